@@ -1,0 +1,1 @@
+"""From a checkpoint to a measured model: `python -m calibration <verb>`."""

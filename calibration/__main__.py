@@ -1,0 +1,40 @@
+"""`python -m calibration <verb>`: see `--help`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from streamer.errors import StreamerError
+
+_VERBS = {
+    "export": "checkpoint to ONNX",
+    "evaluate": "COCO accuracy of a model on pictures with labels",
+    "import-tfjs": "TensorFlow.js NanoDet-g to a checkpoint",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit status: 0 done, 1 failed, 2 bad usage."""
+    parser = argparse.ArgumentParser(prog="python -m calibration", description="From a checkpoint to a measured model.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, text in _VERBS.items():
+        module = import_module(f"calibration.{verb.replace('-', '_')}")
+        child = verbs.add_parser(verb, help=text, description=text)
+        module.add_arguments(child)
+        child.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        status: int = options.run(options)
+        return status
+    except StreamerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

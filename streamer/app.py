@@ -1,0 +1,110 @@
+"""From a configuration to a finished run: opens what it names, runs the pipeline, closes what it opened."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from streamer.config import StreamConfig
+from streamer.errors import ConfigError
+from streamer.policy import Policy
+
+if TYPE_CHECKING:
+    from streamer.pipeline import Pipeline, StreamPlan
+    from streamer.report import RunReport
+    from streamer.sources.base import Source
+
+log = logging.getLogger(__name__)
+
+
+def run(config: StreamConfig, on_poll: Callable[[Pipeline], None] | None = None) -> RunReport:
+    """Does what `config` says.
+
+    Args:
+        config: the run.
+        on_poll: called about fifty times a second on this thread while the pipeline runs.
+
+    Raises:
+        StreamerError: when anything can't be opened or fails; every output is closed by then.
+    """
+    from streamer.detector import open_detector
+    from streamer.pipeline import Pipeline
+
+    with ExitStack() as stack:
+        sources = _open_sources(config, stack)
+        live = any(source.info.live for source in sources)
+        outputs = _chosen_outputs(config)
+        paced = _is_paced(config, outputs)
+        detector = stack.enter_context(
+            open_detector(
+                config.model,
+                model_config=config.model_config_file,
+                engine=config.engine,
+                device=config.device,
+                precision=config.precision,
+                conf=config.conf,
+                iou=config.iou,
+                classes=config.classes,
+                depth=config.depth or (1 if live or paced else None),
+            )
+        )
+        info = detector.info
+        log.info("engine %s, precision %s, device %s, model %s", info.name, info.precision, info.device, info.model)
+        plans = [_plan(config, source, outputs, detector.labels, paced, stack) for source in sources]
+        pipeline = Pipeline(
+            plans, detector, max_frames=config.max_frames, overlay=config.overlay, on_poll=on_poll
+        )
+        stack.pop_all()  # the pipeline closes sources and sinks, each on the thread that uses it
+        with detector:
+            report = pipeline.run(config.duration)
+    if config.report is not None:
+        report.write(config.report)
+    return report
+
+
+def _open_sources(config: StreamConfig, stack: ExitStack) -> list[Source]:
+    from streamer.sources import SourceOptions, open_source, split_name
+
+    width, height = config.camera_size or (None, None)
+    options = SourceOptions(width=width, height=height, fps=config.camera_fps)
+    sources: list[Source] = []
+    for argument in config.source:
+        name, uri = split_name(argument)
+        source = stack.enter_context(open_source(uri, name=name, options=options))
+        if any(source.info.name == other.info.name for other in sources):
+            raise ConfigError(f"two sources are named {source.info.name!r}: name them, as in door={argument}")
+        sources.append(source)
+    return sources
+
+
+def _chosen_outputs(config: StreamConfig) -> Sequence[str]:
+    from streamer.sinks import default_output
+
+    if config.output:
+        return config.output
+    output, why = default_output()
+    log.warning("writing to %s: %s", output, why)
+    if len(config.source) > 1 and output != "window":
+        output = "{source}-" + output
+    return (output,)
+
+
+def _is_paced(config: StreamConfig, outputs: Sequence[str]) -> bool:
+    return config.pace == "source" or (config.pace is None and "window" in outputs)
+
+
+def _plan(
+    config: StreamConfig, source: Source, outputs: Sequence[str], labels: Sequence[str], paced: bool, stack: ExitStack
+) -> StreamPlan:
+    from streamer.pipeline import StreamPlan
+    from streamer.sinks import open_sink
+
+    if len(config.source) > 1:
+        for output in outputs:
+            if "{source}" not in output and output not in ("window", "null"):
+                raise ConfigError(f"several sources can't share {output!r}: write {{source}} into its name")
+    sinks = [(output, stack.enter_context(open_sink(output, source.info, labels=labels))) for output in outputs]
+    policy = None if config.policy == "auto" else Policy(config.policy)
+    return StreamPlan(source, sinks, policy, paced and not source.info.live)

@@ -1,0 +1,141 @@
+"""The command line: options in, exit status out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from streamer.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, StreamerError
+
+if TYPE_CHECKING:
+    from streamer.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status: 0 done, 1 failed, 2 bad usage, 130 after Ctrl-C."""
+    options = vars(_parser().parse_args(arguments))
+    listing = options.pop("list", None)
+    level = options.get("log_level", "warning")
+    logging.basicConfig(level=level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr)
+    interrupt = _Interrupt()
+    try:
+        _require_opencv()
+        if listing:
+            from streamer.listing import list_known
+
+            print("\n".join(list_known(listing)))
+            return EXIT_OK
+        from streamer.config import read_config
+
+        config = read_config(options.pop("config", None), options)
+        logging.getLogger().setLevel(config.log_level.upper())
+        from streamer.app import run
+        from streamer.progress import Progress
+
+        with interrupt, Progress(enabled=config.progress and sys.stderr.isatty()) as progress:
+
+            def on_poll(pipeline: Pipeline) -> None:
+                if interrupt.happened:
+                    pipeline.stop()
+                progress.show(pipeline, config.max_frames)
+
+            report = run(config, on_poll)
+        print(report.summary())
+        for what in report.skipped:
+            log.warning("skipped %s", what)
+        return interrupt.status or EXIT_OK
+    except StreamerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        log.debug("traceback", exc_info=True)
+        return interrupt.status or error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        print(f"error: {type(error).__name__}: {error} (--log-level debug shows where)", file=sys.stderr)
+        log.debug("traceback", exc_info=True)
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nanodet-stream",
+        description="Detects objects with NanoDet in a camera, a video or pictures, live.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--source", action="append", metavar="URI", help="0, clip.mp4, folder/, '*.jpg', rtsp://..., sample; name=URI")
+    add("--output", action="append", metavar="URI", help="window, out.mp4|.mkv|.avi, out.jsonl, folder/, null")
+    add("--config", type=Path, metavar="FILE", help="YAML file with any of these options")
+    add("--model", metavar="NAME|FILE", help="a name of --list models, or an ONNX file")
+    add("--model-config", type=Path, metavar="FILE", help="YAML description of an ONNX file from elsewhere")
+    add("--engine", metavar="NAME", help="auto, openvino, onnxruntime")
+    add("--device", metavar="NAME", help="auto, cpu")
+    add("--precision", choices=("auto", "f32", "bf16"), help="what a float model is computed in")
+    add("--depth", type=int, metavar="N", help="frames in flight (default: 1 when live, else one a core)")
+    add("--conf", type=float, metavar="0..1", help="least score to show (default 0.4)")
+    add("--iou", type=float, metavar="0..1", help="overlap above which the weaker box goes (default 0.6)")
+    add("--classes", type=_comma_separated, metavar="A,B", help="show only these labels")
+    add("--policy", choices=("auto", "every-frame", "freshest"), help="what happens when detection is slower")
+    add("--pace", choices=("source", "max"), help="play files at their own speed, or as fast as it goes")
+    add("--max-frames", type=int, metavar="N", help="stop after N frames of each source")
+    add("--duration", type=float, metavar="SECONDS", help="stop after this long")
+    add("--camera-size", metavar="WxH", help="ask this size of a webcam")
+    add("--camera-fps", type=float, metavar="N", help="ask this frame rate of a webcam")
+    add("--report", type=Path, metavar="FILE.json", help="write what the run did")
+    add("--no-overlay", action="store_false", dest="overlay", help="draw no live figures")
+    add("--no-progress", action="store_false", dest="progress", help="show no progress bar")
+    add("--log-level", choices=("debug", "info", "warning", "error"), help="default warning")
+    add("--list", choices=("models", "engines", "devices", "sources"), help="print what there is, and end")
+    return parser
+
+
+def _comma_separated(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _require_opencv() -> None:
+    """Raises StreamerError with the fix where OpenCV's system libraries are missing."""
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        if "libGL" not in str(error) and "libgthread" not in str(error):
+            raise
+        raise StreamerError(
+            f"OpenCV misses a system library ({error}): install it (Debian, Ubuntu: apt install libgl1 libglib2.0-0), "
+            "or pip install opencv-python-headless in opencv-python's place: everything but the window works with it"
+        ) from error
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C (or SIGTERM) into an orderly end; the second kills."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def happened(self) -> bool:
+        return self.status != 0
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.happened:
+            os._exit(128 + number)
+        self.status = 128 + number

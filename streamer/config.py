@@ -1,0 +1,141 @@
+"""What a run is to do: one frozen value made from a YAML file, the command line, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from streamer.detector import DEFAULT_MODEL
+from streamer.errors import ConfigError, nearest
+
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+class StreamConfig(BaseModel):
+    """A run. Keys are the long options of the command line with ``_`` for ``-``.
+
+    Attributes:
+        source: sources, each ``URI`` or ``name=URI``; a YAML mapping of names to URIs is taken too.
+        output: outputs; empty means a window where there is a display, else ``out.mp4``.
+        model: a model's name or an ONNX file.
+        model_config_file: (key ``model_config``) YAML description of a foreign ONNX file.
+        engine, device, precision: see `streamer.open_detector`.
+        depth: frames in flight in the detector; None is one for live sources, else one for each core.
+        conf, iou: thresholds, 0 to 1.
+        classes: labels to keep; None keeps all.
+        policy: ``auto`` is every-frame for files and freshest for live sources.
+        pace: ``source`` plays files at their own speed, ``max`` as fast as it goes; None is ``source`` for a window.
+        max_frames: frames to process of each source, then stop.
+        duration: seconds to run, then stop.
+        report: JSON file to write at the end.
+        overlay, progress: whether to draw live figures, whether to show a progress bar.
+        log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        camera_size: width and height to ask of webcams, ``1280x720``; None leaves it to the camera.
+        camera_fps: frame rate to ask of webcams.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), populate_by_name=True
+    )
+
+    source: tuple[str, ...] = ("sample",)
+    output: tuple[str, ...] = ()
+    model: str = DEFAULT_MODEL
+    model_config_file: Path | None = Field(default=None, alias="model_config")
+    engine: str = "auto"
+    device: str = "auto"
+    precision: Literal["auto", "f32", "bf16"] = "auto"
+    depth: Annotated[int, Field(ge=1)] | None = None
+    conf: Unit = 0.4
+    iou: Unit = 0.6
+    classes: tuple[str, ...] | None = None
+    policy: Literal["auto", "every-frame", "freshest"] = "auto"
+    pace: Literal["source", "max"] | None = None
+    max_frames: Annotated[int, Field(ge=1)] | None = None
+    duration: Annotated[float, Field(gt=0)] | None = None
+    report: Path | None = None
+    overlay: bool = True
+    progress: bool = True
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    camera_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
+    camera_fps: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _named_sources(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            value = [f"{name}={uri}" for name, uri in value.items()]
+        return _listed(value)
+
+    @field_validator("output", "classes", mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        return _listed(value)
+
+    @field_validator("camera_size", mode="before")
+    @classmethod
+    def _size(cls, value: object) -> object:
+        if isinstance(value, str):
+            width, _, height = value.lower().partition("x")
+            if not (width.isdecimal() and height.isdecimal()):
+                raise ValueError("wanted WIDTHxHEIGHT such as 1280x720")
+            return int(width), int(height)
+        return value
+
+    @field_validator("source")
+    @classmethod
+    def _some_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("wanted at least one source")
+        return value
+
+
+def _listed(value: object) -> object:
+    """Lets a YAML file say one value where a list is meant, and a bare number for a camera."""
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        value = [value]
+    if isinstance(value, (list, tuple)):
+        return tuple(str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value)
+    return value
+
+
+def read_config(path: Path | None, options: Mapping[str, Any]) -> StreamConfig:
+    """Makes the configuration of a run.
+
+    Args:
+        path: a YAML file, or None.
+        options: values from the command line, by key; they win over the file's.
+
+    Raises:
+        ConfigError: if the file can't be read, has an unknown key (the nearest is offered), or a value is wrong.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"can't read the configuration {str(path)!r}: {error.strerror or error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+            raise ConfigError(f"{str(path)!r} is not a YAML file: {' '.join(str(error).split())}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError(f"{str(path)!r} should hold keys and values, got a {type(loaded).__name__}")
+        values.update(loaded or {})
+    values.update(options)
+    try:
+        return StreamConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_say(dict(problem)) for problem in error.errors())) from error
+
+
+def _say(problem: dict[str, Any]) -> str:
+    place = [str(part) for part in problem["loc"]]
+    key = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        known = [field.alias or name for name, field in StreamConfig.model_fields.items()]
+        return f"unknown key {key!r}{nearest(place[-1], known)} (known: {', '.join(known)})"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[:1].lower()}{message[1:]}, got {problem['input']!r}"

@@ -1,0 +1,83 @@
+"""Opening a detector: model name or file, engine and thresholds in, detector out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamer.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from streamer.detector.base import Detector
+
+DEFAULT_MODEL = "nanodet-g_416"
+
+
+def open_detector(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    model_config: str | Path | None = None,
+    engine: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    conf: float = 0.4,
+    iou: float = 0.6,
+    classes: Sequence[str] | None = None,
+    depth: int | None = None,
+    threads: int | None = None,
+) -> Detector:
+    """Opens a detector.
+
+    Args:
+        model: a name of ``--list models`` or an ONNX file.
+        model_config: YAML description of a foreign ONNX file.
+        engine: ``auto``, ``openvino`` or ``onnxruntime``.
+        device: ``auto`` or ``cpu``.
+        precision: ``auto``, ``f32`` or ``bf16``.
+        conf: least score to keep, 0 to 1.
+        iou: overlap above which the weaker of two boxes of one class is dropped, 0 to 1.
+        classes: labels to keep; None keeps all.
+        depth: frames in flight; None takes one for each core, which is best for throughput; 1 is best for latency.
+        threads: cores to use; None uses all this process may run on.
+
+    Raises:
+        ConfigError: if an argument is out of range or names something unknown.
+        ModelError: if the model can't be had or isn't a NanoDet.
+        EngineError: if the engine isn't installed or refuses the model.
+    """
+    from streamer.decode import Decoder
+    from streamer.detector.cpu import CpuDetector
+    from streamer.engines import open_engine
+    from streamer.engines.base import available_cores
+    from streamer.model_file import load_model
+    from streamer.model_spec import ModelSpec
+    from streamer.zoo import resolve_model
+
+    for name, value in (("conf", conf), ("iou", iou)):
+        if not 0 <= value <= 1:
+            raise ConfigError(f"--{name} wants a number from 0 to 1, got {value:g}")
+    if depth is not None and depth < 1:
+        raise ConfigError(f"depth wants at least 1 frame in flight, got {depth}")
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"unknown device {device!r}{nearest(device, ('auto', 'cpu'))} (known: auto, cpu)")
+    path, described_by = resolve_model(str(model))
+    spec = ModelSpec.from_yaml(model_config) if model_config else described_by
+    loaded = load_model(path, spec)
+    decoder = Decoder(loaded.spec, conf, iou, class_ids(classes, loaded.spec.labels))
+    runner = open_engine(engine, loaded, slots=depth or available_cores(), precision=precision, threads=threads)
+    return CpuDetector(loaded, runner, decoder)
+
+
+def class_ids(classes: Sequence[str] | None, labels: Sequence[str]) -> set[int] | None:
+    """Returns the ids of the named classes, or None for None.
+
+    Raises:
+        ConfigError: if a name isn't among `labels`; the nearest are offered.
+    """
+    if classes is None:
+        return None
+    for name in classes:
+        if name not in labels:
+            raise ConfigError(f"the model knows no class {name!r}{nearest(name, labels)}")
+    return {labels.index(name) for name in classes}

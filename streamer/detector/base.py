@@ -1,0 +1,99 @@
+"""The seam between the pipeline and whatever finds objects."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from typing_extensions import Self
+
+from streamer.detections import Detections
+from streamer.frame import Frame
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a detector really runs, for the log, the overlay and the report.
+
+    Attributes:
+        name: engine, such as ``openvino``.
+        precision: the precision the network is really computed in.
+        device: the processor or GPU.
+        model: the model's name.
+        model_sha256: of the model file's bytes.
+    """
+
+    name: str
+    precision: str
+    device: str
+    model: str
+    model_sha256: str
+
+
+@dataclass(frozen=True)
+class DetectTimes:
+    """How long one frame took in a detector, in milliseconds."""
+
+    preprocess_ms: float
+    inference_ms: float
+    postprocess_ms: float
+
+
+class Detector(abc.ABC):
+    """Takes frames and gives them back with detections, in order, several in flight. Driven by one thread.
+
+    Attributes:
+        info: what really runs.
+        labels: class names, by class id.
+        depth: how many frames may be in flight.
+    """
+
+    info: EngineInfo
+    labels: tuple[str, ...]
+    depth: int
+
+    @property
+    @abc.abstractmethod
+    def in_flight(self) -> int:
+        """Frames submitted and not yet collected."""
+
+    @abc.abstractmethod
+    def submit(self, frame: Frame) -> None:
+        """Starts work on `frame` and returns at once.
+
+        Raises:
+            ValueError: if `depth` frames are in flight already.
+            EngineError: if the engine refuses.
+        """
+
+    @abc.abstractmethod
+    def collect(self) -> tuple[Frame, Detections, DetectTimes]:
+        """Waits for the oldest frame in flight.
+
+        Raises:
+            ValueError: if none is in flight.
+            EngineError: if computing failed.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Frees the engine. Safe to call twice."""
+
+    def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Detections]]:
+        """Yields every frame of `frames` with its detections, in order, keeping `depth` frames in flight."""
+        for frame in frames:
+            if self.in_flight == self.depth:
+                yield self.collect()[:2]
+            self.submit(frame)
+        while self.in_flight:
+            yield self.collect()[:2]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,78 @@
+"""ONNX Runtime on a CPU: the portable engine."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from streamer.engines.base import Engine, available_cores
+from streamer.errors import ConfigError, EngineError
+from streamer.model_file import FRAMES_INPUT, ModelFile
+
+
+class OnnxRuntimeEngine(Engine):
+    """Runs a model through ONNX Runtime's CPU provider, each slot on a thread of its own with a share of the cores."""
+
+    name = "onnxruntime"
+
+    def __init__(self, model: ModelFile, *, slots: int, precision: str = "auto", threads: int | None = None) -> None:
+        """Loads the model.
+
+        Args:
+            model: what to run.
+            slots: requests in flight.
+            precision: ``f32`` or ``auto``; ONNX Runtime's CPU provider computes float models in float32 only.
+            threads: cores to use; None uses all this process may run on.
+
+        Raises:
+            EngineError: if ONNX Runtime refuses the model.
+            ConfigError: if `precision` is one it doesn't have.
+        """
+        if precision not in ("auto", "f32"):
+            raise ConfigError(f"ONNX Runtime computes in f32 on a CPU, not {precision}; use --precision f32 or auto")
+        cores = threads or available_cores()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = max(1, cores // slots)
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Spinning threads would burn the cores that decoding and encoding need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(model.with_uint8_input(), options, ["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base but Exception
+            raise EngineError(f"ONNX Runtime refuses {str(model.path)!r}: {str(error).splitlines()[0]}") from error
+        width, height = model.spec.input_size_wh
+        self.slots = slots
+        self.device = "CPU"
+        self.precision = "int8" if model.quantized else "f32"
+        self._inputs = [np.zeros((1, height, width, 3), np.uint8) for _ in range(slots)]
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="onnxruntime")
+        self._running: list[Future[tuple[npt.NDArray[np.float32], float]] | None] = [None] * slots
+
+    def input(self, slot: int) -> npt.NDArray[np.uint8]:
+        view: npt.NDArray[np.uint8] = self._inputs[slot][0]
+        return view
+
+    def start(self, slot: int) -> None:
+        self._running[slot] = self._pool.submit(self._run, slot)
+
+    def _run(self, slot: int) -> tuple[npt.NDArray[np.float32], float]:
+        began = time.perf_counter()
+        (output,) = self._session.run(None, {FRAMES_INPUT: self._inputs[slot]})
+        return output[0], (time.perf_counter() - began) * 1e3
+
+    def wait(self, slot: int) -> tuple[npt.NDArray[np.float32], float]:
+        running = self._running[slot]
+        if running is None:
+            raise EngineError(f"slot {slot} was waited for but not started")
+        try:
+            return running.result()
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed: {str(error).splitlines()[0]}") from error
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,59 @@
+"""One picture on its way from a source to the sinks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from streamer.yuv import Yuv420
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture, frozen: it may be read by several threads at once.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 BGR, or the decoder's own planes. Nobody writes into them after the frame was made.
+        source: name of the source it came from.
+        index: 0-based number of the frame within its source, gaps included where frames were dropped.
+        pts_s: presentation time in seconds from the source's start.
+        captured_at_s: `time.perf_counter()` when the source had the frame ready.
+        name: the file's name for a source made of image files, else None.
+
+    Raises:
+        ValueError: if a BGR array isn't (H, W, 3) uint8 with H and W at least 1.
+    """
+
+    pixels: npt.NDArray[np.uint8] | Yuv420
+    source: str
+    index: int
+    pts_s: float
+    captured_at_s: float
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        pixels = self.pixels
+        if not isinstance(pixels, np.ndarray):
+            return
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
+            raise ValueError(f"wanted a BGR image (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        if isinstance(self.pixels, np.ndarray):
+            return self.pixels.shape[1], self.pixels.shape[0]
+        return self.pixels.size_wh
+
+    @cached_property
+    def image(self) -> npt.NDArray[np.uint8]:
+        """The picture as (H, W, 3) uint8 BGR, read-only; converted from the decoder's planes on first use."""
+        image = self.pixels if isinstance(self.pixels, np.ndarray) else self.pixels.to_bgr()
+        image = image.view()
+        image.flags.writeable = False
+        return image

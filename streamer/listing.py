@@ -1,0 +1,45 @@
+"""What `--list` prints."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+
+def list_known(what: str) -> list[str]:
+    """Returns a line for each known thing of the kind `what`: models, engines, devices or sources."""
+    return {"models": _models, "engines": _engines, "devices": _devices, "sources": _sources}[what]()
+
+
+def _models() -> list[str]:
+    from streamer.zoo import ZOO, where
+
+    return [f"{name:28} {where(model)}" for name, model in ZOO.items()]
+
+
+def _engines() -> list[str]:
+    from streamer.engines import installed_engines
+
+    return [f"{name:14} {command or 'installed'}" for name, command in installed_engines().items()]
+
+
+def _devices() -> list[str]:
+    from streamer.engines.base import available_cores
+
+    return [f"cpu            {_processor()}, {available_cores()} cores"]
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _sources() -> list[str]:
+    from streamer.sources import list_sources
+
+    return list_sources()

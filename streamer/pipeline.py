@@ -1,0 +1,307 @@
+"""The run: sources, one detector and sinks on their threads, from the first frame to a report."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from streamer.detector.base import Detector, DetectTimes
+from streamer.draw import Annotator
+from streamer.errors import SourceError, StreamerError
+from streamer.frame import Frame
+from streamer.policy import Closed, Policy
+from streamer.report import RunReport, SourceReport
+from streamer.sinks.base import Sink, StopRequested
+from streamer.sources.base import Source
+from streamer.stats import StageTimes, Window
+from streamer.stream import Outlet, Stream
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.02
+_JOIN_S = 1.5
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """One source and what is to become of its frames.
+
+    Attributes:
+        source: an open source; the pipeline closes it.
+        sinks: open outputs by the name they have in the report; the pipeline closes them.
+        policy: what happens to frames that detection has no time for; None is freshest for live sources (and paced
+            ones), every-frame for the rest.
+        paced: whether frames wait for their own time.
+    """
+
+    source: Source
+    sinks: Sequence[tuple[str, Sink]]
+    policy: Policy | None = None
+    paced: bool = False
+
+    def chosen_policy(self) -> Policy:
+        """Returns the policy in force."""
+        live = self.source.info.live or self.paced
+        return self.policy or (Policy.FRESHEST if live else Policy.EVERY_FRAME)
+
+
+class Pipeline:
+    """Runs streams through one detector. Made, run once with `run`, and done.
+
+    Threads: one captures each source, one detects for all, one draws for each source, one writes each sink; sinks that
+    need the main thread are written by the thread that calls `run`.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[StreamPlan],
+        detector: Detector,
+        *,
+        max_frames: int | None = None,
+        overlay: bool = True,
+        on_poll: Callable[[Pipeline], None] | None = None,
+    ) -> None:
+        """Takes over the plans' sources and sinks; the detector stays the caller's.
+
+        Args:
+            plans: at least one stream.
+            detector: finds objects for all streams.
+            max_frames: frames to process of each source, then stop.
+            overlay: whether to draw live figures onto frames.
+            on_poll: called about fifty times a second on the thread that runs the pipeline.
+        """
+        self._detector = detector
+        self._times = StageTimes()
+        self._captured_changed = threading.Condition()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._error_lock = threading.Lock()
+        self._on_poll = on_poll
+        head = f"{detector.info.name} {detector.info.precision}" if overlay else None
+        annotator = Annotator(detector.labels)
+        self.streams = tuple(
+            Stream(
+                plan.source,
+                list(plan.sinks),
+                plan.chosen_policy(),
+                self._times,
+                annotator,
+                self._captured_changed,
+                paced=plan.paced,
+                max_frames=max_frames,
+                overlay_head=head,
+            )
+            for plan in plans
+        )
+
+    def stop(self) -> None:
+        """Ends the run in good order, from any thread: frames already captured still reach the sinks."""
+        self._stop.set()
+
+    def run(self, duration_s: float | None = None) -> RunReport:
+        """Runs to the end of all sources, to `stop`, to `duration_s`, or to the first failure.
+
+        Raises:
+            StreamerError: the first failure of any stage, after every output was closed.
+            SourceError: if a source ended before its first frame.
+        """
+        began = time.perf_counter()
+        threads = self._start_threads()
+        deadline = began + duration_s if duration_s is not None else None
+        mains = [(s, o) for s in self.streams for o in s.outlets if o.sink.main_thread]
+        try:
+            self._serve_main(threads, mains, deadline)
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self._close_main(mains)
+            stuck = _join(threads)
+        if stuck:
+            log.warning("left behind, as it doesn't answer: %s", ", ".join(stuck))
+        if self._error is not None:
+            raise self._error
+        wall_s = time.perf_counter() - began
+        if not self._stop.is_set():
+            for stream in self.streams:
+                if not stream.stats.captured:
+                    raise SourceError(f"source {stream.source.info.name!r} ended before its first frame")
+        return self._report(wall_s)
+
+    def _start_threads(self) -> list[threading.Thread]:
+        bodies: list[tuple[str, Callable[[], None]]] = []
+        for stream in self.streams:
+            name = stream.source.info.name
+            bodies.append((f"capture {name}", lambda stream=stream: stream.run_capture(self._stop)))  # type: ignore[misc]
+            bodies.append((f"draw {name}", stream.run_draw))
+            for outlet in stream.outlets:
+                if not outlet.sink.main_thread:
+                    body = lambda stream=stream, outlet=outlet: stream.run_outlet(outlet)  # type: ignore[misc]  # noqa: E731
+                    bodies.append((f"write {outlet.name}", body))
+        bodies.append(("detect", self._run_detect))
+        threads = [
+            threading.Thread(target=self._guarded, args=(body,), name=name, daemon=True) for name, body in bodies
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _guarded(self, body: Callable[[], None]) -> None:
+        try:
+            body()
+        except Closed:
+            pass  # another thread ended the run
+        except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Keeps the first failure and ends every thread; the window's close button counts as no failure."""
+        if isinstance(error, StopRequested):
+            self.stop()
+        else:
+            with self._error_lock:
+                if self._error is None:
+                    self._error = error
+        self._stop.set()
+        for stream in self.streams:
+            stream.abort()
+
+    def _run_detect(self) -> None:
+        """Keeps the detector busy with frames of all streams in turn, and hands on what it finds in order."""
+        detector = self._detector
+        owners: list[Stream] = []
+        turns = self._captured_frames()
+        while True:
+            if detector.in_flight < detector.depth:
+                taken = next(turns, None)
+                if taken is not None:
+                    stream, frame = taken
+                    detector.submit(frame)
+                    owners.append(stream)
+                    continue
+                if not detector.in_flight:
+                    break
+            frame, detections, times = detector.collect()
+            self._note(times)
+            owners.pop(0).detected.put((frame, detections))
+        for stream in self.streams:
+            stream.detected.close()
+
+    def _captured_frames(self) -> Iterator[tuple[Stream, Frame] | None]:
+        """Yields captured frames, streams in turn; None where there is none now but the detector holds some."""
+        first = 0
+        while True:
+            with self._captured_changed:
+                for step in range(len(self.streams)):
+                    stream = self.streams[(first + step) % len(self.streams)]
+                    frame = None if stream.captured.ended else stream.captured.get(timeout_s=0)
+                    if frame is not None:
+                        first += step + 1
+                        break
+                else:
+                    frame = None
+                    if all(stream.captured.ended for stream in self.streams):
+                        return
+                    if not self._detector.in_flight:
+                        self._captured_changed.wait()
+                        continue
+            yield (stream, frame) if frame is not None else None
+
+    def _note(self, times: DetectTimes) -> None:
+        self._times.add("preprocess", times.preprocess_ms)
+        self._times.add("inference", times.inference_ms)
+        self._times.add("postprocess", times.postprocess_ms)
+
+    def _serve_main(
+        self, threads: list[threading.Thread], mains: list[tuple[Stream, Outlet]], deadline: float | None
+    ) -> None:
+        """Writes the sinks that need this thread, and watches the clock, until all other threads are done."""
+        waiting = list(mains)
+        closing = False
+        while waiting or any(thread.is_alive() for thread in threads):
+            if deadline is not None and time.perf_counter() >= deadline:
+                self.stop()
+            if self._stop.is_set() and not closing:
+                closing = True
+                for stream in self.streams:
+                    stream.captured.close()  # a source that says nothing would otherwise hold the run up
+            for stream, outlet in list(waiting):
+                try:
+                    delivery = outlet.inbox.get(timeout_s=_POLL_S / len(waiting))
+                except Closed:
+                    waiting.remove((stream, outlet))
+                    continue
+                if delivery is not None:
+                    stream.deliver(outlet, delivery)
+                outlet.sink.poll()
+            if not waiting:
+                _join_one(threads, _POLL_S)
+                if closing and all(t.name.startswith("capture ") for t in threads if t.is_alive()):
+                    return
+            if self._on_poll is not None:
+                self._on_poll(self)
+
+    def _close_main(self, mains: list[tuple[Stream, Outlet]]) -> None:
+        for _, outlet in mains:
+            try:
+                outlet.sink.close()
+            except StreamerError as error:
+                self._fail(error)
+
+    def _report(self, wall_s: float) -> RunReport:
+        sources = tuple(_source_report(stream) for stream in self.streams)
+        return RunReport(
+            engine=self._detector.info,
+            sources=sources,
+            fps=sum(source.frames_processed for source in sources) / wall_s,
+            wall_s=wall_s,
+            stages_ms=self._times.summary(),
+            latency_ms=_latency([stream.stats.latency_ms for stream in self.streams]),
+            files=tuple(path for s in self.streams for outlet in s.outlets for path in outlet.sink.written),
+            skipped=tuple(what for stream in self.streams for what in stream.source.skipped),
+        )
+
+
+def _latency(windows: list[Window]) -> dict[str, float] | None:
+    summary = Window.merged(windows).summary()
+    if summary is None:
+        return None
+    del summary["mean"]
+    return summary
+
+
+def _source_report(stream: Stream) -> SourceReport:
+    stats, info = stream.stats, stream.source.info
+    span_s = (stats.last_captured_s or 0.0) - (stats.first_captured_s or 0.0)
+
+    def rate(frames: int) -> float:
+        return (frames - 1) / span_s if frames > 1 and span_s > 0 else 0.0
+
+    return SourceReport(
+        name=info.name,
+        uri=info.uri,
+        frames_captured=stats.captured,
+        frames_processed=stats.processed,
+        frames_dropped=stats.captured - stats.processed,
+        reconnects=stats.reconnects,
+        fps_captured=rate(stats.captured),
+        fps_processed=rate(stats.processed),
+    )
+
+
+def _join_one(threads: list[threading.Thread], timeout_s: float) -> None:
+    """Waits a little for the first thread that still runs."""
+    for thread in threads:
+        if thread.is_alive():
+            thread.join(timeout_s)
+            return
+
+
+def _join(threads: list[threading.Thread]) -> list[str]:
+    """Waits for all threads, not for ever; returns the names of those that didn't end."""
+    deadline = time.perf_counter() + _JOIN_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.perf_counter()))
+    return [thread.name for thread in threads if thread.is_alive()]

@@ -1,0 +1,74 @@
+"""What every output is."""
+
+from __future__ import annotations
+
+import abc
+import logging
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from streamer.detections import Detections
+from streamer.errors import SinkError
+from streamer.frame import Frame
+
+log = logging.getLogger(__name__)
+
+
+class Sink(abc.ABC):
+    """Takes frames with their detections, in order. Open on construction; a context manager that closes its output.
+
+    Attributes:
+        needs_pixels: True when `write` wants the frame with boxes and overlay drawn; False spares that work.
+        main_thread: True when `write`, and everything else, must be called on the process's main thread.
+    """
+
+    needs_pixels: bool = True
+    main_thread: bool = False
+
+    @abc.abstractmethod
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Takes one frame; boxes are already drawn on it when `needs_pixels`.
+
+        Raises:
+            SinkError: when the output can't take it (full disk, server gone).
+            StopRequested: when the person at the output asked the run to end (a window was closed).
+        """
+
+    def poll(self) -> None:  # noqa: B027 - most outputs have nothing to do between frames
+        """Called about fifty times a second on the main thread for sinks with `main_thread`.
+
+        Raises:
+            StopRequested: when the person at the output asked the run to end.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Finishes the output so that what was written is playable or readable. Safe to call twice.
+
+        Raises:
+            SinkError: when finishing fails.
+        """
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files that this output has made, for the closing line of a run."""
+        return ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except SinkError as failed:
+            if error is None:
+                raise
+            log.warning("%s", failed)  # the first error is the one to tell
+
+
+class StopRequested(Exception):
+    """The person at an output asked the run to end; not an error."""

@@ -1,0 +1,72 @@
+"""What every source of frames is."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from streamer.frame import Frame
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What is known of a source once it is open.
+
+    Attributes:
+        name: short name, used in reports and file names.
+        uri: where it reads from, with any password replaced by ``***``.
+        size_wh: width and height of its frames in pixels, after rotation; None when frames differ or it isn't known.
+        fps: nominal frame rate, or None when the source has none (images, some streams).
+        frame_count: how many frames it should give, or None when unknown.
+        duration_s: its length in seconds, or None when unknown.
+        live: True when frames can't be asked for again or waited with (camera, network stream).
+        path: the local file it reads, or None.
+    """
+
+    name: str
+    uri: str
+    size_wh: tuple[int, int] | None = None
+    fps: float | None = None
+    frame_count: int | None = None
+    duration_s: float | None = None
+    live: bool = False
+    path: Path | None = None
+
+
+class Source(abc.ABC):
+    """Frames in order, once. Open on construction; a context manager that lets its device or file go.
+
+    Iterating raises `SourceError` when the source breaks off, and ends normally at its end.
+    """
+
+    info: SourceInfo
+
+    @abc.abstractmethod
+    def __iter__(self) -> Iterator[Frame]:
+        """Yields frames with increasing `index` and non-decreasing `pts_s`.
+
+        Raises:
+            SourceError: when the source breaks off.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Lets the device or file go. Safe to call twice."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """What the source had to pass over so far, one short phrase each (a damaged picture's name, for instance)."""
+        return ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

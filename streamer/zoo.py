@@ -1,0 +1,167 @@
+"""Model names: packaged, cached, or downloaded once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamer.errors import ConfigError, ModelError, nearest
+
+if TYPE_CHECKING:
+    from streamer.model_spec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+_PACKAGED = Path(__file__).parent / "data"
+_RELEASE = "https://github.com/RangiLyu/nanodet/releases/download/v1.0.0-alpha-1"
+_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """A model that can be named.
+
+    Attributes:
+        name: network and input size, such as ``nanodet-plus-m_416``.
+        onnx_url: the official export, or None where upstream publishes none.
+        checkpoint_url: the official checkpoint, for `python -m calibration export`.
+        sha256: of the file behind `onnx_url`, only where it was computed from that file.
+    """
+
+    name: str
+    onnx_url: str | None = None
+    checkpoint_url: str | None = None
+    sha256: str | None = None
+
+
+def _plus(name: str) -> ZooModel:
+    return ZooModel(name, f"{_RELEASE}/{name}.onnx", f"{_RELEASE}/{name}_checkpoint.ckpt")
+
+
+ZOO = {
+    model.name: model
+    for model in (
+        ZooModel("nanodet-g_416"),
+        _plus("nanodet-plus-m_320"),
+        _plus("nanodet-plus-m_416"),
+        _plus("nanodet-plus-m-1.5x_320"),
+        _plus("nanodet-plus-m-1.5x_416"),
+    )
+}
+
+
+def cache_dir() -> Path:
+    """Returns the user's folder for downloaded models (`NANODET_STREAMER_CACHE` overrides it); it may not exist."""
+    override = os.environ.get("NANODET_STREAMER_CACHE")
+    if override:
+        return Path(override)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "nanodet-streamer"
+
+
+def where(model: ZooModel) -> str:
+    """Returns where a model's file is now: ``packaged``, ``cached``, ``download`` or ``no public file``."""
+    if (_PACKAGED / f"{model.name}.onnx").is_file():
+        return "packaged"
+    if (cache_dir() / f"{model.name}.onnx").is_file():
+        return "cached"
+    return "download" if model.onnx_url else "no public file"
+
+
+def resolve_model(model: str) -> tuple[Path, ModelSpec | None]:
+    """Finds the file of a model, downloading it the first time it is asked for.
+
+    Args:
+        model: a name of the zoo, or the path of an ONNX file.
+
+    Returns:
+        The file, and its description where the file doesn't carry one (the official exports), else None.
+
+    Raises:
+        ConfigError: if there is neither such a file nor such a name.
+        ModelError: if it can't be downloaded; nothing is left behind then.
+    """
+    if model.endswith(".onnx") or os.sep in model:
+        path = Path(model)
+        if not path.is_file():
+            raise ConfigError(f"the model file {model!r} does not exist{_near_files(path)}")
+        return path, None
+    if model not in ZOO:
+        raise ConfigError(f"unknown model {model!r}{nearest(model, ZOO)} (see --list models, or give an .onnx file)")
+    entry = ZOO[model]
+    packaged = _PACKAGED / f"{model}.onnx"
+    if packaged.is_file():
+        return packaged, None
+    from streamer.model_spec import spec_for
+
+    return _cached(entry), spec_for(model)
+
+
+def _near_files(path: Path) -> str:
+    try:
+        return nearest(path.name, [entry.name for entry in path.parent.glob("*.onnx")])
+    except OSError:
+        return ""
+
+
+def _cached(model: ZooModel) -> Path:
+    path = cache_dir() / f"{model.name}.onnx"
+    if path.is_file():
+        return path
+    if model.onnx_url is None:
+        raise ModelError(
+            f"no public ONNX file of {model.name!r} is known; make one: python -m calibration export --model "
+            f"{model.name} --checkpoint FILE -o {model.name}.onnx"
+        )
+    log.warning("downloading %s from %s", model.name, model.onnx_url)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download(model.onnx_url, path, model.sha256)
+    except OSError as error:
+        raise ModelError(f"can't write {str(path)!r}: {error.strerror or error}") from error
+    return path
+
+
+def download(url: str, path: Path, sha256: str | None) -> None:
+    """Downloads `url` to `path`, which appears only once the whole file has come and its checksum fits.
+
+    Raises:
+        ModelError: if the address can't be reached, breaks off, or gives another file than `sha256` says.
+        OSError: if `path` can't be written.
+    """
+    by_hand = f"download it by hand to {str(path)!r}, or give an .onnx file with --model"
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            digest = hashlib.sha256()
+            size = 0
+            try:
+                with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
+                    wanted = response.headers.get("Content-Length")
+                    while block := response.read(1 << 16):
+                        digest.update(block)
+                        size += len(block)
+                        file.write(block)
+            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                reason = getattr(error, "reason", error)
+                raise ModelError(f"can't reach {url} ({reason}): {by_hand}") from error
+        if wanted is not None and size != int(wanted):
+            raise ModelError(f"{url} broke off after {size} of {wanted} bytes: try again, or {by_hand}")
+        if sha256 is not None and digest.hexdigest() != sha256:
+            raise ModelError(f"{url} gave a file with SHA-256 {digest.hexdigest()}, wanted {sha256}: {by_hand}")
+        os.replace(partial, path)
+    finally:
+        Path(partial).unlink(missing_ok=True)

@@ -1,0 +1,34 @@
+"""What tests share: the folder of real weights and pictures, and which optional packages there are."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if SHARED.is_dir():
+        return
+    skip = pytest.mark.skip(reason="needs ../shared (real weights, pictures and clips), which is not here")
+    for item in items:
+        if "shared" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real weights, pictures and clips; tests that use it carry the mark `shared`."""
+    return SHARED
+
+
+@pytest.fixture(params=["openvino", "onnxruntime"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Every CPU engine in turn."""
+    name: str = request.param
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+    return name

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.decode import MAX_DETECTIONS, Decoder, nms
+from streamer.letterbox import Letterbox
+from tests.tiny import LABELS, tiny_spec
+
+SPEC = tiny_spec()
+SQUARE = Letterbox.fit((64, 64), (64, 64), True)
+C, BINS = SPEC.num_classes, SPEC.reg_max + 1
+
+
+def blank() -> np.ndarray:
+    """Output in which nothing was found."""
+    return np.zeros((SPEC.num_points, SPEC.output_channels), np.float32)
+
+
+def put(output: np.ndarray, point: int, class_id: int, score: float, distances: tuple[int, int, int, int]) -> None:
+    """Says that `point` sees a box with whole-stride distances left, top, right, bottom."""
+    output[point, class_id] = score
+    output[point, C:] = -30
+    for side, distance in enumerate(distances):
+        output[point, C + side * BINS + distance] = 30
+
+
+def test_nothing_found() -> None:
+    assert len(Decoder(SPEC)(blank(), SQUARE)) == 0
+
+
+def test_one_box_by_hand() -> None:
+    output = blank()
+    put(output, 8 * 3 + 2, 1, 0.9, (1, 2, 3, 0))  # stride 8, column 2, row 3: centre (20, 28)
+    found = Decoder(SPEC)(output, SQUARE)
+    np.testing.assert_allclose(found.boxes_xyxy, [[12, 12, 44, 28]], atol=1e-4)
+    np.testing.assert_allclose(found.scores, [0.9])
+    np.testing.assert_array_equal(found.class_ids, [1])
+
+
+def test_plus_has_other_centres() -> None:
+    spec = tiny_spec(family="nanodet-plus")
+    output = np.zeros((spec.num_points, spec.output_channels), np.float32)
+    put(output, 8 * 3 + 2, 1, 0.9, (1, 2, 3, 0))
+    found = Decoder(spec)(output, Letterbox.fit((64, 64), (64, 64), False))
+    np.testing.assert_allclose(found.boxes_xyxy, [[8, 8, 40, 24]], atol=1e-4)
+
+
+def test_expectation_of_the_distribution() -> None:
+    output = blank()
+    put(output, 0, 0, 0.8, (0, 0, 0, 0))
+    probabilities = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    output[0, C + 2 * BINS : C + 3 * BINS] = np.log(probabilities)
+    found = Decoder(SPEC)(output, SQUARE)
+    assert found.boxes_xyxy[0, 2] == pytest.approx(4 + 8 * (probabilities @ np.arange(4)), abs=1e-4)
+
+
+def test_boxes_go_back_to_the_source_and_are_clipped() -> None:
+    output = blank()
+    put(output, 64 + 4 + 1, 2, 0.7, (3, 3, 3, 3))  # stride 16, column 1, row 1: centre (24, 24)
+    letterbox = Letterbox.fit((640, 320), (64, 64), True)  # 64x32 at offset (0, 16), scale 1/10
+    found = Decoder(SPEC)(output, letterbox)
+    np.testing.assert_allclose(found.boxes_xyxy, [[0, 0, 640, 320]], atol=1e-3)
+
+
+def test_threshold_and_classes() -> None:
+    output = blank()
+    put(output, 0, 0, 0.5, (1, 1, 1, 1))
+    put(output, 30, 1, 0.6, (1, 1, 1, 1))
+    assert list(Decoder(SPEC, conf=0.4)(output, SQUARE).class_ids) == [1, 0]
+    assert list(Decoder(SPEC, conf=0.55)(output, SQUARE).class_ids) == [1]
+    assert list(Decoder(SPEC, conf=0.4, class_ids={0})(output, SQUARE).class_ids) == [0]
+    assert len(Decoder(SPEC, conf=0.4, class_ids=set())(output, SQUARE)) == 0
+
+
+def test_one_point_may_see_two_classes() -> None:
+    output = blank()
+    put(output, 0, 0, 0.5, (1, 1, 1, 1))
+    output[0, 2] = 0.45
+    found = Decoder(SPEC, conf=0.4)(output, SQUARE)
+    np.testing.assert_array_equal(found.class_ids, [0, 2])
+    np.testing.assert_array_equal(found.boxes_xyxy[0], found.boxes_xyxy[1])
+
+
+def test_wrong_shape() -> None:
+    with pytest.raises(ValueError, match="network output"):
+        Decoder(SPEC)(blank()[:-1], SQUARE)
+
+
+def test_suppressed_boxes_suppress_nothing() -> None:
+    # a overlaps b, b overlaps c, a doesn't overlap c: b goes, c must stay.
+    boxes = np.array([[0, 0, 10, 10], [2, 0, 12, 10], [4.5, 0, 14.5, 10]], np.float32)
+    kept = nms(boxes, np.zeros(3, np.int64), iou=0.5, limit=100)
+    np.testing.assert_array_equal(kept, [0, 2])
+
+
+def test_classes_do_not_suppress_each_other() -> None:
+    boxes = np.zeros((2, 4), np.float32) + [0, 0, 10, 10]
+    np.testing.assert_array_equal(nms(boxes.astype(np.float32), np.array([0, 1]), 0.5, 100), [0, 1])
+
+
+def naive_nms(boxes: np.ndarray, class_ids: np.ndarray, iou: float) -> list[int]:
+    keep: list[int] = []
+    for i, (x0, y0, x1, y1) in enumerate(boxes):
+        for j in keep:
+            a0, b0, a1, b1 = boxes[j]
+            overlap = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
+            union = (x1 - x0) * (y1 - y0) + (a1 - a0) * (b1 - b0) - overlap
+            if class_ids[i] == class_ids[j] and overlap > iou * union:
+                break
+        else:
+            keep.append(i)
+    return keep
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 40), st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_nms_equals_the_plain_loop(count: int, seed: int, iou: float) -> None:
+    random = np.random.default_rng(seed)
+    corner = random.integers(0, 20, (count, 2))
+    boxes = np.concatenate([corner, corner + random.integers(1, 20, (count, 2))], axis=1).astype(np.float32)
+    class_ids = random.integers(0, 3, count)
+    assert list(nms(boxes, class_ids, iou, 1000)) == naive_nms(boxes.astype(np.float64), class_ids, iou)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 2000), st.integers(1, 2000))
+def test_any_output_gives_valid_detections(seed: int, width: int, height: int) -> None:
+    random = np.random.default_rng(seed)
+    output = blank()
+    output[:, :C] = random.random((len(output), C))
+    output[:, C:] = random.standard_normal((len(output), 4 * BINS)) * 50
+    found = Decoder(SPEC, conf=0.3)(output, Letterbox.fit((width, height), SPEC.input_size_wh, True))
+    assert 0 < len(found) <= MAX_DETECTIONS
+    assert (np.diff(found.scores) <= 0).all()
+    assert (found.scores > 0.3).all()
+    assert set(found.class_ids) <= set(range(len(LABELS)))
+    x0, y0, x1, y1 = found.boxes_xyxy.T
+    assert (0 <= x0).all() and (x0 <= x1).all() and (x1 <= width).all()
+    assert (0 <= y0).all() and (y0 <= y1).all() and (y1 <= height).all()

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.frame import Frame
+from streamer.letterbox import Letterbox
+
+SIDES = st.integers(1, 4000)
+
+
+def frame(pixels: np.ndarray) -> Frame:
+    return Frame(pixels, "test", 0, 0.0, 0.0)
+
+
+def test_keeps_ratio_centred() -> None:
+    box = Letterbox.fit((1280, 720), (416, 416), keep_ratio=True)
+    assert box.resized_wh == (416, 234)
+    assert box.offset_xy == (0, 91)
+
+
+def test_stretches() -> None:
+    box = Letterbox.fit((1280, 720), (416, 416), keep_ratio=False)
+    assert box.resized_wh == (416, 416)
+    assert box.offset_xy == (0, 0)
+
+
+@pytest.mark.parametrize("source_wh", [(1280, 720), (720, 1280), (416, 416), (33, 1000), (1, 1)])
+def test_pads_with_black_and_overwrites_all(source_wh: tuple[int, int]) -> None:
+    box = Letterbox.fit(source_wh, (64, 48), keep_ratio=True)
+    out = np.full((48, 64, 3), 77, np.uint8)
+    box.apply(frame(np.full((source_wh[1], source_wh[0], 3), 200, np.uint8)), out)
+    (x, y), (w, h) = box.offset_xy, box.resized_wh
+    inside = np.zeros((48, 64), bool)
+    inside[y : y + h, x : x + w] = True
+    assert (out[inside] == 200).all()
+    assert (out[~inside] == 0).all()
+
+
+def test_corner_colours_land_where_boxes_say() -> None:
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    pixels[60:80, 150:190] = (10, 20, 250)
+    box = Letterbox.fit((200, 100), (64, 64), keep_ratio=True)
+    out = np.empty((64, 64, 3), np.uint8)
+    box.apply(frame(pixels), out)
+    ys, xs = np.nonzero(out[..., 2] > 125)
+    found = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], np.float32)
+    np.testing.assert_allclose(box.to_source(found), [[150, 60, 190, 80]], atol=2)
+    assert (out[ys[0] + 2, xs[0] + 2] == (10, 20, 250)).all()
+
+
+@given(SIDES, SIDES, st.booleans(), st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_there_and_back(width: int, height: int, keep_ratio: bool, part: list[float]) -> None:
+    box = Letterbox.fit((width, height), (416, 320), keep_ratio)
+    wanted = np.array([part], np.float32) * np.array([width, height, width, height], np.float32)
+    scale = np.array(box.resized_wh) / np.array([width, height])
+    there = wanted.reshape(-1, 2, 2) * scale + np.array(box.offset_xy)
+    np.testing.assert_allclose(
+        box.to_source(there.reshape(-1, 4).astype(np.float32)), wanted, atol=1e-3 * max(width, height)
+    )
+
+
+@given(SIDES, SIDES, st.booleans())
+def test_boxes_are_clipped_to_the_frame(width: int, height: int, keep_ratio: bool) -> None:
+    box = Letterbox.fit((width, height), (416, 320), keep_ratio)
+    clipped = box.to_source(np.array([[-1e6, -1e6, 1e6, 1e6]], np.float32))
+    np.testing.assert_array_equal(clipped, [[0, 0, width, height]])
+
+
+def test_no_boxes() -> None:
+    assert Letterbox.fit((10, 10), (32, 32), True).to_source(np.zeros((0, 4), np.float32)).shape == (0, 4)
+
+
+def test_refuses_wrong_sizes() -> None:
+    box = Letterbox.fit((20, 10), (64, 64), True)
+    picture = frame(np.zeros((10, 20, 3), np.uint8))
+    with pytest.raises(ValueError, match="wanted a frame"):
+        box.apply(picture, np.zeros((32, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match="wanted a frame"):
+        box.apply(frame(np.zeros((11, 20, 3), np.uint8)), np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match="positive"):
+        Letterbox.fit((0, 10), (64, 64), True)

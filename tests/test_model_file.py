@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from streamer.detector.cpu import CpuDetector
+from streamer.decode import Decoder
+from streamer.engines import open_engine
+from streamer.errors import ModelError
+from streamer.frame import Frame
+from streamer.model_file import load_model
+from tests.tiny import tiny_model, tiny_spec, write_tiny
+
+
+def picture() -> Frame:
+    return Frame(np.random.default_rng(1).integers(0, 256, (90, 120, 3), np.uint8), "test", 0, 0.0, 0.0)
+
+
+def expected(seed: int = 0) -> np.ndarray:
+    """What the tiny network gives for `picture`, through the reference evaluator and NumPy preprocessing."""
+    import cv2
+    from onnx.reference import ReferenceEvaluator
+
+    spec = tiny_spec()
+    resized = cv2.resize(picture().image, (64, 48), interpolation=cv2.INTER_LINEAR)
+    padded = np.zeros((64, 64, 3), np.float32)
+    padded[8:56] = resized
+    images = ((padded - np.array(spec.mean_bgr)) / np.array(spec.std_bgr)).astype(np.float32).transpose(2, 0, 1)[None]
+    return ReferenceEvaluator(tiny_model(spec, seed=seed)).run(None, {"images": images})[0][0]
+
+
+def output_of(path: Path, engine: str, spec: object = None) -> np.ndarray:
+    from streamer.letterbox import Letterbox
+
+    model = load_model(path, spec)  # type: ignore[arg-type]
+    runner = open_engine(engine, model, slots=1, precision="f32")
+    try:
+        Letterbox.fit((120, 90), (64, 64), True).apply(picture(), runner.input(0))
+        runner.start(0)
+        return runner.wait(0)[0].copy()
+    finally:
+        runner.close()
+
+
+def test_engines_compute_what_the_graph_says(tmp_path: Path, engine: str) -> None:
+    np.testing.assert_allclose(output_of(write_tiny(tmp_path / "m.onnx"), engine), expected(), rtol=1e-3, atol=1e-3)
+
+
+def test_official_export_without_sigmoid_or_description(tmp_path: Path, engine: str) -> None:
+    path = tmp_path / "official.onnx"
+    onnx.save(tiny_model(tiny_spec(), sigmoid=False), path)
+    np.testing.assert_allclose(output_of(path, engine, tiny_spec()), expected(), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ModelError, match="--model-config"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("planar", [False, True])
+def test_six_outputs_in_any_order(tmp_path: Path, engine: str, planar: bool) -> None:
+    spec = tiny_spec()
+    model = tiny_model(spec, sigmoid=False)
+    graph = model.graph
+    del graph.output[:], graph.node[-1]
+    sizes = np.array([spec.num_classes, spec.output_channels - spec.num_classes], np.int64)
+    graph.initializer.append(onnx.numpy_helper.from_array(sizes, "sizes"))
+    for stride in spec.strides:
+        side = 64 // stride
+        parts = [f"cls{stride}", f"dis{stride}"]
+        source, axis = (f"conv{stride}", 1) if planar else (f"rows{stride}", 2)
+        graph.node.append(helper.make_node("Split", [source, "sizes"], parts, axis=axis))
+        for part, channels in zip(parts, sizes, strict=True):
+            shape = ["batch", int(channels), side, side] if planar else ["batch", side * side, int(channels)]
+            graph.output.insert(0, helper.make_tensor_value_info(part, TensorProto.FLOAT, shape))
+    path = tmp_path / "six.onnx"
+    onnx.save(model, path)
+    np.testing.assert_allclose(output_of(path, engine, spec), expected(), rtol=1e-3, atol=1e-3)
+
+
+def test_input_size_of_the_graph_wins(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.onnx", tiny_spec(size_wh=(96, 64)), described=False)
+    assert load_model(path, tiny_spec()).spec.input_size_wh == (96, 64)
+
+
+def test_labels_of_the_wrong_length(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.onnx", described=False)
+    with pytest.raises(ModelError, match="for 2 labels"):
+        load_model(path, tiny_spec(labels=("a", "b")))
+
+
+def test_wrong_family(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.onnx", described=False)
+    with pytest.raises(ModelError, match="does not fit its description"):
+        load_model(path, tiny_spec(family="nanodet-plus"))
+
+
+def other_network(inputs: int = 1, shape: tuple[int, ...] = (1, 10)) -> onnx.ModelProto:
+    names = [f"x{i}" for i in range(inputs)]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names]
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)
+    node = helper.make_node("Sum", names, ["y"])
+    return helper.make_model(helper.make_graph([node], "other", infos, [out]), ir_version=9)
+
+
+@pytest.mark.parametrize("model", [other_network(), other_network(2), other_network(1, (1, 3, 64, 64))])
+def test_onnx_that_is_not_a_nanodet(tmp_path: Path, model: onnx.ModelProto) -> None:
+    path = tmp_path / "other.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="not a NanoDet|does not fit"):
+        load_model(path, tiny_spec())
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, this is text\n" * 20, b"\x00" * 100])
+def test_not_onnx(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="broken.onnx") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_and_flipped_files_end_in_an_error_or_a_model(tmp_path: Path) -> None:
+    whole = write_tiny(tmp_path / "m.onnx").read_bytes()
+    random = np.random.default_rng(3)
+    refused = 0
+    for step in range(60):
+        data = bytearray(whole)
+        if step % 2:
+            data = data[: random.integers(1, len(data))]
+        else:
+            for place in random.integers(0, len(data), 20):
+                data[place] ^= 1 << random.integers(0, 8)
+        path = tmp_path / "damaged.onnx"
+        path.write_bytes(data)
+        try:
+            load_model(path)
+        except ModelError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused >= 20
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="can't read"):
+        load_model(tmp_path / "missing.onnx")
+
+
+def test_detector_keeps_order_with_frames_in_flight(tmp_path: Path, engine: str) -> None:
+    model = load_model(write_tiny(tmp_path / "m.onnx"))
+    random = np.random.default_rng(0)
+    frames = [Frame(random.integers(0, 256, (64, 64, 3), np.uint8), "t", i, i / 30, 0.0) for i in range(12)]
+    alone = CpuDetector(model, open_engine(engine, model, slots=1, precision="f32"), Decoder(model.spec, 0.1))
+    with alone:
+        wanted = [found for _, found in alone.stream(frames)]
+    many = CpuDetector(model, open_engine(engine, model, slots=3, precision="f32"), Decoder(model.spec, 0.1))
+    with many:
+        results = list(many.stream(frames))
+        with pytest.raises(ValueError, match="no frame is in flight"):
+            many.collect()
+        for frame in frames[:3]:
+            many.submit(frame)
+        with pytest.raises(ValueError, match="in flight already"):
+            many.submit(frames[3])
+    assert [frame.index for frame, _ in results] == list(range(12))
+    for (_, found), want in zip(results, wanted, strict=True):
+        np.testing.assert_allclose(found.boxes_xyxy, want.boxes_xyxy, atol=1e-2)
+        np.testing.assert_array_equal(found.class_ids, want.class_ids)
+    assert any(len(found) for found in wanted)

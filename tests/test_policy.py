@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.policy import Closed, Handover, Policy
+
+
+def drained(inbox: Handover[int]) -> list[int]:
+    items = []
+    while True:
+        try:
+            item = inbox.get(timeout_s=5)
+        except Closed:
+            return items
+        assert item is not None, "nothing came in 5 s"
+        items.append(item)
+
+
+@given(st.lists(st.integers()), st.integers(1, 5))
+def test_freshest_keeps_the_newest_and_counts_the_rest(items: list[int], capacity: int) -> None:
+    inbox: Handover[int] = Handover(capacity, Policy.FRESHEST)
+    for item in items:
+        inbox.put(item)
+    inbox.close()
+    kept = drained(inbox)
+    assert kept == items[-capacity:]
+    assert inbox.dropped == len(items) - len(kept)
+    assert inbox.ended
+
+
+def test_every_frame_loses_nothing_between_threads() -> None:
+    inbox: Handover[int] = Handover(2, Policy.EVERY_FRAME)
+
+    def produce() -> None:
+        for item in range(2000):
+            inbox.put(item)
+        inbox.close()
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    assert drained(inbox) == list(range(2000))
+    producer.join(5)
+    assert inbox.dropped == 0
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_end_wakes_a_waiting_producer(end: str) -> None:
+    inbox: Handover[int] = Handover(1, Policy.EVERY_FRAME)
+    inbox.put(0)
+    result: list[str] = []
+    started = threading.Event()
+
+    def produce() -> None:
+        started.set()
+        try:
+            inbox.put(1)
+        except Closed:
+            result.append("closed")
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    started.wait(5)
+    getattr(inbox, end)()
+    producer.join(5)
+    assert result == ["closed"]
+    assert drained(inbox) == ([0] if end == "close" else [])
+    assert inbox.dropped == (0 if end == "close" else 1)
+
+
+def test_end_wakes_a_waiting_consumer() -> None:
+    inbox: Handover[int] = Handover(1, Policy.EVERY_FRAME)
+    result: list[list[int]] = []
+    consumer = threading.Thread(target=lambda: result.append(drained(inbox)))
+    consumer.start()
+    inbox.close()
+    consumer.join(5)
+    assert result == [[]]
+
+
+def test_get_gives_up_in_time() -> None:
+    assert Handover[int](1, Policy.FRESHEST).get(timeout_s=0) is None
+
+
+def test_put_after_the_end() -> None:
+    inbox: Handover[int] = Handover(1, Policy.FRESHEST)
+    inbox.close()
+    with pytest.raises(Closed):
+        inbox.put(1)
+
+
+def test_refuses_no_room() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Handover(0, Policy.FRESHEST)
