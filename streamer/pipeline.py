@@ -77,6 +77,7 @@ class Pipeline:
         self._times = StageTimes()
         self._captured_changed = threading.Condition()
         self._stop = threading.Event()
+        self._aborted = False
         self._error: BaseException | None = None
         self._error_lock = threading.Lock()
         self._on_poll = on_poll
@@ -158,13 +159,11 @@ class Pipeline:
 
     def _fail(self, error: BaseException) -> None:
         """Keeps the first failure and ends every thread; the window's close button counts as no failure."""
-        if isinstance(error, StopRequested):
-            self.stop()
-        else:
+        if not isinstance(error, StopRequested):
             with self._error_lock:
-                if self._error is None:
-                    self._error = error
-        self._stop.set()
+                self._error = self._error or error
+        self._aborted = True
+        self.stop()
         for stream in self.streams:
             stream.abort()
 
@@ -217,10 +216,10 @@ class Pipeline:
     def _serve_main(
         self, threads: list[threading.Thread], mains: list[tuple[Stream, Outlet]], deadline: float | None
     ) -> None:
-        """Writes the sinks that need this thread, and watches the clock, until all other threads are done."""
+        """Writes the sinks that need this thread, and watches the clock, until the run is over or aborted."""
         waiting = list(mains)
         closing = False
-        while waiting or any(thread.is_alive() for thread in threads):
+        while not self._aborted and (waiting or any(thread.is_alive() for thread in threads)):
             if deadline is not None and time.perf_counter() >= deadline:
                 self.stop()
             if self._stop.is_set() and not closing:

@@ -46,6 +46,9 @@ class Handover(Generic[T]):
         """How many items were thrown away so far."""
         return self._dropped
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     @property
     def ended(self) -> bool:
         """True once closed and empty."""

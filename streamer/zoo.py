@@ -156,8 +156,7 @@ def download(url: str, path: Path, sha256: str | None) -> None:
                         size += len(block)
                         file.write(block)
             except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-                reason = getattr(error, "reason", error)
-                raise ModelError(f"can't reach {url} ({reason}): {by_hand}") from error
+                raise ModelError(f"can't get {url} ({error}): {by_hand}") from error
         if wanted is not None and size != int(wanted):
             raise ModelError(f"{url} broke off after {size} of {wanted} bytes: try again, or {by_hand}")
         if sha256 is not None and digest.hexdigest() != sha256:

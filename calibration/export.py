@@ -1,0 +1,266 @@
+"""Checkpoint to ONNX: one self-describing model file that every engine takes.
+
+The file has one input ``images`` (batch, 3, H, W), normalised, and one output ``output`` (batch, N, classes + 4 *
+(reg_max + 1)), class scores after the sigmoid. Its weights keep the network's own names, and its metadata says all
+that preprocessing and decoding need (`ModelSpec.to_metadata`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamer.errors import ConfigError, ModelError
+from streamer.model_spec import ModelSpec, parse_size_wh, spec_for
+
+if TYPE_CHECKING:
+    import onnx
+
+    from streamer.nanodet import NanoDet
+
+INPUT_NAME = "images"
+OUTPUT_NAME = "output"
+PRODUCER = "nanodet-streamer"
+MAX_RELATIVE_ERROR = 1e-4
+_CHECKED_BATCHES = (1, 3)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        path: the ONNX file.
+        size_bytes: its size.
+        sha256: its hash, in hex.
+        checkpoint_sha256: hash of the checkpoint its weights came from, in hex.
+        relative_error: largest difference between PyTorch and ONNX Runtime on random input, of scores or of box bins,
+            divided by the largest absolute value of the same.
+    """
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    checkpoint_sha256: str
+    relative_error: float
+
+
+def export(
+    spec: ModelSpec, checkpoint: Path, output: Path, *, float16_weights: bool = False, opset: int = 17
+) -> ExportReport:
+    """Exports a checkpoint to ONNX, compares it with PyTorch in ONNX Runtime, and only then writes it.
+
+    The same inputs give the same bytes. An existing `output` is replaced at once or left as it is.
+
+    Args:
+        spec: the model, with its architecture; its input size becomes the file's.
+        checkpoint: see `streamer.nanodet.load_checkpoint`.
+        output: the ``.onnx`` file to write.
+        float16_weights: store convolution weights rounded to float16, each cast back to float32 in the graph, which
+            computes in float32 (half the size; biases stay float32).
+        opset: ONNX operator set.
+
+    Raises:
+        ConfigError: a package of the ``calibration`` extra is missing, or `output` can't be written where it is.
+        ModelError: the checkpoint is unreadable or doesn't fit, or the exported graph computes something else.
+    """
+    _require_packages()
+    from streamer.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
+
+    _check_place(output, checkpoint)
+    weights, checkpoint_sha256 = load_checkpoint(checkpoint)
+    network = build(spec)
+    load_into(network, weights)
+    fuse_batchnorm(network)
+    network.sigmoid_scores = True
+    if float16_weights:
+        _round_weights(network)
+
+    model = _trace(spec, opset)
+    _put_weights(model, network, float16_weights)
+    _describe(model, spec.model_copy(update={"checkpoint_sha256": checkpoint_sha256}))
+    content = model.SerializeToString(deterministic=True)
+    error = _relative_error(content, network)
+    if not error <= MAX_RELATIVE_ERROR:
+        raise ModelError(
+            f"{checkpoint}: exported, it computes something else than PyTorch (relative error {error:.1e}, at most"
+            f" {MAX_RELATIVE_ERROR:.0e}); nothing was written. Try other versions of torch, onnxsim or onnxruntime"
+        )
+    _write(output, content)
+    return ExportReport(output, len(content), hashlib.sha256(content).hexdigest(), checkpoint_sha256, error)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the verb ``export``."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", metavar="NAME", help="packaged model, <network>_<size>, such as nanodet-m_320")
+    model.add_argument("--model-config", metavar="YAML", type=Path, help="description of a model of your own")
+    parser.add_argument("--checkpoint", metavar="FILE", type=Path, required=True, help="weights, .pth or .ckpt")
+    parser.add_argument("-o", "--output", metavar="OUT.onnx", type=Path, required=True, help="file to write")
+    parser.add_argument("--input-size", metavar="W[xH]", help="network input in pixels, instead of the model's own")
+    parser.add_argument("--float16-weights", action="store_true", help="store weights as float16: half the size")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb ``export`` and prints what was written.
+
+    Raises:
+        StreamerError: see `export`.
+    """
+    spec = ModelSpec.from_yaml(args.model_config) if args.model_config else spec_for(args.model)
+    if args.input_size:
+        spec = spec.with_input_size(parse_size_wh(args.input_size))
+    report = export(spec, args.checkpoint, args.output, float16_weights=args.float16_weights)
+    width, height = spec.input_size_wh
+    print(
+        f"{report.path}: {spec.name} {width}x{height}, {spec.num_classes} classes, {report.size_bytes / 1e6:.2f} MB,"
+        f" relative error to PyTorch {report.relative_error:.1e}, sha256 {report.sha256}"
+    )
+    return 0
+
+
+def _require_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxsim  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"export needs {error.name}: pip install 'nanodet-streamer[calibration]'") from error
+
+
+def _check_place(output: Path, checkpoint: Path) -> None:
+    if output.resolve() == checkpoint.resolve():
+        raise ConfigError(f"{output}: the output is the checkpoint itself; give -o another name")
+    if output.is_dir():
+        raise ConfigError(f"{output}: is a folder; give -o a file name ending .onnx")
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output}: its folder doesn't exist; make it first")
+
+
+def _round_weights(network: NanoDet) -> None:
+    """Rounds convolution weights to float16 and back, in place."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 4:
+            rounded = parameter.data.half().float()
+            if not bool(rounded.isfinite().all()):
+                raise ModelError(f"{name} exceeds float16's range; export without --float16-weights")
+            parameter.data = rounded
+
+
+def _trace(spec: ModelSpec, opset: int) -> onnx.ModelProto:
+    """Returns the simplified graph of the fused network with stand-in weights.
+
+    The stand-ins all differ: of equal parameters (biases of zero, say) the exporter would keep one under one name.
+    """
+    import onnx
+    import onnxsim
+    import torch
+
+    from streamer.nanodet import build, fuse_batchnorm
+
+    network = build(spec)
+    fuse_batchnorm(network)
+    network.sigmoid_scores = True
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data = torch.rand(parameter.shape, generator=generator)
+    width, height = spec.input_size_wh
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the TorchScript exporter calls itself legacy, and fixed sizes a risk
+        exported = Path(folder) / "exported.onnx"
+        torch.onnx.export(
+            network,
+            (torch.zeros(1, 3, height, width),),
+            exported,
+            dynamo=False,
+            opset_version=opset,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_axes={INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}},
+        )
+        traced = onnx.load(exported)
+    simplified: onnx.ModelProto
+    simplified, unchanged = onnxsim.simplify(traced)
+    if not unchanged:
+        raise ModelError(f"{spec.name}: onnxsim changed what the graph computes; try another version of onnxsim")
+    return simplified
+
+
+def _put_weights(model: onnx.ModelProto, network: NanoDet, float16_weights: bool) -> None:
+    """Replaces the stand-ins by the network's own weights, by name."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    from streamer.nanodet import NEVER_APPLIED
+
+    values = {name: value.numpy() for name, value in network.state_dict().items()}
+    casts = []
+    for initializer in model.graph.initializer:
+        name = initializer.name
+        if name not in values:
+            continue
+        value = values.pop(name)
+        if float16_weights and value.ndim == 4:
+            value = value.astype(np.float16)
+            computed = f"{name}.float32"
+            for node in model.graph.node:
+                node.input[:] = [computed if used == name else used for used in node.input]
+            casts.append(helper.make_node("Cast", [name], [computed], name=f"{name}.cast", to=TensorProto.FLOAT))
+        initializer.CopyFrom(numpy_helper.from_array(value, name))
+    lost = [name for name in values if not name.startswith(NEVER_APPLIED)]
+    if lost:
+        raise ModelError(f"torch.onnx.export or onnxsim renamed {lost[0]} and {len(lost) - 1} more; try other versions")
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _describe(model: onnx.ModelProto, spec: ModelSpec) -> None:
+    import onnx
+
+    model.producer_name = PRODUCER
+    model.producer_version = ""
+    model.graph.name = spec.name
+    onnx.helper.set_model_props(model, spec.to_metadata())
+    onnx.checker.check_model(model, full_check=True)
+
+
+def _relative_error(content: bytes, network: NanoDet) -> float:
+    """Compares ONNX Runtime with PyTorch on random images, scores and box bins each by their own size; may be NaN."""
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    width, height = network.spec.input_size_wh
+    classes = network.spec.num_classes
+    errors = []
+    for batch in _CHECKED_BATCHES:
+        images = random.standard_normal((batch, 3, height, width), dtype=np.float32)
+        with torch.inference_mode():
+            wanted = network(torch.from_numpy(images)).numpy()
+        (got,) = session.run([OUTPUT_NAME], {INPUT_NAME: images})
+        for part in (slice(None, classes), slice(classes, None)):
+            scale = max(np.abs(wanted[..., part]).max(), np.finfo(np.float32).tiny)
+            errors.append(np.abs(got[..., part] - wanted[..., part]).max() / scale)
+    return float(np.max(errors))
+
+
+def _write(output: Path, content: bytes) -> None:
+    """Writes all of `content` or nothing."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, output)
+    except OSError as error:
+        raise ConfigError(f"{output}: can't be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.config import StreamConfig, read_config
+from streamer.errors import ConfigError
+from streamer.model_spec import configs_dir
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults() -> None:
+    config = read_config(None, {})
+    assert config.source == ("sample",)
+    assert config.output == ()
+    assert config.model == "nanodet-g_416"
+
+
+def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "conf: 0.2\niou: 0.5\nmodel_config: x.yaml\n")
+    config = read_config(path, {"conf": 0.7})
+    assert (config.conf, config.iou, config.model_config_file) == (0.7, 0.5, Path("x.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("source: clip.mp4", ("clip.mp4",)),
+        ("source: 0", ("0",)),
+        ("source: [0, b.mp4]", ("0", "b.mp4")),
+        ("source: {door: 'rtsp://a/1', yard: 2}", ("door=rtsp://a/1", "yard=2")),
+    ],
+)
+def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tuple[str, ...]) -> None:
+    assert read_config(written(tmp_path, text), {}).source == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sorce: 0", "unknown key 'sorce'; did you mean 'source'"),
+        ("conf: 7", "conf: .*less than or equal to 1.*7"),
+        ("conf: .nan", "conf"),
+        ("conf: high", "conf: .*'high'"),
+        ("policy: newest", "policy: .*'newest'"),
+        ("max_frames: 0", "max_frames"),
+        ("duration: -1", "duration"),
+        ("depth: 0", "depth"),
+        ("source: []", "at least one source"),
+        ("camera_size: big", "WIDTHxHEIGHT"),
+        ("source: {a: [1, 2]}\nclasses: 3.5", "classes"),
+        ("- a\n- b", "keys and values"),
+        ("a: [", "not a YAML file"),
+        ("a: !!python/object:os.system {}", "not a YAML file"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        read_config(written(tmp_path, text), {})
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_file_is_no_options(tmp_path: Path) -> None:
+    assert read_config(written(tmp_path, ""), {}) == StreamConfig()
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can't read"):
+        read_config(tmp_path / "none.yaml", {})
+
+
+def test_binary_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ConfigError):
+        read_config(path, {})
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_config_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        read_config(path, {})
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("path", sorted((configs_dir() / "streams").glob("*.yaml")), ids=lambda path: path.stem)
+def test_packaged_stream_configs_are_valid(path: Path) -> None:
+    assert read_config(path, {}).source

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from streamer.errors import EngineError, SinkError, SourceError
+from streamer.pipeline import Pipeline, StreamPlan
+from streamer.policy import Policy
+from streamer.report import RunReport
+from streamer.sinks.base import StopRequested
+from tests.fakes import CountingSource, MemorySink, SlowDetector, no_fault
+
+WAIT_S = 20
+
+
+def fail_at(index: int, error: BaseException) -> Callable[[int], None]:
+    def fault(at: int) -> None:
+        if at == index:
+            raise error
+
+    return fault
+
+
+def run_bounded(pipeline: Pipeline, **options: float) -> RunReport:
+    """Runs on a thread of its own, so that a hang fails the test instead of the whole session."""
+    result: list[RunReport | BaseException] = []
+
+    def body() -> None:
+        try:
+            result.append(pipeline.run(**options))
+        except BaseException as error:
+            result.append(error)
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    thread.join(WAIT_S)
+    assert not thread.is_alive(), "the run hangs"
+    if isinstance(result[0], BaseException):
+        raise result[0]
+    return result[0]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_every_frame_reaches_every_sink_in_order(depth: int) -> None:
+    source, sinks = CountingSource(100), [MemorySink(), MemorySink(needs_pixels=True)]
+    detector = SlowDetector(depth=depth)
+    plan = StreamPlan(source, [("a", sinks[0]), ("b", sinks[1])])
+    report = run_bounded(Pipeline([plan], detector))
+    for sink in sinks:
+        assert sink.indices == list(range(100))
+        assert sink.closed == 1
+        assert all(len(found) == 1 for found in sink.detections)
+    assert source.closed >= 1
+    assert detector.most_in_flight == depth
+    (part,) = report.sources
+    assert (part.frames_captured, part.frames_processed, part.frames_dropped) == (100, 100, 0)
+    assert report.fps == pytest.approx(100 / report.wall_s)
+    assert set(report.stages_ms) == {"capture", "preprocess", "inference", "postprocess", "draw", "write a", "write b"}
+    assert report.stages_ms["inference"]["p95"] == 2.0
+    assert report.latency_ms is not None
+    assert report.latency_ms["p50"] <= report.latency_ms["p95"] <= report.latency_ms["max"]
+
+
+def test_only_sinks_that_show_get_drawn_frames() -> None:
+    plain, drawn = MemorySink(), MemorySink(needs_pixels=True)
+    run_bounded(Pipeline([StreamPlan(CountingSource(1), [("p", plain), ("d", drawn)])], SlowDetector()))
+    assert (plain.frames[0].image == 0).all()
+    assert (drawn.frames[0].image != 0).any()
+
+
+def test_nothing_is_drawn_when_nobody_looks() -> None:
+    report = run_bounded(Pipeline([StreamPlan(CountingSource(3), [("p", MemorySink())])], SlowDetector()))
+    assert "draw" not in report.stages_ms
+
+
+def test_freshest_drops_and_counts_and_ends_with_the_newest() -> None:
+    captured_all = threading.Event()
+    source = CountingSource(50, live=True, before=lambda i: captured_all.set() if i == 49 else None)
+    detector = SlowDetector(during=lambda i: None if i else captured_all.wait(WAIT_S))
+    sink = MemorySink()
+    report = run_bounded(Pipeline([StreamPlan(source, [("m", sink)])], detector))
+    assert sink.indices == sorted(sink.indices)
+    assert sink.indices[-1] == 49
+    assert len(sink.indices) < 50
+    (part,) = report.sources
+    assert part.frames_captured == 50
+    assert part.frames_processed == len(sink.indices)
+    assert part.frames_dropped == 50 - len(sink.indices)
+
+
+def test_policy_may_be_asked_for() -> None:
+    sink = MemorySink()
+    plan = StreamPlan(CountingSource(50, live=True), [("m", sink)], policy=Policy.EVERY_FRAME)
+    run_bounded(Pipeline([plan], SlowDetector()))
+    assert sink.indices == list(range(50))
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_max_frames_is_exact(live: bool) -> None:
+    sink = MemorySink()
+    source = CountingSource(10_000_000, live=live)
+    report = run_bounded(Pipeline([StreamPlan(source, [("m", sink)])], SlowDetector(), max_frames=7))
+    assert len(sink.indices) == 7
+    assert report.sources[0].frames_processed == 7
+
+
+def test_stop_ends_an_endless_run_in_good_order() -> None:
+    pipeline: Pipeline
+    sink = MemorySink(before=lambda i: pipeline.stop() if i == 5 else None)
+    pipeline = Pipeline([StreamPlan(CountingSource(10_000_000), [("m", sink)])], SlowDetector())
+    report = run_bounded(pipeline)
+    assert sink.closed == 1
+    assert sink.indices == list(range(len(sink.indices)))
+    assert report.sources[0].frames_processed == len(sink.indices) > 5
+
+
+def test_duration_ends_a_source_that_says_nothing() -> None:
+    silent = threading.Event()
+    try:
+        source = CountingSource(10, live=True, before=lambda i: silent.wait(WAIT_S) if i == 3 else None)
+        sink = MemorySink()
+        plan = StreamPlan(source, [("m", sink)], policy=Policy.EVERY_FRAME)
+        run_bounded(Pipeline([plan], SlowDetector()), duration_s=0.2)
+        assert sink.closed == 1
+        assert sink.indices == [0, 1, 2]
+    finally:
+        silent.set()
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("source", SourceError("camera gone")),
+        ("detector", EngineError("engine gone")),
+        ("sink", SinkError("disk full")),
+        ("main sink", SinkError("no display")),
+        ("sink", ZeroDivisionError("a bug")),
+        ("draw", RuntimeError("a bug")),
+    ],
+)
+def test_failure_in_any_thread_ends_the_run_with_its_cause(
+    where: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = fail_at(4, error)
+    if where == "draw":
+        monkeypatch.setattr("streamer.draw.Annotator.annotate", lambda self, frame, *_: fault(frame.index) or frame)
+    source = CountingSource(10_000_000, before=fault if where == "source" else no_fault)
+    sinks = [
+        MemorySink(before=fault if where == "sink" else no_fault, needs_pixels=True),
+        MemorySink(before=fault if where == "main sink" else no_fault, main_thread=True),
+        MemorySink(),
+    ]
+    detector = SlowDetector(during=fault if where == "detector" else no_fault)
+    pipeline = Pipeline([StreamPlan(source, [(str(i), sink) for i, sink in enumerate(sinks)])], detector)
+    with pytest.raises(type(error), match=str(error)):
+        run_bounded(pipeline)
+    assert [sink.closed >= 1 for sink in sinks] == [True] * 3
+    assert source.closed >= 1
+    for sink in sinks:
+        assert sink.indices == list(range(len(sink.indices)))
+
+
+def test_failure_ends_the_run_though_another_sink_and_the_source_hang() -> None:
+    forever = threading.Event()
+    try:
+        source = CountingSource(100, before=lambda i: forever.wait(WAIT_S) if i == 3 else None)
+        failing = MemorySink(before=fail_at(2, SinkError("disk full")))
+        hanging = MemorySink(before=lambda i: forever.wait(WAIT_S) if i == 1 else None)
+        pipeline = Pipeline([StreamPlan(source, [("f", failing), ("h", hanging)])], SlowDetector())
+        with pytest.raises(SinkError, match="disk full"):
+            run_bounded(pipeline)
+    finally:
+        forever.set()
+
+
+def test_main_thread_sink_is_written_polled_and_closed_by_the_caller() -> None:
+    sink = MemorySink(main_thread=True)
+    pipeline = Pipeline([StreamPlan(CountingSource(5), [("w", sink)])], SlowDetector())
+    pipeline.run()
+    assert sink.thread is threading.current_thread()
+    assert sink.polls > 0
+    assert sink.closed >= 1
+
+
+def test_closing_the_window_is_no_failure() -> None:
+    window = MemorySink(main_thread=True, before=fail_at(3, StopRequested()))
+    other = MemorySink()
+    report = run_bounded(
+        Pipeline([StreamPlan(CountingSource(10_000_000), [("w", window), ("m", other)])], SlowDetector())
+    )
+    assert window.closed >= 1
+    assert other.closed == 1
+    part = report.sources[0]
+    assert part.frames_captured == part.frames_processed + part.frames_dropped
+
+
+def test_source_without_a_frame() -> None:
+    with pytest.raises(SourceError, match="before its first frame"):
+        run_bounded(Pipeline([StreamPlan(CountingSource(0), [("m", MemorySink())])], SlowDetector()))
+
+
+def test_streams_share_the_detector_and_keep_apart() -> None:
+    sinks = [MemorySink() for _ in range(3)]
+    plans = [
+        StreamPlan(CountingSource(count, name=f"s{count}"), [("m", sink)])
+        for count, sink in zip((5, 30, 60), sinks, strict=True)
+    ]
+    report = run_bounded(Pipeline(plans, SlowDetector(depth=2)))
+    for count, sink in zip((5, 30, 60), sinks, strict=True):
+        assert sink.indices == list(range(count))
+        assert {frame.source for frame in sink.frames} == {f"s{count}"}
+    assert [part.frames_processed for part in report.sources] == [5, 30, 60]
+
+
+def test_streams_take_turns() -> None:
+    order: list[str] = []
+    pipeline: Pipeline
+
+    def all_offer_a_frame(_: int) -> None:
+        deadline_s = time.perf_counter() + WAIT_S
+        while not all(len(stream.captured) or stream.captured.ended for stream in pipeline.streams):
+            assert time.perf_counter() < deadline_s
+            time.sleep(0.001)
+
+    sinks = [MemorySink(before=lambda _, name=name: order.append(name)) for name in "abc"]
+    plans = [StreamPlan(CountingSource(20, name=n), [("m", s)]) for n, s in zip("abc", sinks, strict=True)]
+    pipeline = Pipeline(plans, SlowDetector(during=all_offer_a_frame))
+    submitted: list[str] = []
+    detector = pipeline._detector
+    submit = detector.submit
+    detector.submit = lambda frame: (submitted.append(frame.source), submit(frame))[1]  # type: ignore[method-assign]
+    run_bounded(pipeline)
+    # The first frames may come from whoever is up first; from then on all offer one at every turn.
+    for position in range(3, 50):
+        assert set(submitted[position : position + 3]) == set("abc")
+    assert len(order) == 60
+
+
+def test_paced_source_is_live() -> None:
+    plan = StreamPlan(CountingSource(3), [("m", MemorySink())], paced=True)
+    assert plan.chosen_policy() is Policy.FRESHEST
+
+
+def test_paced_frames_are_captured_at_their_own_time() -> None:
+    sink = MemorySink()
+    plan = StreamPlan(CountingSource(4), [("m", sink)], policy=Policy.EVERY_FRAME, paced=True)
+    run_bounded(Pipeline([plan], SlowDetector()))
+    times = np.array([frame.captured_at_s for frame in sink.frames])
+    assert (times - times[0] >= np.arange(4) / 30 - 1e-3).all()

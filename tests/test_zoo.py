@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamer import zoo
+from streamer.errors import ConfigError, ModelError
+from tests.tiny import write_tiny
+
+CONTENT = bytes(range(256)) * 400
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[:1000] if self.path == "/cut" else CONTENT)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NANODET_STREAMER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_download(server: str, tmp_path: Path) -> None:
+    zoo.download(f"{server}/ok", tmp_path / "m.onnx", hashlib.sha256(CONTENT).hexdigest())
+    assert (tmp_path / "m.onnx").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("path", "sha256", "says"),
+    [("/cut", None, "broke off"), ("/missing", None, "404"), ("/ok", "0" * 64, "SHA-256")],
+)
+def test_failed_download_leaves_nothing(server: str, tmp_path: Path, path: str, sha256: str, says: str) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    with pytest.raises(ModelError, match=says) as caught:
+        zoo.download(server + path, folder / "m.onnx", sha256)
+    assert "\n" not in str(caught.value)
+    assert list(folder.iterdir()) == []
+
+
+def test_unreachable_server_names_the_way_by_hand(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="by hand"):
+        zoo.download("http://127.0.0.1:1/m.onnx", tmp_path / "m.onnx", None)
+
+
+def test_official_model_is_downloaded_once(server: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = zoo.ZooModel("nanodet-plus-m_416", f"{server}/ok")
+    monkeypatch.setitem(zoo.ZOO, entry.name, entry)
+    assert zoo.where(entry) == "download"
+    path, spec = zoo.resolve_model(entry.name)
+    assert path.read_bytes() == CONTENT
+    assert spec is not None
+    assert (spec.family, spec.input_size_wh, spec.keep_ratio) == ("nanodet-plus", (416, 416), False)
+    assert zoo.where(entry) == "cached"
+    monkeypatch.setitem(zoo.ZOO, entry.name, zoo.ZooModel(entry.name, f"{server}/missing"))
+    assert zoo.resolve_model(entry.name)[0] == path
+
+
+def test_model_without_a_public_file_says_how_to_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(zoo.ZOO, "nanodet-m_320", zoo.ZooModel("nanodet-m_320"))
+    with pytest.raises(ModelError, match="calibration export"):
+        zoo.resolve_model("nanodet-m_320")
+
+
+def test_unknown_name_offers_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'nanodet-g_416'"):
+        zoo.resolve_model("nanodet-g_461")
+
+
+def test_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "mine.onnx")
+    assert zoo.resolve_model(str(path)) == (path, None)
+    with pytest.raises(ConfigError, match="did you mean 'mine.onnx'"):
+        zoo.resolve_model(str(tmp_path / "mime.onnx"))
+
+
+def test_unwritable_cache(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NANODET_STREAMER_CACHE", str(tmp_path / "file"))
+    monkeypatch.setitem(zoo.ZOO, "x", zoo.ZooModel("x", f"{server}/ok"))
+    with pytest.raises(ModelError, match="can't write"):
+        zoo._cached(zoo.ZOO["x"])
