@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from streamer.errors import ConfigError, ModelError
 from streamer.model_spec import ModelSpec, parse_size_wh, spec_for
+from streamer.whole_file import whole_file
 
 if TYPE_CHECKING:
     import onnx
@@ -255,12 +255,8 @@ def _relative_error(content: bytes, network: NanoDet) -> float:
 
 
 def _write(output: Path, content: bytes) -> None:
-    """Writes all of `content` or nothing."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, output)
+        with whole_file(output) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise ConfigError(f"{output}: can't be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
         self._shown_s = 0.0
 
     def show(self, pipeline: Pipeline, max_frames: int | None) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from streamer.detector.base import EngineInfo
 from streamer.errors import SinkError
+from streamer.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,10 @@ class RunReport:
         Raises:
             SinkError: if it can't be written.
         """
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            partial.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, path)
+            with whole_file(path) as partial:
+                partial.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise SinkError(f"can't write the report {str(path)!r}: {error.strerror or error}") from error
 
     def summary(self) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.errors import ConfigError, ModelError, nearest
+from streamer.whole_file import whole_file
 
 if TYPE_CHECKING:
     from streamer.model_spec import ModelSpec
@@ -143,11 +143,10 @@ def download(url: str, path: Path, sha256: str | None) -> None:
         OSError: if `path` can't be written.
     """
     by_hand = f"download it by hand to {str(path)!r}, or give an .onnx file with --model"
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            digest = hashlib.sha256()
-            size = 0
+    with whole_file(path) as partial:
+        digest = hashlib.sha256()
+        size = 0
+        with partial.open("wb") as file:
             try:
                 with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
                     wanted = response.headers.get("Content-Length")
@@ -161,6 +160,3 @@ def download(url: str, path: Path, sha256: str | None) -> None:
             raise ModelError(f"{url} broke off after {size} of {wanted} bytes: try again, or {by_hand}")
         if sha256 is not None and digest.hexdigest() != sha256:
             raise ModelError(f"{url} gave a file with SHA-256 {digest.hexdigest()}, wanted {sha256}: {by_hand}")
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)

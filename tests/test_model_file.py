@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from streamer.detector.cpu import CpuDetector
 from streamer.decode import Decoder
+from streamer.detector.cpu import CpuDetector
 from streamer.engines import open_engine
 from streamer.errors import ModelError
 from streamer.frame import Frame

@@ -45,7 +45,9 @@ def test_detections_are_frozen_but_leave_the_callers_arrays_alone() -> None:
     boxes[0, 0] = 1
 
 
-@pytest.mark.parametrize(("boxes", "scores", "classes"), [((1, 4), (2,), (2,)), ((2, 5), (2,), (2,)), ((2, 4), (2,), (1,))])
+@pytest.mark.parametrize(
+    ("boxes", "scores", "classes"), [((1, 4), (2,), (2,)), ((2, 5), (2,), (2,)), ((2, 4), (2,), (1,))]
+)
 def test_detections_must_agree(boxes: tuple[int, ...], scores: tuple[int, ...], classes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="wanted boxes"):
         Detections(np.zeros(boxes, np.float32), np.zeros(scores, np.float32), np.zeros(classes, np.int64))
