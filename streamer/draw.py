@@ -254,7 +254,7 @@ def _yuv_of(colour_bgr: Colour, matrix: Matrix, full_range: bool) -> Colour:
 def _outline(canvas: _Canvas, box_xyxy: tuple[int, int, int, int], line_px: int, colour: Colour) -> None:
     left, top, right, bottom = box_xyxy
     inner_left, inner_top = min(left + line_px, right), min(top + line_px, bottom)
-    inner_right, inner_bottom = max(_even_up(right) - line_px, left), max(_even_up(bottom) - line_px, top)
+    inner_right, inner_bottom = max(_even_down(right) - line_px, left), max(_even_down(bottom) - line_px, top)
     canvas.fill(left, top, right, inner_top, colour)
     canvas.fill(left, inner_bottom, right, bottom, colour)
     canvas.fill(left, top, inner_left, bottom, colour)

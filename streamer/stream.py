@@ -155,7 +155,8 @@ class Stream:
         if self._overlay_head is None or now - self._overlay_made_s < _OVERLAY_REFRESH_S:
             return self._overlay
         self._overlay_made_s = now
-        figures = f"{self.stats.rate.per_second():.1f} FPS"
+        rate = self.stats.rate.per_second()
+        figures = f"{rate:.1f} FPS" if rate else "starting"
         latency = self.stats.latency_ms.percentiles(50, 95)
         if latency:
             figures += f"  {latency[0]:.0f} / {latency[1]:.0f} ms p50 / p95"

@@ -129,6 +129,6 @@ def bgr_from_yuv(matrix: Matrix, full_range: bool) -> npt.NDArray[np.float32]:
 
 
 def _view(plane: av.video.plane.VideoPlane, writable: bool) -> _Plane:
-    view = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+    view = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
     view.flags.writeable = writable
     return view

@@ -1,0 +1,108 @@
+"""Where frames and detections go: a window, a video file, pictures, JSON lines, or nowhere."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from streamer.errors import ConfigError, nearest
+from streamer.sinks.base import Sink as Sink
+from streamer.sinks.base import StopRequested as StopRequested
+from streamer.sinks.files import safe_name, same_file
+from streamer.sources.base import SourceInfo
+from streamer.sources.uri import PICTURE_SUFFIXES, is_pattern, local_path, redact, scheme_of
+
+VIDEO_ENDINGS = (".mp4", ".mkv", ".avi", ".mov")
+LINES_ENDING = ".jsonl"
+_WORDS = ("window", "null")
+_KNOWN = f"window, null, a file ending in {', '.join(VIDEO_ENDINGS)} or {LINES_ENDING}, or folder/ for pictures"
+
+
+def open_sink(uri: str, source: SourceInfo, *, labels: Sequence[str]) -> Sink:
+    """Opens an output for the frames of one source.
+
+    Args:
+        uri: ``window``, ``out.mp4`` (``.mkv``, ``.avi``, ``.mov``), ``out.jsonl``, ``folder/`` for annotated pictures
+            (an existing folder needs no slash), or ``null``. ``{source}`` in it becomes the source's name.
+        source: what will be written: its name, frame rate, and the file whose audio is copied.
+        labels: the model's class names, by class id.
+
+    Raises:
+        ConfigError: if `uri` is none of these, or is the source itself.
+        SinkError: if the output can't be written, or there is no display for a window.
+    """
+    if uri == "null":
+        from streamer.sinks.null import NullSink
+
+        return NullSink()
+    if uri == "window":
+        from streamer.sinks.window import WindowSink
+
+        return WindowSink(source.name)
+    refuse_overwriting_source(uri, source)
+    path = _path(uri, source)
+    if _is_folder(uri, path):
+        from streamer.sinks.images import ImagesSink
+
+        return ImagesSink(path)
+    if path.suffix.lower() == LINES_ENDING:
+        from streamer.sinks.jsonl import JsonlSink
+
+        return JsonlSink(path, labels)
+    from streamer.sinks.video import VideoSink
+
+    return VideoSink(path, source)
+
+
+def refuse_overwriting_source(uri: str, source: SourceInfo) -> None:
+    """Makes sure that an output isn't the file or the folder that a source reads; links are followed.
+
+    Raises:
+        ConfigError: if it is, or if `uri` is no output at all.
+    """
+    if uri in _WORDS:
+        return
+    path = _path(uri, source)
+    _check_kind(uri, path)
+    if _holds_source(path, _is_folder(uri, path), source):
+        raise ConfigError(f"output {uri!r} is also the source {source.uri!r}; choose another")
+
+
+def default_output() -> tuple[str, str]:
+    """Returns the output to use where none was asked for, and why: a window where one can be opened, else a file."""
+    from streamer.sinks.display import display_problem
+
+    problem = display_problem()
+    return ("window", "there is a display") if problem is None else ("out.mp4", problem)
+
+
+def _path(uri: str, source: SourceInfo) -> Path:
+    return Path(uri.replace("{source}", safe_name(source.name))).expanduser()
+
+
+def _is_folder(uri: str, path: Path) -> bool:
+    return bool(uri) and (uri.endswith(("/", os.sep)) or path.is_dir())
+
+
+def _holds_source(path: Path, is_folder: bool, source: SourceInfo) -> bool:
+    """Whether writing to `path` could replace what the source reads; pictures keep their names in a folder."""
+    if source.path is None:
+        is_local_pattern = scheme_of(source.uri) is None and is_pattern(source.uri)
+        if not (is_folder and is_local_pattern):
+            return False
+        matches = glob.glob(str(local_path(source.uri)), recursive=True)  # noqa: PTH207 - any start, any depth
+        return any(same_file(folder, path) for folder in {Path(match).parent for match in matches})
+    is_picture = source.path.suffix.lower() in PICTURE_SUFFIXES
+    return same_file(path, source.path) or (is_folder and is_picture and same_file(path, source.path.parent))
+
+
+def _check_kind(uri: str, path: Path) -> None:
+    scheme = scheme_of(uri)
+    if scheme is not None:
+        raise ConfigError(f"unknown kind of output {redact(uri)!r} ({scheme}://); known: {_KNOWN}")
+    ending = path.suffix.lower()
+    if not _is_folder(uri, path) and ending not in (*VIDEO_ENDINGS, LINES_ENDING):
+        near = nearest(ending, (*VIDEO_ENDINGS, LINES_ENDING)) if ending else nearest(uri, _WORDS)
+        raise ConfigError(f"unknown kind of output {uri!r}{near}; known: {_KNOWN}")

@@ -1,0 +1,82 @@
+"""Annotated pictures, one file a frame."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import cv2
+
+from streamer.detections import Detections
+from streamer.errors import SinkError
+from streamer.frame import Frame
+from streamer.sinks.base import Sink
+from streamer.sinks.files import reason, safe_name
+from streamer.sources.uri import PICTURE_SUFFIXES
+
+log = logging.getLogger(__name__)
+
+
+class ImagesSink(Sink):
+    """Writes each frame as a picture into a folder: under its own name if it came from a picture file.
+
+    Other frames are called ``SOURCE_000123.jpg`` after their index. A file appears whole or not at all.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the folder if it isn't there.
+
+        Raises:
+            SinkError: if the folder can't be made or written into.
+        """
+        self._folder = folder
+        self._names: set[str] = set()
+        self._said = False
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            missing = f"there is no folder {folder.parent}" if not folder.parent.is_dir() else reason(error)
+            raise SinkError(f"can't make the folder {folder}: {missing}; choose another output") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise SinkError(f"can't write into {folder}: permission denied; choose another output")
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Writes the frame's picture, which must have the boxes drawn on it already.
+
+        Raises:
+            SinkError: if it can't be encoded or written.
+        """
+        path = self._folder / self._name(frame)
+        if path.exists() and not self._said:
+            self._said = True
+            log.warning("replacing pictures in %s, the first is %s", self._folder, path.name)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            encoded, content = cv2.imencode(path.suffix, frame.image)
+            if not encoded:
+                raise SinkError(f"can't encode {path}; give the source's picture another format")
+            part.write_bytes(content.data)
+            part.replace(path)
+        except (OSError, cv2.error) as error:
+            part.unlink(missing_ok=True)
+            raise SinkError(f"can't write {path}: {reason(error)}; the pictures before are complete") from error
+
+    def close(self) -> None:
+        """Does nothing: each picture was finished when it was written."""
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The folder, once a picture is in it."""
+        return (self._folder,) if self._names else ()
+
+    def _name(self, frame: Frame) -> str:
+        """Returns the picture's file name, not used before in this run."""
+        name = f"{safe_name(frame.source)}_{frame.index:06d}.jpg"
+        if frame.name is not None:
+            own = Path(frame.name)
+            name = own.name if own.suffix.lower() in PICTURE_SUFFIXES else f"{own.name}.jpg"
+            if name in self._names:  # pictures of the same name from several folders
+                name = f"{Path(name).stem}_{frame.index:06d}{Path(name).suffix}"
+        self._names.add(name)
+        return name

@@ -1,0 +1,86 @@
+"""Detections as JSON lines, one a frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from streamer.detections import Detections
+from streamer.errors import SinkError
+from streamer.frame import Frame
+from streamer.sinks.base import Sink
+from streamer.sinks.files import check_writable, reason
+
+
+class JsonlSink(Sink):
+    """Writes a ``.jsonl`` file: UTF-8, one object a line, each line in the file as soon as it is written.
+
+    A line is ``{"source", "index", "pts_s", "width", "height", "name", "detections"}``; a detection is
+    ``{"label", "class_id", "score", "box_xyxy"}`` with the box in pixels of the frame, clipped to it, not rounded.
+    """
+
+    needs_pixels = False
+
+    def __init__(self, path: Path, labels: Sequence[str]) -> None:
+        """Opens `path`, replacing what it holds.
+
+        Raises:
+            SinkError: if it can't be written.
+        """
+        check_writable(path)
+        self._path = path
+        self._labels = tuple(labels)
+        try:
+            self._file = path.open("w", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise SinkError(f"can't write {path}: {reason(error)}; choose another output") from error
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Appends the frame's line.
+
+        Raises:
+            SinkError: if the file can't take it, or a number of the detections isn't finite.
+        """
+        width, height = frame.size_wh
+        boxes = np.clip(detections.boxes_xyxy, 0, (width, height, width, height))
+        rows = zip(detections.class_ids.tolist(), detections.scores.tolist(), boxes.tolist(), strict=True)
+        line = {
+            "source": frame.source,
+            "index": frame.index,
+            "pts_s": frame.pts_s,
+            "width": width,
+            "height": height,
+            "name": frame.name,
+            "detections": [
+                {"label": self._labels[class_id], "class_id": class_id, "score": score, "box_xyxy": box}
+                for class_id, score, box in rows
+            ],
+        }
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise self._broken(error) from error
+        except ValueError as error:
+            raise SinkError(f"frame {frame.index} of {frame.source} has a number that isn't finite: {line}") from error
+
+    def close(self) -> None:
+        """Closes the file.
+
+        Raises:
+            SinkError: if its last line can't be written.
+        """
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._broken(error) from error
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self._path,)
+
+    def _broken(self, error: OSError) -> SinkError:
+        return SinkError(f"{self._path} broke off: {reason(error)}; the lines before are complete")

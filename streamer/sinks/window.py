@@ -1,0 +1,101 @@
+"""A window on the desktop."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from streamer.detections import Detections
+from streamer.errors import SinkError
+from streamer.frame import Frame
+from streamer.sinks.base import Sink, StopRequested
+from streamer.sinks.display import display_problem
+from streamer.sinks.files import reason
+
+_QUIT_KEYS = (ord("q"), ord("Q"), 27)
+_FIRST_SIZE_WH = (1280, 720)
+_FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
+
+
+class WindowSink(Sink):
+    """Shows frames; ``q``, Esc or the window's close button asks the run to end.
+
+    The window can be resized and keeps the picture's aspect ratio; it opens at the picture's own size, or at what fits
+    1280x720 of it. A picture larger than the window is reduced before it is shown.
+    """
+
+    main_thread = True
+
+    def __init__(self, title: str) -> None:
+        """Opens nothing yet: the window appears with the first frame.
+
+        Raises:
+            SinkError: if there is no display, or OpenCV was built without windows.
+        """
+        problem = display_problem()
+        if problem:
+            raise SinkError(f"can't open a window: {problem}, or choose another --output")
+        self._title = title
+        self._open = False
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Shows the frame, which must have the boxes drawn on it already.
+
+        Raises:
+            SinkError: if the window system refuses.
+            StopRequested: when a key or the close button asked for the end.
+        """
+        try:
+            if not self._open:
+                self._show_first(frame.size_wh)
+            _, _, *room_wh = cv2.getWindowImageRect(self._title)
+            cv2.imshow(self._title, _reduced(frame, (room_wh[0], room_wh[1])))
+        except cv2.error as error:
+            raise SinkError(f"the window failed: {reason(error)}; choose another --output") from error
+        self.poll()
+
+    def poll(self) -> None:
+        """Lets the window handle its events.
+
+        Raises:
+            StopRequested: when a key or the close button asked for the end.
+        """
+        if not self._open:
+            return
+        key = cv2.pollKey()
+        if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+            self._open = False
+            raise StopRequested
+        if key != -1 and key & 0xFF in _QUIT_KEYS:
+            raise StopRequested
+
+    def close(self) -> None:
+        """Takes the window away."""
+        if self._open:
+            self._open = False
+            cv2.destroyWindow(self._title)
+            cv2.pollKey()
+
+    def _show_first(self, size_wh: tuple[int, int]) -> None:
+        cv2.namedWindow(self._title, _FLAGS)
+        self._open = True
+        cv2.resizeWindow(self._title, *_fitted(size_wh, _FIRST_SIZE_WH))
+
+
+def _fitted(size_wh: tuple[int, int], room_wh: tuple[int, int]) -> tuple[int, int]:
+    """Returns the largest size of the same aspect ratio inside `room_wh`, never larger than `size_wh`, at least 1x1."""
+    width, height = size_wh
+    scale = min(1.0, room_wh[0] / width, room_wh[1] / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _reduced(frame: Frame, room_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    if min(room_wh) < 1:  # a window that is minimised, or not laid out yet
+        return frame.image
+    size_wh = _fitted(frame.size_wh, room_wh)
+    if size_wh == frame.size_wh:
+        return frame.image
+    if isinstance(frame.pixels, np.ndarray):
+        return np.asarray(cv2.resize(frame.pixels, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
+    return frame.pixels.bgr_resized(size_wh)

@@ -1,0 +1,65 @@
+"""Why a video file can't be played, or stopped early, told from the file itself.
+
+FFmpeg says "Invalid data found when processing input" for most of these; the person needs to know which it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+_TEXT_BYTES = bytes(range(0x20, 0x7F)) + b"\t\n\r\f"
+_MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")
+
+
+def why_unplayable(path: Path) -> str | None:
+    """Returns what is wrong with a file that FFmpeg refuses, as the end of "source 'x' ...", or None if unknown."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(2048)
+            boxes = list(_boxes(file))
+            size = file.seek(0, os.SEEK_END)
+    except PermissionError:
+        return "can't be read: permission denied; give yourself read access to it"
+    except OSError as error:
+        return f"can't be read: {error.strerror}; check the disk"
+    if not head:
+        return "is empty (0 bytes); copy or record it again"
+    if not head.strip(b"\0"):
+        return "holds only zeros at its start; copy it again"
+    if not head.translate(None, _TEXT_BYTES):
+        return "holds text, not a video; give a video file"
+    if boxes and not any(kind == b"moov" for kind, _ in boxes):
+        return "is cut off: its index (the moov box) is missing; copy it again or let its recorder finish it"
+    if boxes and boxes[-1][1] > size:
+        return f"is cut off: {boxes[-1][1] - size} bytes are missing at its end; copy it again"
+    return None
+
+
+def bytes_missing(path: Path) -> int | None:
+    """Returns how many bytes an MP4 or MOV file lacks by its own account, 0 for a whole one; None for other formats."""
+    with path.open("rb") as file:
+        ends = [end for _, end in _boxes(file)]
+        return max(0, ends[-1] - os.fstat(file.fileno()).st_size) if ends else None
+
+
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yields kind and end offset of an MP4's outermost boxes (ISO/IEC 14496-12, 4.2); nothing for another format."""
+    size_of_file = os.fstat(file.fileno()).st_size
+    start = 0
+    while start < size_of_file:
+        file.seek(start)
+        header = file.read(16)
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if start == 0 and kind not in _MP4_FIRST_BOXES:
+            return
+        if size == 1:
+            size = int.from_bytes(header[8:16], "big")
+        elif size == 0:  # to the end of the file
+            size = size_of_file - start
+        if size < 8:
+            return
+        start += size
+        yield kind, start

@@ -1,0 +1,113 @@
+"""The ways to write a source: ``[name=]URI``, which kind it is, what to call it, and how to print it safely."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.request import url2pathname
+
+from streamer.errors import ConfigError
+
+STREAM_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "tcp")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SAMPLE = "sample"
+
+_NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.*)", re.DOTALL)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/+)")
+_HOST = re.compile(r"://(?:[^/?#]*@)?(\[[^\]]*\]|[^/:?#]+)")
+_SECRET = re.compile(
+    r"((?:pass(?:word|wd|phrase|code)?|pwd|psw|secret|token|auth|key|sig(?:nature)?|credentials?)=)[^&]*",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def split_name(argument: str) -> tuple[str | None, str]:
+    """Splits ``name=URI``.
+
+    A name is letters, digits, ``_`` and ``-``. An argument that is an existing file's path is never split, so that
+    ``a=1.mp4`` can be opened, and a URL's query isn't either, since a URL's beginning is no name.
+
+    Returns:
+        The name, or None without one, and the URI.
+
+    Raises:
+        ConfigError: if nothing follows the ``=``.
+    """
+    named = _NAMED.fullmatch(argument)
+    if named is None or _asks(Path(argument).exists):
+        return None, argument
+    if not named[2]:
+        raise ConfigError(f"source {argument!r} names no URI after the '='; write name=URI, for instance door=0")
+    return named[1], named[2]
+
+
+def redact(uri: str) -> str:
+    """Returns `uri` fit for a screen, a log or a report: passwords and tokens are replaced by ``***``.
+
+    Both ``user:password@host`` and ``password=...`` (also token, key, auth, and the like) are recognised, also in
+    text that is no proper URL; when in doubt more is hidden, never less.
+    """
+    scheme = _SCHEME.match(uri)
+    start = scheme.end() if scheme else 0
+    user, _, rest = uri[start:].partition(":")
+    _, at, host = rest.rpartition("@")  # a password may hold any other delimiter, '@' too, unescaped
+    if at:
+        uri = f"{uri[:start]}{user}:***@{host}"
+    return _SECRET.sub(r"\1***", uri)
+
+
+def scheme_of(uri: str) -> str | None:
+    """Returns the scheme of ``scheme://...`` in lower case, or None for anything else."""
+    scheme = _SCHEME.match(uri)
+    return scheme[1].lower() if scheme and scheme[2].startswith("//") else None
+
+
+def is_camera(uri: str) -> bool:
+    """Whether `uri` is a camera's number or its device node on Linux."""
+    return bool(re.fullmatch(r"[0-9]+", uri)) or uri.startswith("/dev/video")
+
+
+def is_stream(uri: str) -> bool:
+    """Whether `uri` is a stream on the network."""
+    return scheme_of(uri) in STREAM_SCHEMES
+
+
+def is_pictures(uri: str) -> bool:
+    """Whether `uri` is a picture file, a folder, or a pattern such as ``'*.jpg'``."""
+    path = local_path(uri)
+    is_folder = uri.endswith(("/", "\\")) or _asks(path.is_dir)
+    return is_folder or path.suffix.lower() in PICTURE_SUFFIXES or is_pattern(uri)
+
+
+def is_pattern(uri: str) -> bool:
+    """Whether `uri` is a pattern of file names, and not the name of a file that has such characters."""
+    return any(character in uri for character in "*?[") and not _asks(local_path(uri).exists)
+
+
+def local_path(uri: str) -> Path:
+    """Returns the path of a local source: a plain path, one that begins with ``~``, or ``file://``."""
+    path = Path(url2pathname(uri[len("file://") :]) if scheme_of(uri) == "file" else uri)
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such home
+
+
+def default_name(uri: str) -> str:
+    """Returns what to call a source that wasn't named: ``camera0``, ``clip``, a folder's name, or a URL's host."""
+    if is_camera(uri):
+        return f"camera{uri.removeprefix('/dev/video')}"
+    if is_stream(uri):
+        host = _HOST.search(redact(uri))
+        return re.sub(r"[^\w.-]+", "-", host[1]).strip("-") if host else "stream"
+    path = local_path(uri)
+    if is_pattern(uri):
+        return path.parent.name or "pictures"
+    return (path.resolve().name if _asks(path.is_dir) else path.stem) or "pictures"
+
+
+def _asks(question: Callable[[], bool]) -> bool:
+    """Returns the answer of the file system, False for a name that it can't even look up (too long, for instance)."""
+    try:
+        return question()
+    except OSError:
+        return False

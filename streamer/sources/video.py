@@ -1,0 +1,123 @@
+"""Video files and network streams, through PyAV."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import av
+
+from streamer.errors import SourceError
+from streamer.frame import Frame
+from streamer.sources.base import SourceInfo
+from streamer.sources.clock import PresentationClock
+from streamer.sources.decoder import VideoDecoder
+from streamer.sources.diagnosis import bytes_missing, why_unplayable
+from streamer.sources.guarded import GuardedSource
+from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
+from streamer.sources.pixels import pixels_of
+from streamer.sources.uri import is_stream, local_path, redact, scheme_of
+
+_NOMINAL_FPS = 25.0  # spaces frames without time stamps where no rate is known
+_MAX_FPS = 1000.0  # beyond, a rate is an artefact of the time base
+_WHOLE_FILE_SCHEMES = ("http", "https")
+_MISSING_END_S = 1.0
+
+
+class VideoSource(GuardedSource):
+    """Frames of one video, in presentation order, as 4:2:0 planes where it has them, else BGR.
+
+    `index` counts decoded frames. A file's `pts_s` are its own time stamps, from its first frame; a live stream
+    without time stamps (MJPEG over HTTP) is stamped at arrival. Damaged packets are passed over and counted; a file
+    that was cut off ends where it was cut; both are told in `skipped`. A live stream that ends raises `SourceError`.
+
+    Closing waits for the frame being read, which a silent stream can hold back for `read_timeout_s`.
+    """
+
+    def __init__(self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS) -> None:
+        """Opens `uri`, a path or URL, and decodes its first picture.
+
+        Raises:
+            SourceError: if it can't be opened, holds no video, or ends before its first frame.
+        """
+        stream = is_stream(uri)
+        if stream:  # FFmpeg knows schemes in lower case only
+            scheme, _, rest = uri.partition(":")
+            uri = f"{scheme.lower()}:{rest}"
+        self._path = None if stream else local_path(uri)
+        self._shown = redact(uri) if stream else uri
+        self._name = name
+        self._count = 0
+        self._notes: list[str] = []
+        self._decoder = VideoDecoder(uri if self._path is None else self._path, self._shown, options)
+        self._begin()
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Damaged packets as one phrase, and where a file ended too early."""
+        return (*((self._damage(),) if self._decoder.damaged else ()), *self._notes)
+
+    def _read_first(self) -> Frame:
+        picture = self._decoder.read()
+        if picture is None:
+            reason = why_unplayable(self._path) if self._path else None
+            damage = f" after {self._damage()}" if self._decoder.damaged else ""
+            raise SourceError(f"source {self._shown!r} {reason or f'ended before its first frame{damage}'}")
+        self.info = self._describe()
+        self._clock = PresentationClock(1.0 / (self.info.fps or _NOMINAL_FPS))
+        frame = self._frame(picture)
+        self.info = replace(self.info, size_wh=frame.size_wh)
+        return frame
+
+    def _read(self) -> Frame | None:
+        picture = self._decoder.read()
+        if picture is not None:
+            return self._frame(picture)
+        if self.info.live:  # the place to connect again
+            raise SourceError(f"source {self._shown!r} ended: the other side closed the stream; start it again there")
+        self._note_missing_end()
+        return None
+
+    def _release(self) -> None:
+        self._decoder.close()
+
+    def _frame(self, picture: av.VideoFrame) -> Frame:
+        pixels = pixels_of(picture)
+        now_s = time.perf_counter()
+        tick_s = float(picture.time_base or 0)
+        if self.info.live and not self._decoder.has_timestamps:
+            stamp_s: float | None = now_s
+        else:
+            stamp_s = None if picture.pts is None else picture.pts * tick_s
+        pts_s = self._clock.at(stamp_s)
+        self._end_s = pts_s + picture.duration * tick_s
+        self._count += 1
+        return Frame(pixels, self._name, self._count - 1, pts_s, now_s)
+
+    def _describe(self) -> SourceInfo:
+        decoder = self._decoder
+        live = self._path is None and not (scheme_of(self._shown) in _WHOLE_FILE_SCHEMES and decoder.duration_s)
+        fps = next((float(r) for r in (decoder.stream.average_rate, decoder.stream.guessed_rate) if r), 0.0)
+        return SourceInfo(
+            name=self._name,
+            uri=self._shown,
+            fps=fps if 0.0 < fps <= _MAX_FPS and (decoder.has_timestamps or not live) else None,
+            frame_count=None if live else decoder.frame_count,
+            duration_s=None if live else decoder.duration_s,
+            live=live,
+            path=self._path,
+        )
+
+    def _damage(self) -> str:
+        damaged = self._decoder.damaged
+        return "1 damaged packet" if damaged == 1 else f"{damaged} damaged packets"
+
+    def _note_missing_end(self) -> None:
+        if self._notes or self._path is None:
+            return
+        missing, duration_s = bytes_missing(self._path), self.info.duration_s
+        unsure = missing is None or self._decoder.damaged
+        if missing:
+            self._notes.append(f"its end: {missing} bytes of the file are missing")
+        elif unsure and duration_s and self._end_s + _MISSING_END_S < duration_s:
+            self._notes.append(f"its end: pictures stop at {self._end_s:.1f} s of {duration_s:.1f} s")

@@ -1,0 +1,105 @@
+"""Cameras of this machine, through OpenCV."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+
+import cv2
+import numpy as np
+
+from streamer.errors import SourceError
+from streamer.frame import Frame
+from streamer.sources.base import SourceInfo
+from streamer.sources.cameras import cameras_text
+from streamer.sources.guarded import GuardedSource
+from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
+from streamer.sources.quiet import quiet_opencv
+
+_log = logging.getLogger(__name__)
+_FPS_TOLERANCE = 0.5  # a driver that gives 29.97 for 30 gave what was asked
+
+
+class WebcamSource(GuardedSource):
+    """Frames of a camera as BGR, live; `pts_s` is the time since its first frame, by the process's clock.
+
+    What the device grants of the requested size and rate is logged, and a request it doesn't grant is warned of.
+    """
+
+    def __init__(self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS) -> None:
+        """Opens a camera, `uri` being its number or device node, and takes its first picture.
+
+        Raises:
+            SourceError: if it isn't there, is in use, or gives no picture.
+        """
+        quiet_opencv()
+        self._uri, self._name, self._options = uri, name, options
+        linux = sys.platform == "linux"
+        if linux:
+            _check_node(uri)
+        backend = cv2.CAP_V4L2 if linux else cv2.CAP_ANY
+        self._capture = cv2.VideoCapture(int(uri) if uri.isdigit() else uri, backend)
+        self._count = 0
+        self._begin()
+
+    def _read_first(self) -> Frame:
+        capture, options = self._capture, self._options
+        if not capture.isOpened():
+            raise SourceError(
+                f"camera {self._uri!r} can't be opened; close the program that uses it, or choose another:"
+                f" {cameras_text()}"
+            )
+        wishes = (
+            (cv2.CAP_PROP_FRAME_WIDTH, options.width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, options.height),
+            (cv2.CAP_PROP_FPS, options.fps),
+        )
+        for key, wish in wishes:
+            if wish is not None:
+                capture.set(key, wish)
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest picture, not the oldest of four
+        done, image = capture.read()
+        if not done:
+            raise SourceError(
+                f"camera {self._uri!r} opens but gives no picture; plug it in again, close other programs that use it,"
+                " or ask for another size"
+            )
+        height, width = image.shape[:2]
+        fps = float(capture.get(cv2.CAP_PROP_FPS))
+        self.info = SourceInfo(self._name, self._uri, (width, height), fps if fps > 0 else None, live=True)
+        self._started_s = time.perf_counter()
+        self._log_granted(width, height, fps)
+        return self._frame(image)
+
+    def _read(self) -> Frame:
+        done, image = self._capture.read()
+        if not done:
+            raise SourceError(f"camera {self._uri!r} stopped giving pictures; was it unplugged?")
+        return self._frame(image)
+
+    def _release(self) -> None:
+        self._capture.release()
+
+    def _frame(self, image: cv2.typing.MatLike) -> Frame:
+        now_s = time.perf_counter()
+        self._count += 1
+        return Frame(np.asarray(image, np.uint8), self._name, self._count - 1, now_s - self._started_s, now_s)
+
+    def _log_granted(self, width: int, height: int, fps: float) -> None:
+        options = self._options
+        _log.info("camera %s: %dx%d at %g frames/s", self._uri, width, height, fps)
+        wished = (options.width or width, options.height or height)
+        if wished != (width, height):
+            _log.warning("camera %s: asked for %dx%d, got %dx%d", self._uri, *wished, width, height)
+        if options.fps is not None and abs(options.fps - fps) > _FPS_TOLERANCE:
+            _log.warning("camera %s: asked for %g frames/s, got %g", self._uri, options.fps, fps)
+
+
+def _check_node(uri: str) -> None:
+    node = f"/dev/video{uri}" if uri.isdigit() else uri
+    if not os.path.exists(node):  # noqa: PTH110 - Path.exists raises when a name is too long
+        raise SourceError(f"camera {uri!r} isn't there ({node}); {cameras_text()}")
+    if not os.access(node, os.R_OK | os.W_OK):
+        raise SourceError(f"camera {uri!r}: no permission for {node}; add yourself to its group, often 'video'")

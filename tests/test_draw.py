@@ -1,0 +1,206 @@
+"""Boxes, labels and overlay on both canvases, judged by the pixels they leave."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from streamer.detections import Detections
+from streamer.draw import Annotator, class_colour, ink_on
+from streamer.frame import Frame
+from streamer.yuv import Yuv420
+
+LABELS = ["person", "bicycle", "car", "Fußgänger", "行人"]
+GREY = 90
+Box = tuple[float, float, float, float]
+
+
+def frame_of(size_wh: tuple[int, int], kind: str, colorspace: int = 1, color_range: int = 1) -> Frame:
+    """Returns a grey frame, as BGR or as planes."""
+    width, height = size_wh
+    if kind == "bgr":
+        return Frame(np.full((height, width, 3), GREY, np.uint8), "grey", 3, 0.1, 0.2, "grey.png")
+    picture = av.VideoFrame(width, height, "yuv420p")
+    picture.time_base = Fraction(1, 30)
+    picture.colorspace, picture.color_range = colorspace, color_range
+    planes = Yuv420(picture, writable=True)
+    planes.y[...], planes.u[...], planes.v[...] = GREY, 128, 128
+    return Frame(Yuv420(picture), "grey", 3, 0.1, 0.2, "grey.png")
+
+
+def found(*rows: tuple[Box, int], score: float = 0.87) -> Detections:
+    boxes = np.array([box for box, _ in rows], np.float32).reshape(-1, 4)
+    return Detections(boxes, np.full(len(rows), score), np.array([c for _, c in rows], np.int64))
+
+
+def changed(before: Frame, after: Frame) -> npt.NDArray[np.bool_]:
+    """Returns (H, W) bool: where the picture looks different."""
+    difference = before.image.astype(int) - after.image.astype(int)
+    return np.asarray(np.abs(difference).max(axis=2) > 8)
+
+
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+def test_nothing_to_draw_costs_nothing(kind: str) -> None:
+    frame = frame_of((64, 48), kind)
+    assert Annotator(LABELS).annotate(frame, Detections.empty()) is frame
+
+
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+def test_the_frame_given_is_left_alone_and_all_else_is_kept(kind: str) -> None:
+    frame = frame_of((320, 240), kind)
+    before = frame_of((320, 240), kind)
+    drawn = Annotator(LABELS).annotate(frame, found(((40, 60, 200, 180), 0)), ["12 FPS"])
+    assert not changed(before, frame).any()
+    assert changed(frame, drawn).any()
+    assert type(drawn.pixels) is type(frame.pixels)
+    kept = ("source", "index", "pts_s", "captured_at_s", "name", "size_wh")
+    assert [getattr(drawn, name) for name in kept] == [getattr(frame, name) for name in kept]
+
+
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+def test_a_box_is_drawn_around_the_object_in_its_class_colour(kind: str) -> None:
+    drawn = Annotator(LABELS).annotate(frame_of((640, 480), kind), found(((100, 200, 300, 400), 2))).image.astype(int)
+    for x, y in ((200, 201), (200, 398), (101, 300), (298, 300)):
+        assert np.abs(drawn[y, x] - class_colour(2)).max() <= 6, (x, y)
+    for x, y in ((200, 300), (110, 210), (290, 390), (200, 402), (98, 300), (302, 300)):
+        assert np.abs(drawn[y, x] - drawn[470, 630]).max() <= 2, (x, y)
+
+
+@pytest.mark.parametrize("colorspace,color_range", [(1, 1), (1, 2), (5, 1), (5, 2), (2, 0), (9, 1)])
+def test_planes_of_any_matrix_and_range_show_the_same_colours_as_bgr(colorspace: int, color_range: int) -> None:
+    drawn = Annotator(LABELS).annotate(
+        frame_of((640, 480), "yuv", colorspace, color_range), found(((100, 200, 300, 400), 0))
+    )
+    assert isinstance(drawn.pixels, Yuv420)
+    assert np.abs(drawn.image[201, 200].astype(int) - class_colour(0)).max() <= 6
+    assert (drawn.pixels.matrix, drawn.pixels.full_range) == (
+        frame_of((2, 2), "yuv", colorspace, color_range).pixels.matrix,
+        color_range == 2,
+    )
+
+
+@pytest.mark.parametrize("size_wh", [(640, 480), (641, 359), (320, 240), (3840, 2160)])
+def test_both_canvases_look_alike(size_wh: tuple[int, int]) -> None:
+    width, height = size_wh
+    annotator = Annotator(LABELS)
+    boxes = found(((width * 0.2, height * 0.4, width * 0.6, height + 9), 1), ((width - 30, -5, width + 30, 90), 3))
+    brightness = []
+    for kind in ("bgr", "yuv"):
+        drawn = annotator.annotate(frame_of(size_wh, kind, colorspace=5), boxes, ["25.0 FPS", "0 dropped"])
+        brightness.append(cv2.cvtColor(drawn.image, cv2.COLOR_BGR2GRAY).astype(int))
+    drawn_on = np.abs(brightness[0] - GREY) > 16
+    assert drawn_on.mean() > 0.005
+    assert (np.abs(brightness[0] - brightness[1]) > 16).mean() < 0.02 * drawn_on.mean()
+
+
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+@pytest.mark.parametrize(
+    "box",
+    [
+        (-50.0, -50.0, 60.0, 60.0),
+        (600.0, 440.0, 900.0, 900.0),
+        (300.0, 0.0, 340.0, 2.0),
+        (639.0, 479.0, 640.0, 480.0),
+        (-1e9, -1e9, 1e9, 1e9),
+        (-np.inf, 10.0, np.inf, 50.0),
+        (0.2, 0.2, 0.4, 0.4),
+    ],
+)
+def test_labels_and_boxes_stay_inside_the_picture(kind: str, box: Box) -> None:
+    frame = frame_of((640, 480), kind)
+    drawn = Annotator(LABELS).annotate(frame, found((box, 0)))
+    mask = changed(frame, drawn)
+    rows, columns = np.nonzero(mask)
+    assert np.ptp(columns) >= 60, "the whole label is to be seen"
+    assert np.ptp(rows) >= 12
+    assert drawn.size_wh == (640, 480)
+
+
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+@pytest.mark.parametrize(
+    "box", [(700.0, 10.0, 800.0, 90.0), (50.0, 50.0, 50.0, 90.0), (90.0, 50.0, 50.0, 90.0), (np.nan, 0.0, 50.0, 50.0)]
+)
+def test_boxes_with_nothing_to_show_are_not_drawn(kind: str, box: Box) -> None:
+    frame = frame_of((640, 480), kind)
+    assert not changed(frame, Annotator(LABELS).annotate(frame, found((box, 0)))).any()
+
+
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+@pytest.mark.parametrize("size_wh", [(1, 1), (2, 2), (3, 5), (16, 9), (31, 40)])
+def test_pictures_smaller_than_a_label_are_drawn_on_too(kind: str, size_wh: tuple[int, int]) -> None:
+    drawn = Annotator(LABELS).annotate(frame_of(size_wh, kind), found(((0, 0, 40, 40), 0)), ["30.0 FPS  9 dropped"])
+    assert drawn.size_wh == size_wh
+
+
+@pytest.mark.parametrize(
+    "size_wh,least,most", [((320, 240), 0.01, 0.12), ((1280, 720), 0.004, 0.05), ((3840, 2160), 0.004, 0.05)]
+)
+def test_the_overlay_is_readable_and_hides_little(size_wh: tuple[int, int], least: float, most: float) -> None:
+    frame = frame_of(size_wh, "bgr")
+    drawn = Annotator(LABELS).annotate(frame, Detections.empty(), ["30.0 FPS  18 / 24 ms", "0 dropped"]).image
+    mask = changed(frame, Frame(drawn, "x", 0, 0.0, 0.0))
+    assert least < mask.mean() < most
+    rows, columns = np.nonzero(mask)
+    assert rows.min() < size_wh[1] * 0.02
+    assert columns.min() < size_wh[0] * 0.02
+    plate = drawn[rows.min() : rows.max(), columns.min() : columns.max()]
+    assert plate.max() > 220, "white letters"
+    assert np.median(plate) < GREY / 2, "on a dark plate"
+    letters = (plate > 150).any(axis=(1, 2))
+    assert letters.sum() >= 14, "two lines, each seven pixels high or more"
+
+
+def test_text_outside_ascii_is_drawn_as_letters() -> None:
+    frame = frame_of((640, 480), "bgr")
+    box = (100.0, 200.0, 300.0, 400.0)
+    pictures = [
+        Annotator([label]).annotate(frame, found((box, 0))).image[170:200, 100:250]
+        for label in ("Stra?e", "Straße", "??", "行人", "собака")
+    ]
+    for at, one in enumerate(pictures):
+        for other in pictures[at + 1 :]:
+            assert (one != other).any()
+
+
+def test_the_best_score_lies_on_top() -> None:
+    box = (100.0, 200.0, 300.0, 400.0)
+    both = found((box, 0), (box, 1))
+    drawn = Annotator(LABELS).annotate(frame_of((640, 480), "bgr"), both)
+    np.testing.assert_array_equal(drawn.image[201, 250], class_colour(0))
+
+
+def test_class_colours_are_stable_and_apart() -> None:
+    assert class_colour(0) == (77, 77, 255)
+    assert class_colour(20) == class_colour(0)
+    colours = np.array([class_colour(index) for index in range(20)], np.uint8)
+    lab = cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_BGR2Lab)[0]
+    distances = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1000 * np.eye(20)
+    assert distances.min() > 9
+
+
+@pytest.mark.parametrize("index", range(20))
+def test_label_text_contrasts_with_its_plate(index: int) -> None:
+    def luminance(colour: tuple[int, int, int]) -> float:
+        linear = (np.array(colour[::-1]) / 255) ** 2.2
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    fill, ink = luminance(class_colour(index)), luminance(ink_on(class_colour(index)))
+    assert (max(fill, ink) + 0.05) / (min(fill, ink) + 0.05) > 3.0  # WCAG 2.1, 1.4.3: bold or large text
+
+
+def test_many_different_labels_do_not_pile_up() -> None:
+    annotator = Annotator([f"class {index}" for index in range(700)])
+    frame = frame_of((64, 48), "bgr")
+    for index in range(700):
+        annotator.annotate(frame, found(((4, 4, 40, 40), index)))
+    assert len(annotator._plates) <= 512
+
+
+def test_a_class_id_without_a_label_is_an_error() -> None:
+    with pytest.raises(IndexError):
+        Annotator(["only"]).annotate(frame_of((64, 48), "bgr"), found(((4, 4, 40, 40), 1)))

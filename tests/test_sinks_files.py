@@ -1,0 +1,166 @@
+"""JSON lines, pictures and nothing: what lands on the disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from streamer.detections import Detections
+from streamer.errors import SinkError
+from streamer.frame import Frame
+from streamer.sinks.images import ImagesSink
+from streamer.sinks.jsonl import JsonlSink
+from streamer.sinks.null import NullSink
+from tests.media import number_of, picture
+
+LABELS = ["person", "Fußgänger"]
+
+
+def frame(number: int = 0, *, name: str | None = None, size_wh: tuple[int, int] = (96, 64)) -> Frame:
+    return Frame(picture(number, size_wh), "door", number, number / 30, 0.0, name)
+
+
+def found(*boxes: tuple[float, ...], score: float = 0.25) -> Detections:
+    return Detections(
+        np.array(boxes, np.float32).reshape(-1, 4), np.full(len(boxes), score), np.arange(len(boxes)) % len(LABELS)
+    )
+
+
+def test_a_line_a_frame_with_exactly_the_promised_keys(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with JsonlSink(path, LABELS) as sink:
+        assert not sink.needs_pixels
+        sink.write(frame(0), Detections.empty())
+        sink.write(frame(1, name="a.png"), found((1.25, 2.5, 30.125, 40.0), (-7.0, -8.0, 500.0, 600.0)))
+        assert sink.written == (path,)
+    first, second = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert first == {
+        "source": "door", "index": 0, "pts_s": 0.0, "width": 96, "height": 64, "name": None, "detections": []
+    }  # fmt: skip
+    assert second["name"] == "a.png"
+    assert second["pts_s"] == 1 / 30
+    assert second["detections"] == [
+        {"label": "person", "class_id": 0, "score": 0.25, "box_xyxy": [1.25, 2.5, 30.125, 40.0]},
+        {"label": "Fußgänger", "class_id": 1, "score": 0.25, "box_xyxy": [0.0, 0.0, 96.0, 64.0]},
+    ]
+
+
+def test_lines_keep_all_digits(tmp_path: Path) -> None:
+    box = np.array([[0.1, 1 / 3, 20.7, 33.333332]], np.float32)
+    with JsonlSink(tmp_path / "out.jsonl", LABELS) as sink:
+        sink.write(frame(), Detections(box, np.array([0.87]), np.array([0])))
+    (detection,) = json.loads((tmp_path / "out.jsonl").read_text())["detections"]
+    assert np.float32(detection["box_xyxy"]).tolist() == box[0].tolist()
+    assert np.float32(detection["score"]) == np.float32(0.87)
+
+
+def test_a_line_is_in_the_file_at_once(tmp_path: Path) -> None:
+    with JsonlSink(tmp_path / "out.jsonl", LABELS) as sink:
+        for number in range(3):
+            sink.write(frame(number), Detections.empty())
+            assert len((tmp_path / "out.jsonl").read_text().splitlines()) == number + 1
+
+
+def test_infinite_boxes_are_clipped_and_what_is_no_number_is_refused(tmp_path: Path) -> None:
+    with JsonlSink(tmp_path / "out.jsonl", LABELS) as sink:
+        sink.write(frame(), found((-np.inf, 0.0, np.inf, 64.0)))
+        with pytest.raises(SinkError, match="frame 5 of door has a number that isn't finite"):
+            sink.write(frame(5), found((np.nan, 0.0, 1.0, 1.0)))
+    (line,) = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert json.loads(line)["detections"][0]["box_xyxy"] == [0.0, 0.0, 96.0, 64.0]
+
+
+def test_names_that_are_not_unicode_survive(tmp_path: Path) -> None:
+    with JsonlSink(tmp_path / "out.jsonl", LABELS) as sink:
+        sink.write(frame(name="caf\udce9.jpg"), Detections.empty())
+    assert json.loads((tmp_path / "out.jsonl").read_text())["name"] == "caf\udce9.jpg"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_lines_on_a_full_disk_end_with_the_cause(tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").symlink_to("/dev/full")
+    sink = JsonlSink(tmp_path / "out.jsonl", LABELS)
+    with pytest.raises(SinkError, match=r"out\.jsonl broke off: No space left on device"):
+        sink.write(frame(), Detections.empty())
+    try:
+        sink.close()
+    except SinkError as error:
+        assert "No space left" in str(error)
+    sink.close()
+
+
+@pytest.mark.parametrize(
+    "name,written",
+    [
+        (None, "door_000007.jpg"),
+        ("a.jpg", "a.jpg"),
+        ("a.JPEG", "a.JPEG"),
+        ("b.png", "b.png"),
+        ("c.bmp", "c.bmp"),
+        ("d.webp", "d.webp"),
+        ("e.tif", "e.tif"),
+        ("f.gif", "f.gif.jpg"),
+        ("über 1.png", "über 1.png"),
+    ],
+)
+def test_pictures_keep_their_names(name: str | None, written: str, tmp_path: Path) -> None:
+    with ImagesSink(tmp_path / "out") as sink:
+        assert sink.written == ()
+        sink.write(frame(7, name=name), Detections.empty())
+        assert sink.written == (tmp_path / "out",)
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == [written]
+    content = np.fromfile(tmp_path / "out" / written, np.uint8)
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    assert image.shape == (64, 96, 3)
+    assert number_of(np.asarray(image, np.uint8)) == 7
+
+
+@pytest.mark.parametrize("size_wh", [(97, 65), (17, 31)])
+def test_pictures_of_odd_size(size_wh: tuple[int, int], tmp_path: Path) -> None:
+    with ImagesSink(tmp_path) as sink:
+        sink.write(frame(9, name="a.png", size_wh=size_wh), Detections.empty())
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png")), picture(9, size_wh))
+
+
+def test_pictures_of_one_name_from_two_folders_are_both_kept(tmp_path: Path) -> None:
+    with ImagesSink(tmp_path) as sink:
+        for number in (1, 2, 3):
+            sink.write(frame(number, name="a.png"), Detections.empty())
+    kept = {path.name: number_of(cv2.imread(str(path))) for path in tmp_path.iterdir()}
+    assert kept == {"a.png": 1, "a_000002.png": 2, "a_000003.png": 3}
+
+
+def test_replaced_pictures_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        with ImagesSink(tmp_path) as sink, caplog.at_level(logging.INFO):
+            for number in range(3):
+                sink.write(frame(number), Detections.empty())
+    assert caplog.messages == [f"replacing pictures in {tmp_path}, the first is door_000000.jpg"]
+
+
+def test_a_picture_that_cannot_be_encoded_leaves_nothing(tmp_path: Path) -> None:
+    wide = Frame(np.zeros((1, 70_000, 3), np.uint8), "door", 0, 0.0, 0.0)  # JPEG ends at 65,535
+    with ImagesSink(tmp_path) as sink, pytest.raises(SinkError, match=r"door_000000\.jpg"):
+        sink.write(wide, Detections.empty())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "door_000001.jpg").mkdir()
+    with ImagesSink(tmp_path) as sink:
+        sink.write(frame(0), Detections.empty())
+        with pytest.raises(SinkError, match=r"can't write .*door_000001\.jpg: .*the pictures before are complete"):
+            sink.write(frame(1), Detections.empty())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["door_000000.jpg", "door_000001.jpg"]
+
+
+def test_null_takes_everything() -> None:
+    with NullSink() as sink:
+        assert not sink.needs_pixels
+        sink.write(frame(), Detections.empty())
+    assert sink.written == ()

@@ -1,0 +1,158 @@
+"""Pictures: order, damage, orientation, patterns."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from streamer.errors import SourceError
+from streamer.sources import open_source
+from streamer.sources.uri import PICTURE_SUFFIXES
+from tests.media import SIZE_WH, number_of, picture, write_clip, write_image
+
+
+def test_a_folder_in_natural_order(tmp_path: Path) -> None:
+    for number in (10, 9, 1, 100, 2):
+        write_image(tmp_path / f"Image{number}.png", number)
+    write_image(tmp_path / "image3.PNG".lower(), 3)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "inner").mkdir()
+    write_image(tmp_path / "inner" / "4.png", 4)
+    write_image(tmp_path / ".hidden.png", 5)
+    with open_source(str(tmp_path)) as source:
+        frames = list(source)
+        info = source.info
+        assert source.skipped == () and list(source) == []
+    assert [number_of(frame.image) for frame in frames] == [1, 2, 3, 9, 10, 100]
+    assert [frame.name for frame in frames][:3] == ["Image1.png", "Image2.png", "image3.png"]
+    assert [(frame.index, frame.pts_s) for frame in frames] == [(n, float(n)) for n in range(6)]
+    assert (info.name, info.frame_count, info.duration_s, info.fps) == (tmp_path.name, 6, 6.0, None)
+    assert not info.live and info.size_wh is None and info.path == tmp_path
+
+
+@pytest.mark.parametrize("suffix", PICTURE_SUFFIXES)
+def test_one_picture_of_each_format(suffix: str, tmp_path: Path) -> None:
+    path = write_image(tmp_path / f"image{suffix}", 77)
+    with open_source(str(path)) as source:
+        (frame,) = source
+        assert (source.info.size_wh, source.info.path, source.info.frame_count) == (SIZE_WH, path, 1)
+    assert number_of(frame.image) == 77 and frame.name == path.name and frame.pts_s == 0.0
+
+
+def test_patterns(tmp_path: Path) -> None:
+    for folder, number in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / f"{number}.jpg", number)
+        write_image(tmp_path / folder / f"{number}0.png", 10 * number)
+    for pattern, numbers in (("*/*.jpg", [1, 2]), ("**/*", [1, 10, 2, 20]), ("a/?.jpg", [1]), ("[b]/*.png", [20])):
+        with open_source(str(tmp_path / pattern)) as source:
+            assert [number_of(frame.image) for frame in source] == numbers
+            assert source.info.path is None
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "shot[1].png", 6)
+    write_image(tmp_path / "shot1.png", 7)
+    with open_source(str(path)) as source:
+        assert [number_of(frame.image) for frame in source] == [6]
+
+
+def test_bad_pictures_are_passed_over_and_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "1.jpg", 1)
+    (tmp_path / "2.jpg").touch()
+    (tmp_path / "3.jpg").write_text("no picture")
+    whole = write_image(tmp_path / "4.png", 4, (300, 300))
+    whole.write_bytes(whole.read_bytes()[:200])
+    write_image(tmp_path / "5.bmp", 5)
+    with open_source(str(tmp_path)) as source:
+        frames = list(source)
+        assert source.skipped == (
+            "2.jpg (0 bytes)",
+            "3.jpg (damaged, or no picture)",
+            "4.png (damaged, or no picture)",
+        )
+    assert [(frame.index, frame.name) for frame in frames] == [(0, "1.jpg"), (1, "5.bmp")]
+
+
+def test_nothing_to_show(tmp_path: Path) -> None:
+    empty, bad, other = (tmp_path / name for name in ("empty", "bad", "other"))
+    for folder in (empty, bad, other):
+        folder.mkdir()
+    for number in range(5):
+        (bad / f"{number}.jpg").touch()
+    write_clip(other / "clip.mp4", 2)
+    cases = {
+        str(empty): "holds no picture; files that end in .jpg",
+        f"{bad}/": r"has no picture that can be read: 0.jpg \(0 bytes\), 1.jpg \(0 bytes\), 2.jpg \(0 bytes\), \.\.\.;",
+        f"{bad}/0.jpg": r"has no picture that can be read: 0.jpg \(0 bytes\)",
+        str(other): r"holds no picture \(1 other entries\)",
+        str(empty / "*.jpg"): "no picture matches",
+        str(other / "*.mp4"): r"no picture matches .* \(1 other entries\)",
+    }
+    for uri, words in cases.items():
+        with pytest.raises(SourceError, match=words) as caught:
+            open_source(uri)
+        assert "\n" not in str(caught.value)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    jpeg = write_image(tmp_path / "plain.jpg", 0x1234, (64, 48)).read_bytes()
+    # APP1 with one TIFF directory entry: tag 0x0112, orientation 6 (the camera was turned to the right)
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    segment = b"Exif\0\0" + tiff
+    turned = tmp_path / "turned.jpg"
+    turned.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:])
+    with open_source(str(turned)) as source:
+        (frame,) = source
+    assert frame.size_wh == (48, 64)
+    assert number_of(np.ascontiguousarray(np.rot90(frame.image))) == 0x1234
+    reference = cv2.imread(str(turned))
+    assert reference is not None and np.array_equal(frame.image, reference)
+
+
+def test_transparency_and_grey_become_bgr(tmp_path: Path) -> None:
+    image = picture(9)
+    cv2.imwrite(str(tmp_path / "1.png"), np.dstack([image, np.zeros(image.shape[:2], np.uint8)]))
+    cv2.imwrite(str(tmp_path / "2.png"), image[..., 1])
+    cv2.imwrite(str(tmp_path / "3.png"), image.astype(np.uint16) * 257)
+    with open_source(str(tmp_path)) as source:
+        frames = list(source)
+    assert all(frame.image.shape == image.shape for frame in frames)
+    assert [number_of(frame.image) for frame in frames] == [9, 9, 9]
+
+
+def test_a_picture_that_vanishes_is_named(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write_image(tmp_path / f"{number}.png", number)
+    with open_source(str(tmp_path)) as source:
+        (tmp_path / "2.png").unlink()
+        assert [number_of(frame.image) for frame in source] == [1, 3]
+        assert source.skipped == ("2.png (No such file or directory)",)
+
+
+def test_closing_ends_the_iteration(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write_image(tmp_path / f"{number}.png", number)
+    source = open_source(str(tmp_path))
+    frames = iter(source)
+    assert number_of(next(frames).image) == 1
+    source.close()
+    source.close()
+    assert list(frames) == []
+
+
+def test_opencv_says_nothing_of_bad_pictures(tmp_path: Path) -> None:
+    whole = write_image(tmp_path / "1.png", 4, (300, 300))
+    (tmp_path / "2.bmp").write_bytes(b"BM123")
+    (tmp_path / "3.tif").write_bytes(b"II*\0\xff\xff\0\0")
+    (tmp_path / "4.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(50))
+    assert whole.is_file()
+    code = "import sys; from streamer.sources import open_source; print(len(list(open_source(sys.argv[1]))))"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("1\n", "")

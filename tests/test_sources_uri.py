@@ -1,0 +1,231 @@
+"""How a source is written, named, told apart from others, and printed without its password."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.errors import ConfigError, SourceError
+from streamer.sources import SourceOptions, list_sources, open_source, redact, split_name
+from streamer.sources import uri as uris
+from streamer.sources.cameras import cameras, cameras_text
+from tests.media import number_of, write_clip, write_image
+
+NAMES = st.from_regex(r"[A-Za-z0-9_-]+", fullmatch=True)
+PASSWORDS = st.text(min_size=6).filter(lambda text: len(set(text)) > 4 and not set(text) <= set("rtsp://user*host"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "uri"),
+    [
+        ("door=0", "door", "0"),
+        ("front-door_2=rtsp://cam/1?a=b", "front-door_2", "rtsp://cam/1?a=b"),
+        ("a=b=c", "a", "b=c"),
+        ("0", None, "0"),
+        ("clip.mp4", None, "clip.mp4"),
+        ("rtsp://cam/1?a=b", None, "rtsp://cam/1?a=b"),
+        ("folder/a=b.mp4", None, "folder/a=b.mp4"),
+        ("my door=0", None, "my door=0"),
+        ("=0", None, "=0"),
+        ("", None, ""),
+    ],
+)
+def test_split_name(argument: str, name: str | None, uri: str) -> None:
+    assert split_name(argument) == (name, uri)
+
+
+def test_an_existing_file_is_not_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("take=2.mp4").touch()
+    assert split_name("take=2.mp4") == (None, "take=2.mp4")
+    assert split_name("take=3.mp4") == ("take", "3.mp4")
+
+
+def test_a_name_without_a_uri_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'door=' names no URI"):
+        split_name("door=")
+
+
+@given(name=NAMES, uri=st.text(min_size=1))
+def test_split_name_gives_back_what_was_joined(name: str, uri: str) -> None:
+    assert split_name(f"{name}={uri}") == (name, uri)
+
+
+@given(uri=st.text())
+def test_split_name_loses_nothing(uri: str) -> None:
+    try:
+        name, rest = split_name(uri)
+    except ConfigError:
+        assert uri.endswith("=")
+    else:
+        assert uri == (rest if name is None else f"{name}={rest}")
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("rtsp://admin:hunter2@cam:554/1", "rtsp://admin:***@cam:554/1"),
+        ("rtsp://admin:p@ss/w:rd?@cam/1", "rtsp://admin:***@cam/1"),
+        ("rtsp://me@home.org:hunter2@cam/1", "rtsp://me@home.org:***@cam/1"),
+        ("rtsp://:hunter2@cam/1", "rtsp://:***@cam/1"),
+        ("rtsp:/admin:hunter2@cam/1", "rtsp:/admin:***@cam/1"),
+        ("admin:hunter2@cam", "admin:***@cam"),
+        ("http://cam/video?user=a&password=hunter2&x=1", "http://cam/video?user=a&password=***&x=1"),
+        ("http://cam/video?Token=hunter2", "http://cam/video?Token=***"),
+        ("http://cam/v?api_key=hunter2&access_token=hunter2", "http://cam/v?api_key=***&access_token=***"),
+        ("rtsp://cam/user=admin_password=hunter2_channel=1", "rtsp://cam/user=admin_password=***"),
+        ("rtsp://admin@cam:554/1", "rtsp://admin@cam:554/1"),
+        ("rtsp://cam:554/a@b", "rtsp://cam:***@b"),  # more hidden than needed, never less
+        ("rtsp://cam/1", "rtsp://cam/1"),
+        ("http://[::1]:8080/x", "http://[::1]:8080/x"),
+        ("clip.mp4", "clip.mp4"),
+        ("", ""),
+    ],
+)
+def test_redact(uri: str, shown: str) -> None:
+    assert redact(uri) == shown
+
+
+@given(password=PASSWORDS, scheme=st.sampled_from(uris.STREAM_SCHEMES), path=st.sampled_from(["", "/1", "/a?b=c"]))
+def test_a_password_before_the_host_is_never_shown(password: str, scheme: str, path: str) -> None:
+    for written in (password, quote(password, safe="")):
+        assert written not in redact(f"{scheme}://user:{written}@host{path}")
+
+
+@given(password=PASSWORDS, key=st.sampled_from(["password", "pwd", "token", "api_key", "secret", "Signature"]))
+def test_a_password_in_the_query_is_never_shown(password: str, key: str) -> None:
+    written = quote(password, safe="")
+    assert written not in redact(f"http://host/video?user=me&{key}={written}&x=1")
+
+
+@given(uri=st.text())
+def test_redacting_twice_changes_nothing(uri: str) -> None:
+    assert redact(redact(uri)) == redact(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("0", "camera0"),
+        ("/dev/video2", "camera2"),
+        ("videos/front door.mp4", "front door"),
+        ("file:///videos/clip.mkv", "clip"),
+        ("pictures/*.jpg", "pictures"),
+        ("*.jpg", "pictures"),
+        ("rtsp://me:secret@192.168.1.9:554/1", "192.168.1.9"),
+        ("http://cam.local/video?x=1", "cam.local"),
+        ("http://[::1]:8080/x", "1"),
+        ("rtsp://u:a@b/secret@cam/1", "cam"),
+        ("sample", "sample"),
+    ],
+)
+def test_default_name(uri: str, name: str) -> None:
+    assert uris.default_name(uri) == name
+
+
+def test_a_folder_is_named_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "night.1"
+    folder.mkdir()
+    assert uris.default_name(f"{folder}/") == "night.1"
+    monkeypatch.chdir(folder)
+    assert uris.default_name(".") == "night.1"
+
+
+@given(uri=st.text())
+def test_any_text_opens_or_is_an_error_in_one_line(uri: str) -> None:
+    scheme = uris.scheme_of(uri)
+    if uris.is_camera(uri) or scheme in uris.STREAM_SCHEMES:
+        return  # would ask a device or the network
+    try:
+        open_source(uri).close()
+    except (ConfigError, SourceError) as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("", "a source's URI is empty"),
+        ("rstp://cam/1", "unknown scheme 'rstp'; did you mean 'rtsp'"),
+        ("ftp://me:hunter2@host/x", r"'ftp://me:\*\*\*@host/x' has the unknown scheme 'ftp'"),
+    ],
+)
+def test_a_uri_that_nothing_takes(uri: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        open_source(uri)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("clip.mp4", "'clip.mp4' does not exist; did you mean 'clips.mp4'"),
+        ("smaple", "'smaple' does not exist; did you mean 'sample'"),
+        ("zzzzzz.jpg", "'zzzzzz.jpg' does not exist; check the path"),
+        ("no/such/clip.mp4", "does not exist; there is no readable folder 'no/such'"),
+        ("no/", "'no/' does not exist"),
+        ("file:///no/such/clip.mp4", "does not exist"),
+        ("rtsp:/me:hunter2@cam", r"'rtsp:/me:\*\*\*@cam' does not exist"),
+        ("x" * 5000, "does not exist"),
+        ("x" * 5000 + ".jpg", "does not exist"),
+    ],
+)
+def test_a_path_that_is_not_there(uri: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("clips.mp4").touch()
+    with pytest.raises(SourceError, match=words):
+        open_source(uri)
+
+
+def test_each_kind_opens(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "c:l@ip.mp4", 2)
+    image = write_image(tmp_path / "a.png", 5)
+    for uri in (str(clip), clip.as_uri()):
+        with open_source(uri) as source:
+            assert source.info.name == "c:l@ip" and source.info.path == clip
+            assert [number_of(frame.image) for frame in source] == [0, 1]
+    for uri in (str(image), str(tmp_path), f"{tmp_path}/", str(tmp_path / "*.png")):
+        with open_source(uri, name="me") as source:
+            assert source.info.name == "me" and source.info.uri == uri
+            assert [number_of(frame.image) for frame in source] == [5]
+    with open_source("sample") as source:
+        assert source.info.name == source.info.uri == "sample"
+        assert source.info.size_wh == (1280, 720) and source.info.frame_count == 300
+
+
+def test_a_special_file_is_refused_without_waiting() -> None:
+    with pytest.raises(SourceError, match="neither a file nor a folder"):
+        open_source("/dev/null")
+
+
+def test_options_must_be_above_zero() -> None:
+    for options in ({"width": 0}, {"fps": -1.0}, {"open_timeout_s": 0.0}, {"read_timeout_s": float("nan")}):
+        with pytest.raises(ConfigError, match="must be above zero"):
+            SourceOptions(**options)
+
+
+def test_the_list_names_cameras_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, name in ((10, "Front"), (2, "Webcam C920")):
+        (tmp_path / f"video{number}").mkdir()
+        (tmp_path / f"video{number}" / "name").write_text(f"{name}\n")
+    (tmp_path / "video3").mkdir()  # unplugged while we look
+    (tmp_path / "videoX").mkdir()
+    assert cameras(tmp_path) == {2: "Webcam C920", 10: "Front"}
+    assert cameras_text(tmp_path) == "cameras here: 2 (Webcam C920), 10 (Front)"
+    assert cameras_text(tmp_path / "none") == "the system reports no camera"
+    monkeypatch.setattr("streamer.sources.cameras", lambda: {2: "Webcam C920"})
+    lines = list_sources()
+    assert "Webcam C920" in lines[0]
+    assert any("rtsp://" in line for line in lines) and any("sample" in line for line in lines)
+
+
+def test_importing_sources_brings_neither_opencv_nor_pyav() -> None:
+    code = "import sys, streamer.sources as s; s.list_sources(); print(sorted({'av', 'cv2'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
