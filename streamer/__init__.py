@@ -1,10 +1,10 @@
 """Real-time NanoDet: frames in from any camera, file or stream; detections out.
 
-    from streamer import open_detector, open_source
+from streamer import open_detector, open_source
 
-    with open_detector("nanodet-g_416") as detector, open_source("rtsp://camera/1") as source:
-        for frame, detections in detector.stream(source):
-            ...
+with open_detector("nanodet-g_416") as detector, open_source("rtsp://camera/1") as source:
+    for frame, detections in detector.stream(source):
+        ...
 """
 
 from __future__ import annotations

@@ -53,9 +53,7 @@ def run(config: StreamConfig, on_poll: Callable[[Pipeline], None] | None = None)
         info = detector.info
         log.info("engine %s, precision %s, device %s, model %s", info.name, info.precision, info.device, info.model)
         plans = [_plan(config, source, outputs, detector.labels, paced, stack) for source in sources]
-        pipeline = Pipeline(
-            plans, detector, max_frames=config.max_frames, overlay=config.overlay, on_poll=on_poll
-        )
+        pipeline = Pipeline(plans, detector, max_frames=config.max_frames, overlay=config.overlay, on_poll=on_poll)
         stack.pop_all()  # the pipeline closes sources and sinks, each on the thread that uses it
         with detector:
             report = pipeline.run(config.duration)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from streamer.cli import main
+from tests.rtsp_server import RtspServer
 from tests.tiny import write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,6 +98,34 @@ def test_several_sources_and_outputs(tmp_path: Path, model: Path) -> None:
     assert frames_of(tmp_path / "x_out.mkv") == 5
     assert frames_of(tmp_path / "b_out.mkv") == 9
     assert len((tmp_path / "b.jsonl").read_text().splitlines()) == 9
+
+
+def test_rtsp_camera_with_a_password(tmp_path: Path, model: Path) -> None:
+    with RtspServer(credentials="admin:hunter2", fps=30) as server:
+        url = server.url.replace("rtsp://", "rtsp://admin:hunter2@")
+        done = run(
+            tmp_path, "--source", f"cam={url}", "--output", "{source}.jsonl", "--output", "{source}.mkv",
+            "--max-frames", "20", "--model", model, "--report", "r.json", "--log-level", "debug",
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    (part,) = report["sources"]
+    assert part["frames_processed"] == 20
+    assert part["frames_captured"] == part["frames_processed"] + part["frames_dropped"]
+    lines = [json.loads(line) for line in (tmp_path / "cam.jsonl").read_text().splitlines()]
+    assert len(lines) == frames_of(tmp_path / "cam.mkv") == 20
+    times = [line["pts_s"] for line in lines]
+    assert times == sorted(times)
+    for text in (done.stdout, done.stderr, *(path.read_text() for path in tmp_path.glob("*.json*"))):
+        assert "hunter2" not in text
+
+
+def test_stream_that_hangs_up_fails_the_run_but_keeps_what_came(tmp_path: Path, model: Path) -> None:
+    with RtspServer(fps=60, hang_up_after=30) as server:
+        done = run(tmp_path, "--source", server.url, "--output", "o.mp4", "--model", model, "--policy", "every-frame")
+    assert done.returncode == 1
+    assert "ended" in done.stderr or "broke off" in done.stderr
+    assert frames_of(tmp_path / "o.mp4") > 0
 
 
 @pytest.mark.parametrize("what", ["models", "engines", "devices", "sources"])
