@@ -14,7 +14,7 @@ from streamer.model_spec import ModelSpec
 MAX_DETECTIONS = 100
 """Detections kept in one frame, best first: COCO's own limit."""
 
-_MAX_CANDIDATES = 3000
+MAX_CANDIDATES = 3000
 """(point, class) pairs that reach NMS, best first; far above what a frame holds at any useful threshold."""
 
 
@@ -68,7 +68,7 @@ class Decoder:
         if not point_ids.size:
             return Detections.empty()
         best = scores[point_ids, class_ids]
-        order = np.argsort(-best, kind="stable")[:_MAX_CANDIDATES]
+        order = np.argsort(-best, kind="stable")[:MAX_CANDIDATES]
         point_ids, class_ids, best = point_ids[order], class_ids[order], best[order]
 
         unique_ids, inverse = np.unique(point_ids, return_inverse=True)

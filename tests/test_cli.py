@@ -41,6 +41,14 @@ def frames_of(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
+def lines_in(path: Path) -> int:
+    """Lines of a file that may not be there yet."""
+    try:
+        return path.read_text().count("\n")
+    except FileNotFoundError:
+        return 0
+
+
 def write_clip(path: Path, frames: int = 20, size_wh: tuple[int, int] = (64, 48)) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
@@ -225,7 +233,7 @@ def test_interrupt_closes_every_output(tmp_path: Path, model: Path, number: sign
         cwd=tmp_path, env=NO_DISPLAY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     jsonl = tmp_path / "o.jsonl"
-    while not (jsonl.exists() and jsonl.read_text().count("\n") >= 10):
+    while lines_in(jsonl) < 10:
         assert process.poll() is None, process.communicate()
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
