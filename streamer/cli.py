@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interrupt, Progress(enabled=config.progress and sys.stderr.isatty()) as progress:
 
             def on_poll(pipeline: Pipeline) -> None:
+                interrupt.orderly = True
                 if interrupt.happened:
                     pipeline.stop()
                 progress.show(pipeline, config.max_frames)
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.debug("traceback", exc_info=True)
         return interrupt.status or error.exit_code
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return interrupt.status or EXIT_INTERRUPTED
     except Exception as error:
         print(f"error: {type(error).__name__}: {error} (--log-level debug shows where)", file=sys.stderr)
         log.debug("traceback", exc_info=True)
@@ -117,10 +118,16 @@ def _require_opencv() -> None:
 
 
 class _Interrupt:
-    """Turns the first Ctrl-C (or SIGTERM) into an orderly end; the second kills."""
+    """Turns the first Ctrl-C (or SIGTERM) into an orderly end; the second kills.
+
+    Attributes:
+        status: exit status to end with, 0 as long as nothing happened.
+        orderly: True once somebody looks at `happened`; before that, `KeyboardInterrupt` breaks off the opening.
+    """
 
     def __init__(self) -> None:
         self.status = 0
+        self.orderly = False
         self._previous: dict[int, Any] = {}
 
     @property
@@ -139,3 +146,5 @@ class _Interrupt:
         if self.happened:
             os._exit(128 + number)
         self.status = 128 + number
+        if not self.orderly:
+            raise KeyboardInterrupt

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -241,6 +242,21 @@ def test_interrupt_closes_every_output(tmp_path: Path, model: Path, number: sign
     assert "frames" in out
     lines = [json.loads(line) for line in jsonl.read_text().splitlines()]
     assert frames_of(tmp_path / "o.mp4") == len(lines) >= 10
+
+
+@pytest.mark.slow
+def test_interrupt_while_a_silent_camera_is_being_opened(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x"
+        process = subprocess.Popen(
+            command("--source", url, "--output", "o.mp4"), cwd=tmp_path, env=NO_DISPLAY, stderr=subprocess.PIPE
+        )
+        with process, silent.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_bar_in_a_terminal_and_only_there(tmp_path: Path, model: Path) -> None:
