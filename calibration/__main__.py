@@ -8,12 +8,15 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from streamer.errors import StreamerError
+from streamer.errors import EXIT_INTERRUPTED, StreamerError
 
+# verb: (module, what it does)
 _VERBS = {
-    "export": "checkpoint to ONNX",
-    "evaluate": "COCO accuracy of a model on pictures with labels",
-    "import-tfjs": "TensorFlow.js NanoDet-g to a checkpoint",
+    "export": ("export", "checkpoint to ONNX"),
+    "evaluate": ("evaluate", "COCO accuracy of a model on pictures with labels"),
+    "build": ("build", "ONNX to a TensorRT engine"),
+    "inspect": ("inspect_model", "what an ONNX file or an engine holds, layer by layer"),
+    "import-tfjs": ("import_tfjs", "TensorFlow.js NanoDet-g to a checkpoint"),
 }
 
 
@@ -21,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit status: 0 done, 1 failed, 2 bad usage."""
     parser = argparse.ArgumentParser(prog="python -m calibration", description="From a checkpoint to a measured model.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb, text in _VERBS.items():
-        module = import_module(f"calibration.{verb.replace('-', '_')}")
+    for verb, (name, text) in _VERBS.items():
+        module = import_module(f"calibration.{name}")
         child = verbs.add_parser(verb, help=text, description=text)
         module.add_arguments(child)
         child.set_defaults(run=module.run)
@@ -34,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StreamerError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

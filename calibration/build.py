@@ -1,0 +1,111 @@
+"""`python -m calibration build`: a model file to a TensorRT engine, with its fingerprint and report beside it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from streamer.errors import ConfigError
+from streamer.model_file import load_model
+from streamer.model_spec import ModelSpec
+from streamer.tensorrt import BuildOptions, Flavour, build_engine, parse_targets, plan, summary, write_engine
+from streamer.tensorrt.cache import timings_path
+from streamer.zoo import resolve_model
+
+_DEFAULTS = BuildOptions()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the verb ``build``."""
+    parser.add_argument("model", metavar="NAME|FILE", help="a model's name or an ONNX file, float or INT8")
+    parser.add_argument("--flavour", required=True, choices=[flavour.value for flavour in Flavour], help="the package")
+    parser.add_argument("--target", metavar="SM[,SM]", help="GPU architectures, such as sm89,sm120 (the present GPU's)")
+    parser.add_argument("--fp16", action="store_true", help="compute in FP16 what isn't quantised")
+    parser.add_argument(
+        "--max-batch", type=int, default=_DEFAULTS.max_batch, metavar="N", help=f"largest batch ({_DEFAULTS.max_batch})"
+    )
+    parser.add_argument(
+        "--workspace",
+        type=int,
+        default=_DEFAULTS.workspace_mib,
+        metavar="MIB",
+        help=f"limit of the layers' working memory ({_DEFAULTS.workspace_mib})",
+    )
+    parser.add_argument(
+        "--version-compatible", action="store_true", help="run on later TensorRT of this major version too"
+    )
+    parser.add_argument("--hardware-compatible", action="store_true", help="run on every Ampere or later GPU")
+    parser.add_argument("--model-config", type=Path, metavar="FILE", help="YAML description of a foreign ONNX file")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.engine", help="file to write")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Builds and writes one engine, and prints what it is.
+
+    Raises:
+        StreamerError: see `streamer.tensorrt.build_engine` and `streamer.tensorrt.write_engine`.
+    """
+    path, spec = resolve_model(options.model)
+    if options.model_config:
+        spec = ModelSpec.from_yaml(options.model_config)
+    _check_place(options.output)
+    flavour = Flavour(options.flavour)
+    wanted = BuildOptions(
+        targets=parse_targets(options.target) if options.target else (),
+        fp16=options.fp16,
+        max_batch=options.max_batch,
+        workspace_mib=options.workspace,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+    )
+    model = load_model(path, spec)
+    job = plan(model, flavour, wanted)
+    with _Bar() as bar:
+        built = build_engine(job, timing_cache=timings_path(job), on_progress=bar.show)
+    report = write_engine(options.output, built, model)
+    for warning in built.warnings:
+        print(f"{flavour.value}: {warning}")
+    width, height = model.spec.input_size_wh
+    print(
+        f"{options.output}: {model.spec.name} {width}x{height} for {', '.join(job.targets)} by {flavour.value}"
+        f" {job.trt.__version__}, batch 1 to {wanted.max_batch}, {report.size_bytes / 1e6:.2f} MB,"
+        f" sha256 {report.sha256}"
+    )
+    print(summary(built.layers))
+    return 0
+
+
+def _check_place(output: Path) -> None:
+    if output.suffix != ".engine":
+        raise ConfigError(f"{output}: an engine's file name ends in .engine")
+    if output.is_dir():
+        raise ConfigError(f"{output}: is a folder; give -o a file name")
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output}: its folder doesn't exist; make it first")
+
+
+class _Bar:
+    """A progress bar on standard error, when that is a terminal; it starts anew with each phase of the build."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] = tqdm(disable=None, leave=False)
+
+    def show(self, phase: str, done: int, total: int) -> None:
+        if self._bar.disable:
+            return
+        if self._bar.desc != f"{phase}: ":
+            self._bar.reset(total)
+            self._bar.set_description(phase)
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()

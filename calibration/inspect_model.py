@@ -1,0 +1,211 @@
+"""`python -m calibration inspect`: inputs, outputs, metadata and the precision of each layer of a model or engine."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnx import TensorProto, numpy_helper, shape_inference
+
+from streamer.errors import ConfigError
+from streamer.model_file import ModelFile, load_model
+from streamer.model_spec import ModelSpec
+from streamer.tensorrt import UNKNOWN, read_engine, read_report, summary
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto, ValueInfoProto
+
+_QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
+_BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+_REARRANGING = {"Concat", "Flatten", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+_LONGEST_VALUE = 100
+_NAMES: dict[int, str] = {TensorProto.FLOAT: "FP32", TensorProto.FLOAT16: "FP16", TensorProto.BFLOAT16: "BF16"}
+
+
+@dataclass(frozen=True)
+class NodePrecision:
+    """What an ONNX node computes in.
+
+    Attributes:
+        name: of the node.
+        op: its operator.
+        precision: ``INT8`` where all it reads is dequantised (a bias apart), else the type of what it writes;
+            ``unknown`` where the file doesn't tell. What an engine makes of it is the engine's choice.
+        stored: another precision in which its weights lie in the file, or empty.
+    """
+
+    name: str
+    op: str
+    precision: str
+    stored: str
+
+
+def node_precisions(model: ModelFile) -> list[NodePrecision]:
+    """Returns the precision of every node of a model but Q/DQ nodes, constants and casts of weights, in graph order."""
+    reader = _Reader(shape_inference.infer_shapes(model.proto).graph)
+    return [reader.precision(node) for node in reader.graph.node if not reader.is_storage(node)]
+
+
+class _Reader:
+    """A graph with its tensors' types and makers at hand."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self.graph = graph
+        self._made_by = {output: node for node in graph.node for output in node.output}
+        self._constants = {constant.name: constant for constant in graph.initializer}
+        values = (*graph.input, *graph.output, *graph.value_info)
+        self._types: dict[str, int] = {value.name: value.type.tensor_type.elem_type for value in values}
+        self._types.update({constant.name: constant.data_type for constant in graph.initializer})
+
+    def is_storage(self, node: NodeProto) -> bool:
+        """Whether the node says how values are kept rather than computing: Q/DQ, a constant, the cast of a weight."""
+        weight_cast = node.op_type == "Cast" and node.input[0] in self._constants
+        return weight_cast or node.op_type in (*_QUANTIZING, "Constant")
+
+    def precision(self, node: NodeProto) -> NodePrecision:
+        """Returns what a node computes in."""
+        casts = [self._made_by[name] for name in node.input if name in self._made_by]
+        sources = [cast.input[0] for cast in casts if cast.op_type == "Cast" and cast.input[0] in self._constants]
+        return NodePrecision(
+            name=node.name or node.output[0],
+            op=node.op_type,
+            precision="INT8" if self._reads_int8(node) else _name(self._types.get(node.output[0])),
+            stored="+".join(sorted({_name(self._types.get(source)) for source in sources})),
+        )
+
+    def _reads_int8(self, node: NodeProto) -> bool:
+        """Whether every tensor of numbers it reads is dequantised with one scale; shapes and the bias don't count."""
+        bias = _BIAS.get(node.op_type)
+        numbers = [name for index, name in enumerate(node.input) if index != bias and self._is_number(name)]
+        if node.op_type == "Resize":
+            numbers = numbers[:1]  # the rest are factors
+        return bool(numbers) and all(len(self._scales(name)) == 1 for name in numbers)
+
+    def _is_number(self, name: str) -> bool:
+        return bool(name) and self._types.get(name, TensorProto.FLOAT) in _NAMES
+
+    def _scales(self, name: str) -> set[bytes]:
+        """Returns the scales a tensor was dequantised with, looking through what only rearranges values.
+
+        Empty where some of it wasn't dequantised, or a scale isn't a constant.
+        """
+        maker = self._made_by.get(name)
+        if maker is None:
+            return set()
+        if maker.op_type == "DequantizeLinear":
+            scale = self._constants.get(maker.input[1])
+            return set() if scale is None else {numpy_helper.to_array(scale).tobytes()}
+        if maker.op_type not in _REARRANGING:
+            return set()
+        found = [self._scales(source) for source in maker.input if self._is_number(source)]
+        return set().union(*found) if all(found) else set()
+
+
+def _name(kind: int | None) -> str:
+    if not kind:
+        return UNKNOWN
+    return _NAMES.get(kind, TensorProto.DataType.Name(kind))
+
+
+def describe_model(model: ModelFile) -> list[str]:
+    """Returns the lines that `inspect` prints of an ONNX file."""
+    graph = model.proto.graph
+    precisions = node_precisions(model)
+    by_op: dict[str, Counter[str]] = defaultdict(Counter)
+    for node in precisions:
+        by_op[node.op][node.precision] += 1
+    stored = Counter(node.stored for node in precisions if node.stored)
+    constants = {constant.name for constant in graph.initializer}
+    return [
+        f"{model.path}: ONNX, {model.path.stat().st_size / 1e6:.2f} MB, sha256 {model.sha256}",
+        *(f"input  {_value(value)}" for value in graph.input if value.name not in constants),
+        *(f"output {_value(value)}" for value in graph.output),
+        *_metadata({entry.key: entry.value for entry in model.proto.metadata_props}),
+        *(f"layers {op}: {_counts(counts)}" for op, counts in sorted(by_op.items())),
+        *(f"weights of {count} layers are stored in {kind}" for kind, count in stored.items()),
+        *_table(("layer", "operator", "precision"), [(node.name, node.op, node.precision) for node in precisions]),
+    ]
+
+
+def describe_engine(path: Path) -> list[str]:
+    """Returns the lines that `inspect` prints of an engine file: from the report that its build saved beside it.
+
+    Raises:
+        EngineError: the engine or its report is missing or damaged.
+    """
+    report = read_report(path)
+    read_engine(path)
+    made_of = {key: value for key, value in report.fingerprint.items() if key not in ("format", "options")}
+    rows = [
+        (layer.name, layer.kind, layer.inputs, layer.weights or "-", layer.outputs, " ".join(layer.onnx))
+        for layer in report.layers
+    ]
+    return [
+        f"{path}: engine, {report.size_bytes / 1e6:.2f} MB, sha256 {report.sha256}",
+        *(f"input  {port.name} {port.precision} {list(port.shape)}" for port in report.inputs),
+        *(f"output {port.name} {port.precision} {list(port.shape)}" for port in report.outputs),
+        *(f"{key}: {_plain(value)}" for key, value in {**made_of, **report.fingerprint.get("options", {})}.items()),
+        *_metadata(report.metadata),
+        f"layers {summary(report.layers)}",
+        *_table(("kernel", "kind", "reads", "weights", "writes", "ONNX nodes"), rows),
+    ]
+
+
+def _value(value: ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    shape = [d.dim_param or d.dim_value or "?" for d in tensor.shape.dim]
+    return f"{value.name} {_name(tensor.elem_type)} [{', '.join(map(str, shape))}]"
+
+
+def _metadata(metadata: Mapping[str, str]) -> list[str]:
+    return [f"metadata {key}: {_shortened(value)}" for key, value in sorted(metadata.items())]
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}... ({len(value)} characters)"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "-" if value is None or value == {} else str(value)
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {precision}" for precision, count in counts.most_common())
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Returns left-aligned columns under a header; nothing for no rows."""
+    lines = [header, *rows]
+    if len(lines) == 1:
+        return []
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the verb ``inspect``."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="an .onnx or an .engine file")
+    parser.add_argument("--model-config", type=Path, metavar="FILE", help="YAML description of a foreign ONNX file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints what a model or engine file is.
+
+    Raises:
+        StreamerError: the file isn't one, or is damaged.
+    """
+    if options.file.suffix == ".engine":
+        lines = describe_engine(options.file)
+    elif options.file.suffix == ".onnx":
+        spec = ModelSpec.from_yaml(options.model_config) if options.model_config else None
+        lines = describe_model(load_model(options.file, spec))
+    else:
+        raise ConfigError(f"{options.file}: wanted a file that ends in .onnx or .engine")
+    print("\n".join(lines))
+    return 0
