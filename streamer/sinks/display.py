@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 
+_ROOM_WH = (1280, 720)
 _NO_GUI = "this OpenCV has no windows: pip uninstall opencv-python-headless, then pip install opencv-python"
 
 
@@ -23,6 +24,23 @@ def display_problem() -> str | None:
     return _linux_problem(framework)
 
 
+def window_room_wh() -> tuple[int, int]:
+    """Returns the width and height that a new window may have: 1280x720, or less on a screen known to be small."""
+    display = os.environ.get("DISPLAY")
+    screen_wh = _x11_screen_wh(display) if sys.platform == "linux" and display else None
+    width, height = screen_wh or _ROOM_WH
+    return min(_ROOM_WH[0], width), min(_ROOM_WH[1], height)
+
+
+def quiet_qt() -> None:
+    """Keeps the Qt inside OpenCV's wheel from warning of what it lacks: a Wayland plugin, and fonts, unused here."""
+    fonts = os.environ.get("QT_QPA_FONTDIR")
+    if fonts and not Path(fonts).is_dir():
+        os.environ["QT_QPA_FONTDIR"] = str(Path(fonts).parent)
+    if _qt_platforms() == {"xcb"}:
+        os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
+
+
 def _linux_problem(framework: str) -> str | None:
     platforms = _qt_platforms() if framework.startswith("QT") else set()
     chosen = os.environ.get("QT_QPA_PLATFORM", "").split(":")[0]
@@ -33,10 +51,8 @@ def _linux_problem(framework: str) -> str | None:
     display = os.environ.get("DISPLAY")
     if not display:
         return "there is no display (DISPLAY isn't set): run it on a desktop, or over ssh -X"
-    if not _x11_answers(display):
+    if _x11_screen_wh(display) is None:
         return f"the display {display} doesn't answer: check DISPLAY, and xauth where you changed user"
-    if platforms == {"xcb"}:
-        os.environ.setdefault("QT_QPA_PLATFORM", "xcb")  # keeps Qt from looking for Wayland first and warning
     return None
 
 
@@ -47,8 +63,8 @@ def _qt_platforms() -> set[str]:
 
 
 @lru_cache(maxsize=4)
-def _x11_answers(display: str) -> bool:
-    """Opens a connection to the X server as the GUI library will, authorisation included.
+def _x11_screen_wh(display: str) -> tuple[int, int] | None:
+    """Opens a connection to the X server as the GUI library will, authorisation included; returns its screen's size.
 
     The connection stays open for the life of the process: a bare X server (Xvfb) starts anew when its last client
     leaves, and would take the window that is opened next down with it.
@@ -56,6 +72,10 @@ def _x11_answers(display: str) -> bool:
     try:
         x11 = ctypes.CDLL("libX11.so.6")
     except OSError:
-        return False
+        return None
     x11.XOpenDisplay.restype = ctypes.c_void_p
-    return bool(x11.XOpenDisplay(os.fsencode(display)))
+    connection = ctypes.c_void_p(x11.XOpenDisplay(os.fsencode(display)))
+    if not connection:
+        return None
+    screen = x11.XDefaultScreen(connection)
+    return x11.XDisplayWidth(connection, screen), x11.XDisplayHeight(connection, screen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -10,19 +12,20 @@ from streamer.detections import Detections
 from streamer.errors import SinkError
 from streamer.frame import Frame
 from streamer.sinks.base import Sink, StopRequested
-from streamer.sinks.display import display_problem
+from streamer.sinks.display import display_problem, quiet_qt, window_room_wh
 from streamer.sinks.files import reason
 
 _QUIT_KEYS = (ord("q"), ord("Q"), 27)
-_FIRST_SIZE_WH = (1280, 720)
+_REPAINT_S = 0.2
+_KEY_BITS = 0xFFFF  # above are modifiers such as Num Lock
 _FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
 
 
 class WindowSink(Sink):
     """Shows frames; ``q``, Esc or the window's close button asks the run to end.
 
-    The window can be resized and keeps the picture's aspect ratio; it opens at the picture's own size, or at what fits
-    1280x720 of it. A picture larger than the window is reduced before it is shown.
+    The window can be resized and keeps the picture's aspect ratio; it opens at the picture's own size, or at what of it
+    fits 1280x720 and the screen. A picture larger than the window is reduced before it is shown.
     """
 
     main_thread = True
@@ -36,8 +39,11 @@ class WindowSink(Sink):
         problem = display_problem()
         if problem:
             raise SinkError(f"can't open a window: {problem}, or choose another --output")
+        quiet_qt()
         self._title = title
         self._open = False
+        self._frame: Frame | None = None
+        self._shown_s = 0.0
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Shows the frame, which must have the boxes drawn on it already.
@@ -46,17 +52,19 @@ class WindowSink(Sink):
             SinkError: if the window system refuses.
             StopRequested: when a key or the close button asked for the end.
         """
+        self._frame = frame
         try:
             if not self._open:
                 self._show_first(frame.size_wh)
-            _, _, *room_wh = cv2.getWindowImageRect(self._title)
-            cv2.imshow(self._title, _reduced(frame, (room_wh[0], room_wh[1])))
+            self._show(frame)
         except cv2.error as error:
             raise SinkError(f"the window failed: {reason(error)}; choose another --output") from error
         self.poll()
 
     def poll(self) -> None:
-        """Lets the window handle its events.
+        """Lets the window handle its events, and shows the last frame again now and then.
+
+        A window that has just appeared or changed its size may have dropped what was painted.
 
         Raises:
             StopRequested: when a key or the close button asked for the end.
@@ -64,23 +72,37 @@ class WindowSink(Sink):
         if not self._open:
             return
         key = cv2.pollKey()
-        if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+        if not self._is_visible():
             self._open = False
             raise StopRequested
-        if key != -1 and key & 0xFF in _QUIT_KEYS:
+        if key != -1 and key & _KEY_BITS in _QUIT_KEYS:
             raise StopRequested
+        if self._frame is not None and time.perf_counter() - self._shown_s > _REPAINT_S:
+            self._show(self._frame)
 
     def close(self) -> None:
         """Takes the window away."""
         if self._open:
             self._open = False
-            cv2.destroyWindow(self._title)
-            cv2.pollKey()
+            if self._is_visible():
+                cv2.destroyWindow(self._title)
+                cv2.pollKey()
+
+    def _is_visible(self) -> bool:
+        try:
+            return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error:  # with its last window, OpenCV's Qt has gone too
+            return False
+
+    def _show(self, frame: Frame) -> None:
+        _, _, *room_wh = cv2.getWindowImageRect(self._title)
+        cv2.imshow(self._title, _reduced(frame, (room_wh[0], room_wh[1])))
+        self._shown_s = time.perf_counter()
 
     def _show_first(self, size_wh: tuple[int, int]) -> None:
         cv2.namedWindow(self._title, _FLAGS)
         self._open = True
-        cv2.resizeWindow(self._title, *_fitted(size_wh, _FIRST_SIZE_WH))
+        cv2.resizeWindow(self._title, *_fitted(size_wh, window_room_wh()))
 
 
 def _fitted(size_wh: tuple[int, int], room_wh: tuple[int, int]) -> tuple[int, int]:

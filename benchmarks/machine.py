@@ -1,0 +1,51 @@
+"""What a figure was measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from streamer.engines.base import available_cores
+
+_PACKAGES = ("numpy", "opencv-python", "av", "openvino", "onnxruntime", "supervision", "vidgear")
+
+
+def describe_machine() -> dict[str, str]:
+    """Returns processor, cores, system and versions, by what each is called in the output."""
+    found = {
+        "CPU": _cpu_model(),
+        "cores": str(available_cores()),
+        "load before": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "Python": platform.python_version(),
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def busy_core_s() -> float | None:
+    """Returns the processor seconds that all processes of the machine have used, stolen time included.
+
+    None where there is no ``/proc/stat`` (anything but Linux).
+    """
+    try:
+        line = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
+    except OSError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(ticks) for ticks in line.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"

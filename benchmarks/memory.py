@@ -1,0 +1,122 @@
+"""``python -m benchmarks.memory``: whether this program's memory grows over 20,000 frames."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from benchmarks.clips import count_frames, find_footage, repeat_clip, write_clip
+from benchmarks.contenders import CONF, IOU
+from benchmarks.machine import describe_machine
+from benchmarks.options import parser_of, positive
+from benchmarks.table import markdown_table, write_section
+from streamer.detector import DEFAULT_MODEL
+from streamer.errors import StreamerError
+from streamer.pipeline import Pipeline
+
+_LOOP_FRAMES = 377
+_SAMPLES = 10
+_SPARE_FRAMES = 500  # so that the last sample is read while the run goes on
+_WANTED_GROWTH = 0.02
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the measurement; returns the exit status: 0 done, 1 failed."""
+    options = _parser().parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            footage = options.clip or find_footage(smoke=False)
+            once, clip = Path(folder, "once.mp4"), Path(folder, "clip.mp4")
+            loop = min(_LOOP_FRAMES, options.frames)
+            different = write_clip(footage, once, loop)
+            repeat_clip(once, clip, (options.frames + _SPARE_FRAMES) // loop + 1)
+            # A process of its own: what preparing the clip took must not be in the figure.
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                samples = pool.submit(watch, options.model, clip, Path(folder, "out.mp4"), options.frames).result()
+            print(f"{count_frames(clip)} frames in the clip, {different} of them different")
+    except (StreamerError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    text = report(options.model, samples)
+    print(text)
+    if options.json:
+        result = {"machine": describe_machine(), "model": options.model, "rss_bytes": samples}
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if options.markdown:
+        write_section(options.markdown, "benchmarks.memory", text)
+    return 0
+
+
+def watch(model: str, clip: Path, output: Path, frames: int) -> dict[int, int]:
+    """Runs this program on `clip` and reads its resident size at every tenth of `frames` processed.
+
+    Returns:
+        Resident size in bytes by the number of frames processed when it was read.
+    """
+    from streamer.app import run
+    from streamer.config import StreamConfig
+
+    samples: dict[int, int] = {}
+
+    def on_poll(pipeline: Pipeline) -> None:
+        processed = pipeline.streams[0].stats.processed
+        if len(samples) < _SAMPLES and processed >= (len(samples) + 1) * frames // _SAMPLES:
+            samples[processed] = resident_bytes()
+
+    run(
+        StreamConfig(
+            source=(str(clip),),
+            output=(str(output),),
+            model=model,
+            conf=CONF,
+            iou=IOU,
+            pace="max",
+            progress=False,
+        ),
+        on_poll,
+    )
+    return samples
+
+
+def resident_bytes() -> int:
+    """Returns this process's resident size in bytes, as Linux tells it.
+
+    Raises:
+        OSError: where there is no ``/proc/self/status``.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (size,) = (line.split()[1] for line in lines if line.startswith("VmRSS:"))
+    return int(size) * 1024
+
+
+def report(model: str, samples: dict[int, int]) -> str:
+    """Returns the table of resident sizes and the verdict.
+
+    Args:
+        model: what ran.
+        samples: resident bytes by frames processed; the first is what the others are held against.
+    """
+    base = next(iter(samples.values()))
+    rows = [[f"{frames:,}", f"{size / 2**20:.1f}", f"{size / base - 1:+.2%}"] for frames, size in samples.items()]
+    growth = list(samples.values())[-1] / base - 1
+    machine = ", ".join(f"{name} {value}" for name, value in describe_machine().items())
+    verdict = f"Growth {growth:+.2%}; wanted at most {_WANTED_GROWTH:+.0%}."
+    table = markdown_table(["frames processed", "resident MiB", "above the first"], rows)
+    return f"Model {Path(model).stem}, 1280x720, video file to video file. {machine}.\n\n{table}\n\n{verdict}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_of("benchmarks.memory", __doc__)
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="name or ONNX file (%(default)s)")
+    parser.add_argument("--frames", type=positive, default=20_000, help="frames to process (%(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
