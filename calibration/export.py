@@ -8,6 +8,7 @@ that preprocessing and decoding need (`ModelSpec.to_metadata`).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import warnings
 from dataclasses import dataclass
@@ -73,7 +74,10 @@ def export(
         ModelError: the checkpoint is unreadable or doesn't fit, or the exported graph computes something else.
     """
     _require_packages()
+    from streamer.engines import open_engine
+    from streamer.model_file import ModelFile
     from streamer.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
+    from streamer.self_check import record
 
     _check_place(output, checkpoint)
     weights, checkpoint_sha256 = load_checkpoint(checkpoint)
@@ -94,6 +98,10 @@ def export(
             f"{checkpoint}: exported, it computes something else than PyTorch (relative error {error:.1e}, at most"
             f" {MAX_RELATIVE_ERROR:.0e}); nothing was written. Try other versions of torch, onnxsim or onnxruntime"
         )
+    exported = ModelFile(output, "", spec, model)
+    with contextlib.closing(open_engine("onnxruntime", exported, slots=1)) as engine:
+        record(exported, engine)
+    content = model.SerializeToString(deterministic=True)
     _write(output, content)
     return ExportReport(output, len(content), hashlib.sha256(content).hexdigest(), checkpoint_sha256, error)
 

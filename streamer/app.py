@@ -48,6 +48,7 @@ def run(config: StreamConfig, on_poll: Callable[[Pipeline], None] | None = None)
                 iou=config.iou,
                 classes=config.classes,
                 depth=config.depth or (1 if live or paced else None),
+                self_check=config.self_check,
             )
         )
         info = detector.info

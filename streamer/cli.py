@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--report", type=Path, metavar="FILE.json", help="write what the run did")
     add("--no-overlay", action="store_false", dest="overlay", help="draw no live figures")
     add("--no-progress", action="store_false", dest="progress", help="show no progress bar")
+    add("--no-self-check", action="store_false", dest="self_check", help="trust the engine without trying it once")
     add("--log-level", choices=("debug", "info", "warning", "error"), help="default warning")
     add("--list", choices=("models", "engines", "devices", "sources"), help="print what there is, and end")
     return parser

@@ -33,6 +33,7 @@ class StreamConfig(BaseModel):
         duration: seconds to run, then stop.
         report: JSON file to write at the end.
         overlay, progress: whether to draw live figures, whether to show a progress bar.
+        self_check: whether to run the model once on a packaged picture and refuse an engine that computes it wrongly.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         camera_size: width and height to ask of webcams, ``1280x720``; None leaves it to the camera.
         camera_fps: frame rate to ask of webcams.
@@ -60,6 +61,7 @@ class StreamConfig(BaseModel):
     report: Path | None = None
     overlay: bool = True
     progress: bool = True
+    self_check: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     camera_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
     camera_fps: Annotated[float, Field(gt=0)] | None = None

@@ -33,6 +33,7 @@ from streamer.yuv import Matrix, bgr_from_yuv
 Image = npt.NDArray[np.uint8]
 
 SIZE_WH = (1280, 720)
+PICTURE_SIZE_WH = (416, 234)
 FPS = 30
 FRAMES = 300
 
@@ -221,17 +222,32 @@ def make_sample(output: Path) -> None:
         raise SinkError(f"can't write {output}: {error.strerror or error}") from error
 
 
+def make_picture(output: Path) -> None:
+    """Makes the picture of the self-check, the clip's first frame made small, and writes it to `output`, a PNG.
+
+    Raises:
+        ConfigError: scikit-image is not installed, or does not ship these pictures.
+        SinkError: `output` can't be written.
+    """
+    small = cv2.resize(next(frames()), PICTURE_SIZE_WH, interpolation=cv2.INTER_AREA)
+    try:
+        with whole_file(output) as partial:
+            partial.write_bytes(cv2.imencode(".png", small)[1].tobytes())
+    except OSError as error:
+        raise SinkError(f"can't write {output}: {error.strerror or error}") from error
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m streamer.data.make_sample", description="Make the sample clip.")
-    parser.add_argument("output", type=Path, metavar="OUT.mp4")
+    parser.add_argument("output", type=Path, metavar="OUT.mp4|OUT.png", help="the clip, or the self-check's picture")
     output: Path = parser.parse_args(arguments).output
     try:
-        make_sample(output)
+        make_picture(output) if output.suffix == ".png" else make_sample(output)
     except StreamerError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"{output}: {FRAMES} frames, {output.stat().st_size / 1e6:.2f} MB")
+    print(f"{output}: {output.stat().st_size / 1e6:.2f} MB")
     return 0
 
 

@@ -26,6 +26,7 @@ def open_detector(
     classes: Sequence[str] | None = None,
     depth: int | None = None,
     threads: int | None = None,
+    self_check: bool = True,
 ) -> Detector:
     """Opens a detector.
 
@@ -40,11 +41,12 @@ def open_detector(
         classes: labels to keep; None keeps all.
         depth: frames in flight; None takes one for each core, which is best for throughput; 1 is best for latency.
         threads: cores to use; None uses all this process may run on.
+        self_check: run the model once on a packaged picture and refuse an engine that computes it wrongly.
 
     Raises:
         ConfigError: if an argument is out of range or names something unknown.
         ModelError: if the model can't be had or isn't a NanoDet.
-        EngineError: if the engine isn't installed or refuses the model.
+        EngineError: if the engine isn't installed, refuses the model, or computes it wrongly.
     """
     from streamer.decode import Decoder
     from streamer.detector.cpu import CpuDetector
@@ -52,6 +54,7 @@ def open_detector(
     from streamer.engines.base import available_cores
     from streamer.model_file import load_model
     from streamer.model_spec import ModelSpec
+    from streamer.self_check import check
     from streamer.zoo import resolve_model
 
     for name, value in (("conf", conf), ("iou", iou)):
@@ -66,7 +69,14 @@ def open_detector(
     loaded = load_model(path, spec)
     decoder = Decoder(loaded.spec, conf, iou, class_ids(classes, loaded.spec.labels))
     runner = open_engine(engine, loaded, slots=depth or available_cores(), precision=precision, threads=threads)
-    return CpuDetector(loaded, runner, decoder)
+    detector = CpuDetector(loaded, runner, decoder)
+    if self_check:
+        try:
+            check(loaded, runner)
+        except BaseException:
+            detector.close()
+            raise
+    return detector
 
 
 def class_ids(classes: Sequence[str] | None, labels: Sequence[str]) -> set[int] | None:

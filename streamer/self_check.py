@@ -1,0 +1,111 @@
+"""Does this processor and runtime compute the model rightly? One packaged picture, detections known beforehand.
+
+Runtimes have computed INT8 models wrongly without a word on processors they were never tried on. A model file can carry
+what it finds in one packaged picture; what an engine finds must match that before any frame is shown.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from streamer.decode import Decoder
+from streamer.detections import Detections
+from streamer.engines.base import Engine
+from streamer.errors import EngineError, ModelError
+from streamer.frame import Frame
+from streamer.letterbox import Letterbox
+from streamer.model_file import ModelFile
+from streamer.model_spec import METADATA_PREFIX
+
+KEY = f"{METADATA_PREFIX}self_check"
+"""Metadata: JSON of [[class id, score, left, top, right, bottom], ...] in pixels of the packaged picture."""
+
+PICTURE = Path(__file__).parent / "data" / "self_check.png"
+_RECORDED_CONF = 0.3
+_SURE_CONF = 0.5
+_MIN_IOU = 0.75
+_CROWD = 20
+_MAX_SCORE_DIFFERENCE = 0.12
+
+
+def find_in_picture(model: ModelFile, engine: Engine) -> Detections:
+    """Returns what `engine`, idle, finds in the packaged picture with `model`."""
+    import cv2
+
+    frame = Frame(np.asarray(cv2.imread(str(PICTURE)), np.uint8), "self-check", 0, 0.0, 0.0)
+    letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
+    letterbox.apply(frame, engine.input(0))
+    engine.start(0)
+    output, _ = engine.wait(0)
+    return Decoder(model.spec, _RECORDED_CONF)(output, letterbox)
+
+
+def record(model: ModelFile, engine: Engine) -> None:
+    """Writes what `engine`, idle, finds into the metadata of `model.proto`: scores to two decimals, whole pixels.
+
+    Of a network that is sure of a crowd, and so hardly trained, nothing is recorded: rounding alone reorders a crowd.
+    """
+    found = find_in_picture(model, engine)
+    if (found.scores >= _SURE_CONF).sum() > _CROWD:
+        return
+    rows = zip(found.class_ids.tolist(), found.scores.tolist(), found.boxes_xyxy.tolist(), strict=True)
+    kept = {entry.key: entry.value for entry in model.proto.metadata_props}
+    kept[KEY] = json.dumps([[c, round(score, 2), *(round(edge) for edge in box)] for c, score, box in rows])
+    onnx.helper.set_model_props(model.proto, kept)
+
+
+def check(model: ModelFile, engine: Engine) -> None:
+    """Runs the packaged picture and compares with what the model file says; a file that says nothing passes.
+
+    Raises:
+        EngineError: if the detections differ: this processor or runtime computes the model wrongly.
+        ModelError: if the metadata is damaged.
+    """
+    text = next((entry.value for entry in model.proto.metadata_props if entry.key == KEY), None)
+    if text is None:
+        return
+    expected, found = _read(text), find_in_picture(model, engine)
+    problem = difference(expected, found)
+    if problem:
+        remedy = "use a float model (--model nanodet-g_416_float) or another --engine"
+        raise EngineError(
+            f"{engine.name} computes {model.path.name} wrongly on this processor ({problem}): {remedy}; "
+            "--no-self-check runs it all the same"
+        )
+
+
+def difference(expected: Detections, found: Detections) -> str | None:
+    """Says in one phrase how `found` differs from `expected`, or returns None where it doesn't by much.
+
+    Every sure detection on either side needs a partner of its class and place, of nearly its score, on the other.
+    """
+    for one, other, word in ((expected, found, "missed"), (found, expected, "made up")):
+        for score, class_id, box in zip(one.scores, one.class_ids, one.boxes_xyxy, strict=True):
+            if score < _SURE_CONF:
+                continue
+            near = (other.class_ids == class_id) & (np.abs(other.scores - score) <= _MAX_SCORE_DIFFERENCE)
+            if not (near & (_iou(box, other.boxes_xyxy) >= _MIN_IOU)).any():
+                return f"{word} class {class_id} at score {score:.2f}"
+    return None
+
+
+def _iou(box: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    corner = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    overlap = np.prod(np.maximum(corner, 0), axis=1)
+    union = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1) - overlap
+    return np.asarray(overlap / np.maximum(union, 1e-9), np.float32)
+
+
+def _read(text: str) -> Detections:
+    try:
+        rows = np.array(json.loads(text), np.float32).reshape(-1, 6)
+        if not np.isfinite(rows).all():
+            raise ValueError("not a number")
+        return Detections(rows[:, 2:], rows[:, 1], rows[:, 0].astype(np.int64))
+    except (ValueError, TypeError):
+        raise ModelError(f"the model's metadata is damaged at {KEY!r}: make the model again") from None

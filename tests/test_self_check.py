@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from streamer import self_check
+from streamer.detections import Detections
+from streamer.detector import DEFAULT_MODEL, open_detector
+from streamer.engines import open_engine
+from streamer.errors import EngineError, ModelError
+from streamer.model_file import load_model
+from streamer.zoo import ZOO, resolve_model, where
+from tests.tiny import write_tiny
+
+PACKAGED = [name for name, model in ZOO.items() if where(model) == "packaged"]
+
+
+def found(*rows: tuple[int, float, float, float, float, float]) -> Detections:
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    return Detections(table[:, 2:], table[:, 1], table[:, 0].astype(np.int64))
+
+
+PERSON = (0, 0.8, 10.0, 10.0, 60.0, 110.0)
+CUP = (41, 0.6, 100.0, 10.0, 160.0, 90.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([PERSON, CUP], None),
+        ([(0, 0.75, 11.0, 12.0, 61.0, 112.0), (41, 0.68, 100.0, 10.0, 160.0, 90.0)], None),
+        ([PERSON, CUP, (2, 0.45, 0.0, 0.0, 9.0, 9.0)], None),
+        ([], "missed class 0"),
+        ([PERSON], "missed class 41"),
+        ([PERSON, (42, *CUP[1:])], "missed class 41"),
+        ([PERSON, (41, 0.6, 130.0, 40.0, 190.0, 120.0)], "missed class 41"),
+        ([PERSON, (41, 0.4, *CUP[2:])], "missed class 41"),
+        ([PERSON, CUP, (2, 0.9, 0.0, 0.0, 9.0, 9.0)], "made up class 2"),
+    ],
+)
+def test_difference(rows: list[tuple[int, float, float, float, float, float]], says: str | None) -> None:
+    said = self_check.difference(found(PERSON, CUP), found(*rows))
+    assert said is None if says is None else said is not None and says in said
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_models_know_what_they_find(name: str, engine: str) -> None:
+    path, _ = resolve_model(name)
+    model = load_model(path)
+    with contextlib.closing(open_engine(engine, model, slots=1)) as runner:
+        self_check.check(model, runner)
+        labels = [model.spec.labels[i] for i in self_check.find_in_picture(model, runner).class_ids]
+    assert "person" in labels
+    assert "cup" in labels
+    assert any(entry.key == self_check.KEY for entry in model.proto.metadata_props)
+
+
+def wrong_copy(folder: Path) -> Path:
+    """The packaged model with the weights of its last layers shuffled: it loads, runs, and finds other things."""
+    proto = onnx.load(resolve_model(DEFAULT_MODEL)[0])
+    for constant in proto.graph.initializer:
+        if constant.name.startswith("head.") and len(constant.dims) == 4:
+            array = onnx.numpy_helper.to_array(constant)
+            constant.CopyFrom(onnx.numpy_helper.from_array(array[::-1].copy(), constant.name))
+    onnx.save(proto, folder / "wrong.onnx")
+    return folder / "wrong.onnx"
+
+
+def test_wrong_results_are_refused_unless_told_otherwise(tmp_path: Path) -> None:
+    wrong = wrong_copy(tmp_path)
+    with pytest.raises(EngineError, match="wrongly.*nanodet-g_416_float.*--no-self-check"):
+        open_detector(wrong)
+    open_detector(wrong, self_check=False).close()
+
+
+def test_a_file_that_says_nothing_passes(tmp_path: Path) -> None:
+    open_detector(write_tiny(tmp_path / "tiny.onnx")).close()
+
+
+@pytest.mark.parametrize("text", ["{", "[[1, 2]]", '"x"', "[[0, 2, 3, 4, 5, null]]"])
+def test_damaged_metadata(tmp_path: Path, text: str) -> None:
+    path = write_tiny(tmp_path / "tiny.onnx")
+    proto = onnx.load(path)
+    kept = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, kept | {self_check.KEY: text})
+    onnx.save(proto, path)
+    with pytest.raises(ModelError, match="damaged"):
+        open_detector(path)
