@@ -230,8 +230,11 @@ class Pipeline:
                 try:
                     delivery = outlet.inbox.get(timeout_s=_POLL_S / len(waiting))
                 except Closed:
-                    waiting.remove((stream, outlet))
-                    continue
+                    if closing or not outlet.sink.lingers:
+                        waiting.remove((stream, outlet))
+                        continue
+                    self._stop.wait(_POLL_S)
+                    delivery = None
                 if delivery is not None:
                     stream.deliver(outlet, delivery)
                 outlet.sink.poll()

@@ -85,6 +85,7 @@ class MemorySink(Sink):
         self.closed = 0
         self.thread: threading.Thread | None = None
         self.polls = 0
+        self.linger_polls = 0
         self._before = before
 
     def write(self, frame: Frame, detections: Detections) -> None:
@@ -95,6 +96,11 @@ class MemorySink(Sink):
 
     def poll(self) -> None:
         self.polls += 1
+        self.linger_polls -= 1
+
+    @property
+    def lingers(self) -> bool:
+        return self.linger_polls > 0
 
     def close(self) -> None:
         self.closed += 1

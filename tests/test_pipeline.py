@@ -186,6 +186,15 @@ def test_main_thread_sink_is_written_polled_and_closed_by_the_caller() -> None:
     assert sink.closed >= 1
 
 
+def test_a_sink_that_lingers_holds_the_run_open() -> None:
+    sink = MemorySink(main_thread=True)
+    sink.linger_polls = 5
+    run_bounded(Pipeline([StreamPlan(CountingSource(1), [("w", sink)])], SlowDetector()))
+    assert sink.linger_polls <= 0
+    sink.linger_polls = 10**9
+    run_bounded(Pipeline([StreamPlan(CountingSource(1), [("w", sink)])], SlowDetector()), duration_s=0.2)
+
+
 def test_closing_the_window_is_no_failure() -> None:
     window = MemorySink(main_thread=True, before=fail_at(3, StopRequested()))
     other = MemorySink()

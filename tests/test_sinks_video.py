@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -21,47 +16,11 @@ import pytest
 
 from streamer.detections import Detections
 from streamer.draw import Annotator
-from streamer.errors import SinkError
 from streamer.frame import Frame
 from streamer.sinks.video import VideoSink
-from streamer.sources.base import SourceInfo
 from streamer.yuv import Yuv420
-from tests.media import number_of, picture, write_clip
-
-ENDINGS = (".mp4", ".mov", ".mkv", ".avi")
-NOTHING = Detections.empty()
-SIZE_WH = (96, 64)
-
-
-def info(fps: float | None = 30.0, path: Path | None = None) -> SourceInfo:
-    return SourceInfo("clip", "clip.mp4", fps=fps, path=path)
-
-
-def frames(times_s: Sequence[float], size_wh: tuple[int, int] = SIZE_WH) -> Iterator[Frame]:
-    for number, time_s in enumerate(times_s):
-        yield Frame(picture(number, size_wh), "clip", number, time_s, 0.0)
-
-
-def write(path: Path, source: SourceInfo, pictures: Iterator[Frame]) -> None:
-    with VideoSink(path, source) as sink:
-        for frame in pictures:
-            sink.write(frame, NOTHING)
-
-
-def even(count: int, fps: float = 30.0) -> list[float]:
-    return [index / fps for index in range(count)]
-
-
-def read(path: Path) -> tuple[list[int], list[float], float]:
-    """Returns the numbers and the times of a file's pictures, times from the first, and the video's duration."""
-    with av.open(str(path)) as opened:
-        decoded = list(opened.decode(video=0))
-        numbers = [number_of(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8)) for frame in decoded]
-        times_s = [frame.time - decoded[0].time for frame in decoded]
-        stream = opened.streams.video[0]
-        if stream.duration is not None and stream.time_base is not None:
-            return numbers, times_s, float(stream.duration * stream.time_base)
-        return numbers, times_s, (opened.duration or 0) / av.time_base
+from tests.media import picture
+from tests.recordings import ENDINGS, as_planes, even, frames, info, read, write
 
 
 def psnr(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
@@ -137,14 +96,6 @@ def test_the_size_is_the_sources_own(size_wh: tuple[int, int], planar: bool, end
     assert read(tmp_path / f"out{ending}")[0] == [0, 1, 2, 3]
 
 
-def as_planes(frame: Frame, colorspace: int = 5, color_range: int = 1, format: str = "yuv420p") -> Frame:
-    picture = av.VideoFrame.from_ndarray(frame.image, format="bgr24").reformat(
-        format=format, dst_colorspace=colorspace, dst_color_range=color_range
-    )
-    picture.colorspace, picture.color_range = colorspace, color_range
-    return Frame(Yuv420(picture), frame.source, frame.index, frame.pts_s, frame.captured_at_s)
-
-
 @pytest.mark.parametrize("size_wh", [(96, 64), (97, 65)])
 @pytest.mark.parametrize(
     "colorspace,color_range,format",
@@ -214,92 +165,6 @@ def test_real_footage_in_720p_keeps_36_db(shared: Path, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "out.mp4")) as opened:
         seen = [np.asarray(frame.to_ndarray(format="bgr24"), np.uint8) for frame in opened.decode(video=0)]
     assert min(psnr(frame.image, image) for frame, image in zip(drawn, seen, strict=True)) >= 40
-
-
-def audio(path: Path) -> list[tuple[float, bytes]]:
-    """Returns time and content of each audio packet."""
-    with av.open(str(path)) as opened:
-        return [(float(p.pts * p.time_base), bytes(p)) for p in opened.demux(audio=0) if p.pts is not None]
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_the_sound_of_a_file_is_copied_in_step(ending: str, tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", frames=60, with_audio=True)
-    write(tmp_path / f"out{ending}", info(path=clip), frames(even(60)))
-    wanted, got = audio(clip), audio(tmp_path / f"out{ending}")
-    assert wanted[0][0] < 0, "the encoder's lead-in, which players are told to skip"
-    if ending in (".mkv", ".avi"):
-        del wanted[0]
-    assert [content for _, content in got] == [content for _, content in wanted]
-    np.testing.assert_allclose([t for t, _ in got], [t for t, _ in wanted], atol=1.1e-3)
-    assert read(tmp_path / f"out{ending}")[0] == list(range(60))
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_the_sound_ends_where_the_run_was_cut(ending: str, tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", frames=90, with_audio=True)
-    write(tmp_path / f"out{ending}", info(path=clip), frames(even(30)))
-    assert 0.95 < audio(tmp_path / f"out{ending}")[-1][0] < 1.0
-
-
-def test_the_sound_starts_with_the_first_picture_written(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", frames=60, with_audio=True)
-    write(tmp_path / "out.mp4", info(path=clip), frames([index / 30 for index in range(30, 60)]))
-    got = audio(tmp_path / "out.mp4")
-    assert 0.0 <= got[0][0] < 0.022
-    later = [content for time_s, content in audio(clip) if time_s >= 1.0 - 1e-6]
-    assert [content for _, content in got] == later
-
-
-def test_sound_longer_than_the_pictures_is_kept_to_its_end(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mkv", times_s=[0.0, 0.1, 0.2], with_audio=True)
-    long = tmp_path / "long.mkv"
-    lengthen_sound(clip, long)
-    write(tmp_path / "out.mp4", info(10.0, long), frames([0.0, 0.1, 0.2]))
-    assert audio(tmp_path / "out.mp4")[-1][0] == pytest.approx(audio(long)[-1][0], abs=2e-3)
-
-
-def lengthen_sound(clip: Path, to: Path) -> None:
-    """Copies a clip and repeats its sound once more after its end."""
-    sound = audio(clip)
-    with av.open(str(clip)) as opened, av.open(str(to), "w") as output:
-        streams = {stream.index: output.add_stream_from_template(stream) for stream in opened.streams}
-        packets = [packet for packet in opened.demux() if packet.pts is not None]
-        for again in (0, 1):
-            for packet in packets:
-                if again and packet.stream.type == "video":
-                    continue
-                shift = round(again * (sound[-1][0] + 0.03) / packet.time_base)
-                copied = av.Packet(bytes(packet))
-                copied.pts, copied.dts, copied.time_base = packet.pts + shift, packet.pts + shift, packet.time_base
-                copied.stream = streams[packet.stream.index]
-                output.mux(copied)
-
-
-def test_sound_that_the_container_does_not_take_is_left_out_aloud(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    clip = tmp_path / "clip.mkv"
-    with av.open(str(clip), "w") as output:
-        video, sound = output.add_stream("mpeg4", rate=30), output.add_stream("libopus", rate=48_000)
-        video.width, video.height = SIZE_WH
-        for number in range(6):
-            output.mux(video.encode(av.VideoFrame.from_ndarray(picture(number), format="bgr24")))
-        silence = av.AudioFrame(format="s16", layout="stereo", samples=960)
-        silence.sample_rate = 48_000
-        output.mux(sound.encode(silence))
-        output.mux([*video.encode(None), *sound.encode(None)])
-    write(tmp_path / "out.avi", info(path=clip), frames(even(6)))
-    assert any("no sound: a avi file can't hold" in m or "can't hold the" in m for m in caplog.messages)
-    assert read(tmp_path / "out.avi")[0] == list(range(6))
-
-
-def test_a_source_without_sound_is_no_matter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", frames=3)
-    write(tmp_path / "out.mp4", info(path=clip), frames(even(3)))
-    with av.open(str(tmp_path / "out.mp4")) as opened:
-        assert len(opened.streams) == 1
-    assert not caplog.records
 
 
 def test_a_size_that_changes_is_scaled_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -375,107 +240,6 @@ def test_there_is_a_key_frame_every_two_seconds(ending: str, tmp_path: Path) -> 
     with av.open(str(tmp_path / f"out{ending}")) as opened:
         keys = [n for n, frame in enumerate(opened.decode(video=0)) if frame.key_frame]
     assert keys == [0, 20, 40, 60]
-
-
-# A run that is killed, or that fills the disk. Incompressible pictures make for large files.
-
-
-def noise(count: int) -> Iterator[Frame]:
-    random = np.random.default_rng(3)
-    pictures = [random.integers(0, 256, (96, 128, 3), dtype=np.uint8) for _ in range(5)]
-    for index in range(count):
-        yield Frame(pictures[index % 5], "noise", index, index / 30, 0.0)
-
-
-@contextmanager
-def file_size_limit(most_bytes: int) -> Iterator[None]:
-    """Makes writes beyond a size fail, as on a full disk."""
-    resource = pytest.importorskip("resource", reason="no file size limits on this system")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def count_playable(path: Path) -> int:
-    """Returns how many pictures a strict reader gets from a file without meeting an error."""
-    with av.open(str(path)) as opened:
-        return sum(1 for _ in opened.decode(video=0))
-
-
-@pytest.mark.parametrize("with_sound", [False, True], ids=["silent", "sound"])
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_full_disk_ends_with_the_cause_and_a_file_that_plays(ending: str, with_sound: bool, tmp_path: Path) -> None:
-    path = tmp_path / f"out{ending}"
-    clip = write_clip(tmp_path / "clip.mp4", frames=30, with_audio=True) if with_sound else None
-    sink = VideoSink(path, info(path=clip))
-    with file_size_limit(1_500_000), pytest.raises(SinkError) as caught:
-        for frame in noise(400):
-            sink.write(frame, NOTHING)
-    sink.close()
-    assert str(caught.value) == f"{path} broke off: File too large; what it holds can be played"
-    assert isinstance(caught.value.__cause__, (OSError, av.FFmpegError))
-    assert sink.written == (path,)
-    assert 0 < path.stat().st_size <= 1_500_000
-    assert count_playable(path) >= 30
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_disk_that_fills_while_the_file_is_finished(ending: str, tmp_path: Path) -> None:
-    whole = tmp_path / f"whole{ending}"
-    write(whole, info(), noise(70))
-    for missing in (1, 300, 900, 2000):
-        path = tmp_path / f"out{missing}{ending}"
-        sink = VideoSink(path, info())
-        with file_size_limit(whole.stat().st_size - missing), pytest.raises(SinkError, match="can be played"):
-            for frame in noise(70):
-                sink.write(frame, NOTHING)
-            sink.close()
-        sink.close()
-        assert count_playable(path) >= 30
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_disk_that_was_full_before_leaves_no_empty_file(ending: str, tmp_path: Path) -> None:
-    path = tmp_path / f"out{ending}"
-    sink = VideoSink(path, info())
-    with file_size_limit(100), pytest.raises(SinkError, match="can't write .*: File too large; nothing was kept"):
-        for frame in noise(100):
-            sink.write(frame, NOTHING)
-        sink.close()
-    sink.close()
-    assert sink.written == ()
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("with_sound", [False, True], ids=["silent", "sound"])
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_killed_run_leaves_all_but_the_last_two_seconds(ending: str, with_sound: bool, tmp_path: Path) -> None:
-    path, frames_s = tmp_path / f"out{ending}", 6.0
-    clip = write_clip(tmp_path / "clip.mp4", frames=45, with_audio=True) if with_sound else None
-    code = (
-        "import sys; from pathlib import Path; from tests.test_sinks_video import *\n"
-        "sink = VideoSink(Path(sys.argv[1]), info(path=Path(sys.argv[2]) if sys.argv[2] else None))\n"
-        "for frame in frames(even(180)): sink.write(frame, NOTHING)\n"
-        "print('written', flush=True); sys.stdin.read()\n"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(path), str(clip or "")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parent.parent,
-    )
-    with child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"written\n"
-        os.kill(child.pid, signal.SIGKILL)
-    numbers, times_s, _ = read(path)
-    assert numbers == list(range(len(numbers)))
-    assert times_s[-1] >= frames_s - 2
-    opened = cv2.VideoCapture(str(path))
-    assert opened.read()[0]
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mov"])

@@ -96,7 +96,7 @@ def viewer(width: int = 640, height: int = 360) -> subprocess.Popen[str]:
 
 def window_id() -> str:
     found = subprocess.run(
-        ["xdotool", "search", "--onlyvisible", "--name", "front door"],
+        ["xdotool", "search", "--onlyvisible", "--name", "front.door"],
         capture_output=True, text=True, check=True, timeout=PATIENCE_S,
     )  # fmt: skip
     return found.stdout.split()[0]
@@ -173,6 +173,25 @@ def test_keys_and_the_close_button_end_the_run(how: str, display: str) -> None:
     assert output == "stopped\nclosed\n", errors
     assert errors == ""
     assert child.returncode == 0
+
+
+@linux_only
+def test_a_single_picture_stays_until_its_window_is_closed(display: str, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "one.png"), np.full((360, 640, 3), 90, np.uint8))
+    command = [
+        sys.executable,
+        str(ROOT / "run_stream.py"),
+        "--source",
+        "front-door=one.png",
+        "--output",
+        "window",
+        "--no-self-check",
+    ]
+    child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    press_until_gone("q", child)
+    output, errors = child.communicate(timeout=PATIENCE_S)
+    assert child.returncode == 0, errors
+    assert output.startswith("1 frames")
 
 
 @linux_only

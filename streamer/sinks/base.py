@@ -43,6 +43,11 @@ class Sink(abc.ABC):
             StopRequested: when the person at the output asked the run to end.
         """
 
+    @property
+    def lingers(self) -> bool:
+        """True when the person at the output still looks: the run then ends only by `poll` or a stop."""
+        return False
+
     @abc.abstractmethod
     def close(self) -> None:
         """Finishes the output so that what was written is playable or readable. Safe to call twice.

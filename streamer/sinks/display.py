@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
+
+from streamer.sinks.x11 import X11Display, x11_display
 
 _ROOM_WH = (1280, 720)
 _NO_GUI = "this OpenCV has no windows: pip uninstall opencv-python-headless, then pip install opencv-python"
@@ -26,10 +26,16 @@ def display_problem() -> str | None:
 
 def window_room_wh() -> tuple[int, int]:
     """Returns the width and height that a new window may have: 1280x720, or less on a screen known to be small."""
-    display = os.environ.get("DISPLAY")
-    screen_wh = _x11_screen_wh(display) if sys.platform == "linux" and display else None
-    width, height = screen_wh or _ROOM_WH
+    x11 = _x11()
+    width, height = x11.screen_wh if x11 else _ROOM_WH
     return min(_ROOM_WH[0], width), min(_ROOM_WH[1], height)
+
+
+def reannounce_windows() -> None:
+    """Makes up for the event that a new window of OpenCV's may have missed; does nothing where there is no X server."""
+    x11 = _x11()
+    if x11:
+        x11.tell_own_windows_mapped()
 
 
 def quiet_qt() -> None:
@@ -51,31 +57,17 @@ def _linux_problem(framework: str) -> str | None:
     display = os.environ.get("DISPLAY")
     if not display:
         return "there is no display (DISPLAY isn't set): run it on a desktop, or over ssh -X"
-    if _x11_screen_wh(display) is None:
+    if x11_display(display) is None:
         return f"the display {display} doesn't answer: check DISPLAY, and xauth where you changed user"
     return None
+
+
+def _x11() -> X11Display | None:
+    name = os.environ.get("DISPLAY")
+    return x11_display(name) if sys.platform == "linux" and name else None
 
 
 def _qt_platforms() -> set[str]:
     """Returns the window systems that the Qt inside OpenCV's wheel knows; empty for an OpenCV built otherwise."""
     folder = Path(cv2.__file__).parent / "qt" / "plugins" / "platforms"
     return {file.name.removeprefix("libq").split(".")[0] for file in folder.glob("libq*.so")}
-
-
-@lru_cache(maxsize=4)
-def _x11_screen_wh(display: str) -> tuple[int, int] | None:
-    """Opens a connection to the X server as the GUI library will, authorisation included; returns its screen's size.
-
-    The connection stays open for the life of the process: a bare X server (Xvfb) starts anew when its last client
-    leaves, and would take the window that is opened next down with it.
-    """
-    try:
-        x11 = ctypes.CDLL("libX11.so.6")
-    except OSError:
-        return None
-    x11.XOpenDisplay.restype = ctypes.c_void_p
-    connection = ctypes.c_void_p(x11.XOpenDisplay(os.fsencode(display)))
-    if not connection:
-        return None
-    screen = x11.XDefaultScreen(connection)
-    return x11.XDisplayWidth(connection, screen), x11.XDisplayHeight(connection, screen)

@@ -12,11 +12,12 @@ from streamer.detections import Detections
 from streamer.errors import SinkError
 from streamer.frame import Frame
 from streamer.sinks.base import Sink, StopRequested
-from streamer.sinks.display import display_problem, quiet_qt, window_room_wh
+from streamer.sinks.display import display_problem, quiet_qt, reannounce_windows, window_room_wh
 from streamer.sinks.files import reason
 
 _QUIT_KEYS = (ord("q"), ord("Q"), 27)
 _REPAINT_S = 0.2
+_REANNOUNCE_S = (0.1, 0.3, 1.0, 3.0)  # after opening
 _KEY_BITS = 0xFFFF  # above are modifiers such as Num Lock
 _FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
 
@@ -43,7 +44,9 @@ class WindowSink(Sink):
         self._title = title
         self._open = False
         self._frame: Frame | None = None
-        self._shown_s = 0.0
+        self._opened_s = self._shown_s = 0.0
+        self._reannounced = 0
+        self._count = 0
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Shows the frame, which must have the boxes drawn on it already.
@@ -53,6 +56,7 @@ class WindowSink(Sink):
             StopRequested: when a key or the close button asked for the end.
         """
         self._frame = frame
+        self._count += 1
         try:
             if not self._open:
                 self._show_first(frame.size_wh)
@@ -60,6 +64,11 @@ class WindowSink(Sink):
         except cv2.error as error:
             raise SinkError(f"the window failed: {reason(error)}; choose another --output") from error
         self.poll()
+
+    @property
+    def lingers(self) -> bool:
+        """A single picture stays until its window is closed."""
+        return self._open and self._count == 1
 
     def poll(self) -> None:
         """Lets the window handle its events, and shows the last frame again now and then.
@@ -77,7 +86,11 @@ class WindowSink(Sink):
             raise StopRequested
         if key != -1 and key & _KEY_BITS in _QUIT_KEYS:
             raise StopRequested
-        if self._frame is not None and time.perf_counter() - self._shown_s > _REPAINT_S:
+        now_s = time.perf_counter()
+        if self._reannounced < len(_REANNOUNCE_S) and now_s - self._opened_s > _REANNOUNCE_S[self._reannounced]:
+            self._reannounced += 1
+            reannounce_windows()
+        if self._frame is not None and now_s - self._shown_s > _REPAINT_S:
             self._show(self._frame)
 
     def close(self) -> None:
@@ -102,6 +115,7 @@ class WindowSink(Sink):
     def _show_first(self, size_wh: tuple[int, int]) -> None:
         cv2.namedWindow(self._title, _FLAGS)
         self._open = True
+        self._opened_s = time.perf_counter()
         cv2.resizeWindow(self._title, *_fitted(size_wh, window_room_wh()))
 
 
