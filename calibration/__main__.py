@@ -14,6 +14,8 @@ from streamer.errors import EXIT_INTERRUPTED, StreamerError
 _VERBS = {
     "export": ("export", "checkpoint to ONNX"),
     "evaluate": ("evaluate", "COCO accuracy of a model on pictures with labels"),
+    "quantize": ("quantize", "float ONNX to INT8, gated on accuracy"),
+    "make": ("make", "checkpoint to ONNX and INT8 ONNX with a report, in one go"),
     "build": ("build", "ONNX to a TensorRT engine"),
     "inspect": ("inspect_model", "what an ONNX file or an engine holds, layer by layer"),
     "import-tfjs": ("import_tfjs", "TensorFlow.js NanoDet-g to a checkpoint"),

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calibration.files import check_output, write_whole
 from streamer.errors import ConfigError, ModelError
 from streamer.model_spec import ModelSpec, parse_size_wh, spec_for
-from streamer.whole_file import whole_file
 
 if TYPE_CHECKING:
     import onnx
@@ -79,7 +79,7 @@ def export(
     from streamer.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
     from streamer.self_check import record
 
-    _check_place(output, checkpoint)
+    check_output(output, checkpoint)
     weights, checkpoint_sha256 = load_checkpoint(checkpoint)
     network = build(spec)
     load_into(network, weights)
@@ -102,7 +102,7 @@ def export(
     with contextlib.closing(open_engine("onnxruntime", exported, slots=1)) as engine:
         record(exported, engine)
     content = model.SerializeToString(deterministic=True)
-    _write(output, content)
+    write_whole(output, content)
     return ExportReport(output, len(content), hashlib.sha256(content).hexdigest(), checkpoint_sha256, error)
 
 
@@ -143,15 +143,6 @@ def _require_packages() -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"export needs {error.name}: pip install 'nanodet-streamer[calibration]'") from error
-
-
-def _check_place(output: Path, checkpoint: Path) -> None:
-    if output.resolve() == checkpoint.resolve():
-        raise ConfigError(f"{output}: the output is the checkpoint itself; give -o another name")
-    if output.is_dir():
-        raise ConfigError(f"{output}: is a folder; give -o a file name ending .onnx")
-    if not output.parent.is_dir():
-        raise ConfigError(f"{output}: its folder doesn't exist; make it first")
 
 
 def _round_weights(network: NanoDet) -> None:
@@ -260,11 +251,3 @@ def _relative_error(content: bytes, network: NanoDet) -> float:
             scale = max(np.abs(wanted[..., part]).max(), np.finfo(np.float32).tiny)
             errors.append(np.abs(got[..., part] - wanted[..., part]).max() / scale)
     return float(np.max(errors))
-
-
-def _write(output: Path, content: bytes) -> None:
-    try:
-        with whole_file(output) as partial:
-            partial.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"{output}: can't be written: {error.strerror or error}") from error

@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
+from calibration.files import write_whole
 from streamer.errors import ConfigError, ModelError
 from streamer.model_spec import ModelSpec, packaged_config
-from streamer.whole_file import whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,7 +162,7 @@ def import_tfjs(model_json: Path, output: Path) -> ImportReport:
     state = _fill(spec, convolutions, model_json)
     stream = io.BytesIO()
     torch.save({"state_dict": state}, stream)
-    _write(output, stream.getvalue())
+    write_whole(output, stream.getvalue())
     return ImportReport(
         output=output,
         sha256=sha256,
@@ -198,14 +198,6 @@ def _require_torch() -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"import-tfjs needs {error.name}: pip install 'nanodet-streamer[calibration]'") from error
-
-
-def _write(output: Path, content: bytes) -> None:
-    try:
-        with whole_file(output) as partial:
-            partial.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"{output}: can't be written: {error.strerror or error}") from error
 
 
 def _read(model_json: Path) -> tuple[_GraphModel, Weights, dict[str, str]]:

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from onnx.checker import ValidationError
 
 from streamer.errors import ModelError
+from streamer.int8 import is_quantized, quantize_convolution_outputs, use_uint8
 from streamer.model_spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -48,12 +49,26 @@ class ModelFile:
     @cached_property
     def quantized(self) -> bool:
         """True when the graph holds INT8 Q/DQ nodes."""
-        return any(node.op_type == "QuantizeLinear" for node in self.proto.graph.node)
+        return is_quantized(self.proto)
 
-    def with_uint8_input(self) -> bytes:
-        """Returns the serialised graph with one input `frames` (batch, H, W, 3) uint8 BGR, normalisation inside."""
+    def with_uint8_input(
+        self, *, activations: Literal["uint8", "int8"] = "uint8", convolution_outputs: bool = False
+    ) -> bytes:
+        """Returns the serialised graph with one input `frames` (batch, H, W, 3) uint8 BGR, normalisation inside.
+
+        Args:
+            activations: how those of an INT8 model are stored; the values are the same (see `streamer.int8`).
+            convolution_outputs: quantise those of an INT8 model too, as ONNX Runtime needs; wants uint8 activations.
+
+        Raises:
+            ModelError: if an INT8 model is of a form that can't be adapted.
+        """
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
+        if self.quantized and activations == "uint8":
+            use_uint8(proto)
+            if convolution_outputs:
+                quantize_convolution_outputs(proto)
         graph = proto.graph
         image = graph.input[0]
         spec = self.spec

@@ -50,6 +50,7 @@ ZOO = {
     model.name: model
     for model in (
         ZooModel("nanodet-g_416"),
+        ZooModel("nanodet-g_416_float"),
         _plus("nanodet-plus-m_320"),
         _plus("nanodet-plus-m_416"),
         _plus("nanodet-plus-m-1.5x_320"),

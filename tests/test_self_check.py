@@ -9,7 +9,7 @@ import pytest
 
 from streamer import self_check
 from streamer.detections import Detections
-from streamer.detector import DEFAULT_MODEL, open_detector
+from streamer.detector import open_detector
 from streamer.engines import open_engine
 from streamer.errors import EngineError, ModelError
 from streamer.model_file import load_model
@@ -61,7 +61,7 @@ def test_packaged_models_know_what_they_find(name: str, engine: str) -> None:
 
 def wrong_copy(folder: Path) -> Path:
     """The packaged model with the weights of its last layers shuffled: it loads, runs, and finds other things."""
-    proto = onnx.load(resolve_model(DEFAULT_MODEL)[0])
+    proto = onnx.load(resolve_model("nanodet-g_416_float")[0])
     for constant in proto.graph.initializer:
         if constant.name.startswith("head.") and len(constant.dims) == 4:
             array = onnx.numpy_helper.to_array(constant)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from streamer.engines.base import Engine, available_cores
-from streamer.errors import ConfigError, EngineError
+from streamer.errors import ConfigError, EngineError, StreamerError
 from streamer.model_file import FRAMES_INPUT, ModelFile
 
 
@@ -42,7 +42,10 @@ class OnnxRuntimeEngine(Engine):
         # Spinning threads would burn the cores that decoding and encoding need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(model.with_uint8_input(), options, ["CPUExecutionProvider"])
+            content = model.with_uint8_input(convolution_outputs=True)
+            self._session = ort.InferenceSession(content, options, ["CPUExecutionProvider"])
+        except StreamerError:
+            raise
         except Exception as error:  # its exceptions share no base but Exception
             raise EngineError(f"ONNX Runtime refuses {str(model.path)!r}: {str(error).splitlines()[0]}") from error
         width, height = model.spec.input_size_wh

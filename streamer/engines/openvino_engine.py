@@ -52,9 +52,7 @@ class OpenVinoEngine(Engine):
             options["INFERENCE_PRECISION_HINT"] = _PRECISIONS[precision]
         width, height = model.spec.input_size_wh
         try:
-            network = core.read_model(model.with_uint8_input())
-            network.reshape([1, height, width, 3])
-            compiled = core.compile_model(network, "CPU", options)
+            compiled = _compile(core, model, options)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO refuses {str(model.path)!r}: {str(error).strip().splitlines()[-1]}") from error
         self.slots = slots
@@ -83,6 +81,36 @@ class OpenVinoEngine(Engine):
     def close(self) -> None:
         self._requests = []
         self._inputs = []
+
+
+def _compile(core: ov.Core, model: ModelFile, options: dict[str, object]) -> ov.CompiledModel:
+    """Compiles `model`; an INT8 one with signed activations where AMX computes them, else with unsigned ones.
+
+    Signed activations are faster with AMX (no zero point), and computed wrongly by other kernels.
+    """
+    width, height = model.spec.input_size_wh
+
+    def compiled(content: bytes) -> ov.CompiledModel:
+        network = core.read_model(content)
+        network.reshape([1, height, width, 3])
+        return core.compile_model(network, "CPU", options)
+
+    if model.quantized:
+        signed = compiled(model.with_uint8_input(activations="int8"))
+        if _all_on_amx(signed):
+            return signed
+    return compiled(model.with_uint8_input())
+
+
+def _all_on_amx(compiled: ov.CompiledModel) -> bool:
+    """True when every INT8 convolution that isn't depthwise (AMX has no such kernels) runs on AMX."""
+    kernels = [
+        str(node.get_rt_info()["primitiveType"].value).lower()
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if "primitiveType" in node.get_rt_info() and "Convolution" in str(node.get_rt_info()["layerType"].value)
+    ]
+    integer = [kernel for kernel in kernels if kernel.endswith("_i8") and "_dw_" not in kernel]
+    return bool(integer) and all("_amx_" in kernel for kernel in integer)
 
 
 def _computed_precision(compiled: ov.CompiledModel) -> str:

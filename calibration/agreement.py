@@ -1,0 +1,144 @@
+"""How far one model's detections agree with another's: accuracy without labels, and with less noise than AP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from streamer.detections import Detections
+from streamer.model_spec import ModelSpec
+
+Output = npt.NDArray[np.float32]
+"""The network's raw output for one picture: (N, classes + 4 (reg_max + 1)), scores after sigmoid."""
+
+SHOWN = 0.4
+"""Score from which a detection counts as one that a user sees: the command line's own default."""
+SOUGHT = 0.3
+"""Score down to which its partner is sought, so that 0.41 against 0.39 is a match and not a miss."""
+SAME_PLACE = 0.5
+"""Least IoU of partners."""
+_COUNTS = 0.05
+"""Score from which a point's class takes part in `fidelity`; accuracy is measured from the same score."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Detections of a tested model against a reference's.
+
+    Attributes:
+        matched: pairs of one class and place.
+        misses: shown by the reference, not found by the tested model.
+        extras: shown by the tested model, not found by the reference.
+        mean_iou: of the pairs' boxes; 1 without pairs.
+        mean_score_difference: absolute, of the pairs; 0 without pairs.
+    """
+
+    matched: int
+    misses: int
+    extras: int
+    mean_iou: float
+    mean_score_difference: float
+
+    @property
+    def score(self) -> float:
+        """From 0 to 1: a pair counts its IoU less its score difference, a miss or an extra 0; 1 without detections."""
+        total = self.matched + self.misses + self.extras
+        return self.matched * max(self.mean_iou - self.mean_score_difference, 0.0) / total if total else 1.0
+
+
+def agreement(reference: Sequence[Detections], tested: Sequence[Detections]) -> Agreement:
+    """Compares two models' detections of the same pictures.
+
+    Args:
+        reference: of each picture, down to a score of at most `SOUGHT`.
+        tested: the same pictures in the same order.
+
+    Raises:
+        ValueError: if there are not as many of one as of the other.
+    """
+    ious: list[float] = []
+    differences: list[float] = []
+    misses = extras = 0
+    for wanted, got in zip(reference, tested, strict=True):
+        pairs = _pairs(wanted, got)
+        partner_of_wanted = {i for i, _, _ in pairs}
+        partner_of_got = {j for _, j, _ in pairs}
+        for i, j, iou in pairs:
+            if max(wanted.scores[i], got.scores[j]) >= SHOWN:
+                ious.append(iou)
+                differences.append(abs(float(wanted.scores[i]) - float(got.scores[j])))
+        misses += sum(i not in partner_of_wanted for i in np.flatnonzero(wanted.scores >= SHOWN))
+        extras += sum(j not in partner_of_got for j in np.flatnonzero(got.scores >= SHOWN))
+    return Agreement(
+        len(ious),
+        int(misses),
+        int(extras),
+        float(np.mean(ious)) if ious else 1.0,
+        float(np.mean(differences)) if differences else 0.0,
+    )
+
+
+def fidelity(spec: ModelSpec, reference: Sequence[Output], tested: Sequence[Output]) -> float:
+    """Returns how closely raw outputs follow a reference's, 0 to 1.
+
+    Over all (point, class) pairs that either model scores at `_COUNTS` or more: the sum of the lesser score times the
+    IoU of the point's two boxes, over the sum of the greater score (a weighted Jaccard index; no suppression, so no
+    jumps). 1 when there are no such pairs.
+
+    Args:
+        spec: the model's description.
+        reference: outputs of the reference, one a picture.
+        tested: the same pictures in the same order.
+    """
+    points = spec.anchor_points()
+    kept = total = 0.0
+    for wanted, got in zip(reference, tested, strict=True):
+        scores = [np.nan_to_num(output[:, : spec.num_classes].astype(np.float64)) for output in (wanted, got)]
+        rows, classes = np.nonzero(np.maximum(*scores) >= _COUNTS)
+        boxes = [_point_boxes(spec, output[rows, spec.num_classes :], points[rows]) for output in (wanted, got)]
+        low, high = np.sort([score[rows, classes] for score in scores], axis=0)
+        kept += float(np.sum(low * box_overlap(*boxes)))
+        total += float(np.sum(high))
+    return kept / total if total else 1.0
+
+
+def _point_boxes(
+    spec: ModelSpec, logits: npt.NDArray[np.float32], points: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Returns each point's box (M, 4), xyxy in input pixels, as `streamer.decode` works it out."""
+    bins = np.nan_to_num(logits.astype(np.float64)).reshape(-1, 4, spec.reg_max + 1)
+    weights = np.exp(bins - bins.max(axis=2, keepdims=True))
+    distances = (weights @ np.arange(spec.reg_max + 1)) / weights.sum(axis=2) * points[:, 2:3]
+    return np.concatenate([points[:, :2] - distances[:, :2], points[:, :2] + distances[:, 2:]], axis=1)
+
+
+def _pairs(wanted: Detections, got: Detections) -> list[tuple[int, int, float]]:
+    """Returns (index in `wanted`, index in `got`, IoU), each index once, best IoU first."""
+    rows = np.flatnonzero(wanted.scores >= SOUGHT)
+    columns = np.flatnonzero(got.scores >= SOUGHT)
+    if not rows.size or not columns.size:
+        return []
+    boxes = wanted.boxes_xyxy[rows].astype(np.float64), got.boxes_xyxy[columns].astype(np.float64)
+    overlap = box_overlap(boxes[0][:, None], boxes[1][None])
+    overlap[wanted.class_ids[rows][:, None] != got.class_ids[columns][None]] = 0
+    pairs = []
+    for place in np.argsort(-overlap, axis=None, kind="stable"):
+        row, column = divmod(int(place), columns.size)
+        if overlap[row, column] >= SAME_PLACE:
+            pairs.append((int(rows[row]), int(columns[column]), float(overlap[row, column])))
+            overlap[row, :] = 0
+            overlap[:, column] = 0
+    return pairs
+
+
+def box_overlap(a_xyxy: npt.NDArray[np.float64], b_xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Returns the IoU of boxes (..., 4); the leading axes are broadcast."""
+    sides = np.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - np.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
+    common = np.prod(np.maximum(sides, 0), axis=-1)
+    areas = [np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) for boxes in (a_xyxy, b_xyxy)]
+    union = areas[0] + areas[1] - common
+    overlap: npt.NDArray[np.float64] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return overlap

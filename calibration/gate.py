@@ -1,0 +1,172 @@
+"""The accuracy gate: a quantised model against its float original, on pictures that calibration didn't see."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto
+
+from calibration.agreement import Agreement, Output, agreement, fidelity
+from calibration.bootstrap import drop_interval
+from calibration.evaluate import EVALUATION_CONF, Accuracy, coco_accuracy
+from calibration.pictures import Picture
+from streamer.decode import Decoder
+from streamer.detections import Detections
+from streamer.engines import open_engine
+from streamer.model_file import ModelFile
+
+_WARM_UP = 5
+_TIMED = 40
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a quantised model may lose.
+
+    Attributes:
+        max_ap_drop: COCO AP x 100, judged where there are labels.
+        min_agreement: `Agreement.score`, judged where there are none.
+    """
+
+    max_ap_drop: float
+    min_agreement: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One engine's judgement.
+
+    Attributes:
+        engine: its name.
+        pictures: how many were judged on.
+        agreement: with the float model's detections.
+        float_accuracy: of the float model in f32; None without labels.
+        int8_accuracy: of the quantised model; None without labels.
+        drop: float AP less quantised AP; None without labels.
+        drop_interval: its 95 % paired-bootstrap interval; None without labels.
+        passed: whether it keeps the limits.
+    """
+
+    engine: str
+    pictures: int
+    agreement: Agreement
+    float_accuracy: Accuracy | None
+    int8_accuracy: Accuracy | None
+    drop: float | None
+    drop_interval: tuple[float, float] | None
+    passed: bool
+
+    def line(self) -> str:
+        """Returns the verdict in words."""
+        seen = self.agreement
+        words = (
+            f"agreement {seen.score:.3f} (IoU {seen.mean_iou:.3f}, score difference {seen.mean_score_difference:.3f},"
+            f" {seen.matched} matched, {seen.misses} missed, {seen.extras} extra)"
+        )
+        if self.float_accuracy and self.int8_accuracy and self.drop_interval:
+            low, high = self.drop_interval
+            words = (
+                f"AP {self.float_accuracy.AP:.2f} to {self.int8_accuracy.AP:.2f}, drop {self.drop:+.2f}"
+                f" (95 % interval {low:+.2f} to {high:+.2f}), {words}"
+            )
+        return f"{self.engine}: {words}, {self.pictures} pictures: {'passed' if self.passed else 'failed'}"
+
+
+class Judge:
+    """Compares quantised forms of one float model with it, on every engine that is asked for."""
+
+    def __init__(self, original: ModelFile, engines: Sequence[str], limits: Limits, labelled: bool) -> None:
+        """Takes the float model, the engines' names, the limits, and whether pictures carry ground truth."""
+        self.original = original
+        self.engines = tuple(engines)
+        self._limits = limits
+        self._labelled = labelled
+        self._decode = Decoder(original.spec, EVALUATION_CONF)
+        self._reference: dict[tuple[str, int], Output] = {}
+
+    def fidelity(self, quantized: ModelProto, pictures: Sequence[Picture], engines: Sequence[str] = ()) -> float:
+        """Returns the least `fidelity` to the float model over `engines` (all): methods and layers are chosen by it.
+
+        On some dozens of pictures the AP of equally good models differs by more than a point; this doesn't.
+        """
+        return min(
+            fidelity(self.original.spec, self._float_outputs(engine, pictures), self._run(quantized, engine, pictures))
+            for engine in engines or self.engines
+        )
+
+    def judge(self, quantized: ModelProto, pictures: Sequence[Picture]) -> list[Verdict]:
+        """Returns every engine's verdict."""
+        return [self._judge(quantized, engine, pictures) for engine in self.engines]
+
+    def _judge(self, quantized: ModelProto, engine: str, pictures: Sequence[Picture]) -> Verdict:
+        before, after = self._float(engine, pictures), self._detect(quantized, engine, pictures)
+        seen = agreement(before, after)
+        if not self._labelled:
+            passed = seen.score >= self._limits.min_agreement
+            return Verdict(engine, len(pictures), seen, None, None, None, None, passed)
+        accurate, kept = self._accuracy(pictures, before), self._accuracy(pictures, after)
+        drop = accurate.AP - kept.AP
+        interval = drop_interval(pictures, before, after)
+        return Verdict(
+            engine, len(pictures), seen, accurate, kept, drop, interval, bool(drop <= self._limits.max_ap_drop)
+        )
+
+    def _accuracy(self, pictures: Sequence[Picture], found: Sequence[Detections]) -> Accuracy:
+        sized = [(picture.size_wh, detections) for picture, detections in zip(pictures, found, strict=True)]
+        return coco_accuracy([picture.sample for picture in pictures], sized, self.original.spec.labels)
+
+    def _float(self, engine: str, pictures: Sequence[Picture]) -> list[Detections]:
+        return self._decoded(self._float_outputs(engine, pictures), pictures)
+
+    def _detect(self, proto: ModelProto, engine: str, pictures: Sequence[Picture]) -> list[Detections]:
+        return self._decoded(self._run(proto, engine, pictures), pictures)
+
+    def _decoded(self, outputs: Sequence[Output], pictures: Sequence[Picture]) -> list[Detections]:
+        return [self._decode(output, picture.letterbox) for output, picture in zip(outputs, pictures, strict=True)]
+
+    def _float_outputs(self, engine: str, pictures: Sequence[Picture]) -> list[Output]:
+        missing = [picture for picture in pictures if (engine, id(picture)) not in self._reference]
+        for picture, output in zip(missing, self._run(self.original.proto, engine, missing), strict=True):
+            self._reference[engine, id(picture)] = output
+        return [self._reference[engine, id(picture)] for picture in pictures]
+
+    def _run(self, proto: ModelProto, engine: str, pictures: Sequence[Picture]) -> list[Output]:
+        if not pictures:
+            return []
+        model = dataclasses.replace(self.original, proto=proto)
+        runner = open_engine(engine, model, slots=1, precision="auto" if model.quantized else "f32")
+        try:
+            outputs = []
+            for picture in pictures:
+                runner.input(0)[:] = picture.pixels
+                runner.start(0)
+                outputs.append(runner.wait(0)[0].copy())
+            return outputs
+        finally:
+            runner.close()
+
+
+def latencies_ms(models: dict[str, ModelFile], engine: str, picture: Picture, threads: int) -> dict[str, float]:
+    """Returns each model's median latency on one engine with one request in flight, measured in turns.
+
+    Whatever else the machine does then slows all of them alike.
+    """
+    runners = {name: open_engine(engine, model, slots=1, threads=threads) for name, model in models.items()}
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    try:
+        for turn in range(_WARM_UP + _TIMED):
+            for name, runner in runners.items():
+                runner.input(0)[:] = picture.pixels
+                began = time.perf_counter()
+                runner.start(0)
+                runner.wait(0)
+                if turn >= _WARM_UP:
+                    times[name].append((time.perf_counter() - began) * 1e3)
+    finally:
+        for runner in runners.values():
+            runner.close()
+    return {name: float(np.median(values)) for name, values in times.items()}

@@ -1,0 +1,39 @@
+"""The whole way from a checkpoint to a measured INT8 model, in one command."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from calibration import quantize
+from calibration.export import export
+from streamer.errors import ConfigError
+from streamer.model_spec import ModelSpec, spec_for
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the verb ``make``."""
+    parser.add_argument("name", metavar="NAME", help="model to make, <network>_<size> such as nanodet-plus-m_416")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="its weights")
+    parser.add_argument("--model-config", type=Path, metavar="FILE", help="a network of your own; NAME is then free")
+    parser.add_argument("-d", "--folder", type=Path, default=Path(), metavar="DIR", help="where files go (here)")
+    quantize.add_search_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Leaves NAME.onnx, NAME_int8.onnx and its report (.json, .md) side by side, and prints what was measured.
+
+    Raises:
+        StreamerError: see `calibration.export.export` and `calibration.quantize.quantize`.
+    """
+    spec = ModelSpec.from_yaml(options.model_config) if options.model_config else spec_for(options.name)
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"can't make the folder {str(options.folder)!r}: {error.strerror or error}") from error
+    exported = export(spec, options.checkpoint, options.folder / f"{options.name}.onnx")
+    print(f"{exported.path}: {exported.size_bytes / 1e6:.2f} MB, sha256 {exported.sha256}", flush=True)
+    output = options.folder / f"{options.name}_int8.onnx"
+    report = quantize.quantize(exported.path, output, **quantize.search_options(options))
+    quantize.print_report(report, output)
+    return 0

@@ -1,0 +1,298 @@
+"""Quantisation methods: a float graph and network inputs in, a Q/DQ graph out.
+
+Placement, weights and bias correction are NNCF's; the ranges of activations are NNCF's too, or those of one of ONNX
+Runtime's calibrators. The placement, an int8 pair of one scale in front of each convolution and none between a
+convolution and its activation, is the one that TensorRT and OpenVINO fuse whole; `streamer.int8` tells how ONNX Runtime
+gets the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamer.errors import ConfigError, ModelError
+from streamer.int8 import RANGES_KEY, is_quantized
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+METHODS = ("nncf", "minmax", "entropy", "percentile")
+"""The order in which `auto` tries them: first what measured best and is quickest."""
+
+_HISTOGRAM_CHUNK = 4
+_CALIBRATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "minmax": ("MinMaxCalibrater", {}),
+    "entropy": ("EntropyCalibrater", {}),
+    "percentile": ("PercentileCalibrater", {"num_bins": 2048, "percentile": 99.999}),
+}
+
+
+def require_packages() -> None:
+    """Raises a ConfigError that names the fix when a package that quantising needs is missing."""
+    os.environ.setdefault("NNCF_CI", "1")  # NNCF reports its use over the network unless told that it runs in CI
+    try:
+        import nncf  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"quantize needs {error.name}: pip install 'nanodet-streamer[calibration]'") from error
+
+
+def check_float(model: ModelProto, path: Path) -> None:
+    """Refuses a model that isn't plain float32.
+
+    Raises:
+        ModelError: if it is quantised already, or holds float16.
+    """
+    from onnx import TensorProto
+
+    if is_quantized(model):
+        raise ModelError(f"{path} is quantised already: quantise the float model it was made from")
+    half = [constant.name for constant in model.graph.initializer if constant.data_type == TensorProto.FLOAT16]
+    if half:
+        raise ModelError(f"{path} holds float16 ({half[0]}): quantise a float32 export (without --float16-weights)")
+    if not any(node.op_type == "Conv" for node in model.graph.node):
+        raise ModelError(f"{path} has no convolutions: nothing to quantise")
+
+
+class Quantizer:
+    """Quantises one float model, in as many ways as asked for; what methods share is computed once."""
+
+    def __init__(self, model: ModelProto, inputs: Sequence[npt.NDArray[np.float32]]) -> None:
+        """Prepares.
+
+        Args:
+            model: float32, one input.
+            inputs: calibration data, each (1, 3, H, W) float32, normalised.
+        """
+        import onnx
+
+        require_packages()
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        for index, node in enumerate(self.model.graph.node):
+            node.name = node.name or f"node{index}"
+        self._inputs = inputs
+        self._placed: dict[frozenset[str], ModelProto] = {}
+        self._ranges: dict[str, dict[str, tuple[float, float]]] = {}
+        self.layers = layer_names(self.model)
+
+    def quantize(self, method: str, float_layers: Collection[str] = ()) -> ModelProto:
+        """Returns the Q/DQ graph.
+
+        Args:
+            method: one of `METHODS`.
+            float_layers: convolutions, by the names in `layers`, to leave in float.
+
+        Raises:
+            ConfigError: if there is no such method.
+            ModelError: if the quantiser fails.
+        """
+        if method not in METHODS:
+            raise ConfigError(f"unknown method {method!r} (known: {', '.join(METHODS)})")
+        quantized = self._place(frozenset(float_layers))
+        if method != "nncf":
+            _set_scales(quantized, self._calibrate(method))
+        outputs = [node.output[0] for node in quantized.graph.node if node.op_type == "Conv"]
+        ranges = {name: pair for name, pair in self._calibrate("mean").items() if name in outputs}
+        rounded = {name: [float(f"{low:.6g}"), float(f"{high:.6g}")] for name, (low, high) in ranges.items()}
+        text = json.dumps(rounded, sort_keys=True)
+        quantized.metadata_props.add(key=RANGES_KEY, value=text)
+        return quantized
+
+    def _place(self, float_layers: frozenset[str]) -> ModelProto:
+        """Returns a fresh copy of NNCF's result."""
+        import onnx
+
+        if float_layers not in self._placed:
+            by_layer = {layer: node for node, layer in self.layers.items()}
+            kept = {by_layer[layer] for layer in float_layers} | _behind_last_convolutions(self.model)
+            self._placed[float_layers] = self._nncf(kept)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self._placed[float_layers])
+        return copy
+
+    def _nncf(self, kept: Collection[str]) -> ModelProto:
+        import nncf
+        import onnx
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
+
+        nncf.set_log_level(logging.ERROR)
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        name = model.graph.input[0].name
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                quantized: ModelProto = nncf.quantize(
+                    model,
+                    nncf.Dataset([{name: values} for values in self._inputs]),
+                    preset=nncf.QuantizationPreset.PERFORMANCE,
+                    subset_size=len(self._inputs),
+                    ignored_scope=nncf.IgnoredScope(names=sorted(kept)),
+                    advanced_parameters=AdvancedQuantizationParameters(
+                        overflow_fix=nncf.OverflowFix.DISABLE,
+                        # one scale a tensor: TensorRT and ONNX Runtime take no more
+                        activations_quantization_params=QuantizationParameters(per_channel=False),
+                    ),
+                )
+        except Exception as error:  # its exceptions share no base but Exception
+            raise ModelError(f"NNCF can't quantise this model: {str(error).strip().splitlines()[0]}") from error
+        _make_signed(quantized)
+        del quantized.graph.value_info[:]
+        return quantized
+
+    def _calibrate(self, method: str) -> dict[str, tuple[float, float]]:
+        """Returns each float tensor's (least, greatest); method ``mean`` averages each picture's own."""
+        if method not in self._ranges:
+            self._ranges[method] = self._run_calibrator(method)
+        return self._ranges[method]
+
+    def _run_calibrator(self, method: str) -> dict[str, tuple[float, float]]:
+        import onnx
+        from onnxruntime.quantization import calibrate
+
+        wanted = {self.model.graph.input[0].name}
+        wanted |= {node.output[0] for node in self.model.graph.node if node.op_type in _MAKES_VALUES}
+        kind, options = ("MinMaxCalibrater", {"moving_average": True}) if method == "mean" else _CALIBRATORS[method]
+        with TemporaryDirectory() as folder:
+            plain, augmented = Path(folder) / "plain.onnx", Path(folder) / "augmented.onnx"
+            onnx.save(self.model, plain)
+            calibrator = getattr(calibrate, kind)(str(plain), None, str(augmented), **options)
+            infos = {info.name: info for info in [*calibrator.model.graph.value_info, *calibrator.model.graph.input]}
+            calibrator.select_tensors_to_calibrate = lambda model: (wanted & set(infos), infos)
+            with contextlib.redirect_stdout(io.StringIO()):
+                calibrator.augment_graph()
+                calibrator.create_inference_session()
+                # it keeps every picture's tensors until a call ends; ranges of means need all in one call
+                step = len(self._inputs) if method == "mean" else _HISTOGRAM_CHUNK
+                for start in range(0, len(self._inputs), step):
+                    calibrator.collect_data(_Reader(self.model.graph.input[0].name, self._inputs[start : start + step]))
+                found = calibrator.compute_data()
+        return {
+            name: (min(0.0, float(np.min(data.range_value[0]))), max(0.0, float(np.max(data.range_value[1]))))
+            for name, data in found.items()
+        }
+
+
+_MAKES_VALUES = {"Conv", "LeakyRelu", "Relu", "Add", "Mul", "Sub", "Sigmoid", "HardSigmoid", "HardSwish", "AveragePool"}
+
+
+class _Reader:
+    """What ONNX Runtime's calibrators read from."""
+
+    def __init__(self, name: str, inputs: Sequence[npt.NDArray[np.float32]]) -> None:
+        self._rest: Iterator[dict[str, npt.NDArray[np.float32]]] = ({name: values} for values in inputs)
+
+    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        return next(self._rest, None)
+
+
+def layer_names(model: ModelProto) -> dict[str, str]:
+    """Returns {convolution's node name: layer's name as in the network's state dict where the weight still has it}."""
+    names = {}
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            layer = node.input[1].removesuffix(".weight")
+            names[node.name] = layer if layer != node.input[1] else node.name
+    return names
+
+
+def quantized_layers(quantized: ModelProto, layers: dict[str, str]) -> list[str]:
+    """Returns the layers, of `layers`' values, whose weights are quantised."""
+    dequantized = {node.output[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
+    return [
+        layers[node.name]
+        for node in quantized.graph.node
+        if node.op_type == "Conv" and node.name in layers and node.input[1] in dequantized
+    ]
+
+
+def without_layer(quantized: ModelProto, model: ModelProto, node_name: str) -> ModelProto:
+    """Returns `quantized` with one convolution back in float, weights and own input: to see what it costs."""
+    import onnx
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(quantized)
+    source = next(node for node in model.graph.node if node.name == node_name)
+    target = next(node for node in changed.graph.node if node.name == node_name)
+    made_by = {node.output[0]: node for node in changed.graph.node}
+    pair = made_by.get(target.input[0])
+    if pair is not None and pair.op_type == "DequantizeLinear":
+        target.input[0] = made_by[pair.input[0]].input[0]
+    for place, name in enumerate(source.input[1:], start=1):
+        constant = next(item for item in model.graph.initializer if item.name == name)
+        restored = changed.graph.initializer.add()
+        restored.CopyFrom(constant)
+        restored.name = f"{name}.restored"
+        target.input[place] = restored.name
+    return changed
+
+
+def _behind_last_convolutions(model: ModelProto) -> set[str]:
+    """Returns the nodes between the last convolutions and the output: scores and distances must not share a scale."""
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    names: set[str] = set()
+    waiting = [output.name for output in model.graph.output]
+    while waiting:
+        node = made_by.get(waiting.pop())
+        if node is not None and node.op_type != "Conv" and node.name not in names:
+            names.add(node.name)
+            waiting += node.input
+    return names
+
+
+def _make_signed(model: ModelProto) -> None:
+    """Turns uint8 activations of zero point 0 (behind a ReLU) into int8 of twice the scale: TensorRT takes no uint8."""
+    from onnx import numpy_helper
+
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    done: set[str] = set()
+    for node in _pairs(model):
+        scale, zero = (constants[name] for name in node.input[1:3])
+        if numpy_helper.to_array(zero).dtype == np.int8:
+            continue
+        if scale.name not in done:
+            wider = numpy_helper.to_array(scale) * np.float32(255 / 127)
+            scale.CopyFrom(numpy_helper.from_array(wider.astype(np.float32), scale.name))
+        zero.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(zero), np.int8), zero.name))
+        done.add(scale.name)
+
+
+def _pairs(model: ModelProto) -> list[NodeProto]:
+    """Returns the QuantizeLinear and DequantizeLinear nodes of activations."""
+    constants = {constant.name for constant in model.graph.initializer}
+    kinds = ("QuantizeLinear", "DequantizeLinear")
+    return [node for node in model.graph.node if node.op_type in kinds and node.input[0] not in constants]
+
+
+def _set_scales(model: ModelProto, ranges: dict[str, tuple[float, float]]) -> None:
+    """Replaces the scales of activations; tensors that shared a scale (joined by a Concat) keep sharing one."""
+    from onnx import numpy_helper
+
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    largest: dict[bytes, float] = {}
+    groups: dict[str, bytes] = {}
+    for node in _pairs(model):
+        scale = numpy_helper.to_array(constants[node.input[1]])
+        groups.setdefault(node.input[1], scale.tobytes())
+        if node.op_type == "QuantizeLinear":
+            tensor = node.input[0]
+            while tensor not in ranges:
+                tensor = made_by[tensor].input[0]  # a rearrangement: its range is that of what it rearranges
+            group = groups[node.input[1]]
+            largest[group] = max(largest.get(group, 0.0), *(abs(value) for value in ranges[tensor]))
+    for name, group in groups.items():
+        scale = np.array(max(largest[group], 1e-6) / 127, np.float32)
+        shape = numpy_helper.to_array(constants[name]).shape
+        constants[name].CopyFrom(numpy_helper.from_array(np.full(shape, scale, np.float32), name))

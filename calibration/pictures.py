@@ -1,0 +1,131 @@
+"""Pictures as the network sees them, and how they are dealt out to calibration, choice and gate."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from calibration.dataset import Sample, list_images, read_frame, read_samples
+from streamer.errors import ConfigError, SourceError
+from streamer.letterbox import Letterbox
+from streamer.model_spec import ModelSpec
+
+MIN_PICTURES = 16
+MAX_UNREADABLE = 0.05
+_MIN_CALIBRATION = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture, letterboxed by the runtime's own code.
+
+    Attributes:
+        sample: its file and ground truth.
+        size_wh: of the file, in pixels.
+        letterbox: from the file's pixels to the network's input.
+        pixels: the network's input, (H, W, 3) uint8 BGR.
+    """
+
+    sample: Sample
+    size_wh: tuple[int, int]
+    letterbox: Letterbox
+    pixels: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Deal:
+    """Which pictures serve what; no picture serves two purposes.
+
+    Attributes:
+        calibration: the ranges of activations are measured on these.
+        choice: methods and layers are chosen on these.
+        gate: accuracy is judged on these.
+        unreadable: files passed over.
+    """
+
+    calibration: list[Picture]
+    choice: list[Picture]
+    gate: list[Picture]
+    unreadable: list[Path]
+
+
+def deal(
+    spec: ModelSpec,
+    images: Path,
+    labels: Path | None = None,
+    gate_images: Path | None = None,
+    gate_labels: Path | None = None,
+) -> Deal:
+    """Reads the pictures and deals them out, by the hash of their names, so always alike.
+
+    Without `gate_images`, a quarter of `images` (at least 8) calibrate and the rest are held out, since ranges settle
+    sooner than AP; with them, all of `images` calibrate. Choice and gate get one half each of what is held out.
+
+    Raises:
+        ConfigError: too few pictures, too many unreadable ones, or labels that don't fit.
+    """
+    if gate_labels and not gate_images:
+        raise ConfigError("--gate-labels needs --gate-images: whose labels are they?")
+    if gate_images and labels and not gate_labels:
+        raise ConfigError("accuracy is measured on --gate-images, so it's they that need labels: give --gate-labels")
+    unreadable: list[Path] = []
+    given = _shuffled(_read(spec, images, None if gate_images else labels, unreadable))
+    if gate_images:
+        shared = {picture.sample.image.resolve() for picture in given}
+        held_out = _shuffled(_read(spec, gate_images, gate_labels, unreadable))
+        if any(picture.sample.image.resolve() in shared for picture in held_out):
+            raise ConfigError("--gate-images and --images share pictures: accuracy is judged on others than calibrated")
+        calibration = given
+    else:
+        count = max(_MIN_CALIBRATION, len(given) // 4)
+        calibration, held_out = given[:count], given[count:]
+    middle = len(held_out) // 2
+    return Deal(calibration, held_out[:middle], held_out[middle:], unreadable)
+
+
+def network_input(picture: Picture, spec: ModelSpec) -> npt.NDArray[np.float32]:
+    """Returns (1, 3, H, W) float32, normalised exactly as the engines' graph does."""
+    scale = 1 / np.array(spec.std_bgr, np.float32)
+    normalised = (picture.pixels.astype(np.float32) - np.array(spec.mean_bgr, np.float32)) * scale
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
+
+
+def _shuffled(pictures: Sequence[Picture]) -> list[Picture]:
+    return sorted(pictures, key=lambda picture: hashlib.sha256(picture.sample.image.name.encode()).digest())
+
+
+def _read(spec: ModelSpec, images: Path, labels: Path | None, unreadable: list[Path]) -> list[Picture]:
+    if labels is None:
+        nothing = np.zeros(0, np.int64), np.zeros((0, 4))
+        samples = [Sample(file, *nothing) for file in list_images(images)]
+    else:
+        samples = read_samples(images, labels, spec.num_classes)
+    if len(samples) < MIN_PICTURES:
+        raise ConfigError(f"{images}: wanted at least {MIN_PICTURES} pictures, got {len(samples)}")
+    width, height = spec.input_size_wh
+    pictures = []
+    bad = []
+    for index, sample in enumerate(tqdm(samples, desc="reading pictures", unit=" images", disable=None)):
+        try:
+            frame = read_frame(sample.image, index)
+        except SourceError:
+            bad.append(sample.image)
+            continue
+        letterbox = Letterbox.fit(frame.size_wh, spec.input_size_wh, spec.keep_ratio)
+        pixels = np.zeros((height, width, 3), np.uint8)
+        letterbox.apply(frame, pixels)
+        pictures.append(Picture(sample, frame.size_wh, letterbox, pixels))
+    if len(bad) > MAX_UNREADABLE * len(samples):
+        names = ", ".join(file.name for file in bad[:5]) + (", ..." if len(bad) > 5 else "")
+        raise ConfigError(
+            f"{images}: {len(bad)} of {len(samples)} pictures can't be read ({names}): at most"
+            f" {MAX_UNREADABLE:.0%} may be damaged"
+        )
+    unreadable += bad
+    return pictures

@@ -1,0 +1,314 @@
+"""Float ONNX to INT8 ONNX, chosen by measurement and written only if it passes the accuracy gate."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+from tqdm import tqdm
+
+from calibration.files import check_output, sha256_of_files, write_whole
+from calibration.gate import Judge, Limits, Verdict, latencies_ms
+from calibration.methods import METHODS, Quantizer, check_float, quantized_layers, require_packages, without_layer
+from calibration.pictures import Deal, deal, network_input
+from calibration.report import QuantizationReport, Trial
+from streamer.engines import ENGINE_NAMES, installed_engines, open_engine
+from streamer.engines.base import available_cores
+from streamer.errors import ConfigError, EngineError, ModelError
+from streamer.model_file import ModelFile, load_model
+from streamer.model_spec import METADATA_PREFIX, ModelSpec
+from streamer.self_check import record
+
+CPU_ENGINES = tuple(name for name in ENGINE_NAMES if name in ("openvino", "onnxruntime"))
+_LOG = logging.getLogger(__name__)
+_PACKAGES = ("nncf", "onnx", "onnxruntime", "openvino")
+_SEARCH_PICTURES = 8
+_MAX_FLOAT_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A quantised graph and how it was made and measured."""
+
+    proto: ModelProto
+    trial: Trial
+
+
+def quantize(
+    model: Path,
+    output: Path,
+    *,
+    images: Path,
+    labels: Path | None = None,
+    gate_images: Path | None = None,
+    gate_labels: Path | None = None,
+    spec: ModelSpec | None = None,
+    method: str = "auto",
+    max_ap_drop: float = 0.5,
+    min_agreement: float = 0.75,
+    max_minutes: float = 10.0,
+) -> QuantizationReport:
+    """Quantises a float model and writes it, with a report as ``.json`` and ``.md`` beside it, if it is good enough.
+
+    The same inputs give the same bytes, as long as time doesn't end the search.
+
+    Args:
+        model: float32 ONNX file.
+        output: the INT8 file to write.
+        images: folder of pictures to calibrate on; half are held out unless `gate_images` is given.
+        labels: YOLO labels of `images`, used where pictures of it are held out.
+        gate_images: folder of pictures to choose and judge on.
+        gate_labels: YOLO labels of `gate_images`.
+        spec: describes a foreign model; None takes the file's own description.
+        method: ``auto`` or one of `METHODS`.
+        max_ap_drop: AP x 100 that may be lost, on the worst engine.
+        min_agreement: least agreement with the float model without labels, 0 to 1, on the worst engine.
+        max_minutes: when to stop trying; what was begun is finished.
+
+    Raises:
+        ConfigError: an option, a folder, a picture set or the output is wrong, or a package is missing.
+        ModelError: the model can't be quantised, or lost too much accuracy; nothing was written.
+    """
+    require_packages()
+    if method not in ("auto", *METHODS):
+        raise ConfigError(f"unknown method {method!r} (known: auto, {', '.join(METHODS)})")
+    check_output(output, model)
+    began = time.monotonic()
+    original = load_model(model, spec)
+    check_float(original.proto, model)
+    engines = [name for name in CPU_ENGINES if installed_engines()[name] is None]
+    if not engines:
+        raise EngineError("no inference engine is installed: pip install openvino")
+    pictures = deal(original.spec, images, labels, gate_images, gate_labels)
+    labelled = bool(gate_labels if gate_images else labels)
+    judge = Judge(original, engines, Limits(max_ap_drop, min_agreement), labelled)
+    inputs = [network_input(picture, original.spec) for picture in pictures.calibration]
+    search = _Search(Quantizer(original.proto, inputs), judge, pictures, began + 60 * max_minutes)
+    best, verdicts = search.run(METHODS if method == "auto" else (method,))
+    if not all(verdict.passed for verdict in verdicts):
+        raise ModelError(_refusal(best, verdicts, labelled, max_ap_drop, min_agreement))
+    calibration_sha256 = sha256_of_files(sorted(picture.sample.image for picture in pictures.calibration))
+    content = _describe(best, original, calibration_sha256, engines[0])
+    report = _report(best, original, content, pictures, search, verdicts, calibration_sha256)
+    write_whole(output, content)
+    write_whole(output.with_suffix(".json"), report.to_json().encode())
+    write_whole(output.with_suffix(".md"), report.to_markdown().encode())
+    return report
+
+
+class _Search:
+    """Finds the method and the layers to leave in float."""
+
+    def __init__(self, quantizer: Quantizer, judge: Judge, pictures: Deal, deadline: float) -> None:
+        self.trials: list[Trial] = []
+        self.quantizer = quantizer
+        self._judge = judge
+        self._pictures = pictures
+        self._deadline = deadline
+
+    def run(self, methods: Sequence[str]) -> tuple[Candidate, list[Verdict]]:
+        """Returns the best candidate and its verdicts: the first that passes, or the best of those that failed."""
+        best = self._best_method(methods)
+        verdicts = self._verdicts(best)
+        if all(verdict.passed for verdict in verdicts):
+            return best, verdicts
+        order = self._costliest_first(best)
+        count = 1
+        while count <= _MAX_FLOAT_SHARE * len(order) and time.monotonic() < self._deadline:
+            best = self._try(best.trial.method, tuple(order[:count]))
+            verdicts = self._verdicts(best)
+            if all(verdict.passed for verdict in verdicts):
+                break
+            count *= 2
+        return best, verdicts
+
+    def _verdicts(self, candidate: Candidate) -> list[Verdict]:
+        verdicts = self._judge.judge(candidate.proto, self._pictures.gate)
+        for verdict in verdicts:
+            _LOG.info("%s", verdict.line())
+        return verdicts
+
+    def _best_method(self, methods: Sequence[str]) -> Candidate:
+        best: Candidate | None = None
+        for method in tqdm(methods, desc="methods", unit=" method", disable=None):
+            if best is not None and time.monotonic() > self._deadline:
+                break
+            tried = self._try(method, ())
+            if best is None or tried.trial.fidelity > best.trial.fidelity:
+                best = tried
+        if best is None:
+            raise ConfigError("no method was given")
+        return best
+
+    def _try(self, method: str, float_layers: tuple[str, ...]) -> Candidate:
+        proto = self.quantizer.quantize(method, float_layers)
+        trial = Trial(method, float_layers, self._judge.fidelity(proto, self._pictures.choice))
+        self.trials.append(trial)
+        _LOG.info("%s", trial.line())
+        return Candidate(proto, trial)
+
+    def _costliest_first(self, candidate: Candidate) -> list[str]:
+        """Returns the quantised layers by how much fidelity each one wins back when it alone is in float."""
+        pictures = self._pictures.choice[:_SEARCH_PICTURES]
+        engine = min(self._judge.engines, key=lambda name: self._judge.fidelity(candidate.proto, pictures, [name]))
+        layers = quantized_layers(candidate.proto, self.quantizer.layers)
+        nodes = {layer: node for node, layer in self.quantizer.layers.items()}
+        found: dict[str, float] = {}
+        for layer in tqdm(layers, desc="layers", unit=" layer", disable=None):
+            if time.monotonic() > self._deadline:
+                break
+            changed = without_layer(candidate.proto, self.quantizer.model, nodes[layer])
+            found[layer] = self._judge.fidelity(changed, pictures, [engine])
+        return sorted(found, key=lambda layer: -found[layer])
+
+
+def _refusal(
+    best: Candidate, verdicts: Sequence[Verdict], labelled: bool, max_ap_drop: float, min_agreement: float
+) -> str:
+    limit = f"at most {max_ap_drop:g} AP may be lost" if labelled else f"agreement of at least {min_agreement:g}"
+    fix = "--max-ap-drop" if labelled else "--min-agreement"
+    return (
+        f"not written, the INT8 model fails the accuracy gate ({limit}) with method {best.trial.method} and"
+        f" {len(best.trial.float_layers)} layers in float: {'; '.join(verdict.line() for verdict in verdicts)}."
+        f" Give more pictures, another --method, more --max-minutes, or another {fix}"
+    )
+
+
+def _describe(best: Candidate, original: ModelFile, calibration_sha256: str, engine: str) -> bytes:
+    """Returns the artifact's bytes; in the metadata the float file's description, how it was quantised, self-check."""
+    import onnx
+
+    proto = best.proto
+    kept = {entry.key: entry.value for entry in [*original.proto.metadata_props, *proto.metadata_props]}
+    notes = {
+        "int8_method": best.trial.method,
+        "int8_float_layers": list(best.trial.float_layers),
+        "int8_calibration_sha256": calibration_sha256,
+        "int8_float_sha256": original.sha256,
+    }
+    described = {f"{METADATA_PREFIX}{key}": json.dumps(value) for key, value in notes.items()}
+    onnx.helper.set_model_props(proto, kept | original.spec.to_metadata() | described)
+    proto.producer_name = original.proto.producer_name
+    proto.producer_version = ""
+    proto.doc_string = ""
+    quantized = replace(original, proto=proto)
+    with contextlib.closing(open_engine(engine, quantized, slots=1)) as runner:
+        record(quantized, runner)
+    onnx.checker.check_model(proto, full_check=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def _report(
+    best: Candidate,
+    original: ModelFile,
+    content: bytes,
+    pictures: Deal,
+    search: _Search,
+    verdicts: Sequence[Verdict],
+    calibration_sha256: str,
+) -> QuantizationReport:
+    sha256 = hashlib.sha256(content).hexdigest()
+    models = {"float": original, "int8": ModelFile(original.path, sha256, original.spec, best.proto)}
+    latency: dict[str, dict[str, dict[str, float]]] = {}
+    for verdict in verdicts:
+        for threads in sorted({1, available_cores()}):
+            figures = latencies_ms(models, verdict.engine, pictures.gate[0], threads)
+            latency.setdefault(verdict.engine, {})[str(threads)] = figures
+    return QuantizationReport(
+        model=original.spec.name,
+        float_sha256=original.sha256,
+        int8_sha256=sha256,
+        float_bytes=original.path.stat().st_size,
+        int8_bytes=len(content),
+        method=best.trial.method,
+        float_layers=best.trial.float_layers,
+        quantized_layers=len(quantized_layers(best.proto, search.quantizer.layers)),
+        calibration_sha256=calibration_sha256,
+        pictures={
+            "calibration": len(pictures.calibration),
+            "choice": len(pictures.choice),
+            "gate": len(pictures.gate),
+        },
+        unreadable=tuple(file.name for file in pictures.unreadable),
+        trials=tuple(search.trials),
+        verdicts=tuple(verdicts),
+        latency_ms=latency,
+        machine=f"{platform.processor() or platform.machine()}, {available_cores()} cores",
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)},
+    )
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the verb ``quantize``."""
+    parser.add_argument("model", metavar="MODEL.onnx", type=Path, help="float32 model")
+    parser.add_argument("--model-config", type=Path, metavar="FILE", help="YAML description of a foreign ONNX file")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.onnx", help="file to write")
+    add_search_arguments(parser)
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say what to calibrate and judge on, and what may be lost."""
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="pictures to calibrate on, 16 or more"
+    )
+    parser.add_argument("--labels", type=Path, metavar="DIR", help="their YOLO labels, to measure AP on held-out ones")
+    parser.add_argument(
+        "--gate-images", type=Path, metavar="DIR", help="pictures to judge on, instead of held-out ones"
+    )
+    parser.add_argument("--gate-labels", type=Path, metavar="DIR", help="their YOLO labels")
+    parser.add_argument("--method", default="auto", choices=("auto", *METHODS), help="auto tries all, keeps the best")
+    parser.add_argument("--max-ap-drop", type=float, default=0.5, metavar="AP", help="AP that may be lost (0.5)")
+    parser.add_argument(
+        "--min-agreement", type=float, default=0.75, metavar="A", help="without labels: least agreement, 0 to 1 (0.75)"
+    )
+    parser.add_argument("--max-minutes", type=float, default=10, metavar="M", help="when to stop trying (10)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb ``quantize`` and prints what was measured and written.
+
+    Raises:
+        StreamerError: see `quantize`.
+    """
+    spec = ModelSpec.from_yaml(args.model_config) if args.model_config else None
+    print_report(quantize(args.model, args.output, spec=spec, **search_options(args)), args.output)
+    return 0
+
+
+def search_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options of `add_search_arguments` as arguments of `quantize`."""
+    names = ("images", "labels", "gate_images", "gate_labels", "method", "max_ap_drop", "min_agreement", "max_minutes")
+    return {name: getattr(args, name) for name in names}
+
+
+def print_report(report: QuantizationReport, output: Path) -> None:
+    """Prints what was tried, the verdicts, and what was written."""
+    for name in report.unreadable:
+        print(f"passed over, can't be read: {name}")
+    for trial in report.trials:
+        print(trial.line())
+    for verdict in report.verdicts:
+        print(verdict.line())
+    if report.float_layers:
+        print(f"left in float: {', '.join(report.float_layers)}")
+    print(f"{output}: {report.int8_bytes / 1e6:.2f} MB, method {report.method}, sha256 {report.int8_sha256}")

@@ -1,0 +1,135 @@
+"""What quantising did, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from calibration.gate import Verdict
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate: its method, layers left in float, and `fidelity` to the float model on the choice pictures."""
+
+    method: str
+    float_layers: tuple[str, ...]
+    fidelity: float
+
+    def line(self) -> str:
+        """Returns the trial in words."""
+        floats = f", {len(self.float_layers)} layers in float" if self.float_layers else ""
+        return f"{self.method}{floats}: fidelity {self.fidelity:.4f}"
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """All that is known about one INT8 artifact.
+
+    Attributes:
+        model: name of the network.
+        float_sha256: of the float file.
+        int8_sha256: of the artifact.
+        float_bytes: size of the float file.
+        int8_bytes: size of the artifact.
+        method: the one chosen.
+        float_layers: convolutions left in float, costliest first.
+        quantized_layers: how many convolutions are INT8.
+        calibration_sha256: of the calibration pictures' names and contents.
+        pictures: how many served what.
+        unreadable: files passed over.
+        trials: everything measured on the way, in order.
+        verdicts: the gate's, by engine.
+        latency_ms: median by engine, threads and model (``float`` at precision auto, ``int8``).
+        machine: the processor.
+        versions: of the packages that compute.
+    """
+
+    model: str
+    float_sha256: str
+    int8_sha256: str
+    float_bytes: int
+    int8_bytes: int
+    method: str
+    float_layers: tuple[str, ...]
+    quantized_layers: int
+    calibration_sha256: str
+    pictures: dict[str, int]
+    unreadable: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    verdicts: tuple[Verdict, ...]
+    latency_ms: dict[str, dict[str, dict[str, float]]]
+    machine: str
+    versions: dict[str, str]
+
+    def to_json(self) -> str:
+        """Returns indented JSON; a metric that doesn't exist (no such objects) is null."""
+        content = asdict(self)
+        for verdict, entry in zip(self.verdicts, content["verdicts"], strict=True):
+            entry["agreement"]["score"] = verdict.agreement.score
+        return json.dumps(_without_nan(content), indent=2, ensure_ascii=False) + "\n"
+
+    def to_markdown(self) -> str:
+        """Returns a short page with a table of accuracy and one of latency."""
+        lines = [
+            f"# {self.model}, INT8",
+            "",
+            f"{self.int8_bytes / 1e6:.2f} MB (float {self.float_bytes / 1e6:.2f} MB), method {self.method},"
+            f" {self.quantized_layers} convolutions in INT8, {len(self.float_layers)} left in float"
+            f"{': ' + ', '.join(self.float_layers) if self.float_layers else ''}.",
+            "",
+            f"Calibrated on {self.pictures['calibration']} pictures (set `{self.calibration_sha256[:16]}`), chosen on"
+            f" {self.pictures['choice']} others, judged on {self.pictures['gate']} others again.",
+            "",
+        ]
+        if all(verdict.float_accuracy for verdict in self.verdicts):
+            lines += _accuracy_table(self.verdicts)
+        else:
+            lines += _agreement_table(self.verdicts)
+        lines += ["", f"Median latency of one picture in ms on {self.machine}:", ""]
+        lines += ["| engine | threads | float (auto) | INT8 |", "|---|---|---|---|"]
+        for engine, by_threads in self.latency_ms.items():
+            for threads, values in by_threads.items():
+                lines.append(f"| {engine} | {threads} | {values['float']:.2f} | {values['int8']:.2f} |")
+        lines += ["", f"Artifact `{self.int8_sha256}`, made from `{self.float_sha256}`."]
+        return "\n".join(lines) + "\n"
+
+
+def _accuracy_table(verdicts: tuple[Verdict, ...]) -> list[str]:
+    lines = ["| engine | model | AP | AP50 | small | medium | large | drop (95 %) | agreement |", "|---" * 9 + "|"]
+    for verdict in verdicts:
+        for name, accuracy in (("float32", verdict.float_accuracy), ("INT8", verdict.int8_accuracy)):
+            if accuracy is None or verdict.drop_interval is None:
+                continue
+            values = (accuracy.AP, accuracy.AP50, accuracy.APs, accuracy.APm, accuracy.APl)
+            cells = " | ".join("-" if math.isnan(value) else f"{value:.2f}" for value in values)
+            low, high = verdict.drop_interval
+            tail = f"{verdict.drop:+.2f} ({low:+.2f} to {high:+.2f}) | {verdict.agreement.score:.3f}"
+            lines.append(f"| {verdict.engine} | {name} | {cells} | {tail if name == 'INT8' else ' | '} |")
+    return lines
+
+
+def _agreement_table(verdicts: tuple[Verdict, ...]) -> list[str]:
+    lines = [
+        "No labels were given: agreement with the float model's detections.",
+        "",
+        "| engine | agreement | matched | missed | extra | mean IoU | mean score difference |",
+        "|---" * 7 + "|",
+    ]
+    for verdict in verdicts:
+        seen = verdict.agreement
+        lines.append(
+            f"| {verdict.engine} | {seen.score:.3f} | {seen.matched} | {seen.misses} | {seen.extras}"
+            f" | {seen.mean_iou:.3f} | {seen.mean_score_difference:.3f} |"
+        )
+    return lines
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
