@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from calibration.agreement import agreement
 from calibration.dataset import Sample, read_frame, read_samples
+from calibration.files import write_whole
 from streamer.detections import Detections
 from streamer.detector import open_detector
 from streamer.detector.base import Detector
@@ -113,6 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the verb `evaluate`."""
     parser.add_argument("--model", required=True, metavar="NAME|FILE", help="a model's name or an ONNX file")
     parser.add_argument("--model-config", type=Path, metavar="FILE", help="YAML description of a foreign ONNX file")
+    parser.add_argument("--against", metavar="NAME|FILE", help="another model to compare with, such as the float one")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="pictures")
     parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="YOLO labels: class cx cy w h")
     parser.add_argument("--engine", default="auto", choices=("auto", *ENGINE_NAMES))
@@ -122,9 +125,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures and prints one model's accuracy, as a table and as a line of JSON."""
+    """Measures one model's accuracy, beside another's where asked, and prints tables and a line of JSON."""
+    found, accuracy, content = _measure(options.model, options)
+    print(accuracy.table())
+    if options.against:
+        before, reference, described = _measure(options.against, options)
+        seen = agreement([detections for _, detections in before], [detections for _, detections in found])
+        print(f"against {options.against}:\n{reference.table()}")
+        print(
+            f"drop {reference.AP - accuracy.AP:+.2f} AP; agreement {seen.score:.3f}: {seen.matched} matched "
+            f"(IoU {seen.mean_iou:.3f}, score difference {seen.mean_score_difference:.3f}), {seen.misses} missed, "
+            f"{seen.extras} extra"
+        )
+        content["against"] = described | {"drop": reference.AP - accuracy.AP, "agreement": asdict(seen)}
+    text = json.dumps(content)
+    print(text)
+    if options.json:
+        write_whole(options.json, f"{text}\n".encode())
+    return 0
+
+
+def _measure(
+    model: str, options: argparse.Namespace
+) -> tuple[list[tuple[tuple[int, int], Detections]], Accuracy, dict[str, Any]]:
+    """Returns every picture's size and detections, the accuracy, and both in the form of the JSON."""
     with open_detector(
-        options.model,
+        model,
         model_config=options.model_config,
         engine=options.engine,
         precision=options.precision,
@@ -132,13 +158,6 @@ def run(options: argparse.Namespace) -> int:
         iou=options.iou,
     ) as detector:
         samples = read_samples(options.images, options.labels, len(detector.labels))
-        accuracy = coco_accuracy(samples, list(detect_all(detector, samples)), detector.labels)
-        content = json.dumps({"engine": asdict(detector.info), "images": len(samples), **asdict(accuracy)})
-    print(accuracy.table())
-    print(content)
-    if options.json:
-        try:
-            options.json.write_text(content + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"can't write {str(options.json)!r}: {error.strerror or error}") from error
-    return 0
+        found = list(detect_all(detector, samples))
+        accuracy = coco_accuracy(samples, found, detector.labels)
+        return found, accuracy, {"engine": asdict(detector.info), "images": len(samples), **asdict(accuracy)}
