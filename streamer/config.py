@@ -49,7 +49,7 @@ class StreamConfig(BaseModel):
     model_config_file: Path | None = Field(default=None, alias="model_config")
     engine: str = "auto"
     device: str = "auto"
-    precision: Literal["auto", "f32", "bf16"] = "auto"
+    precision: Literal["auto", "f32", "bf16", "f16"] = "auto"
     depth: Annotated[int, Field(ge=1)] | None = None
     conf: Unit = 0.4
     iou: Unit = 0.6

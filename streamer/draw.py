@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from streamer.detections import Detections
 from streamer.frame import Frame
-from streamer.yuv import Matrix, Yuv420, bgr_from_yuv
+from streamer.yuv import Yuv420
+from streamer.yuv_matrix import Matrix, bgr_from_yuv
 
 _U8 = npt.NDArray[np.uint8]
 _Plate = tuple[_U8, ...]
@@ -83,7 +84,7 @@ class Annotator:
         if not len(detections) and not overlay_lines:
             return frame
         canvas: _Canvas
-        canvas = _BgrCanvas(frame.pixels) if isinstance(frame.pixels, np.ndarray) else _YuvCanvas(frame.pixels)
+        canvas = _YuvCanvas(frame.pixels) if isinstance(frame.pixels, Yuv420) else _BgrCanvas(frame.image)
         style = _Style.of(*frame.size_wh)
         shown = self._clipped(detections, frame.size_wh)
         for box_xyxy, class_id, _ in shown:

@@ -18,15 +18,18 @@ def _models() -> list[str]:
 
 
 def _engines() -> list[str]:
+    from streamer.detector.cuda import installed_gpu_engines
     from streamer.engines import installed_engines
 
-    return [f"{name:14} {command or 'installed'}" for name, command in installed_engines().items()]
+    known = {**installed_engines(), **installed_gpu_engines()}
+    return [f"{name:14} {command or 'installed'}" for name, command in known.items()]
 
 
 def _devices() -> list[str]:
+    from streamer.cuda.gpu import list_gpus
     from streamer.engines.base import available_cores
 
-    return [f"cpu            {_processor()}, {available_cores()} cores"]
+    return [f"cpu            {_processor()}, {available_cores()} cores", *list_gpus()]
 
 
 def _processor() -> str:

@@ -91,6 +91,7 @@ class Pipeline:
                 self._times,
                 annotator,
                 self._captured_changed,
+                prepare=detector.prepare,
                 paced=plan.paced,
                 max_frames=max_frames,
                 overlay_head=head,

@@ -7,6 +7,7 @@ what it finds in one packaged picture; what an engine finds must match that befo
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +34,27 @@ _CROWD = 20
 _MAX_SCORE_DIFFERENCE = 0.12
 
 
+Output = npt.NDArray[np.float32]
+
+
 def find_in_picture(model: ModelFile, engine: Engine) -> Detections:
     """Returns what `engine`, idle, finds in the packaged picture with `model`."""
+    return _find(model, lambda frame: _run(model, engine, frame))
+
+
+def _run(model: ModelFile, engine: Engine, frame: Frame) -> Output:
+    letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
+    letterbox.apply(frame, engine.input(0))
+    engine.start(0)
+    return engine.wait(0)[0]
+
+
+def _find(model: ModelFile, output_of: Callable[[Frame], Output]) -> Detections:
     import cv2
 
     frame = Frame(np.asarray(cv2.imread(str(PICTURE)), np.uint8), "self-check", 0, 0.0, 0.0)
     letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
-    letterbox.apply(frame, engine.input(0))
-    engine.start(0)
-    output, _ = engine.wait(0)
-    return Decoder(model.spec, _RECORDED_CONF)(output, letterbox)
+    return Decoder(model.spec, _RECORDED_CONF)(output_of(frame), letterbox)
 
 
 def record(model: ModelFile, engine: Engine) -> None:
@@ -66,15 +78,25 @@ def check(model: ModelFile, engine: Engine) -> None:
         EngineError: if the detections differ: this processor or runtime computes the model wrongly.
         ModelError: if the metadata is damaged.
     """
+    check_output(model, engine.name, lambda frame: _run(model, engine, frame))
+
+
+def check_output(model: ModelFile, engine_name: str, output_of: Callable[[Frame], Output]) -> None:
+    """Does what `check` does with whatever makes the network's raw output, (N, channels) float32, of a frame.
+
+    Raises:
+        EngineError: if the detections differ: this processor or runtime computes the model wrongly.
+        ModelError: if the metadata is damaged.
+    """
     text = next((entry.value for entry in model.proto.metadata_props if entry.key == KEY), None)
     if text is None:
         return
-    expected, found = _read(text), find_in_picture(model, engine)
+    expected, found = _read(text), _find(model, output_of)
     problem = difference(expected, found)
     if problem:
         remedy = "use a float model (--model nanodet-g_416_float) or another --engine"
         raise EngineError(
-            f"{engine.name} computes {model.path.name} wrongly on this processor ({problem}): {remedy}; "
+            f"{engine_name} computes {model.path.name} wrongly on this processor ({problem}): {remedy}; "
             "--no-self-check runs it all the same"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -58,6 +58,7 @@ class Stream:
         annotator: Annotator,
         captured_changed: threading.Condition,
         *,
+        prepare: Callable[[Frame], None],
         paced: bool,
         max_frames: int | None,
         overlay_head: str | None,
@@ -71,6 +72,7 @@ class Stream:
             times: shared stage times.
             annotator: draws boxes.
             captured_changed: shared by all streams' captured frames, so that detection can wait for any of them.
+            prepare: what the detector wants done with a frame by the thread that captured it.
             paced: whether frames wait for their own time.
             max_frames: frames to process, then stop.
             overlay_head: engine and precision for the overlay; None draws no overlay.
@@ -83,6 +85,7 @@ class Stream:
         self.outlets = [Outlet(name, sink, Handover(room, Policy.EVERY_FRAME)) for name, sink in sinks]
         self._times = times
         self._annotator = annotator
+        self._prepare = prepare
         self._paced = paced
         self._max_frames = max_frames
         self._overlay_head = overlay_head
@@ -102,6 +105,7 @@ class Stream:
                 self._times.add("capture", (time.perf_counter() - began) * 1e3)
                 if paced is not None:
                     frame = paced.wait(frame, stop)
+                self._prepare(frame)
                 self.captured.put(frame)
                 self.stats.count_captured(frame.captured_at_s)
                 if self._max_frames and self.stats.captured - self.captured.dropped >= self._max_frames:

@@ -6,7 +6,6 @@ from the planes, boxes are drawn on the planes, and the encoder takes them as th
 
 from __future__ import annotations
 
-import enum
 import threading
 
 import av
@@ -14,18 +13,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streamer.yuv_matrix import Matrix, bgr_from_yuv
+
 _Plane = npt.NDArray[np.uint8]
 _FORMATS = ("yuv420p", "yuvj420p")
 _AVCOL_RANGE_MPEG = 1
 _AVCOL_RANGE_JPEG = 2
-
-
-class Matrix(enum.Enum):
-    """YUV to RGB matrices by their luma weights (kr, kb): ITU-R BT.601, BT.709 and BT.2020 (non-constant)."""
-
-    BT601 = (0.299, 0.114)
-    BT709 = (0.2126, 0.0722)
-    BT2020 = (0.2627, 0.0593)
 
 
 # ITU-T H.273 matrix coefficients as FFmpeg's AVColorSpace; 2 (unspecified) is BT.601, as FFmpeg's scaler takes it.
@@ -107,25 +100,6 @@ def take_tags(frame: av.VideoFrame, of: av.VideoFrame) -> None:
         frame.time_base = of.time_base
     frame.colorspace, frame.color_range = of.colorspace, of.color_range
     frame.color_primaries, frame.color_trc = of.color_primaries, of.color_trc
-
-
-def bgr_from_yuv(matrix: Matrix, full_range: bool) -> npt.NDArray[np.float32]:
-    """Returns the affine map (3, 4) float32 from (Y, U, V, 1) in 0..255 to (B, G, R) in 0..255.
-
-    The formula is ITU-R BT.601-7, section 2.5, with the luma weights of `matrix`.
-    """
-    kr, kb = matrix.value
-    kg = 1.0 - kr - kb
-    luma, chroma, black = (1.0, 1.0, 0.0) if full_range else (255 / 219, 255 / 224, 16.0)
-    rows = np.array(
-        [
-            [luma, 2 * (1 - kb) * chroma, 0.0],
-            [luma, -2 * (1 - kb) * kb / kg * chroma, -2 * (1 - kr) * kr / kg * chroma],
-            [luma, 0.0, 2 * (1 - kr) * chroma],
-        ]
-    )
-    offset = -rows @ np.array([black, 128.0, 128.0])
-    return np.concatenate([rows, offset[:, None]], axis=1).astype(np.float32)
 
 
 def _view(plane: av.video.plane.VideoPlane, writable: bool) -> _Plane:

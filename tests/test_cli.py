@@ -167,7 +167,7 @@ def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--model", "text.onnx"], 1, "text.onnx"),
         (["--model-config", "gone.yaml"], 2, "gone.yaml"),
         (["--engine", "openvivo"], 2, "openvino"),
-        (["--engine", "tensorrt"], 2, "tensorrt"),
+        (["--engine", "tensorflow"], 2, "tensorrt"),
         (["--device", "gpu7"], 2, "gpu7"),
         (["--classes", "persn"], 2, "'person'"),
         (["--conf", "7"], 2, "conf"),

@@ -217,7 +217,7 @@ def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
 def test_a_wrong_place_is_refused_before_any_work(tmp_path: Path, checkpoint: Path) -> None:
     spec = one_class(FAMILIES[0])
     for output, says in [
-        (checkpoint, "the checkpoint itself"),
+        (checkpoint, "the input itself"),
         (tmp_path, "is a folder"),
         (tmp_path / "none" / "a.onnx", "folder doesn't exist"),
     ]:

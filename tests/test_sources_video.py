@@ -23,7 +23,8 @@ from streamer.frame import Frame
 from streamer.sources import Source, open_source
 from streamer.sources.clock import PresentationClock
 from streamer.sources.diagnosis import bytes_missing
-from streamer.yuv import Matrix, Yuv420
+from streamer.yuv import Yuv420
+from streamer.yuv_matrix import Matrix
 from tests.media import number_of, picture, write_clip
 
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from streamer.errors import ConfigError, SinkError, StreamerError
 from streamer.whole_file import whole_file
-from streamer.yuv import Matrix, bgr_from_yuv
+from streamer.yuv_matrix import Matrix, bgr_from_yuv
 
 Image = npt.NDArray[np.uint8]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamer.errors import ConfigError, nearest
+from streamer.errors import ConfigError, StreamerError, nearest
 
 if TYPE_CHECKING:
     from streamer.detector.base import Detector
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "nanodet-g_416"
 
@@ -33,9 +36,10 @@ def open_detector(
     Args:
         model: a name of ``--list models`` or an ONNX file.
         model_config: YAML description of a foreign ONNX file.
-        engine: ``auto``, ``openvino`` or ``onnxruntime``.
-        device: ``auto`` or ``cpu``.
-        precision: ``auto``, ``f32`` or ``bf16``.
+        engine: ``openvino`` or ``onnxruntime`` on the CPU, ``tensorrt`` or ``torch`` on a GPU; ``auto`` takes a GPU's
+            where one works (why not is logged), else a CPU's. An engine asked for by name is never replaced.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``f32``, ``bf16`` (CPU) or ``f16`` (GPU).
         conf: least score to keep, 0 to 1.
         iou: overlap above which the weaker of two boxes of one class is dropped, 0 to 1.
         classes: labels to keep; None keeps all.
@@ -48,9 +52,11 @@ def open_detector(
         ModelError: if the model can't be had or isn't a NanoDet.
         EngineError: if the engine isn't installed, refuses the model, or computes it wrongly.
     """
+    from streamer.cuda.gpu import parse_device
     from streamer.decode import Decoder
     from streamer.detector.cpu import CpuDetector
-    from streamer.engines import open_engine
+    from streamer.detector.cuda import GPU_ENGINES, open_cuda_detector
+    from streamer.engines import ENGINE_NAMES, open_engine
     from streamer.engines.base import available_cores
     from streamer.model_file import load_model
     from streamer.model_spec import ModelSpec
@@ -62,12 +68,37 @@ def open_detector(
             raise ConfigError(f"--{name} wants a number from 0 to 1, got {value:g}")
     if depth is not None and depth < 1:
         raise ConfigError(f"depth wants at least 1 frame in flight, got {depth}")
+    known = ("auto", *ENGINE_NAMES, *GPU_ENGINES)
+    if engine not in known:
+        raise ConfigError(f"unknown engine {engine!r}{nearest(engine, known)} (known: {', '.join(known)})")
     if device not in ("auto", "cpu"):
-        raise ConfigError(f"unknown device {device!r}{nearest(device, ('auto', 'cpu'))} (known: auto, cpu)")
+        parse_device(device)
+    if device == "cpu" and engine in GPU_ENGINES:
+        raise ConfigError(f"the engine {engine!r} runs on a GPU: use --device cuda, or --engine auto")
+    if device not in ("auto", "cpu") and engine in ENGINE_NAMES:
+        raise ConfigError(f"the engine {engine!r} runs on the CPU: use --device cpu, or --engine auto")
     path, described_by = resolve_model(str(model))
     spec = ModelSpec.from_yaml(model_config) if model_config else described_by
     loaded = load_model(path, spec)
-    decoder = Decoder(loaded.spec, conf, iou, class_ids(classes, loaded.spec.labels))
+    wanted = class_ids(classes, loaded.spec.labels)
+    if device != "cpu" and engine not in ENGINE_NAMES:
+        try:
+            return open_cuda_detector(
+                loaded,
+                engine=engine,
+                device=device,
+                precision=precision,
+                conf=conf,
+                iou=iou,
+                class_ids=wanted,
+                depth=depth,
+                self_check=self_check,
+            )
+        except StreamerError as error:
+            if (engine, device) != ("auto", "auto"):
+                raise
+            log.info("running on the CPU, not on a GPU: %s", error)
+    decoder = Decoder(loaded.spec, conf, iou, wanted)
     runner = open_engine(engine, loaded, slots=depth or available_cores(), precision=precision, threads=threads)
     detector = CpuDetector(loaded, runner, decoder)
     if self_check:

@@ -59,6 +59,13 @@ class Detector(abc.ABC):
     def in_flight(self) -> int:
         """Frames submitted and not yet collected."""
 
+    def prepare(self, frame: Frame) -> None:  # noqa: B027  (most detectors have nothing to prepare)
+        """Does what can be done for `frame` ahead of `submit`; the thread that captured it calls this, and may not.
+
+        Raises:
+            EngineError: if the engine refuses.
+        """
+
     @abc.abstractmethod
     def submit(self, frame: Frame) -> None:
         """Starts work on `frame` and returns at once.

@@ -23,7 +23,7 @@ _ENGINES = {
 }
 
 ENGINE_NAMES = tuple(_ENGINES)
-PRECISIONS = ("auto", "f32", "bf16")
+PRECISIONS = ("auto", "f32", "bf16", "f16")
 
 
 def installed_engines() -> dict[str, str | None]:

@@ -38,6 +38,8 @@ class OpenVinoEngine(Engine):
             EngineError: if OpenVINO refuses the model.
             ConfigError: if this processor can't compute in `precision`.
         """
+        if precision not in ("auto", *_PRECISIONS):
+            raise ConfigError(f"OpenVINO computes in f32 or bf16 on a CPU, not {precision}; use --precision auto")
         core = ov.Core()
         cores = threads or available_cores()
         options: dict[str, object] = {

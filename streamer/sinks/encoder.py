@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.frame import Frame
-from streamer.yuv import Matrix, Yuv420, bgr_from_yuv
+from streamer.yuv import Yuv420
+from streamer.yuv_matrix import Matrix, bgr_from_yuv
 
 log = logging.getLogger(__name__)
 

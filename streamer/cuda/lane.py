@@ -1,0 +1,220 @@
+"""One slot of the GPU path: its own stream, buffers and graph; copy in, preprocess, engine, decode, results out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamer.cuda.engine import CudaEngine, Launch
+from streamer.cuda.gpu import Gpu
+from streamer.cuda.launch import Kernels
+from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
+from streamer.cuda.picture import PICTURE_DTYPE
+from streamer.cuda.result import RESULT_DTYPE, ROOM, to_detections
+from streamer.cuda.staging import Staged
+from streamer.cuda.status import checking
+from streamer.detections import Detections
+from streamer.model_spec import ModelSpec
+from streamer.yuv_matrix import Matrix
+
+
+class Lane:
+    """Runs batches of a fixed size, one at a time, all on one stream. Lanes run side by side.
+
+    For each batch: `put` (or `describe`) every picture, `start`, `wait`, `detections`. Everything from preprocessing
+    to the results, which the GPU writes into page-locked memory itself, is one CUDA graph where graphs can be had.
+
+    Attributes:
+        batch: pictures at a time.
+        stream: the PyCUDA stream.
+        graphed: whether a graph was captured.
+    """
+
+    def __init__(self, gpu: Gpu, engine: CudaEngine, kernels: Kernels, spec: ModelSpec, batch: int = 1) -> None:
+        """Allocates everything, warms the engine up and captures the graph.
+
+        Raises:
+            EngineError: if there isn't enough memory, or the engine refuses.
+        """
+        import pycuda.driver as drv
+
+        width, height = spec.input_size_wh
+        values = batch * spec.num_points * spec.output_channels
+        self.batch = batch
+        self._gpu = gpu
+        self._kernels = kernels
+        self._spec = spec
+        self._input_type, self._output_type = engine.input_type, engine.output_type
+        self._owned: list[DeviceBuffer | PinnedBuffer] = []
+        self._pixels: list[DeviceBuffer | None] = [None] * batch
+        self._binding = None
+        self._launch: Launch | None = None
+        with gpu.active(), checking("make a stream"):
+            self.stream: Any = drv.Stream()
+            self._began, self._copied, self._ended = drv.Event(), drv.Event(), drv.Event()
+        try:
+            self._pictures = self._device(batch * PICTURE_DTYPE.itemsize)
+            self._input = self._device(batch * 3 * height * width * engine.input_type.itemsize)
+            self._output = self._device(values * engine.output_type.itemsize)
+            self._found = self._device(4 * batch)
+            self._keys = self._device(8 * batch * ROOM)
+            self._boxes = self._device(16 * batch * ROOM)
+            self._host_pictures = self._pinned(batch * PICTURE_DTYPE.itemsize)
+            self._host_results = self._pinned(batch * RESULT_DTYPE.itemsize)
+            self._described: list[object] = [None] * batch
+            self._results = np.asarray(self._host_results.array).view(RESULT_DTYPE)
+            blank = np.zeros(batch, PICTURE_DTYPE)  # resized to nothing: the first runs are of black pictures
+            self._pictures.write(blank)
+            with gpu.active():
+                binding = engine.bind(batch, self._input.address, self._output.address, int(self.stream.handle))
+                self._binding = binding
+                self._enqueue()
+                self.stream.synchronize()
+                self._launch = binding.capture(self._enqueue)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def graphed(self) -> bool:
+        return self._launch is not None
+
+    def put(self, index: int, staged: Staged, colours: tuple[Matrix, bool] | None) -> None:
+        """Starts copying a staged picture to the GPU; `staged` must be kept until the batch was waited for.
+
+        Args:
+            index: place in the batch.
+            staged: its pixels.
+            colours: YUV matrix and range, None for BGR.
+
+        Raises:
+            EngineError: if there isn't enough memory, or the copy is refused.
+        """
+        import pycuda.driver as drv
+
+        layout = staged.layout
+        pixels = self._pixels[index]
+        if pixels is None or pixels.nbytes < layout.nbytes:
+            if pixels is not None:
+                pixels.free()
+            self._pixels[index] = pixels = DeviceBuffer(self._gpu, layout.nbytes)
+        known = (layout, colours, pixels.address)
+        with self._gpu.active(), checking("copy a frame to the GPU"):
+            if index == 0:
+                self._began.record(self.stream)
+            if known != self._described[index]:
+                self._describe(index, layout.describe(pixels.address, colours))
+                self._described[index] = known
+            drv.memcpy_htod_async(pixels.address, staged.buffer.array[: layout.nbytes], self.stream)
+
+    def describe(self, index: int, picture: npt.NDArray[np.void]) -> None:
+        """Sets a picture that lies in device memory already, one `PICTURE_DTYPE`.
+
+        Raises:
+            EngineError: if the copy of the description is refused.
+        """
+        with self._gpu.active(), checking("copy a picture's description to the GPU"):
+            if index == 0:
+                self._began.record(self.stream)
+            self._describe(index, picture)
+            self._described[index] = None
+
+    def _describe(self, index: int, picture: npt.NDArray[np.void]) -> None:
+        import pycuda.driver as drv
+
+        size = PICTURE_DTYPE.itemsize
+        host = self._host_pictures.array[index * size : (index + 1) * size]
+        host.view(PICTURE_DTYPE)[0] = picture
+        drv.memcpy_htod_async(self._pictures.address + index * size, host, self.stream)
+
+    def start(self) -> None:
+        """Starts computing the batch; returns at once.
+
+        Raises:
+            EngineError: if the engine refuses.
+        """
+        with self._gpu.active(), checking("start a frame"):
+            self._copied.record(self.stream)
+            if self._launch is not None:
+                self._launch()
+            else:
+                self._enqueue()
+            self._ended.record(self.stream)
+
+    def wait(self) -> float:
+        """Waits for the batch.
+
+        Returns:
+            Milliseconds on the GPU from the first copy's start to the last result.
+
+        Raises:
+            EngineError: if computing failed.
+        """
+        with self._gpu.active(), checking("compute a frame"):
+            self._ended.synchronize()
+            return float(self._began.time_till(self._ended))
+
+    def span_ms(self, origin: Any) -> tuple[float, float, float]:
+        """Returns when the last batch's copy began, its computing began, and its results were there.
+
+        Args:
+            origin: a PyCUDA event recorded earlier; all three are milliseconds since it.
+        """
+        with self._gpu.active(), checking("read times"):
+            began, copied, ended = (float(e.time_since(origin)) for e in (self._began, self._copied, self._ended))
+        return began, copied, ended
+
+    def detections(self, index: int) -> Detections | None:
+        """Returns a picture's detections; None when more candidates were above the threshold than there is room for."""
+        return to_detections(self._results, index)
+
+    def output(self, index: int) -> npt.NDArray[np.float32]:
+        """Copies a picture's raw network output to the host, (N, channels) float32.
+
+        Raises:
+            EngineError: if the copy fails.
+        """
+        whole = np.empty((self.batch, self._spec.num_points, self._spec.output_channels), self._output_type)
+        self._output.read(whole)
+        return whole[index].astype(np.float32)
+
+    def network_input(self) -> npt.NDArray[np.floating]:
+        """Copies the network's input to the host, flat, in the engine's own type and layout; for checks.
+
+        Raises:
+            EngineError: if the copy fails.
+        """
+        values = np.empty(self._input.nbytes // self._input_type.itemsize, self._input_type)
+        self._input.read(values)
+        return values
+
+    def close(self) -> None:
+        """Waits for the stream and frees everything. Safe to call twice."""
+        with self._gpu.active():
+            self.stream.synchronize()
+            self._launch = None
+            if self._binding is not None:
+                self._binding.close()
+                self._binding = None
+        for buffer in [*self._owned, *(pixels for pixels in self._pixels if pixels is not None)]:
+            buffer.free()
+
+    def _enqueue(self) -> None:
+        assert self._binding is not None, "the engine is bound before work is enqueued"
+        pictures = self._pictures.address
+        self._kernels.letterbox(self.stream, pictures, self._input.address, self.batch)
+        self._binding.enqueue()
+        self._kernels.decode(
+            self.stream, pictures, self._output.address, self._found.address, self._keys.address,
+            self._boxes.address, self._host_results.address, self.batch,
+        )  # fmt: skip
+
+    def _device(self, nbytes: int) -> DeviceBuffer:
+        self._owned.append(buffer := DeviceBuffer(self._gpu, nbytes))
+        return buffer
+
+    def _pinned(self, nbytes: int) -> PinnedBuffer:
+        self._owned.append(buffer := PinnedBuffer(self._gpu, nbytes))
+        return buffer

@@ -1,0 +1,112 @@
+"""Buffers, allocated once and kept: device memory and page-locked host memory. Each owns what it holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamer.cuda.gpu import Gpu
+from streamer.cuda.status import checking
+
+
+class DeviceBuffer:
+    """Device memory.
+
+    Attributes:
+        address: of its first byte; aligned to 256 bytes.
+        nbytes: its size.
+    """
+
+    def __init__(self, gpu: Gpu, nbytes: int) -> None:
+        """Allocates zeroed memory.
+
+        Raises:
+            EngineError: if there isn't enough.
+        """
+        import pycuda.driver as drv
+
+        with gpu.active(), checking(f"allocate {nbytes / 1e6:.1f} MB of GPU memory"):
+            self._memory: Any = drv.mem_alloc(nbytes)
+            drv.memset_d8(int(self._memory), 0, nbytes)
+        self._gpu = gpu
+        self.address = int(self._memory)
+        self.nbytes = nbytes
+        gpu.device_bytes += nbytes
+
+    def write(self, array: npt.NDArray[Any]) -> None:
+        """Copies a contiguous host array to the beginning of the buffer, and waits for it.
+
+        Raises:
+            ValueError: if it doesn't fit or isn't contiguous.
+            EngineError: if the copy fails.
+        """
+        import pycuda.driver as drv
+
+        _check_fit(array, self.nbytes)
+        with self._gpu.active(), checking("copy to the GPU"):
+            drv.memcpy_htod(self.address, array)
+
+    def read(self, array: npt.NDArray[Any]) -> None:
+        """Fills a contiguous host array from the beginning of the buffer, and waits for it.
+
+        Raises:
+            ValueError: if the array is larger than the buffer or isn't contiguous.
+            EngineError: if the copy fails.
+        """
+        import pycuda.driver as drv
+
+        _check_fit(array, self.nbytes)
+        with self._gpu.active(), checking("copy from the GPU"):
+            drv.memcpy_dtoh(array, self.address)
+
+    def free(self) -> None:
+        """Frees the memory. Safe to call twice."""
+        if self._memory is not None:
+            with self._gpu.active(), checking("free GPU memory"):
+                self._memory.free()
+            self._memory = None
+            self._gpu.device_bytes -= self.nbytes
+
+
+class PinnedBuffer:
+    """Page-locked host memory, which the GPU copies from and to by itself, and can read and write in place.
+
+    Attributes:
+        array: (nbytes,) uint8, the memory; invalid after `free`.
+        address: of its first byte, for the host and for the GPU alike.
+        nbytes: its size.
+    """
+
+    def __init__(self, gpu: Gpu, nbytes: int) -> None:
+        """Allocates memory.
+
+        Raises:
+            EngineError: if the system won't lock that much.
+        """
+        import pycuda.driver as drv
+
+        with gpu.active(), checking(f"page-lock {nbytes / 1e6:.1f} MB of host memory"):
+            flags = drv.host_alloc_flags.DEVICEMAP | drv.host_alloc_flags.PORTABLE
+            self._memory: Any = drv.pagelocked_zeros(nbytes, np.uint8, mem_flags=flags)
+        self._gpu = gpu
+        self.array: npt.NDArray[np.uint8] = self._memory
+        self.address = int(self._memory.ctypes.data)
+        self.nbytes = nbytes
+        gpu.pinned_bytes += nbytes
+
+    def free(self) -> None:
+        """Frees the memory. Safe to call twice."""
+        if self._memory is not None:
+            with self._gpu.active(), checking("free page-locked memory"):
+                self._memory.base.free()
+            self._memory = None
+            self._gpu.pinned_bytes -= self.nbytes
+
+
+def _check_fit(array: npt.NDArray[Any], nbytes: int) -> None:
+    if array.nbytes > nbytes or not array.flags.c_contiguous:
+        raise ValueError(
+            f"wanted a contiguous array of at most {nbytes} bytes, got {array.nbytes} bytes, strides {array.strides}"
+        )

@@ -1,0 +1,128 @@
+"""Buffers that are filled by whichever thread has the frame, used by the GPU, and used again."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from streamer.cuda.gpu import Gpu
+from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
+from streamer.cuda.picture import Layout
+from streamer.frame import Frame
+from streamer.letterbox import Letterbox
+
+Buffer = TypeVar("Buffer", DeviceBuffer, PinnedBuffer)
+
+
+class BufferPool(Generic[Buffer]):
+    """Buffers of one kind, at most `limit`, made when first needed and kept. Any thread may use it."""
+
+    def __init__(self, make: Callable[[int], Buffer], limit: int) -> None:
+        """Takes what makes a buffer of so many bytes."""
+        self._make: Callable[[int], Buffer] = make
+        self._limit = limit
+        self._made = 0
+        self._free: deque[Buffer] = deque()
+        self._lock = threading.RLock()  # a buffer may come back while one is taken: finalisers run anywhere
+        self._closed = False
+
+    def take(self, nbytes: int) -> Buffer | None:
+        """Returns a buffer of `nbytes` or more, or None when all are in use.
+
+        Raises:
+            EngineError: if there isn't memory for another.
+        """
+        with self._lock:
+            while self._free:
+                buffer = self._free.pop()
+                if buffer.nbytes >= nbytes:
+                    return buffer
+                buffer.free()  # frames have become larger
+                self._made -= 1
+            if self._closed or self._made == self._limit:
+                return None
+            made = self._make(nbytes)
+            self._made += 1
+            return made
+
+    def give_back(self, buffer: Buffer) -> None:
+        """Takes a buffer back; after `close` it is freed."""
+        with self._lock:
+            if not self._closed:
+                self._free.append(buffer)
+                return
+        buffer.free()
+
+    def close(self) -> None:
+        """Frees all buffers that aren't in use; the others go when they are given back. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            while self._free:
+                self._free.pop().free()
+
+
+class Loan(Generic[Buffer]):
+    """A buffer taken from a pool, given back by `end`, or at the latest with the last reference to this.
+
+    Attributes:
+        buffer: the pool's; not to be used after `end`.
+    """
+
+    def __init__(self, pool: BufferPool[Buffer], buffer: Buffer) -> None:
+        self.buffer: Buffer = buffer
+        self._pool: BufferPool[Buffer] | None = pool
+
+    def end(self) -> None:
+        """Gives the buffer back. Safe to call twice."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.give_back(self.buffer)
+
+    def __del__(self) -> None:
+        self.end()
+
+
+class Staged(Loan[PinnedBuffer]):
+    """A frame's pixels in page-locked memory.
+
+    Attributes:
+        layout: what lies where in `buffer`.
+    """
+
+    def __init__(self, pool: BufferPool[PinnedBuffer], buffer: PinnedBuffer, layout: Layout) -> None:
+        super().__init__(pool, buffer)
+        self.layout = layout
+
+
+class StagingPool:
+    """Page-locked buffers, at most `limit`. Any thread may use it."""
+
+    def __init__(self, gpu: Gpu, limit: int) -> None:
+        self._pool = BufferPool(lambda nbytes: PinnedBuffer(gpu, nbytes), limit)
+
+    def stage(self, frame: Frame, letterbox: Letterbox, *, packable: bool = True) -> Staged | None:
+        """Copies what is needed of a frame into a buffer; returns None when all buffers are in use.
+
+        Args:
+            frame: the frame.
+            letterbox: its way into the network's input.
+            packable: whether to leave out rows that aren't needed.
+
+        Raises:
+            EngineError: if the system won't lock more memory.
+        """
+        layout = Layout.of(frame, letterbox, packable=packable)
+        buffer = self._pool.take(layout.nbytes)
+        if buffer is None:
+            return None
+        staged = Staged(self._pool, buffer, layout)
+        layout.fill(frame, np.asarray(buffer.array))
+        return staged
+
+    def close(self) -> None:
+        """Frees all buffers that aren't in use; the others go when they are given back. Safe to call twice."""
+        self._pool.close()

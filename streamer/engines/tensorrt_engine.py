@@ -1,0 +1,134 @@
+"""TensorRT, of either package: the engine is built on first use, kept, and run on the slot's own stream."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import Any
+
+import numpy as np
+
+from streamer.cuda.engine import Binding, CudaEngine, Launch
+from streamer.cuda.gpu import Gpu
+from streamer.cuda.memory import DeviceBuffer
+from streamer.errors import ConfigError, EngineError
+from streamer.model_file import ModelFile
+from streamer.tensorrt import BuildOptions, Flavour, cached_engine, load_flavour, read_engine, shared_logger
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "f16", "f32")
+
+
+def installed_flavour() -> Flavour | None:
+    """Returns the package that is installed, `tensorrt` before `tensorrt_rtx`; None where neither is."""
+    return next((flavour for flavour in Flavour if importlib.util.find_spec(flavour.module_name)), None)
+
+
+class TensorRtEngine(CudaEngine):
+    """Runs a TensorRT engine: input and output float32, computed in FP16, and INT8 where the model says so."""
+
+    name = "tensorrt"
+    channels_last = False
+    input_type = output_type = np.dtype(np.float32)
+
+    def __init__(
+        self, model: ModelFile, gpu: Gpu, flavour: Flavour, *, precision: str = "auto", batch: int = 1
+    ) -> None:
+        """Finds the engine for this GPU in the cache, or builds it, and loads it.
+
+        Args:
+            model: what to run.
+            gpu: where.
+            flavour: the package.
+            precision: ``f16``, ``f32``, or ``auto``: f16. An INT8 model's quantised layers stay INT8.
+            batch: largest batch that will be bound.
+
+        Raises:
+            ConfigError: if `precision` is another.
+            EngineError: if the package is missing, can't build the model, or can't run the engine on this GPU.
+            ModelError: if the model is of a form TensorRT doesn't take.
+        """
+        if precision not in PRECISIONS:
+            raise ConfigError(f"TensorRT computes in f16 or f32, not {precision}; use --precision auto")
+        trt = load_flavour(flavour)
+        options = BuildOptions(fp16=precision != "f32", max_batch=batch)
+        path = cached_engine(model, flavour, options, device=gpu.index, on_progress=_Progress(model.path.name))
+        logger = shared_logger(trt)
+        data = read_engine(path)
+        with gpu.active(), logger.capture() as said:
+            self._runtime = trt.Runtime(logger)
+            self._engine = self._runtime.deserialize_cuda_engine(data)
+        if self._engine is None:
+            raise EngineError(
+                f"{flavour.value} {trt.__version__} can't run {path.name} on {gpu.name}: {said.first_error()};"
+                " use --engine torch, or a GPU this package supports"
+            )
+        floating = "f16" if options.fp16 else "f32"
+        self.precision = f"int8+{floating}" if model.quantized else floating
+        self._gpu = gpu
+        self._trt = trt
+        self._spec = model.spec
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        modes = {self._engine.get_tensor_mode(name): name for name in names}
+        self._input, self._output = modes[trt.TensorIOMode.INPUT], modes[trt.TensorIOMode.OUTPUT]
+
+    def bind(self, batch: int, input_address: int, output_address: int, stream: int) -> TensorRtBinding:
+        trt, engine = self._trt, self._engine
+        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise EngineError(f"TensorRT can't make an execution context on {self._gpu.name}: is its memory full?")
+        workspace = DeviceBuffer(self._gpu, max(1, engine.device_memory_size_v2))
+        context.set_device_memory(workspace.address, workspace.nbytes)
+        width, height = self._spec.input_size_wh
+        accepted = (
+            context.set_input_shape(self._input, (batch, 3, height, width))
+            and context.set_tensor_address(self._input, input_address)
+            and context.set_tensor_address(self._output, output_address)
+        )
+        if not accepted:
+            workspace.free()
+            raise EngineError(f"TensorRT refuses a batch of {batch}: build the engine with --max-batch {batch} or more")
+        return TensorRtBinding(context, workspace, stream)
+
+    def close(self) -> None:
+        self._engine = self._runtime = None
+
+
+class TensorRtBinding(Binding):
+    """One execution context with its own workspace."""
+
+    def __init__(self, context: Any, workspace: DeviceBuffer, stream: int) -> None:
+        super().__init__(stream)
+        self._context = context
+        self._workspace = workspace
+
+    def enqueue(self) -> None:
+        if not self._context.execute_async_v3(self.stream):
+            raise EngineError("TensorRT refused to run the network: see the log for its own words")
+
+    def capture(self, body: Launch) -> Launch | None:
+        """Records a graph, unless TensorRT-RTX says that this context can't be recorded."""
+        capturable = getattr(self._context, "is_stream_capturable", None)
+        if capturable is not None and not capturable(self.stream):
+            log.info("TensorRT-RTX says this engine can't be recorded: it runs without a CUDA graph")
+            return None
+        return super().capture(body)
+
+    def close(self) -> None:
+        self._context = None
+        self._workspace.free()
+
+
+class _Progress:
+    """Says now and then how far a build is."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._said = -1
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        tenth = 10 * done // total if total else 0
+        if phase.startswith("Building") and tenth != self._said:
+            self._said = tenth
+            log.warning("building the engine of %s: %s, %d%%", self._name, phase, 10 * tenth)

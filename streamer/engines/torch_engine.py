@@ -1,0 +1,234 @@
+"""PyTorch on CUDA: the network rebuilt from an exported file. For a GPU machine without TensorRT."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch._dynamo import config as _dynamo_config
+
+from streamer.cuda.engine import Binding, CudaEngine, Launch
+from streamer.cuda.gpu import Gpu
+from streamer.errors import ConfigError, EngineError, ModelError
+from streamer.model_file import ModelFile
+from streamer.nanodet import NanoDet, build, fuse_batchnorm, load_into
+from streamer.zoo import cache_dir
+
+log = logging.getLogger(__name__)
+
+_TYPES = {"f16": torch.float16, "f32": torch.float32}
+_NUMPY_TYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float16: np.dtype(np.float16),
+    torch.float32: np.dtype(np.float32),
+}
+_WARM_UPS = 3
+_SLOW_S = 2.0
+_RECOMPILE_LIMIT = 256  # every engine and batch size opened in a process counts; torch.compile's own limit is 8
+
+_Run = Callable[[Tensor, Tensor], None]
+
+
+class TorchEngine(CudaEngine):
+    """Runs the network in PyTorch, channels last, one CUDA graph for each binding.
+
+    Convolutions are cuDNN's; where Triton is installed, `torch.compile` fuses all between them.
+    """
+
+    name = "torch"
+    channels_last = True
+
+    def __init__(self, model: ModelFile, gpu: Gpu, *, precision: str = "auto") -> None:
+        """Rebuilds the network from the model file's weights and moves it to the GPU.
+
+        Args:
+            model: a file exported by this project: its weights carry the network's own names.
+            gpu: where to.
+            precision: ``f16``, ``f32``, or ``auto``: f16.
+
+        Raises:
+            ConfigError: if `precision` is another.
+            EngineError: if this PyTorch has no CUDA, or there isn't enough memory.
+            ModelError: if the network can't be rebuilt from the file.
+        """
+        if precision not in ("auto", *_TYPES):
+            raise ConfigError(f"the torch engine computes in f16 or f32, not {precision}; use --precision auto")
+        if not torch.cuda.is_available():
+            built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
+            raise EngineError(
+                f"PyTorch {torch.__version__} (built for {built}) finds no CUDA: install the build for your driver"
+            )
+        computed = _TYPES["f16" if precision == "auto" else precision]
+        network = rebuild(model)
+        self._device = torch.device("cuda", gpu.index)
+        try:
+            points = _Points(network).to(self._device, computed)
+            points.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        except torch.cuda.OutOfMemoryError as error:
+            raise EngineError(f"not enough memory on {gpu.name} for {model.path.name}") from error
+        self._run = _compiled(points)
+        self.precision = {value: key for key, value in _TYPES.items()}[computed]
+        if model.quantized:
+            log.warning("%s holds INT8 weights; the torch engine computes with them dequantised", model.path.name)
+            self.precision += " (int8 weights dequantised)"
+        self.input_type = self.output_type = _NUMPY_TYPES[computed]
+        self._spec = model.spec
+        self._type = computed
+
+    def bind(self, batch: int, input_address: int, output_address: int, stream: int) -> TorchBinding:
+        width, height = self._spec.input_size_wh
+        images = _borrow(input_address, (batch, height, width, 3), self.input_type, self._device).permute(0, 3, 1, 2)
+        rows = (batch, self._spec.num_points, self._spec.output_channels)
+        output = _borrow(output_address, rows, self.output_type, self._device)
+        return TorchBinding(self._run, images, output, stream)
+
+    def close(self) -> None:
+        self._run = None  # type: ignore[assignment]
+        torch.cuda.empty_cache()
+
+
+class TorchBinding(Binding):
+    """The network on one stream, between two borrowed buffers."""
+
+    def __init__(self, run: _Run, images: Tensor, output: Tensor, stream: int) -> None:
+        super().__init__(stream)
+        self._run = run
+        self._images = images
+        self._output = output
+        self._external = torch.cuda.ExternalStream(stream, device=images.device)  # type: ignore[no-untyped-call]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        began = time.perf_counter()
+        with _dynamo_config.patch(recompile_limit=_RECOMPILE_LIMIT):
+            for _ in range(_WARM_UPS):  # compiles, and cuDNN tries its algorithms out: recording must find all ready
+                self.enqueue()
+        self._external.synchronize()
+        if (took_s := time.perf_counter() - began) > _SLOW_S:
+            log.info("PyTorch made ready for batch %d in %.0f s", images.shape[0], took_s)
+
+    def enqueue(self) -> None:
+        try:
+            with torch.inference_mode(), torch.cuda.stream(self._external), _cudnn_benchmark():
+                self._run(self._images, self._output)
+        except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one
+            raise EngineError(f"PyTorch failed: {str(error).strip().splitlines()[0]}") from error
+
+    def capture(self, body: Launch) -> Launch | None:
+        """Records through PyTorch, whose allocator must know of it."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._external, capture_error_mode="thread_local"):
+                body()
+        except RuntimeError as error:
+            raise EngineError(f"PyTorch can't record a graph: {str(error).strip().splitlines()[0]}") from error
+        self._graph = graph
+        return self._replay
+
+    def _replay(self) -> None:
+        assert self._graph is not None, "replayed only after it was recorded"
+        with torch.cuda.stream(self._external):
+            self._graph.replay()
+
+    def close(self) -> None:
+        if self._graph is not None:
+            self._graph.reset()
+            self._graph = None
+
+
+class _Points(nn.Module):
+    """The network, writing its points into a given output, scores after sigmoid."""
+
+    def __init__(self, network: NanoDet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, output: Tensor) -> None:
+        """Runs the network.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            output: (B, N, channels), contiguous, overwritten.
+        """
+        network, head = self.network, self.network.head
+        classes = network.spec.num_classes
+        levels = network.fpn(network.backbone(images))
+        rows = [  # channels come last in memory, so this costs nothing; after NanoDet.forward a transpose would
+            predict(convs(level)).permute(0, 2, 3, 1).flatten(1, 2)
+            for convs, predict, level in zip(head.cls_convs, head.gfl_cls, levels, strict=True)
+        ]
+        points = torch.cat(rows, dim=1)
+        output.copy_(torch.cat((points[..., :classes].sigmoid(), points[..., classes:]), dim=2))
+
+
+def _compiled(points: _Points) -> _Run:
+    """Returns the network compiled, where Triton is installed; compiling happens at the first run of each batch."""
+    if importlib.util.find_spec("triton") is None:
+        log.info("Triton is not installed: the torch engine runs about 1.5 times as long without torch.compile")
+        return points
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "torch"))
+    return torch.compile(points, fullgraph=True, dynamic=False)
+
+
+def rebuild(model: ModelFile) -> NanoDet:
+    """Returns the network in float32 on the CPU, batch normalisation folded, with the weights of a model file.
+
+    Raises:
+        ModelError: if the file doesn't describe the architecture or its weights have other names.
+    """
+    network = build(model.spec)
+    fuse_batchnorm(network)
+    own = network.state_dict()
+    weights = {name: torch.from_numpy(array.copy()) for name, array in weights_by_name(model.proto, own).items()}
+    try:
+        load_into(network, weights)
+    except ModelError as error:
+        raise ModelError(
+            f"{str(model.path)!r}: {error}; the torch engine needs a file of `python -m calibration export`"
+        ) from error
+    return network.requires_grad_(False)
+
+
+def weights_by_name(proto: onnx.ModelProto, wanted: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """Returns the graph's constants under the names `wanted`, INT8 ones dequantised.
+
+    A weight is a constant of its own name, of any floating type, or the dequantised form of one: quantisers make up
+    names that hold the weight's own.
+    """
+    constants = {entry.name: numpy_helper.to_array(entry) for entry in proto.graph.initializer}
+    found = {name: array for name, array in constants.items() if name in wanted}
+    for node in proto.graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in constants:
+            continue
+        names = [name for name in wanted if name in node.input[0] or name in node.output[0]]
+        if names:
+            found[max(names, key=len)] = _dequantised(node, constants)
+    return {name: array.astype(np.float32) for name, array in found.items()}
+
+
+def _dequantised(node: onnx.NodeProto, constants: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Computes ``(x - zero_point) * scale`` along the node's axis (ONNX operator DequantizeLinear)."""
+    quantised, scale = constants[node.input[0]], constants[node.input[1]]
+    zero = constants[node.input[2]] if len(node.input) > 2 else np.zeros_like(scale, quantised.dtype)
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    shape = [1] * quantised.ndim
+    if scale.ndim:
+        shape[axis] = -1
+    return (quantised.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)
+
+
+def _borrow(address: int, shape: tuple[int, ...], dtype: np.dtype[np.floating], device: torch.device) -> Tensor:
+    """Returns a tensor over memory that stays the caller's."""
+    interface = {"shape": shape, "typestr": dtype.str, "data": (address, False), "version": 3, "strides": None}
+    holder = type("Borrowed", (), {"__cuda_array_interface__": interface})()
+    return torch.as_tensor(holder, device=device)
+
+
+def _cudnn_benchmark() -> Any:
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True)

@@ -1,0 +1,331 @@
+"""The GPU path on a GPU: context, buffers, kernels, lanes, the detector. Skipped where there is none."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamer.cuda.engine import Binding, CudaEngine
+from streamer.cuda.gpu import Gpu
+from streamer.cuda.lane import Lane
+from streamer.cuda.launch import Kernels
+from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
+from streamer.cuda.result import ROOM
+from streamer.cuda.staging import StagingPool
+from streamer.decode import Decoder
+from streamer.detector.cuda import CudaDetector, open_cuda_detector
+from streamer.errors import EngineError, StreamerError
+from streamer.frame import Frame
+from streamer.letterbox import Letterbox
+from streamer.model_file import ModelFile, load_model
+from streamer.model_spec import ModelSpec
+from streamer.yuv_matrix import Matrix
+from tests.test_cuda_kernels import Planes, expected, frame_of, random_output
+from tests.tiny import tiny_spec, write_tiny
+
+pytestmark = pytest.mark.gpu
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture
+def gpu() -> Iterator[Gpu]:
+    """GPU 0; nothing of ours may be left on it."""
+    try:
+        opened = Gpu(0)
+    except EngineError as error:
+        pytest.skip(str(error))
+    with opened:
+        yield opened
+        gc.collect()
+        assert opened.device_bytes == 0
+        assert opened.pinned_bytes == 0
+
+
+class FixedEngine(CudaEngine):
+    """Gives the same output whatever the input, so that everything around an engine can be tested."""
+
+    name = "fixed"
+    precision = "none"
+
+    def __init__(self, gpu: Gpu, output: np.ndarray, *, channels_last: bool = False, fail_at: int = -1) -> None:
+        self.input_type = self.output_type = output.dtype
+        self.channels_last = channels_last
+        self.bound: list[FixedBinding] = []
+        self.closed = 0
+        self._fail_at = fail_at
+        self._source = DeviceBuffer(gpu, output.nbytes)
+        self._source.write(np.ascontiguousarray(output))
+
+    def bind(self, batch: int, input_address: int, output_address: int, stream: int) -> Binding:
+        if len(self.bound) == self._fail_at:
+            raise EngineError("refused on purpose")
+        self.bound.append(FixedBinding(self._source, output_address, stream))
+        return self.bound[-1]
+
+    def close(self) -> None:
+        self.closed += 1
+        self._source.free()
+
+
+class FixedBinding(Binding):
+    def __init__(self, source: DeviceBuffer, target: int, stream: int) -> None:
+        super().__init__(stream)
+        self._source, self._target = source, target
+        self.closed = False
+
+    def enqueue(self) -> None:
+        copy = ctypes.CDLL("libcuda.so.1").cuMemcpyDtoDAsync_v2
+        copy.argtypes = (ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p)
+        assert copy(self._target, self._source.address, self._source.nbytes, self.stream) == 0
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def kernels_of(gpu: Gpu, spec: ModelSpec, dtype: Any, channels_last: bool, conf: float = 0.4) -> Kernels:
+    types = {"input_type": np.dtype(dtype), "output_type": np.dtype(dtype)}
+    return Kernels(gpu, spec, **types, channels_last=channels_last, conf=conf, iou=0.6, class_ids=None)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelFile:
+    """A tiny model file."""
+    return load_model(write_tiny(tmp_path / "tiny.onnx"))
+
+
+def test_buffers_round_trip_and_are_counted(gpu: Gpu) -> None:
+    device, pinned = DeviceBuffer(gpu, 1000), PinnedBuffer(gpu, 500)
+    assert (gpu.device_bytes, gpu.pinned_bytes) == (1000, 500)
+    zeros = np.full(1000, 7, np.uint8)
+    device.read(zeros)
+    assert not zeros.any()
+    pinned.array[:] = np.arange(500) % 256
+    device.write(pinned.array)
+    got = np.empty(500, np.uint8)
+    device.read(got)
+    np.testing.assert_array_equal(got, np.arange(500) % 256)
+    with pytest.raises(ValueError, match="at most 1000 bytes"):
+        device.write(np.zeros(1001, np.uint8))
+    with pytest.raises(ValueError, match="contiguous"):
+        device.read(np.zeros((10, 10), np.uint8)[:, ::2])
+    for buffer in (device, pinned):
+        buffer.free()
+        buffer.free()
+
+
+def test_too_much_memory_is_said(gpu: Gpu) -> None:
+    with pytest.raises(EngineError, match=r"allocate .* MB of GPU memory.*out of memory.*lower --depth"):
+        DeviceBuffer(gpu, 1 << 46)
+
+
+def test_no_such_gpu(gpu: Gpu) -> None:
+    with pytest.raises(EngineError, match="there is no GPU 99: this machine has"):
+        Gpu(99)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("graphed", [True, False])
+def test_a_lane_preprocesses_and_decodes(
+    gpu: Gpu, dtype: type, channels_last: bool, graphed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not graphed:
+        monkeypatch.setattr(FixedBinding, "capture", lambda self, body: None)
+    spec = tiny_spec().with_input_size((96, 64))
+    outputs = np.stack([random_output(spec, lambda s: RNG.random(s) ** 8, dtype) for _ in range(3)])
+    frames = [
+        frame_of(RNG.integers(0, 256, (480, 640, 3), np.uint8)),
+        frame_of(Planes((1920, 1080), Matrix.BT709, False)),
+        frame_of(RNG.integers(0, 256, (33, 21, 3), np.uint8)),
+    ]
+    engine = FixedEngine(gpu, outputs, channels_last=channels_last)
+    kernels = kernels_of(gpu, spec, dtype, channels_last)
+    lane = Lane(gpu, engine, kernels, spec, 3)
+    pool = StagingPool(gpu, 6)
+    for _ in range(2):
+        staged = []
+        for index, frame in enumerate(frames):
+            letterbox = Letterbox.fit(frame.size_wh, spec.input_size_wh, spec.keep_ratio)
+            one = pool.stage(frame, letterbox)
+            assert one is not None
+            staged.append(one)
+            pixels = frame.pixels
+            lane.put(index, one, None if isinstance(pixels, np.ndarray) else (pixels.matrix, pixels.full_range))
+        lane.start()
+        assert lane.wait() > 0
+        made = lane.network_input().reshape(3, 64, 96, 3) if channels_last else None
+        if made is None:
+            made = lane.network_input().reshape(3, 3, 64, 96).transpose(0, 2, 3, 1)
+        for index, frame in enumerate(frames):
+            levels = made[index].astype(np.float32) * np.array(spec.std_bgr) + np.array(spec.mean_bgr)
+            difference = np.abs(levels - expected(frame, spec.input_size_wh, spec.keep_ratio))
+            assert difference.mean() <= 0.5
+            assert difference.max() <= 1.2
+            letterbox = Letterbox.fit(frame.size_wh, spec.input_size_wh, spec.keep_ratio)
+            wanted = Decoder(spec, 0.4)(outputs[index].astype(np.float32), letterbox)
+            got = lane.detections(index)
+            assert got is not None
+            assert len(got) > 0
+            np.testing.assert_array_equal(got.class_ids, wanted.class_ids)
+            np.testing.assert_array_equal(got.scores, wanted.scores)
+            np.testing.assert_allclose(got.boxes_xyxy, wanted.boxes_xyxy, atol=0.02)
+            np.testing.assert_array_equal(lane.output(index), outputs[index].astype(np.float32))
+        del staged, one
+    lane.close()
+    lane.close()
+    assert engine.bound[0].closed
+    engine.close()
+    kernels.close()
+    pool.close()
+
+
+def detector_of(gpu: Gpu, model: ModelFile, output: np.ndarray, slots: int, conf: float = 0.4) -> CudaDetector:
+    return CudaDetector(model, gpu, FixedEngine(gpu, output), slots=slots, conf=conf, iou=0.6, class_ids=None)
+
+
+def test_the_detector_keeps_order_and_count(gpu: Gpu, model: ModelFile) -> None:
+    output = random_output(model.spec, lambda s: RNG.random(s) ** 8, np.float16)[None]
+    detector = detector_of(gpu, model, output, 3)
+    frames = [Frame(RNG.integers(0, 256, (40 + i, 60, 3), np.uint8), "s", i, 0.0, 0.0) for i in range(10)]
+    with pytest.raises(ValueError, match="no frame is in flight"):
+        detector.collect()
+    for frame in frames[:3]:
+        detector.submit(frame)
+    assert detector.in_flight == 3
+    with pytest.raises(ValueError, match="3 frames are in flight"):
+        detector.submit(frames[3])
+    assert detector.collect()[0] is frames[0]
+    with pytest.raises(ValueError, match="wanted no frame in flight, there are 2"):
+        detector.raw_output(frames[0])
+    assert [detector.collect()[0].index for _ in range(2)] == [1, 2]
+    np.testing.assert_array_equal(detector.raw_output(frames[0]), output[0].astype(np.float32))
+    for frame, detections in detector.stream(frames):
+        letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
+        wanted = Decoder(model.spec, 0.4)(output[0].astype(np.float32), letterbox)
+        np.testing.assert_allclose(detections.boxes_xyxy, wanted.boxes_xyxy, atol=0.02)
+    detector.close()
+    detector.close()
+
+
+def test_frames_may_be_prepared_on_another_thread_and_dropped(gpu: Gpu, model: ModelFile) -> None:
+    output = random_output(model.spec, lambda s: RNG.random(s) ** 8, np.float16)[None]
+    detector = detector_of(gpu, model, output, 2)
+
+    def frames(count: int) -> list[Frame]:
+        made = [Frame(RNG.integers(0, 256, (300, 400, 3), np.uint8), "s", i, 0.0, 0.0) for i in range(count)]
+        thread = threading.Thread(target=lambda: [detector.prepare(frame) for frame in made])
+        thread.start()
+        thread.join()
+        return made
+
+    frames(2)
+    held = detector.pinned_bytes
+    for _ in range(20):
+        dropped = frames(2)
+        assert detector.pinned_bytes == held
+        del dropped
+    for frame, _ in detector.stream(frames(4)):
+        assert frame.source == "s"
+    many = frames(60)  # more than there are buffers: the rest is staged when its turn comes
+    assert [frame.index for frame, _ in detector.stream(many)] == list(range(60))
+    del many, frame
+    detector.close()
+
+
+def test_made_here_used_there_closed_elsewhere(gpu: Gpu, model: ModelFile) -> None:
+    output = random_output(model.spec, lambda s: RNG.random(s) ** 8, np.float16)[None]
+    detector = detector_of(gpu, model, output, 2)
+    failures: list[BaseException] = []
+
+    def guarded(body: Any) -> None:
+        try:
+            body()
+        except BaseException as error:
+            failures.append(error)
+
+    def use() -> None:
+        frames = [Frame(np.zeros((40, 60, 3), np.uint8), "s", i, 0.0, 0.0) for i in range(5)]
+        assert len(list(detector.stream(frames))) == 5
+
+    for body in (use, detector.close):
+        thread = threading.Thread(target=guarded, args=(body,))
+        thread.start()
+        thread.join()
+    assert not failures
+
+
+def test_more_candidates_than_room_go_to_the_reference(gpu: Gpu, tmp_path: Path) -> None:
+    spec = tiny_spec().with_input_size((640, 640))
+    model = load_model(write_tiny(tmp_path / "wide.onnx", spec))
+    output = random_output(spec, lambda s: np.full(s, 0.5) + RNG.random(s) / 8, np.float32)[None]
+    assert spec.num_points * spec.num_classes > ROOM
+    detector = detector_of(gpu, model, output, 2, conf=0.2)
+    frame = frame_of(np.zeros((480, 640, 3), np.uint8))
+    detector.submit(frame)
+    got = detector.collect()[1]
+    wanted = Decoder(spec, 0.2)(output[0], Letterbox.fit((640, 480), (640, 640), spec.keep_ratio))
+    np.testing.assert_array_equal(got.class_ids, wanted.class_ids)
+    detector.close()
+
+
+def test_a_failed_opening_frees_everything(gpu: Gpu, model: ModelFile) -> None:
+    output = random_output(model.spec, lambda s: RNG.random(s), np.float32)[None]
+    engine = FixedEngine(gpu, output, fail_at=1)
+    with pytest.raises(EngineError, match="refused on purpose"):
+        CudaDetector(model, gpu, engine, slots=3, conf=0.4, iou=0.6, class_ids=None)
+    assert engine.closed == 1
+
+
+def test_nothing_grows(gpu: Gpu, model: ModelFile) -> None:
+    output = random_output(model.spec, lambda s: RNG.random(s) ** 8, np.float16)[None]
+    detector = detector_of(gpu, model, output, 3)
+    frames = [Frame(RNG.integers(0, 256, (h, 400, 3), np.uint8), "s", h, 0.0, 0.0) for h in (300, 200, 260)] * 20
+    list(detector.stream(frames))
+    before = (gpu.device_bytes, gpu.pinned_bytes, gpu.memory_used())
+    list(detector.stream(frames * 10))
+    assert (gpu.device_bytes, gpu.pinned_bytes, gpu.memory_used()) == before
+    del frames
+    detector.close()
+
+
+def test_torch_on_the_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no CUDA")
+    ort = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    from streamer.zoo import resolve_model
+
+    path, spec = resolve_model("nanodet-g_416_float")
+    model = load_model(path, spec)
+    spec = model.spec
+    kwargs: dict[str, Any] = {"device": "cuda", "conf": 0.3, "iou": 0.6, "class_ids": None, "depth": 2}
+    session = ort.InferenceSession(model.with_uint8_input(), providers=["CPUExecutionProvider"])
+    image = np.clip(RNG.normal(120, 60, (480, 640, 3)), 0, 255).astype(np.uint8)
+    for precision, tolerance in (("f32", 0.02), ("f16", 0.05)):
+        with open_cuda_detector(model, engine="torch", precision=precision, **kwargs) as detector:
+            frame = frame_of(image)
+            letterbox = Letterbox.fit(frame.size_wh, spec.input_size_wh, spec.keep_ratio)
+            pixels = np.zeros((1, spec.input_size_wh[1], spec.input_size_wh[0], 3), np.uint8)
+            letterbox.apply(frame, pixels[0])
+            (wanted,) = session.run(None, {"frames": pixels})
+            got = detector.raw_output(frame)
+            np.testing.assert_allclose(got[:, : spec.num_classes], wanted[0, :, : spec.num_classes], atol=tolerance)
+            assert detector.info.precision == precision
+
+
+def test_tensorrt_says_why_it_cannot(model: ModelFile) -> None:
+    try:
+        opened = open_cuda_detector(
+            model, engine="tensorrt", device="cuda", precision="auto", conf=0.4, iou=0.6, class_ids=None, depth=2
+        )
+    except StreamerError as error:
+        assert str(error)
+        return
+    opened.close()

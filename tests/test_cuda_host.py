@@ -1,0 +1,369 @@
+"""What of the GPU path runs without a GPU: errors, the kernel cache, buffer pools, choosing an engine."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer.cuda import compiler
+from streamer.cuda import gpu as gpu_module
+from streamer.cuda.gpu import list_gpus, load_pycuda, parse_device
+from streamer.cuda.staging import BufferPool, Loan
+from streamer.cuda.status import check, checking, failure
+from streamer.detector import cuda as cuda_detector
+from streamer.errors import ConfigError, EngineError
+from streamer.model_file import ModelFile, load_model
+from tests.tiny import write_tiny
+
+# --- status ---
+
+
+class Status:
+    def __init__(self, value: int, name: str) -> None:
+        self.value, self.name = value, name
+
+    def __int__(self) -> int:
+        return self.value
+
+
+def test_check_gives_the_values() -> None:
+    ok = Status(0, "CUDA_SUCCESS")
+    assert check("x", (ok,)) is None
+    assert check("x", (ok, 5)) == 5
+    assert check("x", (ok, 5, 6)) == (5, 6)
+
+
+def test_check_raises_one_line_with_the_fix() -> None:
+    with pytest.raises(EngineError) as caught:
+        check("launch a graph", (Status(2, "CUDA_ERROR_OUT_OF_MEMORY"),))
+    assert str(caught.value).startswith("CUDA failed to launch a graph: CUDA_ERROR_OUT_OF_MEMORY (2); close other")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("cuMemAlloc failed: out of memory", "lower --depth"),
+        ("cuInit failed: no device", "CUDA_VISIBLE_DEVICES"),
+        ("cuModuleLoadDataEx failed: no binary for gpu", "another architecture"),
+        ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)", "reboot"),
+        ("cudaErrorInsufficientDriver", "update the driver"),
+        ("cuStreamSynchronize failed: an illegal memory access", "compute-sanitizer"),
+        ("cuInit failed: invalid/unknown error code", "nvidia-smi"),
+    ],
+)
+def test_known_failures_come_with_advice(said: str, advice: str) -> None:
+    assert advice in str(failure("do it", RuntimeError(said)))
+
+
+def test_unknown_failures_come_without() -> None:
+    assert str(failure("do it", RuntimeError("odd\n thing"))) == "CUDA failed to do it: odd thing"
+    assert str(failure("do it", RuntimeError())) == "CUDA failed to do it: RuntimeError"
+
+
+def fake_pycuda(monkeypatch: pytest.MonkeyPatch, init: Any = lambda: None, count: int = 1) -> None:
+    class Error(Exception):
+        pass
+
+    class Device:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        @staticmethod
+        def count() -> int:
+            return count
+
+        def name(self) -> str:
+            return "Fake GPU"
+
+        def total_memory(self) -> int:
+            return 8 << 30
+
+    package, driver = types.ModuleType("pycuda"), types.ModuleType("pycuda.driver")
+    driver.Error, driver.init, driver.Device = Error, init, Device  # type: ignore[attr-defined]
+    package.driver = driver  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    monkeypatch.setattr(gpu_module.importlib.util, "find_spec", lambda name: object())
+
+
+def test_pycuda_errors_become_engine_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_pycuda(monkeypatch)
+    import pycuda.driver as drv
+
+    with pytest.raises(EngineError, match="CUDA failed to copy: launch failed; a kernel crashed"), checking("copy"):
+        raise drv.Error("launch failed")
+    with pytest.raises(KeyError), checking("copy"):
+        raise KeyError
+
+
+# --- opening ---
+
+
+@pytest.mark.parametrize(("text", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:12", 12)])
+def test_devices_are_read(text: str, index: int) -> None:
+    assert parse_device(text) == index
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda0", "cuda:1:2", "CUDA:0", "cuda:²"])
+def test_wrong_devices_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="wanted auto, cpu, cuda or cuda:N"):
+        parse_device(text)
+
+
+def test_without_pycuda_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EngineError, match=r"PyCUDA is not installed: pip install 'nanodet-streamer\[cuda\]'"):
+        load_pycuda()
+    assert list_gpus() == ["cuda           not usable: PyCUDA is not installed: pip install 'nanodet-streamer[cuda]'"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("libcuda.so.1: cannot open shared object file", "no NVIDIA driver: libcuda can't be loaded"),
+        ("undefined symbol: _ZN5boost", "PyCUDA can't be loaded"),
+    ],
+)
+def test_a_missing_driver_is_told_from_a_broken_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, told: str
+) -> None:
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").write_text("")
+    (tmp_path / "pycuda" / "driver.py").write_text(f"raise ImportError({said!r})")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    real = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "pycuda"}
+    try:
+        with pytest.raises(EngineError, match=told):
+            load_pycuda()
+    finally:
+        sys.modules.pop("pycuda", None)
+        sys.modules.update(real)
+
+
+def test_a_driver_that_refuses_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        import pycuda.driver as drv
+
+        raise drv.Error("cuInit failed: no device")
+
+    fake_pycuda(monkeypatch, init)
+    with pytest.raises(EngineError, match="CUDA failed to start: cuInit failed: no device; no NVIDIA GPU is visible"):
+        load_pycuda()
+
+
+@pytest.mark.parametrize(("count", "has"), [(0, "this machine has none"), (2, "this machine has 2, counted from 0")])
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch, count: int, has: str) -> None:
+    fake_pycuda(monkeypatch, count=count)
+    with pytest.raises(EngineError, match=f"there is no GPU 2: {has}"):
+        gpu_module.Gpu(2)
+
+
+def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_pycuda(monkeypatch, count=2)
+    assert list_gpus() == ["cuda:0         Fake GPU, 8 GiB", "cuda:1         Fake GPU, 8 GiB"]
+
+
+# --- choosing an engine ---
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelFile:
+    """A tiny model file."""
+    return load_model(write_tiny(tmp_path / "tiny.onnx"))
+
+
+def test_auto_says_every_reason(monkeypatch: pytest.MonkeyPatch, model: ModelFile) -> None:
+    def refuse(name: str, *_: Any) -> Any:
+        raise EngineError(f"no {name} here")
+
+    monkeypatch.setattr(cuda_detector, "_open_named", refuse)
+    gpu: Any = types.SimpleNamespace(name="Fake GPU")
+    with pytest.raises(EngineError) as caught:
+        cuda_detector.open_engine("auto", model, gpu, "auto")
+    assert str(caught.value) == ("no engine works on Fake GPU (tensorrt: no tensorrt here; torch: no torch here)")
+
+
+def test_a_named_engine_is_never_replaced(monkeypatch: pytest.MonkeyPatch, model: ModelFile) -> None:
+    asked: list[str] = []
+
+    def refuse(name: str, *_: Any) -> Any:
+        asked.append(name)
+        raise EngineError("refused")
+
+    monkeypatch.setattr(cuda_detector, "_open_named", refuse)
+    gpu: Any = types.SimpleNamespace(name="Fake GPU")
+    with pytest.raises(EngineError, match=r"^refused$"):
+        cuda_detector.open_engine("tensorrt", model, gpu, "auto")
+    assert asked == ["tensorrt"]
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, model: ModelFile) -> None:
+    monkeypatch.setattr(cuda_detector.importlib.util, "find_spec", lambda name: None)
+    gpu: Any = types.SimpleNamespace(name="Fake GPU")
+    with pytest.raises(EngineError, match=r"PyTorch is not installed: pip install 'nanodet-streamer\[torch\]'"):
+        cuda_detector.open_engine("torch", model, gpu, "auto")
+    assert all(command for command in cuda_detector.installed_gpu_engines().values())
+
+
+# --- the kernel cache ---
+
+
+def fake_nvcc(folder: Path, *, fails: bool = False) -> Path:
+    """Writes an nvcc that copies its source as machine code, and counts how often it compiled."""
+    folder.mkdir(parents=True, exist_ok=True)
+    nvcc = folder / "nvcc"
+    body = "echo 'kernel.cu(3): error: identifier \"x\" is undefined' >&2; exit 2" if fails else (
+        'echo run >> "$0.runs"; for last; do :; done; while [ "$1" != -o ]; do shift; done; cp "$last" "$2"'
+    )  # fmt: skip
+    nvcc.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then echo "release 13.0, V13.0.88"; exit 0; fi\n{body}\n')
+    nvcc.chmod(0o755)
+    return nvcc
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache folder, and no nvcc known yet."""
+    monkeypatch.setenv("NANODET_STREAMER_CACHE", str(tmp_path / "cache"))
+    for key in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(key, raising=False)
+    compiler.find_nvcc.cache_clear()
+    return tmp_path / "cache"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for nvcc is a shell script")
+def test_kernels_are_compiled_once(monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path) -> None:
+    nvcc = fake_nvcc(tmp_path / "home" / "bin")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    for _ in range(3):
+        assert compiler.cubin("letterbox", "sm_90") == (compiler.KERNELS / "letterbox.cu").read_bytes()
+    runs = nvcc.with_name("nvcc.runs")
+    assert runs.read_text().count("run") == 1
+    compiler.cubin("letterbox", "sm_89")
+    assert runs.read_text().count("run") == 2
+    assert len(list((cache / "cuda").iterdir())) == 2
+    compiler.find_nvcc.cache_clear()
+
+
+def test_the_key_depends_on_all_that_matters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    (folder / "a.cu").write_text("int a;")
+    (folder / "b.cu").write_text("int a;")
+    (folder / "h.cuh").write_text("int h;")
+    monkeypatch.setattr(compiler, "KERNELS", folder)
+    keys = {compiler.cache_key("a", "sm_90", "13.0.88")}
+    assert compiler.cache_key("a", "sm_90", "13.0.88") in keys
+    keys |= {compiler.cache_key(*what) for what in [("b", "sm_90", "13.0.88"), ("a", "sm_89", "13.0.88")]}
+    keys.add(compiler.cache_key("a", "sm_90", "13.1.0"))
+    (folder / "h.cuh").write_text("int g;")
+    keys.add(compiler.cache_key("a", "sm_90", "13.0.88"))
+    (folder / "a.cu").write_text("int b;")
+    keys.add(compiler.cache_key("a", "sm_90", "13.0.88"))
+    assert len(keys) == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for nvcc is a shell script")
+def test_what_nvcc_says_is_told_and_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path
+) -> None:
+    fake_nvcc(tmp_path / "home" / "bin", fails=True)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    with pytest.raises(EngineError, match=r"nvcc can't compile decode.cu for sm_90: kernel.cu\(3\): error"):
+        compiler.cubin("decode", "sm_90")
+    assert not list((cache / "cuda").iterdir())
+    compiler.find_nvcc.cache_clear()
+
+
+def test_without_nvcc_the_fix_is_named(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setattr(compiler.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(EngineError, match="no CUDA compiler: install the CUDA toolkit"):
+        compiler.cubin("decode", "sm_90")
+    assert not cache.exists()
+    compiler.find_nvcc.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["letterbox", "decode"])
+def test_nvcc_takes_the_kernels(cache: Path, name: str) -> None:
+    compiler.find_nvcc.cache_clear()
+    try:
+        compiler.find_nvcc()
+    except EngineError as error:
+        pytest.skip(str(error))
+    assert compiler.cubin(name, "sm_90").startswith(b"\x7fELF")
+    assert not subprocess.run([compiler.find_nvcc()[0], "--version"], check=True, capture_output=True).returncode
+
+
+# --- pools ---
+
+
+class FakeBuffer:
+    alive = 0
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        FakeBuffer.alive += 1
+
+    def free(self) -> None:
+        FakeBuffer.alive -= 1
+
+
+def pool_of(limit: int) -> Any:
+    FakeBuffer.alive = 0
+    make: Any = FakeBuffer
+    return BufferPool(make, limit)
+
+
+def test_a_pool_uses_buffers_again_up_to_its_limit() -> None:
+    pool = pool_of(2)
+    first, second = pool.take(10), pool.take(10)
+    assert pool.take(10) is None
+    pool.give_back(first)
+    assert pool.take(5) is first
+    pool.give_back(first)
+    pool.give_back(second)
+    larger = pool.take(20)
+    assert larger.nbytes == 20
+    assert FakeBuffer.alive == 1
+    pool.close()
+    pool.give_back(larger)
+    assert FakeBuffer.alive == 0
+    assert pool.take(1) is None
+
+
+def test_a_failed_allocation_is_not_counted() -> None:
+    tries: list[int] = []
+
+    def make(nbytes: int) -> Any:
+        tries.append(nbytes)
+        if len(tries) == 1:
+            raise EngineError("no memory")
+        return FakeBuffer(nbytes)
+
+    pool: Any = BufferPool(make, 1)
+    with pytest.raises(EngineError):
+        pool.take(1)
+    assert pool.take(1) is not None
+
+
+def test_a_loan_ends_once_by_word_or_by_itself() -> None:
+    pool = pool_of(2)
+    loan = Loan(pool, pool.take(1))
+    loan.end()
+    loan.end()
+    assert pool.take(1) is loan.buffer
+    assert pool.take(1) is not None
+    assert pool.take(1) is None
+    other = Loan(pool, loan.buffer)
+    cycle: list[Any] = [other]
+    cycle.append(cycle)
+    del other, cycle
+    gc.collect()
+    assert pool.take(1) is loan.buffer

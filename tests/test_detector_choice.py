@@ -1,0 +1,82 @@
+"""Which detector `open_detector` opens: a GPU's where one works, else a CPU's, and never another than was named."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer.detector import cuda, open_detector
+from streamer.errors import ConfigError, EngineError
+from streamer.listing import list_known
+from tests.fakes import SlowDetector
+from tests.tiny import write_tiny
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A tiny model file."""
+    return str(write_tiny(tmp_path / "tiny.onnx"))
+
+
+def test_auto_takes_the_gpu_that_works(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    asked: list[dict[str, Any]] = []
+    opened = SlowDetector()
+
+    def open_cuda(_: Any, **options: Any) -> SlowDetector:
+        asked.append(options)
+        return opened
+
+    monkeypatch.setattr(cuda, "open_cuda_detector", open_cuda)
+    assert open_detector(model, conf=0.25, depth=3) is opened
+    assert (asked[0]["engine"], asked[0]["device"], asked[0]["conf"], asked[0]["depth"]) == ("auto", "auto", 0.25, 3)
+
+
+def test_auto_goes_on_to_the_cpu_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise EngineError("no GPU today")
+
+    monkeypatch.setattr(cuda, "open_cuda_detector", refuse)
+    with caplog.at_level(logging.INFO), open_detector(model, depth=1) as detector:
+        assert detector.info.name in ("openvino", "onnxruntime")
+    assert "running on the CPU, not on a GPU: no GPU today" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{"engine": "torch"}, {"engine": "tensorrt"}, {"device": "cuda"}])
+def test_what_was_named_is_never_replaced(monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, str]) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise EngineError("no GPU today")
+
+    monkeypatch.setattr(cuda, "open_cuda_detector", refuse)
+    with pytest.raises(EngineError, match="no GPU today"):
+        open_detector(model, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"device": "cpu"}, {"engine": "openvino"}])
+def test_the_cpu_is_taken_when_named(monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, str]) -> None:
+    monkeypatch.setattr(cuda, "open_cuda_detector", None)
+    with open_detector(model, depth=1, **options) as detector:  # type: ignore[arg-type]
+        assert detector.info.name in ("openvino", "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"engine": "torch", "device": "cpu"}, "'torch' runs on a GPU: use --device cuda"),
+        ({"engine": "openvino", "device": "cuda:0"}, "'openvino' runs on the CPU: use --device cpu"),
+        ({"engine": "tensort"}, "did you mean 'tensorrt'"),
+        ({"device": "cuda:x"}, "cuda:N"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(model: str, options: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        open_detector(model, **options)  # type: ignore[arg-type]
+
+
+def test_gpu_engines_and_devices_are_listed() -> None:
+    assert {line.split()[0] for line in list_known("engines")} >= {"openvino", "tensorrt", "torch"}
+    assert any(line.startswith("cuda") for line in list_known("devices"))
