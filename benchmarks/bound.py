@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -12,12 +11,13 @@ from benchmarks.contenders import CONF, IOU
 from streamer.detections import Detections
 from streamer.detector import open_detector
 from streamer.draw import Annotator
+from streamer.frame import Frame
 from streamer.sinks import open_sink
+from streamer.sinks.base import Sink
 from streamer.sources import open_source
 
 STAGES = ("decode", "detect", "draw", "encode")
 _KEPT_FRAMES = 200  # held decoded in memory, 1.4 MB each
-_WARM_UP_FRAMES = 20
 
 
 def bound_fps(cores: int, stages_cpu_s: Mapping[str, float]) -> float:
@@ -39,47 +39,47 @@ def bound_fps(cores: int, stages_cpu_s: Mapping[str, float]) -> float:
 def measure_stages(model: str, clip: Path, output: Path) -> dict[str, float]:
     """Runs every stage alone, one after another, on the same frames.
 
-    ``detect`` is preprocessing, the network and decoding of its output, with as many frames in flight as in the
-    pipeline; it runs some frames before it is timed. Opening a stage is left out; closing the video is in ``encode``.
-    As in the pipeline, what a timed stage has made is let go at once, so that its memory is used again.
+    ``decode`` goes through the whole clip, the others through its first frames, kept decoded in memory. ``detect`` is
+    preprocessing, the network and decoding of its output, with as many frames in flight as in the pipeline; it has
+    seen the frames once before it is timed. Opening a stage is left out; closing the video belongs to ``encode``. As
+    in the pipeline, what a stage has made is let go at once, so that its memory is used again.
 
     Args:
         model: name or file.
-        clip: its first frames are used.
+        clip: what to read.
         output: a video file to write, which doesn't exist yet.
 
     Returns:
         Processor seconds a frame, all threads of the process together, by the names in `STAGES`.
     """
-    costs: dict[str, float] = {}
-
-    @contextmanager
-    def timed(stage: str) -> Iterator[None]:
-        began = time.process_time()
-        yield
-        costs[stage] = (time.process_time() - began) / len(frames)
-
     with open_source(str(clip)) as source:
         frames = list(islice(source, _KEPT_FRAMES))
         info = source.info
-    with open_source(str(clip)) as source, timed("decode"):
-        for _ in islice(source, _KEPT_FRAMES):
-            pass
-    found: list[Detections] = []
-    with open_detector(model, conf=CONF, iou=IOU) as detector:
-        list(detector.stream(frames[:_WARM_UP_FRAMES]))
-        with timed("detect"):
-            found.extend(detections for _, detections in detector.stream(frames))
+    with open_source(str(clip)) as source:
+        decode_s = _cpu_s_per_item(source)
+    with open_detector(model, device="cpu", conf=CONF, iou=IOU) as detector:
+        found = [detections for _, detections in detector.stream(frames)]
+        detect_s = _cpu_s_per_item(detector.stream(frames))
         labels = detector.labels
-        head = f"{detector.info.name} {detector.info.precision}"
+        overlay = ("100.0 FPS  10 / 20 ms p50 / p95", f"0 dropped  {detector.info.name} {detector.info.precision}")
     annotator = Annotator(labels)
-    overlay = ("100.0 FPS  10 / 20 ms p50 / p95", f"0 dropped  {head}")
-    with timed("draw"):
-        for frame, one in zip(frames, found, strict=True):
-            annotator.annotate(frame, one, overlay)
-    drawn = [annotator.annotate(frame, one, overlay) for frame, one in zip(frames, found, strict=True)]
-    with open_sink(str(output), info, labels=labels) as sink, timed("encode"):
-        for frame, one in zip(drawn, found, strict=True):
-            sink.write(frame, one)
-        sink.close()
-    return {stage: costs[stage] for stage in STAGES}
+    work = list(zip(frames, found, strict=True))
+    draw_s = _cpu_s_per_item(annotator.annotate(frame, detections, overlay) for frame, detections in work)
+    drawn = [(annotator.annotate(frame, detections, overlay), detections) for frame, detections in work]
+    with open_sink(str(output), info, labels=labels) as sink:
+        encode_s = _cpu_s_per_item(_writing(sink, drawn))
+    return dict(zip(STAGES, (decode_s, detect_s, draw_s, encode_s), strict=True))
+
+
+def _writing(sink: Sink, drawn: Iterable[tuple[Frame, Detections]]) -> Iterator[None]:
+    """Writes one frame for each item that is asked for, and closes the sink behind the last."""
+    for frame, detections in drawn:
+        sink.write(frame, detections)
+        yield
+    sink.close()
+
+
+def _cpu_s_per_item(work: Iterable[object]) -> float:
+    began = time.process_time()
+    count = sum(1 for _ in work)
+    return (time.process_time() - began) / count

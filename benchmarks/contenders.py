@@ -15,10 +15,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import onnx
 
+from benchmarks.machine import has_cpu_flag
 from streamer.decode import Decoder
 from streamer.detections import Detections
 from streamer.draw import class_colour
+from streamer.int8 import quantize_convolution_outputs, use_uint8
 from streamer.letterbox import Letterbox
 from streamer.model_file import ModelFile
 
@@ -55,7 +58,7 @@ class Contender(abc.ABC):
 
 
 class Streamer(Contender):
-    """This program, as its command line runs it: defaults throughout, the live overlay included."""
+    """This program, as its command line runs it on the CPU: defaults throughout, the live overlay included."""
 
     name = "(a) nanodet-streamer"
 
@@ -71,6 +74,7 @@ class Streamer(Contender):
                 source=(str(clip),),
                 output=(str(output),),
                 model=self._model,
+                device="cpu",
                 conf=CONF,
                 iou=IOU,
                 pace="max",
@@ -95,13 +99,24 @@ class Runtime:
     load: Callable[[], Network]
 
 
+def _graph(model: ModelFile, *changes: Callable[[onnx.ModelProto], None]) -> bytes:
+    """Returns the network for a peer: an INT8 one in the form that its runtime computes rightly and fastest."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    if model.quantized:
+        for change in changes:
+            change(proto)
+    return proto.SerializeToString()
+
+
 def onnxruntime_of(model: ModelFile) -> Runtime:
     """Returns ONNX Runtime with default options."""
-    graph = model.proto.SerializeToString()
+    graph = _graph(model, use_uint8, quantize_convolution_outputs)
 
     def load() -> Network:
         import onnxruntime as ort
 
+        ort.set_default_logger_severity(3)  # it warns of every zero point that it folds away
         session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return lambda image: session.run(None, {name: image})[0][0]
@@ -116,7 +131,7 @@ def openvino_of(model: ModelFile, precision: str) -> Runtime:
         model: the network.
         precision: what to compute in, as our own engine reports it: ``f32``, ``bf16``; ``int8`` is in the graph.
     """
-    graph = model.proto.SerializeToString()
+    graph = _graph(model) if has_cpu_flag("amx_int8") else _graph(model, use_uint8)
     width, height = model.spec.input_size_wh
 
     def load() -> Network:

@@ -42,10 +42,19 @@ def busy_core_s() -> float | None:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
+def has_cpu_flag(flag: str) -> bool:
+    """Whether Linux lists `flag`, such as ``amx_int8``, among the processor's; False on other systems."""
+    return any(flag in line.split() for line in _cpu_lines("flags"))
+
+
 def _cpu_model() -> str:
+    names = [line.partition(":")[2].strip() for line in _cpu_lines("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _cpu_lines(key: str) -> list[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+        return []
+    return [line for line in lines if line.startswith(key)]

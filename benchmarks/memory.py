@@ -74,6 +74,7 @@ def watch(model: str, clip: Path, output: Path, frames: int) -> dict[int, int]:
             source=(str(clip),),
             output=(str(output),),
             model=model,
+            device="cpu",
             conf=CONF,
             iou=IOU,
             pace="max",

@@ -46,7 +46,7 @@ def streamer_psnr(model: str, clip: Path, output: Path, step: int) -> tuple[floa
     """
     source = open_source(str(clip))
     keeper = Keeper(step)
-    with open_detector(model, conf=CONF, iou=IOU) as detector:
+    with open_detector(model, device="cpu", conf=CONF, iou=IOU) as detector:
         video = open_sink(str(output), source.info, labels=detector.labels)
         Pipeline([StreamPlan(source, [("video", video), ("keeper", keeper)])], detector).run()
     return psnr_of(output, {index: frame.image for index, frame in keeper.kept.items()})

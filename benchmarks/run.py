@@ -111,7 +111,7 @@ def compare(model: str, clip: Path, short: Path, rounds: int) -> Comparison:
     """
     path, spec = resolve_model(model)
     loaded = load_model(path, spec)
-    with open_detector(model) as detector:
+    with open_detector(model, device="cpu") as detector:
         engine, precision = detector.info.name, detector.info.precision
     onnxruntime, openvino = onnxruntime_of(loaded), openvino_of(loaded, precision)
     contenders: list[Contender] = [
@@ -131,11 +131,12 @@ def compare(model: str, clip: Path, short: Path, rounds: int) -> Comparison:
             measure(one, short, output)
         for number in range(1, rounds + 1):
             for one, figure in zip(contenders, figures, strict=True):
-                figure.rounds.append(measure(one, clip, output))
+                last = measure(one, clip, output)
+                figure.rounds.append(last)
                 figure.size_bytes = output.stat().st_size
-                last = figure.rounds[-1]
-                said = f"round {number}: {one.name}: {last.frames / last.wall_s:.1f} fps"
-                print(said, file=sys.stderr, flush=True)
+                print(f"round {number}: {one.name}: {last.frames / last.wall_s:.1f} fps", file=sys.stderr, flush=True)
+                if isinstance(one, Streamer):  # at once: a machine's speed drifts
+                    stages.append(measure_stages(model, clip, Path(folder, f"stages-{number}.mp4")))
                 if number == rounds:
                     step = max(1, last.frames // _PSNR_FRAMES)
                     figure.psnr_db = (
@@ -143,7 +144,6 @@ def compare(model: str, clip: Path, short: Path, rounds: int) -> Comparison:
                         if isinstance(one, Loop)
                         else streamer_psnr(model, clip, Path(folder, "kept.mp4"), step)
                     )
-            stages.append(measure_stages(model, clip, Path(folder, f"stages-{number}.mp4")))
     costs = {stage: median(round_[stage] for round_ in stages) for stage in STAGES}
     return Comparison(path.stem, f"{engine} {precision}", figures, costs, left_out)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -13,12 +14,17 @@ import pytest
 
 from benchmarks import clips, memory, run
 from benchmarks.bound import STAGES, bound_fps
-from benchmarks.contenders import Contender, LoopBody
+from benchmarks.contenders import Contender, LoopBody, onnxruntime_of, openvino_of
 from benchmarks.measure import Figures, Miscounted, Round, Spread, measure
 from benchmarks.quality import psnr_db, psnr_of
 from benchmarks.table import markdown_table, write_section
+from streamer.decode import Decoder
+from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.errors import ConfigError
+from streamer.letterbox import Letterbox
 from streamer.model_file import load_model
+from streamer.sources import open_source
+from streamer.zoo import resolve_model
 from tests.media import number_of, picture, write_clip
 from tests.tiny import tiny_spec, write_tiny
 
@@ -154,6 +160,32 @@ def test_loop_body_feeds_what_our_own_engines_compute_on_and_draws_what_is_found
     wanted = (np.array([10, 20, 30]) - spec.mean_bgr) / spec.std_bgr
     np.testing.assert_allclose(image[0, :, 32, 32], wanted, rtol=1e-5)
     np.testing.assert_allclose(image[0, :, 0, 0], -np.array(spec.mean_bgr) / spec.std_bgr, rtol=1e-5)
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "openvino"])
+def test_peers_compute_the_packaged_model_as_we_do(package: str) -> None:
+    pytest.importorskip(package)
+    model = load_model(resolve_model(DEFAULT_MODEL)[0])
+    with open_source("sample") as source:
+        frame = next(islice(source, 240, None))
+    with open_detector(device="cpu", conf=0.5) as detector:
+        ((_, ours),) = detector.stream([frame])
+        precision = detector.info.precision
+    runtime = onnxruntime_of(model) if package == "onnxruntime" else openvino_of(model, precision)
+    outputs: list[npt.NDArray[np.float32]] = []
+    network = runtime.load()
+
+    def kept(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        outputs.append(network(image))
+        return outputs[-1]
+
+    LoopBody(model, kept)(frame.image.copy())
+    letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
+    theirs = Decoder(model.spec, 0.4, 0.6)(outputs[0], letterbox)
+    assert len(ours) >= 2
+    for box, class_id in zip(ours.boxes_xyxy, ours.class_ids, strict=True):
+        same = theirs.boxes_xyxy[theirs.class_ids == class_id]
+        assert len(same) and np.abs(same - box).max(axis=1).min() < 40
 
 
 # --- what is printed ---
