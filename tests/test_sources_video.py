@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import re
@@ -349,3 +350,18 @@ class TestPresentationClock:
         clock = PresentationClock(0.04)
         times = [clock.at(stamp) for stamp in stamps]
         assert times == sorted(times) and all(time >= 0 for time in times)
+
+
+def test_pictures_are_freed_without_the_garbage_collector(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 40)
+    gc.collect()
+    gc.disable()
+    try:
+        with open_source(str(path)) as source:
+            frames = iter(source)
+            next(frames)
+            gc.collect()
+            assert sum(1 for _ in frames) == 39
+            assert gc.collect() < 39
+    finally:
+        gc.enable()

@@ -46,6 +46,7 @@ class OpenVinoEngine(Engine):
             "NUM_STREAMS": min(slots, cores),
             "INFERENCE_NUM_THREADS": cores,
             "PERFORMANCE_HINT": "LATENCY" if slots == 1 else "THROUGHPUT",
+            "ENABLE_CPU_PINNING": False,  # its threads share the cores with decoding and encoding
         }
         if precision != "auto":
             capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

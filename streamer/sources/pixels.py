@@ -16,19 +16,18 @@ from streamer.yuv import Yuv420, take_tags
 Pixels = npt.NDArray[np.uint8] | Yuv420
 
 # (transpose, then flip as cv2.flip counts it: 1 left-right, 0 upside down, -1 both, None not at all)
-_Turn = tuple[bool, int | None]
-_UPRIGHT: _Turn = (False, None)
+Turn = tuple[bool, int | None]
+_UPRIGHT: Turn = (False, None)
 _FLIPS = {(False, False): None, (True, False): 1, (False, True): 0, (True, True): -1}
 
 
-def pixels_of(picture: av.VideoFrame) -> Pixels:
-    """Returns a decoded picture's pixels, turned as its display matrix says.
+def pixels_of(picture: av.VideoFrame, turn: Turn) -> Pixels:
+    """Returns a decoded picture's pixels, turned for display as `turn_of` said of the video's first picture.
 
     8-bit 4:2:0 pictures pass through as they are; other YUV ones become 4:2:0 and keep their colour tags (higher bit
     depths are cut to 8 bits, HDR is not tone-mapped); all others become (H, W, 3) uint8 BGR, without transparency.
     The sample aspect ratio is ignored.
     """
-    turn = _turn_of(picture)
     if not _is_yuv(picture.format):
         image = np.asarray(picture.reformat(format="bgr24", threads=1).to_ndarray(), np.uint8)
         return image if turn == _UPRIGHT else _turned(image, turn)
@@ -43,8 +42,11 @@ def _is_yuv(format: av.VideoFormat) -> bool:
     return not (format.is_rgb or format.has_palette or format.is_bayer or few or format.name.startswith("xyz"))
 
 
-def _turn_of(picture: av.VideoFrame) -> _Turn:
+def turn_of(picture: av.VideoFrame) -> Turn:
     """Returns how to turn a stored picture for display, to the nearest quarter.
+
+    Ask it of a video's first picture only: PyAV ties a picture whose side data was looked at into a cycle of
+    references, so that its memory is freed by the garbage collector alone.
 
     The display matrix is [a b u; c d v; x y w] in 16.16 fixed point (ISO/IEC 14496-12, 6.2.2): a stored point (p, q)
     is shown at (a p + c q + x, b p + d q + y).
@@ -58,14 +60,14 @@ def _turn_of(picture: av.VideoFrame) -> _Turn:
     return False, _FLIPS[a < 0, d < 0]
 
 
-def _turned(image: npt.NDArray[np.uint8], turn: _Turn) -> npt.NDArray[np.uint8]:
+def _turned(image: npt.NDArray[np.uint8], turn: Turn) -> npt.NDArray[np.uint8]:
     transpose, flip = turn
     if transpose:
         image = np.asarray(cv2.transpose(image), np.uint8)
     return image if flip is None else np.asarray(cv2.flip(image, flip), np.uint8)
 
 
-def _turned_planes(planes: Yuv420, turn: _Turn) -> Yuv420:
+def _turned_planes(planes: Yuv420, turn: Turn) -> Yuv420:
     width, height = planes.size_wh
     size_wh = (height, width) if turn[0] else (width, height)
     target = av.VideoFrame(*size_wh, planes.av_frame.format.name)

@@ -15,7 +15,7 @@ from streamer.sources.decoder import VideoDecoder
 from streamer.sources.diagnosis import bytes_missing, why_unplayable
 from streamer.sources.guarded import GuardedSource
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
-from streamer.sources.pixels import pixels_of
+from streamer.sources.pixels import pixels_of, turn_of
 from streamer.sources.uri import is_stream, local_path, redact, scheme_of
 
 _NOMINAL_FPS = 25.0  # spaces frames without time stamps where no rate is known
@@ -65,6 +65,7 @@ class VideoSource(GuardedSource):
             raise SourceError(f"source {self._shown!r} {reason or f'ended before its first frame{damage}'}")
         self.info = self._describe()
         self._clock = PresentationClock(1.0 / (self.info.fps or _NOMINAL_FPS))
+        self._turn = turn_of(picture)
         frame = self._frame(picture)
         self.info = replace(self.info, size_wh=frame.size_wh)
         return frame
@@ -82,7 +83,7 @@ class VideoSource(GuardedSource):
         self._decoder.close()
 
     def _frame(self, picture: av.VideoFrame) -> Frame:
-        pixels = pixels_of(picture)
+        pixels = pixels_of(picture, self._turn)
         now_s = time.perf_counter()
         tick_s = float(picture.time_base or 0)
         if self.info.live and not self._decoder.has_timestamps:
