@@ -227,7 +227,7 @@ def test_report_holds_every_contender_against_ours() -> None:
         Figures("(c) slow", 1.3, [Round(100, 1.25, 1.5, 0.0)]),
     ]
     stages = dict.fromkeys(STAGES, 0.25e-2)
-    text = run.report(run.Comparison("net", "openvino f32", figures, stages, ["(d) x: vidgear not installed"]))
+    text = run.report(run.Comparison("net", "openvino f32", figures, stages, ["(d) x: vidgear not installed"], 90.0))
     (row,) = (line for line in text.splitlines() if line.startswith("| (b) loop"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["(b) loop", "50.0", "50.0 - 50.0", "25.0", "0.25", "2.00", "39.0 / 38.0", "1.0"]
