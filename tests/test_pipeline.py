@@ -44,12 +44,22 @@ def run_bounded(pipeline: Pipeline, **options: float) -> RunReport:
     return result[0]
 
 
+def until_frames_wait(pipeline: Pipeline, count: int) -> None:
+    """Waits until every stream that isn't at its end offers `count` frames."""
+    deadline_s = time.perf_counter() + WAIT_S
+    while not all(len(stream.captured) >= count or stream.captured._closed for stream in pipeline.streams):
+        assert time.perf_counter() < deadline_s
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_every_frame_reaches_every_sink_in_order(depth: int) -> None:
+    pipeline: Pipeline
     source, sinks = CountingSource(100), [MemorySink(), MemorySink(needs_pixels=True)]
-    detector = SlowDetector(depth=depth)
+    detector = SlowDetector(depth=depth, during=lambda _: until_frames_wait(pipeline, 2))
     plan = StreamPlan(source, [("a", sinks[0]), ("b", sinks[1])])
-    report = run_bounded(Pipeline([plan], detector))
+    pipeline = Pipeline([plan], detector)
+    report = run_bounded(pipeline)
     for sink in sinks:
         assert sink.indices == list(range(100))
         assert sink.closed == 1
@@ -229,15 +239,9 @@ def test_streams_take_turns() -> None:
     order: list[str] = []
     pipeline: Pipeline
 
-    def all_offer_a_frame(_: int) -> None:
-        deadline_s = time.perf_counter() + WAIT_S
-        while not all(len(stream.captured) or stream.captured.ended for stream in pipeline.streams):
-            assert time.perf_counter() < deadline_s
-            time.sleep(0.001)
-
     sinks = [MemorySink(before=lambda _, name=name: order.append(name)) for name in "abc"]
     plans = [StreamPlan(CountingSource(20, name=n), [("m", s)]) for n, s in zip("abc", sinks, strict=True)]
-    pipeline = Pipeline(plans, SlowDetector(during=all_offer_a_frame))
+    pipeline = Pipeline(plans, SlowDetector(during=lambda _: until_frames_wait(pipeline, 1)))
     submitted: list[str] = []
     detector = pipeline._detector
     submit = detector.submit

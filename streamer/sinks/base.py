@@ -33,7 +33,6 @@ class Sink(abc.ABC):
 
         Raises:
             SinkError: when the output can't take it (full disk, server gone).
-            StopRequested: when the person at the output asked the run to end (a window was closed).
         """
 
     def poll(self) -> None:  # noqa: B027 - most outputs have nothing to do between frames

@@ -49,11 +49,10 @@ class WindowSink(Sink):
         self._count = 0
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Shows the frame, which must have the boxes drawn on it already.
+        """Shows the frame, which must have the boxes drawn on it already; `poll` lets the window paint it.
 
         Raises:
             SinkError: if the window system refuses.
-            StopRequested: when a key or the close button asked for the end.
         """
         self._frame = frame
         self._count += 1
@@ -63,7 +62,6 @@ class WindowSink(Sink):
             self._show(frame)
         except cv2.error as error:
             raise SinkError(f"the window failed: {reason(error)}; choose another --output") from error
-        self.poll()
 
     @property
     def lingers(self) -> bool:
