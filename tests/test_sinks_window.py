@@ -61,8 +61,9 @@ def display(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if not cv2.currentUIFramework():
         pytest.skip("this OpenCV has no windows")
     reader, writer = os.pipe()
+    # -noreset: without it the server starts anew, deaf for a moment, whenever its last client (xdotool) leaves.
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(writer), "-screen", "0", f"{request.param}x24", "-nolisten", "tcp"],
+        ["Xvfb", "-displayfd", str(writer), "-screen", "0", f"{request.param}x24", "-nolisten", "tcp", "-noreset"],
         pass_fds=[writer],
         stderr=subprocess.DEVNULL,
     )
