@@ -2,8 +2,8 @@
 
 Placement, weights and bias correction are NNCF's; the ranges of activations are NNCF's too, or those of one of ONNX
 Runtime's calibrators. The placement, an int8 pair of one scale in front of each convolution and none between a
-convolution and its activation, is the one that OpenVINO fuses whole and TensorRT takes (how far TensorRT-RTX fuses it is
-told in docs/calibration.md); `streamer.int8` tells how ONNX Runtime gets the rest.
+convolution and its activation, is the one that OpenVINO fuses whole and TensorRT takes (docs/calibration.md tells how
+far TensorRT-RTX fuses it); `streamer.int8` tells how ONNX Runtime gets the rest.
 """
 
 from __future__ import annotations
