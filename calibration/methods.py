@@ -127,7 +127,7 @@ class Quantizer:
         import onnx
         from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 
-        nncf.set_log_level(logging.ERROR)
+        logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level would raise every handler's level too
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         name = model.graph.input[0].name
