@@ -5,9 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import logging
-import os
 import re
-import signal
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -27,7 +26,31 @@ from tests.tiny import tiny_spec
 trt = pytest.importorskip("tensorrt_rtx", reason="engines are built for real with TensorRT-RTX")
 
 RTX = Flavour.TENSORRT_RTX
-PACKAGE = Path(__file__).resolve().parent.parent / "streamer" / "tensorrt"
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "streamer" / "tensorrt"
+
+INTERRUPTED = """
+import os, signal, sys
+from pathlib import Path
+from streamer.model_file import load_model
+from streamer.tensorrt import BuildOptions, Flavour, build_engine, plan
+
+job = plan(load_model(Path(sys.argv[1])), Flavour.TENSORRT_RTX, BuildOptions(targets=("sm89",)))
+before, told = signal.getsignal(signal.SIGINT), []
+
+def interrupt(phase, done, total):
+    told.append(phase)
+    if len(told) == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+
+try:
+    build_engine(job, on_progress=interrupt)
+except KeyboardInterrupt:
+    print("interrupted")
+print(len(told))
+print(signal.getsignal(signal.SIGINT) is before)
+print(len(build_engine(job).data) > 10_000)
+"""
 
 
 def build(model: ModelFile, **options: Any) -> BuiltEngine:
@@ -159,20 +182,13 @@ class TestRefusals:
 
 class TestInterruption:
     def test_ctrl_c_ends_the_build_and_only_that(self, tmp_path: Path) -> None:
-        job = plan(float_model(tmp_path / "a.onnx"), RTX, BuildOptions(targets=("sm89",)))
-        before = signal.getsignal(signal.SIGINT)
-        told: list[str] = []
-
-        def interrupt(phase: str, done: int, total: int) -> None:
-            told.append(phase)
-            if len(told) == 1:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        with pytest.raises(KeyboardInterrupt):
-            build_engine(job, on_progress=interrupt)
-        assert len(told) == 1
-        assert signal.getsignal(signal.SIGINT) is before
-        assert build_engine(job).data
+        """In a process of its own: in one where much else had computed (AMX among it), the signal itself was fatal."""
+        float_model(tmp_path / "a.onnx")
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED, str(tmp_path / "a.onnx")],
+            cwd=ROOT, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.stdout.splitlines() == ["interrupted", "1", "True", "True"], done.stderr
 
     def test_an_error_in_the_callback_reaches_the_caller(self, tmp_path: Path) -> None:
         job = plan(float_model(tmp_path / "a.onnx"), RTX, BuildOptions(targets=("sm89",)))
