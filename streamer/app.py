@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from streamer.config import StreamConfig
-from streamer.errors import ConfigError
+from streamer.errors import ConfigError, SourceError
 from streamer.policy import Policy
 
 if TYPE_CHECKING:
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run(config: StreamConfig, on_poll: Callable[[Pipeline], None] | None = None) -> RunReport:
+def run(
+    config: StreamConfig,
+    on_poll: Callable[[Pipeline], None] | None = None,
+    on_end: Callable[[RunReport], None] | None = None,
+) -> RunReport:
     """Does what `config` says.
 
     Args:
         config: the run.
         on_poll: called about fifty times a second on this thread while the pipeline runs.
+        on_end: called with the report once the pipeline has run, also when it failed.
 
     Raises:
         StreamerError: when anything can't be opened or fails; every output is closed by then.
@@ -57,9 +62,14 @@ def run(config: StreamConfig, on_poll: Callable[[Pipeline], None] | None = None)
         pipeline = Pipeline(plans, detector, max_frames=config.max_frames, overlay=config.overlay, on_poll=on_poll)
         stack.pop_all()  # the pipeline closes sources and sinks, each on the thread that uses it
         with detector:
-            report = pipeline.run(config.duration)
-    if config.report is not None:
-        report.write(config.report)
+            try:
+                pipeline.run(config.duration)
+            finally:
+                report = pipeline.report()
+                if on_end is not None:
+                    on_end(report)
+                if config.report is not None:
+                    report.write(config.report)
     return report
 
 
@@ -67,15 +77,47 @@ def _open_sources(config: StreamConfig, stack: ExitStack) -> list[Source]:
     from streamer.sources import SourceOptions, open_source, split_name
 
     width, height = config.camera_size or (None, None)
-    options = SourceOptions(width=width, height=height, fps=config.camera_fps)
+    options = SourceOptions(
+        width=width,
+        height=height,
+        fps=config.camera_fps,
+        pixel_format=config.camera_format,
+        rtsp_transport=config.rtsp_transport,
+        stall_timeout_s=config.stall_timeout,
+        reconnect=None if config.reconnect == "forever" else config.reconnect,
+        catch_up=config.policy != "every-frame",
+    )
     sources: list[Source] = []
     for argument in config.source:
         name, uri = split_name(argument)
-        source = stack.enter_context(open_source(uri, name=name, options=options))
+        source = stack.enter_context(open_source(uri, name=name, options=options, wait=False))
         if any(source.info.name == other.info.name for other in sources):
             raise ConfigError(f"two sources are named {source.info.name!r}: name them, as in door={argument}")
         sources.append(source)
+    _wait_ready(sources, patient=config.reconnect is not None)
     return sources
+
+
+def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
+    """Waits for every source's first frame, all at once; a live one may come later where there are others.
+
+    Args:
+        sources: open sources.
+        patient: whether to wait for live sources even where there is no other.
+
+    Raises:
+        SourceError: if one can't be opened and won't be waited for.
+    """
+    failed: list[tuple[Source, SourceError]] = []
+    for source in sources:
+        try:
+            source.wait_ready()
+        except SourceError as error:
+            failed.append((source, error))
+    for source, error in failed:
+        if not source.info.live or (not patient and len(failed) == len(sources)):
+            raise error
+        log.warning("%s; the run begins without it, and goes on trying", error)
 
 
 def _chosen_outputs(config: StreamConfig) -> Sequence[str]:

@@ -16,6 +16,7 @@ from streamer.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, StreamerErro
 
 if TYPE_CHECKING:
     from streamer.pipeline import Pipeline
+    from streamer.report import RunReport
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     pipeline.stop()
                 progress.show(pipeline, config.max_frames)
 
-            report = run(config, on_poll)
-        print(report.summary())
-        for what in report.skipped:
-            log.warning("skipped %s", what)
+            run(config, on_poll, _say_end)
         return interrupt.status or EXIT_OK
     except StreamerError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -92,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--duration", type=float, metavar="SECONDS", help="stop after this long")
     add("--camera-size", metavar="WxH", help="ask this size of a webcam")
     add("--camera-fps", type=float, metavar="N", help="ask this frame rate of a webcam")
+    add("--camera-format", metavar="FOURCC", help="ask this pixel format of a webcam, such as MJPG")
+    add("--reconnect", metavar="N|forever", help="tries in a row to reach a lost camera again (default: for ever)")
+    add("--stall-timeout", type=float, metavar="SECONDS", help="silence after which a camera counts as lost (default 5)")
+    add("--rtsp-transport", choices=("auto", "tcp", "udp"), help="default auto: TCP, UDP where that is refused")
+    add("--segment", metavar="LENGTH", help="start a new video file every 10m, 1h, ...")
+    add("--retain", metavar="AGE|SIZE", help="delete the oldest segments: keep 24h, or 50GB")
+    add("--layout", choices=("tiled", "separate"), help="several sources in one window (default), or one each")
     add("--report", type=Path, metavar="FILE.json", help="write what the run did")
     add("--no-overlay", action="store_false", dest="overlay", help="draw no live figures")
     add("--no-progress", action="store_false", dest="progress", help="show no progress bar")
@@ -99,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-level", choices=("debug", "info", "warning", "error"), help="default warning")
     add("--list", choices=("models", "engines", "devices", "sources"), help="print what there is, and end")
     return parser
+
+
+def _say_end(report: RunReport) -> None:
+    """Prints the closing line, unless nothing was done."""
+    if any(source.frames_processed for source in report.sources):
+        print(report.summary())
+    for what in report.skipped:
+        log.warning("skipped %s", what)
 
 
 def _comma_separated(text: str) -> list[str]:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
 
 from streamer.detector import DEFAULT_MODEL
 from streamer.errors import ConfigError, nearest
+from streamer.sinks.options import Retention
+from streamer.units import parse_seconds
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 
@@ -37,6 +40,14 @@ class StreamConfig(BaseModel):
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         camera_size: width and height to ask of webcams, ``1280x720``; None leaves it to the camera.
         camera_fps: frame rate to ask of webcams.
+        camera_format: pixel format to ask of webcams, four characters such as ``MJPG``.
+        reconnect: how often in a row to try a lost camera or stream again, or ``forever``. None is for ever once a
+            source has given a frame, and not at all before; a number or ``forever`` also holds at the start.
+        stall_timeout: seconds without a frame after which a camera or stream counts as lost.
+        rtsp_transport: ``tcp``, ``udp``, or ``auto``: TCP, and UDP where the server refuses it.
+        segment: length of a video output's segments: ``10m``, or a number of seconds; None writes one file.
+        retain: which segments are kept: an age (``24h``) or a size (``50GB``) of all together; None keeps all.
+        layout: ``tiled`` shows several sources in one window, ``separate`` each in its own.
     """
 
     model_config = ConfigDict(
@@ -65,6 +76,13 @@ class StreamConfig(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     camera_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
     camera_fps: Annotated[float, Field(gt=0)] | None = None
+    camera_format: Annotated[str, Field(pattern=r"^[ -~]{4}$")] | None = None
+    reconnect: Annotated[int, Field(ge=0)] | Literal["forever"] | None = None
+    stall_timeout: Annotated[float, Field(gt=0)] = 5.0
+    rtsp_transport: Literal["auto", "tcp", "udp"] = "auto"
+    segment: Annotated[float, Field(gt=0)] | None = None
+    retain: Retention | None = None
+    layout: Literal["tiled", "separate"] = "tiled"
 
     @field_validator("source", mode="before")
     @classmethod
@@ -87,6 +105,22 @@ class StreamConfig(BaseModel):
                 raise ValueError("wanted WIDTHxHEIGHT such as 1280x720")
             return int(width), int(height)
         return value
+
+    @field_validator("segment", mode="before")
+    @classmethod
+    def _length(cls, value: object) -> object:
+        return parse_seconds(value) if isinstance(value, str) else value
+
+    @field_validator("retain", mode="before")
+    @classmethod
+    def _kept(cls, value: object) -> object:
+        return Retention.parse(str(value))
+
+    @model_validator(mode="after")
+    def _retains_segments(self) -> Self:
+        if self.retain is not None and self.segment is None:
+            raise ValueError("retain needs segment: only whole segments are deleted (add --segment 10m)")
+        return self
 
     @field_validator("source")
     @classmethod
@@ -140,4 +174,6 @@ def _say(problem: dict[str, Any]) -> str:
         known = [field.alias or name for name, field in StreamConfig.model_fields.items()]
         return f"unknown key {key!r}{nearest(place[-1], known)} (known: {', '.join(known)})"
     message = problem["msg"].removeprefix("Value error, ")
+    if not place:
+        return message
     return f"{key}: {message[:1].lower()}{message[1:]}, got {problem['input']!r}"

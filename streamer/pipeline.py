@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from streamer.detector.base import Detector, DetectTimes
 from streamer.draw import Annotator
-from streamer.errors import SourceError, StreamerError
+from streamer.errors import SinkError, SourceError
 from streamer.frame import Frame
 from streamer.policy import Closed, Policy
-from streamer.report import RunReport, SourceReport
+from streamer.report import RunError, RunReport, SourceReport
 from streamer.sinks.base import Sink, StopRequested
 from streamer.sources.base import Source
 from streamer.stats import StageTimes, Window
@@ -80,6 +80,8 @@ class Pipeline:
         self._captured_changed = threading.Condition()
         self._stop = threading.Event()
         self._aborted = False
+        self._began_s = time.perf_counter()
+        self._ended_s: float | None = None
         self._error: BaseException | None = None
         self._error_lock = threading.Lock()
         self._on_poll = on_poll
@@ -107,13 +109,16 @@ class Pipeline:
         self._stop.set()
 
     def run(self, duration_s: float | None = None) -> RunReport:
-        """Runs to the end of all sources, to `stop`, to `duration_s`, or to the first failure.
+        """Runs to the end of all sources, to `stop`, to `duration_s`, or until nothing can go on.
+
+        A source or an output that fails ends alone: the others go on, and the failure is raised at the end. With the
+        last output of a source, or the last source, the run ends. Any other failure ends the run at once.
 
         Raises:
-            StreamerError: the first failure of any stage, after every output was closed.
+            StreamerError: the first failure of any stage, after every output was closed; see `report`.
             SourceError: if a source ended before its first frame.
         """
-        began = time.perf_counter()
+        began = self._began_s = time.perf_counter()
         threads = self._start_threads()
         deadline = began + duration_s if duration_s is not None else None
         mains = [(s, o) for s in self.streams for o in s.outlets if o.sink.main_thread]
@@ -126,14 +131,42 @@ class Pipeline:
             stuck = _join(threads)
         if stuck:
             log.warning("left behind, as it doesn't answer: %s", ", ".join(stuck))
+        self._ended_s = time.perf_counter()
         if self._error is not None:
             raise self._error
-        wall_s = time.perf_counter() - began
-        if not self._stop.is_set():
-            for stream in self.streams:
-                if not stream.stats.captured:
-                    raise SourceError(f"source {stream.source.info.name!r} ended before its first frame")
-        return self._report(wall_s)
+        for stream in self.streams:
+            is_unseen = not self._stop.is_set() or stream.source.lost_s is not None
+            if stream.error is None and not stream.stats.captured and is_unseen:
+                stream.error = SourceError(f"source {stream.source.info.name!r} ended before its first frame")
+        for _, error in self._failures():
+            raise error
+        return self.report()
+
+    def report(self) -> RunReport:
+        """Returns what the run did so far, or did: also when `run` raised."""
+        ended_s = self._ended_s if self._ended_s is not None else time.perf_counter()
+        wall_s = ended_s - self._began_s
+        sources = tuple(_source_report(stream) for stream in self.streams)
+        return RunReport(
+            engine=self._detector.info,
+            sources=sources,
+            fps=sum(source.frames_processed for source in sources) / wall_s if wall_s > 0 else 0.0,
+            wall_s=wall_s,
+            stages_ms=self._times.summary(),
+            latency_ms=_latency([stream.stats.latency_ms for stream in self.streams]),
+            errors=tuple(RunError(where, str(error)) for where, error in self._failures()),
+            files=tuple(path for s in self.streams for outlet in s.outlets for path in outlet.sink.written),
+            skipped=tuple(what for stream in self.streams for what in stream.source.skipped),
+        )
+
+    def _failures(self) -> list[tuple[str, BaseException]]:
+        """Returns where something failed, and with what: the failure that ended the run first."""
+        found: list[tuple[str, BaseException]] = [] if self._error is None else [("run", self._error)]
+        for stream in self.streams:
+            if stream.error is not None:
+                found.append((stream.source.info.name, stream.error))
+            found += [(outlet.name, outlet.error) for outlet in stream.outlets if outlet.error is not None]
+        return found
 
     def _start_threads(self) -> list[threading.Thread]:
         bodies: list[tuple[str, Callable[[], None]]] = []
@@ -231,7 +264,7 @@ class Pipeline:
             if self._stop.is_set() and not closing:
                 closing = True
                 for stream in self.streams:
-                    stream.captured.close()  # a source that says nothing would otherwise hold the run up
+                    stream.captured.close()
             for stream, outlet in list(waiting):
                 try:
                     delivery = outlet.inbox.get(timeout_s=_POLL_S / len(waiting))
@@ -241,35 +274,32 @@ class Pipeline:
                         continue
                     self._stop.wait(_POLL_S)
                     delivery = None
-                if delivery is not None:
-                    stream.deliver(outlet, delivery)
-                outlet.sink.poll()
+                try:
+                    if delivery is not None:
+                        stream.deliver(outlet, delivery)
+                    outlet.sink.poll()
+                except SinkError as error:
+                    waiting.remove((stream, outlet))
+                    self._close(stream, outlet)
+                    stream.give_up(outlet, error)
             if not waiting:
                 _join_one(threads, _POLL_S)
-                if closing and all(t.name.startswith("capture ") for t in threads if t.is_alive()):
-                    return
+                capturing = [t for t in threads if t.is_alive()]
+                if all(t.name.startswith("capture ") for t in capturing) and all(s.captured.ended for s in self.streams):
+                    return  # a source that says nothing would otherwise hold the run up
             if self._on_poll is not None:
                 self._on_poll(self)
 
     def _close_main(self, mains: list[tuple[Stream, Outlet]]) -> None:
-        for _, outlet in mains:
-            try:
-                outlet.sink.close()
-            except StreamerError as error:
-                self._fail(error)
+        for stream, outlet in mains:
+            self._close(stream, outlet)
 
-    def _report(self, wall_s: float) -> RunReport:
-        sources = tuple(_source_report(stream) for stream in self.streams)
-        return RunReport(
-            engine=self._detector.info,
-            sources=sources,
-            fps=sum(source.frames_processed for source in sources) / wall_s,
-            wall_s=wall_s,
-            stages_ms=self._times.summary(),
-            latency_ms=_latency([stream.stats.latency_ms for stream in self.streams]),
-            files=tuple(path for s in self.streams for outlet in s.outlets for path in outlet.sink.written),
-            skipped=tuple(what for stream in self.streams for what in stream.source.skipped),
-        )
+    def _close(self, stream: Stream, outlet: Outlet) -> None:
+        try:
+            outlet.sink.close()
+        except SinkError as error:
+            if outlet.error is None:
+                stream.give_up(outlet, error)
 
 
 def _work_in_bulk() -> None:
@@ -297,10 +327,10 @@ def _source_report(stream: Stream) -> SourceReport:
     return SourceReport(
         name=info.name,
         uri=info.uri,
-        frames_captured=stats.captured,
+        frames_captured=stats.captured + stream.source.undecoded,
         frames_processed=stats.processed,
-        frames_dropped=stats.captured - stats.processed,
-        reconnects=stats.reconnects,
+        frames_dropped=stats.captured + stream.source.undecoded - stats.processed,
+        reconnects=stream.source.reconnects,
         fps_captured=rate(stats.captured),
         fps_processed=rate(stats.processed),
     )

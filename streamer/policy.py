@@ -55,8 +55,11 @@ class Handover(Generic[T]):
         with self._changed:
             return self._closed and not self._items
 
-    def put(self, item: T) -> None:
+    def put(self, item: T) -> T | None:
         """Hands `item` over, waiting for room under `Policy.EVERY_FRAME`.
+
+        Returns:
+            The item that was dropped for it, or None.
 
         Raises:
             Closed: if the hand-over was closed or aborted, also while waiting.
@@ -66,11 +69,13 @@ class Handover(Generic[T]):
                 self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
             if self._closed:
                 raise Closed
+            displaced = None
             if len(self._items) >= self._capacity:
-                self._items.popleft()
+                displaced = self._items.popleft()
                 self._dropped += 1
             self._items.append(item)
             self._changed.notify_all()
+            return displaced
 
     def get(self, timeout_s: float | None = None) -> T | None:
         """Takes the oldest item; returns None when none came within `timeout_s` (None waits for ever).
@@ -94,10 +99,12 @@ class Handover(Generic[T]):
             self._closed = True
             self._changed.notify_all()
 
-    def abort(self) -> None:
-        """Ends the hand-over and throws away what is in it; those items count as dropped."""
+    def abort(self) -> list[T]:
+        """Ends the hand-over and returns what was in it; those items count as dropped."""
         with self._changed:
             self._closed = True
-            self._dropped += len(self._items)
+            rest = list(self._items)
+            self._dropped += len(rest)
             self._items.clear()
             self._changed.notify_all()
+            return rest

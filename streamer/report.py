@@ -27,6 +27,14 @@ class SourceReport:
 
 
 @dataclass(frozen=True)
+class RunError:
+    """What failed: the source's or output's name (``run`` for the run as a whole), and why."""
+
+    where: str
+    what: str
+
+
+@dataclass(frozen=True)
 class RunReport:
     """One run.
 
@@ -37,6 +45,7 @@ class RunReport:
         wall_s: seconds from the first thread's start to the last output's end.
         stages_ms: mean, p50, p95 and p99 of each stage's time a frame, over its last 4,096 frames.
         latency_ms: p50, p95, p99 (last 4,096 frames of each source) and max from capture to the last sink.
+        errors: sources and outputs that failed; the others went on.
         files: what was written.
         skipped: what sources had to pass over.
     """
@@ -47,11 +56,12 @@ class RunReport:
     wall_s: float
     stages_ms: dict[str, dict[str, float]]
     latency_ms: dict[str, float] | None
+    errors: tuple[RunError, ...] = ()
     files: tuple[Path, ...] = ()
     skipped: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the report's contract: engine, sources, fps, wall_s, stages_ms, latency_ms."""
+        """Returns the report's contract: engine, sources, fps, wall_s, stages_ms, latency_ms, errors."""
         content = asdict(self)
         del content["files"], content["skipped"]
         return content

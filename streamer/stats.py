@@ -87,12 +87,18 @@ class Rate:
 
 
 class StreamStats:
-    """One source's counts. Each counter is written by one thread only."""
+    """One source's counts. Each counter is written by one thread at a time.
+
+    Attributes:
+        captured: frames that the source gave.
+        processed: frames that reached every sink.
+        dropped_late: frames that were detected, but that a sink had no time for.
+    """
 
     def __init__(self) -> None:
         self.captured = 0
         self.processed = 0
-        self.reconnects = 0
+        self.dropped_late = 0
         self.first_captured_s: float | None = None
         self.last_captured_s: float | None = None
         self.rate = Rate()

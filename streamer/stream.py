@@ -2,48 +2,73 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import numpy as np
+
 from streamer.detections import Detections
 from streamer.draw import Annotator
+from streamer.errors import SinkError, SourceError
 from streamer.frame import Frame
 from streamer.policy import Closed, Handover, Policy
 from streamer.sinks.base import Sink
 from streamer.sources.base import Source
 from streamer.stats import StageTimes, StreamStats
 
+log = logging.getLogger(__name__)
+
 _T = TypeVar("_T")
 _OVERLAY_REFRESH_S = 0.25
+_RECORDER_ROOM = 8  # frames a live source's file may be behind by: encoders and disks have their moments
+_NO_PICTURE = np.full((720, 1280, 3), 32, np.uint8)
 
 
 @dataclass(eq=False)
 class Delivery:
-    """One frame with its detections on its way to all sinks of a stream."""
+    """One frame with its detections on its way to all sinks of a stream.
+
+    Attributes:
+        waiting: how many sinks don't have it yet.
+        is_new: False for a frame that is shown again, with the word that its source is lost.
+    """
 
     frame: Frame
     drawn: Frame
     detections: Detections
     waiting: int
+    is_new: bool = True
+    _reached: int = 0
+    _is_late: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def arrived(self) -> bool:
-        """Says that one more sink has it; returns True for the last of them."""
+    def settle(self, *, reached: bool) -> bool:
+        """Says that one more sink has it, or failed; returns True when every sink that works has it now."""
         with self._lock:
             self.waiting -= 1
-            return self.waiting == 0
+            self._reached += reached
+            return self.waiting == 0 and self._reached > 0 and self.is_new and not self._is_late
+
+    def be_late(self) -> bool:
+        """Says that a sink had no time for it; returns True for the first that hadn't."""
+        with self._lock:
+            self.waiting -= 1
+            first, self._is_late = not self._is_late, True
+            return first and self.is_new
 
 
 @dataclass(eq=False)
 class Outlet:
-    """A sink, its name in the report, and the hand-over that feeds it."""
+    """A sink, its name in the report, the hand-over that feeds it, and why it failed."""
 
     name: str
     sink: Sink
     inbox: Handover[Delivery]
+    error: SinkError | None = None
 
 
 class Stream:
@@ -77,12 +102,20 @@ class Stream:
             max_frames: frames to process, then stop.
             overlay_head: engine and precision for the overlay; None draws no overlay.
         """
-        room = 1 if policy is Policy.FRESHEST else 2
+        fresh = policy is Policy.FRESHEST
+        room = 1 if fresh else 2
         self.source = source
         self.stats = StreamStats()
         self.captured: Handover[Frame] = Handover(room, policy, captured_changed)
         self.detected: Handover[tuple[Frame, Detections]] = Handover(room, Policy.EVERY_FRAME)
-        self.outlets = [Outlet(name, sink, Handover(room, Policy.EVERY_FRAME)) for name, sink in sinks]
+        # A slow output of a live source loses frames of its own, rather than holding up detection and the others.
+        # An exact number of frames can't be promised that way, so a run with one waits.
+        late = policy if not max_frames else Policy.EVERY_FRAME
+        self.outlets = [
+            Outlet(name, sink, Handover(room if sink.live_view or not fresh else _RECORDER_ROOM, late))
+            for name, sink in sinks
+        ]
+        self.error: SourceError | None = None
         self._times = times
         self._annotator = annotator
         self._prepare = prepare
@@ -92,8 +125,13 @@ class Stream:
         self._overlay: tuple[str, ...] = ()
         self._overlay_made_s = float("-inf")
 
+    @property
+    def dropped(self) -> int:
+        """Frames that didn't reach every sink: those not taken up for detection, not decoded, or too late."""
+        return self.captured.dropped + self.stats.dropped_late + self.source.undecoded
+
     def run_capture(self, stop: threading.Event) -> None:
-        """Reads the source to its end and hands frames to detection."""
+        """Reads the source to its end, or until it fails (see `error`), and hands frames to detection."""
         try:
             frames = iter(self.source)
             paced = _Pacer() if self._paced else None
@@ -112,39 +150,93 @@ class Stream:
                     break
         except Closed:
             pass
+        except SourceError as error:
+            self.error = error
         finally:
             self.source.close()
             self.captured.close()
 
     def run_draw(self) -> None:
-        """Draws what sinks want to see and hands each frame to every sink."""
-        wants_pixels = any(outlet.sink.needs_pixels for outlet in self.outlets)
-        for frame, detections in _taken(self.detected):
+        """Draws what sinks want to see and hands each frame to every sink that works."""
+        last: tuple[Frame, Detections] | None = None
+        while True:
+            try:
+                taken = self.detected.get(_OVERLAY_REFRESH_S)
+            except Closed:
+                break
+            if taken is None:
+                self._show_outage(last)
+                continue
+            last = frame, detections = taken
+            outlets = [outlet for outlet in self.outlets if outlet.error is None]
             drawn = frame
-            if wants_pixels:
+            if any(outlet.sink.needs_pixels for outlet in outlets):
                 began = time.perf_counter()
                 drawn = self._annotator.annotate(frame, detections, self._overlay_lines())
                 self._times.add("draw", (time.perf_counter() - began) * 1e3)
-            delivery = Delivery(frame, drawn, detections, len(self.outlets))
-            for outlet in self.outlets:
-                outlet.inbox.put(delivery)
+            self._hand_out(Delivery(frame, drawn, detections, len(outlets)), outlets)
         for outlet in self.outlets:
             outlet.inbox.close()
 
     def run_outlet(self, outlet: Outlet) -> None:
-        """Writes every frame that comes to one sink, and closes the sink at the end."""
-        with outlet.sink:
-            for delivery in _taken(outlet.inbox):
-                self.deliver(outlet, delivery)
+        """Writes every frame that comes to one sink, and closes the sink at the end, or when it fails."""
+        try:
+            with outlet.sink:
+                for delivery in _taken(outlet.inbox):
+                    self.deliver(outlet, delivery)
+        except SinkError as error:
+            self.give_up(outlet, error)
 
     def deliver(self, outlet: Outlet, delivery: Delivery) -> None:
-        """Writes one frame to one sink and counts it when it was the last sink."""
+        """Writes one frame to one sink and counts it when it was the last sink.
+
+        Raises:
+            SinkError: if the sink can't take it; the others may.
+        """
         began = time.perf_counter()
         sink = outlet.sink
-        sink.write(delivery.drawn if sink.needs_pixels else delivery.frame, delivery.detections)
+        try:
+            sink.write(delivery.drawn if sink.needs_pixels else delivery.frame, delivery.detections)
+        except SinkError:
+            self._settle(delivery, reached=False)
+            raise
         self._times.add(f"write {outlet.name}", (time.perf_counter() - began) * 1e3)
-        if delivery.arrived():
+        self._settle(delivery, reached=True)
+
+    def give_up(self, outlet: Outlet, error: SinkError) -> None:
+        """Goes on without a sink that failed; without any, the source is stopped."""
+        outlet.error = error
+        for delivery in outlet.inbox.abort():
+            self._settle(delivery, reached=False)
+        if all(other.error is not None for other in self.outlets):
+            self.captured.close()
+        else:
+            log.warning("%s; the other outputs go on", error)
+
+    def _hand_out(self, delivery: Delivery, outlets: Sequence[Outlet]) -> None:
+        for outlet in outlets:
+            try:
+                dropped = outlet.inbox.put(delivery)
+            except Closed:  # the sink failed meanwhile, or the run is being aborted
+                self._settle(delivery, reached=False)
+                continue
+            if dropped is not None and dropped.be_late():
+                self.stats.dropped_late += 1
+
+    def _settle(self, delivery: Delivery, *, reached: bool) -> None:
+        """Notes that one more sink has the frame, or never will."""
+        if delivery.settle(reached=reached):
             self.stats.count_processed(delivery.frame.captured_at_s)
+
+    def _show_outage(self, last: tuple[Frame, Detections] | None) -> None:
+        """Shows people who look on that the source is lost, on its last frame."""
+        viewers = [outlet for outlet in self.outlets if outlet.sink.live_view and outlet.error is None]
+        if not viewers or self._overlay_head is None or self.source.lost_s is None:
+            return
+        name = self.source.info.name
+        frame, detections = last or (Frame(_NO_PICTURE, name, 0, 0.0, time.perf_counter()), Detections.empty())
+        drawn = self._annotator.annotate(frame, detections, self._overlay_lines())
+        self._hand_out(Delivery(frame, drawn, detections, len(viewers), is_new=False), viewers)
 
     def abort(self) -> None:
         """Ends all hand-overs at once; what is in them is thrown away."""
@@ -164,7 +256,10 @@ class Stream:
         latency = self.stats.latency_ms.percentiles(50, 95)
         if latency:
             figures += f"  {latency[0]:.0f} / {latency[1]:.0f} ms p50 / p95"
-        self._overlay = (figures, f"{self.captured.dropped} dropped  {self._overlay_head}")
+        lost_s = self.source.lost_s
+        if lost_s is not None:
+            figures = f"{'reconnecting' if self.stats.captured else 'connecting'} ({lost_s:.0f} s)"
+        self._overlay = (figures, f"{self.dropped} dropped  {self._overlay_head}")
         return self._overlay
 
 

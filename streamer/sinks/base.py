@@ -21,10 +21,12 @@ class Sink(abc.ABC):
 
     Attributes:
         needs_pixels: True when `write` wants the frame with boxes and overlay drawn; False spares that work.
+        live_view: True when a person looks on now: only the newest frame counts, and an outage is shown on the last.
         main_thread: True when `write`, and everything else, must be called on the process's main thread.
     """
 
     needs_pixels: bool = True
+    live_view: bool = False
     main_thread: bool = False
 
     @abc.abstractmethod

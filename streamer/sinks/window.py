@@ -29,6 +29,7 @@ class WindowSink(Sink):
     fits 1280x720 and the screen. A picture larger than the window is reduced before it is shown.
     """
 
+    live_view = True
     main_thread = True
 
     def __init__(self, title: str) -> None:

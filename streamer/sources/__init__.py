@@ -18,13 +18,18 @@ __all__ = ["Source", "SourceInfo", "SourceOptions", "list_sources", "open_source
 _SAMPLE_PATH = Path(__file__).parent.parent / "data" / "sample.mp4"
 
 
-def open_source(uri: str, *, name: str | None = None, options: SourceOptions = DEFAULT_OPTIONS) -> Source:
+def open_source(
+    uri: str, *, name: str | None = None, options: SourceOptions = DEFAULT_OPTIONS, wait: bool = True
+) -> Source:
     """Opens `uri` and reads its first frame.
+
+    A camera or a stream that is lost later is reached again, as `options` say.
 
     Args:
         uri: a camera's number or node, a video or picture file, a folder, a pattern, a stream's URL, or ``sample``.
         name: what to call it; None derives a name from the URI.
         options: wishes for cameras and patience with networks.
+        wait: False returns at once from a camera or a stream, while it is being opened; see `Source.wait_ready`.
 
     Raises:
         ConfigError: if `uri` is empty or its scheme isn't known.
@@ -33,7 +38,14 @@ def open_source(uri: str, *, name: str | None = None, options: SourceOptions = D
     if not uri:
         raise ConfigError("a source's URI is empty; give a file, a camera's number, a URL, or sample")
     kind = next(kind for kind in _KINDS if kind.takes(uri))
-    return kind.open(uri, name or default_name(uri), options)
+    source = kind.open(uri, name or default_name(uri), options)
+    if wait:
+        try:
+            source.wait_ready()
+        except BaseException:
+            source.close()
+            raise
+    return source
 
 
 def list_sources() -> list[str]:
@@ -51,15 +63,25 @@ def _open_sample(uri: str, name: str, options: SourceOptions) -> Source:
 
 
 def _open_camera(uri: str, name: str, options: SourceOptions) -> Source:
+    from streamer.sources.live import LiveSource
     from streamer.sources.webcam import WebcamSource
 
-    return WebcamSource(uri, name=name, options=options)
+    return LiveSource(lambda o: WebcamSource(uri, name=name, options=o), name=name, uri=uri, options=options)
 
 
 def _open_video(uri: str, name: str, options: SourceOptions) -> Source:
     from streamer.sources.video import VideoSource
 
     return VideoSource(uri, name=name, options=options)
+
+
+def _open_stream(uri: str, name: str, options: SourceOptions) -> Source:
+    from streamer.sources.live import LiveSource
+    from streamer.sources.video import VideoSource
+
+    return LiveSource(
+        lambda o: VideoSource(uri, name=name, options=o), name=name, uri=redact(uri), options=options
+    )
 
 
 def _open_pictures(uri: str, name: str, options: SourceOptions) -> Source:
@@ -107,7 +129,7 @@ class _Kind:
 _KINDS = (
     _Kind(lambda uri: uri == uris.SAMPLE, _open_sample, "sample       the packaged clip"),
     _Kind(uris.is_camera, _open_camera, "0            a camera's number, or /dev/video0"),
-    _Kind(uris.is_stream, _open_video, f"URL          a stream: {', '.join(f'{s}://' for s in uris.STREAM_SCHEMES)}"),
+    _Kind(uris.is_stream, _open_stream, f"URL          a stream: {', '.join(f'{s}://' for s in uris.STREAM_SCHEMES)}"),
     _Kind(lambda uri: uris.scheme_of(uri) not in (None, "file"), _refuse_scheme),
     _Kind(uris.is_pictures, _open_pictures, "image.jpg    a picture, a folder/ of them, or a pattern such as '*.jpg'"),
     _Kind(lambda uri: True, _open_file, "clip.mp4     a video file in any format that PyAV opens"),

@@ -58,6 +58,34 @@ class Source(abc.ABC):
     def close(self) -> None:
         """Lets the device or file go. Safe to call twice."""
 
+    def wait_ready(self) -> None:  # noqa: B027 - most sources have their first frame once they are made
+        """Waits for the first frame.
+
+        Raises:
+            SourceError: if the source can't be opened, or gives none. A live source may still be iterated: it then
+                goes on trying.
+        """
+
+    @property
+    def lost_s(self) -> float | None:
+        """Seconds since the last frame of a live source that is being reached again, None while all is well."""
+        return None
+
+    @property
+    def reconnects(self) -> int:
+        """How often a live source was lost and reached again."""
+        return 0
+
+    @property
+    def undecoded(self) -> int:
+        """How many pictures of a live source were passed over undecoded, to catch up."""
+        return 0
+
+    @property
+    def damaged(self) -> int:
+        """How many packets or pictures couldn't be decoded."""
+        return 0
+
     @property
     def skipped(self) -> tuple[str, ...]:
         """What the source had to pass over so far, one short phrase each (a damaged picture's name, for instance)."""
@@ -70,3 +98,7 @@ class Source(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+def damage_phrase(damaged: int) -> str:
+    """Returns how many packets were damaged, in words."""
+    return "1 damaged packet" if damaged == 1 else f"{damaged} damaged packets"

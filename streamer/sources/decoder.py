@@ -15,11 +15,23 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from streamer.errors import SourceError
+from streamer.sources.backlog import Backlog
 from streamer.sources.diagnosis import why_unplayable
 from streamer.sources.options import SourceOptions
 
 # What FFmpeg may look at before it hands a stream over. Its defaults wait seconds for what isn't needed here.
-_STREAM_OPTIONS = {"rtsp_transport": "tcp", "analyzeduration": "200000", "fpsprobesize": "2"}
+_STREAM_OPTIONS = {"analyzeduration": "200000", "fpsprobesize": "2", "buffer_size": "4194304"}
+_RTSP_SCHEMES = ("rtsp:", "rtsps:")
+# Failures to open that another transport wouldn't mend.
+_WORSE_THAN_TRANSPORT = (
+    av.ExitError,
+    TimeoutError,
+    ConnectionError,
+    av.HTTPUnauthorizedError,
+    av.HTTPForbiddenError,
+    av.HTTPNotFoundError,
+    av.HTTPServerError,
+)
 _AVFMT_NOTIMESTAMPS = 0x0080
 _MAX_BAD_IN_A_ROW = 100
 # One thread takes the least CPU a picture (measured at 720p: 12 % below two frame threads) and adds no delay;
@@ -37,6 +49,7 @@ class VideoDecoder:
         duration_s: the length in seconds that the container gives, or None.
         has_timestamps: False where the format has none and FFmpeg makes them up (MJPEG over HTTP, raw H.264).
         damaged: how many packets couldn't be read or decoded, not counting a stream's before its first picture.
+        passed_over: how many of a stream's packets were left undecoded to catch up.
     """
 
     def __init__(self, target: str | Path, shown: str, options: SourceOptions) -> None:
@@ -54,13 +67,7 @@ class VideoDecoder:
         self._path = target if isinstance(target, Path) else None
         started = time.perf_counter()
         try:
-            # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme.
-            self._container: InputContainer = av.open(
-                f"file:{target}" if self._path is not None else str(target),
-                options={} if self._path is not None else _STREAM_OPTIONS,
-                timeout=(options.open_timeout_s, options.read_timeout_s),
-                metadata_errors="replace",
-            )
+            self._container = _open(target, options)
         except (av.FFmpegError, ValueError) as error:
             waited_s = time.perf_counter() - started
             # Without its cause: av's own text holds the password.
@@ -75,6 +82,8 @@ class VideoDecoder:
         self.duration_s = self._container.duration / 1e6 if self._container.duration else None
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
         self.damaged = 0
+        self.passed_over = 0
+        self._backlog = Backlog() if self._path is None and self.has_timestamps and options.catch_up else None
         self._bad_in_a_row = 0
         self._joined = False
         self._ready: deque[av.VideoFrame] = deque()
@@ -90,6 +99,9 @@ class VideoDecoder:
             packet = self._next_packet()
             if packet is None:
                 return None
+            if self._backlog is not None and self._is_stale(packet, self._backlog):
+                self.passed_over += 1
+                continue
             try:
                 self._ready.extend(packet.decode())
             except av.EOFError:  # the decoder was flushed before
@@ -107,6 +119,11 @@ class VideoDecoder:
         self._ready.clear()
         self._container.close()
 
+    def _is_stale(self, packet: Packet[VideoStream], backlog: Backlog) -> bool:
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        stamp_s = None if stamp is None or packet.time_base is None else float(stamp * packet.time_base)
+        return packet.size > 0 and backlog.passes_over(stamp_s, packet.is_keyframe, time.perf_counter())
+
     def _next_packet(self) -> Packet[VideoStream] | None:
         while True:
             try:
@@ -119,7 +136,7 @@ class VideoDecoder:
 
     def _why_broken(self, error: av.FFmpegError) -> str:
         if isinstance(error, (av.ExitError, TimeoutError)):
-            return f"sent nothing for {self._options.read_timeout_s:g} s; check its network and power"
+            return f"sent nothing for {self._options.stall_timeout_s:g} s; check its network and power"
         return f"broke off ({error.strerror}); check its network and power"
 
     def _note_damage(self, error: av.FFmpegError, *, bounded: bool) -> None:
@@ -135,9 +152,9 @@ class VideoDecoder:
 
     def _check_patience(self, waited_s: float) -> None:
         if self._joined:
-            timeout_s, cure = self._options.read_timeout_s, "check its network"
+            timeout_s, cure = self._options.stall_timeout_s, "check its network"
         else:
-            timeout_s, cure = self._options.open_timeout_s, "shorten its key frame interval or raise open_timeout_s"
+            timeout_s, cure = self._options.key_frame_timeout_s, "have the camera send key frames more often"
         if waited_s > timeout_s:
             raise SourceError(f"source {self._shown!r} sent data for {timeout_s:g} s but no complete picture; {cure}")
 
@@ -171,3 +188,30 @@ class VideoDecoder:
             return f"answered: {error.strerror}; check the path in the URL"
         reason = getattr(error, "strerror", None) or type(error).__name__
         return f"can't be opened ({reason}); check its address, and that it serves video"
+
+
+def _open(target: str | Path, options: SourceOptions) -> InputContainer:
+    """Opens a file, or a stream; RTSP by the transport wanted.
+
+    Raises:
+        av.FFmpegError: if it can't be opened.
+    """
+    if isinstance(target, Path):  # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme
+        return av.open(f"file:{target}", metadata_errors="replace")
+    if not target.startswith(_RTSP_SCHEMES):
+        return _open_stream(target, options, _STREAM_OPTIONS)
+    wanted = options.rtsp_transport
+    first = "tcp" if wanted == "auto" else wanted
+    try:
+        return _open_stream(target, options, {**_STREAM_OPTIONS, "rtsp_transport": first})
+    except _WORSE_THAN_TRANSPORT:
+        raise
+    except av.FFmpegError:
+        if wanted != "auto":
+            raise
+    return _open_stream(target, options, {**_STREAM_OPTIONS, "rtsp_transport": "udp"})
+
+
+def _open_stream(url: str, options: SourceOptions, wishes: dict[str, str]) -> InputContainer:
+    timeout = (options.open_timeout_s, options.stall_timeout_s)
+    return av.open(url, options=wishes, timeout=timeout, metadata_errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from streamer.errors import ConfigError
 
@@ -15,23 +16,38 @@ class SourceOptions:
         width: asked of a camera in pixels; None keeps the device's own.
         height: asked of a camera in pixels; None keeps the device's own.
         fps: frame rate asked of a camera; None keeps the device's own.
-        open_timeout_s: how long a stream may take to answer, and again to give its first picture.
-        read_timeout_s: how long an open stream may stay silent before it counts as broken off.
+        pixel_format: four characters asked of a camera, such as ``MJPG``; None keeps the device's own.
+        rtsp_transport: how RTSP carries pictures; ``auto`` is TCP, and UDP where the server refuses that.
+        open_timeout_s: how long a stream may take to answer.
+        key_frame_timeout_s: how long a stream that answers may take to its first picture, which is a key frame.
+        stall_timeout_s: how long a live source may give no frame before it counts as lost.
+        reconnect: how often in a row a lost live source is tried again; None for ever.
+        catch_up: whether a live stream that is decoded too slowly is taken up again at a newer key frame.
 
     Raises:
-        ConfigError: if a number isn't above zero.
+        ConfigError: if a number isn't above zero (`reconnect`: below it), or `pixel_format` isn't four characters.
     """
 
     width: int | None = None
     height: int | None = None
     fps: float | None = None
+    pixel_format: str | None = None
+    rtsp_transport: Literal["auto", "tcp", "udp"] = "auto"
     open_timeout_s: float = 10.0
-    read_timeout_s: float = 10.0
+    key_frame_timeout_s: float = 20.0
+    stall_timeout_s: float = 5.0
+    reconnect: int | None = None
+    catch_up: bool = True
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        for name in ("width", "height", "fps", "open_timeout_s", "key_frame_timeout_s", "stall_timeout_s"):
+            value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above zero, got {value}")
+        if self.reconnect is not None and self.reconnect < 0:
+            raise ConfigError(f"reconnect must be at least 0, got {self.reconnect}")
+        if self.pixel_format is not None and len(self.pixel_format) != 4:
+            raise ConfigError(f"pixel_format has four characters, such as MJPG, got {self.pixel_format!r}")
 
 
 DEFAULT_OPTIONS = SourceOptions()

@@ -9,7 +9,7 @@ import av
 
 from streamer.errors import SourceError
 from streamer.frame import Frame
-from streamer.sources.base import SourceInfo
+from streamer.sources.base import SourceInfo, damage_phrase
 from streamer.sources.clock import PresentationClock
 from streamer.sources.decoder import VideoDecoder
 from streamer.sources.diagnosis import bytes_missing, why_unplayable
@@ -29,9 +29,10 @@ class VideoSource(GuardedSource):
 
     `index` counts decoded frames. A file's `pts_s` are its own time stamps, from its first frame; a live stream
     without time stamps (MJPEG over HTTP) is stamped at arrival. Damaged packets are passed over and counted; a file
-    that was cut off ends where it was cut; both are told in `skipped`. A live stream that ends raises `SourceError`.
+    that was cut off ends where it was cut; both are told in `skipped`. A live stream is one connection here, whose end
+    raises `SourceError`: `LiveSource` makes a source of several.
 
-    Closing waits for the frame being read, which a silent stream can hold back for `read_timeout_s`.
+    Closing waits for the frame being read, which a silent stream can hold back for `stall_timeout_s`.
     """
 
     def __init__(self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS) -> None:
@@ -55,13 +56,23 @@ class VideoSource(GuardedSource):
     @property
     def skipped(self) -> tuple[str, ...]:
         """Damaged packets as one phrase, and where a file ended too early."""
-        return (*((self._damage(),) if self._decoder.damaged else ()), *self._notes)
+        return (*((damage_phrase(self.damaged),) if self.damaged else ()), *self._notes)
+
+    @property
+    def damaged(self) -> int:
+        """Packets that couldn't be decoded."""
+        return self._decoder.damaged
+
+    @property
+    def undecoded(self) -> int:
+        """Pictures of a stream passed over undecoded, to catch up; `index` counts them."""
+        return self._decoder.passed_over
 
     def _read_first(self) -> Frame:
         picture = self._decoder.read()
         if picture is None:
             reason = why_unplayable(self._path) if self._path else None
-            damage = f" after {self._damage()}" if self._decoder.damaged else ""
+            damage = f" after {damage_phrase(self.damaged)}" if self.damaged else ""
             raise SourceError(f"source {self._shown!r} {reason or f'ended before its first frame{damage}'}")
         self.info = self._describe()
         self._clock = PresentationClock(1.0 / (self.info.fps or _NOMINAL_FPS))
@@ -74,7 +85,7 @@ class VideoSource(GuardedSource):
         picture = self._decoder.read()
         if picture is not None:
             return self._frame(picture)
-        if self.info.live:  # the place to connect again
+        if self.info.live:
             raise SourceError(f"source {self._shown!r} ended: the other side closed the stream; start it again there")
         self._note_missing_end()
         return None
@@ -92,8 +103,9 @@ class VideoSource(GuardedSource):
             stamp_s = None if picture.pts is None else picture.pts * tick_s
         pts_s = self._clock.at(stamp_s)
         self._end_s = pts_s + picture.duration * tick_s
+        index = self._count + self._decoder.passed_over
         self._count += 1
-        return Frame(pixels, self._name, self._count - 1, pts_s, now_s)
+        return Frame(pixels, self._name, index, pts_s, now_s)
 
     def _describe(self) -> SourceInfo:
         decoder = self._decoder
@@ -108,10 +120,6 @@ class VideoSource(GuardedSource):
             live=live,
             path=self._path,
         )
-
-    def _damage(self) -> str:
-        damaged = self._decoder.damaged
-        return "1 damaged packet" if damaged == 1 else f"{damaged} damaged packets"
 
     def _note_missing_end(self) -> None:
         if self._notes or self._path is None:

@@ -25,7 +25,8 @@ _FPS_TOLERANCE = 0.5  # a driver that gives 29.97 for 30 gave what was asked
 class WebcamSource(GuardedSource):
     """Frames of a camera as BGR, live; `pts_s` is the time since its first frame, by the process's clock.
 
-    What the device grants of the requested size and rate is logged, and a request it doesn't grant is warned of.
+    What the device grants of the requested size, rate and format is logged, and a request it doesn't grant is warned
+    of. A camera that is unplugged raises `SourceError`: `LiveSource` opens it again.
     """
 
     def __init__(self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS) -> None:
@@ -51,7 +52,9 @@ class WebcamSource(GuardedSource):
                 f"camera {self._uri!r} can't be opened; close the program that uses it, or choose another:"
                 f" {cameras_text()}"
             )
+        code = options.pixel_format and float(cv2.VideoWriter.fourcc(*options.pixel_format))
         wishes = (
+            (cv2.CAP_PROP_FOURCC, code),  # first: sizes and rates depend on it
             (cv2.CAP_PROP_FRAME_WIDTH, options.width),
             (cv2.CAP_PROP_FRAME_HEIGHT, options.height),
             (cv2.CAP_PROP_FPS, options.fps),
@@ -89,7 +92,11 @@ class WebcamSource(GuardedSource):
 
     def _log_granted(self, width: int, height: int, fps: float) -> None:
         options = self._options
-        _log.info("camera %s: %dx%d at %g frames/s", self._uri, width, height, fps)
+        granted = int(self._capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("latin-1")
+        pixel_format = granted if granted.isprintable() else "unknown"
+        _log.info("camera %s: %dx%d at %g frames/s, %s", self._uri, width, height, fps, pixel_format)
+        if options.pixel_format is not None and options.pixel_format != pixel_format:
+            _log.warning("camera %s: asked for %s, got %s", self._uri, options.pixel_format, pixel_format)
         wished = (options.width or width, options.height or height)
         if wished != (width, height):
             _log.warning("camera %s: asked for %dx%d, got %dx%d", self._uri, *wished, width, height)

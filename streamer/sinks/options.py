@@ -1,0 +1,58 @@
+"""What a person may ask of an output, whatever its kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamer.units import parse_bytes, parse_seconds
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How much of a segmented recording is kept: by age, or by size; exactly one of the two.
+
+    Attributes:
+        age_s: segments that ended longer ago than this many seconds go.
+        size_bytes: the oldest segments go until all together are no larger.
+    """
+
+    age_s: float | None = None
+    size_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.age_s is None) == (self.size_bytes is None):
+            raise ValueError("wanted an age or a size")
+
+    @classmethod
+    def parse(cls, text: str) -> Retention:
+        """Returns what ``24h`` or ``50GB`` says.
+
+        Raises:
+            ValueError: if it is neither an age nor a size.
+        """
+        try:
+            return cls(size_bytes=parse_bytes(text))
+        except ValueError:
+            pass
+        if text.strip()[-1:].isalpha():  # a bare number could be meant either way
+            try:
+                return cls(age_s=parse_seconds(text))
+            except ValueError:
+                pass
+        raise ValueError("wanted an age such as 24h or a size such as 50GB")
+
+
+@dataclass(frozen=True)
+class SinkOptions:
+    """Wishes for recordings; each kind of output takes what concerns it.
+
+    Attributes:
+        segment_s: length of a video file's segments in seconds; None writes one file.
+        retain: which segments are kept; None keeps all.
+    """
+
+    segment_s: float | None = None
+    retain: Retention | None = None
+
+
+DEFAULT_SINK_OPTIONS = SinkOptions()

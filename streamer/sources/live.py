@@ -1,0 +1,285 @@
+"""Cameras and streams that come back: a source that is read on a thread of its own, watched, and reached again."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from streamer.errors import SourceError
+from streamer.frame import Frame
+from streamer.policy import Closed, Handover, Policy
+from streamer.sources.base import Source, SourceInfo, damage_phrase
+from streamer.sources.options import SourceOptions
+
+log = logging.getLogger(__name__)
+
+Connect = Callable[[SourceOptions], Source]
+
+# Between attempts, exponential with jitter. After a short outage pictures are to be back within 2 s, after a long one
+# within 10 s; neither leaves a server that has thousands of such clients without rest.
+_FIRST_DELAY_S = 0.25
+_LONG_OUTAGE_S = 60.0
+_MAX_DELAY_S, _MAX_DELAY_OF_LONG_OUTAGE_S = 1.0, 6.0
+_JITTER = 0.25
+# An attempt may take a few times as long as the one that succeeded: a frozen server would hold it up for ever.
+_PATIENCE, _LEAST_PATIENCE_S = 3.0, 1.5
+_LET_GO_S = 0.5
+
+
+class LiveSource(Source):
+    """Frames of a camera or a stream, across as many connections as it takes.
+
+    A connection that ends, breaks off, or gives no frame for `SourceOptions.stall_timeout_s` is let go, and a new one
+    is tried until it gives a frame, or `SourceOptions.reconnect` attempts in a row failed. `index` and `pts_s` go on
+    across connections, `pts_s` by the time that the outage took. A stream that turns out to be a file on a server
+    (`info.live` is False) ends with its end.
+
+    Every connection is read on a thread of its own, since a library's read may hang however its time-outs are set: a
+    thread that hangs is left behind, and ends when its library lets it.
+    """
+
+    def __init__(self, connect: Connect, *, name: str, uri: str, options: SourceOptions) -> None:
+        """Begins to connect, and returns at once: see `wait_ready`.
+
+        Args:
+            connect: opens one connection, which has its first frame when it returns; called on other threads.
+            name: the source's short name.
+            uri: what it is called in messages and reports, without any password.
+            options: patience.
+        """
+        self.info = SourceInfo(name, uri, live=True)
+        self._connect, self._options = connect, options
+        self._closed = threading.Event()
+        self._first: Frame | None = None
+        self._taken = _Counts()
+        self._reconnects = 0
+        self._usual_open_s: float | None = None
+        self._began_s = time.perf_counter()
+        self._last_seen_s = self._began_s
+        self._is_lost = False
+        self._base_index, self._base_pts_s = 0, 0.0
+        self._next_index, self._last_pts_s = 0, 0.0
+        self._first_seen_s: float | None = None
+        self._connection = _Connection(connect, options, uri)
+
+    def wait_ready(self) -> None:
+        """Waits for the first frame.
+
+        Raises:
+            SourceError: if the source can't be opened, or gives none. Iterating then goes on trying.
+        """
+        if self._first is None and self._first_seen_s is None:
+            self._take_first()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yields the frames not yet taken, in order, reaching the source again as often as it is lost.
+
+        Raises:
+            SourceError: when it was lost, and `SourceOptions.reconnect` attempts to reach it again failed.
+        """
+        while not self._closed.is_set():
+            try:
+                frame = self._next()
+            except SourceError as cause:
+                if not self.info.live:
+                    raise
+                self._reach_again(cause)
+                continue
+            if frame is None:
+                return
+            yield frame
+
+    def close(self) -> None:
+        """Ends iteration and lets the connection go, from any thread; a connection that hangs isn't waited for."""
+        self._closed.set()
+        self._connection.let_go()
+        self._connection.join(_LET_GO_S)
+
+    @property
+    def lost_s(self) -> float | None:
+        """Seconds since the last frame (or the beginning) while the source is being reached again, else None."""
+        return time.perf_counter() - self._last_seen_s if self._is_lost else None
+
+    @property
+    def reconnects(self) -> int:
+        """How often it was lost and reached again."""
+        return self._reconnects
+
+    @property
+    def undecoded(self) -> int:
+        """Pictures passed over to catch up, over all connections."""
+        return self._taken.undecoded + self._connection.counts().undecoded
+
+    @property
+    def damaged(self) -> int:
+        """Packets that couldn't be decoded, over all connections."""
+        return self._taken.damaged + self._connection.counts().damaged
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Damaged packets as one phrase."""
+        damaged = self.damaged
+        return (damage_phrase(damaged),) if damaged else ()
+
+    def _next(self) -> Frame | None:
+        """Returns the next frame of the present connection, None at the end; raises when it is lost."""
+        first, self._first = self._first, None
+        if first is None and self._first_seen_s is None:
+            self._take_first()
+            first, self._first = self._first, None
+        frame = first or self._connection.read()
+        if frame is None:
+            return None
+        self._last_seen_s = time.perf_counter()
+        index, pts_s = self._base_index + frame.index, self._base_pts_s + frame.pts_s
+        self._next_index, self._last_pts_s = index + 1, pts_s
+        if index == frame.index and pts_s == frame.pts_s:
+            return frame
+        return replace(frame, index=index, pts_s=pts_s)
+
+    def _take_first(self) -> None:
+        """Takes the connection's first frame and lays the axes of index and time through it; raises if it has none."""
+        connection = self._connection
+        first = connection.read()
+        if first is None:
+            return
+        self._usual_open_s = time.perf_counter() - connection.began_s
+        if self._first_seen_s is None:
+            self._first_seen_s = first.captured_at_s
+            self.info = replace(connection.info or self.info, name=self.info.name)
+        else:
+            elapsed_s = first.captured_at_s - self._first_seen_s
+            self._base_index = self._next_index - first.index
+            self._base_pts_s = max(elapsed_s, self._last_pts_s) - first.pts_s
+        self._first = first
+        self._is_lost = False
+
+    def _reach_again(self, cause: SourceError) -> None:
+        """Connects until a connection gives a frame.
+
+        Raises:
+            SourceError: `cause`, or what the last attempt failed with, once no attempt is left.
+        """
+        name, limit = self.info.name, self._options.reconnect
+        was_seen = self._first_seen_s is not None
+        for attempt in itertools.count():
+            if limit is not None and attempt >= limit:
+                tried = f" (tried again {limit} time{'s' * (limit > 1)})" if limit else ""
+                raise SourceError(f"{cause}{tried}") from None
+            if not attempt:
+                log.warning("%s; connecting again", cause)
+            self._is_lost = True
+            self._retire()
+            if self._closed.wait(self._delay_s(attempt)):
+                return
+            self._connection = _Connection(self._connect, self._hurried(), self.info.uri)
+            if self._closed.is_set():  # `close` may not have seen this connection
+                self._connection.let_go()
+                return
+            try:
+                self._take_first()
+            except SourceError as error:
+                if str(error) != str(cause):
+                    log.info("%s; trying again", error)
+                cause = error
+                continue
+            if self._first is not None:
+                away_s = time.perf_counter() - self._last_seen_s
+                self._reconnects += was_seen
+                log.warning("source %r is %s after %.1f s", name, "back" if was_seen else "reached", away_s)
+            return
+
+    def _retire(self) -> None:
+        self._connection.let_go()
+        counts = self._connection.counts()
+        self._taken = _Counts(self._taken.undecoded + counts.undecoded, self._taken.damaged + counts.damaged)
+
+    def _delay_s(self, attempt: int) -> float:
+        is_long = time.perf_counter() - self._last_seen_s > _LONG_OUTAGE_S
+        longest_s = _MAX_DELAY_OF_LONG_OUTAGE_S if is_long else _MAX_DELAY_S
+        return min(longest_s, _FIRST_DELAY_S * 2.0 ** min(attempt, 16)) * random.uniform(1 - _JITTER, 1)
+
+    def _hurried(self) -> SourceOptions:
+        """Returns the options for an attempt to come back: less patient the faster the source once answered."""
+        if self._usual_open_s is None:
+            return self._options
+        patience_s = max(_LEAST_PATIENCE_S, _PATIENCE * self._usual_open_s)
+        return replace(self._options, open_timeout_s=min(self._options.open_timeout_s, patience_s))
+
+
+class _Counts:
+    def __init__(self, undecoded: int = 0, damaged: int = 0) -> None:
+        self.undecoded, self.damaged = undecoded, damaged
+
+
+class _Connection:
+    """One connection, opened and read on a thread of its own."""
+
+    def __init__(self, connect: Connect, options: SourceOptions, shown: str) -> None:
+        self.began_s = time.perf_counter()
+        self._connect, self._options, self._shown = connect, options, shown
+        self._source: Source | None = None
+        self._error: BaseException | None = None
+        self._has_given = False
+        # The one who reads takes a frame at once, unless the run is to keep every frame: then this thread waits.
+        self._frames: Handover[Frame] = Handover(1, Policy.EVERY_FRAME)
+        self._thread = threading.Thread(target=self._run, name=f"read {shown}", daemon=True)
+        self._thread.start()
+
+    @property
+    def info(self) -> SourceInfo | None:
+        """What the connection found, once it has its first frame."""
+        return self._source.info if self._source is not None else None
+
+    def counts(self) -> _Counts:
+        """Returns what was passed over so far."""
+        source = self._source
+        return _Counts(source.undecoded, source.damaged) if source is not None else _Counts()
+
+    def read(self) -> Frame | None:
+        """Returns the next frame, or None at the end and when the connection was let go.
+
+        Raises:
+            SourceError: if it can't be opened, breaks off, or gives no frame in time.
+        """
+        options = self._options
+        if self._has_given:
+            limit_s = options.stall_timeout_s
+        else:
+            limit_s = options.open_timeout_s + max(options.key_frame_timeout_s, options.stall_timeout_s) + _LET_GO_S
+        try:
+            frame = self._frames.get(limit_s)
+        except Closed:
+            if self._error is not None:
+                raise self._error from None
+            return None
+        if frame is None:
+            raise SourceError(f"source {self._shown!r} gave no picture for {limit_s:g} s; check its network and power")
+        self._has_given = True
+        return frame
+
+    def let_go(self) -> None:
+        """Has the thread end after the read it is in; safe to call twice."""
+        self._frames.abort()
+
+    def join(self, timeout_s: float) -> None:
+        """Waits for the thread to end."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            with self._connect(self._options) as source:
+                self._source = source
+                for frame in source:
+                    self._frames.put(frame)
+        except Closed:
+            pass
+        except BaseException as error:  # for `read` to raise
+            self._error = error
+        finally:
+            self._frames.close()
