@@ -114,10 +114,10 @@ def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
             source.wait_ready()
         except SourceError as error:
             failed.append((source, error))
-    for source, error in failed:
+    for source, cause in failed:
         if not source.info.live or (not patient and len(failed) == len(sources)):
-            raise error
-        log.warning("%s; the run begins without it, and goes on trying", error)
+            raise cause
+        log.warning("%s; the run begins without it, and goes on trying", cause)
 
 
 def _chosen_outputs(config: StreamConfig) -> Sequence[str]:

@@ -138,8 +138,9 @@ class Pipeline:
             is_unseen = not self._stop.is_set() or stream.source.lost_s is not None
             if stream.error is None and not stream.stats.captured and is_unseen:
                 stream.error = SourceError(f"source {stream.source.info.name!r} ended before its first frame")
-        for _, error in self._failures():
-            raise error
+        failures = self._failures()
+        if failures:
+            raise failures[0][1]
         return self.report()
 
     def report(self) -> RunReport:
@@ -285,10 +286,17 @@ class Pipeline:
             if not waiting:
                 _join_one(threads, _POLL_S)
                 capturing = [t for t in threads if t.is_alive()]
-                if all(t.name.startswith("capture ") for t in capturing) and all(s.captured.ended for s in self.streams):
+                if all(t.name.startswith("capture ") for t in capturing) and all(
+                    s.captured.ended for s in self.streams
+                ):
                     return  # a source that says nothing would otherwise hold the run up
             if self._on_poll is not None:
                 self._on_poll(self)
+
+    def _only_captures(self, threads: list[threading.Thread]) -> bool:
+        """Whether nobody waits for a frame any more."""
+        alive = [thread.name for thread in threads if thread.is_alive()]
+        return all(s.captured.ended for s in self.streams) and all(name.startswith("capture ") for name in alive)
 
     def _close_main(self, mains: list[tuple[Stream, Outlet]]) -> None:
         for stream, outlet in mains:

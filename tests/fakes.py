@@ -16,6 +16,14 @@ from streamer.sinks.base import Sink
 from streamer.sources.base import Source, SourceInfo
 
 
+def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Waits until `condition` holds; fails the test when it doesn't in time."""
+    deadline_s = time.perf_counter() + timeout_s
+    while not condition():
+        assert time.perf_counter() < deadline_s, "waited in vain"
+        time.sleep(0.001)
+
+
 def no_fault(_: int) -> None:
     """Does nothing: the default place for a fault."""
 
@@ -28,6 +36,7 @@ class CountingSource(Source):
     ) -> None:
         self.info = SourceInfo(name, "fake:", (32, 24), 30.0, None if live else count, None, live)
         self.closed = 0
+        self.lost_for_s: float | None = None
         self._count = count
         self._before = before
 
@@ -36,6 +45,10 @@ class CountingSource(Source):
             self._before(index)
             pixels = np.full((24, 32, 3), index % 256, np.uint8)
             yield Frame(pixels, self.info.name, index, index / 30, time.perf_counter())
+
+    @property
+    def lost_s(self) -> float | None:
+        return self.lost_for_s
 
     def close(self) -> None:
         self.closed += 1
@@ -76,9 +89,15 @@ class MemorySink(Sink):
     """Keeps what it is given; `before` is called with each index first and may raise or wait."""
 
     def __init__(
-        self, *, needs_pixels: bool = False, main_thread: bool = False, before: Callable[[int], None] = no_fault
+        self,
+        *,
+        needs_pixels: bool = False,
+        live_view: bool = False,
+        main_thread: bool = False,
+        before: Callable[[int], None] = no_fault,
     ) -> None:
         self.needs_pixels = needs_pixels
+        self.live_view = live_view
         self.main_thread = main_thread
         self.frames: list[Frame] = []
         self.detections: list[Detections] = []

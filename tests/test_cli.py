@@ -131,7 +131,19 @@ def test_rtsp_camera_with_a_password(tmp_path: Path, model: Path) -> None:
 
 def test_stream_that_hangs_up_fails_the_run_but_keeps_what_came(tmp_path: Path, model: Path) -> None:
     with RtspServer(fps=60, hang_up_after=30) as server:
-        done = run(tmp_path, "--source", server.url, "--output", "o.mp4", "--model", model, "--policy", "every-frame")
+        done = run(
+            tmp_path,
+            "--source",
+            server.url,
+            "--output",
+            "o.mp4",
+            "--model",
+            model,
+            "--policy",
+            "every-frame",
+            "--reconnect",
+            "0",
+        )
     assert done.returncode == 1
     assert "ended" in done.stderr or "broke off" in done.stderr
     assert frames_of(tmp_path / "o.mp4") > 0

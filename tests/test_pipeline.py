@@ -10,9 +10,9 @@ import pytest
 from streamer.errors import EngineError, SinkError, SourceError
 from streamer.pipeline import Pipeline, StreamPlan
 from streamer.policy import Policy
-from streamer.report import RunReport
+from streamer.report import RunError, RunReport
 from streamer.sinks.base import StopRequested
-from tests.fakes import CountingSource, MemorySink, SlowDetector, no_fault
+from tests.fakes import CountingSource, MemorySink, SlowDetector, no_fault, wait_for
 
 WAIT_S = 20
 
@@ -146,9 +146,8 @@ def test_duration_ends_a_source_that_says_nothing() -> None:
     [
         ("source", SourceError("camera gone")),
         ("detector", EngineError("engine gone")),
-        ("sink", SinkError("disk full")),
-        ("main sink", SinkError("no display")),
         ("sink", ZeroDivisionError("a bug")),
+        ("main sink", ZeroDivisionError("a bug")),
         ("draw", RuntimeError("a bug")),
     ],
 )
@@ -178,13 +177,105 @@ def test_failure_ends_the_run_though_another_sink_and_the_source_hang() -> None:
     forever = threading.Event()
     try:
         source = CountingSource(100, before=lambda i: forever.wait(WAIT_S) if i == 3 else None)
-        failing = MemorySink(before=fail_at(2, SinkError("disk full")))
+        failing = MemorySink(before=fail_at(2, ZeroDivisionError("a bug")))
         hanging = MemorySink(before=lambda i: forever.wait(WAIT_S) if i == 1 else None)
         pipeline = Pipeline([StreamPlan(source, [("f", failing), ("h", hanging)])], SlowDetector())
-        with pytest.raises(SinkError, match="disk full"):
+        with pytest.raises(ZeroDivisionError, match="a bug"):
             run_bounded(pipeline)
     finally:
         forever.set()
+
+
+@pytest.mark.parametrize("main_thread", [False, True])
+@pytest.mark.parametrize("live", [False, True])
+def test_an_output_that_fails_ends_alone(main_thread: bool, live: bool) -> None:
+    failing = MemorySink(before=fail_at(5, SinkError("disk full")), main_thread=main_thread)
+    going_on = MemorySink(needs_pixels=True)
+    source = CountingSource(40, live=live)
+    plan = StreamPlan(source, [("bad.mp4", failing), ("good.mp4", going_on)], policy=Policy.EVERY_FRAME)
+    pipeline = Pipeline([plan], SlowDetector())
+    with pytest.raises(SinkError, match="disk full"):
+        run_bounded(pipeline)
+    assert failing.indices == list(range(5))
+    assert going_on.indices == list(range(40))
+    assert failing.closed >= 1
+    assert going_on.closed == 1
+    report = pipeline.report()
+    assert report.errors == (RunError("bad.mp4", "disk full"),)
+    assert report.sources[0].frames_processed == 40
+
+
+@pytest.mark.parametrize("main_thread", [False, True])
+def test_without_an_output_left_the_run_ends(main_thread: bool) -> None:
+    sink = MemorySink(before=fail_at(5, SinkError("disk full")), main_thread=main_thread)
+    pipeline = Pipeline([StreamPlan(CountingSource(10_000_000), [("m", sink)])], SlowDetector())
+    with pytest.raises(SinkError, match="disk full"):
+        run_bounded(pipeline)
+    assert pipeline.report().sources[0].frames_processed == 5
+
+
+def test_a_source_without_an_output_left_ends_though_it_says_nothing() -> None:
+    forever = threading.Event()
+    try:
+        source = CountingSource(100, live=True, before=lambda i: forever.wait(WAIT_S) if i == 1 else None)
+        sink = MemorySink(before=fail_at(0, SinkError("disk full")))
+        with pytest.raises(SinkError, match="disk full"):
+            run_bounded(Pipeline([StreamPlan(source, [("m", sink)])], SlowDetector()))
+    finally:
+        forever.set()
+
+
+def test_a_source_that_fails_ends_alone() -> None:
+    sinks = [MemorySink(), MemorySink()]
+    lost = CountingSource(100, name="lost", before=fail_at(3, SourceError("camera gone")))
+    well = CountingSource(100, name="well")
+    pipeline = Pipeline([StreamPlan(s, [("m", k)]) for s, k in zip((lost, well), sinks, strict=True)], SlowDetector())
+    with pytest.raises(SourceError, match="camera gone"):
+        run_bounded(pipeline)
+    assert sinks[0].indices == [0, 1, 2]
+    assert sinks[1].indices == list(range(100))
+    assert pipeline.report().errors == (RunError("lost", "camera gone"),)
+
+
+def test_a_slow_recorder_of_a_live_source_loses_frames_of_its_own() -> None:
+    held = threading.Event()
+    shown = MemorySink(before=lambda i: held.set() if i == 49 else None)
+    slow = MemorySink(before=lambda i: held.wait(WAIT_S) if i == 0 else None)
+    pipeline: Pipeline
+    source = CountingSource(50, live=True, before=lambda i: wait_for(lambda: not pipeline.streams[0].captured))
+    pipeline = Pipeline([StreamPlan(source, [("shown", shown), ("slow", slow)])], SlowDetector())
+    report = run_bounded(pipeline)
+    assert shown.indices == list(range(50))
+    assert slow.indices[0] == 0
+    assert slow.indices[-1] == 49
+    assert len(slow.indices) < 50
+    part = report.sources[0]
+    assert part.frames_processed == len(slow.indices)
+    assert part.frames_dropped == pipeline.streams[0].dropped == 50 - len(slow.indices)
+
+
+def test_an_outage_is_shown_to_those_who_look_on_and_counts_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(
+        "streamer.draw.Annotator.annotate", lambda self, frame, found, lines: written.append(lines[0]) or frame
+    )
+
+    def lose(index: int) -> None:
+        if index == 1:
+            wait_for(lambda: window.frames)
+            source.lost_for_s = 12.3
+            wait_for(lambda: len(window.frames) >= 3)
+            source.lost_for_s = None
+
+    source = CountingSource(2, live=True, before=lose)
+    window, recorder = MemorySink(needs_pixels=True, live_view=True), MemorySink(needs_pixels=True)
+    report = run_bounded(Pipeline([StreamPlan(source, [("w", window), ("r", recorder)])], SlowDetector()))
+    assert recorder.indices == [0, 1]
+    assert window.indices[:3] == [0, 0, 0]
+    assert written[0] == "starting"
+    assert "reconnecting (12 s)" in written
+    assert "reconnecting (12 s)" not in written[-1]
+    assert report.sources[0].frames_processed == 2
 
 
 def test_main_thread_sink_is_written_polled_and_closed_by_the_caller() -> None:

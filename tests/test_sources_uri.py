@@ -205,9 +205,13 @@ def test_a_special_file_is_refused_without_waiting() -> None:
 
 
 def test_options_must_be_above_zero() -> None:
-    for options in ({"width": 0}, {"fps": -1.0}, {"open_timeout_s": 0.0}, {"read_timeout_s": float("nan")}):
+    for options in ({"width": 0}, {"fps": -1.0}, {"open_timeout_s": 0.0}, {"stall_timeout_s": float("nan")}):
         with pytest.raises(ConfigError, match="must be above zero"):
             SourceOptions(**options)
+    with pytest.raises(ConfigError, match="at least 0"):
+        SourceOptions(reconnect=-1)
+    with pytest.raises(ConfigError, match="four characters"):
+        SourceOptions(pixel_format="H264X")
 
 
 def test_the_list_names_cameras_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,12 @@ class FakeCapture:
 
     def __init__(self, device: int | str, backend: int) -> None:
         self.device, self.backend = device, backend
-        self.settings = {cv2.CAP_PROP_FRAME_WIDTH: 640.0, cv2.CAP_PROP_FRAME_HEIGHT: 480.0, cv2.CAP_PROP_FPS: 30.0}
+        self.settings = {
+            cv2.CAP_PROP_FRAME_WIDTH: 640.0,
+            cv2.CAP_PROP_FRAME_HEIGHT: 480.0,
+            cv2.CAP_PROP_FPS: 30.0,
+            cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter.fourcc(*"YUYV")),
+        }
         self.asked: list[int] = []
         self.count = 0
         self.released = 0
@@ -71,12 +76,12 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
 
 
 def test_frames_of_a_camera(fake: type[FakeCapture]) -> None:
-    with open_source("0") as source:
+    with open_source("0", options=SourceOptions(reconnect=0)) as source:
         assert source.info.live
         assert (source.info.name, source.info.uri) == ("camera0", "0")
         assert (source.info.size_wh, source.info.fps) == ((640, 480), 30.0)
         frames = list(islice(source, 5))
-        with pytest.raises(SourceError, match="camera '0' stopped giving pictures; was it unplugged"):
+        with pytest.raises(SourceError, match="camera '0' stopped giving pictures; check its cable"):
             next(iter(source))
     (capture,) = fake.made
     assert capture.device == 0 and capture.released >= 1
@@ -86,6 +91,18 @@ def test_frames_of_a_camera(fake: type[FakeCapture]) -> None:
     assert [frame.pts_s for frame in frames] == sorted(frame.pts_s for frame in frames)
     passed = frames[-1].captured_at_s - frames[0].captured_at_s
     assert frames[-1].pts_s - frames[0].pts_s == pytest.approx(passed)
+
+
+def test_a_camera_that_is_plugged_in_again(fake: type[FakeCapture]) -> None:
+    with open_source("0") as source:
+        frames = list(islice(source, 8))
+        assert source.reconnects == 1
+    assert [frame.index for frame in frames] == list(range(8))
+    assert [frame.pts_s for frame in frames] == sorted(frame.pts_s for frame in frames)
+    elapsed_s = frames[5].captured_at_s - frames[0].captured_at_s
+    assert frames[5].pts_s == pytest.approx(elapsed_s)
+    assert len(fake.made) == 2
+    assert all(capture.released >= 1 for capture in fake.made)
 
 
 def test_a_device_node_is_opened_by_its_name(fake: type[FakeCapture]) -> None:
@@ -102,10 +119,12 @@ def test_what_was_granted_is_logged(fake: type[FakeCapture], caplog: pytest.LogC
 
 
 def test_what_was_not_granted_is_warned_of(fake: type[FakeCapture], caplog: pytest.LogCaptureFixture) -> None:
-    with open_source("0", options=SourceOptions(width=1920, height=1080, fps=120)) as source:
+    with open_source("0", options=SourceOptions(width=1920, height=1080, fps=120, pixel_format="MJPG")) as source:
         assert source.info.size_wh == (640, 480) and source.info.fps == 30.0
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert fake.made[0].asked[0] == cv2.CAP_PROP_FOURCC  # sizes and rates depend on it
     assert warnings == [
+        "camera 0: asked for MJPG, got YUYV",
         "camera 0: asked for 1920x1080, got 640x480",
         "camera 0: asked for 120 frames/s, got 30",
     ]

@@ -79,9 +79,7 @@ def _open_stream(uri: str, name: str, options: SourceOptions) -> Source:
     from streamer.sources.live import LiveSource
     from streamer.sources.video import VideoSource
 
-    return LiveSource(
-        lambda o: VideoSource(uri, name=name, options=o), name=name, uri=redact(uri), options=options
-    )
+    return LiveSource(lambda o: VideoSource(uri, name=name, options=o), name=name, uri=redact(uri), options=options)
 
 
 def _open_pictures(uri: str, name: str, options: SourceOptions) -> Source:

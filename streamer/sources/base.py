@@ -99,6 +99,7 @@ class Source(abc.ABC):
     ) -> None:
         self.close()
 
+
 def damage_phrase(damaged: int) -> str:
     """Returns how many packets were damaged, in words."""
     return "1 damaged packet" if damaged == 1 else f"{damaged} damaged packets"

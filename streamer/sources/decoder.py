@@ -32,6 +32,7 @@ _WORSE_THAN_TRANSPORT = (
     av.HTTPNotFoundError,
     av.HTTPServerError,
 )
+_PLAYLISTS = ("hls", "dash")
 _AVFMT_NOTIMESTAMPS = 0x0080
 _MAX_BAD_IN_A_ROW = 100
 # One thread takes the least CPU a picture (measured at 720p: 12 % below two frame threads) and adds no delay;
@@ -47,6 +48,7 @@ class VideoDecoder:
         stream: PyAV's video stream: rates, time base.
         frame_count: how many pictures the file says it has, or None.
         duration_s: the length in seconds that the container gives, or None.
+        is_whole: whether the container has an end that is known: its length, or its size in bytes.
         has_timestamps: False where the format has none and FFmpeg makes them up (MJPEG over HTTP, raw H.264).
         damaged: how many packets couldn't be read or decoded, not counting a stream's before its first picture.
         passed_over: how many of a stream's packets were left undecoded to catch up.
@@ -80,6 +82,8 @@ class VideoDecoder:
             raise
         self.frame_count = self.stream.frames or None
         self.duration_s = self._container.duration / 1e6 if self._container.duration else None
+        listed = self._container.format.name in _PLAYLISTS  # whose size says nothing of the stream's
+        self.is_whole = bool(self.duration_s) or (self._container.size > 0 and not listed)
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
         self.damaged = 0
         self.passed_over = 0
@@ -96,10 +100,11 @@ class VideoDecoder:
         """
         started = time.perf_counter()
         while not self._ready:
+            asked_s = time.perf_counter()
             packet = self._next_packet()
             if packet is None:
                 return None
-            if self._backlog is not None and self._is_stale(packet, self._backlog):
+            if self._backlog is not None and self._is_stale(packet, self._backlog, asked_s):
                 self.passed_over += 1
                 continue
             try:
@@ -119,10 +124,14 @@ class VideoDecoder:
         self._ready.clear()
         self._container.close()
 
-    def _is_stale(self, packet: Packet[VideoStream], backlog: Backlog) -> bool:
+    @staticmethod
+    def _is_stale(packet: Packet[VideoStream], backlog: Backlog, asked_s: float) -> bool:
+        if not packet.size:  # the end
+            return False
         stamp = packet.dts if packet.dts is not None else packet.pts
         stamp_s = None if stamp is None or packet.time_base is None else float(stamp * packet.time_base)
-        return packet.size > 0 and backlog.passes_over(stamp_s, packet.is_keyframe, time.perf_counter())
+        now_s = time.perf_counter()
+        return backlog.passes_over(stamp_s, packet.is_keyframe, now_s, now_s - asked_s)
 
     def _next_packet(self) -> Packet[VideoStream] | None:
         while True:

@@ -109,7 +109,7 @@ class VideoSource(GuardedSource):
 
     def _describe(self) -> SourceInfo:
         decoder = self._decoder
-        live = self._path is None and not (scheme_of(self._shown) in _WHOLE_FILE_SCHEMES and decoder.duration_s)
+        live = self._path is None and not (scheme_of(self._shown) in _WHOLE_FILE_SCHEMES and decoder.is_whole)
         fps = next((float(r) for r in (decoder.stream.average_rate, decoder.stream.guessed_rate) if r), 0.0)
         return SourceInfo(
             name=self._name,

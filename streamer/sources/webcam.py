@@ -52,7 +52,8 @@ class WebcamSource(GuardedSource):
                 f"camera {self._uri!r} can't be opened; close the program that uses it, or choose another:"
                 f" {cameras_text()}"
             )
-        code = options.pixel_format and float(cv2.VideoWriter.fourcc(*options.pixel_format))
+        wanted = options.pixel_format
+        code = None if wanted is None else cv2.VideoWriter.fourcc(*wanted)
         wishes = (
             (cv2.CAP_PROP_FOURCC, code),  # first: sizes and rates depend on it
             (cv2.CAP_PROP_FRAME_WIDTH, options.width),
@@ -79,7 +80,7 @@ class WebcamSource(GuardedSource):
     def _read(self) -> Frame:
         done, image = self._capture.read()
         if not done:
-            raise SourceError(f"camera {self._uri!r} stopped giving pictures; was it unplugged?")
+            raise SourceError(f"camera {self._uri!r} stopped giving pictures; check its cable")
         return self._frame(image)
 
     def _release(self) -> None:

@@ -1,0 +1,227 @@
+"""The source that comes back: what it does with connections that fail, end, hang and return, forced by fakes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from streamer.errors import SourceError
+from streamer.frame import Frame
+from streamer.sources.base import Source, SourceInfo
+from streamer.sources.live import LiveSource
+from streamer.sources.options import SourceOptions
+from tests.fakes import wait_for
+
+Plan = Callable[[int], None]
+
+
+class FakeConnection(Source):
+    """Gives frames for ever; before each it calls `plan`, which may raise or wait."""
+
+    undecoded = 2  # type: ignore[assignment]
+    damaged = 1  # type: ignore[assignment]
+
+    def __init__(self, plan: Plan, *, live: bool = True, count: int = 10**9) -> None:
+        self.info = SourceInfo("own name", "fake:", (32, 24), 30.0, live=live)
+        self._plan, self._count = plan, count
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(self._count):
+            self._plan(index)
+            yield Frame(np.zeros((24, 32, 3), np.uint8), "door", index, index / 30, time.perf_counter())
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Server:
+    """Connects as planned, one plan a connection; an exception in a plan's place refuses the connection."""
+
+    def __init__(self, *plans: Plan | Exception, live: bool = True, count: int = 10**9) -> None:
+        self.plans = list(plans)
+        self.live, self.count = live, count
+        self.connections: list[FakeConnection] = []
+        self.options: list[SourceOptions] = []
+
+    def __call__(self, options: SourceOptions) -> Source:
+        self.options.append(options)
+        plan = self.plans.pop(0)
+        if isinstance(plan, Exception):
+            raise plan
+        self.connections.append(FakeConnection(plan, live=self.live, count=self.count))
+        return self.connections[-1]
+
+
+def well(_: int) -> None:
+    """Fails never."""
+
+
+def breaks_at(number: int, error: Exception | None = None) -> Plan:
+    def plan(index: int) -> None:
+        if index == number:
+            raise error or SourceError("cut")
+
+    return plan
+
+
+@pytest.fixture
+def forever() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def hangs_at(number: int, until: threading.Event) -> Plan:
+    return lambda index: until.wait(60) if index == number else None
+
+
+def live(server: Server, **options: float | None) -> LiveSource:
+    return LiveSource(server, name="door", uri="rtsp://door/***", options=SourceOptions(**options))  # type: ignore[arg-type]
+
+
+def test_frames_go_on_across_connections() -> None:
+    server = Server(breaks_at(3), breaks_at(2), well)
+    with live(server) as source:
+        source.wait_ready()
+        assert source.info.live and source.info.name == "door" and source.info.size_wh == (32, 24)
+        frames = list(islice(source, 8))
+        assert source.reconnects == 2
+        assert source.undecoded == 3 * 2
+        assert source.skipped == ("3 damaged packets",)
+        assert source.lost_s is None
+    assert [frame.index for frame in frames] == list(range(8))
+    pts_s = [frame.pts_s for frame in frames]
+    assert pts_s == sorted(pts_s)
+    for last, first in ((2, 3), (4, 5)):  # time passes while it is away
+        away_s = frames[first].captured_at_s - frames[0].captured_at_s
+        assert pts_s[first] == pytest.approx(max(away_s, pts_s[last]))
+    wait_for(lambda: all(connection.closed for connection in server.connections))
+
+
+def test_an_end_of_a_live_connection_without_a_word_is_the_end() -> None:
+    with live(Server(well, count=3)) as source:
+        assert [frame.index for frame in source] == [0, 1, 2]
+
+
+def test_a_file_on_a_server_is_not_opened_again() -> None:
+    with live(Server(breaks_at(3), live=False)) as source:
+        frames = iter(source)
+        assert [next(frames).index for _ in range(3)] == [0, 1, 2]
+        assert not source.info.live
+        with pytest.raises(SourceError, match="cut"):
+            next(frames)
+
+
+def test_silence_is_noticed_and_the_hanging_connection_left_behind(forever: threading.Event) -> None:
+    server = Server(hangs_at(2, forever), well)
+    with live(server, stall_timeout_s=0.2) as source:
+        assert [frame.index for frame in islice(source, 6)] == list(range(6))
+        assert source.reconnects == 1
+        assert not server.connections[0].closed
+        forever.set()
+        wait_for(lambda: server.connections[0].closed)
+
+
+def test_a_connection_that_hangs_before_its_first_frame(forever: threading.Event) -> None:
+    patience = {"open_timeout_s": 0.1, "key_frame_timeout_s": 0.1, "stall_timeout_s": 0.1}
+    with live(Server(hangs_at(0, forever), well), **patience) as source:
+        with pytest.raises(SourceError, match="gave no picture"):
+            source.wait_ready()
+        assert next(iter(source)).index == 0
+
+
+def test_lost_is_told_while_it_lasts(forever: threading.Event) -> None:
+    server = Server(breaks_at(2), hangs_at(0, forever))
+    with live(server) as source:
+        got: list[int] = []
+        reader = threading.Thread(target=lambda: got.extend(frame.index for frame in islice(source, 4)))
+        reader.start()
+        wait_for(lambda: len(server.options) == 2)
+        first_s = source.lost_s
+        assert first_s is not None
+        wait_for(lambda: (source.lost_s or 0) > first_s)
+        forever.set()
+        reader.join(20)
+        assert got == [0, 1, 2, 3]
+        assert source.lost_s is None
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_attempts_are_bounded_when_asked(limit: int) -> None:
+    server = Server(breaks_at(1), *[SourceError("refused")] * 5)
+    with live(server, reconnect=limit) as source:
+        frames = iter(source)
+        assert next(frames).index == 0
+        with pytest.raises(SourceError, match=r"^cut$" if not limit else f"refused .tried again {limit} time"):
+            next(frames)
+    assert len(server.options) == 1 + limit
+
+
+def test_attempts_are_counted_in_a_row() -> None:
+    refused = SourceError("refused")
+    server = Server(breaks_at(1), refused, breaks_at(1), refused, well)
+    with live(server, reconnect=2) as source:
+        assert [frame.index for frame in islice(source, 4)] == list(range(4))
+
+
+def test_a_failed_start_raises_and_iterating_goes_on_trying() -> None:
+    server = Server(SourceError("refused"), SourceError("refused"), well)
+    with live(server) as source:
+        with pytest.raises(SourceError, match="refused"):
+            source.wait_ready()
+        assert source.info.live
+        assert [frame.index for frame in islice(source, 2)] == [0, 1]
+        assert source.reconnects == 0  # it was never lost
+
+
+def test_a_source_that_answered_once_is_given_less_time_on_return() -> None:
+    server = Server(breaks_at(1), SourceError("refused"), well)
+    with live(server, open_timeout_s=10.0) as source:
+        list(islice(source, 2))
+    assert [options.open_timeout_s for options in server.options] == [10.0, 1.5, 1.5]
+
+
+def test_a_bug_is_no_outage() -> None:
+    with live(Server(breaks_at(1, ZeroDivisionError("a bug")))) as source:
+        frames = iter(source)
+        next(frames)
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            next(frames)
+
+
+@pytest.mark.parametrize("while_lost", [False, True])
+def test_closing_ends_the_iteration_at_once(while_lost: bool, forever: threading.Event) -> None:
+    server = Server(breaks_at(1) if while_lost else hangs_at(1, forever), *[SourceError("refused")] * 1000)
+    source = live(server)
+    frames = iter(source)
+    next(frames)
+    rest: list[Frame] = []
+    reader = threading.Thread(target=lambda: rest.extend(frames))
+    reader.start()
+    if while_lost:
+        wait_for(lambda: source.lost_s is not None)
+    source.close()
+    source.close()
+    reader.join(20)
+    assert not reader.is_alive()
+    assert rest == []
+
+
+def test_the_log_says_lost_and_back_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "streamer")
+    refused = SourceError("refused")
+    with live(Server(breaks_at(1), refused, refused, refused, well)) as source:
+        list(islice(source, 2))
+    told = [(record.levelname, record.getMessage().split(" after")[0]) for record in caplog.records]
+    assert told == [
+        ("WARNING", "cut; connecting again"),
+        ("INFO", "refused; trying again"),
+        ("WARNING", "source 'door' is back"),
+    ]
