@@ -85,7 +85,7 @@ def _open_sources(config: StreamConfig, stack: ExitStack) -> list[Source]:
         rtsp_transport=config.rtsp_transport,
         stall_timeout_s=config.stall_timeout,
         reconnect=None if config.reconnect == "forever" else config.reconnect,
-        catch_up=config.policy != "every-frame",
+        freshest=config.policy != "every-frame",
     )
     sources: list[Source] = []
     for argument in config.source:

@@ -335,9 +335,9 @@ def _source_report(stream: Stream) -> SourceReport:
     return SourceReport(
         name=info.name,
         uri=info.uri,
-        frames_captured=stats.captured + stream.source.undecoded,
+        frames_captured=stats.captured + stream.source.passed_over,
         frames_processed=stats.processed,
-        frames_dropped=stats.captured + stream.source.undecoded - stats.processed,
+        frames_dropped=stats.captured + stream.source.passed_over - stats.processed,
         reconnects=stream.source.reconnects,
         fps_captured=rate(stats.captured),
         fps_processed=rate(stats.processed),

@@ -29,13 +29,16 @@ class Handover(Generic[T]):
 
     Waiting is on conditions only, so `close` and `abort` wake both sides at once. Several hand-overs may share one
     condition (`changed`), so that one consumer can wait for any of them.
+
+    Attributes:
+        policy: what `put` does when there is no room; only the producer may change it.
     """
 
     def __init__(self, capacity: int, policy: Policy, changed: threading.Condition | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"wanted a capacity of at least 1, got {capacity}")
         self._capacity = capacity
-        self._policy = policy
+        self.policy = policy
         self._items: deque[T] = deque()
         self._changed = changed or threading.Condition()
         self._closed = False
@@ -65,7 +68,7 @@ class Handover(Generic[T]):
             Closed: if the hand-over was closed or aborted, also while waiting.
         """
         with self._changed:
-            if self._policy is Policy.EVERY_FRAME:
+            if self.policy is Policy.EVERY_FRAME:
                 self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
             if self._closed:
                 raise Closed

@@ -123,12 +123,12 @@ class Stream:
         self._max_frames = max_frames
         self._overlay_head = overlay_head
         self._overlay: tuple[str, ...] = ()
-        self._overlay_made_s = float("-inf")
+        self._overlay_made_s, self._overlay_is_lost = float("-inf"), False
 
     @property
     def dropped(self) -> int:
-        """Frames that didn't reach every sink: those not taken up for detection, not decoded, or too late."""
-        return self.captured.dropped + self.stats.dropped_late + self.source.undecoded
+        """Frames that didn't reach every sink: passed over by the source, not detected, or too late for a sink."""
+        return self.captured.dropped + self.stats.dropped_late + self.source.passed_over
 
     def run_capture(self, stop: threading.Event) -> None:
         """Reads the source to its end, or until it fails (see `error`), and hands frames to detection."""
@@ -247,16 +247,16 @@ class Stream:
 
     def _overlay_lines(self) -> tuple[str, ...]:
         """Returns the live figures, worked out a few times a second so that they can be read."""
-        now = time.perf_counter()
-        if self._overlay_head is None or now - self._overlay_made_s < _OVERLAY_REFRESH_S:
+        now, lost_s = time.perf_counter(), self.source.lost_s
+        is_news = (lost_s is None) == self._overlay_is_lost
+        if self._overlay_head is None or (now - self._overlay_made_s < _OVERLAY_REFRESH_S and not is_news):
             return self._overlay
-        self._overlay_made_s = now
+        self._overlay_made_s, self._overlay_is_lost = now, lost_s is not None
         rate = self.stats.rate.per_second()
         figures = f"{rate:.1f} FPS" if rate else "starting"
         latency = self.stats.latency_ms.percentiles(50, 95)
         if latency:
             figures += f"  {latency[0]:.0f} / {latency[1]:.0f} ms p50 / p95"
-        lost_s = self.source.lost_s
         if lost_s is not None:
             figures = f"{'reconnecting' if self.stats.captured else 'connecting'} ({lost_s:.0f} s)"
         self._overlay = (figures, f"{self.dropped} dropped  {self._overlay_head}")

@@ -24,7 +24,7 @@ Plan = Callable[[int], None]
 class FakeConnection(Source):
     """Gives frames for ever; before each it calls `plan`, which may raise or wait."""
 
-    undecoded = 2  # type: ignore[assignment]
+    passed_over = 2  # type: ignore[assignment]
     damaged = 1  # type: ignore[assignment]
 
     def __init__(self, plan: Plan, *, live: bool = True, count: int = 10**9) -> None:
@@ -83,7 +83,9 @@ def hangs_at(number: int, until: threading.Event) -> Plan:
 
 
 def live(server: Server, **options: float | None) -> LiveSource:
-    return LiveSource(server, name="door", uri="rtsp://door/***", options=SourceOptions(**options))  # type: ignore[arg-type]
+    return LiveSource(
+        server, name="door", uri="rtsp://door/***", options=SourceOptions(**{"freshest": False} | options)
+    )  # type: ignore[arg-type]
 
 
 def test_frames_go_on_across_connections() -> None:
@@ -93,7 +95,7 @@ def test_frames_go_on_across_connections() -> None:
         assert source.info.live and source.info.name == "door" and source.info.size_wh == (32, 24)
         frames = list(islice(source, 8))
         assert source.reconnects == 2
-        assert source.undecoded == 3 * 2
+        assert source.passed_over == 3 * 2
         assert source.skipped == ("3 damaged packets",)
         assert source.lost_s is None
     assert [frame.index for frame in frames] == list(range(8))
@@ -103,6 +105,24 @@ def test_frames_go_on_across_connections() -> None:
         away_s = frames[first].captured_at_s - frames[0].captured_at_s
         assert pts_s[first] == pytest.approx(max(away_s, pts_s[last]))
     wait_for(lambda: all(connection.closed for connection in server.connections))
+
+
+def test_who_asks_late_gets_the_newest_frame() -> None:
+    given = threading.Event()
+    server = Server(lambda index: given.set() if index == 500 else None, count=501)
+    with live(server, freshest=True) as source:
+        source.wait_ready()
+        wait_for(lambda: source.passed_over >= 499)
+        frames = list(source)
+        assert source.passed_over == 2 + 501 - len(frames)
+    assert frames[-1].index == 500
+    assert len(frames) <= 3  # the first, the newest, and one that was on its way
+
+
+def test_a_file_on_a_server_is_given_whole() -> None:
+    with live(Server(well, live=False, count=100), freshest=True) as source:
+        source.wait_ready()
+        assert [frame.index for frame in source] == list(range(100))
 
 
 def test_an_end_of_a_live_connection_without_a_word_is_the_end() -> None:

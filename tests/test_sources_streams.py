@@ -20,8 +20,9 @@ from tests.media import SIZE_WH, number_of, picture, write_clip
 from tests.rtsp_server import RtspServer
 
 HURRY = SourceOptions(open_timeout_s=1.0, key_frame_timeout_s=1.0)
-NO_SILENCE = SourceOptions(open_timeout_s=30.0, stall_timeout_s=1.0, reconnect=0)
-NO_SECOND_TRY = SourceOptions(reconnect=0)
+NO_SILENCE = SourceOptions(open_timeout_s=30.0, stall_timeout_s=1.0, reconnect=0, freshest=False)
+NO_SECOND_TRY = SourceOptions(reconnect=0, freshest=False)
+EVERY = SourceOptions(freshest=False)
 SILENT = r"(sent nothing|gave no picture) for 1 s; check its network and power"
 
 
@@ -44,7 +45,7 @@ def free_port() -> int:
 
 
 def test_rtsp_gives_frames_from_the_first(camera: RtspServer) -> None:
-    with open_source(camera.url) as source:
+    with open_source(camera.url, options=EVERY) as source:
         frames = list(islice(source, 12))
         info = source.info
     assert info.live and info.size_wh == SIZE_WH and info.fps == 60.0
@@ -63,8 +64,8 @@ def test_a_scheme_in_capitals(camera: RtspServer) -> None:
 def test_rtsp_with_long_pictures_and_two_readers() -> None:
     with (
         RtspServer(size_wh=(640, 480), fps=60) as server,
-        open_source(server.url, name="a") as first,
-        open_source(server.url, name="b") as second,
+        open_source(server.url, name="a", options=EVERY) as first,
+        open_source(server.url, name="b", options=EVERY) as second,
     ):
         for source in (first, second):
             assert [number_of(frame.image) for frame in islice(source, 11)] == list(range(11))
@@ -73,7 +74,7 @@ def test_rtsp_with_long_pictures_and_two_readers() -> None:
 
 def test_rtsp_with_a_password(guarded_camera: RtspServer) -> None:
     url = guarded_camera.url.replace("rtsp://", "rtsp://admin:hunter2@")
-    with open_source(url) as source:
+    with open_source(url, options=EVERY) as source:
         assert source.info.uri == guarded_camera.url.replace("rtsp://", "rtsp://admin:***@")
         assert number_of(next(iter(source)).image) == 0
 
@@ -131,7 +132,7 @@ def test_a_camera_that_falls_silent() -> None:
 
 
 def test_a_stream_joined_between_key_frames() -> None:
-    with RtspServer(fps=60, first=3) as server, open_source(server.url) as source:
+    with RtspServer(fps=60, first=3) as server, open_source(server.url, options=EVERY) as source:
         assert [number_of(frame.image) for frame in islice(source, 12)] == list(range(10, 22))
         assert source.skipped == ()
 
@@ -246,7 +247,7 @@ def test_a_live_stream_over_http_ends_with_an_error(web: str) -> None:
 
 
 def test_mjpeg_over_http_is_stamped_at_arrival(web: str) -> None:
-    with open_source(f"{web}/mjpeg") as source:
+    with open_source(f"{web}/mjpeg", options=EVERY) as source:
         assert source.info.live and source.info.fps is None  # FFmpeg would make up 25
         frames = list(islice(source, 30))
     assert [number_of(frame.image) for frame in frames] == list(range(30))

@@ -17,6 +17,8 @@ from streamer.sources import SourceOptions, open_source
 from streamer.sources.webcam import WebcamSource
 from tests.media import number_of, picture
 
+EVERY = SourceOptions(freshest=False)
+
 
 class FakeCapture:
     """A camera that grants 640x480 or 320x240 at up to 30 frames a second, and whatever `plan` says."""
@@ -76,7 +78,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
 
 
 def test_frames_of_a_camera(fake: type[FakeCapture]) -> None:
-    with open_source("0", options=SourceOptions(reconnect=0)) as source:
+    with open_source("0", options=SourceOptions(freshest=False, reconnect=0)) as source:
         assert source.info.live
         assert (source.info.name, source.info.uri) == ("camera0", "0")
         assert (source.info.size_wh, source.info.fps) == ((640, 480), 30.0)
@@ -94,7 +96,7 @@ def test_frames_of_a_camera(fake: type[FakeCapture]) -> None:
 
 
 def test_a_camera_that_is_plugged_in_again(fake: type[FakeCapture]) -> None:
-    with open_source("0") as source:
+    with open_source("0", options=EVERY) as source:
         frames = list(islice(source, 8))
         assert source.reconnects == 1
     assert [frame.index for frame in frames] == list(range(8))
@@ -112,14 +114,16 @@ def test_a_device_node_is_opened_by_its_name(fake: type[FakeCapture]) -> None:
 
 def test_what_was_granted_is_logged(fake: type[FakeCapture], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "streamer")
-    with open_source("0", options=SourceOptions(width=320, height=240, fps=29.97)) as source:
+    with open_source("0", options=SourceOptions(freshest=False, width=320, height=240, fps=29.97)) as source:
         assert source.info.size_wh == (320, 240)
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert "camera 0: 320x240 at 29.97 frames/s" in caplog.text
 
 
 def test_what_was_not_granted_is_warned_of(fake: type[FakeCapture], caplog: pytest.LogCaptureFixture) -> None:
-    with open_source("0", options=SourceOptions(width=1920, height=1080, fps=120, pixel_format="MJPG")) as source:
+    with open_source(
+        "0", options=SourceOptions(freshest=False, width=1920, height=1080, fps=120, pixel_format="MJPG")
+    ) as source:
         assert source.info.size_wh == (640, 480) and source.info.fps == 30.0
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert fake.made[0].asked[0] == cv2.CAP_PROP_FOURCC  # sizes and rates depend on it
@@ -133,19 +137,19 @@ def test_what_was_not_granted_is_warned_of(fake: type[FakeCapture], caplog: pyte
 def test_a_camera_in_use(fake: type[FakeCapture]) -> None:
     fake.opened = False
     with pytest.raises(SourceError, match="camera '0' can't be opened; close the program that uses it"):
-        open_source("0")
+        open_source("0", options=EVERY)
     assert fake.made[0].released == 1
 
 
 def test_a_camera_without_pictures(fake: type[FakeCapture]) -> None:
     fake.pictures = 0
     with pytest.raises(SourceError, match="camera '0' opens but gives no picture"):
-        open_source("0")
+        open_source("0", options=EVERY)
     assert fake.made[0].released == 1
 
 
 def test_closing_ends_the_iteration(fake: type[FakeCapture]) -> None:
-    source = open_source("0")
+    source = open_source("0", options=EVERY)
     frames = iter(source)
     assert next(frames).index == 0
     source.close()

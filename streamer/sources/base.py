@@ -77,8 +77,8 @@ class Source(abc.ABC):
         return 0
 
     @property
-    def undecoded(self) -> int:
-        """How many pictures of a live source were passed over undecoded, to catch up."""
+    def passed_over(self) -> int:
+        """How many pictures of a live source were passed over, so that the next is fresh."""
         return 0
 
     @property

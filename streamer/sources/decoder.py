@@ -30,7 +30,6 @@ _WORSE_THAN_TRANSPORT = (
     av.HTTPUnauthorizedError,
     av.HTTPForbiddenError,
     av.HTTPNotFoundError,
-    av.HTTPServerError,
 )
 _PLAYLISTS = ("hls", "dash")
 _AVFMT_NOTIMESTAMPS = 0x0080
@@ -87,7 +86,7 @@ class VideoDecoder:
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
         self.damaged = 0
         self.passed_over = 0
-        self._backlog = Backlog() if self._path is None and self.has_timestamps and options.catch_up else None
+        self._backlog = Backlog() if self._path is None and self.has_timestamps and options.freshest else None
         self._bad_in_a_row = 0
         self._joined = False
         self._ready: deque[av.VideoFrame] = deque()

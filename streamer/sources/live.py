@@ -36,7 +36,8 @@ class LiveSource(Source):
 
     A connection that ends, breaks off, or gives no frame for `SourceOptions.stall_timeout_s` is let go, and a new one
     is tried until it gives a frame, or `SourceOptions.reconnect` attempts in a row failed. `index` and `pts_s` go on
-    across connections, `pts_s` by the time that the outage took. A stream that turns out to be a file on a server
+    across connections, `pts_s` by the time that the outage took. Asked for its next frame late, it gives the newest
+    (`SourceOptions.freshest`), and `index` counts those passed over. A stream that turns out to be a file on a server
     (`info.live` is False) ends with its end.
 
     Every connection is read on a thread of its own, since a library's read may hang however its time-outs are set: a
@@ -111,9 +112,9 @@ class LiveSource(Source):
         return self._reconnects
 
     @property
-    def undecoded(self) -> int:
-        """Pictures passed over to catch up, over all connections."""
-        return self._taken.undecoded + self._connection.counts().undecoded
+    def passed_over(self) -> int:
+        """Pictures passed over to stay fresh, over all connections."""
+        return self._taken.passed_over + self._connection.counts().passed_over
 
     @property
     def damaged(self) -> int:
@@ -172,7 +173,7 @@ class LiveSource(Source):
                 tried = f" (tried again {limit} time{'s' * (limit > 1)})" if limit else ""
                 raise SourceError(f"{cause}{tried}") from None
             if not attempt:
-                log.warning("%s; connecting again", cause)
+                log.log(logging.WARNING if was_seen else logging.INFO, "%s; connecting again", cause)
             self._is_lost = True
             self._retire()
             if self._closed.wait(self._delay_s(attempt)):
@@ -197,7 +198,7 @@ class LiveSource(Source):
     def _retire(self) -> None:
         self._connection.let_go()
         counts = self._connection.counts()
-        self._taken = _Counts(self._taken.undecoded + counts.undecoded, self._taken.damaged + counts.damaged)
+        self._taken = _Counts(self._taken.passed_over + counts.passed_over, self._taken.damaged + counts.damaged)
 
     def _delay_s(self, attempt: int) -> float:
         is_long = time.perf_counter() - self._last_seen_s > _LONG_OUTAGE_S
@@ -213,8 +214,8 @@ class LiveSource(Source):
 
 
 class _Counts:
-    def __init__(self, undecoded: int = 0, damaged: int = 0) -> None:
-        self.undecoded, self.damaged = undecoded, damaged
+    def __init__(self, passed_over: int = 0, damaged: int = 0) -> None:
+        self.passed_over, self.damaged = passed_over, damaged
 
 
 class _Connection:
@@ -226,7 +227,6 @@ class _Connection:
         self._source: Source | None = None
         self._error: BaseException | None = None
         self._has_given = False
-        # The one who reads takes a frame at once, unless the run is to keep every frame: then this thread waits.
         self._frames: Handover[Frame] = Handover(1, Policy.EVERY_FRAME)
         self._thread = threading.Thread(target=self._run, name=f"read {shown}", daemon=True)
         self._thread.start()
@@ -239,7 +239,7 @@ class _Connection:
     def counts(self) -> _Counts:
         """Returns what was passed over so far."""
         source = self._source
-        return _Counts(source.undecoded, source.damaged) if source is not None else _Counts()
+        return _Counts(source.passed_over + self._frames.dropped, source.damaged) if source is not None else _Counts()
 
     def read(self) -> Frame | None:
         """Returns the next frame, or None at the end and when the connection was let go.
@@ -275,6 +275,8 @@ class _Connection:
         try:
             with self._connect(self._options) as source:
                 self._source = source
+                if source.info.live and self._options.freshest:
+                    self._frames.policy = Policy.FRESHEST
                 for frame in source:
                     self._frames.put(frame)
         except Closed:

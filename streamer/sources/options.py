@@ -22,7 +22,8 @@ class SourceOptions:
         key_frame_timeout_s: how long a stream that answers may take to its first picture, which is a key frame.
         stall_timeout_s: how long a live source may give no frame before it counts as lost.
         reconnect: how often in a row a lost live source is tried again; None for ever.
-        catch_up: whether a live stream that is decoded too slowly is taken up again at a newer key frame.
+        freshest: whether a live source passes pictures over rather than give old ones: those that came before the
+            next one was asked for, and, where decoding is too slow, those before a newer key frame.
 
     Raises:
         ConfigError: if a number isn't above zero (`reconnect`: below it), or `pixel_format` isn't four characters.
@@ -37,7 +38,7 @@ class SourceOptions:
     key_frame_timeout_s: float = 20.0
     stall_timeout_s: float = 5.0
     reconnect: int | None = None
-    catch_up: bool = True
+    freshest: bool = True
 
     def __post_init__(self) -> None:
         for name in ("width", "height", "fps", "open_timeout_s", "key_frame_timeout_s", "stall_timeout_s"):

@@ -64,8 +64,8 @@ class VideoSource(GuardedSource):
         return self._decoder.damaged
 
     @property
-    def undecoded(self) -> int:
-        """Pictures of a stream passed over undecoded, to catch up; `index` counts them."""
+    def passed_over(self) -> int:
+        """Pictures of a stream left undecoded, to catch up; `index` counts them."""
         return self._decoder.passed_over
 
     def _read_first(self) -> Frame:
