@@ -15,6 +15,7 @@ from benchmarks.clips import count_frames, find_footage, repeat_clip, write_clip
 from benchmarks.contenders import CONF, IOU
 from benchmarks.machine import describe_machine
 from benchmarks.options import parser_of, positive
+from benchmarks.process import resident_bytes
 from benchmarks.table import markdown_table, write_section
 from streamer.detector import DEFAULT_MODEL
 from streamer.errors import StreamerError
@@ -83,17 +84,6 @@ def watch(model: str, clip: Path, output: Path, frames: int) -> dict[int, int]:
         on_poll,
     )
     return samples
-
-
-def resident_bytes() -> int:
-    """Returns this process's resident size in bytes, as Linux tells it.
-
-    Raises:
-        OSError: where there is no ``/proc/self/status``.
-    """
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    (size,) = (line.split()[1] for line in lines if line.startswith("VmRSS:"))
-    return int(size) * 1024
 
 
 def report(model: str, samples: dict[int, int]) -> str:

@@ -14,15 +14,13 @@ from pathlib import Path
 import av
 import pytest
 
-from streamer.detections import Detections
 from streamer.errors import SourceError
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline, StreamPlan
-from streamer.sinks.base import Sink
 from streamer.sinks.video import VideoSink
 from streamer.sources import Source, SourceOptions, open_source
-from streamer.yuv import Yuv420
-from tests.camera import Camera, Code, camera_missing, read_code
+from tests.camera import Camera, camera_missing
+from tests.camera_sink import CodeSink, code_of
 from tests.fakes import SlowDetector, wait_for
 from tests.tiny import write_tiny
 
@@ -32,31 +30,8 @@ WATCHFUL = SourceOptions(stall_timeout_s=1.0, freshest=False)
 EVERY = SourceOptions(freshest=False)
 
 
-def code_of(frame: Frame) -> Code | None:
-    return read_code(frame.pixels.y if isinstance(frame.pixels, Yuv420) else frame.image)
-
-
 def read(source: Source, count: int) -> list[Frame]:
     return list(islice(source, count))
-
-
-class CodeSink(Sink):
-    """Reads every frame's code as it arrives."""
-
-    needs_pixels = False
-
-    def __init__(self) -> None:
-        self.numbers: list[int | None] = []
-        self.ages_s: list[float] = []
-
-    def write(self, frame: Frame, detections: Detections) -> None:
-        code = code_of(frame)
-        self.numbers.append(code and code.number)
-        if code is not None:
-            self.ages_s.append(time.monotonic() - code.sent_s)
-
-    def close(self) -> None:
-        """Holds nothing."""
 
 
 @pytest.fixture
@@ -143,12 +118,12 @@ def test_a_camera_that_comes_back_with_another_size_and_codec_fills_the_same_fil
         [StreamPlan(source, [("codes", sink), ("video", VideoSink(path, source.info))])], SlowDetector()
     )
     thread = run_in_background(pipeline)
-    wait_for(lambda: len(sink.numbers) > 20)
+    wait_for(lambda: len(sink.shown) > 20)
     camera.kill()
     wait_for(lambda: source.lost_s is not None)
-    seen = len(sink.numbers)
+    seen = len(sink.shown)
     camera.start(size_wh=(320, 240), codec="mjpeg")
-    wait_for(lambda: len(sink.numbers) > seen + 20)
+    wait_for(lambda: len(sink.shown) > seen + 20)
     pipeline.stop()
     thread.join(20)
     assert not thread.is_alive()
@@ -213,15 +188,15 @@ def test_one_dead_camera_leaves_the_others_alone(camera: Camera) -> None:
         plans[1] = StreamPlan(lost, [("codes", sinks[1])])
         pipeline = Pipeline(plans, SlowDetector())
         thread = run_in_background(pipeline)
-        wait_for(lambda: len(sinks[0].numbers) > 10 and len(sinks[1].numbers) > 10)
+        wait_for(lambda: len(sinks[0].shown) > 10 and len(sinks[1].shown) > 10)
         other.freeze()
         wait_for(lambda: lost.lost_s is not None)
-        seen = len(sinks[0].numbers)
-        wait_for(lambda: len(sinks[0].numbers) > seen + 30)
+        seen = len(sinks[0].shown)
+        wait_for(lambda: len(sinks[0].shown) > seen + 30)
         assert well.lost_s is None
         other.thaw()
-        seen = len(sinks[1].numbers)
-        wait_for(lambda: len(sinks[1].numbers) > seen + 10)
+        seen = len(sinks[1].shown)
+        wait_for(lambda: len(sinks[1].shown) > seen + 10)
         pipeline.stop()
         thread.join(20)
     assert not thread.is_alive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import random
@@ -199,6 +200,8 @@ class LiveSource(Source):
         self._connection.let_go()
         counts = self._connection.counts()
         self._taken = _Counts(self._taken.passed_over + counts.passed_over, self._taken.damaged + counts.damaged)
+        # PyAV's objects refer to each other in circles: earlier connections' decoders would keep their pictures.
+        gc.collect()
 
     def _delay_s(self, attempt: int) -> float:
         is_long = time.perf_counter() - self._last_seen_s > _LONG_OUTAGE_S
