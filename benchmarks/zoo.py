@@ -147,7 +147,7 @@ def plot(rows: Sequence[Row], threads: int, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     colours = {"f32": "#4c72b0", "bf16": "#55a868", "int8": "#dd8452"}
     markers = {"openvino": "o", "onnxruntime": "s"}
@@ -161,6 +161,11 @@ def plot(rows: Sequence[Row], threads: int, path: Path) -> None:
     for engine, marker in markers.items():
         axes.scatter([], [], color="grey", marker=marker, label=engine)
     axes.set_xscale("log")
+    slowest = max(row.latency_ms[threads] for row in rows)
+    axes.set_xlim(right=1.35 * slowest)  # room for the last label
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 4, 5, 6, 8)))
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set_xlabel(f"median latency of one picture, ms ({threads} threads, log scale)")
     axes.set_ylabel("COCO AP x 100 (64 val2017 pictures)")
     axes.grid(True, which="both", alpha=0.25)

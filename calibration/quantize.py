@@ -124,13 +124,14 @@ class _Search:
         if all(verdict.passed for verdict in verdicts):
             return best, verdicts
         order = self._costliest_first(best)
-        count = 1
-        while count <= _MAX_FLOAT_SHARE * len(order) and time.monotonic() < self._deadline:
+        most = int(_MAX_FLOAT_SHARE * len(order))
+        count = min(1, most)
+        while time.monotonic() < self._deadline:
             best = self._try(best.trial.method, tuple(order[:count]))
             verdicts = self._verdicts(best)
-            if all(verdict.passed for verdict in verdicts):
+            if count == most or all(verdict.passed for verdict in verdicts):
                 break
-            count *= 2
+            count = min(2 * count, most)
         return best, verdicts
 
     def _verdicts(self, candidate: Candidate) -> list[Verdict]:
