@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--camera-fps", type=float, metavar="N", help="ask this frame rate of a webcam")
     add("--camera-format", metavar="FOURCC", help="ask this pixel format of a webcam, such as MJPG")
     add("--reconnect", metavar="N|forever", help="tries in a row to reach a lost camera again (default: for ever)")
-    add("--stall-timeout", type=float, metavar="SECONDS", help="silence after which a camera counts as lost (default 5)")
+    add(
+        "--stall-timeout", type=float, metavar="SECONDS", help="silence after which a camera counts as lost (default 5)"
+    )
     add("--rtsp-transport", choices=("auto", "tcp", "udp"), help="default auto: TCP, UDP where that is refused")
     add("--segment", metavar="LENGTH", help="start a new video file every 10m, 1h, ...")
     add("--retain", metavar="AGE|SIZE", help="delete the oldest segments: keep 24h, or 50GB")
