@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import av
@@ -19,7 +20,8 @@ import pytest
 from tests.desktop import until
 from tests.media import number_of, write_clip
 from tests.recordings import read
-from tests.test_cli import NO_DISPLAY, command, lines_in, run
+from tests.rtsp_server import RtspServer
+from tests.test_cli import NO_DISPLAY, command, frames_of, lines_in, run
 from tests.tiny import write_tiny
 
 FPS = 30
@@ -119,6 +121,25 @@ def test_segments_and_their_limit_from_the_command_line(tmp_path: Path, clip: Pa
     numbers = [number for file in left for number in numbers_in(file)]
     assert numbers == list(range(numbers[0], 300))
     assert stranger.stat().st_size == 10**6
+
+
+def test_segments_of_a_camera_carry_the_time_of_their_first_frame(tmp_path: Path, model: Path) -> None:
+    with RtspServer(fps=FPS) as server:
+        done = run(
+            tmp_path, "--source", f"door={server.url}", "--output", "{source}.mkv", "--output", "{source}.jsonl",
+            "--model", model, "--segment", "1s", "--max-frames", "75",
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "door.jsonl").read_text().splitlines()]
+    files = sorted(tmp_path.glob("door-*.mkv"))
+    assert len(files) == 3
+    first = 0
+    for file in files:
+        stamped = datetime.strptime(file.stem, "door-%Y%m%dT%H%M%S.%fZ")
+        captured = datetime.strptime(lines[first]["captured_at"], "%Y-%m-%dT%H:%M:%S.%fZ")
+        assert abs(stamped - captured) <= timedelta(milliseconds=2)
+        first += frames_of(file)
+    assert first == len(lines) == 75
 
 
 def check_others_went_on(folder: Path, done: subprocess.CompletedProcess[str], broken: str, cause: str) -> None:
