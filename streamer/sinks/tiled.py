@@ -134,7 +134,7 @@ class _Pane(Sink):
         """Paints the picture and the name into `tile`, (h, w, 3) uint8 BGR."""
         self.is_changed = False
         height, width = tile.shape[:2]
-        text_px = max(_LEAST_TEXT_PX, round(height * _TEXT_OF_TILE))
+        text_px = max(_LEAST_TEXT_PX, round(fitted(_TILE_WH, (width, height), enlarge=True)[1] * _TEXT_OF_TILE))
         if self._frame is None:
             tile[...] = _WAITING
             write_plate(tile, "waiting", text_px, centred=True)
