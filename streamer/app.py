@@ -14,6 +14,8 @@ from streamer.policy import Policy
 if TYPE_CHECKING:
     from streamer.pipeline import Pipeline, StreamPlan
     from streamer.report import RunReport
+    from streamer.sinks import Sink
+    from streamer.sinks.tiled import TiledWindow
     from streamer.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def run(
         )
         info = detector.info
         log.info("engine %s, precision %s, device %s, model %s", info.name, info.precision, info.device, info.model)
-        plans = [_plan(config, source, outputs, detector.labels, paced, stack) for source in sources]
+        plans = _plans(config, sources, outputs, detector.labels, paced, stack)
         pipeline = Pipeline(plans, detector, max_frames=config.max_frames, overlay=config.overlay, on_poll=on_poll)
         stack.pop_all()  # the pipeline closes sources and sinks, each on the thread that uses it
         with detector:
@@ -136,16 +138,46 @@ def _is_paced(config: StreamConfig, outputs: Sequence[str]) -> bool:
     return config.pace == "source" or (config.pace is None and "window" in outputs)
 
 
-def _plan(
-    config: StreamConfig, source: Source, outputs: Sequence[str], labels: Sequence[str], paced: bool, stack: ExitStack
-) -> StreamPlan:
+def _plans(
+    config: StreamConfig,
+    sources: Sequence[Source],
+    outputs: Sequence[str],
+    labels: Sequence[str],
+    paced: bool,
+    stack: ExitStack,
+) -> list[StreamPlan]:
+    """Opens every source's outputs; `stack` closes them, should one fail."""
     from streamer.pipeline import StreamPlan
-    from streamer.sinks import open_sink
+    from streamer.sinks import is_video, open_sink, refuse_conflicts
+    from streamer.sinks.options import SinkOptions
 
-    if len(config.source) > 1:
-        for output in outputs:
-            if "{source}" not in output and output not in ("window", "null"):
-                raise ConfigError(f"several sources can't share {output!r}: write {{source}} into its name")
-    sinks = [(output, stack.enter_context(open_sink(output, source.info, labels=labels))) for output in outputs]
+    if config.segment is not None and not any(is_video(output) for output in outputs):
+        raise ConfigError(
+            f"segment needs a video file among the outputs, got {', '.join(outputs)}: add --output out.mp4"
+        )
+    refuse_conflicts(outputs, [source.info for source in sources])
+    options = SinkOptions(config.segment, config.retain)
     policy = None if config.policy == "auto" else Policy(config.policy)
-    return StreamPlan(source, sinks, policy, paced and not source.info.live)
+    tiled: TiledWindow | None = None
+    if len(sources) > 1 and "window" in outputs and config.layout == "tiled":
+        from streamer.sinks.tiled import TiledWindow
+
+        tiled = TiledWindow()
+
+    def open_one(output: str, source: Source) -> Sink:
+        if tiled is not None and output == "window":
+            return tiled.pane(source.info.name)
+        return open_sink(output, source.info, labels=labels, options=options)
+
+    return [
+        StreamPlan(
+            source,
+            [
+                (output.replace("{source}", source.info.name), stack.enter_context(open_one(output, source)))
+                for output in outputs
+            ],
+            policy,
+            paced and not source.info.live,
+        )
+        for source in sources
+    ]

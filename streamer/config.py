@@ -114,7 +114,7 @@ class StreamConfig(BaseModel):
     @field_validator("retain", mode="before")
     @classmethod
     def _kept(cls, value: object) -> object:
-        return Retention.parse(str(value))
+        return value if value is None or isinstance(value, Retention) else Retention.parse(str(value))
 
     @model_validator(mode="after")
     def _retains_segments(self) -> Self:

@@ -58,6 +58,21 @@ def ink_on(fill: Colour) -> Colour:
     return _BLACK if luma > _INK_SWITCH_LUMA else _WHITE
 
 
+def write_plate(image: _U8, text: str, text_px: int, *, centred: bool = False) -> None:
+    """Writes a line of text into the lower left corner of a picture, or its centre, on a dimmed plate.
+
+    Args:
+        image: (H, W, 3) uint8 BGR, written to.
+        text: the line; its end becomes an ellipsis where the picture is too narrow.
+        text_px: the text's size in pixels.
+        centred: whether it goes to the centre.
+    """
+    height, width = image.shape[:2]
+    mask = _line_mask(text, text_px, width)
+    x, y = ((width - mask.shape[1]) // 2, (height - mask.shape[0]) // 2) if centred else (0, height - mask.shape[0])
+    _dim_and_write(image[max(0, y) :, max(0, x) :], mask)
+
+
 class Annotator:
     """Draws detections and overlay lines on frames. Several threads may share one.
 
@@ -198,10 +213,7 @@ class _BgrCanvas(_Canvas):
         _put(self.pixels, plate[0], x, y)
 
     def dim_and_write(self, mask: _U8, margin_px: int) -> None:
-        area = self.pixels[margin_px:, margin_px:][: mask.shape[0], : mask.shape[1]]
-        ink = mask[: area.shape[0], : area.shape[1]]
-        if area.size:
-            area[...] = cv2.max(cv2.convertScaleAbs(area, alpha=_DIM), cv2.merge([ink] * 3))
+        _dim_and_write(self.pixels[margin_px:, margin_px:], mask)
 
 
 class _YuvCanvas(_Canvas):
@@ -260,6 +272,25 @@ def _outline(canvas: _Canvas, box_xyxy: tuple[int, int, int, int], line_px: int,
     canvas.fill(left, inner_bottom, right, bottom, colour)
     canvas.fill(left, top, inner_left, bottom, colour)
     canvas.fill(inner_right, top, right, bottom, colour)
+
+
+def _dim_and_write(area: _U8, mask: _U8) -> None:
+    """Dims the top left of a BGR area and writes white text on it; what sticks out is cut."""
+    area = area[: mask.shape[0], : mask.shape[1]]
+    ink = mask[: area.shape[0], : area.shape[1]]
+    if area.size:
+        area[...] = cv2.max(cv2.convertScaleAbs(area, alpha=_DIM), cv2.merge([ink] * 3))
+
+
+@lru_cache(maxsize=256)
+def _line_mask(text: str, text_px: int, most_px: int) -> _U8:
+    """Returns the coverage of a line, no wider than `most_px` where its end can be cut; see `_text_mask`."""
+    pad_px = max(2, 2 * round(text_px / 5))
+    mask = _text_mask((text,), text_px, pad_px)
+    while mask.shape[1] > most_px and text:
+        text = text[:-1]
+        mask = _text_mask((text + "…",), text_px, pad_px)
+    return mask
 
 
 def _text_mask(lines: Sequence[str], text_px: int, pad_px: int) -> _U8:

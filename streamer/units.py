@@ -13,25 +13,35 @@ _WRITTEN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 def parse_seconds(text: str) -> float:
     """Returns seconds for ``90s``, ``10m``, ``24h``, ``7d``, or a bare number of seconds.
 
+    Units are in lower case: a capital ``M`` would rather mean megabytes.
+
     Raises:
         ValueError: if it is none of these, or not above zero.
     """
-    return _parse(text, {"": 1, **_SECONDS}, "a length of time such as 90s, 10m or 24h")
+    wanted = "a length of time such as 90s, 10m or 24h"
+    number, unit = _split(text, wanted)
+    return _above_zero(number * {"": 1, **_SECONDS}.get(unit, 0), wanted)
 
 
 def parse_bytes(text: str) -> int:
-    """Returns bytes for ``500MB``, ``50GB``, ``1.5TiB``.
+    """Returns bytes for ``500MB``, ``50GB``, ``1.5TiB``, in capitals or not.
 
     Raises:
-        ValueError: if it is none of these, or not above zero.
+        ValueError: if it is none of these, or less than a byte.
     """
-    return int(_parse(text, _BYTES, "a size such as 500MB or 50GB"))
+    wanted = "a size such as 500MB or 50GB"
+    number, unit = _split(text, wanted)
+    return int(_above_zero(number * _BYTES.get(unit.lower(), 0) // 1, wanted))
 
 
-def _parse(text: str, units: dict[str, int], wanted: str) -> float:
+def _split(text: str, wanted: str) -> tuple[float, str]:
     written = _WRITTEN.fullmatch(text.strip())
-    factor = units.get(written[2].lower()) if written else None
-    value = float(written[1]) * factor if written and factor else 0.0
+    if written is None:
+        raise ValueError(f"wanted {wanted}")
+    return float(written[1]), written[2]
+
+
+def _above_zero(value: float, wanted: str) -> float:
     if not 0 < value < math.inf:
         raise ValueError(f"wanted {wanted}")
     return value

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.desktop import x_server
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -23,6 +26,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The folder of real weights, pictures and clips; tests that use it carry the mark `shared`."""
     return SHARED
+
+
+@pytest.fixture(params=["1280x800"])
+def display(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A fresh X server, in DISPLAY."""
+    with x_server(request.param) as name:
+        monkeypatch.setenv("DISPLAY", name)
+        monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+        monkeypatch.delenv("QT_QPA_PLATFORM", raising=False)
+        yield name
 
 
 @pytest.fixture(params=["openvino", "onnxruntime"])

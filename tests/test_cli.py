@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import av
@@ -125,6 +126,9 @@ def test_rtsp_camera_with_a_password(tmp_path: Path, model: Path) -> None:
     assert len(lines) == frames_of(tmp_path / "cam.mkv") == 20
     times = [line["pts_s"] for line in lines]
     assert times == sorted(times)
+    moments = [datetime.strptime(line["captured_at"], "%Y-%m-%dT%H:%M:%S.%fZ") for line in lines]
+    assert moments == sorted(moments)
+    assert timedelta(0) < datetime.now(timezone.utc).replace(tzinfo=None) - moments[0] < timedelta(seconds=120)
     for text in (done.stdout, done.stderr, *(path.read_text() for path in tmp_path.glob("*.json*"))):
         assert "hunter2" not in text
 
@@ -171,6 +175,12 @@ def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--source", "clip.mp4", "--source", "./clip.mp4", "--output", "null"], 2, "two sources are named"),
         (["--source", "a=clip.mp4", "--source", "b=clip.mp4", "--output", "o.mp4"], 2, "{source}"),
         (["--source", "clip.mp4", "--output", "clip.mp4"], 2, "source"),
+        (["--source", "x=clip.mp4", "--source", "clip=sample", "--output", "{source}.mp4"], 2, "is also the source"),
+        (["--source", "clip.mp4", "--output", "o.mp4", "--output", "./o.mp4"], 2, "two outputs are"),
+        (["--source", "clip.mp4", "--output", "o.jsonl", "--segment", "10m"], 2, "add --output out.mp4"),
+        (["--source", "clip.mp4", "--output", "o.mp4", "--segment", "soon"], 2, "10m"),
+        (["--source", "clip.mp4", "--output", "o.mp4", "--retain", "24h"], 2, "--segment 10m"),
+        (["--source", "clip.mp4", "--output", "none/o.mp4", "--segment", "10m"], 1, "none"),
         (["--source", "clip.mp4", "--output", "none/o.mp4"], 1, "none"),
         (["--source", "clip.mp4", "--output", "o.mpq"], 2, "o.mpq"),
         (["--source", "clip.mp4", "--output", "window"], 1, "display"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from streamer.config import StreamConfig, read_config
 from streamer.errors import ConfigError
 from streamer.model_spec import configs_dir
+from streamer.sinks.options import Retention
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -56,6 +57,13 @@ def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tup
         ("depth: 0", "depth"),
         ("source: []", "at least one source"),
         ("camera_size: big", "WIDTHxHEIGHT"),
+        ("segment: 10x", "segment: wanted a length of time such as 90s, 10m or 24h, got '10x'"),
+        ("segment: 0", "segment: .*greater than 0"),
+        ("segment: .inf", "segment"),
+        ("segment: 10m\nretain: 500", "retain: wanted an age such as 24h or a size such as 50GB, got 500"),
+        ("segment: 10m\nretain: 50G", "retain: wanted an age such as 24h or a size such as 50GB, got '50G'"),
+        ("retain: 24h", "retain needs segment.*add --segment 10m"),
+        ("layout: stacked", "layout: .*'stacked'"),
         ("source: {a: [1, 2]}\nclasses: 3.5", "classes"),
         ("- a\n- b", "keys and values"),
         ("a: [", "not a YAML file"),
@@ -66,6 +74,16 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, text: str, says: str)
     with pytest.raises(ConfigError, match=says) as caught:
         read_config(written(tmp_path, text), {})
     assert "\n" not in str(caught.value)
+
+
+def test_segments_are_written_as_people_say_them(tmp_path: Path) -> None:
+    config = read_config(written(tmp_path, "segment: 10m\nretain: 50GB\nlayout: separate\n"), {})
+    assert (config.segment, config.retain, config.layout) == (600, Retention(size_bytes=50 * 10**9), "separate")
+    config = read_config(written(tmp_path, "segment: 90\nretain: null\n"), {})
+    assert (config.segment, config.retain, config.layout) == (90, None, "tiled")
+    config = read_config(None, {"segment": "1.5h", "retain": "24h"})
+    assert (config.segment, config.retain) == (5400, Retention(age_s=86_400))
+    assert StreamConfig(segment=1, retain=Retention(age_s=1)).retain == Retention(age_s=1)
 
 
 def test_empty_file_is_no_options(tmp_path: Path) -> None:

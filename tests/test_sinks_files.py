@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import cv2
@@ -13,9 +16,11 @@ import pytest
 from streamer.detections import Detections
 from streamer.errors import SinkError
 from streamer.frame import Frame
+from streamer.sinks import open_sink
 from streamer.sinks.images import ImagesSink
 from streamer.sinks.jsonl import JsonlSink
 from streamer.sinks.null import NullSink
+from streamer.sources.base import SourceInfo
 from tests.media import number_of, picture
 
 LABELS = ["person", "Fußgänger"]
@@ -48,6 +53,17 @@ def test_a_line_a_frame_with_exactly_the_promised_keys(tmp_path: Path) -> None:
         {"label": "person", "class_id": 0, "score": 0.25, "box_xyxy": [1.25, 2.5, 30.125, 40.0]},
         {"label": "Fußgänger", "class_id": 1, "score": 0.25, "box_xyxy": [0.0, 0.0, 96.0, 64.0]},
     ]
+
+
+def test_lines_of_live_sources_say_when_the_frame_was_captured(tmp_path: Path) -> None:
+    captured = Frame(picture(3), "door", 3, 0.1, time.perf_counter() - 3600)
+    with open_sink(f"{tmp_path}/out.jsonl", SourceInfo("door", "rtsp://x", live=True), labels=LABELS) as sink:
+        sink.write(captured, Detections.empty())
+    line = json.loads((tmp_path / "out.jsonl").read_text())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["captured_at"])
+    moment = datetime.strptime(line.pop("captured_at"), "%Y-%m-%dT%H:%M:%S.%f%z")
+    assert abs(datetime.now(timezone.utc) - timedelta(hours=1) - moment) < timedelta(seconds=5)
+    assert set(line) == {"source", "index", "pts_s", "width", "height", "name", "detections"}
 
 
 def test_lines_keep_all_digits(tmp_path: Path) -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from streamer.errors import SinkError
 from streamer.sinks.display import display_problem
-from streamer.sinks.window import WindowSink, _fitted
+from streamer.sinks.window import WindowSink, fitted
+from tests.desktop import PATIENCE_S, press, press_close_button, press_until_gone, screenshot, until
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 30.0
+TITLE = "front.door"
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="displays as Linux has them")
 
 VIEWER = """
@@ -52,35 +48,6 @@ print("closed", flush=True)
 """
 
 
-@pytest.fixture(params=["1280x800"])
-def display(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A fresh X server, in DISPLAY."""
-    for tool, package in (("Xvfb", "xvfb"), ("xdotool", "xdotool"), ("import", "imagemagick")):
-        if shutil.which(tool) is None:
-            pytest.skip(f"needs {tool} (apt-get install {package})")
-    if not cv2.currentUIFramework():
-        pytest.skip("this OpenCV has no windows")
-    reader, writer = os.pipe()
-    # -noreset: without it the server starts anew, deaf for a moment, whenever its last client (xdotool) leaves.
-    server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(writer), "-screen", "0", f"{request.param}x24", "-nolisten", "tcp", "-noreset"],
-        pass_fds=[writer],
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(writer)
-    try:
-        with os.fdopen(reader) as answers:
-            number = answers.readline().strip()
-        assert number, "Xvfb didn't start"
-        monkeypatch.setenv("DISPLAY", f":{number}")
-        monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-        monkeypatch.delenv("QT_QPA_PLATFORM", raising=False)
-        yield f":{number}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
 def viewer(width: int = 640, height: int = 360) -> subprocess.Popen[str]:
     """Starts a process that shows a picture, half red, half green, until it is asked to stop."""
     child = subprocess.Popen(
@@ -95,81 +62,11 @@ def viewer(width: int = 640, height: int = 360) -> subprocess.Popen[str]:
     return child
 
 
-def window_id() -> str:
-    found = subprocess.run(
-        ["xdotool", "search", "--onlyvisible", "--name", "front.door"],
-        capture_output=True, text=True, check=True, timeout=PATIENCE_S,
-    )  # fmt: skip
-    return found.stdout.split()[0]
-
-
-def press(key: str) -> None:
-    subprocess.run(["xdotool", "windowfocus", "--sync", window_id(), "key", key], check=True, timeout=PATIENCE_S)
-
-
-def press_until_gone(key: str, child: subprocess.Popen[str]) -> None:
-    """Presses a key as a person does whose first press came before the window had the focus: again."""
-
-    def is_gone() -> bool:
-        if child.poll() is None:
-            try:
-                press(key)
-            except subprocess.CalledProcessError:
-                pass  # it went while xdotool looked
-        return child.poll() is not None
-
-    assert until(is_gone)
-
-
-def press_close_button(display: str) -> None:
-    """Does what a window manager does when the close button is pressed: it sends WM_DELETE_WINDOW (ICCCM 4.2.8.1)."""
-
-    class ClientMessage(ctypes.Structure):
-        _fields_ = (
-            ("type", ctypes.c_int),
-            ("serial", ctypes.c_ulong),
-            ("send_event", ctypes.c_int),
-            ("display", ctypes.c_void_p),
-            ("window", ctypes.c_ulong),
-            ("message_type", ctypes.c_ulong),
-            ("format", ctypes.c_int),
-            ("data", ctypes.c_long * 5),
-            ("room_of_the_union", ctypes.c_long * 24),
-        )
-
-    x11 = ctypes.CDLL("libX11.so.6")
-    x11.XOpenDisplay.restype = ctypes.c_void_p
-    x11.XInternAtom.restype = ctypes.c_ulong
-    connection = ctypes.c_void_p(x11.XOpenDisplay(display.encode()))
-    protocols = x11.XInternAtom(connection, b"WM_PROTOCOLS", 0)
-    delete = x11.XInternAtom(connection, b"WM_DELETE_WINDOW", 0)
-    window = int(window_id())
-    data = (ctypes.c_long * 5)(delete, 0, 0, 0, 0)
-    event = ClientMessage(type=33, window=window, message_type=protocols, format=32, data=data)
-    assert x11.XSendEvent(connection, ctypes.c_ulong(window), 0, ctypes.c_long(0), ctypes.byref(event))
-    x11.XSync(connection, 0)
-    x11.XCloseDisplay(connection)
-
-
-def screenshot(path: Path) -> npt.NDArray[np.uint8]:
-    subprocess.run(["import", "-window", "root", str(path)], check=True, timeout=PATIENCE_S)
-    return np.asarray(cv2.imread(str(path)), np.uint8)
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    """Waits for a condition; returns whether it came true."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-    return True
-
-
 @linux_only
 @pytest.mark.parametrize("how", ["q", "Escape", "shift+q", "close button"])
 def test_keys_and_the_close_button_end_the_run(how: str, display: str) -> None:
     child = viewer()
-    press_close_button(display) if how == "close button" else press_until_gone(how, child)
+    press_close_button(display, TITLE) if how == "close button" else press_until_gone(how, child, TITLE)
     output, errors = child.communicate(timeout=PATIENCE_S)
     assert output == "stopped\nclosed\n", errors
     assert errors == ""
@@ -189,7 +86,7 @@ def test_a_single_picture_stays_until_its_window_is_closed(display: str, tmp_pat
         "--no-self-check",
     ]
     child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    press_until_gone("q", child)
+    press_until_gone("q", child, TITLE)
     output, errors = child.communicate(timeout=PATIENCE_S)
     assert child.returncode == 0, errors
     assert output.startswith("1 frames")
@@ -199,9 +96,9 @@ def test_a_single_picture_stays_until_its_window_is_closed(display: str, tmp_pat
 def test_other_keys_do_nothing(display: str) -> None:
     child = viewer()
     for key in ("a", "Return", "w", "Left"):
-        press(key)
+        press(key, TITLE)
     assert child.poll() is None
-    press_until_gone("q", child)
+    press_until_gone("q", child, TITLE)
     assert child.communicate(timeout=PATIENCE_S)[0] == "stopped\nclosed\n"
 
 
@@ -229,7 +126,7 @@ def test_the_picture_is_on_the_screen_and_fits_it(
     half = shown_wh[0] * shown_wh[1] / 2
     assert until(lambda: min(red_and_green()) > 0.95 * half), red_and_green()
     assert max(red_and_green()) < 1.05 * half
-    press_until_gone("q", child)
+    press_until_gone("q", child, TITLE)
     assert child.communicate(timeout=PATIENCE_S)[0] == "stopped\nclosed\n"
 
 
@@ -292,4 +189,4 @@ def test_an_opencv_without_windows_names_the_fix(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_sizes_are_fitted(size_wh: tuple[int, int], room_wh: tuple[int, int], fitted_wh: tuple[int, int]) -> None:
-    assert _fitted(size_wh, room_wh) == fitted_wh
+    assert fitted(size_wh, room_wh) == fitted_wh

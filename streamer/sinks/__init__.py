@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from streamer.errors import ConfigError, nearest
 from streamer.sinks.base import Sink as Sink
 from streamer.sinks.base import StopRequested as StopRequested
 from streamer.sinks.files import safe_name, same_file
+from streamer.sinks.options import DEFAULT_SINK_OPTIONS, Retention, SinkOptions
 from streamer.sources.base import SourceInfo
 from streamer.sources.uri import PICTURE_SUFFIXES, is_pattern, local_path, redact, scheme_of
 
@@ -20,7 +22,9 @@ _WORDS = ("window", "null")
 _KNOWN = f"window, null, a file ending in {', '.join(VIDEO_ENDINGS)} or {LINES_ENDING}, or folder/ for pictures"
 
 
-def open_sink(uri: str, source: SourceInfo, *, labels: Sequence[str]) -> Sink:
+def open_sink(
+    uri: str, source: SourceInfo, *, labels: Sequence[str], options: SinkOptions = DEFAULT_SINK_OPTIONS
+) -> Sink:
     """Opens an output for the frames of one source.
 
     Args:
@@ -28,9 +32,10 @@ def open_sink(uri: str, source: SourceInfo, *, labels: Sequence[str]) -> Sink:
             (an existing folder needs no slash), or ``null``. ``{source}`` in it becomes the source's name.
         source: what will be written: its name, frame rate, and the file whose audio is copied.
         labels: the model's class names, by class id.
+        options: wishes for recordings; other outputs take no notice.
 
     Raises:
-        ConfigError: if `uri` is none of these, or is the source itself.
+        ConfigError: if `uri` is none of these, or is the source itself, or would delete it with old segments.
         SinkError: if the output can't be written, or there is no display for a window.
     """
     if uri == "null":
@@ -50,10 +55,39 @@ def open_sink(uri: str, source: SourceInfo, *, labels: Sequence[str]) -> Sink:
     if path.suffix.lower() == LINES_ENDING:
         from streamer.sinks.jsonl import JsonlSink
 
-        return JsonlSink(path, labels)
+        return JsonlSink(path, labels, live=source.live)
+    if options.segment_s is not None:
+        return _open_segments(path, source, options.segment_s, options.retain)
     from streamer.sinks.video import VideoSink
 
     return VideoSink(path, source)
+
+
+def refuse_conflicts(uris: Sequence[str], sources: Sequence[SourceInfo]) -> None:
+    """Makes sure that no two outputs of a run are one file or folder, and that none is what any source reads.
+
+    Raises:
+        ConfigError: if it is so.
+    """
+    taken: set[str] = set()
+    for source, uri in itertools.product(sources, uris):
+        if uri in _WORDS:
+            continue
+        if len(sources) > 1 and "{source}" not in uri:
+            raise ConfigError(f"several sources can't share {uri!r}: write {{source}} into its name")
+        path = _path(uri, source)
+        for other in sources:
+            if _holds_source(path, _is_folder(uri, path), other):
+                raise ConfigError(f"output {str(path)!r} is also the source {other.uri!r}; choose another")
+        real = os.path.realpath(path)
+        if real in taken:
+            raise ConfigError(f"two outputs are {str(path)!r}: leave one out, or name the sources, as in door=URI")
+        taken.add(real)
+
+
+def is_video(uri: str) -> bool:
+    """Whether an output is a video file, as opposed to a folder, a window and so on."""
+    return Path(uri).suffix.lower() in VIDEO_ENDINGS and not _is_folder(uri, Path(uri).expanduser())
 
 
 def refuse_overwriting_source(uri: str, source: SourceInfo) -> None:
@@ -76,6 +110,16 @@ def default_output() -> tuple[str, str]:
 
     problem = display_problem()
     return ("window", "there is a display") if problem is None else ("out.mp4", problem)
+
+
+def _open_segments(path: Path, source: SourceInfo, length_s: float, retain: Retention | None) -> Sink:
+    from streamer.sinks.segments import SegmentsSink, segment_names
+
+    read = source.path
+    is_own = read is not None and segment_names(path).fullmatch(read.name) and same_file(read.parent, path.parent)
+    if retain is not None and is_own:
+        raise ConfigError(f"source {source.uri!r} is an old segment of the output {str(path)!r}; choose another output")
+    return SegmentsSink(path, source, length_s, retain)
 
 
 def _path(uri: str, source: SourceInfo) -> Path:

@@ -59,7 +59,7 @@ class Sink(abc.ABC):
 
     @property
     def written(self) -> tuple[Path, ...]:
-        """The files that this output has made, for the closing line of a run."""
+        """The files that this output has made, or a pattern for very many, for the closing line of a run."""
         return ()
 
     def __enter__(self) -> Self:

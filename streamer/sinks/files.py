@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from streamer.errors import SinkError
+from streamer.frame import Frame
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,11 @@ def check_writable(path: Path) -> None:
         raise SinkError(f"can't write {path}: {reason(error)}; choose another output") from error
     if existed:
         log.warning("replacing %s", path)
+
+
+def captured_utc(frame: Frame) -> datetime:
+    """Returns when the source had the frame, by the system's clock as it goes now."""
+    return datetime.now(timezone.utc) - timedelta(seconds=time.perf_counter() - frame.captured_at_s)
 
 
 def reason(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from streamer.detections import Detections
 from streamer.errors import SinkError
 from streamer.frame import Frame
 from streamer.sinks.base import Sink
-from streamer.sinks.files import check_writable, reason
+from streamer.sinks.files import captured_utc, check_writable, reason
 
 
 class JsonlSink(Sink):
@@ -20,12 +21,18 @@ class JsonlSink(Sink):
 
     A line is ``{"source", "index", "pts_s", "width", "height", "name", "detections"}``; a detection is
     ``{"label", "class_id", "score", "box_xyxy"}`` with the box in pixels of the frame, clipped to it, not rounded.
+    Lines of live sources also have ``captured_at``: when the frame was captured, ``2026-11-23T12:33:05.123Z`` (UTC).
     """
 
     needs_pixels = False
 
-    def __init__(self, path: Path, labels: Sequence[str]) -> None:
+    def __init__(self, path: Path, labels: Sequence[str], *, live: bool = False) -> None:
         """Opens `path`, replacing what it holds.
+
+        Args:
+            path: the file.
+            labels: the model's class names, by class id.
+            live: whether the source is live, so that the time of day means something.
 
         Raises:
             SinkError: if it can't be written.
@@ -33,6 +40,7 @@ class JsonlSink(Sink):
         check_writable(path)
         self._path = path
         self._labels = tuple(labels)
+        self._live = live
         try:
             self._file = path.open("w", encoding="utf-8", buffering=1)
         except OSError as error:
@@ -51,6 +59,7 @@ class JsonlSink(Sink):
             "source": frame.source,
             "index": frame.index,
             "pts_s": frame.pts_s,
+            **({"captured_at": _iso(captured_utc(frame))} if self._live else {}),
             "width": width,
             "height": height,
             "name": frame.name,
@@ -84,3 +93,7 @@ class JsonlSink(Sink):
 
     def _broken(self, error: OSError) -> SinkError:
         return SinkError(f"{self._path} broke off: {reason(error)}; the lines before are complete")
+
+
+def _iso(utc: datetime) -> str:
+    return utc.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

@@ -17,13 +17,14 @@ class RecoverableFile:
         closed: True once nothing more can be written; the muxer then leaves its closing parts out.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, replace: bool = True) -> None:
         """Opens `path`, replacing what it holds.
 
         Raises:
+            FileExistsError: if there is something, be it a link, and `replace` is False.
             OSError: if it can't be written.
         """
-        self._file = path.open("wb+", buffering=0)
+        self._file = path.open("wb+" if replace else "xb+", buffering=0)
         self._kept_bytes = 0
         self._undo: list[tuple[int, bytes]] = []
         self.error: OSError | None = None

@@ -1,0 +1,203 @@
+"""One video file while it is being written, through PyAV."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from streamer.errors import SinkError
+from streamer.frame import Frame
+from streamer.sinks.audio import Sound, SoundCopy, exact
+from streamer.sinks.encoder import VideoEncoder
+from streamer.sinks.files import reason
+from streamer.sinks.recoverable import RecoverableFile
+
+log = logging.getLogger(__name__)
+
+# FFmpeg's muxer for each ending, and its options. What is written reaches the file every second in a form that plays
+# without its end, so a killed run loses less than two. MP4 becomes an ordinary, unfragmented file when it is closed.
+_EACH_SECOND = {"flush_packets": "1", "max_interleave_delta": "500000"}
+_FRAGMENTS = {"movflags": "+hybrid_fragmented+delay_moov", "frag_duration": "1000000", **_EACH_SECOND}
+_MUXERS: dict[str, tuple[str, dict[str, str]]] = {
+    ".mp4": ("mp4", _FRAGMENTS),
+    ".mov": ("mov", _FRAGMENTS),
+    ".mkv": ("matroska", {"cluster_time_limit": "1000", **_EACH_SECOND}),
+    ".avi": ("avi", _EACH_SECOND),
+}
+_TIME_BASE = Fraction(1, 60_000)  # exact for the usual rates but 24000/1001; MPEG-4 part 2 takes no finer
+_USUAL_FPS = 30
+
+
+class Recording:
+    """A file with pictures at their own times and, beside them, sound: container, encoder, audio.
+
+    The first frame decides the size and becomes time zero. Matroska rounds times to milliseconds, AVI to multiples of
+    the nominal frame time. After an error the file is closed, and holds what was written before or isn't there.
+
+    Attributes:
+        path: the file.
+        is_kept: False once the file is gone, because it broke off before it could be played.
+    """
+
+    def __init__(
+        self, path: Path, first: Frame, fps: float | None, sound: Sound | None, *, replace: bool = True
+    ) -> None:
+        """Makes the file and its header; `first` isn't written yet.
+
+        Args:
+            path: its ending is one of .mp4, .mov, .mkv, .avi.
+            first: the first frame.
+            fps: nominal frame rate, or None if it isn't known.
+            sound: what to copy, in step with the pictures; it stays the caller's.
+            replace: whether a file that is there already is replaced.
+
+        Raises:
+            FileExistsError: if there is a file, and it isn't to be replaced.
+            SinkError: if it can't be written.
+        """
+        muxer, options = _MUXERS[path.suffix.lower()]
+        self.path = path
+        self.is_kept = True
+        self._fps = Fraction(fps).limit_denominator(1001) if fps else None
+        rate = self._fps or Fraction(_USUAL_FPS)
+        self._tick_s = {"avi": 1 / rate, "matroska": Fraction(1, 1000)}.get(muxer, _TIME_BASE)
+        self._start_s = first.pts_s
+        self._size_wh = first.size_wh
+        self._said_scaled = False
+        self._count = 0
+        self._pts = -1
+        self._held: av.Packet[av.VideoStream] | None = None
+        self._is_playable = False  # there are pictures in the file, in a form that plays whatever happens next
+        self._done = False
+        self._audio: SoundCopy | None = None
+        try:
+            self._file = RecoverableFile(path, replace=replace)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise SinkError(f"can't write {path}: {reason(error)}; nothing was kept") from error
+        with self._breaking():
+            self._container = av.open(self._file, "w", format=muxer, container_options=options)
+            self._encoder = VideoEncoder(self._container, first, rate, self._tick_s)
+            self._add_sound(sound)
+            self._container.start_encoding()
+
+    def add(self, frame: Frame) -> None:
+        """Encodes a frame and writes the one before it, whose duration is now known.
+
+        Raises:
+            SinkError: if the file can't take it. What was written before can be played.
+        """
+        if frame.size_wh != self._size_wh and not self._said_scaled:
+            self._said_scaled = True
+            log.warning("%s isn't always %dx%d: other sizes are scaled to it", frame.source, *self._size_wh)
+        self._pts = max(self._ticks_at(frame.pts_s), self._pts + 1)
+        self._count += 1
+        with self._breaking():
+            for packet in self._encoder.encode(frame, self._pts):
+                self._hold(packet)
+
+    def finish(self, next_s: float | None = None) -> None:
+        """Writes what is left and the file's closing parts. Safe to call twice, and after an error.
+
+        Args:
+            next_s: `pts_s` of the frame that follows in another file: the last picture is seen, and the sound heard,
+                until then. None leaves the last picture its nominal time, and the sound its own end.
+
+        Raises:
+            SinkError: if it can't be finished. What was written before can be played.
+        """
+        if self._done:
+            return
+        with self._breaking():
+            for packet in self._encoder.finish():
+                self._hold(packet)
+            last_ticks = self._frame_ticks() if next_s is None else max(1, self._ticks_at(next_s) - self._pts)
+            if self._held is not None:
+                self._held.duration = last_ticks
+                self._mux(self._held)
+            if next_s is None:
+                self._copy_sound(self._pts * self._tick_s, (self._pts + last_ticks) * self._tick_s)
+            else:
+                self._copy_sound(exact(next_s) - exact(self._start_s))
+            self._container.close()
+        self._done = True
+        self._file.close()
+
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """Takes the file back to what is safe and closes it, if anything fails."""
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            raise self._broken(error) from error
+        except BaseException as error:
+            self._broken(error)
+            raise
+
+    def _broken(self, error: BaseException) -> SinkError:
+        self._done = True
+        self._file.abandon()
+        cause = self._file.error or error
+        if self._is_playable:
+            return SinkError(f"{self.path} broke off: {reason(cause)}; what it holds can be played")
+        self.is_kept = False
+        self.path.unlink(missing_ok=True)
+        return SinkError(f"can't write {self.path}: {reason(cause)}; nothing was kept")
+
+    def _hold(self, packet: av.Packet[av.VideoStream]) -> None:
+        held, self._held = self._held, packet
+        if held is not None:
+            held.duration = _ticks(packet) - _ticks(held)
+            self._mux(held)
+
+    def _ticks_at(self, pts_s: float) -> int:
+        return round((pts_s - self._start_s) / self._tick_s)
+
+    def _frame_ticks(self) -> int:
+        """Returns how long the last frame is to be seen: as the source says, else as long as the others on average."""
+        if self._fps is None and self._count > 1:
+            return max(1, round(self._pts / (self._count - 1)))
+        return max(1, round(1 / (self._fps or _USUAL_FPS) / self._tick_s))
+
+    def _mux(self, packet: av.Packet[av.VideoStream]) -> None:
+        begins_s = _ticks(packet) * self._tick_s
+        self._copy_sound(begins_s)
+        self._container.mux(packet)
+        if self._file.keep() and begins_s > 0:  # with the first picture only the container's header goes out
+            self._is_playable = True
+
+    def _add_sound(self, sound: Sound | None) -> None:
+        if sound is None or sound.next is None:
+            return
+        try:
+            self._audio = SoundCopy(sound, self._container, self._start_s)
+        except ValueError:
+            codec, kind = sound.stream.codec_context.name, self._container.format.name
+            sound.close()
+            log.warning("no sound: %s can't hold the %s audio of %s; write .mkv", kind, codec, sound.name)
+
+    def _copy_sound(self, time_s: Fraction, end_s: Fraction | None = None) -> None:
+        """Copies the sound before `time_s`; with `end_s`, the rest: `time_s` is then the last picture's time."""
+        if self._audio is None:
+            return
+        try:
+            if end_s is None:
+                self._audio.copy_until(time_s)
+            else:
+                self._audio.copy_rest(time_s, end_s)
+        except av.FFmpegError as error:
+            if self._file.error is not None:
+                raise
+            log.warning("the sound ends at %.1f s: %s", time_s, reason(error))
+            self._audio = None
+
+
+def _ticks(packet: av.Packet[av.VideoStream]) -> int:
+    assert packet.pts is not None  # an encoder that was given times gives them back
+    return packet.pts
