@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.camera import camera_missing
 from tests.desktop import x_server
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
@@ -45,3 +46,10 @@ def engine(request: pytest.FixtureRequest) -> str:
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed")
     return name
+
+
+@pytest.fixture(scope="session")
+def camera_packages() -> None:
+    """Skips where the system packages of `tests.camera` are missing."""
+    if (reason := camera_missing()) is not None:
+        pytest.skip(reason)

@@ -1,0 +1,440 @@
+"""The simulated camera itself: what it sends can be read, and each of its faults is the fault that it is said to be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Literal
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests import camera as camera_module
+from tests.camera import Camera, Code, answers, camera_missing, read_code
+from tests.camera_server import Pictures, code_bits, number_and_ms
+from tests.camera_wire import Wire, reserved_port
+
+PATIENCE_S = 10.0
+SILENCE_S = 0.5
+needs_packages = pytest.mark.usefixtures("camera_packages")
+
+
+def luma(number: int, sent_ms: int, size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    width, height = size_wh
+    planes = Pictures(size_wh).i420(number, sent_ms)
+    assert len(planes) == width * height * 3 // 2
+    return np.frombuffer(planes, np.uint8, width * height).reshape(height, width)
+
+
+def watch(url: str, timeout_s: float = PATIENCE_S, transport: str = "tcp") -> Generator[Code | None, None, None]:
+    """Yields the code of each picture that a client decodes; it raises when none came for `timeout_s`."""
+    options = {"rtsp_transport": transport, "analyzeduration": "200000", "fpsprobesize": "2"}
+    with av.open(url, options=options, timeout=timeout_s) as container:
+        for frame in container.decode(video=0):
+            yield read_code(frame.to_ndarray(format="bgr24"))
+
+
+def first(codes: Iterator[Code | None], count: int) -> list[Code]:
+    """Returns the next codes; each must be readable."""
+    read = list(islice(codes, count))
+    assert len(read) == count and None not in read
+    return [code for code in read if code is not None]
+
+
+def consecutive(codes: list[Code]) -> bool:
+    return [code.number - codes[0].number for code in codes] == list(range(len(codes)))
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state in "ZX"
+
+
+@pytest.mark.parametrize("size_wh", [(160, 96), (640, 360), (1280, 720), (854, 480)])
+def test_a_picture_says_its_number_and_time(size_wh: tuple[int, int]) -> None:
+    for number, sent_ms in ((0, 0), (1, 2**40 - 1), (2**24 - 1, 123_456_789), (54_321, 1)):
+        assert read_code(luma(number, sent_ms, size_wh)) == Code(number, sent_ms / 1000)
+
+
+def test_the_background_moves() -> None:
+    one, other = luma(7, 0, (640, 360)), luma(8, 0, (640, 360))
+    assert np.mean(one[:300] != other[:300]) > 0.5
+    assert np.array_equal(one[:298], other[2:300])
+
+
+def test_a_code_with_one_bit_wrong_is_none() -> None:
+    bits = code_bits(1234, 56_789)
+    assert number_and_ms(bits) == (1234, 56_789)
+    for place in range(len(bits)):
+        wrong = bits.copy()
+        wrong[place] ^= 1
+        assert number_and_ms(wrong) is None
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_picture_without_a_code_has_none(value: int) -> None:
+    assert read_code(np.full((360, 640, 3), value, np.uint8)) is None
+
+
+def test_a_code_is_read_under_boxes_and_from_a_small_picture() -> None:
+    drawn = np.repeat(luma(4321, 99_000, (640, 360))[:, :, None], 3, axis=2)
+    cv2.putText(drawn, "30.0 FPS", (10, 40), cv2.FONT_HERSHEY_SIMPLEX, 1, (0, 255, 0), 2)
+    for left in (20, 330):
+        cv2.rectangle(drawn, (left, 100), (left + 240, 352), (0, 255, 255), 2)
+    for size_wh in ((640, 360), (320, 180), (160, 90)):
+        small = np.asarray(cv2.resize(drawn, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
+        assert read_code(small) == Code(4321, 99.0)
+    cv2.rectangle(drawn, (0, 300), (320, 330), (255, 255, 255), -1)
+    assert read_code(drawn) is None
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    monkeypatch.setattr(camera_module, "_PYTHON", str(python))
+    assert "package python3" in str(camera_missing.__wrapped__())
+    for script, words in (
+        ("echo python3-gi gir1.2-gst-rtsp-server-1.0", "apt-get install python3-gi gir1.2-gst-rtsp-server-1.0"),
+        ("echo broken >&2; exit 1", "can't be asked what it needs: broken"),
+    ):
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+        assert words in str(camera_missing.__wrapped__())
+
+
+def interleaved(channel: int, payload: bytes) -> bytes:
+    packet = bytes(range(12)) + payload
+    return struct.pack(">cBH", b"$", channel, len(packet)) + packet
+
+
+def through_a_wire(sent: list[bytes], share: float, seed: int = 1) -> bytes:
+    """Returns what a client gets of bytes that a camera sends in so many pieces."""
+    total = sum(map(len, sent))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE_S)
+        wire = Wire(server.getsockname()[1])
+        try:
+            wire.corrupt(share, seed)
+            with socket.create_connection(("127.0.0.1", wire.port), PATIENCE_S) as client:
+                camera, _ = server.accept()
+                with camera:
+                    camera.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    for piece in sent:
+                        camera.sendall(piece)
+                    got = b""
+                    while len(got) < total:
+                        got += client.recv(total)
+        finally:
+            wire.close()
+    return got
+
+
+def test_corruption_hits_only_the_payload_of_rtp() -> None:
+    reply = b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Length: 8\r\n\r\n$\x00\x00\x02body"
+    pieces = [reply, *(interleaved(n % 2, bytes([n]) * 50) for n in range(20)), b"RTSP/1.0 200 OK\r\nCSeq: 2\r\n\r\n"]
+    stream = b"".join(pieces)
+    dice = random.Random(3)
+    cuts = [0, *sorted(dice.sample(range(1, len(stream)), 30)), len(stream)]
+    in_shreds = [stream[start:end] for start, end in pairwise(cuts)]
+    assert through_a_wire(in_shreds, 0.0) == stream
+    damaged = through_a_wire(in_shreds, 1.0)
+    assert through_a_wire([stream], 1.0) == damaged != through_a_wire([stream], 1.0, seed=2)
+    at = 0
+    for piece in pieces:
+        wrong = [place for place in range(len(piece)) if piece[place] != damaged[at + place]]
+        is_rtp = piece[:2] == b"$\x00"
+        assert len(wrong) == is_rtp and all(place >= 16 for place in wrong)
+        at += len(piece)
+    some = through_a_wire([stream], 0.5)
+    assert 0 < sum(x != y for x, y in zip(some, stream, strict=True)) < 10
+
+
+def test_a_wire_passes_on_the_end() -> None:
+    before = threading.active_count(), open_files()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        wire = Wire(server.getsockname()[1])
+        for direction in ("to the client", "to the camera"):
+            with socket.create_connection(("127.0.0.1", wire.port), PATIENCE_S) as client:
+                camera, _ = server.accept()
+                ends, other = (camera, client) if direction == "to the client" else (client, camera)
+                with camera:
+                    camera.settimeout(PATIENCE_S)
+                    ends.sendall(b"RTSP/1.0 200 OK\r\n\r\n")
+                    ends.shutdown(socket.SHUT_WR)
+                    assert other.recv(100) == b"RTSP/1.0 200 OK\r\n\r\n" and other.recv(100) == b""
+    reset = pytest.raises(ConnectionResetError)
+    with socket.create_connection(("127.0.0.1", wire.port), PATIENCE_S) as client, reset:  # nobody listens behind it
+        client.recv(1)
+    wire.close()
+    assert (threading.active_count(), open_files()) == before
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", wire.port))
+
+
+def test_a_reserved_port_refuses_until_somebody_listens_there() -> None:
+    with reserved_port() as holder:
+        address = holder.getsockname()
+        for _ in range(2):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address)
+            with socket.create_server(address):
+                socket.create_connection(address).close()
+
+
+@needs_packages
+@pytest.mark.parametrize("size_wh", [(640, 360), pytest.param((1280, 720), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("codec", ["h264", pytest.param("h265", marks=pytest.mark.slow), "mjpeg"])
+def test_a_client_reads_each_number_soon(size_wh: tuple[int, int], codec: Literal["h264", "h265", "mjpeg"]) -> None:
+    with Camera(size_wh, codec=codec) as camera, contextlib.closing(watch(camera.url)) as codes:
+        read = first(codes, 15)
+        for _ in range(30):
+            read += first(codes, 1)
+            assert 0 < time.monotonic() - read[-1].sent_s < 1
+    assert consecutive(read)
+    assert 29 / 30 - 0.1 < read[-1].sent_s - read[15].sent_s < 2  # in real time
+
+
+@needs_packages
+@pytest.mark.slow
+def test_who_comes_late_gets_fresh_pictures() -> None:
+    with Camera(fps=60, key_interval=10) as camera, contextlib.closing(watch(camera.url)) as early:
+        seen = first(early, 40)[-1]
+        with contextlib.closing(watch(camera.url)) as late:
+            joined = first(late, 5)
+            assert time.monotonic() - joined[-1].sent_s < 1
+        assert consecutive(joined) and joined[0].number > seen.number
+        assert consecutive([seen, *first(early, 20)])
+
+
+@needs_packages
+def test_a_frozen_camera_keeps_its_sockets_and_says_nothing() -> None:
+    with Camera() as camera:
+        with contextlib.closing(watch(camera.url, SILENCE_S)) as codes:
+            last = first(codes, 20)[-1]
+            camera.freeze()
+            with pytest.raises(av.error.ExitError):  # timed out, not ended
+                for code in codes:
+                    assert code is not None
+                    last = code
+        with socket.create_connection(("127.0.0.1", camera.wire.port), SILENCE_S) as client:
+            client.sendall(b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n")
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            thawed_s = time.monotonic()
+            camera.thaw()
+            client.settimeout(PATIENCE_S)
+            assert client.recv(8) == b"RTSP/1.0"
+        with contextlib.closing(watch(camera.url)) as codes:
+            again = first(codes, 5)
+            assert time.monotonic() - again[-1].sent_s < 1
+        made_since_thawed = (again[0].sent_s - thawed_s) * 30
+        assert again[0].number > last.number > again[0].number - made_since_thawed - SILENCE_S * 30
+        camera.freeze()  # a frozen one can be killed and closed
+
+
+@needs_packages
+def test_a_killed_camera_refuses_and_comes_back_on_its_port() -> None:
+    with Camera() as camera:
+        url = camera.url
+        with contextlib.closing(watch(url)) as codes:
+            read = first(codes, 20)
+            camera.kill()
+            with contextlib.suppress(OSError):  # ended or reset
+                for code in codes:
+                    assert code is not None
+                    read.append(code)
+        assert consecutive(read)
+        for target in (url, camera.direct_url):
+            with pytest.raises(av.error.ConnectionRefusedError):
+                next(watch(target))
+        with pytest.raises(RuntimeError, match="isn't running; call start"):
+            camera.freeze()
+        camera.start(size_wh=(320, 240), codec="mjpeg")
+        with pytest.raises(RuntimeError, match="is running; call kill"):
+            camera.start()
+        assert camera.url == url
+        with av.open(url, options={"rtsp_transport": "tcp"}, timeout=PATIENCE_S) as container:
+            frame = next(container.decode(video=0))
+            assert (frame.width, frame.height) == (320, 240)
+            assert container.streams.video[0].codec_context.name == "mjpeg"
+        code = read_code(frame.to_ndarray(format="bgr24"))
+        assert code is not None and code.number < read[-1].number and code.sent_s > read[-1].sent_s
+
+
+@needs_packages
+@pytest.mark.slow
+def test_key_frames_come_as_often_as_told() -> None:
+    with (
+        Camera(fps=60, key_interval=7) as camera,
+        av.open(camera.url, options={"rtsp_transport": "tcp"}, timeout=PATIENCE_S) as container,
+    ):
+        keys = [n for n, packet in enumerate(islice(container.demux(video=0), 40)) if packet.is_keyframe]
+    assert len(keys) >= 4 and {after - key for key, after in pairwise(keys)} == {7}
+
+
+@needs_packages
+def test_a_held_wire_lets_nothing_pass_and_loses_nothing() -> None:
+    with Camera(fps=60) as camera, contextlib.closing(watch(camera.url)) as codes:
+        read = first(codes, 20)
+        camera.wire.hold()
+        assert not answers(camera.wire.port, SILENCE_S)
+        with socket.create_connection(("127.0.0.1", camera.wire.port), SILENCE_S) as client:
+            client.sendall(b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n")
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            camera.wire.pass_on()
+            client.settimeout(PATIENCE_S)
+            assert client.recv(8) == b"RTSP/1.0"
+        read += first(codes, 60)
+    assert consecutive(read)
+
+
+@needs_packages
+@pytest.mark.slow
+def test_a_held_wire_silences_a_client() -> None:
+    with Camera() as camera, contextlib.closing(watch(camera.url, SILENCE_S)) as codes:
+        first(codes, 20)
+        camera.wire.hold()
+        held_s = time.monotonic()
+        with pytest.raises(av.error.ExitError):
+            for code in codes:
+                assert code is not None and code.sent_s < held_s
+
+
+@needs_packages
+def test_a_cut_wire_resets_and_a_refusing_one_refuses() -> None:
+    with Camera() as camera:
+        with (
+            contextlib.closing(watch(camera.url)) as codes,
+            socket.create_connection(("127.0.0.1", camera.wire.port), PATIENCE_S) as client,
+        ):
+            first(codes, 20)
+            client.sendall(b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n")
+            assert client.recv(1000).startswith(b"RTSP/1.0 200 OK")
+            camera.wire.cut()
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+            with contextlib.suppress(OSError):  # to FFmpeg it may be an end
+                list(codes)
+        with contextlib.closing(watch(camera.url)) as codes:
+            first(codes, 5)
+            camera.wire.refuse()
+            with pytest.raises(av.error.ConnectionRefusedError):
+                next(watch(camera.url))
+            assert consecutive(first(codes, 20))
+            camera.wire.accept()
+            with contextlib.closing(watch(camera.url)) as more:
+                assert first(more, 2)
+
+
+@needs_packages
+@pytest.mark.slow
+def test_a_corrupt_stream_is_damaged_and_heals() -> None:
+    with Camera(fps=60, key_interval=10) as camera:
+        camera.wire.corrupt(0.5, seed=4)
+        options = {"rtsp_transport": "tcp", "analyzeduration": "200000", "fpsprobesize": "2"}
+        with av.open(camera.url, options=options, timeout=PATIENCE_S) as container:
+            whole, packets = 0, container.demux(video=0)
+            for packet in islice(packets, 60):
+                with contextlib.suppress(av.error.InvalidDataError):
+                    whole += sum(read_code(f.to_ndarray(format="bgr24")) is not None for f in packet.decode())
+            assert whole < 50
+            camera.wire.corrupt(0)
+            healed: list[Code | None] = []
+            for packet in islice(packets, 50):
+                with contextlib.suppress(av.error.InvalidDataError):
+                    healed += [read_code(f.to_ndarray(format="bgr24")) for f in packet.decode()]
+    assert len(healed) >= 30 and consecutive([code for code in healed[-20:] if code is not None])
+    assert None not in healed[-20:]
+
+
+@needs_packages
+def test_a_password() -> None:
+    with Camera(credentials="admin:hunter2") as camera:
+        for user in ("", "admin:hunter3@"):
+            with pytest.raises(av.error.HTTPUnauthorizedError):
+                next(watch(camera.url.replace("rtsp://", f"rtsp://{user}")))
+        assert first(watch(camera.url.replace("rtsp://", "rtsp://admin:hunter2@")), 2)
+
+
+@needs_packages
+@pytest.mark.slow
+def test_udp_and_tcp_where_they_are_served() -> None:
+    with Camera(transport="udp") as camera:
+        assert consecutive(first(watch(camera.direct_url, transport="udp"), 20))
+        with pytest.raises(av.error.FFmpegError):
+            next(watch(camera.direct_url))
+    with Camera(transport="both") as camera:
+        for transport in ("udp", "tcp"):
+            assert first(watch(camera.direct_url, transport=transport), 2)
+
+
+@needs_packages
+def test_what_it_is_told_must_make_sense() -> None:
+    before = threading.active_count()
+    with pytest.raises(ValueError, match=r"even numbers, got \(641, 360\)"):
+        Camera((641, 360))
+    with pytest.raises(RuntimeError, match=r"(?s)ended with status 1: .*KeyError: 'av1'"):
+        Camera(codec="av1")  # type: ignore[arg-type]
+    assert threading.active_count() == before
+
+
+@needs_packages
+def test_a_camera_started_by_a_thread_that_ends_lives_on() -> None:
+    with Camera() as camera:
+        camera.kill()
+        starter = threading.Thread(target=camera.start)
+        starter.start()
+        starter.join()
+        assert first(watch(camera.url), 5)
+
+
+@needs_packages
+def test_nothing_is_left() -> None:
+    before, files_before = set(threading.enumerate()), open_files()
+    with Camera() as camera, contextlib.closing(watch(camera.url)) as codes:
+        assert first(codes, 1)
+        pids = [camera.pid]
+        camera.kill()
+        camera.start()
+        pids.append(camera.pid)
+        camera.wire.hold()
+        camera.freeze()
+    assert set(threading.enumerate()) == before
+    assert open_files() == files_before
+    assert all(not Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@needs_packages
+def test_a_frozen_server_dies_with_a_test_process_that_is_killed() -> None:
+    script = (
+        "import os, signal; from tests.camera import Camera; camera = Camera(); camera.freeze();"
+        "print(camera.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stdout=subprocess.PIPE
+    )
+    pid, deadline_s = int(done.stdout), time.monotonic() + PATIENCE_S
+    while not gone(pid) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert gone(pid)
