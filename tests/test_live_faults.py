@@ -19,12 +19,12 @@ from streamer.frame import Frame
 from streamer.pipeline import Pipeline, StreamPlan
 from streamer.sinks.video import VideoSink
 from streamer.sources import Source, SourceOptions, open_source
-from tests.camera import Camera, camera_missing
+from tests.camera import Camera
 from tests.camera_sink import CodeSink, code_of
 from tests.fakes import SlowDetector, wait_for
 from tests.tiny import write_tiny
 
-pytestmark = pytest.mark.skipif(camera_missing() is not None, reason=str(camera_missing()))
+pytestmark = pytest.mark.usefixtures("camera_packages")
 RUN = Path(__file__).parent.parent / "run_stream.py"
 WATCHFUL = SourceOptions(stall_timeout_s=1.0, freshest=False)
 EVERY = SourceOptions(freshest=False)
@@ -35,7 +35,7 @@ def read(source: Source, count: int) -> list[Frame]:
 
 
 @pytest.fixture
-def camera() -> Iterator[Camera]:
+def camera(camera_packages: None) -> Iterator[Camera]:
     with Camera(key_interval=10) as camera:
         yield camera
 
@@ -137,14 +137,20 @@ def test_a_camera_that_comes_back_with_another_size_and_codec_fills_the_same_fil
     assert length_s == pytest.approx(report.wall_s, abs=1.5)  # the outage takes its time in the recording too
 
 
-@pytest.mark.slow
 def test_corrupt_packets_are_survived_and_counted(camera: Camera) -> None:
-    with open_source(camera.url, options=WATCHFUL) as source:
-        read(source, 5)
-        camera.wire.corrupt(0.3, seed=1)
-        wait_for(lambda: next(iter(source)) and source.damaged + source.reconnects)
-        camera.wire.corrupt(0.0, seed=1)
-        wait_for(lambda: code_of(next(iter(source))))
+    sink, source = CodeSink(), open_source(camera.url, options=WATCHFUL)
+    pipeline = Pipeline([StreamPlan(source, [("codes", sink)])], SlowDetector())
+    thread = run_in_background(pipeline)
+    wait_for(lambda: len(sink.shown) > 5)
+    camera.wire.corrupt(0.3, seed=1)
+    wait_for(lambda: source.damaged or source.lost_s is not None or source.reconnects)
+    camera.wire.corrupt(0.0, seed=1)
+    clean_from_s = time.monotonic()
+    wait_for(lambda: any(at_s - age_s > clean_from_s for at_s, _, age_s in sink.shown[-3:]))
+    pipeline.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert pipeline.report().errors == ()
 
 
 def test_a_server_that_has_udp_only(camera: Camera) -> None:

@@ -22,15 +22,11 @@ from streamer.sources.options import SourceOptions
 # What FFmpeg may look at before it hands a stream over. Its defaults wait seconds for what isn't needed here.
 _STREAM_OPTIONS = {"analyzeduration": "200000", "fpsprobesize": "2", "buffer_size": "4194304"}
 _RTSP_SCHEMES = ("rtsp:", "rtsps:")
-# Failures to open that another transport wouldn't mend.
-_WORSE_THAN_TRANSPORT = (
-    av.ExitError,
-    TimeoutError,
-    ConnectionError,
-    av.HTTPUnauthorizedError,
-    av.HTTPForbiddenError,
-    av.HTTPNotFoundError,
-)
+_RTSP_OPTIONS = {
+    "auto": {"rtsp_flags": "prefer_tcp"},
+    "tcp": {"rtsp_transport": "tcp"},
+    "udp": {"rtsp_transport": "udp"},
+}
 _PLAYLISTS = ("hls", "dash")
 _AVFMT_NOTIMESTAMPS = 0x0080
 _MAX_BAD_IN_A_ROW = 100
@@ -49,7 +45,8 @@ class VideoDecoder:
         duration_s: the length in seconds that the container gives, or None.
         is_whole: whether the container has an end that is known: its length, or its size in bytes.
         has_timestamps: False where the format has none and FFmpeg makes them up (MJPEG over HTTP, raw H.264).
-        damaged: how many packets couldn't be read or decoded, not counting a stream's before its first picture.
+        damaged: how many packets couldn't be read, or not wholly be decoded, not counting a stream's before its first
+            picture.
         passed_over: how many of a stream's packets were left undecoded to catch up.
     """
 
@@ -116,7 +113,9 @@ class VideoDecoder:
                 self._check_patience(time.perf_counter() - started)
         self._bad_in_a_row = 0
         self._joined = True
-        return self._ready.popleft()
+        picture = self._ready.popleft()
+        self.damaged += bool(picture.is_corrupt)  # FFmpeg filled in what was missing
+        return picture
 
     def close(self) -> None:
         """Closes the file or connection. Safe to call twice."""
@@ -206,20 +205,8 @@ def _open(target: str | Path, options: SourceOptions) -> InputContainer:
     """
     if isinstance(target, Path):  # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme
         return av.open(f"file:{target}", metadata_errors="replace")
-    if not target.startswith(_RTSP_SCHEMES):
-        return _open_stream(target, options, _STREAM_OPTIONS)
-    wanted = options.rtsp_transport
-    first = "tcp" if wanted == "auto" else wanted
-    try:
-        return _open_stream(target, options, {**_STREAM_OPTIONS, "rtsp_transport": first})
-    except _WORSE_THAN_TRANSPORT:
-        raise
-    except av.FFmpegError:
-        if wanted != "auto":
-            raise
-    return _open_stream(target, options, {**_STREAM_OPTIONS, "rtsp_transport": "udp"})
-
-
-def _open_stream(url: str, options: SourceOptions, wishes: dict[str, str]) -> InputContainer:
+    wishes = dict(_STREAM_OPTIONS)
+    if target.startswith(_RTSP_SCHEMES):
+        wishes |= _RTSP_OPTIONS[options.rtsp_transport]
     timeout = (options.open_timeout_s, options.stall_timeout_s)
-    return av.open(url, options=wishes, timeout=timeout, metadata_errors="replace")
+    return av.open(target, options=wishes, timeout=timeout, metadata_errors="replace")
