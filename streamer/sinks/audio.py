@@ -113,16 +113,19 @@ def open_audio(path: Path, container: av.container.OutputContainer, start_s: flo
         start_s: time of the output's first picture, counted from the first picture of `path`.
     """
     try:
-        opened = av.open(str(path.absolute()))
+        opened = av.open(str(path.absolute()), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         log.warning("no sound: %s can't be opened a second time: %s", path, reason(error))
         return None
+    codec = opened.streams.audio[0].codec_context if opened.streams.audio else None
     try:
-        if opened.streams.audio:
+        if codec is not None:
             return AudioCopy(opened, container, start_s)
+        if opened.streams.audio:
+            log.warning("no sound: the audio of %s is damaged, or in a codec this build of PyAV doesn't know", path)
     except ValueError:
-        codec = opened.streams.audio[0].codec_context.name
-        log.warning("no sound: %s can't hold the %s audio of %s; write .mkv", container.format.name, codec, path)
+        assert codec is not None
+        log.warning("no sound: %s can't hold the %s audio of %s; write .mkv", container.format.name, codec.name, path)
     opened.close()
     return None
 
