@@ -142,6 +142,51 @@ def test_truncated_and_flipped_files_end_in_an_error_or_a_model(tmp_path: Path) 
     assert refused >= 20
 
 
+def with_constants(path: Path, values: dict[str, np.ndarray]) -> Path:
+    """A tiny model with other values for some of its constants."""
+    model = tiny_model(tiny_spec())
+    for constant in model.graph.initializer:
+        if constant.name in values:
+            constant.CopyFrom(onnx.numpy_helper.from_array(values[constant.name], constant.name))
+    onnx.save(model, path)
+    return path
+
+
+def test_an_output_of_fewer_points_than_declared_is_refused(tmp_path: Path) -> None:
+    model = tiny_model(tiny_spec())
+    (strides,) = model.graph.node[0].attribute
+    strides.ints[:] = [16, 16]
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"'.*m.onnx' does not fit its description.*84 points.*found \[1, 36, 19\]"):
+        load_model(tmp_path / "m.onnx", tiny_spec())
+
+
+def test_a_reshape_that_makes_more_of_less_is_refused(tmp_path: Path) -> None:
+    # 64 and 16 points really. The sum is right, so that nothing else tells; OpenVINO reads beyond the first's end.
+    shapes = {"shape8": np.array([0, 19, 65], np.int64), "shape16": np.array([0, 19, 15], np.int64)}
+    path = with_constants(tmp_path / "m.onnx", shapes)
+    with pytest.raises(
+        ModelError, match=r"'.*m.onnx' contradicts itself \(Reshape makes \[1, 19, 65\] of \[1, 19, 8, 8"
+    ):
+        load_model(path, tiny_spec())
+
+
+def test_shapes_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    path = with_constants(tmp_path / "m.onnx", {"shape8": np.array([0, 5, -1], np.int64)})
+    with pytest.raises(ModelError, match="contradicts itself") as caught:
+        load_model(path, tiny_spec())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pads", [2**31, 2**62])
+def test_a_huge_tensor_is_refused(tmp_path: Path, pads: int) -> None:
+    model = tiny_model(tiny_spec())
+    model.graph.node[0].attribute.append(helper.make_attribute("pads", [pads, 0, 0, 0]))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="has a tensor 'conv8' of|contradicts itself"):
+        load_model(tmp_path / "m.onnx", tiny_spec())
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="can't read"):
         load_model(tmp_path / "missing.onnx")
