@@ -111,6 +111,8 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
         raise ModelError(f"can't read the model {str(path)!r}: {error.strerror or error}") from error
     try:
         proto = onnx.load_model_from_string(data)
+        if any(constant.data_location == TensorProto.EXTERNAL for constant in proto.graph.initializer):
+            raise ModelError(f"{str(path)!r} keeps its weights in another file; make it one: onnx.save(onnx.load(...))")
         onnx.checker.check_model(proto)
     except (ValidationError, ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
         raise ModelError(f"{str(path)!r} is not a readable ONNX file: {_first_line(error)}") from error
@@ -126,6 +128,7 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
             raise ModelError(f"{str(path)!r}: {error}; a NanoDet from elsewhere needs --model-config") from error
     spec = _fit_input(proto, spec, path)
     try:
+        _check_constants(proto)
         _fit_output(proto, spec)
     except ModelError as error:
         raise ModelError(f"{str(path)!r} {error}") from None
@@ -148,6 +151,19 @@ def _fit_input(proto: ModelProto, spec: ModelSpec, path: Path) -> ModelSpec:
     if height and width and (width, height) != spec.input_size_wh:
         return spec.with_input_size((width, height))
     return spec
+
+
+def _check_constants(proto: ModelProto) -> None:
+    """Makes sure that every constant is as large as it says.
+
+    Raises:
+        ModelError: if one isn't; the message goes behind the file's name.
+    """
+    for constant in proto.graph.initializer:
+        try:
+            numpy_helper.to_array(constant)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"is damaged at its constant {constant.name!r} ({_first_line(error)})") from error
 
 
 def _fit_output(proto: ModelProto, spec: ModelSpec) -> None:

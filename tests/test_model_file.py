@@ -152,6 +152,25 @@ def with_constants(path: Path, values: dict[str, np.ndarray]) -> Path:
     return path
 
 
+@pytest.mark.parametrize("content", [b"", b"\0" * 9, b"\0" * 40])
+def test_a_constant_of_another_size_than_it_says_is_refused(tmp_path: Path, content: bytes) -> None:
+    model = tiny_model(tiny_spec())
+    split = next(constant for constant in model.graph.initializer if constant.name == "split")
+    split.raw_data = content
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"m.onnx' is (damaged at its constant 'split'|not a readable ONNX file)"):
+        load_model(tmp_path / "m.onnx", tiny_spec())
+
+
+def test_weights_in_another_file_are_refused_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(tiny_spec())
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    for folder in (tmp_path, tmp_path.parent):  # whether or not the other file is found
+        monkeypatch.chdir(folder)
+        with pytest.raises(ModelError, match="keeps its weights in another file; make it one"):
+            load_model(tmp_path / "m.onnx", tiny_spec())
+
+
 def test_an_output_of_fewer_points_than_declared_is_refused(tmp_path: Path) -> None:
     model = tiny_model(tiny_spec())
     (strides,) = model.graph.node[0].attribute
