@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
 
-from streamer.errors import ModelError
+from streamer.errors import ConfigError, ModelError
 from streamer.int8 import is_quantized, quantize_convolution_outputs, use_uint8
 from streamer.model_shapes import dimensions, shapes_of
 from streamer.model_spec import ModelSpec
@@ -148,9 +148,12 @@ def _fit_input(proto: ModelProto, spec: ModelSpec, path: Path) -> ModelSpec:
         found = ", ".join(f"{v.name} {list(dimensions(v))}" for v in inputs) or "none"
         raise ModelError(f"{str(path)!r} is not a NanoDet: wanted one float32 input (batch, 3, H, W), found {found}")
     height, width = shape[2:]
-    if height and width and (width, height) != spec.input_size_wh:
+    if not (height and width):
+        return spec
+    try:
         return spec.with_input_size((width, height))
-    return spec
+    except ConfigError as error:
+        raise ModelError(f"{str(path)!r} is not a NanoDet: {error}") from None
 
 
 def _check_constants(proto: ModelProto) -> None:

@@ -25,7 +25,8 @@ _COCO_LABELS = Path(__file__).parent / "data" / "coco.txt"
 
 PositiveInt = Annotated[int, Field(gt=0)]
 EvenInt = Annotated[int, Field(gt=0, multiple_of=2)]
-Side = Annotated[int, Field(ge=32)]
+MIN_SIDE, MAX_SIDE = 32, 4096
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 Scale = Annotated[float, Field(gt=0)]
 
 
@@ -192,10 +193,11 @@ class ModelSpec(_Frozen):
         """Returns this model for another input (width, height); the network is fully convolutional.
 
         Raises:
-            ConfigError: a side is below 32 pixels.
+            ConfigError: a side is below `MIN_SIDE` or above `MAX_SIDE` pixels.
         """
-        if min(size_wh) < 32:
-            raise ConfigError(f"{self.name}: input size {size_wh[0]}x{size_wh[1]} is below 32x32")
+        if min(size_wh) < MIN_SIDE or max(size_wh) > MAX_SIDE:
+            limits = f"{MIN_SIDE} to {MAX_SIDE} pixels a side"
+            raise ConfigError(f"{self.name}: wanted an input of {limits}, got {size_wh[0]}x{size_wh[1]}")
         return self.model_copy(update={"input_size_wh": (int(size_wh[0]), int(size_wh[1]))})
 
     def to_metadata(self) -> dict[str, str]:

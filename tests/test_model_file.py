@@ -84,6 +84,15 @@ def test_input_size_of_the_graph_wins(tmp_path: Path) -> None:
     assert load_model(path, tiny_spec()).spec.input_size_wh == (96, 64)
 
 
+@pytest.mark.parametrize("side", [8, 65_536])
+def test_an_input_of_no_usable_size_is_refused(tmp_path: Path, side: int) -> None:
+    model = tiny_model(tiny_spec())
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = side
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=f"m.onnx' is not a NanoDet: .*32 to 4096 pixels a side, got {side}x64"):
+        load_model(tmp_path / "m.onnx", tiny_spec())
+
+
 def test_labels_of_the_wrong_length(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.onnx", described=False)
     with pytest.raises(ModelError, match="for 2 labels"):

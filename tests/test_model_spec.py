@@ -76,7 +76,8 @@ def test_families_differ_in_what_halves_accuracy_when_mixed_up() -> None:
         ("nanodet-m_", "got ''"),
         ("nanodet-m_big", "320 or 416x320; got 'big'"),
         ("nanodet-m_0", "got '0'"),
-        ("nanodet-m_16", "below 32x32"),
+        ("nanodet-m_16", "wanted an input of 32 to 4096 pixels a side, got 16x16"),
+        ("nanodet-m_99999", "got 99999x99999"),
         ("../nanodet-m_320", "no model is named"),
     ],
 )
