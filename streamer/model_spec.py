@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from streamer.errors import ConfigError, ModelError, nearest
+from streamer.errors import ConfigError, ModelError, nearest, short
+from streamer.yaml_file import read_mapping
 
 METADATA_PREFIX = "nanodet."
 METADATA_VERSION = 1
@@ -248,16 +248,7 @@ class ModelSpec(_Frozen):
             ConfigError: the file can't be read, or a key or value in it is wrong.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: can't read the model description: {_reason(error)}") from None
-        try:
-            content = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path}: a model description is a mapping of keys, got {type(content).__name__}")
+        content = read_mapping(path)
         if isinstance(content.get("labels"), str):
             content["labels"] = _read_labels(content["labels"], path)
         try:
@@ -328,12 +319,9 @@ def _read_labels(value: str, yaml_path: Path) -> list[str]:
     path = _COCO_LABELS if value == "coco" else yaml_path.parent / value
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{yaml_path}: labels: can't read {path}: {_reason(error)}") from None
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that can't be one
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(f"{yaml_path}: labels: can't read {str(path)!r}: {reason}") from None
 
 
 _MODELS_BY_PLACE: dict[str, type[BaseModel]] = {
@@ -360,11 +348,6 @@ def _in_one_line(error: ValidationError) -> str:
             problems.append(f"key {key!r} is missing")
         else:
             message = detail["msg"].removeprefix("Value error, ")
-            got = "" if detail["type"] == "value_error" else f", got {_short(detail['input'])}"
+            got = "" if detail["type"] == "value_error" else f", got {short(detail['input'])}"
             problems.append(f"{key}: {message}{got}" if key else message)
     return "; ".join(problems)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

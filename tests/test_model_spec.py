@@ -140,7 +140,8 @@ def test_configs_are_found_in_a_checkout_and_in_an_installed_package(
         ({"labels": ["car", " "]}, "label 1 is empty"),
         ({"labels": ["car", 3]}, "labels.1"),
         ({"labels": "imagenet"}, "'coco', a list of names, or the path of a .txt file; got 'imagenet'"),
-        ({"labels": "missing.txt"}, "missing.txt: No such file"),
+        ({"labels": "missing.txt"}, "missing.txt': No such file"),
+        ({"labels": "a\0b.txt"}, "labels: can't read"),
         ({"network": {"backbone": {"type": "vgg"}}}, "network.backbone"),
     ],
 )
@@ -173,11 +174,12 @@ def test_a_wrong_value_within_the_network_is_refused(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "mapping of keys, got NoneType"),
-        ("- a\n- b\n", "mapping of keys, got list"),
-        ("name: [", "not valid YAML"),
-        ("name: 2020-99-99\n", "not valid YAML"),
-        ("2020-01-01: x\n", "not a plain model description"),
+        ("", "key 'name' is missing"),
+        ("- a\n- b\n", "should hold keys and values, got a list"),
+        ("name: [", "is not a YAML file"),
+        ("name: 2020-99-99\n", "is not a YAML file"),
+        ("2020-01-01: x\n", "has the key datetime.date(2020, 1, 1), wanted a word"),
+        ("name: &a [*a]\n", "not a plain model description"),
         ("name: x\n", "key 'family' is missing"),
     ],
 )
@@ -191,7 +193,7 @@ def test_a_missing_file_and_a_binary_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         ModelSpec.from_yaml(tmp_path / "none.yaml")
     (tmp_path / "weights.yaml").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(ConfigError, match="not a text file in UTF-8"):
         ModelSpec.from_yaml(tmp_path / "weights.yaml")
 
 
