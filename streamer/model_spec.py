@@ -197,7 +197,7 @@ class ModelSpec(_Frozen):
         """
         if min(size_wh) < MIN_SIDE or max(size_wh) > MAX_SIDE:
             limits = f"{MIN_SIDE} to {MAX_SIDE} pixels a side"
-            raise ConfigError(f"{self.name}: wanted an input of {limits}, got {size_wh[0]}x{size_wh[1]}")
+            raise ConfigError(f"{self.name!r}: wanted an input of {limits}, got {size_wh[0]}x{size_wh[1]}")
         return self.model_copy(update={"input_size_wh": (int(size_wh[0]), int(size_wh[1]))})
 
     def to_metadata(self) -> dict[str, str]:
@@ -220,8 +220,8 @@ class ModelSpec(_Frozen):
             )
         if metadata[_VERSION_KEY] != json.dumps(METADATA_VERSION):
             raise ModelError(
-                f"the model's metadata has format version {metadata[_VERSION_KEY]}, this program reads"
-                f" {METADATA_VERSION}: export the model again, or use a matching release"
+                f"the model's metadata has format version {short(metadata[_VERSION_KEY])}, this program"
+                f" reads {METADATA_VERSION}: export the model again, or use a matching release"
             )
         values: dict[str, Any] = {}
         for field in cls.model_fields:

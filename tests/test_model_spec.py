@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -197,6 +197,38 @@ def test_a_missing_file_and_a_binary_file_are_refused(tmp_path: Path) -> None:
         ModelSpec.from_yaml(tmp_path / "weights.yaml")
 
 
+METADATA = spec_for("nanodet-m_320").to_metadata()
+ANY_VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(st.sampled_from(list(ModelSpec.model_fields)) | st.text(max_size=8), ANY_VALUE, max_size=3))
+def test_any_values_are_a_description_or_an_error_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]
+) -> None:
+    try:
+        spec = read(tmp_path_factory.getbasetemp(), described(**changes))
+    except ConfigError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert ModelSpec.from_metadata(spec.to_metadata()) == spec
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(st.sampled_from([*ModelSpec.model_fields, "format_version"]), st.text(max_size=12), min_size=1))
+def test_any_metadata_is_a_description_or_an_error_in_one_line(changes: dict[str, str]) -> None:
+    try:
+        spec = ModelSpec.from_metadata(METADATA | {f"nanodet.{key}": text for key, text in changes.items()})
+    except ModelError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert ModelSpec.from_metadata(spec.to_metadata()) == spec
+
+
 def test_labels_as_a_list_and_as_a_file_beside_the_yaml(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("gear \nspare wheel\n\n", encoding="utf-8")
     wanted = ("gear", "spare wheel")
@@ -249,7 +281,7 @@ def test_metadata_carries_the_network_and_lets_other_keys_be(network: str) -> No
     ("changes", "says"),
     [
         ({"nanodet.format_version": None}, "--model-config"),
-        ({"nanodet.format_version": "2"}, "format version 2, this program reads 1"),
+        ({"nanodet.format_version": "2"}, "format version '2', this program reads 1"),
         ({"nanodet.strides": None}, "lacks 'nanodet.strides'"),
         ({"nanodet.strides": "[8, 16"}, "damaged at 'nanodet.strides'"),
         ({"nanodet.strides": "[32, 16, 8]"}, "strides"),
