@@ -59,3 +59,8 @@ def short(value: object) -> str:
     """Returns a value as an error message shows it: in one line, cut where it is long or deep."""
     text = _SHORT.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_line(text: str) -> str:
+    """Returns `text` fit for a line on a terminal: what damaged files and odd file names put into it is escaped."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
