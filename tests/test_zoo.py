@@ -81,6 +81,18 @@ def test_official_model_is_downloaded_once(server: str, cache: Path, monkeypatch
     assert zoo.resolve_model(entry.name)[0] == path
 
 
+@pytest.mark.parametrize("name", [name for name, model in zoo.ZOO.items() if zoo.where(model) == "packaged"])
+def test_a_damaged_packaged_model_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, spec = zoo.resolve_model(name)
+    assert spec is None
+    content = bytearray(whole.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / whole.name).write_bytes(content)
+    monkeypatch.setattr(zoo, "_PACKAGED", tmp_path)
+    with pytest.raises(ModelError, match=f"{whole.name}' is damaged or changed: install the package again"):
+        zoo.resolve_model(name)
+
+
 def test_model_without_a_public_file_says_how_to_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(zoo.ZOO, "nanodet-m_320", zoo.ZooModel("nanodet-m_320"))
     with pytest.raises(ModelError, match="calibration export"):
