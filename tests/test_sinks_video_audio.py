@@ -111,3 +111,10 @@ def test_sound_beside_metadata_that_is_no_text_is_copied(tmp_path: Path) -> None
     clip.write_bytes(clip.read_bytes().replace(b"SoundHandler", b"\xff" * 12))
     write(tmp_path / "out.mp4", info(path=clip), frames(even(6)))
     assert [content for _, content in audio(tmp_path / "out.mp4")] == [content for _, content in audio(clip)]
+
+
+def test_a_folder_of_pictures_has_no_sound_and_nothing_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "out.mp4", info(path=tmp_path), frames(even(3)))
+    assert not caplog.records

@@ -112,6 +112,8 @@ def open_audio(path: Path, container: av.container.OutputContainer, start_s: flo
         container: where to copy to; its header isn't written yet.
         start_s: time of the output's first picture, counted from the first picture of `path`.
     """
+    if path.is_dir():  # of pictures
+        return None
     try:
         opened = av.open(str(path.absolute()), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
