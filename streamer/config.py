@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
-from streamer.detector import DEFAULT_MODEL
+from streamer.detector import DEFAULT_MODEL, MAX_DEPTH
 from streamer.errors import ConfigError, nearest, short
 from streamer.sinks.options import Retention
 from streamer.units import parse_seconds
@@ -61,7 +61,7 @@ class StreamConfig(BaseModel):
     engine: str = "auto"
     device: str = "auto"
     precision: Literal["auto", "f32", "bf16", "f16"] = "auto"
-    depth: Annotated[int, Field(ge=1)] | None = None
+    depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
     conf: Unit = 0.4
     iou: Unit = 0.6
     classes: tuple[str, ...] | None = None
@@ -131,6 +131,13 @@ class StreamConfig(BaseModel):
         if self.retain is not None and self.segment is None:
             raise ValueError("retain needs segment: only whole segments are deleted (add --segment 10m)")
         return self
+
+    @field_validator("source", "output", "model", "model_config_file", "report")
+    @classmethod
+    def _can_be_a_name(cls, value: object) -> object:
+        if any("\0" in str(part) for part in (value if isinstance(value, tuple) else [value])):
+            raise ValueError("no name can hold a zero byte")
+        return value
 
     @field_validator("source")
     @classmethod

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 _SHORT = reprlib.Repr()  # never writes out the whole of what it cuts
 _SHORT.maxlevel = 3
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 EXIT_OK = 0
 EXIT_FAILED = 1

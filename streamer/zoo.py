@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamer.errors import ConfigError, ModelError, nearest
+from streamer.errors import ConfigError, ModelError, nearest, short
 from streamer.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -97,11 +97,17 @@ def resolve_model(model: str) -> tuple[Path, ModelSpec | None]:
     """
     if model.endswith(".onnx") or os.sep in model:
         path = Path(model)
-        if not path.is_file():
+        try:
+            found = path.is_file()
+        except OSError as error:  # a name that is too long, for instance
+            raise ConfigError(f"the model file {short(model)} can't be read: {error.strerror}") from None
+        if not found:
             raise ConfigError(f"the model file {model!r} does not exist{_near_files(path)}")
         return path, None
     if model not in ZOO:
-        raise ConfigError(f"unknown model {model!r}{nearest(model, ZOO)} (see --list models, or give an .onnx file)")
+        raise ConfigError(
+            f"unknown model {short(model)}{nearest(model, ZOO)} (see --list models, or give an .onnx file)"
+        )
     entry = ZOO[model]
     packaged = _PACKAGED / f"{model}.onnx"
     if packaged.is_file():

@@ -109,6 +109,11 @@ def test_file_is_taken_as_it_is(tmp_path: Path) -> None:
     assert zoo.resolve_model(str(path)) == (path, None)
     with pytest.raises(ConfigError, match="did you mean 'mine.onnx'"):
         zoo.resolve_model(str(tmp_path / "mime.onnx"))
+    with pytest.raises(ConfigError, match="can't be read: File name too long"):
+        zoo.resolve_model(f"{'x' * 300}.onnx")
+    with pytest.raises(ConfigError, match="unknown model 'x{20}[x.]*'") as caught:
+        zoo.resolve_model("x" * 5000)
+    assert len(str(caught.value)) < 200
 
 
 def test_unwritable_cache(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
