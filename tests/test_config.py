@@ -61,7 +61,7 @@ def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tup
         ('source: [a, "\\0"]', "source: no name can hold a zero byte"),
         ("source: []", "at least one source"),
         ("source: {door: null}", "source: wanted a URI behind 'door'"),
-        (f"conf: {'x' * 5000}", r"got '[x.]{40,60}$"),
+        (f"conf: {'x' * 5000}", r"got '[x.]{40,60}'$"),
         ("source:", "source: wanted one value or a list, got None"),
         ("output: null", 'output: a bare null is nothing in YAML: write "null" in quotes'),
         ("output: [out.mp4, null]", "output: a bare null is nothing in YAML"),
