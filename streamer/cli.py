@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from streamer.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, StreamerError
+from streamer.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, StreamerError, one_line
 
 if TYPE_CHECKING:
     from streamer.pipeline import Pipeline
@@ -53,13 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(config, on_poll, _say_end)
         return interrupt.status or EXIT_OK
     except StreamerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         log.debug("traceback", exc_info=True)
         return interrupt.status or error.exit_code
     except KeyboardInterrupt:
         return interrupt.status or EXIT_INTERRUPTED
     except Exception as error:
-        print(f"error: {type(error).__name__}: {error} (--log-level debug shows where)", file=sys.stderr)
+        text = one_line(f"{type(error).__name__}: {error}")
+        print(f"error: {text} (--log-level debug shows where)", file=sys.stderr)
         log.debug("traceback", exc_info=True)
         return EXIT_FAILED
 
@@ -109,9 +110,9 @@ def _parser() -> argparse.ArgumentParser:
 def _say_end(report: RunReport) -> None:
     """Prints the closing line, unless nothing was done."""
     if any(source.frames_processed for source in report.sources):
-        print(report.summary())
+        print(one_line(report.summary()))
     for what in report.skipped:
-        log.warning("skipped %s", what)
+        log.warning("skipped %s", one_line(what))
 
 
 def _comma_separated(text: str) -> list[str]:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
-from streamer.detector import DEFAULT_MODEL
-from streamer.errors import ConfigError, nearest
+from streamer.detector import DEFAULT_MODEL, MAX_DEPTH
+from streamer.errors import ConfigError, nearest, short
 from streamer.sinks.options import Retention
 from streamer.units import parse_seconds
+from streamer.yaml_file import read_mapping
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 
@@ -61,7 +61,7 @@ class StreamConfig(BaseModel):
     engine: str = "auto"
     device: str = "auto"
     precision: Literal["auto", "f32", "bf16", "f16"] = "auto"
-    depth: Annotated[int, Field(ge=1)] | None = None
+    depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
     conf: Unit = 0.4
     iou: Unit = 0.6
     classes: tuple[str, ...] | None = None
@@ -88,6 +88,9 @@ class StreamConfig(BaseModel):
     @classmethod
     def _named_sources(cls, value: object) -> object:
         if isinstance(value, Mapping):
+            for name, uri in value.items():
+                if not isinstance(uri, (str, int)) or isinstance(uri, bool):
+                    raise ValueError(f"wanted a URI behind {short(name)}")
             value = [f"{name}={uri}" for name, uri in value.items()]
         return _listed(value)
 
@@ -95,6 +98,13 @@ class StreamConfig(BaseModel):
     @classmethod
     def _lists(cls, value: object) -> object:
         return _listed(value)
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _null_is_quoted(cls, value: object) -> object:
+        if value is None or (isinstance(value, (list, tuple)) and None in value):
+            raise ValueError('a bare null is nothing in YAML: write "null" in quotes, or leave it out')
+        return value
 
     @field_validator("camera_size", mode="before")
     @classmethod
@@ -121,6 +131,13 @@ class StreamConfig(BaseModel):
         if self.retain is not None and self.segment is None:
             raise ValueError("retain needs segment: only whole segments are deleted (add --segment 10m)")
         return self
+
+    @field_validator("source", "output", "model", "model_config_file", "report")
+    @classmethod
+    def _can_be_a_name(cls, value: object) -> object:
+        if any("\0" in str(part) for part in (value if isinstance(value, tuple) else [value])):
+            raise ValueError("no name can hold a zero byte")
+        return value
 
     @field_validator("source")
     @classmethod
@@ -149,17 +166,7 @@ def read_config(path: Path | None, options: Mapping[str, Any]) -> StreamConfig:
     Raises:
         ConfigError: if the file can't be read, has an unknown key (the nearest is offered), or a value is wrong.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"can't read the configuration {str(path)!r}: {error.strerror or error}") from error
-        except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-            raise ConfigError(f"{str(path)!r} is not a YAML file: {' '.join(str(error).split())}") from error
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError(f"{str(path)!r} should hold keys and values, got a {type(loaded).__name__}")
-        values.update(loaded or {})
+    values = {} if path is None else read_mapping(path)
     values.update(options)
     try:
         return StreamConfig.model_validate(values)
@@ -173,7 +180,8 @@ def _say(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in StreamConfig.model_fields.items()]
         return f"unknown key {key!r}{nearest(place[-1], known)} (known: {', '.join(known)})"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = "wanted one value or a list" if problem["type"] == "tuple_type" else problem["msg"]
+    message = message.removeprefix("Value error, ")
     if not place:
         return message
-    return f"{key}: {message[:1].lower()}{message[1:]}, got {problem['input']!r}"
+    return f"{key}: {message[:1].lower()}{message[1:]}, got {short(problem['input'])}"

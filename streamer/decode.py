@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.detections import Detections
+from streamer.errors import EngineError, ModelError
 from streamer.letterbox import Letterbox
 from streamer.model_spec import ModelSpec
 
@@ -16,6 +17,8 @@ MAX_DETECTIONS = 100
 
 MAX_CANDIDATES = 3000
 """(point, class) pairs that reach NMS, best first; far above what a frame holds at any useful threshold."""
+
+NOT_FINITE = "gives numbers that aren't finite: get its file again, or use --precision f32"
 
 
 class Decoder:
@@ -55,11 +58,15 @@ class Decoder:
             Detections in pixels of the source frame, clipped to it, best first, at most `MAX_DETECTIONS`.
 
         Raises:
-            ValueError: if `output` has another shape than the model's description says.
+            ModelError: if `output` has another shape than the model's description says.
+            EngineError: if a box isn't made of finite numbers.
         """
         wanted = (len(self._points), self.spec.output_channels)
         if output.shape != wanted:
-            raise ValueError(f"wanted a network output of {wanted}, got {output.shape}")
+            raise ModelError(
+                f"the model {self.spec.name!r} does not fit its description: wanted a network output of {wanted}, got "
+                f"{output.shape}; get the file again, or correct the description"
+            )
         scores = output[:, : self.spec.num_classes]
         point_ids, class_ids = np.divmod(np.flatnonzero(scores > self.conf), self.spec.num_classes)
         if self._dropped.size:
@@ -78,6 +85,8 @@ class Decoder:
 
     def _boxes(self, logits: npt.NDArray[np.float32], points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Returns boxes (M, 4) in input pixels, clipped to the input as upstream's `distance2bbox` does."""
+        if not np.isfinite(logits).all():
+            raise EngineError(f"the model {self.spec.name!r} {NOT_FINITE}")
         logits = logits.reshape(-1, 4, self.spec.reg_max + 1)
         weights = np.exp(logits - logits.max(axis=2, keepdims=True))
         distances = (weights @ self._bins) / weights.sum(axis=2) * points[:, 2:3]

@@ -7,7 +7,12 @@ The command line prints it and exits with the class's ``exit_code``; no tracebac
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+_SHORT = reprlib.Repr()  # never writes out the whole of what it cuts
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -48,3 +53,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word.lower(), {k.lower(): k for k in known}, n=3, cutoff=0.55)
     names = [k for c in close for k in known if k.lower() == c]
     return f"; did you mean {' or '.join(repr(n) for n in dict.fromkeys(names))}?" if names else ""
+
+
+def short(value: object) -> str:
+    """Returns a value as an error message shows it: in one line, cut where it is long or deep."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_line(text: str) -> str:
+    """Returns `text` fit for a line on a terminal: what damaged files and odd file names put into it is escaped."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)

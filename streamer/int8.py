@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 RANGES_KEY = f"{METADATA_PREFIX}int8_convolution_ranges"
 """Metadata: JSON of {convolution's output tensor: [least, greatest]}, what calibration saw before the activation."""
 
+_REMEDY = "get the file again, or quantise the model again"
 _ACTIVATIONS = {"LeakyRelu", "Relu"}
 _REARRANGEMENTS = {"Concat", "MaxPool", "Reshape", "Resize", "Slice", "Split", "Transpose"}
 _EVERY_INPUT_IS_DATA = {"Concat"}
@@ -45,7 +46,7 @@ def use_uint8(proto: ModelProto) -> None:
     q = round(x / scale) + zero point, so 128 on both sides of a pair cancels.
 
     Raises:
-        ModelError: an int8 activation goes into something other than DequantizeLinear.
+        ModelError: an int8 activation goes into something other than DequantizeLinear, or one without its own constant.
     """
     graph = proto.graph
     constants = {constant.name: constant for constant in graph.initializer}
@@ -64,6 +65,8 @@ def use_uint8(proto: ModelProto) -> None:
                 " as `python -m calibration quantize` writes them"
             )
         for pair in (node, *readers):
+            if len(pair.input) < 3:
+                raise ModelError(f"the INT8 model has no zero point behind {node.output[0]!r}; {_REMEDY}")
             pair.input[2] = _uint8_zero_point(graph, constants, pair.input[2])
     _forget_types(graph)
 
@@ -76,7 +79,8 @@ def quantize_convolution_outputs(proto: ModelProto) -> None:
     values that share one scale goes a pair of that scale, which is exact. A convolution without a range stays as it is.
 
     Raises:
-        ModelError: the ranges in the metadata are damaged.
+        ModelError: the ranges in the metadata are damaged, or a scale or into one without a
+            constant zero point.
     """
     graph = proto.graph
     ranges = _ranges(proto)
@@ -102,7 +106,7 @@ def quantize_convolution_outputs(proto: ModelProto) -> None:
         elif node.op_type == "Conv" and node.input[0] in scales and output in ranges and len(readers) == 1:
             after = users[readers[0].output[0]] if readers[0].op_type in _ACTIVATIONS else []
             if len(after) == 1 and after[0].op_type == "QuantizeLinear":
-                activation_scale = float(numpy_helper.to_array(constants[after[0].input[1]]))
+                activation_scale = _scalar(constants, after[0].input[1])
                 add_pair(output, *_add_range(graph, output, ranges[output], activation_scale, readers[0]))
         elif node.op_type in _REARRANGEMENTS and not any(reader.op_type == "QuantizeLinear" for reader in readers):
             data = list(node.input) if node.op_type in _EVERY_INPUT_IS_DATA else [node.input[0]]
@@ -128,8 +132,8 @@ def _uint8_zero_point(graph: GraphProto, constants: dict[str, TensorProto], name
     """Returns the name of the constant that is `name`'s int8 value plus 128 as uint8, adding it when new."""
     moved = f"{name}.uint8"
     if moved not in constants:
-        value = numpy_helper.to_array(constants[name])
-        constants[moved] = numpy_helper.from_array((value.astype(np.int16) + 128).astype(np.uint8), moved)
+        value = _constant(constants, name).astype(np.int16) + 128
+        constants[moved] = numpy_helper.from_array(value.astype(np.uint8), moved)
         graph.initializer.append(constants[moved])
     return moved
 
@@ -168,5 +172,18 @@ def _add_range(
 
 
 def _values(constants: dict[str, TensorProto], pair: tuple[str, str]) -> tuple[bytes, bytes]:
-    scale, zero = (numpy_helper.to_array(constants[name]).tobytes() for name in pair)
+    scale, zero = (_constant(constants, name).tobytes() for name in pair)
     return scale, zero
+
+
+def _constant(constants: dict[str, TensorProto], name: str) -> np.ndarray:
+    if name not in constants:
+        raise ModelError(f"the INT8 model has no constant {name!r}, where a scale or a zero point belongs; {_REMEDY}")
+    return numpy_helper.to_array(constants[name])
+
+
+def _scalar(constants: dict[str, TensorProto], name: str) -> float:
+    value = _constant(constants, name)
+    if value.size != 1:
+        raise ModelError(f"the INT8 model has {value.size} numbers in {name!r}, wanted one scale; {_REMEDY}")
+    return float(value.item())

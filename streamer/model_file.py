@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
 
-from streamer.errors import ModelError
+from streamer.errors import ConfigError, ModelError
 from streamer.int8 import is_quantized, quantize_convolution_outputs, use_uint8
+from streamer.model_shapes import dimensions, shapes_of
 from streamer.model_spec import ModelSpec
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, ValueInfoProto
+    from onnx import ModelProto
 
 FRAMES_INPUT = "frames"
 OUTPUT = "output"
@@ -110,6 +111,8 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
         raise ModelError(f"can't read the model {str(path)!r}: {error.strerror or error}") from error
     try:
         proto = onnx.load_model_from_string(data)
+        if any(constant.data_location == TensorProto.EXTERNAL for constant in proto.graph.initializer):
+            raise ModelError(f"{str(path)!r} keeps its weights in another file; make it one: onnx.save(onnx.load(...))")
         onnx.checker.check_model(proto)
     except (ValidationError, ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
         raise ModelError(f"{str(path)!r} is not a readable ONNX file: {_first_line(error)}") from error
@@ -124,7 +127,11 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
         except ModelError as error:
             raise ModelError(f"{str(path)!r}: {error}; a NanoDet from elsewhere needs --model-config") from error
     spec = _fit_input(proto, spec, path)
-    _fit_output(proto, spec, path)
+    try:
+        _check_constants(proto)
+        _fit_output(proto, spec)
+    except ModelError as error:
+        raise ModelError(f"{str(path)!r} {error}") from None
     return ModelFile(path, hashlib.sha256(data).hexdigest(), spec, proto)
 
 
@@ -132,58 +139,70 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _shape(value: ValueInfoProto) -> list[int]:
-    """Returns the dimensions, 0 for each that is symbolic or unknown."""
-    return [d.dim_value if d.HasField("dim_value") else 0 for d in value.type.tensor_type.shape.dim]
-
-
 def _fit_input(proto: ModelProto, spec: ModelSpec, path: Path) -> ModelSpec:
     """Checks the graph's input and returns `spec` with the input size that the graph really has."""
     constants = {constant.name for constant in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in constants]
-    shape = _shape(inputs[0]) if len(inputs) == 1 else []
+    shape = dimensions(inputs[0]) if len(inputs) == 1 else ()
     if len(shape) != 4 or shape[1] != 3 or inputs[0].type.tensor_type.elem_type != TensorProto.FLOAT:
-        found = ", ".join(f"{v.name} {_shape(v)}" for v in inputs) or "none"
+        found = ", ".join(f"{v.name} {list(dimensions(v))}" for v in inputs) or "none"
         raise ModelError(f"{str(path)!r} is not a NanoDet: wanted one float32 input (batch, 3, H, W), found {found}")
     height, width = shape[2:]
-    if height and width and (width, height) != spec.input_size_wh:
+    if not (height and width):
+        return spec
+    try:
         return spec.with_input_size((width, height))
-    return spec
+    except ConfigError as error:
+        raise ModelError(f"{str(path)!r} is not a NanoDet: {error}") from None
 
 
-def _fit_output(proto: ModelProto, spec: ModelSpec, path: Path) -> None:
-    """Makes the graph end in one output (batch, N, channels), scores after sigmoid; checks it against `spec`."""
+def _check_constants(proto: ModelProto) -> None:
+    """Makes sure that every constant is as large as it says.
+
+    Raises:
+        ModelError: if one isn't; the message goes behind the file's name.
+    """
+    for constant in proto.graph.initializer:
+        try:
+            numpy_helper.to_array(constant)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"is damaged at its constant {constant.name!r} ({_first_line(error)})") from error
+
+
+def _fit_output(proto: ModelProto, spec: ModelSpec) -> None:
+    """Makes the graph end in one output (batch, N, channels), scores after sigmoid; checks it against `spec`.
+
+    Raises:
+        ModelError: if it doesn't fit; the message goes behind the file's name.
+    """
     graph = proto.graph
     if len(graph.output) == 2 * len(spec.strides):
-        _join_outputs(proto, spec, path)
+        _join_outputs(proto, spec)
     if len(graph.output) != 1:
         names = ", ".join(value.name for value in graph.output)
         wanted = f"one output or {2 * len(spec.strides)}"
-        raise ModelError(f"{str(path)!r} is not a NanoDet: wanted {wanted} (two for each stride), found {names}")
-    try:
-        inferred = shape_inference.infer_shapes(proto, strict_mode=False).graph.output[0]
-    except Exception as error:
-        raise ModelError(f"{str(path)!r}: its shapes can't be worked out: {_first_line(error)}") from error
-    shape = _shape(inferred)
-    wanted_shape = [spec.num_points, spec.output_channels]
-    if len(shape) != 3 or any(got not in (0, want) for got, want in zip(shape[1:], wanted_shape, strict=True)):
+        raise ModelError(f"is not a NanoDet: wanted {wanted} (two for each stride), found {names}")
+    shape = shapes_of(proto, spec.input_size_wh).get(graph.output[0].name, ())
+    wanted_shape = (1, spec.num_points, spec.output_channels)
+    if len(shape) != 3 or any(got not in (0, want) for got, want in zip(shape, wanted_shape, strict=True)):
         raise ModelError(
-            f"{str(path)!r} does not fit its description: wanted an output (batch, {wanted_shape[0]} points, "
-            f"{wanted_shape[1]} channels) for {spec.num_classes} labels, reg_max {spec.reg_max} and input "
-            f"{spec.input_size_wh[0]}x{spec.input_size_wh[1]}, found {shape}"
+            f"does not fit its description: wanted an output (batch, {spec.num_points} points, {spec.output_channels} "
+            f"channels) for {spec.num_classes} labels, reg_max {spec.reg_max} and input {spec.input_size_wh[0]}x"
+            f"{spec.input_size_wh[1]}, found {list(shape)}"
         )
     if not _has_sigmoid(proto, graph.output[0].name):
         _add_sigmoid(proto, spec)
 
 
-def _join_outputs(proto: ModelProto, spec: ModelSpec, path: Path) -> None:
+def _join_outputs(proto: ModelProto, spec: ModelSpec) -> None:
     """Replaces (scores, distances) pairs by one output: points of all strides in order, scores then distances.
 
     An output may be (batch, points, channels) or (batch, channels, h, w); which pair belongs to which stride is told
     by its number of points.
     """
     graph = proto.graph
-    shapes = {value.name: _shape(value) for value in shape_inference.infer_shapes(proto).graph.output}
+    known = shapes_of(proto, spec.input_size_wh)
+    shapes = {value.name: known.get(value.name, ()) for value in graph.output}
     width, height = spec.input_size_wh
     bins = 4 * (spec.reg_max + 1)
     rows: list[str] = []
@@ -192,14 +211,14 @@ def _join_outputs(proto: ModelProto, spec: ModelSpec, path: Path) -> None:
         pair = []
         for channels in (spec.num_classes, bins):
             forms = {(across * down, channels): False, (channels, down, across): True}
-            match = [n for n, s in shapes.items() if tuple(s[1:]) in forms]
+            match = [n for n, s in shapes.items() if s[1:] in forms]
             if not match:
                 raise ModelError(
-                    f"{str(path)!r} does not fit its description: no output of {across * down} points and {channels} "
-                    f"channels for stride {stride}; it has {', '.join(f'{n} {s}' for n, s in shapes.items())}"
+                    f"does not fit its description: no output of {across * down} points and {channels} channels for "
+                    f"stride {stride}; it has {', '.join(f'{n} {list(s)}' for n, s in shapes.items())}"
                 )
             name = match[0]
-            planar = forms[tuple(shapes.pop(name)[1:])]
+            planar = forms[shapes.pop(name)[1:]]
             pair.append(_as_rows(proto, name, channels, planar))
         if not _has_sigmoid(proto, pair[0]):
             graph.node.append(helper.make_node("Sigmoid", [pair[0]], [f"{pair[0]}.sigmoid"]))

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from streamer.errors import ConfigError, ModelError, nearest
+from streamer.errors import ConfigError, ModelError, nearest, short
+from streamer.yaml_file import read_mapping
 
 METADATA_PREFIX = "nanodet."
 METADATA_VERSION = 1
@@ -25,7 +25,8 @@ _COCO_LABELS = Path(__file__).parent / "data" / "coco.txt"
 
 PositiveInt = Annotated[int, Field(gt=0)]
 EvenInt = Annotated[int, Field(gt=0, multiple_of=2)]
-Side = Annotated[int, Field(ge=32)]
+MIN_SIDE, MAX_SIDE = 32, 4096
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 Scale = Annotated[float, Field(gt=0)]
 
 
@@ -192,10 +193,11 @@ class ModelSpec(_Frozen):
         """Returns this model for another input (width, height); the network is fully convolutional.
 
         Raises:
-            ConfigError: a side is below 32 pixels.
+            ConfigError: a side is below `MIN_SIDE` or above `MAX_SIDE` pixels.
         """
-        if min(size_wh) < 32:
-            raise ConfigError(f"{self.name}: input size {size_wh[0]}x{size_wh[1]} is below 32x32")
+        if min(size_wh) < MIN_SIDE or max(size_wh) > MAX_SIDE:
+            limits = f"{MIN_SIDE} to {MAX_SIDE} pixels a side"
+            raise ConfigError(f"{self.name!r}: wanted an input of {limits}, got {size_wh[0]}x{size_wh[1]}")
         return self.model_copy(update={"input_size_wh": (int(size_wh[0]), int(size_wh[1]))})
 
     def to_metadata(self) -> dict[str, str]:
@@ -218,8 +220,8 @@ class ModelSpec(_Frozen):
             )
         if metadata[_VERSION_KEY] != json.dumps(METADATA_VERSION):
             raise ModelError(
-                f"the model's metadata has format version {metadata[_VERSION_KEY]}, this program reads"
-                f" {METADATA_VERSION}: export the model again, or use a matching release"
+                f"the model's metadata has format version {short(metadata[_VERSION_KEY])}, this program"
+                f" reads {METADATA_VERSION}: export the model again, or use a matching release"
             )
         values: dict[str, Any] = {}
         for field in cls.model_fields:
@@ -246,16 +248,7 @@ class ModelSpec(_Frozen):
             ConfigError: the file can't be read, or a key or value in it is wrong.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: can't read the model description: {_reason(error)}") from None
-        try:
-            content = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path}: a model description is a mapping of keys, got {type(content).__name__}")
+        content = read_mapping(path)
         if isinstance(content.get("labels"), str):
             content["labels"] = _read_labels(content["labels"], path)
         try:
@@ -326,12 +319,9 @@ def _read_labels(value: str, yaml_path: Path) -> list[str]:
     path = _COCO_LABELS if value == "coco" else yaml_path.parent / value
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{yaml_path}: labels: can't read {path}: {_reason(error)}") from None
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that can't be one
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(f"{yaml_path}: labels: can't read {str(path)!r}: {reason}") from None
 
 
 _MODELS_BY_PLACE: dict[str, type[BaseModel]] = {
@@ -358,11 +348,6 @@ def _in_one_line(error: ValidationError) -> str:
             problems.append(f"key {key!r} is missing")
         else:
             message = detail["msg"].removeprefix("Value error, ")
-            got = "" if detail["type"] == "value_error" else f", got {_short(detail['input'])}"
+            got = "" if detail["type"] == "value_error" else f", got {short(detail['input'])}"
             problems.append(f"{key}: {message}{got}" if key else message)
     return "; ".join(problems)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from streamer.decode import Decoder
+from streamer.decode import NOT_FINITE, Decoder
 from streamer.detections import Detections
 from streamer.engines.base import Engine
 from streamer.errors import EngineError, ModelError
@@ -54,7 +54,10 @@ def _find(model: ModelFile, output_of: Callable[[Frame], Output]) -> Detections:
 
     frame = Frame(np.asarray(cv2.imread(str(PICTURE)), np.uint8), "self-check", 0, 0.0, 0.0)
     letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
-    return Decoder(model.spec, _RECORDED_CONF)(output_of(frame), letterbox)
+    output = output_of(frame)
+    if not np.isfinite(output).all():
+        raise EngineError(f"the model {model.path.name!r} {NOT_FINITE}")
+    return Decoder(model.spec, _RECORDED_CONF)(output, letterbox)
 
 
 def record(model: ModelFile, engine: Engine) -> None:
@@ -72,11 +75,14 @@ def record(model: ModelFile, engine: Engine) -> None:
 
 
 def check(model: ModelFile, engine: Engine) -> None:
-    """Runs the packaged picture and compares with what the model file says; a file that says nothing passes.
+    """Runs the packaged picture and compares with what the model file says.
+
+    Of a file that says nothing only the form of its output is looked at.
 
     Raises:
-        EngineError: if the detections differ: this processor or runtime computes the model wrongly.
-        ModelError: if the metadata is damaged.
+        EngineError: if the detections differ, or the output isn't finite: the file is damaged, or this processor or
+            runtime computes it wrongly.
+        ModelError: if the metadata is damaged, or the output has another shape than described.
     """
     check_output(model, engine.name, lambda frame: _run(model, engine, frame))
 
@@ -85,18 +91,16 @@ def check_output(model: ModelFile, engine_name: str, output_of: Callable[[Frame]
     """Does what `check` does with whatever makes the network's raw output, (N, channels) float32, of a frame.
 
     Raises:
-        EngineError: if the detections differ: this processor or runtime computes the model wrongly.
-        ModelError: if the metadata is damaged.
+        EngineError, ModelError: as `check`.
     """
     text = next((entry.value for entry in model.proto.metadata_props if entry.key == KEY), None)
-    if text is None:
-        return
-    expected, found = _read(text), _find(model, output_of)
-    problem = difference(expected, found)
+    expected = None if text is None else _read(text)
+    found = _find(model, output_of)
+    problem = None if expected is None else difference(expected, found)
     if problem:
-        remedy = "use a float model (--model nanodet-g_416_float) or another --engine"
         raise EngineError(
-            f"{engine_name} computes {model.path.name} wrongly on this processor ({problem}): {remedy}; "
+            f"{engine_name} computes {model.path.name} wrongly ({problem}): where the file is whole, this processor is "
+            "at fault; get the file again, or use a float model (--model nanodet-g_416_float) or another --engine; "
             "--no-self-check runs it all the same"
         )
 

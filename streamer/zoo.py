@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamer.errors import ConfigError, ModelError, nearest
+from streamer.errors import ConfigError, ModelError, nearest, short
 from streamer.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class ZooModel:
         name: network and input size, such as ``nanodet-plus-m_416``.
         onnx_url: the official export, or None where upstream publishes none.
         checkpoint_url: the official checkpoint, for `python -m calibration export`.
-        sha256: of the file behind `onnx_url`, only where it was computed from that file.
+        sha256: of the packaged file, or of the one behind `onnx_url` where it was computed from that file.
     """
 
     name: str
@@ -49,8 +49,8 @@ def _plus(name: str) -> ZooModel:
 ZOO = {
     model.name: model
     for model in (
-        ZooModel("nanodet-g_416"),
-        ZooModel("nanodet-g_416_float"),
+        ZooModel("nanodet-g_416", sha256="c6bcb004a002ec01353dee29887a8429ff29620bf33390cfc1f3358a05dcc554"),
+        ZooModel("nanodet-g_416_float", sha256="f5ddc6820f5230b435a72d803dc36889850d6dd6b403d4704802552bd5b9750f"),
         _plus("nanodet-plus-m_320"),
         _plus("nanodet-plus-m_416"),
         _plus("nanodet-plus-m-1.5x_320"),
@@ -93,22 +93,38 @@ def resolve_model(model: str) -> tuple[Path, ModelSpec | None]:
 
     Raises:
         ConfigError: if there is neither such a file nor such a name.
-        ModelError: if it can't be downloaded; nothing is left behind then.
+        ModelError: if it can't be downloaded (nothing is left behind then), or the packaged file is damaged.
     """
     if model.endswith(".onnx") or os.sep in model:
         path = Path(model)
-        if not path.is_file():
+        try:
+            found = path.is_file()
+        except OSError as error:  # a name that is too long, for instance
+            raise ConfigError(f"the model file {short(model)} can't be read: {error.strerror}") from None
+        if not found:
             raise ConfigError(f"the model file {model!r} does not exist{_near_files(path)}")
         return path, None
     if model not in ZOO:
-        raise ConfigError(f"unknown model {model!r}{nearest(model, ZOO)} (see --list models, or give an .onnx file)")
+        raise ConfigError(
+            f"unknown model {short(model)}{nearest(model, ZOO)} (see --list models, or give an .onnx file)"
+        )
     entry = ZOO[model]
     packaged = _PACKAGED / f"{model}.onnx"
     if packaged.is_file():
+        _check_whole(packaged, entry)
         return packaged, None
     from streamer.model_spec import spec_for
 
     return _cached(entry), spec_for(model)
+
+
+def _check_whole(path: Path, model: ZooModel) -> None:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"can't read the packaged model {str(path)!r}: {error.strerror or error}") from error
+    if model.sha256 is not None and hashlib.sha256(content).hexdigest() != model.sha256:
+        raise ModelError(f"the packaged model {str(path)!r} is damaged or changed: install the package again")
 
 
 def _near_files(path: Path) -> str:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.config import StreamConfig, read_config
@@ -55,7 +57,15 @@ def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tup
         ("max_frames: 0", "max_frames"),
         ("duration: -1", "duration"),
         ("depth: 0", "depth"),
+        ("depth: 1000000000", "depth: input should be less than or equal to 256"),
+        ('report: "a\\0.json"', "report: no name can hold a zero byte"),
+        ('source: [a, "\\0"]', "source: no name can hold a zero byte"),
         ("source: []", "at least one source"),
+        ("source: {door: null}", "source: wanted a URI behind 'door'"),
+        (f"conf: {'x' * 5000}", r"got '[x.]{40,60}'$"),
+        ("source:", "source: wanted one value or a list, got None"),
+        ("output: null", 'output: a bare null is nothing in YAML: write "null" in quotes'),
+        ("output: [out.mp4, null]", "output: a bare null is nothing in YAML"),
         ("camera_size: big", "WIDTHxHEIGHT"),
         ("segment: 10x", "segment: wanted a length of time such as 90s, 10m or 24h, got '10x'"),
         ("segment: 0", "segment: .*greater than 0"),
@@ -67,6 +77,10 @@ def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tup
         ("source: {a: [1, 2]}\nclasses: 3.5", "classes"),
         ("- a\n- b", "keys and values"),
         ("a: [", "not a YAML file"),
+        ("a: !!bool x", "not a YAML file"),
+        ("a: !!timestamp x", "not a YAML file"),
+        ("[" * 5000, "nested too deep"),
+        ("1: b", "has the key 1, wanted a word"),
         ("a: !!python/object:os.system {}", "not a YAML file"),
     ],
 )
@@ -102,6 +116,13 @@ def test_binary_file(tmp_path: Path) -> None:
         read_config(path, {})
 
 
+def test_a_value_that_holds_itself_over_and_over_is_not_written_out(tmp_path: Path) -> None:
+    levels = "".join(f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9)}]\n" for level in range(1, 12))
+    with pytest.raises(ConfigError, match="conf: input should be a valid number") as caught:
+        read_config(written(tmp_path, f"l0: &l0 [x]\n{levels}conf: *l11\n"), {})
+    assert len(str(caught.value)) < 20_000  # 9 ** 11 values in full
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_a_config_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
@@ -110,6 +131,46 @@ def test_any_text_is_a_config_or_a_config_error(tmp_path_factory: pytest.TempPat
         read_config(path, {})
     except ConfigError as error:
         assert "\n" not in str(error)
+
+
+KEYS = [field.alias or name for name, field in StreamConfig.model_fields.items()]
+ANY_VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=12), ANY_VALUE, max_size=4))
+def test_any_values_are_a_config_or_a_config_error(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "values.yaml"
+    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8", errors="surrogatepass")
+    try:
+        config = read_config(path, {})
+    except ConfigError as error:
+        assert len(str(error).splitlines()) == 1 and str(error).isprintable()
+    else:
+        assert read_config(None, dict(zip(KEYS, dict(config).values(), strict=True))) == config
+
+
+YAML_WORDS = (
+    *("a", "source", "conf", "null", "0x_", "2020-99-99", ": ", "- ", "? ", ", ", "[", "]", "{", "}", "'", '"', "\\x"),
+    *("\n", "  ", "\t", "\u2028", "&a ", "*a", "<<: ", "!!bool ", "!!timestamp ", "|", ">", "#", "%", "---", "..."),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(YAML_WORDS), max_size=12).map("".join))
+def test_any_yaml_is_a_config_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "yaml.yaml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        read_config(path, {})
+    except ConfigError as error:
+        assert len(str(error).splitlines()) == 1
 
 
 @pytest.mark.parametrize("path", sorted((configs_dir() / "streams").glob("*.yaml")), ids=lambda path: path.stem)

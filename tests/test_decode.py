@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.decode import MAX_DETECTIONS, Decoder, nms
+from streamer.errors import EngineError, ModelError
 from streamer.letterbox import Letterbox
 from tests.tiny import LABELS, tiny_spec
 
@@ -85,8 +86,18 @@ def test_one_point_may_see_two_classes() -> None:
 
 
 def test_wrong_shape() -> None:
-    with pytest.raises(ValueError, match="network output"):
+    with pytest.raises(ModelError, match="wanted a network output"):
         Decoder(SPEC)(blank()[:-1], SQUARE)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_box_of_no_finite_numbers_is_an_error(value: float) -> None:
+    output = blank()
+    put(output, 0, 0, 0.5, (1, 1, 1, 1))
+    output[0, C] = value
+    with pytest.raises(EngineError, match="aren't finite"):
+        Decoder(SPEC)(output, SQUARE)
+    assert len(Decoder(SPEC, conf=0.6)(output, SQUARE)) == 0
 
 
 def test_suppressed_boxes_suppress_nothing() -> None:

@@ -123,6 +123,14 @@ def test_quantized_tensor_that_is_not_a_pair_is_refused() -> None:
         use_uint8(model)
 
 
+@pytest.mark.parametrize("inputs", [["images.q", "images.s"], ["images.q", "images.s", "images"]])
+def test_a_pair_without_its_zero_point_is_refused(inputs: list[str]) -> None:
+    model = int8_network()
+    model.graph.node[1].input[:] = inputs
+    with pytest.raises(ModelError, match="zero point.*quantise the model again"):
+        use_uint8(model)
+
+
 def with_ranges(model: onnx.ModelProto, text: str) -> onnx.ModelProto:
     model.metadata_props.add(key=RANGES_KEY, value=text)
     return model
@@ -169,6 +177,17 @@ def test_damaged_ranges(text: str) -> None:
     use_uint8(model)
     with pytest.raises(ModelError, match="metadata is damaged"):
         quantize_convolution_outputs(with_ranges(model, text))
+
+
+@pytest.mark.parametrize("scale", ["images.d", "first.ws"])
+def test_a_scale_that_is_no_single_constant_is_refused(scale: str) -> None:
+    model = int8_network()
+    use_uint8(model)
+    for node in model.graph.node:
+        if node.output[0] == "active.q":
+            node.input[1] = scale
+    with pytest.raises(ModelError, match="quantise the model again"):
+        quantize_convolution_outputs(with_ranges(model, json.dumps({"first": [-6.0, 6.0]})))
 
 
 def test_float_model_is_not_quantized() -> None:

@@ -84,6 +84,15 @@ def test_input_size_of_the_graph_wins(tmp_path: Path) -> None:
     assert load_model(path, tiny_spec()).spec.input_size_wh == (96, 64)
 
 
+@pytest.mark.parametrize("side", [8, 65_536])
+def test_an_input_of_no_usable_size_is_refused(tmp_path: Path, side: int) -> None:
+    model = tiny_model(tiny_spec())
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = side
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=f"m.onnx' is not a NanoDet: .*32 to 4096 pixels a side, got {side}x64"):
+        load_model(tmp_path / "m.onnx", tiny_spec())
+
+
 def test_labels_of_the_wrong_length(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.onnx", described=False)
     with pytest.raises(ModelError, match="for 2 labels"):
@@ -140,6 +149,70 @@ def test_truncated_and_flipped_files_end_in_an_error_or_a_model(tmp_path: Path) 
             refused += 1
             assert "\n" not in str(error)
     assert refused >= 20
+
+
+def with_constants(path: Path, values: dict[str, np.ndarray]) -> Path:
+    """A tiny model with other values for some of its constants."""
+    model = tiny_model(tiny_spec())
+    for constant in model.graph.initializer:
+        if constant.name in values:
+            constant.CopyFrom(onnx.numpy_helper.from_array(values[constant.name], constant.name))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 9, b"\0" * 40])
+def test_a_constant_of_another_size_than_it_says_is_refused(tmp_path: Path, content: bytes) -> None:
+    model = tiny_model(tiny_spec())
+    split = next(constant for constant in model.graph.initializer if constant.name == "split")
+    split.raw_data = content
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"m.onnx' is (damaged at its constant 'split'|not a readable ONNX file)"):
+        load_model(tmp_path / "m.onnx", tiny_spec())
+
+
+def test_weights_in_another_file_are_refused_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(tiny_spec())
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    for folder in (tmp_path, tmp_path.parent):  # whether or not the other file is found
+        monkeypatch.chdir(folder)
+        with pytest.raises(ModelError, match="keeps its weights in another file; make it one"):
+            load_model(tmp_path / "m.onnx", tiny_spec())
+
+
+def test_an_output_of_fewer_points_than_declared_is_refused(tmp_path: Path) -> None:
+    model = tiny_model(tiny_spec())
+    (strides,) = model.graph.node[0].attribute
+    strides.ints[:] = [16, 16]
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"'.*m.onnx' does not fit its description.*84 points.*found \[1, 36, 19\]"):
+        load_model(tmp_path / "m.onnx", tiny_spec())
+
+
+def test_a_reshape_that_makes_more_of_less_is_refused(tmp_path: Path) -> None:
+    # 64 and 16 points really. The sum is right, so that nothing else tells; OpenVINO reads beyond the first's end.
+    shapes = {"shape8": np.array([0, 19, 65], np.int64), "shape16": np.array([0, 19, 15], np.int64)}
+    path = with_constants(tmp_path / "m.onnx", shapes)
+    with pytest.raises(
+        ModelError, match=r"'.*m.onnx' contradicts itself \(Reshape makes \[1, 19, 65\] of \[1, 19, 8, 8"
+    ):
+        load_model(path, tiny_spec())
+
+
+def test_shapes_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    path = with_constants(tmp_path / "m.onnx", {"shape8": np.array([0, 5, -1], np.int64)})
+    with pytest.raises(ModelError, match="contradicts itself") as caught:
+        load_model(path, tiny_spec())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pads", [2**31, 2**62])
+def test_a_huge_tensor_is_refused(tmp_path: Path, pads: int) -> None:
+    model = tiny_model(tiny_spec())
+    model.graph.node[0].attribute.append(helper.make_attribute("pads", [pads, 0, 0, 0]))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="has a tensor 'conv8' of|contradicts itself"):
+        load_model(tmp_path / "m.onnx", tiny_spec())
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -76,7 +76,8 @@ def test_families_differ_in_what_halves_accuracy_when_mixed_up() -> None:
         ("nanodet-m_", "got ''"),
         ("nanodet-m_big", "320 or 416x320; got 'big'"),
         ("nanodet-m_0", "got '0'"),
-        ("nanodet-m_16", "below 32x32"),
+        ("nanodet-m_16", "wanted an input of 32 to 4096 pixels a side, got 16x16"),
+        ("nanodet-m_99999", "got 99999x99999"),
         ("../nanodet-m_320", "no model is named"),
     ],
 )
@@ -139,7 +140,8 @@ def test_configs_are_found_in_a_checkout_and_in_an_installed_package(
         ({"labels": ["car", " "]}, "label 1 is empty"),
         ({"labels": ["car", 3]}, "labels.1"),
         ({"labels": "imagenet"}, "'coco', a list of names, or the path of a .txt file; got 'imagenet'"),
-        ({"labels": "missing.txt"}, "missing.txt: No such file"),
+        ({"labels": "missing.txt"}, "missing.txt': No such file"),
+        ({"labels": "a\0b.txt"}, "labels: can't read"),
         ({"network": {"backbone": {"type": "vgg"}}}, "network.backbone"),
     ],
 )
@@ -172,11 +174,12 @@ def test_a_wrong_value_within_the_network_is_refused(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "mapping of keys, got NoneType"),
-        ("- a\n- b\n", "mapping of keys, got list"),
-        ("name: [", "not valid YAML"),
-        ("name: 2020-99-99\n", "not valid YAML"),
-        ("2020-01-01: x\n", "not a plain model description"),
+        ("", "key 'name' is missing"),
+        ("- a\n- b\n", "should hold keys and values, got a list"),
+        ("name: [", "is not a YAML file"),
+        ("name: 2020-99-99\n", "is not a YAML file"),
+        ("2020-01-01: x\n", "has the key datetime.date(2020, 1, 1), wanted a word"),
+        ("name: &a [*a]\n", "not a plain model description"),
         ("name: x\n", "key 'family' is missing"),
     ],
 )
@@ -190,8 +193,40 @@ def test_a_missing_file_and_a_binary_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         ModelSpec.from_yaml(tmp_path / "none.yaml")
     (tmp_path / "weights.yaml").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(ConfigError, match="not a text file in UTF-8"):
         ModelSpec.from_yaml(tmp_path / "weights.yaml")
+
+
+METADATA = spec_for("nanodet-m_320").to_metadata()
+ANY_VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(st.sampled_from(list(ModelSpec.model_fields)) | st.text(max_size=8), ANY_VALUE, max_size=3))
+def test_any_values_are_a_description_or_an_error_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]
+) -> None:
+    try:
+        spec = read(tmp_path_factory.getbasetemp(), described(**changes))
+    except ConfigError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert ModelSpec.from_metadata(spec.to_metadata()) == spec
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(st.sampled_from([*ModelSpec.model_fields, "format_version"]), st.text(max_size=12), min_size=1))
+def test_any_metadata_is_a_description_or_an_error_in_one_line(changes: dict[str, str]) -> None:
+    try:
+        spec = ModelSpec.from_metadata(METADATA | {f"nanodet.{key}": text for key, text in changes.items()})
+    except ModelError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert ModelSpec.from_metadata(spec.to_metadata()) == spec
 
 
 def test_labels_as_a_list_and_as_a_file_beside_the_yaml(tmp_path: Path) -> None:
@@ -246,7 +281,7 @@ def test_metadata_carries_the_network_and_lets_other_keys_be(network: str) -> No
     ("changes", "says"),
     [
         ({"nanodet.format_version": None}, "--model-config"),
-        ({"nanodet.format_version": "2"}, "format version 2, this program reads 1"),
+        ({"nanodet.format_version": "2"}, "format version '2', this program reads 1"),
         ({"nanodet.strides": None}, "lacks 'nanodet.strides'"),
         ({"nanodet.strides": "[8, 16"}, "damaged at 'nanodet.strides'"),
         ({"nanodet.strides": "[32, 16, 8]"}, "strides"),

@@ -14,7 +14,7 @@ from streamer.engines import open_engine
 from streamer.errors import EngineError, ModelError
 from streamer.model_file import load_model
 from streamer.zoo import ZOO, resolve_model, where
-from tests.tiny import write_tiny
+from tests.tiny import tiny_spec, write_tiny
 
 PACKAGED = [name for name, model in ZOO.items() if where(model) == "packaged"]
 
@@ -79,6 +79,31 @@ def test_wrong_results_are_refused_unless_told_otherwise(tmp_path: Path) -> None
 
 def test_a_file_that_says_nothing_passes(tmp_path: Path) -> None:
     open_detector(write_tiny(tmp_path / "tiny.onnx")).close()
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, engine: str) -> None:
+    path = tmp_path / "nan.onnx"
+    proto = onnx.load(write_tiny(path))
+    weight = proto.graph.initializer[0]
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full(weight.dims, np.nan, np.float32), weight.name))
+    onnx.save(proto, path)
+    with pytest.raises(EngineError, match="'nan.onnx' gives numbers that aren't finite"):
+        open_detector(path, engine=engine, device="cpu")
+
+
+def test_onnxruntime_says_nothing_of_its_own_when_it_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "gather.onnx"
+    proto = onnx.load(write_tiny(path))
+    graph = proto.graph
+    graph.node[-1].output[0] = "all"
+    beyond = np.full(tiny_spec().num_points, 10_000, np.int64)
+    graph.initializer.append(onnx.numpy_helper.from_array(beyond, "beyond"))
+    graph.node.append(onnx.helper.make_node("Gather", ["all", "beyond"], ["output"], axis=1))
+    onnx.save(proto, path)
+    with pytest.raises(EngineError, match="ONNX Runtime failed"):
+        open_detector(path, engine="onnxruntime", device="cpu")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("text", ["{", "[[1, 2]]", '"x"', "[[0, 2, 3, 4, 5, null]]"])

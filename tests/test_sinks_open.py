@@ -63,6 +63,19 @@ def test_what_no_output_is_says_what_is(uri: str, words: str, tmp_path: Path, mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("uri", ["9" * 300, f"{'x' * 300}.mp4", f"{'x' * 300}.jsonl", f"{'x' * 300}/"])
+def test_a_name_that_is_too_long_is_refused(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="can't be used: File name too long"):
+        open_sink(uri, CAMERA, labels=[])
+
+
+def test_a_home_that_is_not_there_is_a_missing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SinkError, match="there is no folder ~nobody-of-that-name"):
+        open_sink("~nobody-of-that-name/out.jsonl", CAMERA, labels=[])
+
+
 def test_the_source_is_named_in_the_file(tmp_path: Path) -> None:
     with open_sink(f"{tmp_path}/{{source}}-out.jsonl", CAMERA, labels=[]) as sink:
         assert sink.written == (tmp_path / "front_door_1-out.jsonl",)

@@ -14,7 +14,7 @@ from tests.recordings import ENDINGS, SIZE_WH, even, frames, info, read, write
 
 def audio(path: Path) -> list[tuple[float, bytes]]:
     """Returns time and content of each audio packet."""
-    with av.open(str(path)) as opened:
+    with av.open(str(path), metadata_errors="replace") as opened:
         return [(float(p.pts * p.time_base), bytes(p)) for p in opened.demux(audio=0) if p.pts is not None]
 
 
@@ -95,4 +95,26 @@ def test_a_source_without_sound_is_no_matter(tmp_path: Path, caplog: pytest.LogC
     write(tmp_path / "out.mp4", info(path=clip), frames(even(3)))
     with av.open(str(tmp_path / "out.mp4")) as opened:
         assert len(opened.streams) == 1
+    assert not caplog.records
+
+
+def test_sound_of_no_known_codec_is_left_out_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", frames=6, with_audio=True)
+    clip.write_bytes(clip.read_bytes().replace(b"mp4a", b"zzzz").replace(b"esds", b"zzzz"))
+    write(tmp_path / "out.mp4", info(path=clip), frames(even(6)))
+    assert any("no sound: the audio of" in message for message in caplog.messages)
+    assert read(tmp_path / "out.mp4")[0] == list(range(6))
+
+
+def test_sound_beside_metadata_that_is_no_text_is_copied(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", frames=6, with_audio=True)
+    clip.write_bytes(clip.read_bytes().replace(b"SoundHandler", b"\xff" * 12))
+    write(tmp_path / "out.mp4", info(path=clip), frames(even(6)))
+    assert [content for _, content in audio(tmp_path / "out.mp4")] == [content for _, content in audio(clip)]
+
+
+def test_a_folder_of_pictures_has_no_sound_and_nothing_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "out.mp4", info(path=tmp_path), frames(even(3)))
     assert not caplog.records

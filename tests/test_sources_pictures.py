@@ -10,9 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from streamer.errors import SourceError
 from streamer.sources import open_source
+from streamer.sources.diagnosis import why_unreadable
 from streamer.sources.uri import PICTURE_SUFFIXES
 from tests.media import SIZE_WH, number_of, picture, write_clip, write_image
 
@@ -75,9 +78,34 @@ def test_bad_pictures_are_passed_over_and_named(tmp_path: Path) -> None:
         assert source.skipped == (
             "2.jpg (0 bytes)",
             "3.jpg (damaged, or no picture)",
-            "4.png (damaged, or no picture)",
+            "4.png (cut off, or damaged at byte 33)",
         )
     assert [(frame.index, frame.name) for frame in frames] == [(0, "1.jpg"), (1, "5.bmp")]
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_a_png_is_refused_for_its_checksums_just_where_opencv_would(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = write_image(tmp_path_factory.getbasetemp() / "damage.png", 4)
+    content = bytearray(path.read_bytes())
+    assert why_unreadable(bytes(content)) is None
+    at = data.draw(st.integers(8, len(content) - 1))
+    content[at] ^= data.draw(st.integers(1, 255))
+    if data.draw(st.booleans()):
+        del content[at:]
+    if why_unreadable(bytes(content)) is not None:
+        assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) is None
+
+
+def test_a_damaged_remark_in_a_png_is_no_matter(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "1.png", 4)
+    content = path.read_bytes()
+    path.write_bytes(content[:33] + (3).to_bytes(4, "big") + b"tEXta\0b" + b"oops" + content[33:])
+    with open_source(str(path)) as source:
+        assert [number_of(frame.image) for frame in source] == [4]
+        assert source.skipped == ()
 
 
 def test_nothing_to_show(tmp_path: Path) -> None:
@@ -152,7 +180,11 @@ def test_opencv_says_nothing_of_bad_pictures(tmp_path: Path) -> None:
     (tmp_path / "2.bmp").write_bytes(b"BM123")
     (tmp_path / "3.tif").write_bytes(b"II*\0\xff\xff\0\0")
     (tmp_path / "4.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(50))
-    assert whole.is_file()
+    content = whole.read_bytes()
+    for step in range(20):  # libpng would say something of each
+        at = len(content) * (step + 1) // 21
+        (tmp_path / f"5.{step}.png").write_bytes(content[:at])
+        (tmp_path / f"6.{step}.png").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     code = "import sys; from streamer.sources import open_source; print(len(list(open_source(sys.argv[1]))))"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("1\n", "")

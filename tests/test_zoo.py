@@ -81,6 +81,18 @@ def test_official_model_is_downloaded_once(server: str, cache: Path, monkeypatch
     assert zoo.resolve_model(entry.name)[0] == path
 
 
+@pytest.mark.parametrize("name", [name for name, model in zoo.ZOO.items() if zoo.where(model) == "packaged"])
+def test_a_damaged_packaged_model_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, spec = zoo.resolve_model(name)
+    assert spec is None
+    content = bytearray(whole.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / whole.name).write_bytes(content)
+    monkeypatch.setattr(zoo, "_PACKAGED", tmp_path)
+    with pytest.raises(ModelError, match=f"{whole.name}' is damaged or changed: install the package again"):
+        zoo.resolve_model(name)
+
+
 def test_model_without_a_public_file_says_how_to_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(zoo.ZOO, "nanodet-m_320", zoo.ZooModel("nanodet-m_320"))
     with pytest.raises(ModelError, match="calibration export"):
@@ -97,6 +109,11 @@ def test_file_is_taken_as_it_is(tmp_path: Path) -> None:
     assert zoo.resolve_model(str(path)) == (path, None)
     with pytest.raises(ConfigError, match="did you mean 'mine.onnx'"):
         zoo.resolve_model(str(tmp_path / "mime.onnx"))
+    with pytest.raises(ConfigError, match="can't be read: File name too long"):
+        zoo.resolve_model(f"{'x' * 300}.onnx")
+    with pytest.raises(ConfigError, match="unknown model 'x{20}[x.]*'") as caught:
+        zoo.resolve_model("x" * 5000)
+    assert len(str(caught.value)) < 200
 
 
 def test_unwritable_cache(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

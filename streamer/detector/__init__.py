@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "nanodet-g_416"
+MAX_DEPTH = 256
 
 
 def open_detector(
@@ -43,7 +44,8 @@ def open_detector(
         conf: least score to keep, 0 to 1.
         iou: overlap above which the weaker of two boxes of one class is dropped, 0 to 1.
         classes: labels to keep; None keeps all.
-        depth: frames in flight; None takes one for each core, which is best for throughput; 1 is best for latency.
+        depth: frames in flight, at most `MAX_DEPTH`; None takes one for each core, which is best for throughput; 1 is
+            best for latency.
         threads: cores to use; None uses all this process may run on.
         self_check: run the model once on a packaged picture and refuse an engine that computes it wrongly.
 
@@ -66,8 +68,8 @@ def open_detector(
     for name, value in (("conf", conf), ("iou", iou)):
         if not 0 <= value <= 1:
             raise ConfigError(f"--{name} wants a number from 0 to 1, got {value:g}")
-    if depth is not None and depth < 1:
-        raise ConfigError(f"depth wants at least 1 frame in flight, got {depth}")
+    if depth is not None and not 1 <= depth <= MAX_DEPTH:
+        raise ConfigError(f"depth wants 1 to {MAX_DEPTH} frames in flight, got {depth}")
     known = ("auto", *ENGINE_NAMES, *GPU_ENGINES)
     if engine not in known:
         raise ConfigError(f"unknown engine {engine!r}{nearest(engine, known)} (known: {', '.join(known)})")

@@ -38,7 +38,7 @@ class OnnxRuntimeEngine(Engine):
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, cores // slots)
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it logs below, it raises too
         # Spinning threads would burn the cores that decoding and encoding need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from streamer.errors import ConfigError, nearest
+from streamer.errors import ConfigError, nearest, short
 from streamer.sinks.base import Sink as Sink
 from streamer.sinks.base import StopRequested as StopRequested
 from streamer.sinks.files import safe_name, same_file
@@ -123,7 +123,12 @@ def _open_segments(path: Path, source: SourceInfo, length_s: float, retain: Rete
 
 
 def _path(uri: str, source: SourceInfo) -> Path:
-    return Path(uri.replace("{source}", safe_name(source.name))).expanduser()
+    path = os.path.expanduser(uri.replace("{source}", safe_name(source.name)))  # noqa: PTH111 - raises for no such home
+    try:
+        Path(path).exists()
+    except OSError as error:
+        raise ConfigError(f"output {short(uri)} can't be used: {error.strerror}; choose another") from None
+    return Path(path)
 
 
 def _is_folder(uri: str, path: Path) -> bool:

@@ -128,15 +128,17 @@ class SoundCopy:
 
 def open_sound(path: Path | None) -> Sound | None:
     """Returns the sound of a file, or None where there is none or (a warning says why) it can't be read."""
-    if path is None:
+    if path is None or path.is_dir():  # of pictures
         return None
     try:
-        opened = av.open(str(path.absolute()))
+        opened = av.open(str(path.absolute()), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         log.warning("no sound: %s can't be opened a second time: %s", path, reason(error))
         return None
     if opened.streams.audio:
-        return Sound(opened)
+        if opened.streams.audio[0].codec_context is not None:
+            return Sound(opened)
+        log.warning("no sound: the audio of %s is damaged, or in a codec this build of PyAV doesn't know", path)
     opened.close()
     return None
 

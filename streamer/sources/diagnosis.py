@@ -1,4 +1,4 @@
-"""Why a video file can't be played, or stopped early, told from the file itself.
+"""Why a video can't be played or stopped early, or a picture can't be read, told from the file itself.
 
 FFmpeg says "Invalid data found when processing input" for most of these; the person needs to know which it is.
 """
@@ -6,11 +6,13 @@ FFmpeg says "Invalid data found when processing input" for most of these; the pe
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 _TEXT_BYTES = bytes(range(0x20, 0x7F)) + b"\t\n\r\f"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")
 
 
@@ -43,6 +45,28 @@ def bytes_missing(path: Path) -> int | None:
     with path.open("rb") as file:
         ends = [end for _, end in _boxes(file)]
         return max(0, ends[-1] - os.fstat(file.fileno()).st_size) if ends else None
+
+
+def why_unreadable(content: bytes) -> str | None:
+    """Returns what is wrong with a picture file, or None where nothing is known to be: only PNG files tell.
+
+    A PNG's chunks have a length and, those that a picture needs, a checksum that must fit (PNG specification, 5.3).
+    """
+    if not content:
+        return "0 bytes"
+    if not content.startswith(_PNG_SIGNATURE):
+        return None
+    start, kind = len(_PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        kind = content[start + 4 : start + 8]
+        if end > len(content):
+            return f"cut off, or damaged at byte {start}"
+        is_needed = kind[:1].isupper()
+        if is_needed and zlib.crc32(content[start + 4 : end - 4]) != int.from_bytes(content[end - 4 : end], "big"):
+            return f"damaged between bytes {start} and {end}"
+        start = end
+    return None
 
 
 def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:

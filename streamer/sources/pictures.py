@@ -15,6 +15,7 @@ import numpy.typing as npt
 from streamer.errors import SourceError
 from streamer.frame import Frame
 from streamer.sources.base import SourceInfo
+from streamer.sources.diagnosis import why_unreadable
 from streamer.sources.guarded import GuardedSource
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.quiet import quiet_opencv
@@ -82,18 +83,15 @@ class PicturesSource(GuardedSource):
 
     def _decode(self, path: Path) -> npt.NDArray[np.uint8] | None:
         try:
-            content = np.fromfile(path, np.uint8)  # not cv2.imread: it can't open every name, and it talks
-            if not content.size:
-                self._skipped.append(f"{path.name} (0 bytes)")
-                return None
-            image = cv2.imdecode(content, cv2.IMREAD_COLOR)
+            content = path.read_bytes()  # not cv2.imread: it can't open every name, and it talks
+            problem = why_unreadable(content)
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if problem is None else None
         except OSError as error:
-            self._skipped.append(f"{path.name} ({error.strerror})")
-            return None
+            image, problem = None, error.strerror
         except (cv2.error, MemoryError):
             image = None
         if image is None:
-            self._skipped.append(f"{path.name} (damaged, or no picture)")
+            self._skipped.append(f"{path.name} ({problem or 'damaged, or no picture'})")
             return None
         return np.asarray(image, np.uint8)
 
