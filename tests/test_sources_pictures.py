@@ -85,18 +85,17 @@ def test_bad_pictures_are_passed_over_and_named(tmp_path: Path) -> None:
 
 @settings(max_examples=100)
 @given(st.data())
-def test_a_png_is_refused_for_its_checksums_just_where_opencv_would(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_a_png_is_refused_for_its_checksums(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = write_image(tmp_path_factory.getbasetemp() / "damage.png", 4)
     content = bytearray(path.read_bytes())
     assert why_unreadable(bytes(content)) is None
-    at = data.draw(st.integers(8, len(content) - 1))
+    pixels = content.index(b"IDAT") + 4
+    length = int.from_bytes(content[pixels - 8 : pixels - 4], "big")
+    at = data.draw(st.integers(pixels, pixels + length - 1))
     content[at] ^= data.draw(st.integers(1, 255))
     if data.draw(st.booleans()):
         del content[at:]
-    if why_unreadable(bytes(content)) is not None:
-        assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) is None
+    assert why_unreadable(bytes(content)) is not None
 
 
 def test_a_damaged_remark_in_a_png_is_no_matter(tmp_path: Path) -> None:
