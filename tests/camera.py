@@ -41,7 +41,8 @@ class Code:
     """What a picture says of itself.
 
     Attributes:
-        number: counts the pictures that the server made since it was started, those nobody watched too.
+        number: counts the pictures that the server made since it was started, from 0; key frames are the multiples of
+            `key_interval`.
         sent_s: when it was given to the encoder, in seconds of `time.monotonic` (on Linux also `time.perf_counter`).
     """
 
@@ -87,6 +88,9 @@ def camera_missing() -> str | None:
 
 class Camera:
     """Serves from construction to `close`; a context manager. Its methods are for one thread at a time.
+
+    It films and encodes all the time, once for all its clients; who connects waits for the next key frame, as with
+    most cameras. A client that takes nothing for some seconds misses pictures, up to a key frame.
 
     Attributes:
         url: where to connect, through the wire; without credentials.
