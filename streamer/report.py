@@ -61,9 +61,11 @@ class RunReport:
     skipped: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the report's contract: engine, sources, fps, wall_s, stages_ms, latency_ms, errors."""
+        """Returns engine, sources, fps, wall_s, stages_ms, latency_ms, and errors where there were any."""
         content = asdict(self)
         del content["files"], content["skipped"]
+        if not self.errors:
+            del content["errors"]
         return content
 
     def write(self, path: Path) -> None:

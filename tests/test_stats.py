@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamer.detector.base import EngineInfo
 from streamer.errors import SinkError
-from streamer.report import RunReport, SourceReport
+from streamer.report import RunError, RunReport, SourceReport
 from streamer.stats import Rate, StageTimes, Window
 
 REPORT = RunReport(
@@ -79,6 +80,11 @@ def test_report_has_the_contracts_fields(tmp_path: Path) -> None:
         "fps_processed",
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_report_names_what_failed() -> None:
+    failed = replace(REPORT, errors=(RunError("out.mp4", "disk full"),))
+    assert failed.to_json()["errors"] == [{"where": "out.mp4", "what": "disk full"}]
 
 
 def test_report_that_cannot_be_written(tmp_path: Path) -> None:
