@@ -84,7 +84,7 @@ def test_report_has_the_contracts_fields(tmp_path: Path) -> None:
 
 def test_report_names_what_failed() -> None:
     failed = replace(REPORT, errors=(RunError("out.mp4", "disk full"),))
-    assert failed.to_json()["errors"] == [{"where": "out.mp4", "what": "disk full"}]
+    assert list(failed.to_json()["errors"]) == [{"where": "out.mp4", "what": "disk full"}]
 
 
 def test_report_that_cannot_be_written(tmp_path: Path) -> None:
