@@ -208,6 +208,21 @@ def test_a_source_that_answered_once_is_given_less_time_on_return() -> None:
     assert [options.open_timeout_s for options in server.options] == [10.0, 1.5, 1.5]
 
 
+def test_delays_grow_while_connections_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    delays_s: list[float] = []
+    monkeypatch.setattr("streamer.sources.live.random.uniform", lambda least, most: most)
+    server = Server(*[breaks_at(1)] * 5, well)
+    with live(server) as source:
+        wait = source._closed.wait
+        monkeypatch.setattr(source._closed, "wait", lambda delay_s: delays_s.append(delay_s) or wait(0.0))
+        list(islice(source, 6))
+        assert delays_s == [0.25, 0.5, 1.0, 1.0, 1.0]
+        monkeypatch.setattr("streamer.sources.live._STEADY_S", 0.0)
+        server.plans += [breaks_at(1), well]
+        source._reach_again(SourceError("cut"))
+        assert delays_s[-1] == 0.25
+
+
 def test_a_bug_is_no_outage() -> None:
     with live(Server(breaks_at(1, ZeroDivisionError("a bug")))) as source:
         frames = iter(source)

@@ -24,9 +24,11 @@ Connect = Callable[[SourceOptions], Source]
 # Between attempts, exponential with jitter. After a short outage pictures are to be back within 2 s, after a long one
 # within 10 s; neither leaves a server that has thousands of such clients without rest.
 _FIRST_DELAY_S = 0.25
+_MOST_DOUBLINGS = 16
 _LONG_OUTAGE_S = 60.0
 _MAX_DELAY_S, _MAX_DELAY_OF_LONG_OUTAGE_S = 1.0, 6.0
 _JITTER = 0.25
+_STEADY_S = 10.0  # a connection that lived shorter is no reason to begin the delays anew
 # An attempt may take a few times as long as the one that succeeded: a frozen server would hold it up for ever.
 _PATIENCE, _LEAST_PATIENCE_S = 3.0, 1.5
 _LET_GO_S = 0.5
@@ -64,6 +66,7 @@ class LiveSource(Source):
         self._began_s = time.perf_counter()
         self._last_seen_s = self._began_s
         self._is_lost = False
+        self._doublings = 0
         self._base_index, self._base_pts_s = 0, 0.0
         self._next_index, self._last_pts_s = 0, 0.0
         self._first_seen_s: float | None = None
@@ -169,6 +172,8 @@ class LiveSource(Source):
         """
         name, limit = self.info.name, self._options.reconnect
         was_seen = self._first_seen_s is not None
+        if time.perf_counter() - self._connection.began_s > _STEADY_S:
+            self._doublings = 0
         for attempt in itertools.count():
             if limit is not None and attempt >= limit:
                 tried = f" (tried again {limit} time{'s' * (limit > 1)})" if limit else ""
@@ -177,7 +182,7 @@ class LiveSource(Source):
                 log.log(logging.WARNING if was_seen else logging.INFO, "%s; connecting again", cause)
             self._is_lost = True
             self._retire()
-            if self._closed.wait(self._delay_s(attempt)):
+            if self._closed.wait(self._delay_s()):
                 return
             self._connection = _Connection(self._connect, self._hurried(), self.info.uri)
             if self._closed.is_set():  # `close` may not have seen this connection
@@ -203,10 +208,13 @@ class LiveSource(Source):
         # PyAV's objects refer to each other in circles: earlier connections' decoders would keep their pictures.
         gc.collect()
 
-    def _delay_s(self, attempt: int) -> float:
+    def _delay_s(self) -> float:
+        """Returns how long to wait before the next attempt, longer each time."""
         is_long = time.perf_counter() - self._last_seen_s > _LONG_OUTAGE_S
         longest_s = _MAX_DELAY_OF_LONG_OUTAGE_S if is_long else _MAX_DELAY_S
-        return min(longest_s, _FIRST_DELAY_S * 2.0 ** min(attempt, 16)) * random.uniform(1 - _JITTER, 1)
+        delay_s = min(longest_s, _FIRST_DELAY_S * 2.0**self._doublings)
+        self._doublings = min(self._doublings + 1, _MOST_DOUBLINGS)
+        return delay_s * random.uniform(1 - _JITTER, 1)
 
     def _hurried(self) -> SourceOptions:
         """Returns the options for an attempt to come back: less patient the faster the source once answered."""
