@@ -198,7 +198,7 @@ def report(rows: Sequence[Row], seconds: float, slow_seconds: float) -> str:
     return "\n\n".join(
         [
             f"RTSP over TCP on loopback, H.264 1280x720 at 30 a second, {seconds:g} s each in turn as fast as it goes, "
-            f"then {slow_seconds:g} s both at once with the slow detector. First s is the age of the first one; the "
+            f"then {slow_seconds:g} s both at once with the slow detector. First s: the first picture's age; the "
             f"first {_WARM_UP_S:g} s are left out of the rest. "
             f"Machine: {machine}.",
             markdown_table(head, cells),
