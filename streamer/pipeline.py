@@ -266,6 +266,7 @@ class Pipeline:
                 closing = True
                 for stream in self.streams:
                     stream.captured.close()
+                    stream.source.interrupt()
             for stream, outlet in list(waiting):
                 try:
                     delivery = outlet.inbox.get(timeout_s=_POLL_S / len(waiting))

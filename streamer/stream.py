@@ -210,6 +210,7 @@ class Stream:
             self._settle(delivery, reached=False)
         if all(other.error is not None for other in self.outlets):
             self.captured.close()
+            self.source.interrupt()
         else:
             log.warning("%s; the other outputs go on", error)
 
@@ -240,6 +241,7 @@ class Stream:
 
     def abort(self) -> None:
         """Ends all hand-overs at once; what is in them is thrown away."""
+        self.source.interrupt()
         self.captured.abort()
         self.detected.abort()
         for outlet in self.outlets:

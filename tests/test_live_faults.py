@@ -137,6 +137,20 @@ def test_a_camera_that_comes_back_with_another_size_and_codec_fills_the_same_fil
     assert length_s == pytest.approx(report.wall_s, abs=1.5)  # the outage takes its time in the recording too
 
 
+def test_a_run_is_stopped_at_once_while_its_camera_is_lost(camera: Camera, caplog: pytest.LogCaptureFixture) -> None:
+    source, sink = open_source(camera.url, options=WATCHFUL), CodeSink()
+    pipeline = Pipeline([StreamPlan(source, [("codes", sink)])], SlowDetector())
+    thread = run_in_background(pipeline)
+    wait_for(lambda: sink.shown)
+    camera.freeze()
+    wait_for(lambda: source.lost_s is not None)
+    pipeline.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert "left behind" not in caplog.text
+    assert pipeline.report().errors == ()
+
+
 def test_corrupt_packets_are_survived_and_counted(camera: Camera) -> None:
     sink, source = CodeSink(), open_source(camera.url, options=WATCHFUL)
     pipeline = Pipeline([StreamPlan(source, [("codes", sink)])], SlowDetector())

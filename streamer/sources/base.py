@@ -66,6 +66,9 @@ class Source(abc.ABC):
                 goes on trying.
         """
 
+    def interrupt(self) -> None:  # noqa: B027 - most sources give their next frame soon
+        """Has iteration end soon, also while it waits for a frame; from any thread, and without waiting itself."""
+
     @property
     def lost_s(self) -> float | None:
         """Seconds since the last frame of a live source that is being reached again, None while all is well."""

@@ -99,10 +99,14 @@ class LiveSource(Source):
                 return
             yield frame
 
-    def close(self) -> None:
-        """Ends iteration and lets the connection go, from any thread; a connection that hangs isn't waited for."""
+    def interrupt(self) -> None:
+        """Ends iteration and lets the connection go, from any thread."""
         self._closed.set()
         self._connection.let_go()
+
+    def close(self) -> None:
+        """Does what `interrupt` does, and waits a moment for the connection, which may hang."""
+        self.interrupt()
         self._connection.join(_LET_GO_S)
 
     @property
@@ -185,7 +189,7 @@ class LiveSource(Source):
             if self._closed.wait(self._delay_s()):
                 return
             self._connection = _Connection(self._connect, self._hurried(), self.info.uri)
-            if self._closed.is_set():  # `close` may not have seen this connection
+            if self._closed.is_set():  # `interrupt` may not have seen this connection
                 self._connection.let_go()
                 return
             try:
