@@ -1,0 +1,111 @@
+"""Frames of many streams to the batches of one detector: fresh, fair, and never waiting for anybody in particular."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from streamer.policy import Handover
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Lane(Generic[T]):
+    """One stream's way into batches.
+
+    Attributes:
+        inbox: where its items come from; it shares its condition with the batcher.
+        priority: a lane of higher priority goes first whenever not all can go.
+        turn: when it was last served, counted in items; the batcher's own.
+    """
+
+    inbox: Handover[T]
+    priority: int = 0
+    turn: int = 0
+
+
+class Batcher(Generic[T]):
+    """Forms batches of what several hand-overs offer. One thread takes; any may add and remove lanes meanwhile.
+
+    A batch begins with the first item there is and goes out when it is full, when every lane has given what it has and
+    none can give more, or when `timeout_s` has passed: a lane that is slow or dead is never waited for longer. Lanes of
+    higher priority go first; among equals, the one that was served longest ago, so that all of them get equal shares
+    while all offer items. Each lane's items keep their order.
+    """
+
+    def __init__(self, size: int, timeout_s: float, changed: threading.Condition) -> None:
+        """Has no lane yet.
+
+        Args:
+            size: most items in a batch.
+            timeout_s: longest wait for more once there is one.
+            changed: the condition that all lanes' hand-overs share.
+
+        Raises:
+            ValueError: if `size` is below one or `timeout_s` below zero.
+        """
+        if size < 1 or timeout_s < 0:
+            raise ValueError(f"wanted a size of at least 1 and a time-out of at least 0, got {size} and {timeout_s}")
+        self._size, self._timeout_s = size, timeout_s
+        self._changed = changed
+        self._lanes: list[Lane[T]] = []
+        self._turns = 0
+
+    def add(self, lane: Lane[T]) -> None:
+        """Takes items of one more lane from now on."""
+        with self._changed:
+            lane.turn = self._turns
+            self._lanes.append(lane)
+            self._changed.notify_all()
+
+    def remove(self, lane: Lane[T]) -> None:
+        """Takes no more items of a lane; a lane that has ended goes by itself."""
+        with self._changed:
+            if lane in self._lanes:
+                self._lanes.remove(lane)
+            self._changed.notify_all()
+
+    def take(self, *, wait: bool) -> list[tuple[Lane[T], T]] | None:
+        """Returns the next batch with each item's lane.
+
+        Args:
+            wait: whether to wait for a first item; without, the batch is empty where there is none now.
+
+        Returns:
+            The batch; None once all lanes have ended.
+        """
+        with self._changed:
+            while not (batch := self._round(self._size)):
+                if not self._lanes:
+                    return None
+                if not wait:
+                    return []
+                self._changed.wait()
+            deadline_s = time.monotonic() + self._timeout_s
+            while len(batch) < self._size:
+                left_s = deadline_s - time.monotonic()
+                if not (more := self._round(self._size - len(batch))):
+                    if left_s <= 0 or self._all_have_given(batch):
+                        break
+                    self._changed.wait(left_s)
+                batch += more
+            return batch
+
+    def _round(self, room: int) -> list[tuple[Lane[T], T]]:
+        """Takes one item each of as many lanes as there is room for, those whose turn it is; drops ended lanes."""
+        self._lanes = [lane for lane in self._lanes if not lane.inbox.ended]
+        offering = [lane for lane in self._lanes if len(lane.inbox)]
+        taken = []
+        for lane in sorted(offering, key=lambda lane: (-lane.priority, lane.turn))[:room]:
+            item = lane.inbox.get(timeout_s=0)
+            if item is not None:
+                self._turns += 1
+                lane.turn = self._turns
+                taken.append((lane, item))
+        return taken
+
+    def _all_have_given(self, batch: list[tuple[Lane[T], T]]) -> bool:
+        return {id(lane) for lane in self._lanes} <= {id(lane) for lane, _ in batch}
