@@ -286,10 +286,7 @@ class Pipeline:
                     stream.give_up(outlet, error)
             if not waiting:
                 _join_one(threads, _POLL_S)
-                capturing = [t for t in threads if t.is_alive()]
-                if all(t.name.startswith("capture ") for t in capturing) and all(
-                    s.captured.ended for s in self.streams
-                ):
+                if self._only_captures(threads):
                     return  # a source that says nothing would otherwise hold the run up
             if self._on_poll is not None:
                 self._on_poll(self)
