@@ -157,7 +157,6 @@ def _plans(
         )
     refuse_conflicts(outputs, [source.info for source in sources])
     options = SinkOptions(config.segment, config.retain)
-    policy = None if config.policy == "auto" else Policy(config.policy)
     tiled: TiledWindow | None = None
     if len(sources) > 1 and "window" in outputs and config.layout == "tiled":
         from streamer.sinks.tiled import TiledWindow
@@ -169,15 +168,23 @@ def _plans(
             return tiled.pane(source.info.name)
         return open_sink(output, source.info, labels=labels, options=options)
 
-    return [
-        StreamPlan(
+    def plan(source: Source) -> StreamPlan:
+        name = source.info.name
+        sinks = [
+            (output.replace("{source}", name), stack.enter_context(open_one(output, source))) for output in outputs
+        ]
+        wishes = config.wishes_of(name)
+        return StreamPlan(
             source,
-            [
-                (output.replace("{source}", source.info.name), stack.enter_context(open_one(output, source)))
-                for output in outputs
-            ],
-            policy,
+            sinks,
+            None if wishes.policy in (None, "auto") else Policy(wishes.policy),
             paced and not source.info.live,
+            wishes.priority,
+            wishes.max_fps,
+            wishes.detect_every or 1,
         )
-        for source in sources
-    ]
+
+    unknown = set(config.wishes) - {source.info.name for source in sources}
+    if unknown:
+        raise ConfigError(f"wishes for unknown sources: {', '.join(sorted(unknown))}")
+    return [plan(source) for source in sources]

@@ -87,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--classes", type=_comma_separated, metavar="A,B", help="show only these labels")
     add("--policy", choices=("auto", "every-frame", "freshest"), help="what happens when detection is slower")
     add("--pace", choices=("source", "max"), help="play files at their own speed, or as fast as it goes")
+    add("--max-fps", type=float, metavar="N", help="take at most N frames a second of each source")
+    add("--detect-every", type=int, metavar="N", help="detect in each Nth frame; the others get its boxes, as held")
     add("--max-frames", type=int, metavar="N", help="stop after N frames of each source")
     add("--duration", type=float, metavar="SECONDS", help="stop after this long")
     add("--camera-size", metavar="WxH", help="ask this size of a webcam")

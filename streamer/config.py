@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from typing_extensions import Self
 
 from streamer.detector import DEFAULT_MODEL, MAX_DEPTH
-from streamer.errors import ConfigError, nearest, short
+from streamer.errors import ConfigError, nearest, one_line, short
 from streamer.sinks.options import Retention
 from streamer.units import parse_seconds
 from streamer.yaml_file import read_mapping
@@ -18,11 +18,31 @@ from streamer.yaml_file import read_mapping
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
+class SourceWishes(BaseModel):
+    """What one source may have of the machine; None takes what the run says for all.
+
+    Attributes:
+        max_fps: frames to take in a second, by the source's own time.
+        detect_every: the detector sees each so-manieth frame; the others are given the last one's boxes.
+        priority: where not all can be served, sources of higher priority are served first.
+        policy: ``auto``, ``every-frame`` or ``freshest``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_fps: Annotated[float, Field(gt=0)] | None = None
+    detect_every: Annotated[int, Field(ge=1)] | None = None
+    priority: int = 0
+    policy: Literal["auto", "every-frame", "freshest"] | None = None
+
+
 class StreamConfig(BaseModel):
     """A run. Keys are the long options of the command line with ``_`` for ``-``.
 
     Attributes:
-        source: sources, each ``URI`` or ``name=URI``; a YAML mapping of names to URIs is taken too.
+        source: sources, each ``URI`` or ``name=URI``; a YAML mapping of names to URIs is taken too, and one of names to
+            mappings with a ``uri`` and the keys of `SourceWishes`.
+        wishes: what sources have of their own, by name.
         output: outputs; empty means a window where there is a display, else ``out.mp4``.
         model: a model's name or an ONNX file.
         model_config_file: (key ``model_config``) YAML description of a foreign ONNX file.
@@ -32,6 +52,7 @@ class StreamConfig(BaseModel):
         classes: labels to keep; None keeps all.
         policy: ``auto`` is every-frame for files and freshest for live sources.
         pace: ``source`` plays files at their own speed, ``max`` as fast as it goes; None is ``source`` for a window.
+        max_fps, detect_every: see `SourceWishes`; for sources without wishes of their own.
         max_frames: frames to process of each source, then stop.
         duration: seconds to run, then stop.
         report: JSON file to write at the end.
@@ -55,6 +76,7 @@ class StreamConfig(BaseModel):
     )
 
     source: tuple[str, ...] = ("sample",)
+    wishes: Mapping[str, SourceWishes] = Field(default_factory=dict)
     output: tuple[str, ...] = ()
     model: str = DEFAULT_MODEL
     model_config_file: Path | None = Field(default=None, alias="model_config")
@@ -67,6 +89,8 @@ class StreamConfig(BaseModel):
     classes: tuple[str, ...] | None = None
     policy: Literal["auto", "every-frame", "freshest"] = "auto"
     pace: Literal["source", "max"] | None = None
+    max_fps: Annotated[float, Field(gt=0)] | None = None
+    detect_every: Annotated[int, Field(ge=1)] = 1
     max_frames: Annotated[int, Field(ge=1)] | None = None
     duration: Annotated[float, Field(gt=0)] | None = None
     report: Path | None = None
@@ -83,6 +107,20 @@ class StreamConfig(BaseModel):
     segment: Annotated[float, Field(gt=0)] | None = None
     retain: Retention | None = None
     layout: Literal["tiled", "separate"] = "tiled"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wishes_of_sources(cls, values: object) -> object:
+        """Moves what stands beside a source's URI into `wishes`."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("source"), Mapping):
+            return values
+        sources, wishes = dict(values["source"]), dict(values.get("wishes") or {})
+        for name, entry in values["source"].items():
+            if isinstance(entry, Mapping):
+                rest = dict(entry)
+                sources[name] = rest.pop("uri", None)
+                wishes[name] = rest
+        return {**values, "source": sources, "wishes": wishes}
 
     @field_validator("source", mode="before")
     @classmethod
@@ -146,6 +184,16 @@ class StreamConfig(BaseModel):
             raise ValueError("wanted at least one source")
         return value
 
+    def wishes_of(self, name: str) -> SourceWishes:
+        """Returns what holds for the source of that name."""
+        own = self.wishes.get(name, SourceWishes())
+        return SourceWishes(
+            max_fps=own.max_fps or self.max_fps,
+            detect_every=own.detect_every or self.detect_every,
+            priority=own.priority,
+            policy=own.policy or self.policy,
+        )
+
 
 def _listed(value: object) -> object:
     """Lets a YAML file say one value where a list is meant, and a bare number for a camera."""
@@ -176,9 +224,10 @@ def read_config(path: Path | None, options: Mapping[str, Any]) -> StreamConfig:
 
 def _say(problem: dict[str, Any]) -> str:
     place = [str(part) for part in problem["loc"]]
-    key = ".".join(place)
+    key = one_line(".".join(place))
     if problem["type"] == "extra_forbidden":
-        known = [field.alias or name for name, field in StreamConfig.model_fields.items()]
+        fields = SourceWishes.model_fields if place[0] == "wishes" else StreamConfig.model_fields
+        known = [field.alias or name for name, field in fields.items()]
         return f"unknown key {key!r}{nearest(place[-1], known)} (known: {', '.join(known)})"
     message = "wanted one value or a list" if problem["type"] == "tuple_type" else problem["msg"]
     message = message.removeprefix("Value error, ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ class Detections:
         boxes_xyxy: (N, 4) float32, left, top, right, bottom in pixels of the source frame.
         scores: (N,) float32 in [0, 1].
         class_ids: (N,) int64, indices into the model's labels.
+        is_held: True where they were found in an earlier frame, and are shown on until the next detection.
 
     Raises:
         ValueError: if the three arrays differ in length, or a shape is wrong.
@@ -24,6 +25,7 @@ class Detections:
     boxes_xyxy: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     class_ids: npt.NDArray[np.int64]
+    is_held: bool = False
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes_xyxy, np.float32)
@@ -42,6 +44,10 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def held(self) -> Detections:
+        """Returns the same objects, as they are shown on a later frame."""
+        return replace(self, is_held=True)
 
     @classmethod
     def empty(cls) -> Detections:

@@ -89,7 +89,8 @@ class Annotator:
         """Returns a frame like `frame` with the detections and the overlay drawn on a copy of its pixels.
 
         Boxes are clipped to the picture, the best score lies on top, and a label that would leave the picture is
-        moved inside. With nothing to draw, `frame` itself is returned.
+        moved inside. Of boxes that are held from an earlier frame only the corners are drawn, and no score is given.
+        With nothing to draw, `frame` itself is returned.
 
         Args:
             frame: the picture; it isn't written to.
@@ -103,7 +104,8 @@ class Annotator:
         style = _Style.of(*frame.size_wh)
         shown = self._clipped(detections, frame.size_wh)
         for box_xyxy, class_id, _ in shown:
-            _outline(canvas, box_xyxy, style.line_px, class_colour(class_id))
+            colour = class_colour(class_id)
+            _outline(canvas, box_xyxy, style.line_px, colour, corners_only=detections.is_held)
         for box_xyxy, class_id, text in shown:
             self._paste_label(canvas, style, box_xyxy, class_id, text)
         if overlay_lines:
@@ -121,7 +123,8 @@ class Annotator:
         for (left, top, right, bottom), class_id, score in rows:
             if right > left and bottom > top:
                 box = (_even_down(left), _even_down(top), min(_even_up(right), width), min(_even_up(bottom), height))
-                shown.append((box, class_id, f"{self._labels[class_id]} {score:.2f}"))
+                label = self._labels[class_id]
+                shown.append((box, class_id, label if detections.is_held else f"{label} {score:.2f}"))
         return shown[::-1]
 
     def _paste_label(
@@ -264,14 +267,21 @@ def _yuv_of(colour_bgr: Colour, matrix: Matrix, full_range: bool) -> Colour:
     return y, u, v
 
 
-def _outline(canvas: _Canvas, box_xyxy: tuple[int, int, int, int], line_px: int, colour: Colour) -> None:
+def _outline(
+    canvas: _Canvas, box_xyxy: tuple[int, int, int, int], line_px: int, colour: Colour, *, corners_only: bool
+) -> None:
+    """Draws the four sides of a box, or of each side a quarter at both of its ends."""
     left, top, right, bottom = box_xyxy
     inner_left, inner_top = min(left + line_px, right), min(top + line_px, bottom)
     inner_right, inner_bottom = max(_even_down(right) - line_px, left), max(_even_down(bottom) - line_px, top)
-    canvas.fill(left, top, right, inner_top, colour)
-    canvas.fill(left, inner_bottom, right, bottom, colour)
-    canvas.fill(left, top, inner_left, bottom, colour)
-    canvas.fill(inner_right, top, right, bottom, colour)
+    across = _even_up((right - left) / 4) if corners_only else right - left
+    down = _even_up((bottom - top) / 4) if corners_only else bottom - top
+    for begin, end in {(left, min(left + across, right)), (max(_even_down(right - across), left), right)}:
+        canvas.fill(begin, top, end, inner_top, colour)
+        canvas.fill(begin, inner_bottom, end, bottom, colour)
+    for begin, end in {(top, min(top + down, bottom)), (max(_even_down(bottom - down), top), bottom)}:
+        canvas.fill(left, begin, inner_left, end, colour)
+        canvas.fill(inner_right, begin, right, end, colour)
 
 
 def _dim_and_write(area: _U8, mask: _U8) -> None:

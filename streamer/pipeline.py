@@ -7,9 +7,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from streamer.batcher import Batcher, Lane
 from streamer.detector.base import Detector, DetectTimes
 from streamer.draw import Annotator
 from streamer.errors import SinkError, SourceError
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.02
 _JOIN_S = 1.5
+_MOST_PENDING = 64
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,31 @@ class StreamPlan:
         policy: what happens to frames that detection has no time for; None is freshest for live sources (and paced
             ones), every-frame for the rest.
         paced: whether frames wait for their own time.
+        priority: where not all streams can be served, those of higher priority are served first.
+        max_fps: frames to take of the source in a second, by its own time; None takes all.
+        detect_every: the detector sees each so-manieth frame taken; the others are given the last one's boxes.
     """
 
     source: Source
     sinks: Sequence[tuple[str, Sink]]
     policy: Policy | None = None
     paced: bool = False
+    priority: int = 0
+    max_fps: float | None = None
+    detect_every: int = 1
 
     def chosen_policy(self) -> Policy:
         """Returns the policy in force."""
         live = self.source.info.live or self.paced
         return self.policy or (Policy.FRESHEST if live else Policy.EVERY_FRAME)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A frame on its way: with the detector, or `held`: it gets the boxes of the frame before it."""
+
+    stream: Stream
+    held: Frame | None = None
 
 
 class Pipeline:
@@ -77,7 +94,8 @@ class Pipeline:
         """
         self._detector = detector
         self._times = StageTimes()
-        self._captured_changed = threading.Condition()
+        captured_changed = threading.Condition()
+        self._batcher: Batcher[Frame] = Batcher(1, 0.0, captured_changed)
         self._stop = threading.Event()
         self._aborted = False
         self._began_s = time.perf_counter()
@@ -95,14 +113,21 @@ class Pipeline:
                 plan.chosen_policy(),
                 self._times,
                 annotator,
-                self._captured_changed,
+                captured_changed,
                 prepare=detector.prepare,
                 paced=plan.paced,
                 max_frames=max_frames,
                 overlay_head=head,
+                max_fps=plan.max_fps,
+                detect_every=plan.detect_every,
             )
             for plan in plans
         )
+        self._stream_of = {
+            Lane(stream.captured, plan.priority): stream for stream, plan in zip(self.streams, plans, strict=True)
+        }
+        for lane in self._stream_of:
+            self._batcher.add(lane)
 
     def stop(self) -> None:
         """Ends the run in good order, from any thread: frames already captured still reach the sinks."""
@@ -208,45 +233,32 @@ class Pipeline:
             stream.abort()
 
     def _run_detect(self) -> None:
-        """Keeps the detector busy with frames of all streams in turn, and hands on what it finds in order."""
+        """Keeps the detector busy with frames of all streams, and hands on what it finds, in each stream's order."""
         detector = self._detector
-        owners: list[Stream] = []
-        turns = self._captured_frames()
+        pending: deque[_Pending] = deque()
         while True:
-            if detector.in_flight < detector.depth:
-                taken = next(turns, None)
-                if taken is not None:
-                    stream, frame = taken
-                    detector.submit(frame)
-                    owners.append(stream)
-                    continue
-                if not detector.in_flight:
+            if detector.in_flight < detector.depth and len(pending) < _MOST_PENDING:
+                taken = self._batcher.take(wait=not pending)
+                for lane, frame in taken or ():
+                    stream = self._stream_of[lane]
+                    if stream.is_detected(frame):
+                        detector.submit(frame)
+                        pending.append(_Pending(stream))
+                    else:
+                        pending.append(_Pending(stream, frame))
+                if taken is None and not pending:
                     break
+                if taken and pending[0].held is None and detector.in_flight < detector.depth:
+                    continue
+            first = pending.popleft()
+            if first.held is not None:
+                first.stream.hold(first.held)
+                continue
             frame, detections, times = detector.collect()
             self._note(times)
-            owners.pop(0).detected.put((frame, detections))
+            first.stream.hand_on(frame, detections)
         for stream in self.streams:
             stream.detected.close()
-
-    def _captured_frames(self) -> Iterator[tuple[Stream, Frame] | None]:
-        """Yields captured frames, streams in turn; None where there is none now but the detector holds some."""
-        first = 0
-        while True:
-            with self._captured_changed:
-                for step in range(len(self.streams)):
-                    stream = self.streams[(first + step) % len(self.streams)]
-                    frame = None if stream.captured.ended else stream.captured.get(timeout_s=0)
-                    if frame is not None:
-                        first += step + 1
-                        break
-                else:
-                    frame = None
-                    if all(stream.captured.ended for stream in self.streams):
-                        return
-                    if not self._detector.in_flight:
-                        self._captured_changed.wait()
-                        continue
-            yield (stream, frame) if frame is not None else None
 
     def _note(self, times: DetectTimes) -> None:
         self._times.add("preprocess", times.preprocess_ms)

@@ -92,12 +92,14 @@ class StreamStats:
     Attributes:
         captured: frames that the source gave.
         processed: frames that reached every sink.
+        dropped_early: frames that were beyond the source's budget.
         dropped_late: frames that were detected, but that a sink had no time for.
     """
 
     def __init__(self) -> None:
         self.captured = 0
         self.processed = 0
+        self.dropped_early = 0
         self.dropped_late = 0
         self.first_captured_s: float | None = None
         self.last_captured_s: float | None = None

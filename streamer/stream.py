@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _OVERLAY_REFRESH_S = 0.25
+_SAME_TIME_S = 1e-6
 _RECORDER_ROOM = 8  # frames a live source's file may be behind by: encoders and disks have their moments
 _NO_PICTURE = np.full((720, 1280, 3), 32, np.uint8)
 
@@ -87,6 +88,8 @@ class Stream:
         paced: bool,
         max_frames: int | None,
         overlay_head: str | None,
+        max_fps: float | None = None,
+        detect_every: int = 1,
     ) -> None:
         """Lays the hand-overs.
 
@@ -101,6 +104,8 @@ class Stream:
             paced: whether frames wait for their own time.
             max_frames: frames to process, then stop.
             overlay_head: engine and precision for the overlay; None draws no overlay.
+            max_fps: frames to take in a second, by the source's own time; None takes all.
+            detect_every: the detector sees each so-manieth frame; the others are given the last one's boxes.
         """
         fresh = policy is Policy.FRESHEST
         room = 1 if fresh else 2
@@ -122,13 +127,18 @@ class Stream:
         self._paced = paced
         self._max_frames = max_frames
         self._overlay_head = overlay_head
+        self._budget = Budget(max_fps) if max_fps is not None else None
+        self._detect_every = detect_every
+        self._offered = 0
+        self._found = Detections.empty()
         self._overlay: tuple[str, ...] = ()
         self._overlay_made_s, self._overlay_is_lost = float("-inf"), False
 
     @property
     def dropped(self) -> int:
-        """Frames that didn't reach every sink: passed over by the source, not detected, or too late for a sink."""
-        return self.captured.dropped + self.stats.dropped_late + self.source.passed_over
+        """Frames that didn't reach every sink: passed over, beyond the budget, not detected, or too late for a sink."""
+        early = self.captured.dropped + self.stats.dropped_early
+        return early + self.stats.dropped_late + self.source.passed_over
 
     def run_capture(self, stop: threading.Event) -> None:
         """Reads the source to its end, or until it fails (see `error`), and hands frames to detection."""
@@ -143,10 +153,17 @@ class Stream:
                 self._times.add("capture", (time.perf_counter() - began) * 1e3)
                 if paced is not None:
                     frame = paced.wait(frame, stop)
+                if self._budget is not None and not self._budget.allows(frame.pts_s):
+                    self.stats.count_captured(frame.captured_at_s)
+                    self.stats.dropped_early += 1
+                    continue
                 self._prepare(frame)
                 self.captured.put(frame)
                 self.stats.count_captured(frame.captured_at_s)
-                if self._max_frames and self.stats.captured - self.captured.dropped >= self._max_frames:
+                if (
+                    self._max_frames
+                    and self.stats.captured - self.stats.dropped_early - self.captured.dropped >= self._max_frames
+                ):
                     break
         except Closed:
             pass
@@ -155,6 +172,28 @@ class Stream:
         finally:
             self.source.close()
             self.captured.close()
+
+    def is_detected(self, frame: Frame) -> bool:
+        """Whether the detector is to see the next frame in order, rather than have it `hold` the last boxes."""
+        self._offered += 1
+        return (self._offered - 1) % self._detect_every == 0
+
+    def hand_on(self, frame: Frame, detections: Detections) -> None:
+        """Hands a frame and what was found in it to the draw thread.
+
+        Raises:
+            Closed: if the run was aborted.
+        """
+        self._found = detections
+        self.detected.put((frame, detections))
+
+    def hold(self, frame: Frame) -> None:
+        """Hands on a frame that the detector hasn't seen, with the boxes of the last one that it has.
+
+        Raises:
+            Closed: if the run was aborted.
+        """
+        self.detected.put((frame, self._found.held()))
 
     def run_draw(self) -> None:
         """Draws what sinks want to see and hands each frame to every sink that works."""
@@ -274,6 +313,22 @@ def _taken(inbox: Handover[_T]) -> Iterator[_T]:
             return
         if item is not None:
             yield item
+
+
+class Budget:
+    """Lets so many frames a second through, by their own times."""
+
+    def __init__(self, max_fps: float) -> None:
+        self._period_s = 1.0 / max_fps
+        self._due_s = float("-inf")
+
+    def allows(self, pts_s: float) -> bool:
+        """Whether the frame at `pts_s` is within the budget; frames come in order of time."""
+        if pts_s < self._due_s - _SAME_TIME_S:
+            return False
+        is_late = pts_s - self._due_s > self._period_s  # after a pause, or it is the first
+        self._due_s = (pts_s if is_late else self._due_s) + self._period_s
+        return True
 
 
 class _Pacer:

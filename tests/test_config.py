@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.config import StreamConfig, read_config
+from streamer.config import SourceWishes, StreamConfig, read_config
 from streamer.errors import ConfigError
 from streamer.model_spec import configs_dir
 from streamer.sinks.options import Retention
@@ -176,3 +177,24 @@ def test_any_yaml_is_a_config_or_a_config_error(tmp_path_factory: pytest.TempPat
 @pytest.mark.parametrize("path", sorted((configs_dir() / "streams").glob("*.yaml")), ids=lambda path: path.stem)
 def test_packaged_stream_configs_are_valid(path: Path) -> None:
     assert read_config(path, {}).source
+
+
+def test_a_source_may_have_wishes_of_its_own(tmp_path: Path) -> None:
+    text = "source: {door: {uri: rtsp://a/1, max_fps: 5, priority: 2}, yard: 0}\nmax_fps: 10\ndetect_every: 3\n"
+    config = read_config(written(tmp_path, text), {})
+    assert config.source == ("door=rtsp://a/1", "yard=0")
+    assert config.wishes_of("door") == SourceWishes(max_fps=5, detect_every=3, priority=2, policy="auto")
+    assert config.wishes_of("yard") == SourceWishes(max_fps=10, detect_every=3, priority=0, policy="auto")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("source: {door: {max_fps: 5}}", "wanted a URI behind 'door'"),
+        ("source: {door: {uri: 0, max_fbs: 5}}", "unknown key 'wishes.door.max_fbs'; did you mean 'max_fps'"),
+        ("source: {door: {uri: 0, max_fps: 0}}", "wishes.door.max_fps: input should be greater than 0, got 0"),
+    ],
+)
+def test_wishes_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        read_config(written(tmp_path, text), {})

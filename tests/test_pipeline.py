@@ -12,6 +12,7 @@ from streamer.pipeline import Pipeline, StreamPlan
 from streamer.policy import Policy
 from streamer.report import RunError, RunReport
 from streamer.sinks.base import StopRequested
+from streamer.stream import Budget
 from tests.fakes import CountingSource, MemorySink, SlowDetector, no_fault, wait_for
 
 WAIT_S = 20
@@ -355,3 +356,59 @@ def test_paced_frames_are_captured_at_their_own_time() -> None:
     run_bounded(Pipeline([plan], SlowDetector()))
     times = np.array([frame.captured_at_s for frame in sink.frames])
     assert (times - times[0] >= np.arange(4) / 30 - 1e-3).all()
+
+
+def test_a_budget_thins_frames_by_their_own_time() -> None:
+    sink = MemorySink()
+    plan = StreamPlan(CountingSource(90), [("m", sink)], max_fps=10.0)  # 30 a second
+    report = run_bounded(Pipeline([plan], SlowDetector()))
+    assert sink.indices == list(range(0, 90, 3))
+    part = report.sources[0]
+    assert (part.frames_captured, part.frames_processed, part.frames_dropped) == (90, 30, 60)
+
+
+@pytest.mark.parametrize(("max_fps", "kept"), [(20.0, 60), (29.0, 87), (30.0, 90), (100.0, 90), (0.5, 2)])
+def test_a_budget_is_kept_on_average(max_fps: float, kept: int) -> None:
+    budget = Budget(max_fps)
+    assert sum(budget.allows(number / 30) for number in range(90)) == pytest.approx(kept, abs=1)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_detecting_every_nth_frame_holds_the_boxes_between(depth: int) -> None:
+    seen: list[int] = []
+    sink = MemorySink()
+    plan = StreamPlan(CountingSource(20), [("m", sink)], detect_every=4)
+    report = run_bounded(Pipeline([plan], SlowDetector(depth=depth, during=seen.append)))
+    assert seen == list(range(0, 20, 4))
+    assert sink.indices == list(range(20))
+    assert [found.is_held for found in sink.detections] == [index % 4 != 0 for index in range(20)]
+    assert all(len(found) == 1 for found in sink.detections)
+    assert report.sources[0].frames_processed == 20
+
+
+def test_streams_with_and_without_held_boxes_keep_their_order() -> None:
+    sinks = [MemorySink() for _ in range(3)]
+    plans = [
+        StreamPlan(CountingSource(50, name=f"s{every}"), [("m", sink)], detect_every=every)
+        for every, sink in zip((1, 2, 7), sinks, strict=True)
+    ]
+    run_bounded(Pipeline(plans, SlowDetector(depth=2)))
+    for every, sink in zip((1, 2, 7), sinks, strict=True):
+        assert sink.indices == list(range(50))
+        assert [found.is_held for found in sink.detections] == [index % every != 0 for index in range(50)]
+
+
+def test_higher_priority_is_served_first() -> None:
+    pipeline: Pipeline
+    plans = [
+        StreamPlan(CountingSource(20, name=name), [("m", MemorySink())], priority=priority)
+        for name, priority in (("low", 0), ("high", 1))
+    ]
+    pipeline = Pipeline(plans, SlowDetector(during=lambda _: until_frames_wait(pipeline, 1)))
+    submitted: list[str] = []
+    detector = pipeline._detector
+    submit = detector.submit
+    detector.submit = lambda frame: (submitted.append(frame.source), submit(frame))[1]  # type: ignore[method-assign]
+    run_bounded(pipeline)
+    assert submitted[1:20].count("high") >= 18  # the first may come from whoever is up first
+    assert submitted.count("low") == submitted.count("high") == 20

@@ -21,6 +21,7 @@ class JsonlSink(Sink):
 
     A line is ``{"source", "index", "pts_s", "width", "height", "name", "detections"}``; a detection is
     ``{"label", "class_id", "score", "box_xyxy"}`` with the box in pixels of the frame, clipped to it, not rounded.
+    A line with ``"held": true`` repeats the detections of an earlier frame, since the detector hasn't seen this one.
     Lines of live sources also have ``captured_at``: when the frame was captured, ``2026-11-23T12:33:05.123Z`` (UTC).
     """
 
@@ -63,6 +64,7 @@ class JsonlSink(Sink):
             "width": width,
             "height": height,
             "name": frame.name,
+            **({"held": True} if detections.is_held else {}),
             "detections": [
                 {"label": self._labels[class_id], "class_id": class_id, "score": score, "box_xyxy": box}
                 for class_id, score, box in rows
