@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from streamer.config import StreamConfig
@@ -87,12 +88,12 @@ def _open_sources(config: StreamConfig, stack: ExitStack) -> list[Source]:
         rtsp_transport=config.rtsp_transport,
         stall_timeout_s=config.stall_timeout,
         reconnect=None if config.reconnect == "forever" else config.reconnect,
-        freshest=config.policy != "every-frame",
     )
     sources: list[Source] = []
     for argument in config.source:
         name, uri = split_name(argument)
-        source = stack.enter_context(open_source(uri, name=name, options=options, wait=False))
+        wanted = replace(options, freshest=config.wishes_of(name or "").policy != "every-frame")
+        source = stack.enter_context(open_source(uri, name=name, options=wanted, wait=False))
         if any(source.info.name == other.info.name for other in sources):
             raise ConfigError(f"two sources are named {source.info.name!r}: name them, as in door={argument}")
         sources.append(source)

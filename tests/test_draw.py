@@ -167,6 +167,17 @@ def test_text_outside_ascii_is_drawn_as_letters() -> None:
             assert (one != other).any()
 
 
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+def test_of_a_held_box_only_the_corners_are_drawn(kind: str) -> None:
+    frame, box = frame_of((320, 240), kind), found(((40, 60, 200, 180), 0))
+    whole, held = (changed(frame, Annotator(LABELS).annotate(frame, seen)) for seen in (box, box.held()))
+    for row, column in ((61, 199), (179, 41), (179, 199)):  # the label lies on the other
+        assert whole[row, column] and held[row, column]
+    for row, column in ((179, 120), (120, 41), (120, 199)):
+        assert whole[row, column] and not held[row, column]
+    assert held.sum() < whole.sum()
+
+
 def test_the_best_score_lies_on_top() -> None:
     box = (100.0, 200.0, 300.0, 400.0)
     both = found((box, 0), (box, 1))

@@ -55,6 +55,16 @@ def test_a_line_a_frame_with_exactly_the_promised_keys(tmp_path: Path) -> None:
     ]
 
 
+def test_lines_say_when_detections_are_held(tmp_path: Path) -> None:
+    with JsonlSink(tmp_path / "out.jsonl", LABELS) as sink:
+        sink.write(frame(0), found((1, 2, 3, 4)))
+        sink.write(frame(1), found((1, 2, 3, 4)).held())
+    seen, held = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert "held" not in seen
+    assert held["held"] is True
+    assert held["detections"] == seen["detections"]
+
+
 def test_lines_of_live_sources_say_when_the_frame_was_captured(tmp_path: Path) -> None:
     captured = Frame(picture(3), "door", 3, 0.1, time.perf_counter() - 3600)
     with open_sink(f"{tmp_path}/out.jsonl", SourceInfo("door", "rtsp://x", live=True), labels=LABELS) as sink:
