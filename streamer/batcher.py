@@ -75,13 +75,17 @@ class Batcher(Generic[T]):
             wait: whether to wait for a first item; without, the batch is empty where there is none now.
 
         Returns:
-            The batch; None once all lanes have ended.
+            The batch, also empty when a lane has ended while there is nothing to take; None once all have.
         """
         with self._changed:
-            while not (batch := self._round(self._size)):
+            while True:
+                known = len(self._lanes)
+                batch = self._round(self._size)
+                if batch:
+                    break
                 if not self._lanes:
                     return None
-                if not wait:
+                if not wait or len(self._lanes) < known:
                     return []
                 self._changed.wait()
             deadline_s = time.monotonic() + self._timeout_s

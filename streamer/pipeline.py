@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from streamer.batcher import Batcher, Lane
@@ -248,17 +248,27 @@ class Pipeline:
                         pending.append(_Pending(stream, frame))
                 if taken is None and not pending:
                     break
+                if not pending:
+                    self._close_ended(())
+                    continue
                 if taken and pending[0].held is None and detector.in_flight < detector.depth:
                     continue
             first = pending.popleft()
             if first.held is not None:
                 first.stream.hold(first.held)
-                continue
-            frame, detections, times = detector.collect()
-            self._note(times)
-            first.stream.hand_on(frame, detections)
+            else:
+                frame, detections, times = detector.collect()
+                self._note(times)
+                first.stream.hand_on(frame, detections)
+            self._close_ended(pending)
+        self._close_ended(())
+
+    def _close_ended(self, pending: Collection[_Pending]) -> None:
+        """Lets the outputs of streams that have ended be finished, while others go on."""
+        busy = {each.stream for each in pending}
         for stream in self.streams:
-            stream.detected.close()
+            if stream.captured.ended and stream not in busy:
+                stream.detected.close()
 
     def _note(self, times: DetectTimes) -> None:
         self._times.add("preprocess", times.preprocess_ms)

@@ -93,6 +93,13 @@ def test_it_waits_for_more_only_until_the_timeout() -> None:
     assert batcher.take(wait=True) is None
 
 
+def test_a_lane_that_ends_is_told_of() -> None:
+    batcher, lanes = batcher_of(1, 0, size=1, end=False)
+    assert [item for _, item in batcher.take(wait=True) or []] == [(0, 0)]
+    lanes[0].inbox.close()
+    assert batcher.take(wait=True) == []
+
+
 def test_it_does_not_wait_when_every_lane_has_given() -> None:
     batcher, _ = batcher_of(1, 1, size=8, timeout_s=FOREVER_S, end=False)
     assert len(batcher.take(wait=True) or []) == 2

@@ -327,6 +327,15 @@ def test_streams_share_the_detector_and_keep_apart() -> None:
     assert [part.frames_processed for part in report.sources] == [5, 30, 60]
 
 
+def test_outputs_of_a_stream_that_ends_are_finished_while_others_go_on() -> None:
+    short, long = MemorySink(), MemorySink()
+    going_on = CountingSource(50, name="long", before=lambda i: wait_for(lambda: short.closed) if i == 40 else None)
+    plans = [StreamPlan(CountingSource(5, name="short"), [("m", short)]), StreamPlan(going_on, [("m", long)])]
+    run_bounded(Pipeline(plans, SlowDetector(depth=2)))
+    assert (short.indices, short.closed) == (list(range(5)), 1)
+    assert long.indices == list(range(50))
+
+
 def test_streams_take_turns() -> None:
     order: list[str] = []
     pipeline: Pipeline
