@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -19,6 +20,7 @@ from streamer.frame import Frame
 from streamer.pipeline import Pipeline, StreamPlan
 from streamer.sinks.video import VideoSink
 from streamer.sources import Source, SourceOptions, open_source
+from streamer.sources.pixels import pixels_of
 from tests.camera import Camera
 from tests.camera_sink import CodeSink, code_of
 from tests.fakes import SlowDetector, wait_for
@@ -196,6 +198,22 @@ def test_what_is_shown_stays_fresh_however_slow_the_detector(camera: Camera) -> 
     late, early = sink.ages_s[-10:], sink.ages_s[:10]
     assert sum(late) / 10 < sum(early) / 10 + 0.2
     assert report.sources[0].frames_dropped > 300
+
+
+@pytest.mark.slow
+def test_decoding_too_slowly_passes_pictures_over_rather_than_fall_behind(
+    camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_pixels_of(*picture: Any) -> Any:
+        time.sleep(0.1)  # ten a second, of thirty
+        return pixels_of(*picture)
+
+    monkeypatch.setattr("streamer.sources.video.pixels_of", slow_pixels_of)
+    sink, source = CodeSink(), open_source(camera.url)
+    Pipeline([StreamPlan(source, [("codes", sink)])], SlowDetector()).run(8.0)
+    assert source.passed_over > 60
+    assert len(sink.shown) > 30
+    assert max(sink.ages_s[-20:]) < 2.5  # a key frame interval of 1/3 s and 0.5 s, not half of eight seconds
 
 
 def test_one_dead_camera_leaves_the_others_alone(camera: Camera) -> None:
