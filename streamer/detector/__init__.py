@@ -44,7 +44,8 @@ def open_detector(
         conf: least score to keep, 0 to 1.
         iou: overlap above which the weaker of two boxes of one class is dropped, 0 to 1.
         classes: labels to keep; None keeps all.
-        depth: frames in flight, at most `MAX_DEPTH`; None takes one for each core, which is best for throughput; 1 is best for latency.
+        depth: frames in flight, at most `MAX_DEPTH`; None takes one for each core, which is best for throughput; 1 is
+            best for latency.
         threads: cores to use; None uses all this process may run on.
         self_check: run the model once on a packaged picture and refuse an engine that computes it wrongly.
 
