@@ -33,18 +33,19 @@ _GRAPH_TOO = (damage, damage_graph)
 _VALUES_TOO = (damage, damage_values)
 _FEW_FRAMES = ("--max-frames", "2")
 
+_X264 = {"preset": "veryfast", "g": "10", "qp": "28"}
 # name: file, codec, pixel format, encoder's options, muxer's options
 _CLIPS: dict[str, tuple[str, str, str, dict[str, str], dict[str, str]]] = {
-    "H.264 mp4": ("h264.mp4", "libx264", "yuv420p", {"preset": "veryfast", "g": "10"}, {}),
-    "H.264 mp4, index first": ("first.mp4", "libx264", "yuv420p", {"g": "10"}, {"movflags": "faststart"}),
+    "H.264 mp4": ("h264.mp4", "libx264", "yuv420p", _X264, {}),
+    "H.264 mp4, index first": ("first.mp4", "libx264", "yuv420p", _X264, {"movflags": "faststart"}),
     "H.264 fragmented mp4": (
         "fragmented.mp4",
         "libx264",
         "yuv420p",
-        {"preset": "veryfast", "g": "10"},
+        _X264,
         {"movflags": "frag_keyframe+empty_moov+default_base_moof"},
     ),
-    "H.264 mkv": ("h264.mkv", "libx264", "yuv420p", {"preset": "veryfast", "g": "10"}, {}),
+    "H.264 mkv": ("h264.mkv", "libx264", "yuv420p", _X264, {}),
     "HEVC mp4": ("hevc.mp4", "libx265", "yuv420p", {"preset": "ultrafast", "x265-params": "log-level=none"}, {}),
     "MPEG-4 avi": ("mpeg4.avi", "mpeg4", "yuv420p", {"g": "10"}, {}),
     "MJPEG mov": ("mjpeg.mov", "mjpeg", "yuvj420p", {}, {}),
@@ -167,7 +168,7 @@ def make_originals(folder: Path) -> None:
         frames = [f for at, f in enumerate(islice(sample.decode(video=0), _FRAMES * _EVERY)) if not at % _EVERY]
     for name, codec, pix_fmt, options, container_options in _CLIPS.values():
         _write_clip(folder / name, frames, codec, pix_fmt, options, container_options)
-    _write_clip(folder / "sound.mp4", frames, "libx264", "yuv420p", {"g": "10"}, {}, with_sound=True)
+    _write_clip(folder / "sound.mp4", frames, "libx264", "yuv420p", _X264, {}, with_sound=True)
     pictures = folder / "pictures"
     pictures.mkdir()
     for ending in _PICTURE_ENDINGS:
@@ -282,12 +283,15 @@ def _write_clip(
     *,
     with_sound: bool = False,
 ) -> None:
-    with av.open(str(path), "w", container_options=container_options) as output:
+    # One thread and bit-exact, so that a case is the same on the next run.
+    with av.open(str(path), "w", container_options={"fflags": "bitexact", **container_options}) as output:
         stream = output.add_stream(codec, rate=_FPS, options={"threads": "1", **options})
         stream.width, stream.height = _SIZE_WH
         stream.pix_fmt = pix_fmt
         stream.bit_rate = 400_000
-        sound = output.add_stream("aac", rate=48_000, layout="stereo") if with_sound else None
+        sound = None
+        if with_sound:
+            sound = output.add_stream("aac", rate=48_000, layout="stereo", options={"flags": "+bitexact"})
         for index, frame in enumerate(frames):
             scaled = frame.reformat(*_SIZE_WH, format=pix_fmt)
             scaled.pts, scaled.time_base = index, Fraction(1, _FPS)

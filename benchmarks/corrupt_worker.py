@@ -30,7 +30,8 @@ _END = re.compile(r"(\d+) frames in [\d.]+ s, .*")
 _SKIPPED = "WARNING: skipped "
 # libjpeg's, which can't be silenced, of a picture that it shows nevertheless
 _REMARK = re.compile(
-    r"(Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS parameters|Unsupported marker).*"
+    r"(Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS parameters|Unsupported marker"
+    r"|Warning: unknown JFIF revision).*"
 )
 _LEFT_BEHIND = "left behind, as it doesn't answer"
 _CATCH_ALL = "(--log-level debug shows where)"

@@ -56,10 +56,20 @@ def shapes_of(proto: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
     try:
         graph = shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
     except Exception as error:  # of no base but Exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise ModelError(f"contradicts itself ({reason}); get the file again") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition("Inference error(s): ")
+        width, height = size_wh
+        raise ModelError(
+            f"contradicts itself for an input of {width}x{height} ({reason[2] or reason[0]}); get the file again, or "
+            "describe its input as it is"
+        ) from error
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = constants | {v.name: dimensions(v) for v in values if v.type.tensor_type.HasField("shape")}
+    for value in proto.graph.output:  # what the file says of them counts where inference can't tell
+        said, found = dimensions(value), shapes.get(value.name, ())
+        if len(found) == len(said):
+            shapes[value.name] = tuple(one or other for one, other in zip(found, said, strict=True))
+        elif not found:
+            shapes[value.name] = said
     for name, shape in shapes.items():
         if min(shape, default=0) < 0 or prod(shape) > _MOST_VALUES:
             raise ModelError(f"has a tensor {name!r} of {list(shape)}; get the file again")

@@ -180,6 +180,24 @@ def test_weights_in_another_file_are_refused_with_the_fix(tmp_path: Path, monkey
             load_model(tmp_path / "m.onnx", tiny_spec())
 
 
+def test_a_shape_that_only_computing_tells_is_taken_as_declared(tmp_path: Path, engine: str) -> None:
+    model = tiny_model(tiny_spec())
+    graph = model.graph
+    sizes = helper.make_tensor("sizes", TensorProto.FLOAT, [3], [0.0, 18.5, -1.0])
+    graph.initializer.append(sizes)
+    graph.node.insert(0, helper.make_node("Cast", ["whole"], ["computed"], to=TensorProto.INT64))
+    graph.node.insert(0, helper.make_node("Ceil", ["sizes"], ["whole"]))
+    for node in graph.node:
+        if node.op_type == "Reshape":
+            node.input[1] = "computed"
+    onnx.save(model, tmp_path / "m.onnx")
+    np.testing.assert_allclose(output_of(tmp_path / "m.onnx", engine, tiny_spec()), expected(), rtol=1e-3, atol=1e-3)
+    graph.output[0].type.tensor_type.shape.dim[1].dim_value += 1
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="does not fit its description"):
+        load_model(tmp_path / "m.onnx", tiny_spec())
+
+
 def test_an_output_of_fewer_points_than_declared_is_refused(tmp_path: Path) -> None:
     model = tiny_model(tiny_spec())
     (strides,) = model.graph.node[0].attribute
@@ -201,7 +219,7 @@ def test_a_reshape_that_makes_more_of_less_is_refused(tmp_path: Path) -> None:
 
 def test_shapes_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     path = with_constants(tmp_path / "m.onnx", {"shape8": np.array([0, 5, -1], np.int64)})
-    with pytest.raises(ModelError, match="contradicts itself") as caught:
+    with pytest.raises(ModelError, match=r"contradicts itself for an input of 64x64 \(\(op_type:Reshape") as caught:
         load_model(path, tiny_spec())
     assert "\n" not in str(caught.value)
 
@@ -211,7 +229,7 @@ def test_a_huge_tensor_is_refused(tmp_path: Path, pads: int) -> None:
     model = tiny_model(tiny_spec())
     model.graph.node[0].attribute.append(helper.make_attribute("pads", [pads, 0, 0, 0]))
     onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match="has a tensor 'conv8' of|contradicts itself"):
+    with pytest.raises(ModelError, match=r"has a tensor '\w+' of|contradicts itself"):
         load_model(tmp_path / "m.onnx", tiny_spec())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.errors import ConfigError, SourceError
@@ -123,6 +123,8 @@ def test_redacting_twice_changes_nothing(uri: str) -> None:
         ("http://[::1]:8080/x", "1"),
         ("rtsp://u:a@b/secret@cam/1", "cam"),
         ("sample", "sample"),
+        ("rtsp://-/1", "stream"),
+        ("rtsp://*", "stream"),
     ],
 )
 def test_default_name(uri: str, name: str) -> None:
@@ -145,7 +147,26 @@ def test_any_text_opens_or_is_an_error_in_one_line(uri: str) -> None:
     try:
         open_source(uri).close()
     except (ConfigError, SourceError) as error:
-        assert str(error)
+        assert len(str(error).splitlines()) == 1
+
+
+PARTS = st.sampled_from([*"/@?#=&[]*~.:\\\0\né\udce9-_", "://", "//", "..", "%41"])
+WORDS = st.sampled_from(["rtsp", "http", "file", "user", "host", "554", "clip.mp4", "a.jpg", "/dev/video0", "sample"])
+
+
+@settings(max_examples=300)
+@given(st.lists(PARTS | WORDS, max_size=9).map("".join))
+def test_any_uri_has_a_kind_and_a_name_and_is_redacted_in_both(uri: str) -> None:
+    assert uris.default_name(uri)
+    kinds = [uris.is_camera(uri), uris.is_stream(uri)]
+    assert sum(kinds) <= 1
+    if uris.is_stream(uri):
+        assert uris.scheme_of(uri) in uris.STREAM_SCHEMES
+        secret = f"{uris.scheme_of(uri)}://user:hunter2hunter2@{uri.partition('://')[2]}"
+        assert "hunter2hunter2" not in uris.default_name(secret) + redact(secret)
+    else:
+        uris.local_path(uri)
+        assert uris.is_pictures(uri) in (True, False) and uris.is_pattern(uri) in (True, False)
 
 
 @pytest.mark.parametrize(

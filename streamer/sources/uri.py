@@ -89,7 +89,10 @@ def is_pattern(uri: str) -> bool:
 def local_path(uri: str) -> Path:
     """Returns the path of a local source: a plain path, one that begins with ``~``, or ``file://``."""
     path = Path(url2pathname(uri[len("file://") :]) if scheme_of(uri) == "file" else uri)
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such home
+    try:
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such home
+    except ValueError:  # a zero byte in it: no file has such a name
+        return path
 
 
 def default_name(uri: str) -> str:
@@ -98,7 +101,7 @@ def default_name(uri: str) -> str:
         return f"camera{uri.removeprefix('/dev/video')}"
     if is_stream(uri):
         host = _HOST.search(redact(uri))
-        return re.sub(r"[^\w.-]+", "-", host[1]).strip("-") if host else "stream"
+        return (re.sub(r"[^\w.-]+", "-", host[1]).strip("-") if host else "") or "stream"
     path = local_path(uri)
     if is_pattern(uri):
         return path.parent.name or "pictures"
