@@ -173,6 +173,20 @@ def test_lost_is_told_while_it_lasts(forever: threading.Event) -> None:
         assert source.lost_s is None
 
 
+def test_nothing_is_counted_twice_while_it_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.sources.live._FIRST_DELAY_S", 60.0)
+    monkeypatch.setattr("streamer.sources.live._MAX_DELAY_S", 60.0)
+    source = live(Server(breaks_at(2)))
+    reader = threading.Thread(target=lambda: list(source))
+    reader.start()
+    wait_for(lambda: source.lost_s is not None)
+    source.close()
+    reader.join(20)
+    assert not reader.is_alive()
+    assert source.passed_over == 2
+    assert source.damaged == 1
+
+
 @pytest.mark.parametrize("limit", [0, 1, 3])
 def test_attempts_are_bounded_when_asked(limit: int) -> None:
     server = Server(breaks_at(1), *[SourceError("refused")] * 5)

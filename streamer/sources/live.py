@@ -185,10 +185,10 @@ class LiveSource(Source):
             if not attempt:
                 log.log(logging.WARNING if was_seen else logging.INFO, "%s; connecting again", cause)
             self._is_lost = True
-            self._retire()
+            self._connection.let_go()
             if self._closed.wait(self._delay_s()):
                 return
-            self._connection = _Connection(self._connect, self._hurried(), self.info.uri)
+            self._connect_anew()
             if self._closed.is_set():  # `interrupt` may not have seen this connection
                 self._connection.let_go()
                 return
@@ -205,9 +205,10 @@ class LiveSource(Source):
                 log.warning("source %r is %s after %.1f s", name, "back" if was_seen else "reached", away_s)
             return
 
-    def _retire(self) -> None:
-        self._connection.let_go()
+    def _connect_anew(self) -> None:
+        """Puts a new connection in the old one's place, whose counts it keeps."""
         counts = self._connection.counts()
+        self._connection = _Connection(self._connect, self._hurried(), self.info.uri)
         self._taken = _Counts(self._taken.passed_over + counts.passed_over, self._taken.damaged + counts.damaged)
         # PyAV's objects refer to each other in circles: earlier connections' decoders would keep their pictures.
         gc.collect()
