@@ -19,7 +19,7 @@ import av
 
 from benchmarks.corrupt_cases import cases_a_round, kinds, make_originals
 from benchmarks.corrupt_worker import ADDRESS_SPACE_BYTES, PEAK_BYTES, TIME_LIMIT_S, Result, Worker
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.options import positive
 from benchmarks.table import markdown_table, write_section
 from streamer.engines.base import available_cores
@@ -123,7 +123,7 @@ def report(results: Sequence[Result], wall_s: float) -> str:
     fine = sum(totals[outcome] for outcome in GOOD)
     slowest = max(results, key=lambda result: result.seconds)
     largest = max(results, key=lambda result: result.peak_bytes)
-    machine = ", ".join(f"{name} {value}" for name, value in describe_machine().items())
+    machine = machine_line()
     return (
         f"{table}\n\n"
         f"{fine} of {len(results)} fine, in {wall_s:.0f} s. The slowest case took {slowest.seconds:.1f} s (limit "

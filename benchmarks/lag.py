@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.options import positive
 from benchmarks.table import markdown_table, write_section
 from streamer.detections import Detections
@@ -194,7 +194,7 @@ def report(rows: Sequence[Row], seconds: float, slow_seconds: float) -> str:
     ]
     slow = next(row for row in rows if row.contender == "nanodet-streamer" and "slowed" in row.detector)
     reached = slow.p95_s < _WANTED_P95_S and slow.trend_s_per_min < _MOST_TREND_S
-    machine = ", ".join(f"{name} {value}" for name, value in describe_machine().items())
+    machine = machine_line()
     return "\n\n".join(
         [
             f"RTSP over TCP on loopback, H.264 1280x720 at 30 a second, {seconds:g} s each in turn as fast as it goes, "

@@ -29,6 +29,11 @@ def describe_machine() -> dict[str, str]:
     return found
 
 
+def machine_line() -> str:
+    """Returns `describe_machine` as one line of text."""
+    return ", ".join(f"{name} {value}" for name, value in describe_machine().items())
+
+
 def busy_core_s() -> float | None:
     """Returns the processor seconds that all processes of the machine have used, stolen time included.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.clips import count_frames, find_footage, repeat_clip, write_clip
 from benchmarks.contenders import CONF, IOU
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.options import parser_of, positive
 from benchmarks.process import resident_bytes
 from benchmarks.table import markdown_table, write_section
@@ -96,7 +96,7 @@ def report(model: str, samples: dict[int, int]) -> str:
     base = next(iter(samples.values()))
     rows = [[f"{frames:,}", f"{size / 2**20:.1f}", f"{size / base - 1:+.2%}"] for frames, size in samples.items()]
     growth = list(samples.values())[-1] / base - 1
-    machine = ", ".join(f"{name} {value}" for name, value in describe_machine().items())
+    machine = machine_line()
     verdict = f"Growth {growth:+.2%}; wanted at most {_WANTED_GROWTH:+.0%}."
     table = markdown_table(["frames processed", "resident MiB", "above the first"], rows)
     return f"Model {Path(model).stem}, 1280x720, video file to video file. {machine}.\n\n{table}\n\n{verdict}"

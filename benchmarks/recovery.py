@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.options import positive
 from benchmarks.process import Holdings, holdings
 from benchmarks.table import markdown_table, write_section
@@ -187,7 +187,7 @@ def report(cycles: Sequence[Cycle], held: dict[int, Holdings], ends: tuple[Holdi
     ]
     before, after = ends
     in_time = sum(c.recovered_s <= (_WANTED_AFTER_LONG_S if c.away_s == _LONG_S else _WANTED_S) for c in cycles)
-    machine = ", ".join(f"{name} {value}" for name, value in describe_machine().items())
+    machine = machine_line()
     return "\n\n".join(
         [
             f"{len(cycles)} faults of an RTSP camera (GStreamer's server, H.264 640x360 at 30 a second, two key frames "

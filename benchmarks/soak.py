@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, machine_line
 from benchmarks.options import positive
 from benchmarks.process import Holdings, holdings
 from benchmarks.table import markdown_table, write_section
@@ -116,7 +116,7 @@ def report(samples: Sequence[Sample], fps: int, every_s: float) -> str:
     growth = last.held.resident_bytes / first.held.resident_bytes - 1
     minutes = np.array([sample.at_s / 60 for sample in samples])
     trend = float(np.polyfit(minutes, [sample.p95_s * 1e3 for sample in samples], 1)[0])
-    machine = ", ".join(f"{name} {value}" for name, value in describe_machine().items())
+    machine = machine_line()
     return "\n\n".join(
         [
             f"RTSP camera, H.264 640x360 at {fps} a second (more than these cores can do, the server being one more "

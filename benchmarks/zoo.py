@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import machine_line
 from benchmarks.options import positive
 from benchmarks.table import markdown_table, write_section
 from calibration.dataset import read_frame, read_samples
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         rows = [row for path in options.models for row in measure(path, options)]
-        machine = ", ".join(f"{name} {value}" for name, value in describe_machine().items())
+        machine = machine_line()
         text = f"{table(rows, options.threads)}\n\nOne run, {options.rounds} turns of each. Machine: {machine}."
         print(text)
         if options.markdown:
