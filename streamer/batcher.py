@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from streamer.policy import Handover
+from streamer.policy import Closed, Handover
 
 T = TypeVar("T")
+
+_UNBOUNDED = 1 << 30
 
 
 @dataclass(eq=False)
@@ -18,22 +22,29 @@ class Lane(Generic[T]):
 
     Attributes:
         inbox: where its items come from; it shares its condition with the batcher.
-        priority: a lane of higher priority goes first whenever not all can go.
+        priority: a lane of higher priority goes first whenever not all can go; may be changed at any time.
+        room: most items that may be out: taken, and not yet given back by `Batcher.release`.
+        out: how many are.
         turn: when it was last served, counted in items; the batcher's own.
+        passed_by: how often an item of its waited while lanes of higher priority filled the batch.
     """
 
     inbox: Handover[T]
     priority: int = 0
+    room: int = _UNBOUNDED
+    out: int = 0
     turn: int = 0
+    passed_by: int = 0
 
 
 class Batcher(Generic[T]):
-    """Forms batches of what several hand-overs offer. One thread takes; any may add and remove lanes meanwhile.
+    """Forms batches of what several hand-overs offer. One thread takes; any may add and release meanwhile.
 
     A batch begins with the first item there is and goes out when it is full, when every lane has given what it has and
     none can give more, or when `timeout_s` has passed: a lane that is slow or dead is never waited for longer. Lanes of
     higher priority go first; among equals, the one that was served longest ago, so that all of them get equal shares
-    while all offer items. Each lane's items keep their order.
+    while all offer items. Each lane's items keep their order. A lane whose items aren't released is passed over once
+    its room is full: who is slow behind the detector holds up nobody but himself.
     """
 
     def __init__(self, size: int, timeout_s: float, changed: threading.Condition) -> None:
@@ -52,21 +63,51 @@ class Batcher(Generic[T]):
         self._size, self._timeout_s = size, timeout_s
         self._changed = changed
         self._lanes: list[Lane[T]] = []
+        self._ended: list[Lane[T]] = []
         self._turns = 0
+        self._expected = 0
+        self._is_over = False
 
     def add(self, lane: Lane[T]) -> None:
-        """Takes items of one more lane from now on."""
+        """Takes items of one more lane from now on.
+
+        Raises:
+            Closed: if `take` has told that all lanes have ended.
+        """
         with self._changed:
+            if self._is_over:
+                raise Closed
             lane.turn = self._turns
             self._lanes.append(lane)
             self._changed.notify_all()
 
-    def remove(self, lane: Lane[T]) -> None:
-        """Takes no more items of a lane; a lane that has ended goes by itself."""
+    def ended(self) -> Sequence[Lane[T]]:
+        """Returns the lanes that have ended, closed and empty, and weren't forgotten; for the thread that takes."""
+        return tuple(self._ended)
+
+    def forget(self, lane: Lane[T]) -> None:
+        """Drops a lane that has ended; for the thread that takes."""
+        self._ended.remove(lane)
+
+    def release(self, lane: Lane[T]) -> None:
+        """Says that one item of a lane is no longer on its way."""
         with self._changed:
-            if lane in self._lanes:
-                self._lanes.remove(lane)
-            self._changed.notify_all()
+            was_full = lane.out >= lane.room
+            lane.out -= 1
+            if was_full:
+                self._changed.notify_all()
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Within the block a lane is about to be added: `take` doesn't tell that all have ended."""
+        with self._changed:
+            self._expected += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._expected -= 1
+                self._changed.notify_all()
 
     def take(self, *, wait: bool) -> list[tuple[Lane[T], T]] | None:
         """Returns the next batch with each item's lane.
@@ -83,7 +124,8 @@ class Batcher(Generic[T]):
                 batch = self._round(self._size)
                 if batch:
                     break
-                if not self._lanes:
+                if not self._lanes and not self._expected:
+                    self._is_over = True
                     return None
                 if not wait or len(self._lanes) < known:
                     return []
@@ -100,16 +142,25 @@ class Batcher(Generic[T]):
 
     def _round(self, room: int) -> list[tuple[Lane[T], T]]:
         """Takes one item each of as many lanes as there is room for, those whose turn it is; drops ended lanes."""
-        self._lanes = [lane for lane in self._lanes if not lane.inbox.ended]
-        offering = [lane for lane in self._lanes if len(lane.inbox)]
+        ended = [lane for lane in self._lanes if lane.inbox.ended]
+        if ended:
+            self._ended += ended
+            self._lanes = [lane for lane in self._lanes if lane not in ended]
+        offering = [lane for lane in self._lanes if len(lane.inbox) and lane.out < lane.room]
+        if len(offering) > 1:
+            offering.sort(key=lambda lane: (-lane.priority, lane.turn))
         taken = []
-        for lane in sorted(offering, key=lambda lane: (-lane.priority, lane.turn))[:room]:
+        for lane in offering[:room]:
             item = lane.inbox.get(timeout_s=0)
             if item is not None:
                 self._turns += 1
                 lane.turn = self._turns
+                lane.out += 1
                 taken.append((lane, item))
+        for lane in offering[room:]:
+            lane.passed_by += lane.priority < offering[room - 1].priority
         return taken
 
     def _all_have_given(self, batch: list[tuple[Lane[T], T]]) -> bool:
-        return {id(lane) for lane in self._lanes} <= {id(lane) for lane, _ in batch}
+        given = {id(lane) for lane, _ in batch}
+        return all(id(lane) in given or lane.out >= lane.room for lane in self._lanes)

@@ -14,7 +14,10 @@ from streamer.whole_file import whole_file
 
 @dataclass(frozen=True)
 class SourceReport:
-    """One source's part. `fps_*` are frames over the time between the source's first and last frame."""
+    """One source's part. `fps_*` are frames over the time between the source's first and last frame.
+
+    `gave_way` counts frames dropped (or, under every-frame, kept waiting) while sources of higher priority were served.
+    """
 
     name: str
     uri: str
@@ -24,6 +27,7 @@ class SourceReport:
     reconnects: int
     fps_captured: float
     fps_processed: float
+    gave_way: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,12 @@ class RunReport:
     skipped: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns engine, sources, fps, wall_s, stages_ms, latency_ms, and errors where there were any."""
+        """Returns engine, sources, fps, wall_s, stages_ms, latency_ms; errors and gave_way where there were any."""
         content = asdict(self)
         del content["files"], content["skipped"]
+        for source in content["sources"]:
+            if not source["gave_way"]:
+                del source["gave_way"]
         if not self.errors:
             del content["errors"]
         return content

@@ -94,6 +94,7 @@ class StreamStats:
         processed: frames that reached every sink.
         dropped_early: frames that were beyond the source's budget.
         dropped_late: frames that were detected, but that a sink had no time for.
+        gave_way: frames dropped before detection while streams of higher priority were served.
     """
 
     def __init__(self) -> None:
@@ -101,6 +102,7 @@ class StreamStats:
         self.processed = 0
         self.dropped_early = 0
         self.dropped_late = 0
+        self.gave_way = 0
         self.first_captured_s: float | None = None
         self.last_captured_s: float | None = None
         self.rate = Rate()

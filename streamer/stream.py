@@ -6,16 +6,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
+from streamer.batcher import Batcher, Lane
 from streamer.detections import Detections
 from streamer.draw import Annotator
-from streamer.errors import SinkError, SourceError
+from streamer.errors import SinkError, SourceError, StreamerError
 from streamer.frame import Frame
+from streamer.outlet import Delivery, Outlet
+from streamer.overlay import REFRESH_S, Overlay
+from streamer.pacing import Budget, Pacer
 from streamer.policy import Closed, Handover, Policy
+from streamer.report import SourceReport
 from streamer.sinks.base import Sink
 from streamer.sources.base import Source
 from streamer.stats import StageTimes, StreamStats
@@ -23,116 +28,107 @@ from streamer.stats import StageTimes, StreamStats
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_OVERLAY_REFRESH_S = 0.25
-_SAME_TIME_S = 1e-6
 _RECORDER_ROOM = 8  # frames a live source's file may be behind by: encoders and disks have their moments
 _NO_PICTURE = np.full((720, 1280, 3), 32, np.uint8)
 
 
-@dataclass(eq=False)
-class Delivery:
-    """One frame with its detections on its way to all sinks of a stream.
+@dataclass(frozen=True)
+class StreamPlan:
+    """One source and what is to become of its frames.
 
     Attributes:
-        waiting: how many sinks don't have it yet.
-        is_new: False for a frame that is shown again, with the word that its source is lost.
+        source: an open source; the pipeline closes it.
+        sinks: open outputs by the name they have in the report; the pipeline closes them.
+        policy: what happens to frames that detection has no time for; None is freshest for live sources (and paced
+            ones), every-frame for the rest.
+        paced: whether frames wait for their own time.
+        priority: where not all streams can be served, those of higher priority are served first.
+        max_fps: frames to take of the source in a second, by its own time; None takes all.
+        detect_every: the detector sees each so-manieth frame taken; the others are given the last one's boxes.
     """
 
-    frame: Frame
-    drawn: Frame
-    detections: Detections
-    waiting: int
-    is_new: bool = True
-    _reached: int = 0
-    _is_late: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    source: Source
+    sinks: Sequence[tuple[str, Sink]]
+    policy: Policy | None = None
+    paced: bool = False
+    priority: int = 0
+    max_fps: float | None = None
+    detect_every: int = 1
 
-    def settle(self, *, reached: bool) -> bool:
-        """Says that one more sink has it, or failed; returns True when every sink that works has it now."""
-        with self._lock:
-            self.waiting -= 1
-            self._reached += reached
-            return self.waiting == 0 and self._reached > 0 and self.is_new and not self._is_late
-
-    def be_late(self) -> bool:
-        """Says that a sink had no time for it; returns True for the first that hadn't."""
-        with self._lock:
-            self.waiting -= 1
-            first, self._is_late = not self._is_late, True
-            return first and self.is_new
+    def chosen_policy(self) -> Policy:
+        """Returns the policy in force."""
+        live = self.source.info.live or self.paced
+        return self.policy or (Policy.FRESHEST if live else Policy.EVERY_FRAME)
 
 
-@dataclass(eq=False)
-class Outlet:
-    """A sink, its name in the report, the hand-over that feeds it, and why it failed."""
+@dataclass(frozen=True)
+class Shared:
+    """What the streams of a run have in common.
 
-    name: str
-    sink: Sink
-    inbox: Handover[Delivery]
-    error: SinkError | None = None
+    Attributes:
+        batcher: takes captured frames to detection.
+        captured_changed: the batcher's condition.
+        times: of all stages.
+        annotator: draws boxes.
+        prepare: what the detector wants done with a frame by the thread that captured it.
+        in_flight: most frames that the detector holds.
+        max_frames: frames to process of each source, then stop.
+        overlay_head: engine and precision for the overlay; None draws no overlay.
+    """
+
+    batcher: Batcher[Frame]
+    captured_changed: threading.Condition
+    times: StageTimes
+    annotator: Annotator
+    prepare: Callable[[Frame], None]
+    in_flight: int
+    max_frames: int | None
+    overlay_head: str | None
 
 
 class Stream:
-    """A source with its policy, counts and outlets; each `run_*` method is the body of one thread."""
+    """A source with its policy, counts and outlets; each `run_*` method is the body of one thread.
 
-    def __init__(
-        self,
-        source: Source,
-        sinks: list[tuple[str, Sink]],
-        policy: Policy,
-        times: StageTimes,
-        annotator: Annotator,
-        captured_changed: threading.Condition,
-        *,
-        prepare: Callable[[Frame], None],
-        paced: bool,
-        max_frames: int | None,
-        overlay_head: str | None,
-        max_fps: float | None = None,
-        detect_every: int = 1,
-    ) -> None:
-        """Lays the hand-overs.
+    Attributes:
+        lane: its way into the detector's batches.
+        is_removed: whether it was asked to end before its source did.
+        error: why its source failed.
+    """
 
-        Args:
-            source: where frames come from.
-            sinks: outputs by name.
-            policy: what happens to frames that detection has no time for.
-            times: shared stage times.
-            annotator: draws boxes.
-            captured_changed: shared by all streams' captured frames, so that detection can wait for any of them.
-            prepare: what the detector wants done with a frame by the thread that captured it.
-            paced: whether frames wait for their own time.
-            max_frames: frames to process, then stop.
-            overlay_head: engine and precision for the overlay; None draws no overlay.
-            max_fps: frames to take in a second, by the source's own time; None takes all.
-            detect_every: the detector sees each so-manieth frame; the others are given the last one's boxes.
-        """
+    def __init__(self, plan: StreamPlan, shared: Shared) -> None:
+        """Lays the hand-overs."""
+        policy = plan.chosen_policy()
         fresh = policy is Policy.FRESHEST
-        room = 1 if fresh else 2
-        self.source = source
+        queued = 1 if fresh else 2
+        self.source = plan.source
+        self.policy = policy
         self.stats = StreamStats()
-        self.captured: Handover[Frame] = Handover(room, policy, captured_changed)
-        self.detected: Handover[tuple[Frame, Detections]] = Handover(room, Policy.EVERY_FRAME)
-        # A slow output of a live source loses frames of its own, rather than holding up detection and the others.
-        # An exact number of frames can't be promised that way, so a run with one waits.
-        late = policy if not max_frames else Policy.EVERY_FRAME
+        self.captured: Handover[Frame] = Handover(queued, policy, shared.captured_changed)
+        # There is room for all that the lane lets out, so that detection never waits for drawing.
+        self.lane: Lane[Frame] = Lane(self.captured, plan.priority, shared.in_flight + queued)
+        self.detected: Handover[tuple[Frame, Detections]] = Handover(self.lane.room, Policy.EVERY_FRAME)
+        # A slow output of a live source loses frames of its own, rather than holding up the others. An exact number of
+        # frames can't be promised that way, so a run with one waits.
+        late = policy if not shared.max_frames else Policy.EVERY_FRAME
         self.outlets = [
-            Outlet(name, sink, Handover(room if sink.live_view or not fresh else _RECORDER_ROOM, late))
-            for name, sink in sinks
+            Outlet(name, sink, Handover(queued if sink.live_view or not fresh else _RECORDER_ROOM, late))
+            for name, sink in plan.sinks
         ]
+        self.is_removed = False
         self.error: SourceError | None = None
-        self._times = times
-        self._annotator = annotator
-        self._prepare = prepare
-        self._paced = paced
-        self._max_frames = max_frames
-        self._overlay_head = overlay_head
-        self._budget = Budget(max_fps) if max_fps is not None else None
-        self._detect_every = detect_every
+        self._shared = shared
+        self._times = shared.times
+        self._paced = plan.paced
+        self.change(plan.priority, plan.max_fps, plan.detect_every)
         self._offered = 0
         self._found = Detections.empty()
-        self._overlay: tuple[str, ...] = ()
-        self._overlay_made_s, self._overlay_is_lost = float("-inf"), False
+        self._passed_by = 0
+        self._overlay = Overlay(self, shared.overlay_head)
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+        return self.source.info.name
 
     @property
     def dropped(self) -> int:
@@ -140,30 +136,43 @@ class Stream:
         early = self.captured.dropped + self.stats.dropped_early
         return early + self.stats.dropped_late + self.source.passed_over
 
+    @property
+    def gave_way(self) -> int:
+        """Frames dropped, or under every-frame kept waiting, while streams of higher priority were served."""
+        return self.stats.gave_way if self.policy is Policy.FRESHEST else self.lane.passed_by
+
+    def change(self, priority: int, max_fps: float | None, detect_every: int) -> None:
+        """Sets what the source may have of the machine, from any thread and at any time; see `StreamPlan`."""
+        self.lane.priority = priority
+        self._budget = Budget(max_fps) if max_fps is not None else None
+        self._detect_every = detect_every
+
+    def end(self) -> None:
+        """Takes no more frames of the source; those captured still reach the sinks."""
+        self.captured.close()
+        self.source.interrupt()
+
     def run_capture(self, stop: threading.Event) -> None:
         """Reads the source to its end, or until it fails (see `error`), and hands frames to detection."""
         try:
             frames = iter(self.source)
-            paced = _Pacer() if self._paced else None
+            pacer = Pacer() if self._paced else None
             while not stop.is_set():
                 began = time.perf_counter()
                 frame = next(frames, None)
                 if frame is None:
                     break
                 self._times.add("capture", (time.perf_counter() - began) * 1e3)
-                if paced is not None:
-                    frame = paced.wait(frame, stop)
-                if self._budget is not None and not self._budget.allows(frame.pts_s):
+                if pacer is not None:
+                    frame = pacer.wait(frame, stop)
+                budget = self._budget
+                if budget is not None and not budget.allows(frame.pts_s):
                     self.stats.count_captured(frame.captured_at_s)
                     self.stats.dropped_early += 1
                     continue
-                self._prepare(frame)
-                self.captured.put(frame)
-                self.stats.count_captured(frame.captured_at_s)
-                if (
-                    self._max_frames
-                    and self.stats.captured - self.stats.dropped_early - self.captured.dropped >= self._max_frames
-                ):
+                self._shared.prepare(frame)
+                self._offer(frame)
+                if self._has_enough():
                     break
         except Closed:
             pass
@@ -172,6 +181,19 @@ class Stream:
         finally:
             self.source.close()
             self.captured.close()
+
+    def _offer(self, frame: Frame) -> None:
+        """Hands a frame to detection; one that is dropped for it gave way if its lane was passed by meanwhile."""
+        passed_by = self.lane.passed_by
+        if self.captured.put(frame) is not None and passed_by > self._passed_by:
+            self.stats.gave_way += 1
+        self._passed_by = passed_by
+        self.stats.count_captured(frame.captured_at_s)
+
+    def _has_enough(self) -> bool:
+        taken = self.stats.captured - self.stats.dropped_early - self.captured.dropped
+        most = self._shared.max_frames
+        return most is not None and taken >= most
 
     def is_detected(self, frame: Frame) -> bool:
         """Whether the detector is to see the next frame in order, rather than have it `hold` the last boxes."""
@@ -200,18 +222,19 @@ class Stream:
         last: tuple[Frame, Detections] | None = None
         while True:
             try:
-                taken = self.detected.get(_OVERLAY_REFRESH_S)
+                taken = self.detected.get(REFRESH_S)
             except Closed:
                 break
             if taken is None:
-                self._show_outage(last)
+                self._show_trouble(last)
                 continue
+            self._shared.batcher.release(self.lane)
             last = frame, detections = taken
             outlets = [outlet for outlet in self.outlets if outlet.error is None]
             drawn = frame
             if any(outlet.sink.needs_pixels for outlet in outlets):
                 began = time.perf_counter()
-                drawn = self._annotator.annotate(frame, detections, self._overlay_lines())
+                drawn = self._shared.annotator.annotate(frame, detections, self._overlay.lines())
                 self._times.add("draw", (time.perf_counter() - began) * 1e3)
             self._hand_out(Delivery(frame, drawn, detections, len(outlets)), outlets)
         for outlet in self.outlets:
@@ -248,8 +271,7 @@ class Stream:
         for delivery in outlet.inbox.abort():
             self._settle(delivery, reached=False)
         if all(other.error is not None for other in self.outlets):
-            self.captured.close()
-            self.source.interrupt()
+            self.end()
         else:
             log.warning("%s; the other outputs go on", error)
 
@@ -268,15 +290,40 @@ class Stream:
         if delivery.settle(reached=reached):
             self.stats.count_processed(delivery.frame.captured_at_s)
 
-    def _show_outage(self, last: tuple[Frame, Detections] | None) -> None:
-        """Shows people who look on that the source is lost, on its last frame."""
+    def _show_trouble(self, last: tuple[Frame, Detections] | None) -> None:
+        """Shows people who look on why no frame comes, on the last one."""
         viewers = [outlet for outlet in self.outlets if outlet.sink.live_view and outlet.error is None]
-        if not viewers or self._overlay_head is None or self.source.lost_s is None:
+        if not viewers or not self._overlay.has_news():
             return
-        name = self.source.info.name
-        frame, detections = last or (Frame(_NO_PICTURE, name, 0, 0.0, time.perf_counter()), Detections.empty())
-        drawn = self._annotator.annotate(frame, detections, self._overlay_lines())
+        frame, detections = last or (Frame(_NO_PICTURE, self.name, 0, 0.0, time.perf_counter()), Detections.empty())
+        drawn = self._shared.annotator.annotate(frame, detections, self._overlay.lines())
         self._hand_out(Delivery(frame, drawn, detections, len(viewers), is_new=False), viewers)
+
+    def report(self) -> SourceReport:
+        """Returns the source's part of the report."""
+        stats, source = self.stats, self.source
+        span_s = (stats.last_captured_s or 0.0) - (stats.first_captured_s or 0.0)
+
+        def rate(frames: int) -> float:
+            return (frames - 1) / span_s if frames > 1 and span_s > 0 else 0.0
+
+        captured = stats.captured + source.passed_over
+        return SourceReport(
+            name=self.name,
+            uri=source.info.uri,
+            frames_captured=captured,
+            frames_processed=stats.processed,
+            frames_dropped=captured - stats.processed,
+            reconnects=source.reconnects,
+            fps_captured=rate(stats.captured),
+            fps_processed=rate(stats.processed),
+            gave_way=self.gave_way,
+        )
+
+    def failures(self) -> list[tuple[str, StreamerError]]:
+        """Returns what of it failed, source or output by name, and why."""
+        found: list[tuple[str, StreamerError]] = [] if self.error is None else [(self.name, self.error)]
+        return found + [(outlet.name, outlet.error) for outlet in self.outlets if outlet.error is not None]
 
     def abort(self) -> None:
         """Ends all hand-overs at once; what is in them is thrown away."""
@@ -285,23 +332,6 @@ class Stream:
         self.detected.abort()
         for outlet in self.outlets:
             outlet.inbox.abort()
-
-    def _overlay_lines(self) -> tuple[str, ...]:
-        """Returns the live figures, worked out a few times a second so that they can be read."""
-        now, lost_s = time.perf_counter(), self.source.lost_s
-        is_news = (lost_s is None) == self._overlay_is_lost
-        if self._overlay_head is None or (now - self._overlay_made_s < _OVERLAY_REFRESH_S and not is_news):
-            return self._overlay
-        self._overlay_made_s, self._overlay_is_lost = now, lost_s is not None
-        rate = self.stats.rate.per_second()
-        figures = f"{rate:.1f} FPS" if rate else "starting"
-        latency = self.stats.latency_ms.percentiles(50, 95)
-        if latency:
-            figures += f"  {latency[0]:.0f} / {latency[1]:.0f} ms p50 / p95"
-        if lost_s is not None:
-            figures = f"{'reconnecting' if self.stats.captured else 'connecting'} ({lost_s:.0f} s)"
-        self._overlay = (figures, f"{self.dropped} dropped  {self._overlay_head}")
-        return self._overlay
 
 
 def _taken(inbox: Handover[_T]) -> Iterator[_T]:
@@ -313,33 +343,3 @@ def _taken(inbox: Handover[_T]) -> Iterator[_T]:
             return
         if item is not None:
             yield item
-
-
-class Budget:
-    """Lets so many frames a second through, by their own times."""
-
-    def __init__(self, max_fps: float) -> None:
-        self._period_s = 1.0 / max_fps
-        self._due_s = float("-inf")
-
-    def allows(self, pts_s: float) -> bool:
-        """Whether the frame at `pts_s` is within the budget; frames come in order of time."""
-        if pts_s < self._due_s - _SAME_TIME_S:
-            return False
-        is_late = pts_s - self._due_s > self._period_s  # after a pause, or it is the first
-        self._due_s = (pts_s if is_late else self._due_s) + self._period_s
-        return True
-
-
-class _Pacer:
-    """Holds frames back until their own time, counted from the first."""
-
-    def __init__(self) -> None:
-        self._began_s: float | None = None
-
-    def wait(self, frame: Frame, stop: threading.Event) -> Frame:
-        """Returns the frame, captured now, once its time has come or `stop` is set."""
-        if self._began_s is None:
-            self._began_s = time.perf_counter() - frame.pts_s
-        stop.wait(max(0.0, self._began_s + frame.pts_s - time.perf_counter()))
-        return replace(frame, captured_at_s=time.perf_counter())

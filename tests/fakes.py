@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -55,12 +55,18 @@ class CountingSource(Source):
 
 
 class SlowDetector(Detector):
-    """Finds one box in every frame; `during` is called with each index while collecting and may raise or wait."""
+    """Finds one box in every frame; `during` is called with each index while collecting and may raise or wait.
 
-    def __init__(self, *, depth: int = 1, during: Callable[[int], None] = no_fault) -> None:
+    Attributes:
+        batches: the sources' names of every batch that came.
+    """
+
+    def __init__(self, *, depth: int = 1, batch: int = 1, during: Callable[[int], None] = no_fault) -> None:
         self.info = EngineInfo("fake", "f32", "none", "fake", "0" * 64)
         self.labels = ("thing",)
         self.depth = depth
+        self.batch = batch
+        self.batches: list[list[str]] = []
         self.most_in_flight = 0
         self._flying: deque[Frame] = deque()
         self._during = during
@@ -68,6 +74,14 @@ class SlowDetector(Detector):
     @property
     def in_flight(self) -> int:
         return len(self._flying)
+
+    @property
+    def room(self) -> int:
+        return self.batch if self.in_flight + self.batch <= self.depth else 0
+
+    def submit_batch(self, frames: Sequence[Frame]) -> None:
+        self.batches.append([frame.source for frame in frames])
+        super().submit_batch(frames)
 
     def submit(self, frame: Frame) -> None:
         if self.in_flight >= self.depth:

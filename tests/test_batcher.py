@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.batcher import Batcher, Lane
-from streamer.policy import Handover, Policy
+from streamer.policy import Closed, Handover, Policy
+from tests.fakes import wait_for
 
 FOREVER_S = 30.0
 
@@ -122,14 +123,82 @@ def test_lanes_come_and_go_while_it_waits() -> None:
     added = Lane(inbox)
     batcher.add(added)
     inbox.put((1, 7))
-    while not got and len(inbox):
-        pass
-    batcher.remove(added)
-    batcher.remove(added)
-    batcher.remove(lanes[0])
+    wait_for(lambda: got or not len(inbox))
+    inbox.close()
+    lanes[0].inbox.close()
     taker.join(FOREVER_S)
     assert not taker.is_alive()
-    assert got == [[(added, (1, 7))], None]
+    assert got[0] == [(added, (1, 7))]
+    while (rest := batcher.take(wait=True)) is not None:
+        assert rest == []
+    assert set(batcher.ended()) == {added, lanes[0]}
+    batcher.forget(added)
+    assert batcher.ended() == (lanes[0],)
+    with pytest.raises(Closed):
+        batcher.add(added)
+
+
+def test_the_end_waits_for_a_lane_that_is_expected() -> None:
+    batcher, _ = batcher_of(0, size=1)
+    inbox = Handover[tuple[int, int]](1, Policy.FRESHEST, batcher._changed)
+    got: list[object] = []
+    taker = threading.Thread(target=lambda: got.append(batcher.take(wait=True)))
+    with batcher.expecting():
+        assert batcher.take(wait=False) == []
+        taker.start()
+        batcher.add(Lane(inbox))
+        inbox.put((5, 0))
+    taker.join(FOREVER_S)
+    assert [item for _, item in got[0]] == [(5, 0)]  # type: ignore[attr-defined]
+    with batcher.expecting():
+        pass
+    inbox.close()
+    assert batcher.take(wait=True) in ([], None)
+    assert batcher.take(wait=True) is None
+
+
+def test_a_full_room_is_passed_over_until_something_comes_back() -> None:
+    batcher, lanes = batcher_of(5, 5, size=1, end=False)
+    lanes[0].room = 2
+    taken = [batcher.take(wait=True) or [] for _ in range(6)]
+    assert [item for batch in taken for _, item in batch] == [(0, 0), (1, 0), (0, 1), (1, 1), (1, 2), (1, 3)]
+    batcher.release(lanes[0])
+    got: list[object] = []
+    assert batcher.take(wait=False) == [(lanes[0], (0, 2))]
+    batcher.take(wait=True)
+    taker = threading.Thread(target=lambda: got.append(batcher.take(wait=True)))
+    taker.start()
+    batcher.release(lanes[0])
+    taker.join(FOREVER_S)
+    assert got == [[(lanes[0], (0, 3))]]
+
+
+def test_a_batch_does_not_wait_for_a_lane_without_room() -> None:
+    batcher, lanes = batcher_of(2, 2, size=8, timeout_s=FOREVER_S, end=False)
+    lanes[0].room = lanes[1].room = 1
+    assert len(batcher.take(wait=True) or []) == 2
+    batcher.release(lanes[1])
+    assert batcher.take(wait=True) == [(lanes[1], (1, 1))]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(1, 8), st.data())
+def test_never_more_out_than_there_is_room_for(rooms: list[int], size: int, data: st.DataObject) -> None:
+    batcher, lanes = batcher_of(*[40] * len(rooms), size=size)
+    for lane, room in zip(lanes, rooms, strict=True):
+        lane.room = room
+    out: list[Lane[tuple[int, int]]] = []
+    for _ in range(30):
+        out += [lane for lane, _ in batcher.take(wait=False) or []]
+        assert all(out.count(lane) == lane.out <= lane.room for lane in lanes)
+        if out and data.draw(st.booleans()):
+            batcher.release(out.pop(data.draw(st.integers(0, len(out) - 1))))
+
+
+def test_who_gives_way_to_a_higher_priority_is_counted() -> None:
+    batcher, lanes = batcher_of(3, 3, 3, size=2, priorities=(0, 1, 1))
+    drain(batcher)
+    assert [lane.passed_by for lane in lanes] == [3, 0, 0]
 
 
 @settings(max_examples=20)

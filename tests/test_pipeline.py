@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from streamer.errors import EngineError, SinkError, SourceError
+from streamer.pacing import Budget
 from streamer.pipeline import Pipeline, StreamPlan
 from streamer.policy import Policy
 from streamer.report import RunError, RunReport
 from streamer.sinks.base import StopRequested
-from streamer.stream import Budget
 from tests.fakes import CountingSource, MemorySink, SlowDetector, no_fault, wait_for
 
 WAIT_S = 20

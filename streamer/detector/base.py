@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -48,16 +48,23 @@ class Detector(abc.ABC):
         info: what really runs.
         labels: class names, by class id.
         depth: how many frames may be in flight.
+        batch: how many frames one submit takes best.
     """
 
     info: EngineInfo
     labels: tuple[str, ...]
     depth: int
+    batch: int = 1
 
     @property
     @abc.abstractmethod
     def in_flight(self) -> int:
         """Frames submitted and not yet collected."""
+
+    @property
+    def room(self) -> int:
+        """Frames that may be submitted now, in one batch."""
+        return self.depth - self.in_flight
 
     def prepare(self, frame: Frame) -> None:  # noqa: B027  (most detectors have nothing to prepare)
         """Does what can be done for `frame` ahead of `submit`; the thread that captured it calls this, and may not.
@@ -75,6 +82,19 @@ class Detector(abc.ABC):
             EngineError: if the engine refuses.
         """
 
+    def submit_batch(self, frames: Sequence[Frame]) -> None:
+        """Starts work on several frames, of any sizes, together where the engine can; they are collected one by one.
+
+        Args:
+            frames: at least one, at most `batch`.
+
+        Raises:
+            ValueError: if there is no `room` for them.
+            EngineError: if the engine refuses.
+        """
+        for frame in frames:
+            self.submit(frame)
+
     @abc.abstractmethod
     def collect(self) -> tuple[Frame, Detections, DetectTimes]:
         """Waits for the oldest frame in flight.
@@ -91,7 +111,7 @@ class Detector(abc.ABC):
     def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Detections]]:
         """Yields every frame of `frames` with its detections, in order, keeping `depth` frames in flight."""
         for frame in frames:
-            if self.in_flight == self.depth:
+            while not self.room:
                 yield self.collect()[:2]
             self.submit(frame)
         while self.in_flight:

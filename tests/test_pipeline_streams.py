@@ -1,0 +1,277 @@
+"""Streams beside each other: nobody waits for another, and they come, change and go while the run goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from streamer.errors import ConfigError, SinkError, SourceError
+from streamer.pipeline import Pipeline, StreamPlan
+from streamer.policy import Closed
+from streamer.report import RunReport
+from tests.fakes import CountingSource, MemorySink, SlowDetector, wait_for
+
+WAIT_S = 20
+ENDLESS = 10_000_000
+
+
+@contextmanager
+def running(pipeline: Pipeline) -> Iterator[list[RunReport | BaseException]]:
+    """Runs it on a thread of its own; stops it, and makes sure that it ends, at the end of the block."""
+    result: list[RunReport | BaseException] = []
+
+    def body() -> None:
+        try:
+            result.append(pipeline.run())
+        except BaseException as error:
+            result.append(error)
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    try:
+        yield result
+    finally:
+        pipeline.stop()
+        thread.join(WAIT_S)
+        assert not thread.is_alive(), "the run hangs"
+
+
+def plan(name: str, count: int = ENDLESS, *, live: bool = False, **options: object) -> tuple[StreamPlan, MemorySink]:
+    sink = MemorySink()
+    return StreamPlan(CountingSource(count, name=name, live=live), [(f"{name}.out", sink)], **options), sink  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_blocked_output_holds_up_nobody_else(live: bool, depth: int) -> None:
+    gate = threading.Event()
+    stuck = MemorySink(before=lambda i: gate.wait(WAIT_S) if i == 3 else None)  # type: ignore[arg-type, return-value]
+    source = CountingSource(ENDLESS, name="stuck", live=live)
+    (other, sink) = plan("other", 300)
+    pipeline = Pipeline([StreamPlan(source, [("stuck.out", stuck)]), other], SlowDetector(depth=depth))
+    with running(pipeline):
+        wait_for(lambda: len(sink.indices) == 300 and sink.closed)
+        gate.set()
+    assert sink.indices == list(range(300))
+    assert stuck.indices == sorted(stuck.indices)
+    if not live:
+        assert stuck.indices == list(range(len(stuck.indices)))
+
+
+def test_a_blocked_output_with_a_number_of_frames_holds_up_nobody_else() -> None:
+    gate = threading.Event()
+    stuck = MemorySink(before=lambda i: gate.wait(WAIT_S))  # type: ignore[arg-type, return-value]
+    other, sink = plan("other", 100)
+    first = StreamPlan(CountingSource(ENDLESS, name="stuck", live=True), [("stuck.out", stuck)])
+    pipeline = Pipeline([first, other], SlowDetector(), max_frames=50)
+    with running(pipeline):
+        wait_for(lambda: len(sink.indices) == 50)
+        gate.set()
+        wait_for(lambda: len(stuck.indices) == 50)
+
+
+def test_a_blocked_output_is_no_leak() -> None:
+    gate = threading.Event()
+    stuck = MemorySink(before=lambda i: gate.wait(WAIT_S))  # type: ignore[arg-type, return-value]
+    source = CountingSource(ENDLESS, name="stuck")
+    other, sink = plan("other", 200)
+    pipeline = Pipeline([StreamPlan(source, [("stuck.out", stuck)]), other], SlowDetector(depth=2))
+    with running(pipeline):
+        wait_for(lambda: len(sink.indices) == 200)
+        (stream,) = [stream for stream in pipeline.streams if stream.name == "stuck"]
+        # Room of the lane, of the captured frames, of the outlet, one being drawn, one being written, one on its way.
+        assert stream.stats.captured <= stream.lane.room + 2 + 2 + 3
+        gate.set()
+
+
+def test_batches_are_of_several_streams() -> None:
+    plans = [plan(f"s{number}", 40)[0] for number in range(4)]
+    detector = SlowDetector(depth=8, batch=4)
+    pipeline: Pipeline
+    waited = threading.Event()
+
+    def everybody_offers(_: int) -> None:
+        if not waited.is_set():
+            wait_for(lambda: all(len(stream.captured) == 2 for stream in pipeline.streams))
+            waited.set()
+
+    detector._during = everybody_offers
+    pipeline = Pipeline(plans, detector, batch_timeout_s=1.0)
+    with running(pipeline) as result:
+        wait_for(lambda: result)
+    assert isinstance(result[0], RunReport)
+    assert [part.frames_processed for part in result[0].sources] == [40] * 4
+    assert sum(map(len, detector.batches)) == 160
+    assert max(map(len, detector.batches)) == 4
+    assert ["s0", "s1", "s2", "s3"] in [sorted(batch) for batch in detector.batches]
+
+
+def test_held_frames_ride_beside_batches() -> None:
+    plans = [plan(f"s{number}", 30, detect_every=3) for number in range(3)]
+    pipeline = Pipeline([each for each, _ in plans], SlowDetector(depth=6, batch=3))
+    with running(pipeline) as result:
+        wait_for(lambda: result)
+    for _, sink in plans:
+        assert sink.indices == list(range(30))
+        assert [found.is_held for found in sink.detections] == [index % 3 != 0 for index in range(30)]
+
+
+def test_streams_are_added_and_removed_while_others_run() -> None:
+    first, first_sink = plan("first")
+    pipeline = Pipeline([first], SlowDetector())
+    with running(pipeline):
+        wait_for(lambda: len(first_sink.indices) > 5)
+        second, second_sink = plan("second")
+        pipeline.add(second)
+        wait_for(lambda: len(second_sink.indices) > 5)
+        pipeline.remove("first")
+        wait_for(lambda: len(pipeline.streams) == 1)
+        assert first_sink.closed == 1
+        assert first.source.closed >= 1  # type: ignore[attr-defined]
+        count = len(second_sink.indices)
+        wait_for(lambda: len(second_sink.indices) > count + 5)
+        again, again_sink = plan("first")
+        pipeline.add(again)
+        wait_for(lambda: len(again_sink.indices) > 5)
+    assert second_sink.indices == list(range(len(second_sink.indices)))
+    report = pipeline.report()
+    assert [part.name for part in report.sources] == ["first", "second", "first"]
+    assert report.sources[0].frames_processed == len(first_sink.indices)
+    assert report.fps * report.wall_s == pytest.approx(sum(part.frames_processed for part in report.sources))
+
+
+def test_names_are_used_once_at_a_time() -> None:
+    pipeline = Pipeline([plan("door")[0]], SlowDetector())
+    with pytest.raises(ConfigError, match="'door' already"):
+        pipeline.add(plan("door")[0])
+    for call in (pipeline.remove, pipeline.change):
+        with pytest.raises(ConfigError, match="no stream named 'gate'"):
+            call("gate")
+    pipeline.stop()
+    with pytest.raises(Closed):
+        pipeline.add(plan("gate")[0])
+
+
+def test_the_last_stream_may_be_exchanged() -> None:
+    old, old_sink = plan("old")
+    pipeline = Pipeline([old], SlowDetector())
+    with running(pipeline) as result:
+        wait_for(lambda: old_sink.indices)
+        with pipeline.expecting():
+            pipeline.remove("old")
+            wait_for(lambda: not pipeline.streams)
+            new, new_sink = plan("new", 10)
+            pipeline.add(new)
+        wait_for(lambda: result)
+        assert isinstance(result[0], RunReport)
+        assert new_sink.indices == list(range(10))
+        with pytest.raises(Closed):
+            pipeline.add(plan("late")[0])
+
+
+def test_a_stream_that_never_gave_a_frame_may_be_removed() -> None:
+    silent = threading.Event()
+    source = CountingSource(1, name="silent", live=True, before=lambda _: silent.wait(WAIT_S) and None)
+    other, sink = plan("other")
+    pipeline = Pipeline([StreamPlan(source, [("s", MemorySink())]), other], SlowDetector())
+    with running(pipeline) as result:
+        wait_for(lambda: sink.indices)
+        pipeline.remove("silent")
+        silent.set()
+        wait_for(lambda: len(pipeline.streams) == 1)
+    assert isinstance(result[0], RunReport)
+
+
+def test_what_a_removed_stream_failed_with_is_still_told() -> None:
+    def fail(index: int) -> None:
+        if index == 2:
+            raise SinkError("disk full")
+
+    bad = StreamPlan(CountingSource(ENDLESS, name="bad"), [("bad.out", MemorySink(before=fail))])
+    other, sink = plan("other")
+    pipeline = Pipeline([bad, other], SlowDetector())
+    with running(pipeline) as result:
+        wait_for(lambda: pipeline.report().errors)
+        pipeline.remove("bad")
+        wait_for(lambda: len(pipeline.streams) == 1)
+        count = len(sink.indices)
+        wait_for(lambda: len(sink.indices) > count)
+    assert isinstance(result[0], SinkError)
+    assert [error.where for error in pipeline.report().errors] == ["bad.out"]
+
+
+def test_many_that_come_and_go_leave_little() -> None:
+    stays, sink = plan("stays")
+    pipeline = Pipeline([stays], SlowDetector())
+    with running(pipeline):
+        wait_for(lambda: sink.indices)
+        threads = threading.active_count()
+        for number in range(300):
+            pipeline.add(plan(f"n{number}", 3)[0])
+            wait_for(lambda: not [s for s in pipeline.streams if s.name != "stays" and not s.captured.ended])
+            pipeline.remove(f"n{number}")
+        wait_for(lambda: len(pipeline.streams) == 1)
+        assert len(pipeline.report().sources) == 256 + 1
+        wait_for(lambda: threading.active_count() <= threads)
+        assert len(pipeline._threads) <= threads
+        assert not pipeline._detection._pending
+        wait_for(lambda: len(pipeline._detection._streams) == 1)
+
+
+def test_priority_and_budget_change_at_run_time() -> None:
+    door, sink = plan("door", live=True)
+    pipeline = Pipeline([door], SlowDetector())
+    with running(pipeline):
+        wait_for(lambda: sink.indices)
+        pipeline.change("door", priority=7, detect_every=2)
+        (stream,) = pipeline.streams
+        assert stream.lane.priority == 7
+        count = len(sink.indices)
+        wait_for(lambda: any(found.is_held for found in sink.detections[count:]))
+
+
+def test_the_lowest_priority_gives_way_first_and_it_is_told() -> None:
+    """The detector is slower than both live streams together, so one must lose frames."""
+    pipeline: Pipeline
+
+    def both_offer(_: int) -> None:
+        if not pipeline._stop.is_set():
+            wait_for(lambda: all(len(s.captured) for s in pipeline.streams) or pipeline._stop.is_set())
+
+    important, important_sink = plan("important", live=True, priority=1)
+    low_view = MemorySink(live_view=True, needs_pixels=True)
+    low = StreamPlan(CountingSource(ENDLESS, name="low", live=True), [("low.out", low_view)])
+    detector = SlowDetector(during=both_offer)
+    pipeline = Pipeline([important, low], detector)
+    with running(pipeline):
+        wait_for(lambda: len(important_sink.indices) > 50)
+        (_, low_stream) = pipeline.streams
+        wait_for(lambda: low_stream.gave_way > 0)
+        wait_for(lambda: any("gives way" in line for line in low_stream._overlay.lines()))
+        wait_for(lambda: low_view.frames)  # it gets no turn, and says why on the picture
+    parts = {part.name: part for part in pipeline.report().sources}
+    assert parts["low"].gave_way > 0
+    assert parts["important"].gave_way == 0
+    assert parts["low"].frames_processed <= 5
+    content = {part["name"]: part for part in pipeline.report().to_json()["sources"]}
+    assert "gave_way" in content["low"]
+    assert "gave_way" not in content["important"]
+
+
+def test_a_failing_source_among_added_ones_ends_alone() -> None:
+    def fail(index: int) -> None:
+        if index == 1:
+            raise SourceError("camera gone")
+
+    stays, sink = plan("stays")
+    pipeline = Pipeline([stays], SlowDetector())
+    with running(pipeline) as result:
+        wait_for(lambda: sink.indices)
+        pipeline.add(StreamPlan(CountingSource(5, name="bad", before=fail), [("b", MemorySink())]))
+        wait_for(lambda: pipeline.report().errors)
+        count = len(sink.indices)
+        wait_for(lambda: len(sink.indices) > count)
+    assert isinstance(result[0], SourceError)
