@@ -107,7 +107,7 @@ class Bench:
 
     def lanes(self, count: int, batch: int = 1) -> list[Lane]:
         """Returns new lanes; the caller closes them."""
-        return [Lane(self.gpu, self.engine, self.kernels, self.spec, batch) for _ in range(count)]
+        return [Lane(self.gpu, self.engine, self.kernels, self.spec, (batch,)) for _ in range(count)]
 
     def note(self, what: str, wanted: str, measured: str, bound: str) -> None:
         """Adds a row and prints it at once."""

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from streamer.engines.base import available_cores
+from streamer.processor import processor_name
 
 _PACKAGES = ("numpy", "opencv-python", "av", "openvino", "onnxruntime", "supervision", "vidgear")
 
@@ -15,7 +16,7 @@ _PACKAGES = ("numpy", "opencv-python", "av", "openvino", "onnxruntime", "supervi
 def describe_machine() -> dict[str, str]:
     """Returns processor, cores, system and versions, by what each is called in the output."""
     found = {
-        "CPU": _cpu_model(),
+        "CPU": processor_name(),
         "cores": str(available_cores()),
         "load before": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -50,11 +51,6 @@ def busy_core_s() -> float | None:
 def has_cpu_flag(flag: str) -> bool:
     """Whether Linux lists `flag`, such as ``amx_int8``, among the processor's; False on other systems."""
     return any(flag in line.split() for line in _cpu_lines("flags"))
-
-
-def _cpu_model() -> str:
-    names = [line.partition(":")[2].strip() for line in _cpu_lines("model name")]
-    return names[0] if names else platform.processor() or "unknown"
 
 
 def _cpu_lines(key: str) -> list[str]:

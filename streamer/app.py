@@ -55,14 +55,23 @@ def run(
                 conf=config.conf,
                 iou=config.iou,
                 classes=config.classes,
-                depth=config.depth or (1 if live or paced else None),
+                depth=config.depth or (1 if (live or paced) and len(sources) == 1 else None),
+                batch=config.batch if len(sources) > 1 else None,
+                streams=len(sources),
                 self_check=config.self_check,
             )
         )
         info = detector.info
         log.info("engine %s, precision %s, device %s, model %s", info.name, info.precision, info.device, info.model)
         plans = _plans(config, sources, outputs, detector.labels, paced, stack)
-        pipeline = Pipeline(plans, detector, max_frames=config.max_frames, overlay=config.overlay, on_poll=on_poll)
+        pipeline = Pipeline(
+            plans,
+            detector,
+            max_frames=config.max_frames,
+            overlay=config.overlay,
+            batch_timeout_s=config.batch_timeout / 1e3,
+            on_poll=on_poll,
+        )
         stack.pop_all()  # the pipeline closes sources and sinks, each on the thread that uses it
         with detector:
             try:

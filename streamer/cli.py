@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N")
     add("--precision", choices=("auto", "f32", "bf16", "f16"), help="what a float model is computed in")
     add("--depth", type=int, metavar="N", help="frames in flight (default: 1 when live, else one a core)")
+    add("--batch", type=_batch, metavar="N|auto", help="frames of several sources in one go (default: auto, measured)")
+    add("--batch-timeout", type=float, metavar="MS", help="how long a batch waits to become full (default 5)")
     add("--conf", type=float, metavar="0..1", help="least score to show (default 0.4)")
     add("--iou", type=float, metavar="0..1", help="overlap above which the weaker box goes (default 0.6)")
     add("--classes", type=_comma_separated, metavar="A,B", help="show only these labels")
@@ -115,6 +117,10 @@ def _say_end(report: RunReport) -> None:
         print(one_line(report.summary()))
     for what in report.skipped:
         log.warning("skipped %s", one_line(what))
+
+
+def _batch(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _comma_separated(text: str) -> list[str]:

@@ -47,7 +47,9 @@ class StreamConfig(BaseModel):
         model: a model's name or an ONNX file.
         model_config_file: (key ``model_config``) YAML description of a foreign ONNX file.
         engine, device, precision: see `streamer.open_detector`.
-        depth: frames in flight in the detector; None is one for live sources, else one for each core.
+        depth: frames in flight in the detector; None is one for a live source, else one for each core.
+        batch: frames of several sources to compute together; ``auto`` measures it. See `streamer.open_detector`.
+        batch_timeout: milliseconds that a batch which isn't full waits for more frames, at most.
         conf, iou: thresholds, 0 to 1.
         classes: labels to keep; None keeps all.
         policy: ``auto`` is every-frame for files and freshest for live sources.
@@ -84,6 +86,8 @@ class StreamConfig(BaseModel):
     device: str = "auto"
     precision: Literal["auto", "f32", "bf16", "f16"] = "auto"
     depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
+    batch: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | Literal["auto"] = "auto"
+    batch_timeout: Annotated[float, Field(ge=0, le=1000)] = 5.0
     conf: Unit = 0.4
     iou: Unit = 0.6
     classes: tuple[str, ...] | None = None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
-
 
 def list_known(what: str) -> list[str]:
     """Returns a line for each known thing of the kind `what`: models, engines, devices or sources."""
@@ -28,18 +25,9 @@ def _engines() -> list[str]:
 def _devices() -> list[str]:
     from streamer.cuda.gpu import list_gpus
     from streamer.engines.base import available_cores
+    from streamer.processor import processor_name
 
-    return [f"cpu            {_processor()}, {available_cores()} cores", *list_gpus()]
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return [f"cpu            {processor_name()}, {available_cores()} cores", *list_gpus()]
 
 
 def _sources() -> list[str]:

@@ -49,10 +49,15 @@ def _run(model: ModelFile, engine: Engine, frame: Frame) -> Output:
     return engine.wait(0)[0]
 
 
-def _find(model: ModelFile, output_of: Callable[[Frame], Output]) -> Detections:
+def packaged_frame() -> Frame:
+    """Returns the packaged picture."""
     import cv2
 
-    frame = Frame(np.asarray(cv2.imread(str(PICTURE)), np.uint8), "self-check", 0, 0.0, 0.0)
+    return Frame(np.asarray(cv2.imread(str(PICTURE)), np.uint8), "self-check", 0, 0.0, 0.0)
+
+
+def _find(model: ModelFile, output_of: Callable[[Frame], Output]) -> Detections:
+    frame = packaged_frame()
     letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
     output = output_of(frame)
     if not np.isfinite(output).all():

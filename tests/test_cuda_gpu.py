@@ -147,7 +147,7 @@ def test_a_lane_preprocesses_and_decodes(
     ]
     engine = FixedEngine(gpu, outputs, channels_last=channels_last)
     kernels = kernels_of(gpu, spec, dtype, channels_last)
-    lane = Lane(gpu, engine, kernels, spec, 3)
+    lane = Lane(gpu, engine, kernels, spec, (3,))
     pool = StagingPool(gpu, 6)
     for _ in range(2):
         staged = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from streamer.cuda.engine import CudaEngine, Launch
+from streamer.cuda.engine import Binding, CudaEngine, Launch
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.launch import Kernels
 from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
@@ -19,21 +20,35 @@ from streamer.detections import Detections
 from streamer.model_spec import ModelSpec
 from streamer.yuv_matrix import Matrix
 
+_BLANK: npt.NDArray[np.void] = np.zeros((), PICTURE_DTYPE)
+"""A picture resized to nothing: all of the network's input is padding."""
+_BLACK = "black"
+
 
 class Lane:
-    """Runs batches of a fixed size, one at a time, all on one stream. Lanes run side by side.
+    """Runs batches of a few sizes, one at a time, all on one stream. Lanes run side by side.
 
     For each batch: `put` (or `describe`) every picture, `start`, `wait`, `detections`. Everything from preprocessing
-    to the results, which the GPU writes into page-locked memory itself, is one CUDA graph where graphs can be had.
+    to the results, which the GPU writes into page-locked memory itself, is one CUDA graph for each size where graphs
+    can be had. A batch that isn't full takes the next larger size, filled up with black.
 
     Attributes:
-        batch: pictures at a time.
+        batch: most pictures at a time.
         stream: the PyCUDA stream.
         graphed: whether a graph was captured.
     """
 
-    def __init__(self, gpu: Gpu, engine: CudaEngine, kernels: Kernels, spec: ModelSpec, batch: int = 1) -> None:
-        """Allocates everything, warms the engine up and captures the graph.
+    def __init__(
+        self, gpu: Gpu, engine: CudaEngine, kernels: Kernels, spec: ModelSpec, sizes: Collection[int] = (1,)
+    ) -> None:
+        """Allocates everything, warms the engine up and captures the graphs.
+
+        Args:
+            gpu: where.
+            engine: has loaded the network.
+            kernels: for this engine's types.
+            spec: the network's.
+            sizes: the batch sizes to have ready.
 
         Raises:
             EngineError: if there isn't enough memory, or the engine refuses.
@@ -41,6 +56,7 @@ class Lane:
         import pycuda.driver as drv
 
         width, height = spec.input_size_wh
+        batch = max(sizes)
         values = batch * spec.num_points * spec.output_channels
         self.batch = batch
         self._gpu = gpu
@@ -49,8 +65,8 @@ class Lane:
         self._input_type, self._output_type = engine.input_type, engine.output_type
         self._owned: list[DeviceBuffer | PinnedBuffer] = []
         self._pixels: list[DeviceBuffer | None] = [None] * batch
-        self._binding = None
-        self._launch: Launch | None = None
+        self._bindings: dict[int, Binding] = {}
+        self._launches: dict[int, Launch | None] = {}
         with gpu.active(), checking("make a stream"):
             self.stream: Any = drv.Stream()
             self._began, self._copied, self._ended = drv.Event(), drv.Event(), drv.Event()
@@ -63,23 +79,18 @@ class Lane:
             self._boxes = self._device(16 * batch * ROOM)
             self._host_pictures = self._pinned(batch * PICTURE_DTYPE.itemsize)
             self._host_results = self._pinned(batch * RESULT_DTYPE.itemsize)
-            self._described: list[object] = [None] * batch
+            self._described: list[object] = [_BLACK] * batch
             self._results = np.asarray(self._host_results.array).view(RESULT_DTYPE)
-            blank = np.zeros(batch, PICTURE_DTYPE)  # resized to nothing: the first runs are of black pictures
-            self._pictures.write(blank)
-            with gpu.active():
-                binding = engine.bind(batch, self._input.address, self._output.address, int(self.stream.handle))
-                self._binding = binding
-                self._enqueue()
-                self.stream.synchronize()
-                self._launch = binding.capture(self._enqueue)
+            self._pictures.write(np.zeros(batch, PICTURE_DTYPE))
+            for size in sorted(sizes):
+                self._make_ready(engine, size)
         except BaseException:
             self.close()
             raise
 
     @property
     def graphed(self) -> bool:
-        return self._launch is not None
+        return all(launch is not None for launch in self._launches.values())
 
     def put(self, index: int, staged: Staged, colours: tuple[Matrix, bool] | None) -> None:
         """Starts copying a staged picture to the GPU; `staged` must be kept until the batch was waited for.
@@ -129,18 +140,28 @@ class Lane:
         host.view(PICTURE_DTYPE)[0] = picture
         drv.memcpy_htod_async(self._pictures.address + index * size, host, self.stream)
 
-    def start(self) -> None:
+    def start(self, count: int | None = None) -> None:
         """Starts computing the batch; returns at once.
+
+        Args:
+            count: how many pictures of it were put, from the first on; None says all.
 
         Raises:
             EngineError: if the engine refuses.
         """
+        count = count or self.batch
+        size = min(size for size in self._bindings if size >= count)
         with self._gpu.active(), checking("start a frame"):
+            for index in range(count, size):  # what lay there before may be gone
+                if self._described[index] != _BLACK:
+                    self._describe(index, _BLANK)
+                    self._described[index] = _BLACK
             self._copied.record(self.stream)
-            if self._launch is not None:
-                self._launch()
+            launch = self._launches[size]
+            if launch is not None:
+                launch()
             else:
-                self._enqueue()
+                self._enqueue(size)
             self._ended.record(self.stream)
 
     def wait(self) -> float:
@@ -194,21 +215,29 @@ class Lane:
         """Waits for the stream and frees everything. Safe to call twice."""
         with self._gpu.active():
             self.stream.synchronize()
-            self._launch = None
-            if self._binding is not None:
-                self._binding.close()
-                self._binding = None
+            self._launches.clear()
+            for binding in self._bindings.values():
+                binding.close()
+            self._bindings.clear()
         for buffer in [*self._owned, *(pixels for pixels in self._pixels if pixels is not None)]:
             buffer.free()
 
-    def _enqueue(self) -> None:
-        assert self._binding is not None, "the engine is bound before work is enqueued"
+    def _make_ready(self, engine: CudaEngine, size: int) -> None:
+        """Binds the engine for one batch size, runs it, and captures its graph."""
+        with self._gpu.active():
+            binding = engine.bind(size, self._input.address, self._output.address, int(self.stream.handle))
+            self._bindings[size] = binding
+            self._enqueue(size)
+            self.stream.synchronize()
+            self._launches[size] = binding.capture(lambda: self._enqueue(size))
+
+    def _enqueue(self, size: int) -> None:
         pictures = self._pictures.address
-        self._kernels.letterbox(self.stream, pictures, self._input.address, self.batch)
-        self._binding.enqueue()
+        self._kernels.letterbox(self.stream, pictures, self._input.address, size)
+        self._bindings[size].enqueue()
         self._kernels.decode(
             self.stream, pictures, self._output.address, self._found.address, self._keys.address,
-            self._boxes.address, self._host_results.address, self.batch,
+            self._boxes.address, self._host_results.address, size,
         )  # fmt: skip
 
     def _device(self, nbytes: int) -> DeviceBuffer:

@@ -30,20 +30,22 @@ class BufferPool(Generic[Buffer]):
         self._lock = threading.RLock()  # a buffer may come back while one is taken: finalisers run anywhere
         self._closed = False
 
-    def take(self, nbytes: int) -> Buffer | None:
-        """Returns a buffer of `nbytes` or more, or None when all are in use.
+    def take(self, nbytes: int, *, leave: int = 0) -> Buffer | None:
+        """Returns a buffer of `nbytes` or more, or None when all but `leave` are in use.
 
         Raises:
             EngineError: if there isn't memory for another.
         """
         with self._lock:
+            if len(self._free) + self._limit - self._made <= leave:
+                return None
             while self._free:
                 buffer = self._free.pop()
                 if buffer.nbytes >= nbytes:
                     return buffer
                 buffer.free()  # frames have become larger
                 self._made -= 1
-            if self._closed or self._made == self._limit:
+            if self._closed:
                 return None
             made = self._make(nbytes)
             self._made += 1
@@ -104,19 +106,20 @@ class StagingPool:
     def __init__(self, gpu: Gpu, limit: int) -> None:
         self._pool = BufferPool(lambda nbytes: PinnedBuffer(gpu, nbytes), limit)
 
-    def stage(self, frame: Frame, letterbox: Letterbox, *, packable: bool = True) -> Staged | None:
-        """Copies what is needed of a frame into a buffer; returns None when all buffers are in use.
+    def stage(self, frame: Frame, letterbox: Letterbox, *, packable: bool = True, leave: int = 0) -> Staged | None:
+        """Copies what is needed of a frame into a buffer; returns None when all buffers but `leave` are in use.
 
         Args:
             frame: the frame.
             letterbox: its way into the network's input.
             packable: whether to leave out rows that aren't needed.
+            leave: buffers to leave for others.
 
         Raises:
             EngineError: if the system won't lock more memory.
         """
         layout = Layout.of(frame, letterbox, packable=packable)
-        buffer = self._pool.take(layout.nbytes)
+        buffer = self._pool.take(layout.nbytes, leave=leave)
         if buffer is None:
             return None
         staged = Staged(self._pool, buffer, layout)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from streamer.errors import ConfigError, StreamerError, nearest
 
 if TYPE_CHECKING:
     from streamer.detector.base import Detector
+    from streamer.engines.base import Engine
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ def open_detector(
     iou: float = 0.6,
     classes: Sequence[str] | None = None,
     depth: int | None = None,
+    batch: int | Literal["auto"] | None = None,
+    streams: int = 1,
     threads: int | None = None,
     self_check: bool = True,
 ) -> Detector:
@@ -44,8 +47,12 @@ def open_detector(
         conf: least score to keep, 0 to 1.
         iou: overlap above which the weaker of two boxes of one class is dropped, 0 to 1.
         classes: labels to keep; None keeps all.
-        depth: frames in flight, at most `MAX_DEPTH`; None takes one for each core, which is best for throughput; 1 is
+        depth: batches in flight, at most `MAX_DEPTH`; None takes one for each core, which is best for throughput; 1 is
             best for latency.
+        batch: frames of several streams to compute together: on a GPU in one call, on a CPU, where that gains nothing,
+            as so many requests side by side (`depth`, where that is None). ``auto`` measures what is best, once for a
+            model and machine; None takes frames one by one.
+        streams: how many streams there will be: no larger batch than they can fill is tried.
         threads: cores to use; None uses all this process may run on.
         self_check: run the model once on a packaged picture and refuse an engine that computes it wrongly.
 
@@ -56,7 +63,7 @@ def open_detector(
     """
     from streamer.cuda.gpu import parse_device
     from streamer.decode import Decoder
-    from streamer.detector.cpu import CpuDetector
+    from streamer.detector.cpu import CpuDetector, open_tuned
     from streamer.detector.cuda import GPU_ENGINES, open_cuda_detector
     from streamer.engines import ENGINE_NAMES, open_engine
     from streamer.engines.base import available_cores
@@ -68,8 +75,9 @@ def open_detector(
     for name, value in (("conf", conf), ("iou", iou)):
         if not 0 <= value <= 1:
             raise ConfigError(f"--{name} wants a number from 0 to 1, got {value:g}")
-    if depth is not None and not 1 <= depth <= MAX_DEPTH:
-        raise ConfigError(f"depth wants 1 to {MAX_DEPTH} frames in flight, got {depth}")
+    for name, count in (("depth", depth), ("batch", batch)):
+        if isinstance(count, int) and not 1 <= count <= MAX_DEPTH:
+            raise ConfigError(f"{name} wants 1 to {MAX_DEPTH} frames, got {count}")
     known = ("auto", *ENGINE_NAMES, *GPU_ENGINES)
     if engine not in known:
         raise ConfigError(f"unknown engine {engine!r}{nearest(engine, known)} (known: {', '.join(known)})")
@@ -94,6 +102,8 @@ def open_detector(
                 iou=iou,
                 class_ids=wanted,
                 depth=depth,
+                batch=batch,
+                streams=streams,
                 self_check=self_check,
             )
         except StreamerError as error:
@@ -101,7 +111,15 @@ def open_detector(
                 raise
             log.info("running on the CPU, not on a GPU: %s", error)
     decoder = Decoder(loaded.spec, conf, iou, wanted)
-    runner = open_engine(engine, loaded, slots=depth or available_cores(), precision=precision, threads=threads)
+
+    def open_runner(slots: int) -> Engine:
+        return open_engine(engine, loaded, slots=slots, precision=precision, threads=threads)
+
+    if depth is not None or batch is None:
+        runner = open_runner(depth or available_cores())
+    else:
+        wishes = (engine, precision, threads)
+        runner = open_runner(batch) if isinstance(batch, int) else open_tuned(loaded, open_runner, streams, wishes)
     detector = CpuDetector(loaded, runner, decoder)
     if self_check:
         try:

@@ -6,8 +6,9 @@ import importlib.util
 import logging
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,11 +24,12 @@ from streamer.cuda.staging import Staged, StagingPool
 from streamer.decode import Decoder
 from streamer.detections import Detections
 from streamer.detector.base import Detector, DetectTimes, EngineInfo
+from streamer.detector.tuning import Speed, tuned, version_of
 from streamer.errors import EngineError, StreamerError
 from streamer.frame import Frame
 from streamer.letterbox import Letterbox
 from streamer.model_file import ModelFile
-from streamer.self_check import check_output
+from streamer.self_check import check_output, packaged_frame
 
 log = logging.getLogger(__name__)
 
@@ -39,28 +41,32 @@ _INSTALL_TORCH = "pip install 'nanodet-streamer[torch]'"
 
 DEFAULT_SLOTS = 8
 _LEAST_SLOTS = 2
-_SPARE_BUFFERS = 8
-"""Staging buffers beyond one for each lane: frames that were prepared and wait, or are being prepared."""
+_BATCHES = (1, 4, 16)
+_MEASURED_S = 0.15
+_SPARE_BUFFERS = 64
+"""Staging buffers beyond twice what is in flight: frames that were prepared and wait. Made as they are needed."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Flight:
+    """A batch on its way."""
+
     lane: Lane
-    frame: Frame
-    letterbox: Letterbox
-    staged: Staged | None
+    frames: list[Frame]
+    letterboxes: list[Letterbox]
+    staged: list[Staged | None]
     preprocess_ms: float
 
 
 class CudaDetector(Detector):
-    """Drives lanes in turn, so frames come back in order.
+    """Drives lanes in turn, a batch in each, so frames come back in order.
 
     `prepare` may be called on another thread (the one that captures): it copies the pixels into page-locked memory,
     which takes as long as all the GPU's work on a frame. `submit` does it itself where it wasn't done.
 
-    In `DetectTimes`, `preprocess_ms` is the host's time to submit a frame, `inference_ms` the GPU's from the start of
-    the copy to the last result, preprocessing, NMS and waiting for other lanes included, and `postprocess_ms` the
-    host's to take the results.
+    In `DetectTimes`, `preprocess_ms` is the host's time to submit a batch, for each of its frames, `inference_ms` the
+    GPU's for the batch from the start of the copy to the last result, preprocessing, NMS and waiting for other lanes
+    included, and `postprocess_ms` the host's to take one frame's results.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class CudaDetector(Detector):
         conf: float,
         iou: float,
         class_ids: Collection[int] | None,
+        batches: Sequence[int] = (1,),
     ) -> None:
         """Takes over `gpu` and `engine`: closing the detector, or failing here, closes them.
 
@@ -80,10 +87,11 @@ class CudaDetector(Detector):
             model: what to run.
             gpu: where.
             engine: has loaded the model.
-            slots: frames in flight, at least 1.
+            slots: batches in flight, at least 1.
             conf: least score to keep.
             iou: overlap above which the weaker of two boxes of one class is dropped.
             class_ids: classes to keep; None keeps all.
+            batches: sizes to choose the largest batch from, ascending; of several the best is measured.
 
         Raises:
             EngineError: if the GPU hasn't enough memory, or the kernels can't be compiled.
@@ -91,17 +99,18 @@ class CudaDetector(Detector):
         spec = model.spec
         self.info = EngineInfo(engine.name, engine.precision, gpu.name, model.path.stem, model.sha256)
         self.labels = spec.labels
-        self.depth = slots
+        self._model = model
         self._spec = spec
         self._gpu = gpu
         self._engine = engine
         self._decode = Decoder(spec, conf, iou, class_ids)
-        self._submitted = 0
+        self._started = 0
         self._flying: deque[_Flight] = deque()
+        self._landed: deque[tuple[Frame, Detections, DetectTimes]] = deque()
         self._prepared: WeakKeyDictionary[Frame, Staged] = WeakKeyDictionary()
         self._lanes: list[Lane] = []
         self._kernels: Kernels | None = None
-        self._pool = StagingPool(gpu, slots + _SPARE_BUFFERS)
+        self._pool = StagingPool(gpu, 2 * slots * max(batches) + _SPARE_BUFFERS)
         self._closed = False
         try:
             self._kernels = kernels = Kernels(
@@ -114,15 +123,56 @@ class CudaDetector(Detector):
                 iou=iou,
                 class_ids=class_ids,
             )
+            key = (model.sha256, engine.name, engine.precision, version_of(engine.name), gpu.name, slots)
+            self.batch = tuned(key, batches, lambda size: self._measure(kernels, size, slots))
+            self.depth = slots * self.batch
             for _ in range(slots):
-                self._lanes.append(Lane(gpu, engine, kernels, spec))
+                self._lanes.append(Lane(gpu, engine, kernels, spec, {1, self.batch}))
         except BaseException:
             self.close()
             raise
 
+    def _measure(self, kernels: Kernels, size: int, slots: int) -> Speed:
+        """Measures batches of one size with the packaged picture, for a moment."""
+        frame = packaged_frame()
+        staged = self._pool.stage(frame, self._letterbox(frame))
+        assert staged is not None, "nothing else has begun"
+        lanes: list[Lane] = []
+        try:
+            for _ in range(slots):
+                lanes.append(Lane(self._gpu, self._engine, kernels, self._spec, (size,)))
+                for index in range(size):
+                    lanes[-1].put(index, staged, None)
+                lanes[-1].start()
+            for lane in lanes:
+                lane.wait()
+            began = time.perf_counter()
+            lanes[0].start()
+            lanes[0].wait()
+            alone_ms = (time.perf_counter() - began) * 1e3
+            for lane in lanes:
+                lane.start()
+            done, began = 0, time.perf_counter()
+            while (passed_s := time.perf_counter() - began) < _MEASURED_S or done < slots:
+                lane = lanes[done % slots]
+                lane.wait()
+                for index in range(size):
+                    lane.detections(index)
+                lane.start()
+                done += 1
+        finally:
+            for lane in lanes:
+                lane.close()
+        return Speed(size, done * size / passed_s, alone_ms)
+
     @property
     def in_flight(self) -> int:
-        return len(self._flying)
+        return len(self._landed) + sum(len(flight.frames) for flight in self._flying)
+
+    @property
+    def room(self) -> int:
+        """A whole batch as long as a lane is free."""
+        return self.batch if len(self._flying) < len(self._lanes) else 0
 
     @property
     def pinned_bytes(self) -> int:
@@ -136,38 +186,43 @@ class CudaDetector(Detector):
         """
         if isinstance(frame.pixels, Nv12):
             return
-        staged = self._pool.stage(frame, self._letterbox(frame))
+        staged = self._pool.stage(frame, self._letterbox(frame), leave=self.depth)
         if staged is not None:
             self._prepared[frame] = staged
 
     def submit(self, frame: Frame) -> None:
-        if self.in_flight >= self.depth:
-            raise ValueError(f"{self.depth} frames are in flight already: collect one first")
+        self.submit_batch([frame])
+
+    def submit_batch(self, frames: Sequence[Frame]) -> None:
+        if not self.room:
+            raise ValueError(f"{self.in_flight} frames are in flight already: collect one first")
+        if not 1 <= len(frames) <= self.batch:
+            raise ValueError(f"wanted 1 to {self.batch} frames in a batch, got {len(frames)}")
         began = time.perf_counter()
-        letterbox = self._letterbox(frame)
-        lane = self._lanes[self._submitted % self.depth]
-        staged: Staged | None = None
+        lane = self._lanes[self._started % len(self._lanes)]
+        letterboxes = [self._letterbox(frame) for frame in frames]
+        staged = [self._put(lane, index, frame, letterboxes[index]) for index, frame in enumerate(frames)]
+        lane.start(len(frames))
+        each_ms = (time.perf_counter() - began) * 1e3 / len(frames)
+        self._flying.append(_Flight(lane, list(frames), letterboxes, staged, each_ms))
+        self._started += 1
+
+    def _put(self, lane: Lane, index: int, frame: Frame, letterbox: Letterbox) -> Staged | None:
+        """Gives a lane one frame; returns what must be kept meanwhile."""
         if isinstance(frame.pixels, Nv12):
-            lane.describe(0, frame.pixels.describe(letterbox))
-        else:
-            staged = self._prepared.pop(frame, None) or self._pool.stage(frame, letterbox)
-            if staged is None:
-                raise EngineError("all staging buffers are held by frames that were prepared but not submitted")
-            lane.put(0, staged, colours_of(frame))
-        lane.start()
-        self._flying.append(_Flight(lane, frame, letterbox, staged, (time.perf_counter() - began) * 1e3))
-        self._submitted += 1
+            lane.describe(index, frame.pixels.describe(letterbox))
+            return None
+        staged = self._prepared.pop(frame, None) or self._pool.stage(frame, letterbox)
+        assert staged is not None, "prepare leaves as many buffers as can be in flight"
+        lane.put(index, staged, colours_of(frame))
+        return staged
 
     def collect(self) -> tuple[Frame, Detections, DetectTimes]:
-        if not self._flying:
-            raise ValueError("no frame is in flight")
-        flight, inference_ms = self._land()
-        began = time.perf_counter()
-        detections = flight.lane.detections(0)
-        if detections is None:  # so low a threshold that the kernels had no room: the reference does it
-            detections = self._decode(flight.lane.output(0), flight.letterbox)
-        postprocess_ms = (time.perf_counter() - began) * 1e3
-        return flight.frame, detections, DetectTimes(flight.preprocess_ms, inference_ms, postprocess_ms)
+        if not self._landed:
+            if not self._flying:
+                raise ValueError("no frame is in flight")
+            self._land()
+        return self._landed.popleft()
 
     def raw_output(self, frame: Frame) -> npt.NDArray[np.float32]:
         """Runs one frame alone and returns the network's output, (N, channels) float32; for checks.
@@ -176,17 +231,28 @@ class CudaDetector(Detector):
             ValueError: if frames are in flight.
             EngineError: if computing failed.
         """
-        if self._flying:
+        if self.in_flight:
             raise ValueError(f"wanted no frame in flight, there are {self.in_flight}")
         self.submit(frame)
-        return self._land()[0].lane.output(0)
+        lane = self._flying[0].lane
+        self._land()
+        self._landed.clear()
+        return lane.output(0)
 
-    def _land(self) -> tuple[_Flight, float]:
+    def _land(self) -> None:
+        """Waits for the oldest batch and takes its results, so that its lane is free."""
         flight = self._flying.popleft()
         inference_ms = flight.lane.wait()
-        if flight.staged is not None:
-            flight.staged.end()
-        return flight, inference_ms
+        for staged in flight.staged:
+            if staged is not None:
+                staged.end()
+        for index, frame in enumerate(flight.frames):
+            began = time.perf_counter()
+            detections = flight.lane.detections(index)
+            if detections is None:  # so low a threshold that the kernels had no room: the reference does it
+                detections = self._decode(flight.lane.output(index), flight.letterboxes[index])
+            postprocess_ms = (time.perf_counter() - began) * 1e3
+            self._landed.append((frame, detections, DetectTimes(flight.preprocess_ms, inference_ms, postprocess_ms)))
 
     def _letterbox(self, frame: Frame) -> Letterbox:
         return Letterbox.fit(frame.size_wh, self._spec.input_size_wh, self._spec.keep_ratio)
@@ -198,9 +264,11 @@ class CudaDetector(Detector):
         for lane in self._lanes:
             lane.close()
         for flight in self._flying:
-            if flight.staged is not None:
-                flight.staged.end()
+            for staged in flight.staged:
+                if staged is not None:
+                    staged.end()
         self._flying.clear()
+        self._landed.clear()
         self._prepared.clear()
         self._pool.close()
         if self._kernels is not None:
@@ -220,6 +288,8 @@ def open_cuda_detector(
     iou: float,
     class_ids: Collection[int] | None,
     depth: int | None,
+    batch: int | Literal["auto"] | None = None,
+    streams: int = 1,
     self_check: bool = True,
 ) -> CudaDetector:
     """Opens a detector on a GPU.
@@ -232,7 +302,9 @@ def open_cuda_detector(
         conf: least score to keep.
         iou: overlap above which the weaker of two boxes of one class is dropped.
         class_ids: classes to keep; None keeps all.
-        depth: frames in flight, at least 2 of which are used; None takes `DEFAULT_SLOTS`.
+        depth: batches in flight, at least 2 of which are used; None takes `DEFAULT_SLOTS`.
+        batch: most frames in a batch; ``auto`` measures it, None is 1.
+        streams: how many streams there will be; `auto` tries no larger batch than they can fill.
         self_check: run the model once on a packaged picture and refuse an engine that computes it wrongly.
 
     Raises:
@@ -247,7 +319,8 @@ def open_cuda_detector(
         gpu.close()
         raise
     slots = max(_LEAST_SLOTS, depth or DEFAULT_SLOTS)
-    detector = CudaDetector(model, gpu, loaded, slots=slots, conf=conf, iou=iou, class_ids=class_ids)
+    batches = [size for size in _BATCHES if size < 4 * streams] if batch == "auto" else [batch or 1]
+    detector = CudaDetector(model, gpu, loaded, slots=slots, conf=conf, iou=iou, class_ids=class_ids, batches=batches)
     if self_check:
         try:
             check_output(model, loaded.name, detector.raw_output)

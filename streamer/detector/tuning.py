@@ -1,0 +1,94 @@
+"""How many frames to compute together: measured once on the machine at hand, and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from streamer.whole_file import whole_file
+from streamer.zoo import cache_dir
+
+log = logging.getLogger(__name__)
+
+_ENOUGH = 0.95
+_PATIENCE_MS = 40.0
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a batch size was measured to give.
+
+    Attributes:
+        batch: frames computed together.
+        fps: frames a second with as many batches in flight as the detector has.
+        latency_ms: how long one batch takes by itself.
+    """
+
+    batch: int
+    fps: float
+    latency_ms: float
+
+
+def choose(speeds: Sequence[Speed]) -> Speed:
+    """Returns the smallest batch that gives 95 % of the best throughput; one that takes over 40 ms only if all do."""
+    quick = [speed for speed in speeds if speed.latency_ms <= _PATIENCE_MS] or speeds[:1]
+    best = max(speed.fps for speed in quick)
+    return next(speed for speed in quick if speed.fps >= _ENOUGH * best)
+
+
+def version_of(package: str) -> str:
+    """Returns an installed package's version, or nothing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def tuned(key: Sequence[object], sizes: Sequence[int], measure: Callable[[int], Speed]) -> int:
+    """Returns the batch size to use, measuring each where that wasn't done before.
+
+    Args:
+        key: all that the speeds depend on: model, engine, its version, device...
+        sizes: what may be chosen, ascending.
+        measure: measures one size.
+    """
+    if len(sizes) == 1:
+        return sizes[0]
+    name = hashlib.sha256("\0".join(map(str, [*key, *sizes])).encode()).hexdigest()[:20]
+    path = cache_dir() / "batch" / f"{name}.json"
+    speeds = _read(path)
+    if speeds is None:
+        began = time.perf_counter()
+        speeds = _measured(sizes, measure)
+        log.info("measured the batch sizes %s in %.1f s", ", ".join(map(str, sizes)), time.perf_counter() - began)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as partial:
+                partial.write_text(json.dumps([asdict(speed) for speed in speeds]), encoding="utf-8")
+        except OSError as error:
+            log.info("can't remember the batch sizes' speeds in %r: %s", str(path), error.strerror or error)
+    chosen = choose(speeds)
+    found = "; ".join(f"{speed.batch}: {speed.fps:.0f} fps, {speed.latency_ms:.1f} ms" for speed in speeds)
+    log.info("batch size %d (%s)", chosen.batch, found)
+    return chosen.batch
+
+
+def _measured(sizes: Sequence[int], measure: Callable[[int], Speed]) -> list[Speed]:
+    """Measures in turn, several times, and takes each size's best: others may use the machine meanwhile."""
+    rounds = [[measure(size) for size in sizes] for _ in range(_ROUNDS)]
+    return [max(of_one, key=lambda speed: speed.fps) for of_one in zip(*rounds, strict=True)]
+
+
+def _read(path: Path) -> list[Speed] | None:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [Speed(int(e["batch"]), float(e["fps"]), float(e["latency_ms"])) for e in entries] or None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
