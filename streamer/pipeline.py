@@ -181,7 +181,7 @@ class Pipeline:
         finally:
             for stream, outlet in self._mains:
                 self._close(stream, outlet)
-            stuck = _join(list(self._threads))
+            stuck = _join(self._alive())
         if stuck:
             log.warning("left behind, as it doesn't answer: %s", ", ".join(stuck))
         self._ended_s = time.perf_counter()
@@ -233,6 +233,10 @@ class Pipeline:
     def _start(self, stream: Stream) -> None:
         name, bulk = stream.name, stream.policy is Policy.EVERY_FRAME
         self._launch(f"capture {name}", lambda: stream.run_capture(self._stop), stream, bulk=bulk)
+        only = stream.only_outlet
+        if only is not None:
+            self._launch(f"write {only.name}", lambda: stream.run_only(only), stream, bulk=bulk)
+            return
         self._launch(f"draw {name}", stream.run_draw, stream, bulk=bulk)
         for outlet in stream.outlets:
             if outlet.sink.main_thread:
@@ -254,6 +258,9 @@ class Pipeline:
             pass  # another thread ended the run
         except BaseException as error:
             self._fail(error)
+        finally:
+            with self._lock:
+                del self._threads[threading.current_thread()]
 
     def _fail(self, error: BaseException) -> None:
         """Keeps the first failure and ends every thread; the window's close button counts as no failure."""
@@ -281,7 +288,8 @@ class Pipeline:
             for stream, outlet in mains:
                 self._serve_one(stream, outlet, _POLL_S / len(mains), closing=closing)
             if not mains:
-                _join_one(self._alive(), _POLL_S)
+                for thread in self._alive()[:1]:
+                    thread.join(_POLL_S)
             self._forget_removed()
             if self._on_poll is not None:
                 self._on_poll(self)
@@ -318,7 +326,6 @@ class Pipeline:
 
     def _alive(self) -> list[threading.Thread]:
         with self._lock:
-            self._threads = {thread: stream for thread, stream in self._threads.items() if thread.is_alive()}
             return list(self._threads)
 
     def _is_over(self) -> bool:
@@ -332,7 +339,6 @@ class Pipeline:
         """Lets go of streams that were removed and have finished, but for their part of the report."""
         if not any(stream.is_removed for stream in self._streams):
             return
-        self._alive()
         with self._lock:
             busy = {*self._threads.values(), *(stream for stream, _ in self._mains)}
             for stream in [stream for stream in self._streams if stream.is_removed and stream not in busy]:
@@ -360,12 +366,6 @@ def _latency(windows: list[Window]) -> dict[str, float] | None:
         return None
     del summary["mean"]
     return summary
-
-
-def _join_one(threads: list[threading.Thread], timeout_s: float) -> None:
-    """Waits a little for the first of the threads."""
-    for thread in threads[:1]:
-        thread.join(timeout_s)
 
 
 def _join(threads: list[threading.Thread]) -> list[str]:

@@ -217,6 +217,30 @@ class Stream:
         """
         self.detected.put((frame, self._found.held()))
 
+    @property
+    def only_outlet(self) -> Outlet | None:
+        """The one output of a stream that draws nothing and needs no other thread: `run_only` serves it, else None."""
+        if len(self.outlets) != 1 or self.outlets[0].sink.needs_pixels or self.outlets[0].sink.main_thread:
+            return None
+        return self.outlets[0]
+
+    def run_only(self, outlet: Outlet) -> None:
+        """Writes every frame to the only sink, and closes it at the end, or when it fails; spares the draw thread."""
+        frames = self._taken_off()
+        try:
+            with outlet.sink:
+                for frame, detections in frames:
+                    self.deliver(outlet, Delivery(frame, frame, detections, 1))
+        except SinkError as error:
+            self.give_up(outlet, error)
+            for _ in self._taken_off():
+                pass  # detected already; nobody is left to have it
+
+    def _taken_off(self) -> Iterator[tuple[Frame, Detections]]:
+        for taken in _taken(self.detected):
+            self._shared.batcher.release(self.lane)
+            yield taken
+
     def run_draw(self) -> None:
         """Draws what sinks want to see and hands each frame to every sink that works."""
         last: tuple[Frame, Detections] | None = None

@@ -79,7 +79,9 @@ class Lane:
             self._boxes = self._device(16 * batch * ROOM)
             self._host_pictures = self._pinned(batch * PICTURE_DTYPE.itemsize)
             self._host_results = self._pinned(batch * RESULT_DTYPE.itemsize)
+            self._pictures_now = np.asarray(self._host_pictures.array).view(PICTURE_DTYPE)
             self._described: list[object] = [_BLACK] * batch
+            self._is_described_anew = self._has_begun = False
             self._results = np.asarray(self._host_results.array).view(RESULT_DTYPE)
             self._pictures.write(np.zeros(batch, PICTURE_DTYPE))
             for size in sorted(sizes):
@@ -112,33 +114,24 @@ class Lane:
                 pixels.free()
             self._pixels[index] = pixels = DeviceBuffer(self._gpu, layout.nbytes)
         known = (layout, colours, pixels.address)
+        if known != self._described[index]:
+            self.describe(index, layout.describe(pixels.address, colours))
+            self._described[index] = known
         with self._gpu.active(), checking("copy a frame to the GPU"):
-            if index == 0:
-                self._began.record(self.stream)
-            if known != self._described[index]:
-                self._describe(index, layout.describe(pixels.address, colours))
-                self._described[index] = known
+            self._begin()
             drv.memcpy_htod_async(pixels.address, staged.buffer.array[: layout.nbytes], self.stream)
 
     def describe(self, index: int, picture: npt.NDArray[np.void]) -> None:
-        """Sets a picture that lies in device memory already, one `PICTURE_DTYPE`.
+        """Sets a picture that lies in device memory already, one `PICTURE_DTYPE`; all go to the GPU with `start`."""
+        self._pictures_now[index] = picture
+        self._described[index] = None
+        self._is_described_anew = True
 
-        Raises:
-            EngineError: if the copy of the description is refused.
-        """
-        with self._gpu.active(), checking("copy a picture's description to the GPU"):
-            if index == 0:
-                self._began.record(self.stream)
-            self._describe(index, picture)
-            self._described[index] = None
-
-    def _describe(self, index: int, picture: npt.NDArray[np.void]) -> None:
-        import pycuda.driver as drv
-
-        size = PICTURE_DTYPE.itemsize
-        host = self._host_pictures.array[index * size : (index + 1) * size]
-        host.view(PICTURE_DTYPE)[0] = picture
-        drv.memcpy_htod_async(self._pictures.address + index * size, host, self.stream)
+    def _begin(self) -> None:
+        """Records the batch's beginning; the context is current."""
+        if not self._has_begun:
+            self._began.record(self.stream)
+            self._has_begun = True
 
     def start(self, count: int | None = None) -> None:
         """Starts computing the batch; returns at once.
@@ -149,13 +142,20 @@ class Lane:
         Raises:
             EngineError: if the engine refuses.
         """
+        import pycuda.driver as drv
+
         count = count or self.batch
         size = min(size for size in self._bindings if size >= count)
+        for index in range(count, size):  # what lay there before may be gone
+            if self._described[index] != _BLACK:
+                self.describe(index, _BLANK)
+                self._described[index] = _BLACK
         with self._gpu.active(), checking("start a frame"):
-            for index in range(count, size):  # what lay there before may be gone
-                if self._described[index] != _BLACK:
-                    self._describe(index, _BLANK)
-                    self._described[index] = _BLACK
+            self._begin()
+            self._has_begun = False
+            if self._is_described_anew:
+                drv.memcpy_htod_async(self._pictures.address, self._host_pictures.array, self.stream)
+                self._is_described_anew = False
             self._copied.record(self.stream)
             launch = self._launches[size]
             if launch is not None:

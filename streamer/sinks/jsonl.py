@@ -54,7 +54,7 @@ class JsonlSink(Sink):
             SinkError: if the file can't take it, or a number of the detections isn't finite.
         """
         width, height = frame.size_wh
-        boxes = np.clip(detections.boxes_xyxy, 0, (width, height, width, height))
+        boxes = np.minimum(np.maximum(detections.boxes_xyxy, 0), (width, height, width, height))
         rows = zip(detections.class_ids.tolist(), detections.scores.tolist(), boxes.tolist(), strict=True)
         line = {
             "source": frame.source,
@@ -71,7 +71,7 @@ class JsonlSink(Sink):
             ],
         }
         try:
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.write(_encode(line) + "\n")
         except OSError as error:
             raise self._broken(error) from error
         except ValueError as error:
@@ -95,6 +95,9 @@ class JsonlSink(Sink):
 
     def _broken(self, error: OSError) -> SinkError:
         return SinkError(f"{self._path} broke off: {reason(error)}; the lines before are complete")
+
+
+_encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make one for each line
 
 
 def _iso(utc: datetime) -> str:
