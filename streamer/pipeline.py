@@ -85,7 +85,7 @@ class Pipeline:
             self._times,
             Annotator(detector.labels),
             detector.prepare,
-            detector.depth,
+            detector.depth if detector.batch == 1 else min(detector.depth, 2 * detector.batch),
             max_frames,
             f"{detector.info.name} {detector.info.precision}" if overlay else None,
         )

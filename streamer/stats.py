@@ -130,7 +130,10 @@ class StageTimes:
 
     def add(self, stage: str, ms: float) -> None:
         """Adds one frame's time in `stage`, in milliseconds."""
-        self._windows.setdefault(stage, Window()).add(ms)
+        window = self._windows.get(stage)
+        if window is None:
+            window = self._windows.setdefault(stage, Window())
+        window.add(ms)
 
     def get(self, stage: str) -> Window | None:
         """Returns the window of `stage`, or None when it never ran."""

@@ -71,7 +71,7 @@ class Shared:
         times: of all stages.
         annotator: draws boxes.
         prepare: what the detector wants done with a frame by the thread that captured it.
-        in_flight: most frames that the detector holds.
+        in_flight: most frames of one stream that the detector holds.
         max_frames: frames to process of each source, then stop.
         overlay_head: engine and precision for the overlay; None draws no overlay.
     """
