@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -83,7 +84,8 @@ class Loan(Generic[Buffer]):
             pool.give_back(self.buffer)
 
     def __del__(self) -> None:
-        self.end()
+        if not sys.is_finalizing():  # the driver takes all of it back then
+            self.end()
 
 
 class Staged(Loan[PinnedBuffer]):
