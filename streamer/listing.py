@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+from streamer.errors import EngineError
+
 
 def list_known(what: str) -> list[str]:
     """Returns a line for each known thing of the kind `what`: models, engines, devices or sources."""
@@ -29,7 +31,17 @@ def _devices() -> list[str]:
     from streamer.cuda.gpu import list_gpus
     from streamer.engines.base import available_cores
 
-    return [f"cpu            {_processor()}, {available_cores()} cores", *list_gpus()]
+    return [f"cpu            {_processor()}, {available_cores()} cores", *list_gpus(), _nvdec()]
+
+
+def _nvdec() -> str:
+    from streamer.cuda.nvdec import check_nvdec
+
+    try:
+        check_nvdec(0)
+    except EngineError as error:
+        return f"nvdec          not usable: {error}"
+    return "nvdec          decodes files and streams (--decode)"
 
 
 def _processor() -> str:
