@@ -30,6 +30,7 @@ class FakeGpu:
         memory: bytes of each allocation that isn't freed, by address.
         opened: what each decoder was opened with, in order.
         fed: the bytes of each packet that a decoder was given, in order; b"" is the end.
+        retained: how often the context was retained, less how often it was given back.
         stamps: each packet's `pts`.
         flags: each packet's `decode_flag`.
         refused: numbers of the packets that are refused, over all decoders.
@@ -46,6 +47,7 @@ class FakeGpu:
         self.refused: set[int] = set()
         self.refusal = "Codec not supported on this GPU"
         self.depth = threading.local()
+        self.retained = 0
 
     def need_context(self) -> None:
         assert getattr(self.depth, "value", 0) > 0, "no CUDA context is current on this thread"
@@ -103,7 +105,10 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
         def pop(self) -> None:
             gpu.depth.value -= 1
 
-        detach = pop
+        def detach(self) -> None:
+            gpu.need_context()
+            self.pop()
+            gpu.retained -= 1
 
     class Device:
         def __init__(self, index: int) -> None:
@@ -123,6 +128,7 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
             return 9, 0
 
         def retain_primary_context(self) -> Context:
+            gpu.retained += 1
             return Context()
 
     class Stream:

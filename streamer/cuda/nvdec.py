@@ -97,25 +97,33 @@ class NvdecPackets(PacketDecoder):
         _check_video(codec, context, first, turn)
         import pycuda.driver as drv
 
-        self._gpu = gpu = Gpu(gpu_index)  # closed by itself, once no picture needs it
-        with gpu.active(), checking("make a stream"):
-            self._stream: Any = drv.Stream()
-        self._memcpy = drv.memcpy_dtod_async
-        self._cuda_error = drv.Error
-        self._codec = getattr(nvc.cudaVideoCodec, _CODECS[codec])
         assert isinstance(first.pixels, Yuv420)
         self._tags = tags_like(first.pixels)
         self._tick_s, self._duration_s = tick_s, 0.0
+        self._codec = getattr(nvc.cudaVideoCodec, _CODECS[codec])
         self._filter, self._headers = _byte_stream_of(codec, context, stream)
-        self._pool: BufferPool[DeviceBuffer] = BufferPool(lambda nbytes: DeviceBuffer(gpu, nbytes), _MOST_HELD)
         self._shape: list[int] = []
         self._nbytes, self._size_wh = 0, (0, 0)
         self._is_corrupt = False
         self._last_pts = _NO_STAMP
         self._at_once = live and not context.has_b_frames
         self._begins_anew = False
+        self._memcpy, self._cuda_error = drv.memcpy_dtod_async, drv.Error
         self._decoder: Any = None
-        self._begin()
+        self._closed = False
+        self._stream: Any = None
+        self._gpu = gpu = Gpu(gpu_index)
+        # Pictures may outlive the decoder, and need the GPU as long.
+        self._pool: BufferPool[DeviceBuffer] = BufferPool(
+            lambda nbytes: DeviceBuffer(gpu, nbytes), _MOST_HELD, emptied=gpu.close
+        )
+        try:
+            with gpu.active(), checking("make a stream"):
+                self._stream = drv.Stream()
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
 
     def decode(self, packet: Packet[VideoStream]) -> list[Picture]:
         if self._begins_anew and packet.is_keyframe:
@@ -152,8 +160,11 @@ class NvdecPackets(PacketDecoder):
         return pictures
 
     def close(self) -> None:
-        if self._decoder is not None:
-            self._let_go()
+        if self._closed:
+            return
+        self._closed = True
+        with self._gpu.active():
+            self._decoder = self._stream = None
         self._pool.close()
 
     def _begin(self) -> None:

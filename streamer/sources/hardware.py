@@ -104,7 +104,7 @@ class GpuFirst(PacketDecoder):
         try:
             gpu = self._open_gpu(pictures[0])
             decoded = [picture for packet in packets for picture in gpu.decode(packet)]
-        except (EngineError, Damage) as error:
+        except (EngineError, SourceError, Damage) as error:
             if gpu is not None:
                 gpu.close()
             if self._options.gpu_only:
