@@ -14,6 +14,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from streamer.av_input import open_input
 from streamer.errors import SourceError
 from streamer.sources.backlog import Backlog
 from streamer.sources.diagnosis import why_unplayable
@@ -81,7 +82,7 @@ class VideoDecoder:
         self.frame_count = self.stream.frames or None
         self.duration_s = self._container.duration / 1e6 if self._container.duration else None
         listed = self._container.format.name in _PLAYLISTS  # whose size says nothing of the stream's
-        self.is_whole = bool(self.duration_s) or (self._container.size > 0 and not listed)
+        self.is_whole = bool(self.duration_s) or ((self._container.size or 0) > 0 and not listed)
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
         self._tick_s = float(self.stream.time_base or 0)
         self._decoder: PacketDecoder
@@ -212,9 +213,9 @@ def _open(target: str | Path, options: SourceOptions) -> InputContainer:
         av.FFmpegError: if it can't be opened.
     """
     if isinstance(target, Path):  # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme
-        return av.open(f"file:{target}", metadata_errors="replace")
+        return open_input(f"file:{target}")
     wishes = dict(_STREAM_OPTIONS)
     if target.startswith(_RTSP_SCHEMES):
         wishes |= _RTSP_OPTIONS[options.rtsp_transport]
     timeout = (options.open_timeout_s, options.stall_timeout_s)
-    return av.open(target, options=wishes, timeout=timeout, metadata_errors="replace")
+    return open_input(target, options=wishes, timeout=timeout)
