@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.table import markdown_table
-from streamer.cuda.nvdec import NvdecSource
 from streamer.detector.cuda import GPU_ENGINES, CudaDetector, open_cuda_detector
 from streamer.errors import StreamerError
 from streamer.model_file import load_model
 from streamer.pipeline import Pipeline, StreamPlan
 from streamer.policy import Policy
 from streamer.sinks import open_sink
+from streamer.sources import SourceOptions, open_source
 from streamer.zoo import resolve_model
 
 WANTED_SHARE = 0.9
@@ -49,7 +49,7 @@ def pipeline_fps(clip: Path, detector: CudaDetector, folder: Path, sources: int)
     began = time.perf_counter()
     plans = []
     for number in range(sources):
-        source = NvdecSource(str(clip), name=f"nvdec{number}")
+        source = open_source(str(clip), name=f"nvdec{number}", options=SourceOptions(gpu=0, gpu_only=True))
         output = str(folder / f"{number}.jsonl")
         plans.append(
             StreamPlan(source, [(output, open_sink(output, source.info, labels=detector.labels))], Policy.EVERY_FRAME)

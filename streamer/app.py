@@ -87,6 +87,7 @@ def run(
 
 def _open_sources(config: StreamConfig, stack: ExitStack) -> list[Source]:
     from streamer.sources import SourceOptions, open_source, split_name
+    from streamer.sources.hardware import decoding_gpu
 
     width, height = config.camera_size or (None, None)
     options = SourceOptions(
@@ -97,6 +98,8 @@ def _open_sources(config: StreamConfig, stack: ExitStack) -> list[Source]:
         rtsp_transport=config.rtsp_transport,
         stall_timeout_s=config.stall_timeout,
         reconnect=None if config.reconnect == "forever" else config.reconnect,
+        gpu=decoding_gpu(config.decode, device=config.device, engine=config.engine),
+        gpu_only=config.decode == "gpu",
     )
     sources: list[Source] = []
     for argument in config.source:

@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--reconnect", metavar="N|forever", help="tries in a row to reach a lost camera again (default: for ever)")
     add("--stall-timeout", type=float, metavar="SECONDS", help="silence after which a camera is lost (default 5)")
     add("--rtsp-transport", choices=("auto", "tcp", "udp"), help="default auto: TCP, UDP where that is refused")
+    add("--decode", choices=("auto", "gpu", "cpu"), help="who decodes files and streams; default auto: a GPU that can")
     add("--segment", metavar="LENGTH", help="start a new video file every 10m, 1h, ...")
     add("--retain", metavar="AGE|SIZE", help="delete the oldest segments: keep 24h, or 50GB")
     add("--layout", choices=("tiled", "separate"), help="several sources in one window (default), or one each")

@@ -68,6 +68,8 @@ class StreamConfig(BaseModel):
             source has given a frame, and not at all before; a number or ``forever`` also holds at the start.
         stall_timeout: seconds without a frame after which a camera or stream counts as lost.
         rtsp_transport: ``tcp``, ``udp``, or ``auto``: TCP, and UDP where the server refuses it.
+        decode: ``gpu`` has files and streams decoded by NVDEC, ``cpu`` by FFmpeg; ``auto`` takes NVDEC where the run
+            uses a GPU and NVDEC can decode the video.
         segment: length of a video output's segments: ``10m``, or a number of seconds; None writes one file.
         retain: which segments are kept: an age (``24h``) or a size (``50GB``) of all together; None keeps all.
         layout: ``tiled`` shows several sources in one window, ``separate`` each in its own.
@@ -108,6 +110,7 @@ class StreamConfig(BaseModel):
     reconnect: Annotated[int, Field(ge=0)] | Literal["forever"] | None = None
     stall_timeout: Annotated[float, Field(gt=0)] = 5.0
     rtsp_transport: Literal["auto", "tcp", "udp"] = "auto"
+    decode: Literal["auto", "gpu", "cpu"] = "auto"
     segment: Annotated[float, Field(gt=0)] | None = None
     retain: Retention | None = None
     layout: Literal["tiled", "separate"] = "tiled"

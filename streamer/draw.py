@@ -100,7 +100,8 @@ class Annotator:
         if not len(detections) and not overlay_lines:
             return frame
         canvas: _Canvas
-        canvas = _YuvCanvas(frame.pixels) if isinstance(frame.pixels, Yuv420) else _BgrCanvas(frame.image)
+        pixels = frame.host_pixels
+        canvas = _YuvCanvas(pixels) if isinstance(pixels, Yuv420) else _BgrCanvas(frame.image)
         style = _Style.of(*frame.size_wh)
         shown = self._clipped(detections, frame.size_wh)
         for box_xyxy, class_id, _ in shown:

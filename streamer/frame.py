@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,35 @@ if TYPE_CHECKING:
     from streamer.yuv import Yuv420
 
 
+class DevicePixels(abc.ABC):
+    """A picture that lies in a device's memory, such as a GPU's, and comes to the host only when asked.
+
+    Attributes:
+        size_wh: width and height in pixels.
+    """
+
+    size_wh: tuple[int, int]
+
+    @abc.abstractmethod
+    def to_host(self) -> Yuv420:
+        """Copies the picture to the host.
+
+        Raises:
+            EngineError: if the device refuses.
+        """
+
+
+HostPixels: TypeAlias = "npt.NDArray[np.uint8] | Yuv420"
+Pixels: TypeAlias = "npt.NDArray[np.uint8] | Yuv420 | DevicePixels"
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One picture, frozen: it may be read by several threads at once.
 
     Attributes:
-        pixels: (H, W, 3) uint8 BGR, or the decoder's own planes. Nobody writes into them after the frame was made.
+        pixels: (H, W, 3) uint8 BGR, or the decoder's own planes, on the host or in a device's memory. Nobody writes
+            into them after the frame was made.
         source: name of the source it came from.
         index: 0-based number of the frame within its source, gaps included where frames were dropped.
         pts_s: presentation time in seconds from the source's start.
@@ -29,7 +53,7 @@ class Frame:
         ValueError: if a BGR array isn't (H, W, 3) uint8 with H and W at least 1.
     """
 
-    pixels: npt.NDArray[np.uint8] | Yuv420
+    pixels: Pixels
     source: str
     index: int
     pts_s: float
@@ -51,9 +75,15 @@ class Frame:
         return self.pixels.size_wh
 
     @cached_property
+    def host_pixels(self) -> HostPixels:
+        """`pixels` on the host: themselves, or a copy of what lies in a device's memory, made on first use."""
+        return self.pixels.to_host() if isinstance(self.pixels, DevicePixels) else self.pixels
+
+    @cached_property
     def image(self) -> npt.NDArray[np.uint8]:
         """The picture as (H, W, 3) uint8 BGR, read-only; converted from the decoder's planes on first use."""
-        image = self.pixels if isinstance(self.pixels, np.ndarray) else self.pixels.to_bgr()
+        pixels = self.host_pixels
+        image = pixels if isinstance(pixels, np.ndarray) else pixels.to_bgr()
         image = image.view()
         image.flags.writeable = False
         return image

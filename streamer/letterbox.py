@@ -64,7 +64,7 @@ class Letterbox:
         out[y + h :] = 0
         out[y : y + h, :x] = 0
         out[y : y + h, x + w :] = 0
-        pixels = frame.pixels
+        pixels = frame.host_pixels
         if isinstance(pixels, np.ndarray):
             resized = cv2.resize(pixels, (w, h), interpolation=cv2.INTER_LINEAR)
         else:

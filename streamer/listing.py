@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from streamer.errors import EngineError
+
 
 def list_known(what: str) -> list[str]:
     """Returns a line for each known thing of the kind `what`: models, engines, devices or sources."""
@@ -27,7 +29,17 @@ def _devices() -> list[str]:
     from streamer.engines.base import available_cores
     from streamer.processor import processor_name
 
-    return [f"cpu            {processor_name()}, {available_cores()} cores", *list_gpus()]
+    return [f"cpu            {processor_name()}, {available_cores()} cores", *list_gpus(), _nvdec()]
+
+
+def _nvdec() -> str:
+    from streamer.cuda.nvdec import check_nvdec
+
+    try:
+        check_nvdec(0)
+    except EngineError as error:
+        return f"nvdec          not usable: {error}"
+    return "nvdec          decodes files and streams (--decode)"
 
 
 def _sources() -> list[str]:

@@ -338,6 +338,25 @@ def test_a_pool_uses_buffers_again_up_to_its_limit() -> None:
     assert pool.take(1) is None
 
 
+def test_a_pool_says_once_that_nothing_is_left() -> None:
+    said: list[int] = []
+    FakeBuffer.alive = 0
+    make: Any = FakeBuffer
+    for held in (0, 2):
+        said.clear()
+        pool: Any = BufferPool(make, 3, emptied=lambda: said.append(FakeBuffer.alive))
+        buffers = [pool.take(1) for _ in range(3)]
+        for buffer in buffers[held:]:
+            pool.give_back(buffer)
+        assert not said
+        pool.close()
+        assert said == ([] if held else [0])
+        for buffer in buffers[:held]:
+            pool.give_back(buffer)
+        pool.close()
+        assert said == [0]
+
+
 def test_a_failed_allocation_is_not_counted() -> None:
     tries: list[int] = []
 

@@ -1,85 +1,424 @@
-"""Hardware decoding: what it says without the package, and on a GPU the same pictures as the CPU's decoder."""
+"""Decoding by NVDEC, against a stand-in that decodes byte streams on the host. On a GPU: test_cuda_nvdec_gpu.py."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
-import importlib.util
+import types
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-import cv2
+import av
 import numpy as np
 import pytest
 
-import streamer
 from streamer.cuda import nvdec
-from streamer.cuda.gpu import Gpu
-from streamer.cuda.memory import DeviceBuffer
 from streamer.cuda.nv12 import Nv12
-from streamer.cuda.nvdec import NvdecSource
-from streamer.cuda.staging import BufferPool, Loan
+from streamer.cuda.nvdec import NvdecPackets, check_nvdec
+from streamer.detections import Detections
+from streamer.draw import Annotator
 from streamer.errors import EngineError, SourceError
+from streamer.frame import Frame
+from streamer.letterbox import Letterbox
+from streamer.sinks.video import VideoSink
+from streamer.sources import Source, SourceOptions, open_source
+from streamer.sources.packets import CpuPackets, Damage, Picture
+from streamer.sources.pixels import UPRIGHT
+from streamer.yuv import Yuv420
 from streamer.yuv_matrix import Matrix
+from tests.fake_gpu import FakeGpu, install
+from tests.fakes import wait_for
+from tests.media import number_of, write_clip
+from tests.rtsp_server import RtspServer
+from tests.test_cuda_kernels import INPUT_WH, expected, kernels, letterboxed, spec_with_input  # noqa: F401
 
-SAMPLE = Path(streamer.__file__).parent / "data" / "sample.mp4"
+ON_GPU = SourceOptions(gpu=0, gpu_only=True)
+WITH_B_FRAMES = {"preset": "medium", "bf": "2", "g": "12"}
 
 
 @pytest.fixture
-def gpu() -> None:
-    """Skips where there is no GPU that decodes."""
-    try:
-        Gpu(0).close()
-    except EngineError as error:
-        pytest.skip(str(error))
-    if importlib.util.find_spec("PyNvVideoCodec") is None:
-        pytest.skip("PyNvVideoCodec is not installed")
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    """A GPU that decodes; all of it is given back at the end."""
+    fake = install(monkeypatch)
+    yield fake
+    wait_for(
+        lambda: gc.collect() >= 0 and not fake.memory and not fake.retained
+    )  # a connection's thread may still be ending
 
 
-def test_without_the_package_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def frames_of(path: Path, options: SourceOptions = ON_GPU) -> list[Frame]:
+    with open_source(str(path), options=options) as source:
+        return list(source)
+
+
+def planes_of(frame: Frame) -> list[np.ndarray]:
+    pixels = frame.host_pixels
+    assert isinstance(pixels, Yuv420)
+    return [pixels.y, pixels.u, pixels.v]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("clip.mp4", "libx264", {}),
+        ("clip.mp4", "libx264", WITH_B_FRAMES),
+        ("clip.mkv", "libx264", WITH_B_FRAMES),
+        ("clip.ts", "libx264", WITH_B_FRAMES),
+        ("clip.h264", "libx264", {}),
+        ("clip.flv", "libx264", WITH_B_FRAMES),
+        ("clip.mp4", "libx265", {"x265-params": "log-level=error:bframes=2:keyint=12"}),
+        ("clip.ts", "libx265", {"x265-params": "log-level=error"}),
+        ("clip.mp4", "mpeg4", {}),
+        ("clip.avi", "mpeg4", {}),
+        ("clip.mkv", "mpeg2video", {"bf": "2"}),
+        ("clip.webm", "libvpx", {}),
+        ("clip.webm", "libvpx-vp9", {}),
+        ("clip.mp4", "libsvtav1", {"svtav1-params": "lp=1"}),
+    ],
+)
+def test_pictures_times_and_count_are_the_cpus(
+    gpu: FakeGpu, tmp_path: Path, name: str, codec: str, options: dict[str, str]
+) -> None:
+    path = write_clip(tmp_path / name, 40, codec=codec, codec_options=options)
+    wanted, got = frames_of(path, SourceOptions()), frames_of(path)
+    assert [(frame.index, frame.pts_s) for frame in got] == [(frame.index, frame.pts_s) for frame in wanted]
+    assert len(got) == 40
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert isinstance(ours.pixels, Nv12)
+        assert ours.size_wh == theirs.size_wh
+        for plane, other in zip(planes_of(ours), planes_of(theirs), strict=True):
+            np.testing.assert_array_equal(plane, other)
+        np.testing.assert_array_equal(ours.image, theirs.image)
+
+
+def test_what_is_fed_is_one_whole_byte_stream(gpu: FakeGpu, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 30, codec_options=WITH_B_FRAMES)
+    frames = frames_of(path)
+    assert all(content.startswith((b"\0\0\1", b"\0\0\0\1")) for content in gpu.fed[:-1])
+    assert gpu.fed[-1] == b""
+    assert gpu.fed.count(b"") == 1
+    context = av.CodecContext.create("h264", "r")
+    packets = [*context.parse(b"".join(gpu.fed)), *context.parse()]
+    pictures = [picture for packet in [*packets, None] for picture in context.decode(packet)]
+    assert len(packets) == len(pictures) == len(frames) == 30
+    for picture, frame in zip(pictures, frames, strict=True):
+        np.testing.assert_array_equal(Yuv420(picture).y, planes_of(frame)[0])
+
+
+def test_parameter_sets_from_elsewhere_come_first(gpu: FakeGpu) -> None:
+    """An RTSP camera may send them in its description only."""
+    with RtspServer() as server:
+        server.pictures = [[unit for unit in units if unit[0] & 0x1F not in (7, 8)] for units in server.pictures]
+        with open_source(server.url, options=ON_GPU) as source:
+            frames = [frame for frame, _ in zip(source, range(5), strict=False)]
+    assert all(isinstance(frame.pixels, Nv12) for frame in frames)
+    first, second = gpu.fed[:2]
+    assert first[4] & 0x1F == 7 and second[:5].lstrip(b"\0")[1] & 0x1F == 1
+
+
+@pytest.mark.parametrize("first", [-300, 0, 1 << 40])
+def test_stamps_of_any_size_come_back(gpu: FakeGpu, tmp_path: Path, first: int) -> None:
+    path = write_clip(tmp_path / "clip.ts", 10)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        cpu = CpuPackets(stream, 1.0)
+        picture = next(made for packet in packets for made in cpu.decode(packet))
+        decoder = NvdecPackets(stream, 0.5, picture, UPRIGHT, 0, live=False)
+        for number, packet in enumerate(packets):
+            packet.pts = None if number == 7 else first + number
+        end: Any = av.Packet()
+        made = [made for packet in [*packets, end] for made in decoder.decode(packet)]
+    assert [picture.stamp_s for picture in made] == [None if n == 7 else (first + n) * 0.5 for n in range(10)]
+    assert gpu.stamps[0] == first
+    decoder.close()
+
+
+@pytest.mark.parametrize(
+    ("clip", "said"),
+    [
+        ({"codec": "libx264", "pix_fmt": "yuv420p10le"}, "only 8-bit 4:2:0 is taken from NVDEC, this is yuv420p10le"),
+        ({"codec": "libx264", "pix_fmt": "yuv444p"}, "only 8-bit 4:2:0 is taken from NVDEC, this is yuv444p"),
+        ({"codec": "mjpeg", "pix_fmt": "yuvj420p"}, "NVDEC has no mjpeg"),
+        ({"codec": "libx265", "size_wh": (98, 66), "rotation": 90}, "it is stored rotated or mirrored"),
+        ({"codec": "libx264", "hflip": True}, "it is stored rotated or mirrored"),
+        ({"codec": "mpeg4", "size_wh": (97, 64)}, "NVDEC gives no odd sizes, this is 97x64"),
+    ],
+)
+def test_what_nvdec_cannot_do_is_the_cpus_or_refused(
+    gpu: FakeGpu, tmp_path: Path, caplog: pytest.LogCaptureFixture, clip: dict[str, Any], said: str
+) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 12, **clip)
+    with pytest.raises(SourceError, match=said) as caught:
+        frames_of(path)
+    assert str(caught.value).startswith(f"source {str(path)!r} can't be decoded by the GPU: ")
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            got = frames_of(path, SourceOptions(gpu=0))
+    assert caplog.text.count(said) == 1
+    assert [number_of(frame.image) for frame in got] == [
+        number_of(frame.image) for frame in frames_of(path, SourceOptions())
+    ]
+    assert not gpu.fed
+
+
+def test_hardware_that_refuses_the_first_packet_costs_no_picture(
+    gpu: FakeGpu, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 20, codec_options=WITH_B_FRAMES)
+    gpu.refused = {0}
+    with caplog.at_level("INFO"):
+        frames = frames_of(path, SourceOptions(gpu=0))
+    assert f"source {str(path)!r} is decoded by the CPU: NVDEC: Codec not supported on this GPU" in caplog.text
+    assert [number_of(frame.image) for frame in frames] == list(range(20))
+    assert not any(isinstance(frame.pixels, Nv12) for frame in frames)
+
+
+def test_a_refused_packet_is_damage_and_decoding_goes_on_at_a_key_frame(gpu: FakeGpu, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 30, codec_options={"g": "10", "bf": "0"})
+    gpu.refused = {13}
+    with open_source(str(path), options=ON_GPU) as source:
+        numbers = [number_of(frame.image) for frame in source]
+        assert source.skipped == ("1 damaged packet",)
+    assert numbers == [*range(13), *range(20, 30)]
+    assert len(gpu.opened) == 2
+
+
+def test_packets_that_are_no_byte_stream_are_damage(gpu: FakeGpu, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 30, codec_options={"g": "10", "bf": "0"})
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        damaged = packets[13].pos, packets[13].size
+    content = bytearray(path.read_bytes())
+    content[damaged[0] : damaged[0] + 4] = b"\xff\xff\xff\xff"  # longer than the packet
+    path.write_bytes(bytes(content))
+    with open_source(str(path), options=ON_GPU) as source:
+        numbers = [number_of(frame.image) for frame in source]
+        assert source.damaged == 1
+    assert len(numbers) == 29
+    assert len(gpu.opened) == 1
+
+
+def test_more_pictures_than_can_be_held_is_said(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 30)
+    held = []
+    monkeypatch.setattr(nvdec, "_MOST_HELD", 10)
+    with (
+        open_source(str(path), options=ON_GPU) as source,
+        pytest.raises(SourceError, match="clip.mp4' has 10 decoded pictures in use at once: lower --depth"),
+    ):
+        held += list(source)
+        held.extend(source)
+    del held
+
+
+def test_as_many_are_held_as_a_deep_pipeline_wants(gpu: FakeGpu, tmp_path: Path) -> None:
+    assert len(frames_of(write_clip(tmp_path / "clip.mp4", 110))) == 110
+
+
+def test_pictures_outlive_their_source(gpu: FakeGpu, tmp_path: Path) -> None:
+    frames = frames_of(write_clip(tmp_path / "clip.mp4", 8))
+    assert len(gpu.memory) == 8
+    assert [number_of(frame.image) for frame in frames[2:5]] == [2, 3, 4]
+    del frames[1:]
+    assert (len(gpu.memory), gpu.retained) == (1, 1)
+
+
+def test_memory_is_used_again(gpu: FakeGpu, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 40)
+    with open_source(str(path), options=ON_GPU) as source:
+        assert max(len(gpu.memory) for _ in source) < 10
+
+
+def test_colours_are_the_cpus(gpu: FakeGpu, tmp_path: Path) -> None:
+    options = {"x264-params": "colormatrix=bt709:fullrange=on"}
+    path = write_clip(tmp_path / "clip.mp4", 3, pix_fmt="yuvj420p", codec_options=options)
+    frame = frames_of(path)[0]
+    pixels = frame.host_pixels
+    assert isinstance(frame.pixels, Nv12) and isinstance(pixels, Yuv420)
+    assert (frame.pixels.matrix, frame.pixels.full_range) == (Matrix.BT709, True)
+    assert (pixels.matrix, pixels.full_range, pixels.av_frame.format.name) == (Matrix.BT709, True, "yuvj420p")
+
+
+# --- latency ---
+
+
+def latencies(gpu: FakeGpu) -> list[str]:
+    return [options["latency"].name for options in gpu.opened]
+
+
+def test_a_stream_without_b_frames_is_decoded_at_once(gpu: FakeGpu) -> None:
+    with RtspServer() as server, open_source(server.url, options=ON_GPU) as source:
+        assert isinstance(next(iter(source)).pixels, Nv12)
+    assert latencies(gpu) == ["LOW"]
+    assert set(gpu.flags) == {8}
+
+
+def test_files_may_wait(gpu: FakeGpu, tmp_path: Path) -> None:
+    frames_of(write_clip(tmp_path / "clip.mp4", 5))
+    assert latencies(gpu) == ["NATIVE"]
+    assert set(gpu.flags) == {0}
+
+
+def test_b_frames_nobody_announced_end_the_hurry(gpu: FakeGpu, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.ts", 40, codec_options=WITH_B_FRAMES)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        cpu = CpuPackets(stream, 1.0)
+        first = next(made for packet in packets for made in cpu.decode(packet))
+        context = stream.codec_context
+        known = ("codec", "pix_fmt", "width", "height", "extradata")
+        unaware = types.SimpleNamespace(has_b_frames=False, **{name: getattr(context, name) for name in known})
+        pretended: Any = types.SimpleNamespace(codec_context=unaware)
+        decoder = NvdecPackets(pretended, 1.0, first, UPRIGHT, 0, live=True)
+        for packet in packets:
+            decoder.decode(packet)
+    assert latencies(gpu) == ["LOW", "NATIVE"]
+    decoder.close()
+
+
+# --- a live source ---
+
+
+def test_a_lost_camera_is_decoded_on_the_gpu_again(gpu: FakeGpu, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("ERROR")  # a kept record would keep the error, its frames on the stack, and a picture
+    options = SourceOptions(gpu=0, gpu_only=True, stall_timeout_s=2.0)
+    with RtspServer() as server, open_source(server.url, options=options) as source:
+        frames = iter(source)
+        for _ in range(5):
+            assert isinstance(next(frames).pixels, Nv12)
+        server.cut()
+        after = next(frame for frame in frames if source.reconnects)
+        assert isinstance(after.pixels, Nv12)
+        assert len(gpu.opened) == 2
+        assert after.index > 4
+
+
+def test_what_the_gpu_refuses_in_the_middle_ends_a_connection(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvdec, "_MOST_HELD", 4)
+    options = SourceOptions(gpu=0, gpu_only=True, reconnect=0, freshest=False)
+    held: list[Frame] = []
+    with RtspServer(fps=60) as server, open_source(server.url, options=options) as source:
+        with pytest.raises(SourceError, match="live' has 4 decoded pictures in use at once"):
+            held.extend(source)
+        wait_for(lambda: len(gpu.memory) == 4)
+
+
+# --- the way on ---
+
+
+def one_frame(tmp_path: Path, size_wh: tuple[int, int] = (96, 64)) -> tuple[Frame, Frame]:
+    """Returns the same picture from the GPU and from the CPU."""
+    path = write_clip(tmp_path / "clip.mp4", 3, size_wh=size_wh)
+    return frames_of(path)[2], frames_of(path, SourceOptions())[2]
+
+
+def test_kernels_see_the_picture(gpu: FakeGpu, tmp_path: Path, kernels: ctypes.CDLL) -> None:  # noqa: F811
+    ours, theirs = one_frame(tmp_path, (322, 182))
+    assert isinstance(ours.pixels, Nv12)
+    letterbox = Letterbox.fit(ours.size_wh, INPUT_WH, True)
+    picture = ours.pixels.describe(letterbox).reshape(1)
+    levels = letterboxed(kernels, picture, spec_with_input(INPUT_WH), np.float32, False)[0]
+    difference = np.abs(levels - expected(theirs, INPUT_WH, True))
+    assert difference.mean() <= 0.5
+    assert difference.max() <= 1.001
+    again = ours.pixels.describe(letterbox)
+    assert again.tobytes() == picture.tobytes()
+
+
+def test_a_cpu_detector_letterboxes_it(gpu: FakeGpu, tmp_path: Path) -> None:
+    ours, theirs = one_frame(tmp_path)
+    np.testing.assert_array_equal(expected(ours, INPUT_WH, True), expected(theirs, INPUT_WH, True))
+
+
+def test_boxes_are_drawn_on_planes(gpu: FakeGpu, tmp_path: Path) -> None:
+    found = Detections(np.array([[10, 10, 50, 40]], np.float32), np.array([0.9], np.float32), np.array([0]))
+    ours, theirs = (Annotator(["cat"]).annotate(frame, found, ("30 FPS",)) for frame in one_frame(tmp_path))
+    assert isinstance(ours.pixels, Yuv420)
+    for plane, other in zip(planes_of(ours), planes_of(theirs), strict=True):
+        np.testing.assert_array_equal(plane, other)
+
+
+def test_recording_takes_planes(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 12)
+    with (
+        monkeypatch.context() as patch,
+        open_source(str(path), options=ON_GPU) as source,
+        VideoSink(tmp_path / "out.mp4", source.info) as sink,
+    ):
+        patch.setattr(Yuv420, "to_bgr", None)  # nothing may become BGR
+        for frame in source:
+            sink.write(frame, Detections.empty())
+    recorded = frames_of(tmp_path / "out.mp4", SourceOptions())
+    assert [number_of(frame.image) for frame in recorded] == list(range(12))
+
+
+def test_the_sample_runs_on_the_gpu_too(gpu: FakeGpu) -> None:
+    with open_source("sample", options=ON_GPU) as source:
+        assert isinstance(next(iter(source)).pixels, Nv12)
+
+
+def test_closing_twice_and_early(gpu: FakeGpu, tmp_path: Path) -> None:
+    source: Source = open_source(str(write_clip(tmp_path / "clip.mp4", 5)), options=ON_GPU)
+    source.close()
+    source.close()
+    assert list(source) == []
+
+
+def test_a_decoder_that_cannot_be_opened(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import PyNvVideoCodec as nvc
+
+    def refuse(**_: object) -> None:
+        raise RuntimeError("out of sessions")
+
+    path = write_clip(tmp_path / "clip.mp4", 5)
+    monkeypatch.setattr(nvc, "CreateDecoder", refuse)
+    with pytest.raises(SourceError, match="NVDEC can't be opened: out of sessions; use --decode cpu"):
+        frames_of(path)
+    assert len(frames_of(path, SourceOptions(gpu=0))) == 5
+
+
+# --- what is missing ---
+
+
+def test_without_the_package_the_fix_is_named(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvdec.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EngineError, match=r"PyNvVideoCodec is not installed: pip install 'nanodet-streamer\[nvdec\]'"):
-        NvdecSource(str(SAMPLE), name="sample")
+        nvdec.load_nvdec()
 
 
-@pytest.mark.gpu
-def test_nv12_comes_back_as_bgr(gpu: None) -> None:
-    planes = np.empty((6, 8), np.uint8)
-    planes[:4] = 81
-    planes[4:, 0::2], planes[4:, 1::2] = 90, 240  # BT.601 red
-    with Gpu(0) as opened:
-        pool: BufferPool[DeviceBuffer] = BufferPool(lambda nbytes: DeviceBuffer(opened, nbytes), 1)
-        buffer = pool.take(planes.nbytes)
-        assert buffer is not None
-        buffer.write(planes)
-        picture = Nv12(Loan(pool, buffer), (8, 4), Matrix.BT601, False)
-        assert picture.to_bgr().shape == (4, 8, 3)
-        np.testing.assert_allclose(picture.to_bgr(), np.broadcast_to([0, 0, 254], (4, 8, 3)), atol=2)
-        del picture
-        gc.collect()
-        pool.close()
-        assert opened.device_bytes == 0
+def test_a_package_that_cannot_load_says_why_in_one_line(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import sys
+
+    monkeypatch.delitem(sys.modules, "PyNvVideoCodec")
+    (tmp_path / "PyNvVideoCodec.py").write_text("raise RuntimeError('no libnvidia-encode.so\\n\\n=== STEPS ===\\n1.')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(EngineError) as caught:
+        check_nvdec(0)
+    assert str(caught.value).startswith("PyNvVideoCodec can't be loaded (no libnvidia-encode.so): update the driver")
 
 
-@pytest.mark.gpu
-def test_pictures_times_and_order_are_those_of_the_file(gpu: None) -> None:
-    capture = cv2.VideoCapture(str(SAMPLE))
-    with NvdecSource(str(SAMPLE), name="sample") as source:
-        assert source.info.size_wh is not None
-        count = 0
-        for frame in source:
-            known, wanted = capture.read()
-            assert known
-            assert frame.index == count
-            assert frame.size_wh == source.info.size_wh
-            assert frame.pts_s == pytest.approx(count / (source.info.fps or 1), abs=0.01)
-            if count % 20 == 0:
-                assert np.abs(frame.image.astype(int) - wanted).mean() < 3
-            count += 1
-        assert count == int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+def test_a_gpu_that_is_not_there(gpu: FakeGpu) -> None:
+    check_nvdec(0)
+    with pytest.raises(EngineError, match="there is no GPU 1"):
+        check_nvdec(1)
 
 
-@pytest.mark.gpu
-def test_what_is_no_video_is_said(gpu: None, tmp_path: Path) -> None:
-    path = tmp_path / "text.mp4"
-    path.write_text("no video")
-    with pytest.raises(SourceError, match="NVDEC can't open"):
-        NvdecSource(str(path), name="text")
+def test_damage_says_what_the_hardware_said(gpu: FakeGpu, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.ts", 5)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = list(container.demux(stream))
+        cpu = CpuPackets(stream, float(stream.time_base or Fraction(1)))
+        first: Picture = next(made for packet in packets for made in cpu.decode(packet))
+        decoder = NvdecPackets(stream, 1.0, first, UPRIGHT, 0, live=False)
+        gpu.refused = {0}
+        with pytest.raises(Damage, match=r"^NVDEC: Codec not supported on this GPU$"):
+            decoder.decode(packets[0])
+        assert decoder.decode(packets[1]) == []
+        decoder.close()

@@ -208,7 +208,7 @@ def test_decoding_too_slowly_passes_pictures_over_rather_than_fall_behind(
         time.sleep(0.1)  # ten a second, of thirty
         return pixels_of(*picture)
 
-    monkeypatch.setattr("streamer.sources.video.pixels_of", slow_pixels_of)
+    monkeypatch.setattr("streamer.sources.packets.pixels_of", slow_pixels_of)
     sink, source = CodeSink(), open_source(camera.url)
     Pipeline([StreamPlan(source, [("codes", sink)])], SlowDetector()).run(8.0)
     assert source.passed_over > 60

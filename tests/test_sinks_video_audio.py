@@ -8,13 +8,14 @@ import av
 import numpy as np
 import pytest
 
+from streamer.av_input import open_input
 from tests.media import picture, write_clip
 from tests.recordings import ENDINGS, SIZE_WH, even, frames, info, read, write
 
 
 def audio(path: Path) -> list[tuple[float, bytes]]:
     """Returns time and content of each audio packet."""
-    with av.open(str(path), metadata_errors="replace") as opened:
+    with open_input(str(path)) as opened:
         return [(float(p.pts * p.time_base), bytes(p)) for p in opened.demux(audio=0) if p.pts is not None]
 
 

@@ -47,6 +47,20 @@ def load_pycuda() -> Any:
     return drv
 
 
+def find_gpu(index: int) -> Any:
+    """Returns a GPU as PyCUDA's `Device`; nothing is opened on it.
+
+    Raises:
+        EngineError: if there is no such GPU, or no driver, or PyCUDA is missing.
+    """
+    drv = load_pycuda()
+    count = drv.Device.count()
+    if not 0 <= index < count:
+        has = f"this machine has {count}, counted from 0" if count else "this machine has none"
+        raise EngineError(f"there is no GPU {index}: {has} (see nvidia-smi -L)")
+    return drv.Device(index)
+
+
 def list_gpus() -> list[str]:
     """Returns a line for each GPU, or one that says why there is none."""
     try:
@@ -80,12 +94,7 @@ class Gpu:
         Raises:
             EngineError: if there is no such GPU, or no driver, or PyCUDA is missing.
         """
-        drv = load_pycuda()
-        count = drv.Device.count()
-        if not 0 <= index < count:
-            has = f"this machine has {count}, counted from 0" if count else "this machine has none"
-            raise EngineError(f"there is no GPU {index}: {has} (see nvidia-smi -L)")
-        device = drv.Device(index)
+        device = find_gpu(index)
         major, minor = device.compute_capability()
         self.index = index
         self.name = str(device.name())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import av
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +12,13 @@ import numpy.typing as npt
 from streamer.cuda.memory import DeviceBuffer
 from streamer.cuda.picture import PICTURE_DTYPE, PixelFormat, describe_transform
 from streamer.cuda.staging import Loan
+from streamer.frame import DevicePixels
 from streamer.letterbox import Letterbox
-from streamer.yuv_matrix import Matrix, bgr_from_yuv
+from streamer.yuv import Yuv420, take_tags
+from streamer.yuv_matrix import Matrix
 
 
-class Nv12:
+class Nv12(DevicePixels):
     """One picture in NV12 on a GPU: Y, then interleaved U and V of half the size, rows without gaps.
 
     Its memory is borrowed from a pool, and goes back with the last reference.
@@ -24,32 +29,53 @@ class Nv12:
         full_range: True when luma spans 0..255, False when 16..235.
     """
 
-    def __init__(self, loan: Loan[DeviceBuffer], size_wh: tuple[int, int], matrix: Matrix, full_range: bool) -> None:
+    def __init__(self, loan: Loan[DeviceBuffer], size_wh: tuple[int, int], tags: Yuv420) -> None:
+        """Takes the memory, the size, and any picture with the same colour tags and pixel format."""
         self.size_wh = size_wh
-        self.matrix = matrix
-        self.full_range = full_range
+        self.matrix = tags.matrix
+        self.full_range = tags.full_range
         self._loan = loan
+        self._tags = tags.av_frame
 
     def describe(self, letterbox: Letterbox) -> npt.NDArray[np.void]:
         """Returns the picture's description for the kernels, one `PICTURE_DTYPE`."""
         width, height = self.size_wh
-        address = self._loan.buffer.address
-        picture = np.zeros((), PICTURE_DTYPE)
-        picture["planes"][:2] = address, address + width * height
-        picture["pitches"][:2] = width
-        picture["format"] = PixelFormat.NV12
-        describe_transform(picture, letterbox, (self.matrix, self.full_range))
-        return picture
+        words = _template(letterbox, self.matrix, self.full_range).copy()
+        words[0] = address = self._loan.buffer.address
+        words[1] = address + width * height
+        return words.view(PICTURE_DTYPE).reshape(())
 
-    def to_bgr(self) -> npt.NDArray[np.uint8]:
-        """Copies the picture to the host; returns (H, W, 3) uint8 BGR.
+    def to_host(self) -> Yuv420:
+        """Copies the picture to the host, as planes.
 
         Raises:
             EngineError: if the copy fails.
         """
         width, height = self.size_wh
-        planes = np.empty((height * 3 // 2, width), np.uint8)
-        self._loan.buffer.read(planes)
-        chroma = cv2.resize(planes[height:].reshape(height // 2, width // 2, 2), (width, height))
-        yuv = np.dstack([planes[:height], chroma])
-        return np.asarray(cv2.transform(yuv, bgr_from_yuv(self.matrix, self.full_range)), np.uint8)
+        copied = np.empty((height * 3 // 2, width), np.uint8)
+        self._loan.buffer.read(copied)
+        frame = av.VideoFrame(width, height, self._tags.format.name)
+        take_tags(frame, self._tags)
+        planes = Yuv420(frame, writable=True)
+        planes.y[...] = copied[:height]
+        chroma = copied[height:].reshape(height // 2, width // 2, 2)
+        planes.u[...], planes.v[...] = cv2.extractChannel(chroma, 0), cv2.extractChannel(chroma, 1)
+        return Yuv420(frame)
+
+
+def tags_like(picture: Yuv420) -> Yuv420:
+    """Returns a tiny picture with the colour tags and the pixel format of another."""
+    tags = av.VideoFrame(2, 2, picture.av_frame.format.name)
+    take_tags(tags, picture.av_frame)
+    return Yuv420(tags)
+
+
+@lru_cache(maxsize=256)
+def _template(letterbox: Letterbox, matrix: Matrix, full_range: bool) -> npt.NDArray[np.uint64]:
+    """Returns a description but for its addresses, the first two of its words."""
+    width = letterbox.source_wh[0]
+    picture = np.zeros((), PICTURE_DTYPE)
+    picture["pitches"][:2] = width
+    picture["format"] = PixelFormat.NV12
+    describe_transform(picture, letterbox, (matrix, full_range))
+    return picture.reshape(1).view(np.uint64)

@@ -1,127 +1,259 @@
-"""Video files and streams through the GPU's own decoder: frames stay in device memory."""
+"""Decoding by the GPU's own decoder, NVDEC, through PyNvVideoCodec: packets from the host, pictures on the GPU."""
 
 from __future__ import annotations
 
 import importlib.util
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-from streamer.cuda.gpu import Gpu
+import av
+from av.bitstream import BitStreamFilterContext
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+
+from streamer.cuda.gpu import Gpu, find_gpu
 from streamer.cuda.memory import DeviceBuffer
-from streamer.cuda.nv12 import Nv12
+from streamer.cuda.nv12 import Nv12, tags_like
 from streamer.cuda.staging import BufferPool, Loan
 from streamer.cuda.status import checking
-from streamer.errors import EngineError, SourceError
-from streamer.frame import Frame
-from streamer.sources.base import Source, SourceInfo
-from streamer.yuv_matrix import Matrix
+from streamer.errors import EngineError, SourceError, StreamerError
+from streamer.sources.packets import Damage, PacketDecoder, Picture
+from streamer.sources.pixels import UPRIGHT, Turn
+from streamer.yuv import Yuv420
 
-_SURFACES = 32
+_INSTALL = "pip install 'nanodet-streamer[nvdec]'"
+# FFmpeg's names to members of PyNvVideoCodec.cudaVideoCodec.
+_CODECS = {
+    "h264": "H264", "hevc": "HEVC", "av1": "AV1", "vp8": "VP8", "vp9": "VP9",
+    "mpeg1video": "MPEG1", "mpeg2video": "MPEG2", "mpeg4": "MPEG4",
+}  # fmt: skip
+_FORMATS = ("yuv420p", "yuvj420p")
+# NVDEC reads these as byte streams, with their parameter sets in them; files may keep both in another form.
+_TO_BYTE_STREAM = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
+_WITH_HEADERS = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
+_START_CODES = (b"\0\0\1", b"\0\0\0\1")
+_MOST_HELD = 128
+_NO_STAMP = -(1 << 63)
 
 
-class NvdecSource(Source):
-    """Frames of one H.264, HEVC, AV1... video, decoded by NVDEC, as `Nv12` pixels; `frame.image` copies to the host.
+def check_nvdec(gpu_index: int) -> None:
+    """Finds out whether a GPU could decode.
 
-    Only what NVDEC gives as 8-bit 4:2:0 is taken. Each frame is copied within the GPU once (microseconds), because
-    the decoder uses its own surfaces again.
+    Raises:
+        EngineError: if PyCUDA, PyNvVideoCodec, the driver or the GPU is missing; the line says which, and the fix.
+    """
+    find_gpu(gpu_index)
+    load_nvdec()
+
+
+def load_nvdec() -> Any:
+    """Returns the module `PyNvVideoCodec`.
+
+    Raises:
+        EngineError: if it, or one of the driver's libraries, is missing.
+    """
+    if importlib.util.find_spec("PyNvVideoCodec") is None:
+        raise EngineError(f"PyNvVideoCodec is not installed: {_INSTALL}")
+    try:
+        import PyNvVideoCodec as nvc
+    except Exception as error:  # its own import raises RuntimeError, ImportError, OSError, with pages of advice
+        said = str(error).strip().partition("\n")[0]
+        raise EngineError(
+            f"PyNvVideoCodec can't be loaded ({said}): update the driver; start a container with"
+            " NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
+        ) from error
+    return nvc
+
+
+class NvdecPackets(PacketDecoder):
+    """Decodes on a GPU; `Picture.pixels` are `Nv12`.
+
+    Each picture is copied within the GPU once (microseconds), because NVDEC uses its own surfaces again. Damage that
+    the hardware conceals isn't told. After a packet that it refuses, NVDEC begins anew at the next key frame; so it
+    does where a stream that was taken for one without B-frames has some.
     """
 
-    def __init__(self, uri: str, *, name: str, gpu_index: int = 0, live: bool = False) -> None:
-        """Opens `uri`, a file or an RTSP address.
+    def __init__(
+        self, stream: VideoStream, tick_s: float, first: Picture, turn: Turn, gpu_index: int, *, live: bool
+    ) -> None:
+        """Opens the decoder.
 
         Args:
-            uri: what to read.
-            name: the source's name.
-            gpu_index: number of the GPU that decodes.
-            live: whether frames can't be waited with.
+            stream: what the packets are of, its parameters known.
+            tick_s: seconds a tick of its time stamps.
+            first: its first picture as the CPU decodes it: NVDEC doesn't tell colours as exactly.
+            turn: how pictures are to be turned, which is not done here.
+            gpu_index: number of the GPU.
+            live: whether each picture is to come at once, rather than a few packets later.
 
         Raises:
-            EngineError: if PyNvVideoCodec, the driver or the GPU is missing.
-            SourceError: if it can't be opened or holds a video that NVDEC doesn't decode.
+            EngineError: if something is missing, or NVDEC doesn't take such a video; the text goes on after
+                "... can't be decoded:".
         """
-        if importlib.util.find_spec("PyNvVideoCodec") is None:
-            raise EngineError("PyNvVideoCodec is not installed: pip install 'nanodet-streamer[nvdec]'")
+        context = stream.codec_context
+        codec = context.codec.canonical_name
+        self._nvc = nvc = load_nvdec()
+        _check_video(codec, context, first, turn)
         import pycuda.driver as drv
-        import PyNvVideoCodec as nvc
 
-        self._gpu = Gpu(gpu_index)
+        assert isinstance(first.pixels, Yuv420)
+        self._tags = tags_like(first.pixels)
+        self._tick_s, self._duration_s = tick_s, 0.0
+        self._codec = getattr(nvc.cudaVideoCodec, _CODECS[codec])
+        self._filter, self._headers = _byte_stream_of(codec, context, stream)
+        self._shape: list[int] = []
+        self._nbytes, self._size_wh = 0, (0, 0)
+        self._is_corrupt = False
+        self._last_pts = _NO_STAMP
+        self._at_once = live and not context.has_b_frames
+        self._begins_anew = False
+        self._memcpy, self._cuda_error = drv.memcpy_dtod_async, drv.Error
+        self._decoder: Any = None
         self._closed = False
-        self._count = 0
-        self._pool: BufferPool[DeviceBuffer] = BufferPool(lambda nbytes: DeviceBuffer(self._gpu, nbytes), _SURFACES)
+        self._stream: Any = None
+        self._gpu = gpu = Gpu(gpu_index)
+        # Pictures may outlive the decoder, and need the GPU as long.
+        self._pool: BufferPool[DeviceBuffer] = BufferPool(
+            lambda nbytes: DeviceBuffer(gpu, nbytes), _MOST_HELD, emptied=gpu.close
+        )
         try:
-            with self._gpu.active(), checking("make a stream"):
-                self._stream: Any = drv.Stream()
-            self._demuxer = nvc.CreateDemuxer(filename=uri)
-            self._decoder = nvc.CreateDecoder(
-                gpuid=gpu_index, codec=self._demuxer.GetNvCodecId(), usedevicememory=True,
-                cudacontext=self._gpu.handle, cudastream=self._stream.handle,
-            )  # fmt: skip
-        except Exception as error:  # PyNvVideoCodec's exceptions share no base but Exception
-            self._gpu.close()
-            if isinstance(error, EngineError):
-                raise
-            said = " ".join(str(error).split())
-            raise SourceError(f"NVDEC can't open {uri!r}: {said}; use --decode cpu") from error
-        size_wh = (int(self._demuxer.Width()), int(self._demuxer.Height()))
-        fps = float(self._demuxer.FrameRate()) or None
-        self._tick_s = int(self._demuxer.GetTimebaseNum()) / max(1, int(self._demuxer.GetTimebaseDen()))
-        self._first_s: float | None = None
-        path = Path(uri) if "://" not in uri else None
-        self.info = SourceInfo(name, uri, size_wh, fps, None, None, live, path)
-        self._matrix, self._full_range = _colours(self._demuxer)
+            with gpu.active(), checking("make a stream"):
+                self._stream = drv.Stream()
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
 
-    def __iter__(self) -> Iterator[Frame]:
-        packets = iter(self._demuxer)
-        while not self._closed:
-            try:
-                packet = next(packets, None)
-                if packet is None:
-                    return
-                with self._gpu.active():
-                    decoded = self._decoder.Decode(packet)
-            except Exception as error:
-                raise SourceError(f"source {self.info.uri!r} broke off: {' '.join(str(error).split())}") from error
-            for surface in decoded:
-                yield self._frame(surface)
-
-    def _frame(self, surface: Any) -> Frame:
-        import pycuda.driver as drv
-
-        rows, width = (int(side) for side in surface.shape)
-        if int(surface.framesize()) != rows * width or rows % 3 or "NV12" not in str(surface.format):
-            raise SourceError(
-                f"source {self.info.uri!r}: NVDEC gives {surface.format} of {tuple(surface.shape)}, wanted 8-bit NV12;"
-                " use --decode cpu"
-            )
-        buffer = self._pool.take(rows * width)
-        if buffer is None:
-            raise SourceError(f"source {self.info.uri!r}: {_SURFACES} decoded frames are held at once")
-        pixels = Nv12(Loan(self._pool, buffer), (width, rows * 2 // 3), self._matrix, self._full_range)
-        with self._gpu.active(), checking("copy a decoded frame"):
-            drv.memcpy_dtod_async(buffer.address, int(surface.GetPtrToPlane(0)), rows * width, self._stream)
-            self._stream.synchronize()
-        index = self._count
-        self._count += 1
-        stamp_s = float(surface.timestamp) * self._tick_s
-        if self._first_s is None:
-            self._first_s = stamp_s
-        held: Any = pixels
-        return Frame(held, self.info.name, index, max(0.0, stamp_s - self._first_s), time.perf_counter())
+    def decode(self, packet: Packet[VideoStream]) -> list[Picture]:
+        if self._begins_anew and packet.is_keyframe:
+            self._begin_anew()
+        if self._decoder is None:
+            return []
+        data, pts = self._data, packet.pts
+        data.pts = _NO_STAMP if pts is None else pts
+        self._is_corrupt = self._is_corrupt or packet.is_corrupt
+        self._duration_s = (packet.duration or 0) * self._tick_s
+        if self._at_once and pts is not None:
+            if pts < self._last_pts:
+                self._at_once, self._begins_anew = False, True
+            self._last_pts = pts
+        try:
+            parts = self._byte_stream(packet)
+        except av.FFmpegError as error:
+            raise Damage(str(error.strerror)) from error
+        pictures: list[Picture] = []
+        try:
+            with self._gpu.active():
+                for part in parts:
+                    data.bsl_data, data.bsl = part.buffer_ptr, part.buffer_size
+                    self._take(self._decoder.Decode(data), pictures)
+                if pictures:
+                    self._stream.synchronize()
+        except (EngineError, self._cuda_error) as error:
+            raise SourceError(f"has no room on the GPU for a picture: {_one_line(error)}") from error
+        except StreamerError:
+            raise
+        except Exception as error:  # what PyNvVideoCodec raises has no base in common
+            self._let_go()
+            raise Damage(f"NVDEC: {_one_line(error)}") from error
+        return pictures
 
     def close(self) -> None:
-        """Lets the decoder go. Frames still held keep their memory until they are let go."""
         if self._closed:
             return
         self._closed = True
         with self._gpu.active():
-            self._stream.synchronize()
-            self._decoder = self._demuxer = None
+            self._decoder = self._stream = None
         self._pool.close()
 
+    def _begin(self) -> None:
+        """Opens NVDEC, in place of the one before if there is one; the next packet has to be a key frame."""
+        nvc = self._nvc
+        latency = nvc.DisplayDecodeLatencyType.LOW if self._at_once else nvc.DisplayDecodeLatencyType.NATIVE
+        try:
+            with self._gpu.active():
+                self._decoder = None
+                self._decoder = nvc.CreateDecoder(
+                    gpuid=self._gpu.index, codec=self._codec, cudacontext=self._gpu.handle,
+                    cudastream=self._stream.handle, usedevicememory=True, latency=latency,
+                )  # fmt: skip
+        except Exception as error:
+            raise EngineError(f"NVDEC can't be opened: {_one_line(error)}") from error
+        self._begins_anew = False
+        self._data = nvc.PacketData()
+        if self._at_once:
+            self._data.decode_flag = nvc.VideoPacketFlag.ENDOFPICTURE
+        self._unsent = self._headers
 
-def _colours(demuxer: Any) -> tuple[Matrix, bool]:
-    space = str(demuxer.ColorSpace()).upper()
-    matrix = Matrix.BT709 if "709" in space else Matrix.BT2020 if "2020" in space else Matrix.BT601
-    return matrix, "JPEG" in str(demuxer.ColorRange()).upper()
+    def _begin_anew(self) -> None:
+        try:
+            self._begin()
+        except EngineError as error:
+            raise SourceError(f"lost the GPU's decoder: {error}") from error
+
+    def _let_go(self) -> None:
+        with self._gpu.active():
+            self._decoder = None
+        self._begins_anew = True
+
+    def _byte_stream(self, packet: Packet[VideoStream]) -> Iterable[Packet[Any]]:
+        """Returns a packet in the form that NVDEC reads; an empty one, the end, stays empty."""
+        if not packet.size:
+            return (packet,)
+        if self._filter is not None:
+            return self._filter.filter(packet)
+        if self._unsent:
+            headers, self._unsent = self._unsent, b""
+            return (Packet(headers + bytes(packet)),)
+        return (packet,)
+
+    def _take(self, surfaces: Iterable[Any], pictures: list[Picture]) -> None:
+        """Begins to copy NVDEC's pictures into memory of our own."""
+        for surface in surfaces:
+            if surface.shape != self._shape:
+                self._measure(surface)
+            buffer = self._pool.take(self._nbytes)
+            if buffer is None:
+                raise SourceError(f"has {_MOST_HELD} decoded pictures in use at once: lower --depth")
+            pixels = Nv12(Loan(self._pool, buffer), self._size_wh, self._tags)
+            self._memcpy(buffer.address, surface.GetPtrToPlane(0), self._nbytes, self._stream)
+            stamp = surface.timestamp
+            if stamp >= 1 << 63:
+                stamp -= 1 << 64
+            stamp_s = None if stamp == _NO_STAMP else stamp * self._tick_s
+            pictures.append(Picture(pixels, stamp_s, self._duration_s, self._is_corrupt))
+            self._is_corrupt = False
+
+    def _measure(self, surface: Any) -> None:
+        """Takes a picture's size, which holds for those that follow."""
+        rows, width = shape = list(surface.shape)
+        if surface.framesize() != rows * width or rows % 3 or "NV12" not in str(surface.format):
+            raise SourceError(f"comes from NVDEC as {surface.format} of {shape}, not as 8-bit NV12; use --decode cpu")
+        self._shape, self._nbytes, self._size_wh = shape, rows * width, (width, rows * 2 // 3)
+
+
+def _check_video(codec: str, context: VideoCodecContext, first: Picture, turn: Turn) -> None:
+    """Raises EngineError if NVDEC or this program can't do what the video needs."""
+    if codec not in _CODECS:
+        raise EngineError(f"NVDEC has no {codec}")
+    if context.pix_fmt not in _FORMATS or not isinstance(first.pixels, Yuv420):
+        raise EngineError(f"only 8-bit 4:2:0 is taken from NVDEC, this is {context.pix_fmt}")
+    if turn != UPRIGHT:
+        raise EngineError("it is stored rotated or mirrored, which only the CPU's decoder puts right")
+    if context.width % 2 or context.height % 2:
+        raise EngineError(f"NVDEC gives no odd sizes, this is {context.width}x{context.height}")
+
+
+def _byte_stream_of(
+    codec: str, context: VideoCodecContext, stream: VideoStream
+) -> tuple[BitStreamFilterContext | None, bytes]:
+    """Returns what brings packets into a byte stream where they aren't, and what has to stand before the first."""
+    headers = bytes(context.extradata or b"") if codec in _WITH_HEADERS else b""
+    if codec in _TO_BYTE_STREAM and headers and not headers.startswith(_START_CODES):
+        return BitStreamFilterContext(_TO_BYTE_STREAM[codec], stream), b""
+    return None, headers
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

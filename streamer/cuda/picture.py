@@ -126,14 +126,15 @@ class Layout:
     @staticmethod
     def of(frame: Frame, letterbox: Letterbox, *, packable: bool = True) -> Layout:
         """Returns the layout for a frame; planes with gaps between their rows are sent whole."""
-        planar = not isinstance(frame.pixels, np.ndarray)
+        pixels = frame.host_pixels
+        planar = not isinstance(pixels, np.ndarray)
         if packable:
-            packable = all(plane.flags.c_contiguous for plane in planes_of(frame.pixels))
+            packable = all(plane.flags.c_contiguous for plane in planes_of(pixels))
         return Layout.make(PixelFormat.PLANAR if planar else PixelFormat.BGR, letterbox, packable)
 
     def fill(self, frame: Frame, staging: npt.NDArray[np.uint8]) -> None:
         """Copies what is needed of the frame's pixels into `staging`, (nbytes,) uint8 or longer."""
-        for layout, plane in zip(self.planes, planes_of(frame.pixels), strict=True):
+        for layout, plane in zip(self.planes, planes_of(frame.host_pixels), strict=True):
             end = layout.offset + layout.height * layout.pitch
             target = staging[layout.offset : end].reshape(layout.height, layout.pitch)
             if layout.rows is None:
@@ -171,5 +172,5 @@ def describe_transform(
 
 def colours_of(frame: Frame) -> tuple[Any, bool] | None:
     """Returns a frame's YUV matrix and range, None for BGR."""
-    pixels = frame.pixels
+    pixels = frame.host_pixels
     return None if isinstance(pixels, np.ndarray) else (pixels.matrix, pixels.full_range)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -21,10 +22,17 @@ Buffer = TypeVar("Buffer", DeviceBuffer, PinnedBuffer)
 class BufferPool(Generic[Buffer]):
     """Buffers of one kind, at most `limit`, made when first needed and kept. Any thread may use it."""
 
-    def __init__(self, make: Callable[[int], Buffer], limit: int) -> None:
-        """Takes what makes a buffer of so many bytes."""
+    def __init__(self, make: Callable[[int], Buffer], limit: int, *, emptied: Callable[[], None] | None = None) -> None:
+        """Takes what makes a buffer of so many bytes.
+
+        Args:
+            make: makes one.
+            limit: how many there may be.
+            emptied: called once, when the pool is closed and its last buffer is freed; on any thread.
+        """
         self._make: Callable[[int], Buffer] = make
         self._limit = limit
+        self._emptied = emptied
         self._made = 0
         self._free: deque[Buffer] = deque()
         self._lock = threading.RLock()  # a buffer may come back while one is taken: finalisers run anywhere
@@ -54,17 +62,23 @@ class BufferPool(Generic[Buffer]):
     def give_back(self, buffer: Buffer) -> None:
         """Takes a buffer back; after `close` it is freed."""
         with self._lock:
-            if not self._closed:
-                self._free.append(buffer)
-                return
-        buffer.free()
+            self._free.append(buffer)
+            if self._closed:
+                self._drain()
 
     def close(self) -> None:
         """Frees all buffers that aren't in use; the others go when they are given back. Safe to call twice."""
         with self._lock:
             self._closed = True
-            while self._free:
-                self._free.pop().free()
+            self._drain()
+
+    def _drain(self) -> None:
+        while self._free:
+            self._free.pop().free()
+            self._made -= 1
+        if not self._made and self._emptied is not None:
+            emptied, self._emptied = self._emptied, None
+            emptied()
 
 
 class Loan(Generic[Buffer]):
@@ -85,7 +99,8 @@ class Loan(Generic[Buffer]):
             pool.give_back(self.buffer)
 
     def __del__(self) -> None:
-        self.end()
+        if not sys.is_finalizing():  # the driver takes all of it back then
+            self.end()
 
 
 class Staged(Loan[PinnedBuffer]):

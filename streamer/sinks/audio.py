@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 
+from streamer.av_input import open_input
 from streamer.sinks.files import reason
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ def open_sound(path: Path | None) -> Sound | None:
     if path is None or path.is_dir():  # of pictures
         return None
     try:
-        opened = av.open(str(path.absolute()), metadata_errors="replace")
+        opened = open_input(str(path.absolute()))
     except (av.FFmpegError, OSError) as error:
         log.warning("no sound: %s can't be opened a second time: %s", path, reason(error))
         return None

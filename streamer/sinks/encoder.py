@@ -67,9 +67,10 @@ class VideoEncoder:
         context.thread_count = 1
         context.gop_size = _GOP_FRAMES
         context.max_b_frames = 0
-        if isinstance(frame.pixels, Yuv420):
-            theirs = frame.pixels.av_frame
-            self._range = _FULL if frame.pixels.full_range else _LIMITED
+        pixels = frame.host_pixels
+        if isinstance(pixels, Yuv420):
+            theirs = pixels.av_frame
+            self._range = _FULL if pixels.full_range else _LIMITED
             context.colorspace = theirs.colorspace
             context.color_primaries, context.color_trc = theirs.color_primaries, theirs.color_trc
         else:
@@ -102,18 +103,19 @@ class VideoEncoder:
         return self._stream.encode(None)
 
     def _picture(self, frame: Frame) -> av.VideoFrame:
-        if isinstance(frame.pixels, np.ndarray):
-            image = frame.pixels
+        pixels = frame.host_pixels
+        if isinstance(pixels, np.ndarray):
+            image = pixels
             if frame.size_wh != self._size_wh:
                 image = np.asarray(cv2.resize(image, self._size_wh, interpolation=cv2.INTER_AREA), np.uint8)
             if self._format != "yuv444p" and not (self._size_wh[0] % 2 or self._size_wh[1] % 2):
                 return _halved_chroma(image)
             picture, own_range = av.VideoFrame.from_ndarray(image, format="bgr24"), _FULL
         else:
-            picture, own_range = frame.pixels.av_frame, _FULL if frame.pixels.full_range else _LIMITED
+            picture, own_range = pixels.av_frame, _FULL if pixels.full_range else _LIMITED
             if frame.size_wh == self._size_wh and picture.format.name == self._format and own_range == self._range:
                 return picture
-            picture = frame.pixels.copy().av_frame  # converting changes a frame's tags for a while: not on a shared one
+            picture = pixels.copy().av_frame  # converting changes a frame's tags for a while: not on a shared one
         width, height = self._size_wh
         return picture.reformat(
             width,
@@ -135,7 +137,8 @@ def _choice(frame: Frame) -> tuple[str, dict[str, str], str]:
     if width % 2 or height % 2:
         log.info("%dx%d is odd, which H.264 can't have in 4:2:0: writing 4:4:4", width, height)
         return "libx264", _X264_OPTIONS, "yuv444p"
-    own = frame.pixels.av_frame.format.name if isinstance(frame.pixels, Yuv420) else "yuv420p"
+    pixels = frame.host_pixels
+    own = pixels.av_frame.format.name if isinstance(pixels, Yuv420) else "yuv420p"
     return "libx264", _X264_OPTIONS, own
 
 

@@ -191,7 +191,8 @@ def resized(frame: Frame, size_wh: tuple[int, int]) -> _Image:
     """Returns a frame's picture at another size, (h, w, 3) uint8 BGR, read-only where it is the frame's own."""
     if size_wh == frame.size_wh:
         return frame.image
-    if isinstance(frame.pixels, np.ndarray):
+    pixels = frame.host_pixels
+    if isinstance(pixels, np.ndarray):
         way = cv2.INTER_AREA if size_wh < frame.size_wh else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(frame.pixels, size_wh, interpolation=way), np.uint8)
-    return frame.pixels.bgr_resized(size_wh)
+        return np.asarray(cv2.resize(pixels, size_wh, interpolation=way), np.uint8)
+    return pixels.bgr_resized(size_wh)

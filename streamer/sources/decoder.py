@@ -14,10 +14,13 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from streamer.av_input import open_input
 from streamer.errors import SourceError
 from streamer.sources.backlog import Backlog
 from streamer.sources.diagnosis import why_unplayable
+from streamer.sources.hardware import GpuFirst
 from streamer.sources.options import SourceOptions
+from streamer.sources.packets import CpuPackets, Damage, PacketDecoder, Picture
 
 # What FFmpeg may look at before it hands a stream over. Its defaults wait seconds for what isn't needed here.
 _STREAM_OPTIONS = {"analyzeduration": "200000", "fpsprobesize": "2", "buffer_size": "4194304"}
@@ -79,16 +82,22 @@ class VideoDecoder:
         self.frame_count = self.stream.frames or None
         self.duration_s = self._container.duration / 1e6 if self._container.duration else None
         listed = self._container.format.name in _PLAYLISTS  # whose size says nothing of the stream's
-        self.is_whole = bool(self.duration_s) or (self._container.size > 0 and not listed)
+        self.is_whole = bool(self.duration_s) or ((self._container.size or 0) > 0 and not listed)
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
+        self._tick_s = float(self.stream.time_base or 0)
+        self._decoder: PacketDecoder
+        if options.gpu is None:
+            self._decoder = CpuPackets(self.stream, self._tick_s)
+        else:
+            self._decoder = GpuFirst(self.stream, self._tick_s, shown, options, live=self._path is None)
         self.damaged = 0
         self.passed_over = 0
         self._backlog = Backlog() if self._path is None and self.has_timestamps and options.freshest else None
         self._bad_in_a_row = 0
         self._joined = False
-        self._ready: deque[av.VideoFrame] = deque()
+        self._ready: deque[Picture] = deque()
 
-    def read(self) -> av.VideoFrame | None:
+    def read(self) -> Picture | None:
         """Returns the next picture, or None at the end.
 
         Raises:
@@ -104,30 +113,30 @@ class VideoDecoder:
                 self.passed_over += 1
                 continue
             try:
-                self._ready.extend(packet.decode())
-            except av.EOFError:  # the decoder was flushed before
-                continue
-            except av.FFmpegError as error:
-                self._note_damage(error, bounded=self._path is not None)
+                self._ready.extend(self._decoder.decode(packet))
+            except Damage as damage:
+                self._note_damage(str(damage), bounded=self._path is not None)
+            except SourceError as error:
+                raise SourceError(f"source {self._shown!r} {error}") from error
             if self._path is None and not self._ready:
                 self._check_patience(time.perf_counter() - started)
         self._bad_in_a_row = 0
         self._joined = True
         picture = self._ready.popleft()
-        self.damaged += bool(picture.is_corrupt)  # FFmpeg filled in what was missing
+        self.damaged += picture.is_corrupt
         return picture
 
     def close(self) -> None:
         """Closes the file or connection. Safe to call twice."""
         self._ready.clear()
+        self._decoder.close()
         self._container.close()
 
-    @staticmethod
-    def _is_stale(packet: Packet[VideoStream], backlog: Backlog, asked_s: float) -> bool:
+    def _is_stale(self, packet: Packet[VideoStream], backlog: Backlog, asked_s: float) -> bool:
         if not packet.size:  # the end
             return False
         stamp = packet.dts if packet.dts is not None else packet.pts
-        stamp_s = None if stamp is None or packet.time_base is None else float(stamp * packet.time_base)
+        stamp_s = None if stamp is None else stamp * self._tick_s
         now_s = time.perf_counter()
         return backlog.passes_over(stamp_s, packet.is_keyframe, now_s, now_s - asked_s)
 
@@ -138,7 +147,7 @@ class VideoDecoder:
             except av.FFmpegError as error:
                 if self._path is None and not isinstance(error, av.InvalidDataError):
                     raise SourceError(f"source {self._shown!r} {self._why_broken(error)}") from None
-                self._note_damage(error, bounded=True)
+                self._note_damage(str(error.strerror), bounded=True)
                 self._packets = self._container.demux(self.stream)
 
     def _why_broken(self, error: av.FFmpegError) -> str:
@@ -146,7 +155,7 @@ class VideoDecoder:
             return f"sent nothing for {self._options.stall_timeout_s:g} s; check its network and power"
         return f"broke off ({error.strerror}); check its network and power"
 
-    def _note_damage(self, error: av.FFmpegError, *, bounded: bool) -> None:
+    def _note_damage(self, reason: str, *, bounded: bool) -> None:
         """Counts a bad packet; raises when `bounded` and too many came in a row."""
         if self._joined or self._path is not None:  # a stream joined between key frames isn't damaged
             self.damaged += 1
@@ -154,7 +163,7 @@ class VideoDecoder:
         if bounded and self._bad_in_a_row >= _MAX_BAD_IN_A_ROW:
             raise SourceError(
                 f"source {self._shown!r} is damaged: {self._bad_in_a_row} packets in a row gave no picture"
-                f" ({error.strerror}); record or copy it again"
+                f" ({reason}); record or copy it again"
             ) from None
 
     def _check_patience(self, waited_s: float) -> None:
@@ -204,9 +213,9 @@ def _open(target: str | Path, options: SourceOptions) -> InputContainer:
         av.FFmpegError: if it can't be opened.
     """
     if isinstance(target, Path):  # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme
-        return av.open(f"file:{target}", metadata_errors="replace")
+        return open_input(f"file:{target}")
     wishes = dict(_STREAM_OPTIONS)
     if target.startswith(_RTSP_SCHEMES):
         wishes |= _RTSP_OPTIONS[options.rtsp_transport]
     timeout = (options.open_timeout_s, options.stall_timeout_s)
-    return av.open(target, options=wishes, timeout=timeout, metadata_errors="replace")
+    return open_input(target, options=wishes, timeout=timeout)

@@ -24,6 +24,8 @@ class SourceOptions:
         reconnect: how often in a row a lost live source is tried again; None for ever.
         freshest: whether a live source passes pictures over rather than give old ones: those that came before the
             next one was asked for, and, where decoding is too slow, those before a newer key frame.
+        gpu: number of the GPU that decodes files and streams, where it can; None leaves all to the CPU.
+        gpu_only: whether what that GPU can't decode is refused, rather than decoded by the CPU.
 
     Raises:
         ConfigError: if a number isn't above zero (`reconnect`: below it), or `pixel_format` isn't four characters.
@@ -39,6 +41,8 @@ class SourceOptions:
     stall_timeout_s: float = 5.0
     reconnect: int | None = None
     freshest: bool = True
+    gpu: int | None = None
+    gpu_only: bool = False
 
     def __post_init__(self) -> None:
         for name in ("width", "height", "fps", "open_timeout_s", "key_frame_timeout_s", "stall_timeout_s"):

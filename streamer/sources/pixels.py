@@ -11,17 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import SideData, Type
 
+from streamer.frame import HostPixels
 from streamer.yuv import Yuv420, take_tags
-
-Pixels = npt.NDArray[np.uint8] | Yuv420
 
 # (transpose, then flip as cv2.flip counts it: 1 left-right, 0 upside down, -1 both, None not at all)
 Turn = tuple[bool, int | None]
-_UPRIGHT: Turn = (False, None)
+UPRIGHT: Turn = (False, None)
 _FLIPS = {(False, False): None, (True, False): 1, (False, True): 0, (True, True): -1}
 
 
-def pixels_of(picture: av.VideoFrame, turn: Turn) -> Pixels:
+def pixels_of(picture: av.VideoFrame, turn: Turn) -> HostPixels:
     """Returns a decoded picture's pixels, turned for display as `turn_of` said of the video's first picture.
 
     8-bit 4:2:0 pictures pass through as they are; other YUV ones become 4:2:0 and keep their colour tags (higher bit
@@ -30,11 +29,11 @@ def pixels_of(picture: av.VideoFrame, turn: Turn) -> Pixels:
     """
     if not _is_yuv(picture.format):
         image = np.asarray(picture.reformat(format="bgr24", threads=1).to_ndarray(), np.uint8)
-        return image if turn == _UPRIGHT else _turned(image, turn)
+        return image if turn == UPRIGHT else _turned(image, turn)
     if picture.format.name not in ("yuv420p", "yuvj420p"):
         picture = picture.reformat(format="yuv420p", threads=1)
     planes = Yuv420(picture)
-    return planes if turn == _UPRIGHT else _turned_planes(planes, turn)
+    return planes if turn == UPRIGHT else _turned_planes(planes, turn)
 
 
 def _is_yuv(format: av.VideoFormat) -> bool:
@@ -53,7 +52,7 @@ def turn_of(picture: av.VideoFrame) -> Turn:
     """
     side_data = cast("Mapping[Type, SideData]", picture.side_data)  # PyAV's own annotation is wrong
     if Type.DISPLAYMATRIX not in side_data:
-        return _UPRIGHT
+        return UPRIGHT
     a, b, _, c, d = np.frombuffer(bytes(side_data[Type.DISPLAYMATRIX]), np.int32)[:5].tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
         return True, _FLIPS[c < 0, b < 0]

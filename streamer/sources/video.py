@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import av
-
 from streamer.errors import SourceError
 from streamer.frame import Frame
 from streamer.sources.base import SourceInfo, damage_phrase
@@ -15,7 +13,7 @@ from streamer.sources.decoder import VideoDecoder
 from streamer.sources.diagnosis import bytes_missing, why_unplayable
 from streamer.sources.guarded import GuardedSource
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
-from streamer.sources.pixels import pixels_of, turn_of
+from streamer.sources.packets import Picture
 from streamer.sources.uri import is_stream, local_path, redact, scheme_of
 
 _NOMINAL_FPS = 25.0  # spaces frames without time stamps where no rate is known
@@ -76,7 +74,6 @@ class VideoSource(GuardedSource):
             raise SourceError(f"source {self._shown!r} {reason or f'ended before its first frame{damage}'}")
         self.info = self._describe()
         self._clock = PresentationClock(1.0 / (self.info.fps or _NOMINAL_FPS))
-        self._turn = turn_of(picture)
         frame = self._frame(picture)
         self.info = replace(self.info, size_wh=frame.size_wh)
         return frame
@@ -93,19 +90,14 @@ class VideoSource(GuardedSource):
     def _release(self) -> None:
         self._decoder.close()
 
-    def _frame(self, picture: av.VideoFrame) -> Frame:
-        pixels = pixels_of(picture, self._turn)
+    def _frame(self, picture: Picture) -> Frame:
         now_s = time.perf_counter()
-        tick_s = float(picture.time_base or 0)
-        if self.info.live and not self._decoder.has_timestamps:
-            stamp_s: float | None = now_s
-        else:
-            stamp_s = None if picture.pts is None else picture.pts * tick_s
-        pts_s = self._clock.at(stamp_s)
-        self._end_s = pts_s + picture.duration * tick_s
+        is_unstamped = self.info.live and not self._decoder.has_timestamps
+        pts_s = self._clock.at(now_s if is_unstamped else picture.stamp_s)
+        self._end_s = pts_s + picture.duration_s
         index = self._count + self._decoder.passed_over
         self._count += 1
-        return Frame(pixels, self._name, index, pts_s, now_s)
+        return Frame(picture.pixels, self._name, index, pts_s, now_s)
 
     def _describe(self) -> SourceInfo:
         decoder = self._decoder

@@ -1,0 +1,143 @@
+"""Whether a GPU decodes: for the whole run, and for one video."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from streamer.errors import EngineError, SourceError
+from streamer.sources.options import SourceOptions
+from streamer.sources.packets import CpuPackets, Damage, PacketDecoder, Picture
+
+if TYPE_CHECKING:
+    from streamer.cuda.nvdec import NvdecPackets
+
+log = logging.getLogger(__name__)
+
+
+def decoding_gpu(decode: Literal["auto", "gpu", "cpu"], *, device: str, engine: str) -> int | None:
+    """Returns the number of the GPU that is to decode, None where the CPU is; why ``auto`` takes the CPU is logged.
+
+    Args:
+        decode: ``auto`` takes the GPU on which the detector will run, where it has all it needs.
+        device: what the detector is to run on: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        engine: the detector's engine, or ``auto``.
+
+    Raises:
+        ConfigError: if `device` is none of these.
+        EngineError: if `decode` is ``gpu`` and something is missing: one line that names it and the fix.
+    """
+    from streamer.cuda.gpu import parse_device
+    from streamer.cuda.nvdec import check_nvdec
+
+    if decode == "cpu":
+        return None
+    index = 0 if device in ("auto", "cpu") else parse_device(device)
+    try:
+        if decode == "auto":
+            _check_detector(device, engine)
+        check_nvdec(index)
+    except EngineError as error:
+        if decode == "gpu":
+            raise EngineError(f"--decode gpu: {error}; or use --decode cpu") from error
+        log.info("videos are decoded by the CPU: %s", error)
+        return None
+    return index
+
+
+def _check_detector(device: str, engine: str) -> None:
+    """Raises EngineError if the detector won't run on a GPU: frames would have to come back from it."""
+    from streamer.detector.cuda import GPU_ENGINES, installed_gpu_engines
+    from streamer.engines import ENGINE_NAMES
+
+    if device == "cpu" or engine in ENGINE_NAMES:
+        raise EngineError("the network runs there too")
+    wanted = GPU_ENGINES if engine == "auto" else (engine,)
+    missing = [command for name, command in installed_gpu_engines().items() if name in wanted and command]
+    if len(missing) == len(wanted):
+        raise EngineError(f"no engine for a GPU is installed: {missing[0]}")
+
+
+class GpuFirst(PacketDecoder):
+    """Decodes on the GPU what it can, and the rest on the CPU: decided once, at the first picture.
+
+    The CPU decodes up to the first picture, which tells rotation, colours and pixel format for certain and where a
+    stream can be joined. The GPU is then given the same packets again, from the last key frame.
+    """
+
+    def __init__(self, stream: VideoStream, tick_s: float, shown: str, options: SourceOptions, *, live: bool) -> None:
+        """Opens nothing on the GPU yet.
+
+        Args:
+            stream: the stream that the packets are of.
+            tick_s: seconds a tick of its time stamps.
+            shown: what to call the source in messages.
+            options: the GPU, and whether the CPU may take its place.
+            live: whether every picture is wanted as soon as it can be had.
+        """
+        self._stream, self._tick_s, self._shown, self._options, self._live = stream, tick_s, shown, options, live
+        self._cpu = CpuPackets(stream, tick_s)
+        self._held: list[Packet[VideoStream]] = []
+        self._chosen: PacketDecoder | None = None
+
+    def decode(self, packet: Packet[VideoStream]) -> list[Picture]:
+        if self._chosen is not None:
+            return self._chosen.decode(packet)
+        pictures = self._cpu.decode(packet)
+        self._held.append(packet)
+        return self._choose(pictures) if pictures else []
+
+    def close(self) -> None:
+        self._held.clear()
+        self._cpu.close()
+        if self._chosen is not None:
+            self._chosen.close()
+
+    def _choose(self, pictures: list[Picture]) -> list[Picture]:
+        """Returns the pictures so far, by whoever decodes from now on: `pictures` are the CPU's."""
+        packets, self._held = _from_key_frame(self._held, pictures[0].stamp_s, self._tick_s), []
+        gpu: NvdecPackets | None = None
+        try:
+            gpu = self._open_gpu(pictures[0])
+            decoded = [picture for packet in packets for picture in gpu.decode(packet)]
+        except (EngineError, SourceError, Damage) as error:
+            if gpu is not None:
+                gpu.close()
+            if self._options.gpu_only:
+                raise SourceError(f"can't be decoded by the GPU: {error}; use --decode cpu, or auto") from error
+            _say_once(f"source {self._shown!r} is decoded by the CPU: {error}")
+            self._chosen = self._cpu
+            return pictures
+        _say_once(f"source {self._shown!r} is decoded by GPU {self._options.gpu}")
+        self._chosen = gpu
+        self._cpu.close()
+        return decoded
+
+    def _open_gpu(self, first: Picture) -> NvdecPackets:
+        from streamer.cuda.nvdec import NvdecPackets
+
+        assert self._options.gpu is not None and self._cpu.turn is not None
+        return NvdecPackets(self._stream, self._tick_s, first, self._cpu.turn, self._options.gpu, live=self._live)
+
+
+def _from_key_frame(
+    packets: list[Packet[VideoStream]], stamp_s: float | None, tick_s: float
+) -> list[Packet[VideoStream]]:
+    """Returns the packets from the key frame on that the picture at `stamp_s` needs: nobody can join before it."""
+    start = 0
+    for index, packet in enumerate(packets):
+        if packet.is_keyframe:
+            start = index
+        if stamp_s is None or (packet.pts is not None and packet.pts * tick_s == stamp_s):
+            break
+    return packets[start:]
+
+
+@lru_cache(maxsize=1024)
+def _say_once(text: str) -> None:
+    """Logs what would else be said again at every new connection."""
+    log.info("%s", text)
