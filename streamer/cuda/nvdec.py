@@ -33,7 +33,7 @@ _FORMATS = ("yuv420p", "yuvj420p")
 _TO_BYTE_STREAM = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 _WITH_HEADERS = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
 _START_CODES = (b"\0\0\1", b"\0\0\0\1")
-_MOST_HELD = 128
+_MOST_HELD, _MADE_AHEAD = 128, 4
 _NO_STAMP = -(1 << 63)
 
 
@@ -120,6 +120,7 @@ class NvdecPackets(PacketDecoder):
         try:
             with gpu.active(), checking("make a stream"):
                 self._stream = drv.Stream()
+            self._pool.fill(context.width * context.height * 3 // 2, _MADE_AHEAD)
             self._begin()
         except BaseException:
             self.close()

@@ -59,6 +59,17 @@ class BufferPool(Generic[Buffer]):
             self._made += 1
             return made
 
+    def fill(self, nbytes: int, count: int) -> None:
+        """Makes `count` buffers ahead, so that the first frames needn't wait for memory.
+
+        Raises:
+            EngineError: if there isn't memory for them.
+        """
+        made = [self.take(nbytes) for _ in range(count)]
+        for buffer in made:
+            if buffer is not None:
+                self.give_back(buffer)
+
     def give_back(self, buffer: Buffer) -> None:
         """Takes a buffer back; after `close` it is freed."""
         with self._lock:

@@ -1,0 +1,204 @@
+"""``python -m benchmarks.gpu_fleet CLIP``: how many real-time streams one GPU holds, from NVDEC to JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.gpu_nvdec import decoder_fps
+from benchmarks.table import markdown_table
+from streamer.detections import Detections
+from streamer.detector import open_detector
+from streamer.detector.base import Detector
+from streamer.errors import StreamerError
+from streamer.frame import Frame
+from streamer.pipeline import Pipeline, StreamPlan
+from streamer.sinks import open_sink
+from streamer.sinks.base import Sink
+from streamer.sources import SourceOptions, open_source
+from streamer.sources.base import Source
+
+WANTED_STREAMS, WANTED_P95_MS = 60, 100.0
+_WARM_UP_S = 3.0
+_DECODERS = 8
+
+
+@dataclass(frozen=True)
+class Held:
+    """What so many streams got.
+
+    Attributes:
+        streams: how many, each at `fps`.
+        fps: frames a second of one.
+        delivered_fps: frames a second that reached their JSON lines, of all together.
+        dropped: frames that didn't, after the warm-up.
+        dropped_before: frames that didn't, in the warm-up.
+        p50_ms, p95_ms, p99_ms, worst_ms: from a frame's own time to the end of its line, after the warm-up.
+        worst_stream_p95_ms: of the stream that has the highest.
+        cores: processor cores used.
+    """
+
+    streams: int
+    fps: float
+    delivered_fps: float
+    dropped: int
+    dropped_before: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    worst_ms: float
+    worst_stream_p95_ms: float
+    cores: float
+
+
+class LateStart(Source):
+    """A source that begins a while after the others, as cameras aren't in step."""
+
+    def __init__(self, source: Source, wait_s: float) -> None:
+        self.info, self._source, self._wait_s = source.info, source, wait_s
+
+    def __iter__(self) -> Iterator[Frame]:
+        time.sleep(self._wait_s)
+        yield from self._source
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class TimedSink(Sink):
+    """Another sink, and when each frame was written: (seconds of `time.perf_counter`, milliseconds since capture)."""
+
+    needs_pixels = False
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.times: list[tuple[float, float]] = []
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        self._sink.write(frame, detections)
+        now_s = time.perf_counter()
+        self.times.append((now_s, (now_s - frame.captured_at_s) * 1e3))
+
+    def close(self) -> None:
+        self._sink.close()
+
+
+def hold(clip: Path, detector: Detector, streams: int, seconds: float, folder: Path, gpu: int | None) -> Held:
+    """Runs so many streams of `clip` at its own speed and returns what they got."""
+    plans, sinks = [], []
+    with ExitStack() as stack:
+        for number in range(streams):
+            options = SourceOptions(gpu=gpu, gpu_only=gpu is not None)
+            source = stack.enter_context(open_source(str(clip), name=f"s{number}", options=options))
+            fps = source.info.fps or 30.0
+            output = str(folder / f"{streams}-{number}.jsonl")
+            sinks.append(TimedSink(stack.enter_context(open_sink(output, source.info, labels=detector.labels))))
+            late = LateStart(source, number / streams / fps)
+            plans.append(StreamPlan(late, [(output, sinks[-1])], paced=True))
+        stack.pop_all()
+    pipeline = Pipeline(plans, detector, overlay=False)
+    marks: list[tuple[float, int, float]] = []
+
+    def watch() -> None:
+        for at_s in (_WARM_UP_S, seconds):
+            time.sleep(max(0.0, began_s + at_s - time.perf_counter()))
+            dropped = sum(stream.dropped for stream in pipeline.streams)
+            marks.append((time.perf_counter(), dropped, time.process_time()))
+
+    watcher = threading.Thread(target=watch)
+    began_s = time.perf_counter()
+    watcher.start()
+    pipeline.run(seconds + 0.5)
+    watcher.join()
+    (from_s, before, cpu_from_s), (to_s, after, cpu_to_s) = marks
+    of_streams = [[ms for at_s, ms in sink.times if from_s <= at_s < to_s] for sink in sinks]
+    latencies = np.array([ms for of_stream in of_streams for ms in of_stream])
+    p50, p95, p99, worst = (float(p) for p in np.percentile(latencies, (50, 95, 99, 100)))
+    return Held(
+        streams, fps, len(latencies) / (to_s - from_s), after - before, before, p50, p95, p99, worst,
+        max(float(np.percentile(of_stream, 95)) for of_stream in of_streams if of_stream),
+        (cpu_to_s - cpu_from_s) / (to_s - from_s),
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints a table."""
+    options = _parser().parse_args(arguments)
+    gpu = None if options.decode == "cpu" else 0
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            open_detector(
+                options.model, engine=options.engine, device=options.device, batch="auto", streams=max(options.streams)
+            ) as detector,
+        ):
+            alone = decoder_fps(options.clip, _DECODERS) if gpu is not None else float("nan")
+            held = []
+            for streams in options.streams:
+                held.append(hold(options.clip, detector, streams, options.seconds, Path(folder), gpu))
+                print(held[-1], file=sys.stderr, flush=True)
+            info = detector.info
+    except StreamerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{info.device}, {info.name} {info.precision}, {info.model}, batches of {detector.batch}")
+    print(table(held, alone))
+    if options.json:
+        content = {"device": info.device, "batch": detector.batch, "decoders_fps": alone}
+        options.json.write_text(json.dumps({**content, "held": [asdict(each) for each in held]}, indent=1) + "\n")
+    return 0
+
+
+def table(held: Sequence[Held], decoders_fps: float) -> str:
+    """Returns the figures as a table, and the decoder's own limit as streams."""
+    rows = [
+        (
+            str(each.streams),
+            f"{each.delivered_fps:.0f} of {each.streams * each.fps:.0f}",
+            str(each.dropped),
+            f"{each.p50_ms:.1f}",
+            f"{each.p95_ms:.1f}",
+            f"{each.p99_ms:.1f}",
+            f"{each.worst_ms:.0f}",
+            f"{each.worst_stream_p95_ms:.1f}",
+            f"{each.cores:.1f}",
+        )
+        for each in held
+    ]
+    head = ("streams", "frames a second", "dropped", "p50 ms", "p95 ms", "p99 ms", "worst ms", "worst stream's p95 ms",
+            "cores")  # fmt: skip
+    fps = held[0].fps
+    good = [each.streams for each in held if not each.dropped and each.p95_ms < WANTED_P95_MS]
+    return (
+        f"{markdown_table(head, rows)}\n\n"
+        f"Held with no drops and p95 under {WANTED_P95_MS:.0f} ms: {max(good, default=0)} streams; wanted"
+        f" {WANTED_STREAMS}, or the decoder's limit: {decoders_fps:.0f} frames a second with {_DECODERS} decoders and"
+        f" nothing else, {decoders_fps / fps:.0f} streams."
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_fleet", description=__doc__)
+    parser.add_argument("clip", type=Path, help="a video that NVDEC decodes")
+    parser.add_argument("--model", default="nanodet-g_416_float", metavar="NAME|FILE")
+    parser.add_argument("--engine", default="auto", metavar="NAME")
+    parser.add_argument("--device", default="auto", metavar="NAME")
+    parser.add_argument("--decode", choices=("gpu", "cpu"), default="gpu", help="who decodes; cpu is for a look at it")
+    parser.add_argument("--streams", type=int, nargs="+", default=[15, 30, 60], metavar="N")
+    parser.add_argument("--seconds", type=float, default=20.0, help=f"for each, of which {_WARM_UP_S:g} to warm up")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
