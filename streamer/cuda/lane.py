@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.cuda.engine import Binding, CudaEngine, Launch
-from streamer.cuda.gpu import Gpu
+from streamer.cuda.gpu import NON_BLOCKING, Gpu
 from streamer.cuda.launch import Kernels
 from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
 from streamer.cuda.picture import PICTURE_DTYPE
@@ -68,7 +68,7 @@ class Lane:
         self._bindings: dict[int, Binding] = {}
         self._launches: dict[int, Launch | None] = {}
         with gpu.active(), checking("make a stream"):
-            self.stream: Any = drv.Stream()
+            self.stream: Any = drv.Stream(NON_BLOCKING)
             self._began, self._copied, self._ended = drv.Event(), drv.Event(), drv.Event()
         try:
             self._pictures = self._device(batch * PICTURE_DTYPE.itemsize)
@@ -84,6 +84,7 @@ class Lane:
             self._is_described_anew = self._has_begun = False
             self._results = np.asarray(self._host_results.array).view(RESULT_DTYPE)
             self._pictures.write(np.zeros(batch, PICTURE_DTYPE))
+            gpu.synchronize()  # what others put on the default stream to get ready: this lane's stream doesn't wait
             for size in sorted(sizes):
                 self._make_ready(engine, size)
         except BaseException:
@@ -112,7 +113,7 @@ class Lane:
         if pixels is None or pixels.nbytes < layout.nbytes:
             if pixels is not None:
                 pixels.free()
-            self._pixels[index] = pixels = DeviceBuffer(self._gpu, layout.nbytes)
+            self._pixels[index] = pixels = DeviceBuffer(self._gpu, layout.nbytes, zeroed=False)
         known = (layout, colours, pixels.address)
         if known != self._described[index]:
             self.describe(index, layout.describe(pixels.address, colours))

@@ -19,8 +19,13 @@ class DeviceBuffer:
         nbytes: its size.
     """
 
-    def __init__(self, gpu: Gpu, nbytes: int) -> None:
-        """Allocates zeroed memory.
+    def __init__(self, gpu: Gpu, nbytes: int, *, zeroed: bool = True) -> None:
+        """Allocates memory.
+
+        Args:
+            gpu: where.
+            nbytes: how much.
+            zeroed: whether it is to be zero; that happens on the default stream, and may still go on.
 
         Raises:
             EngineError: if there isn't enough.
@@ -29,7 +34,8 @@ class DeviceBuffer:
 
         with gpu.active(), checking(f"allocate {nbytes / 1e6:.1f} MB of GPU memory"):
             self._memory: Any = drv.mem_alloc(nbytes)
-            drv.memset_d8(int(self._memory), 0, nbytes)
+            if zeroed:
+                drv.memset_d8(int(self._memory), 0, nbytes)
         self._gpu = gpu
         self.address = int(self._memory)
         self.nbytes = nbytes

@@ -12,7 +12,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from streamer.cuda.gpu import Gpu, find_gpu
+from streamer.cuda.gpu import NON_BLOCKING, Gpu, find_gpu
 from streamer.cuda.memory import DeviceBuffer
 from streamer.cuda.nv12 import Nv12, tags_like
 from streamer.cuda.staging import BufferPool, Loan
@@ -115,11 +115,11 @@ class NvdecPackets(PacketDecoder):
         self._gpu = gpu = Gpu(gpu_index)
         # Pictures may outlive the decoder, and need the GPU as long.
         self._pool: BufferPool[DeviceBuffer] = BufferPool(
-            lambda nbytes: DeviceBuffer(gpu, nbytes), _MOST_HELD, emptied=gpu.close
+            lambda nbytes: DeviceBuffer(gpu, nbytes, zeroed=False), _MOST_HELD, emptied=gpu.close
         )
         try:
             with gpu.active(), checking("make a stream"):
-                self._stream = drv.Stream()
+                self._stream = drv.Stream(NON_BLOCKING)
             self._pool.fill(context.width * context.height * 3 // 2, _MADE_AHEAD)
             self._begin()
         except BaseException:
