@@ -24,7 +24,7 @@ class Lane(Generic[T]):
         inbox: where its items come from; it shares its condition with the batcher.
         priority: a lane of higher priority goes first whenever not all can go; may be changed at any time.
         room: most items that may be out: taken, and not yet given back by `Batcher.release`.
-        out: how many are.
+        taken, released: how many were, so far; each is counted by one thread.
         turn: when it was last served, counted in items; the batcher's own.
         passed_by: how often an item of its waited while lanes of higher priority filled the batch.
     """
@@ -32,9 +32,15 @@ class Lane(Generic[T]):
     inbox: Handover[T]
     priority: int = 0
     room: int = _UNBOUNDED
-    out: int = 0
+    taken: int = 0
+    released: int = 0
     turn: int = 0
     passed_by: int = 0
+
+    @property
+    def out(self) -> int:
+        """Items on their way."""
+        return self.taken - self.released
 
 
 class Batcher(Generic[T]):
@@ -90,11 +96,13 @@ class Batcher(Generic[T]):
         self._ended.remove(lane)
 
     def release(self, lane: Lane[T]) -> None:
-        """Says that one item of a lane is no longer on its way."""
-        with self._changed:
-            was_full = lane.out >= lane.room
-            lane.out -= 1
-            if was_full:
+        """Says that one item of a lane is no longer on its way; always called on the same thread for one lane.
+
+        The lock, which many threads want, is taken only where the lane may have been full.
+        """
+        lane.released += 1
+        if lane.out >= lane.room - 1:
+            with self._changed:
                 self._changed.notify_all()
 
     @contextmanager
@@ -155,7 +163,7 @@ class Batcher(Generic[T]):
             if item is not None:
                 self._turns += 1
                 lane.turn = self._turns
-                lane.out += 1
+                lane.taken += 1
                 taken.append((lane, item))
         for lane in offering[room:]:
             lane.passed_by += lane.priority < offering[room - 1].priority

@@ -59,6 +59,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     driver = _driver(gpu)
     _put(monkeypatch, "pycuda", driver=driver)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    monkeypatch.setattr(
+        "streamer.cuda.nvdec.copy_on_device",
+        lambda target, source, nbytes, stream: (gpu.need_context(), ctypes.memmove(target, source, nbytes)),
+    )
     _put(
         monkeypatch,
         "PyNvVideoCodec",
@@ -134,6 +138,19 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
     class Stream:
         handle = 5678
 
+        def __init__(self, flags: int = 0) -> None:
+            gpu.need_context()
+
+        def synchronize(self) -> None:
+            gpu.need_context()
+
+    class Event:
+        def __init__(self, flags: int = 0) -> None:
+            gpu.need_context()
+
+        def record(self, stream: Stream) -> None:
+            gpu.need_context()
+
         def synchronize(self) -> None:
             gpu.need_context()
 
@@ -143,7 +160,8 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
 
     driver = types.ModuleType("pycuda.driver")
     vars(driver).update(
-        Error=Error, Device=Device, Stream=Stream, init=lambda: None, mem_alloc=Allocation, memcpy_dtod_async=copy,
+        Error=Error, Device=Device, Stream=Stream, Event=Event, init=lambda: None, mem_alloc=Allocation,
+        event_flags=types.SimpleNamespace(DISABLE_TIMING=2),
         memset_d8=lambda address, value, nbytes: ctypes.memset(address, value, nbytes),
         memcpy_dtoh=lambda array, address: copy(array.ctypes.data, address, array.nbytes),
         memcpy_htod=lambda address, array: copy(address, array.ctypes.data, array.nbytes),

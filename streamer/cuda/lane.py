@@ -13,6 +13,7 @@ from streamer.cuda.gpu import NON_BLOCKING, Gpu
 from streamer.cuda.launch import Kernels
 from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
 from streamer.cuda.picture import PICTURE_DTYPE
+from streamer.cuda.quick import copy_to_device
 from streamer.cuda.result import RESULT_DTYPE, ROOM, to_detections
 from streamer.cuda.staging import Staged
 from streamer.cuda.status import checking
@@ -82,6 +83,7 @@ class Lane:
             self._pictures_now = np.asarray(self._host_pictures.array).view(PICTURE_DTYPE)
             self._described: list[object] = [_BLACK] * batch
             self._is_described_anew = self._has_begun = False
+            self._awaited: list[Any] = []
             self._results = np.asarray(self._host_results.array).view(RESULT_DTYPE)
             self._pictures.write(np.zeros(batch, PICTURE_DTYPE))
             gpu.synchronize()  # what others put on the default stream to get ready: this lane's stream doesn't wait
@@ -106,8 +108,6 @@ class Lane:
         Raises:
             EngineError: if there isn't enough memory, or the copy is refused.
         """
-        import pycuda.driver as drv
-
         layout = staged.layout
         pixels = self._pixels[index]
         if pixels is None or pixels.nbytes < layout.nbytes:
@@ -120,13 +120,21 @@ class Lane:
             self._described[index] = known
         with self._gpu.active(), checking("copy a frame to the GPU"):
             self._begin()
-            drv.memcpy_htod_async(pixels.address, staged.buffer.array[: layout.nbytes], self.stream)
+            copy_to_device(pixels.address, staged.buffer.address, layout.nbytes, self.stream.handle)
 
-    def describe(self, index: int, picture: npt.NDArray[np.void]) -> None:
-        """Sets a picture that lies in device memory already, one `PICTURE_DTYPE`; all go to the GPU with `start`."""
+    def describe(self, index: int, picture: npt.NDArray[np.void], written: Any = None) -> None:
+        """Sets a picture that lies in device memory already; all go to the GPU with `start`.
+
+        Args:
+            index: place in the batch.
+            picture: one `PICTURE_DTYPE`.
+            written: the event behind which it is complete; None where it is.
+        """
         self._pictures_now[index] = picture
         self._described[index] = None
         self._is_described_anew = True
+        if written is not None:
+            self._awaited.append(written)
 
     def _begin(self) -> None:
         """Records the batch's beginning; the context is current."""
@@ -143,8 +151,6 @@ class Lane:
         Raises:
             EngineError: if the engine refuses.
         """
-        import pycuda.driver as drv
-
         count = count or self.batch
         size = min(size for size in self._bindings if size >= count)
         for index in range(count, size):  # what lay there before may be gone
@@ -154,8 +160,12 @@ class Lane:
         with self._gpu.active(), checking("start a frame"):
             self._begin()
             self._has_begun = False
+            for written in self._awaited:
+                self.stream.wait_for_event(written)
+            self._awaited.clear()
             if self._is_described_anew:
-                drv.memcpy_htod_async(self._pictures.address, self._host_pictures.array, self.stream)
+                pictures = self._host_pictures
+                copy_to_device(self._pictures.address, pictures.address, pictures.nbytes, self.stream.handle)
                 self._is_described_anew = False
             self._copied.record(self.stream)
             launch = self._launches[size]

@@ -76,6 +76,37 @@ class DeviceBuffer:
             self._gpu.device_bytes -= self.nbytes
 
 
+class Surface(DeviceBuffer):
+    """Device memory for one picture that is written on one stream and read on others.
+
+    Attributes:
+        written: event, recorded behind what writes the picture; readers wait for it.
+    """
+
+    def __init__(self, gpu: Gpu, nbytes: int) -> None:
+        """Allocates memory, not zeroed.
+
+        Raises:
+            EngineError: if there isn't enough.
+        """
+        import pycuda.driver as drv
+
+        super().__init__(gpu, nbytes, zeroed=False)
+        with gpu.active(), checking("make an event"):
+            self.written: Any = drv.Event(drv.event_flags.DISABLE_TIMING)
+
+    def read(self, array: npt.NDArray[Any]) -> None:
+        """Waits until the picture is written, and copies it; see `DeviceBuffer.read`."""
+        with self._gpu.active(), checking("wait for a picture"):
+            self.written.synchronize()
+        super().read(array)
+
+    def free(self) -> None:
+        with self._gpu.active():
+            self.written = None
+        super().free()
+
+
 class PinnedBuffer:
     """Page-locked host memory, which the GPU copies from and to by itself, and can read and write in place.
 

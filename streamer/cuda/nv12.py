@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from streamer.cuda.memory import DeviceBuffer
+from streamer.cuda.memory import Surface
 from streamer.cuda.picture import PICTURE_DTYPE, PixelFormat, describe_transform
 from streamer.cuda.staging import Loan
 from streamer.frame import DevicePixels
@@ -21,7 +22,8 @@ from streamer.yuv_matrix import Matrix
 class Nv12(DevicePixels):
     """One picture in NV12 on a GPU: Y, then interleaved U and V of half the size, rows without gaps.
 
-    Its memory is borrowed from a pool, and goes back with the last reference.
+    Its memory is borrowed from a pool, and goes back with the last reference. It may still be being written: readers
+    wait for `written`.
 
     Attributes:
         size_wh: width and height in pixels, both even.
@@ -29,13 +31,18 @@ class Nv12(DevicePixels):
         full_range: True when luma spans 0..255, False when 16..235.
     """
 
-    def __init__(self, loan: Loan[DeviceBuffer], size_wh: tuple[int, int], tags: Yuv420) -> None:
+    def __init__(self, loan: Loan[Surface], size_wh: tuple[int, int], tags: Yuv420) -> None:
         """Takes the memory, the size, and any picture with the same colour tags and pixel format."""
         self.size_wh = size_wh
         self.matrix = tags.matrix
         self.full_range = tags.full_range
         self._loan = loan
         self._tags = tags.av_frame
+
+    @property
+    def written(self) -> Any:
+        """The event behind which the picture is complete."""
+        return self._loan.buffer.written
 
     def describe(self, letterbox: Letterbox) -> npt.NDArray[np.void]:
         """Returns the picture's description for the kernels, one `PICTURE_DTYPE`."""

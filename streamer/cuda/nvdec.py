@@ -13,8 +13,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from streamer.cuda.gpu import NON_BLOCKING, Gpu, find_gpu
-from streamer.cuda.memory import DeviceBuffer
+from streamer.cuda.memory import Surface
 from streamer.cuda.nv12 import Nv12, tags_like
+from streamer.cuda.quick import copy_on_device
 from streamer.cuda.staging import BufferPool, Loan
 from streamer.cuda.status import checking
 from streamer.errors import EngineError, SourceError, StreamerError
@@ -69,7 +70,8 @@ def load_nvdec() -> Any:
 class NvdecPackets(PacketDecoder):
     """Decodes on a GPU; `Picture.pixels` are `Nv12`.
 
-    Each picture is copied within the GPU once (microseconds), because NVDEC uses its own surfaces again. Damage that
+    Each picture is copied within the GPU once (microseconds), because NVDEC uses its own surfaces again: on the stream
+    on which NVDEC writes them, so nobody waits for the copy but who reads the picture. Damage that
     the hardware conceals isn't told. After a packet that it refuses, NVDEC begins anew at the next key frame; so it
     does where a stream that was taken for one without B-frames has some.
     """
@@ -108,15 +110,13 @@ class NvdecPackets(PacketDecoder):
         self._last_pts = _NO_STAMP
         self._at_once = live and not context.has_b_frames
         self._begins_anew = False
-        self._memcpy, self._cuda_error = drv.memcpy_dtod_async, drv.Error
+        self._cuda_error = drv.Error
         self._decoder: Any = None
         self._closed = False
         self._stream: Any = None
         self._gpu = gpu = Gpu(gpu_index)
         # Pictures may outlive the decoder, and need the GPU as long.
-        self._pool: BufferPool[DeviceBuffer] = BufferPool(
-            lambda nbytes: DeviceBuffer(gpu, nbytes, zeroed=False), _MOST_HELD, emptied=gpu.close
-        )
+        self._pool: BufferPool[Surface] = BufferPool(lambda nbytes: Surface(gpu, nbytes), _MOST_HELD, emptied=gpu.close)
         try:
             with gpu.active(), checking("make a stream"):
                 self._stream = drv.Stream(NON_BLOCKING)
@@ -149,8 +149,6 @@ class NvdecPackets(PacketDecoder):
                 for part in parts:
                     data.bsl_data, data.bsl = part.buffer_ptr, part.buffer_size
                     self._take(self._decoder.Decode(data), pictures)
-                if pictures:
-                    self._stream.synchronize()
         except (EngineError, self._cuda_error) as error:
             raise SourceError(f"has no room on the GPU for a picture: {_one_line(error)}") from error
         except StreamerError:
@@ -218,7 +216,8 @@ class NvdecPackets(PacketDecoder):
             if buffer is None:
                 raise SourceError(f"has {_MOST_HELD} decoded pictures in use at once: lower --depth")
             pixels = Nv12(Loan(self._pool, buffer), self._size_wh, self._tags)
-            self._memcpy(buffer.address, surface.GetPtrToPlane(0), self._nbytes, self._stream)
+            copy_on_device(buffer.address, surface.GetPtrToPlane(0), self._nbytes, self._stream.handle)
+            buffer.written.record(self._stream)
             stamp = surface.timestamp
             if stamp >= 1 << 63:
                 stamp -= 1 << 64

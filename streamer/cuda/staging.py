@@ -16,7 +16,7 @@ from streamer.cuda.picture import Layout
 from streamer.frame import Frame
 from streamer.letterbox import Letterbox
 
-Buffer = TypeVar("Buffer", DeviceBuffer, PinnedBuffer)
+Buffer = TypeVar("Buffer", bound=DeviceBuffer | PinnedBuffer)
 
 
 class BufferPool(Generic[Buffer]):

@@ -210,7 +210,7 @@ class CudaDetector(Detector):
     def _put(self, lane: Lane, index: int, frame: Frame, letterbox: Letterbox) -> Staged | None:
         """Gives a lane one frame; returns what must be kept meanwhile."""
         if isinstance(frame.pixels, Nv12):
-            lane.describe(index, frame.pixels.describe(letterbox))
+            lane.describe(index, frame.pixels.describe(letterbox), frame.pixels.written)
             return None
         staged = self._prepared.pop(frame, None) or self._pool.stage(frame, letterbox)
         assert staged is not None, "prepare leaves as many buffers as can be in flight"
