@@ -39,6 +39,7 @@ class Size:
         live_s: how long all of them are, in health.
         faults: of the phases of health and faults.
         peer: of the comparison.
+        peer_cameras: how many are in it.
     """
 
     counts: tuple[int, ...]
@@ -50,6 +51,7 @@ class Size:
     live_s: float
     faults: fleet_faults.Timing
     peer: fleet_peer.Timing
+    peer_cameras: int
 
 
 FULL = Size(
@@ -61,7 +63,8 @@ FULL = Size(
     warm_up_s=10.0,
     live_s=60.0,
     faults=fleet_faults.Timing(settle_s=15.0, phase_s=60.0, kill_every_s=10.0, times=2),
-    peer=fleet_peer.Timing(warm_up_s=20.0, healthy_s=30.0, frozen_s=30.0, after_s=10.0),
+    peer=fleet_peer.Timing(warm_up_s=10.0, healthy_s=30.0, frozen_s=30.0, after_s=10.0),
+    peer_cameras=16,
 )
 SMOKE = Size(
     counts=(2, 4),
@@ -70,9 +73,10 @@ SMOKE = Size(
     cameras=4,
     pictures=20,
     warm_up_s=0.5,
-    live_s=2.0,
+    live_s=1.0,
     faults=fleet_faults.Timing(settle_s=1.0, phase_s=2.0, kill_every_s=2.0, times=1),
-    peer=fleet_peer.Timing(warm_up_s=0.5, healthy_s=2.0, frozen_s=2.0, after_s=1.0),
+    peer=fleet_peer.Timing(warm_up_s=0.5, healthy_s=1.0, frozen_s=1.5, after_s=0.5),
+    peer_cameras=2,
 )
 
 
@@ -133,8 +137,10 @@ def _faults(footage: Sequence[Path], filmed: Path, size: Size) -> Part:
 
 
 def _peer(footage: Sequence[Path], filmed: Path, size: Size) -> Part:
-    rows = [isolated(fleet_peer.measure_peer, filmed, size.cameras, name, size.peer) for name in fleet_peer.CONTENDERS]
-    return Part([asdict(row) for row in rows], fleet_peer.report_peer(rows, size.cameras, size.peer))
+    rows = [
+        isolated(fleet_peer.measure_peer, filmed, size.peer_cameras, name, size.peer) for name in fleet_peer.CONTENDERS
+    ]
+    return Part([asdict(row) for row in rows], fleet_peer.report_peer(rows, size.peer_cameras, size.peer))
 
 
 PARTS: dict[str, Callable[[Sequence[Path], Path, Size], Part]] = {
