@@ -83,7 +83,7 @@ def report_live(staggered: Live, at_once: Live, costs_s: Mapping[str, float]) ->
             "parser holds one until the next begins).",
             f"- Least rate of a camera / {FPS}: {least:.3f}, wanted {WANTED_RATE:g}: "
             f"{'reached' if least >= WANTED_RATE else 'missed'}\n"
-            f"- p95 of all: {p95_ms:.0f} ms, wanted under {WANTED_P95_MS:g} ms: "
+            f"- p95 of all: {p95_ms:.1f} ms, wanted under {WANTED_P95_MS:g} ms: "
             f"{'reached' if p95_ms < WANTED_P95_MS else 'missed'}",
         ]
     )

@@ -102,7 +102,7 @@ def most_behind(sent: Sequence[int], got: Sequence[Sequence[Got]]) -> int:
 
 def stretch_cells(one: Stretch) -> list[str]:
     """Returns a table's cells under `STRETCH_HEAD`."""
-    latencies = [f"{value:.0f}" for value in (one.p50_ms, one.p95_ms, one.p99_ms)]
+    latencies = [f"{value:.1f}" for value in (one.p50_ms, one.p95_ms, one.p99_ms)]
     return [f"{one.rate:.2f}", f"{one.frames:,}", str(one.lost), *latencies]
 
 
