@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 from benchmarks.bound import bound_fps, measure_finding
 from benchmarks.clips import repeat_clip, write_clip
@@ -51,10 +52,12 @@ class Files:
 
     Attributes:
         rounds: by the number of streams.
+        requests: how many the engine has side by side, by the number of streams: what was measured to be best here.
         costs_s: processor seconds a frame of reading and finding alone, one for each round, by stage.
     """
 
     rounds: dict[int, list[FilesRound]]
+    requests: dict[int, int]
     costs_s: list[dict[str, float]]
 
     @property
@@ -85,12 +88,12 @@ def measure(footage: Sequence[Path], counts: Sequence[int], frames: int, rounds:
     costs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         clips = write_clips(footage, Path(folder), counts, frames)
-        isolated(_open_each, counts)  # so that no round's memory has the choice of the number of requests in it
+        requests = isolated(choose_requests, counts)  # ahead, so that no round's memory has the choosing in it
         for _ in range(rounds):
             for count in counts:
                 found[count].append(isolated(run_files, clips[:count], frames // count))
             costs.append(isolated(measure_finding, clips[-1], counts[-1]))
-    return Files(found, costs)
+    return Files(found, requests, costs)
 
 
 def write_clips(footage: Sequence[Path], folder: Path, counts: Sequence[int], frames: int) -> list[Path]:
@@ -147,9 +150,14 @@ def run_files(clips: Sequence[Path], frames: int) -> FilesRound:
     )
 
 
-def _open_each(counts: Sequence[int]) -> None:
+def choose_requests(counts: Sequence[int]) -> dict[int, int]:
+    """Returns how many requests the engine has side by side for so many streams; measured, where that isn't known."""
+    chosen = {}
     for count in counts:
-        open_detector(DEFAULT_MODEL, device="cpu", batch="auto" if count > 1 else None, streams=count).close()
+        batch: Literal["auto"] | None = "auto" if count > 1 else None
+        with open_detector(DEFAULT_MODEL, device="cpu", batch=batch, streams=count) as detector:
+            chosen[count] = detector.depth
+    return chosen
 
 
 def slope(values: Mapping[int, float]) -> float:
@@ -187,6 +195,7 @@ def report(files: Files) -> str:
         rows.append(
             [
                 str(count),
+                str(files.requests[count]),
                 f"{fps[count].median:.1f}",
                 f"{fps[count].min:.1f} - {fps[count].max:.1f}",
                 f"{fps[count].median / best:.2f}",
@@ -199,6 +208,7 @@ def report(files: Files) -> str:
         )
     head = [
         "streams",
+        "requests",
         "total fps",
         "min - max",
         "of the best",

@@ -99,10 +99,10 @@ def test_files_report_holds_the_most_streams_against_the_best_and_the_bound() ->
         return [FilesRound(100, fps + change, 2.0, 1.0, int(peak_mb * 1e6), 0.25) for change in (-1.0, 0.0, 2.0)]
 
     costs = dict.fromkeys(("decode", "detect"), 0.0025 * fleet_files.available_cores())
-    text = fleet_files.report(Files({1: rounds(100.0, 200.0), 16: rounds(90.0, 500.0)}, [costs]))
+    text = fleet_files.report(Files({1: rounds(100.0, 200.0), 16: rounds(90.0, 500.0)}, {1: 2, 16: 4}, [costs]))
     (row,) = (line for line in text.splitlines() if line.startswith("| 16"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells == ["16", "90.0", "89.0 - 92.0", "0.90", "0.45", "50.0", "10.0", "0.25", "500"]
+    assert cells == ["16", "4", "90.0", "89.0 - 92.0", "0.90", "0.45", "50.0", "10.0", "0.25", "500"]
     assert "16 streams / the best: 0.90, wanted 0.95: missed" in text
     assert "from 1 to 16: 20.0 MB, wanted under 40 MB: reached" in text
 
