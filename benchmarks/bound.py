@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.contenders import CONF, IOU
 from streamer.detections import Detections
-from streamer.detector import open_detector
+from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.draw import Annotator
 from streamer.frame import Frame
 from streamer.sinks import open_sink
@@ -69,6 +69,23 @@ def measure_stages(model: str, clip: Path, output: Path) -> dict[str, float]:
     with open_sink(str(output), info, labels=labels) as sink:
         encode_s = _cpu_s_per_item(_writing(sink, drawn))
     return dict(zip(STAGES, (decode_s, detect_s, draw_s, encode_s), strict=True))
+
+
+def measure_finding(clip: Path, streams: int) -> dict[str, float]:
+    """Runs reading and finding alone, as `measure_stages` does, with the packaged model as for so many streams.
+
+    Returns:
+        Processor seconds a frame, all threads of the process together, of ``decode`` and ``detect``.
+    """
+    with open_source(str(clip)) as source:
+        frames = list(islice(source, _KEPT_FRAMES))
+    with open_source(str(clip)) as source:
+        decode_s = _cpu_s_per_item(source)
+    with open_detector(DEFAULT_MODEL, device="cpu", batch="auto" if streams > 1 else None, streams=streams) as detector:
+        for _ in detector.stream(frames):
+            pass
+        detect_s = _cpu_s_per_item(detector.stream(frames))
+    return {"decode": decode_s, "detect": detect_s}
 
 
 def _writing(sink: Sink, drawn: Iterable[tuple[Frame, Detections]]) -> Iterator[None]:

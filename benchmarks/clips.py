@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -35,13 +35,17 @@ def find_footage(*, smoke: bool) -> list[Path]:
     return footage
 
 
-def write_clip(footage: Sequence[Path], target: Path, frames: int) -> int:
+def write_clip(
+    footage: Sequence[Path], target: Path, frames: int, *, first: int = 0, encoding: Mapping[str, str] = ENCODING
+) -> int:
     """Encodes `frames` pictures of `footage`, one clip after another and over again, as one H.264 file.
 
     Args:
         footage: the clips to take pictures from, at least one.
-        target: the file to write: `SIZE_WH` at `FPS`, x264 with `ENCODING`.
+        target: the file to write: `SIZE_WH` at `FPS`, x264.
         frames: how many pictures.
+        first: how many pictures of the footage to leave out at its beginning.
+        encoding: x264's options.
 
     Returns:
         How many different pictures are among them: fewer than `frames` where the footage was looped.
@@ -51,10 +55,10 @@ def write_clip(footage: Sequence[Path], target: Path, frames: int) -> int:
     """
     seen: set[tuple[Path, int]] = set()
     with av.open(str(target), "w") as output:
-        stream = output.add_stream("libx264", rate=FPS, options=ENCODING)
+        stream = output.add_stream("libx264", rate=FPS, options=dict(encoding))
         stream.width, stream.height = SIZE_WH
         stream.pix_fmt = "yuv420p"
-        for index, (path, number, picture) in enumerate(islice(_pictures(footage), frames)):
+        for index, (path, number, picture) in enumerate(islice(_pictures(footage), first, first + frames)):
             seen.add((path, number))
             scaled = picture.reformat(*SIZE_WH, format="yuv420p", interpolation="BICUBIC")
             scaled.pts, scaled.time_base = index, Fraction(1, FPS)

@@ -32,6 +32,19 @@ def resident_bytes() -> int:
     Raises:
         OSError: where there is no ``/proc/self/status``.
     """
+    return _status_bytes("VmRSS")
+
+
+def peak_resident_bytes() -> int:
+    """Returns the most that this process has had resident, in bytes; unlike `getrusage`, without its parent's.
+
+    Raises:
+        OSError: where there is no ``/proc/self/status``.
+    """
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(key: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    (size,) = (line.split()[1] for line in lines if line.startswith("VmRSS:"))
+    (size,) = (line.split()[1] for line in lines if line.startswith(f"{key}:"))
     return int(size) * 1024

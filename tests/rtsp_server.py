@@ -1,20 +1,23 @@
 """A small RTSP camera on loopback: RTSP 1.0 (RFC 2326), H.264 over RTP (RFC 6184) interleaved in the TCP connection.
 
-It serves endless numbered pictures in real time to any number of clients, asks for a password if told so, and can
-hang up or fall silent after a number of pictures, as cameras do.
+It serves endless numbered pictures, or footage, in real time to any number of clients, asks for a password if told so,
+and can hang up, fall silent, freeze or send damage, as cameras do.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import re
 import socket
 import socketserver
 import struct
 import threading
 import time
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from pathlib import Path
 from types import TracebackType
 
 import av
@@ -53,6 +56,15 @@ def _coded_pictures(size_wh: tuple[int, int], fps: int) -> list[list[bytes]]:
     return [_nal_units(bytes(packet)) for packet in packets]
 
 
+def coded_footage(video: Path) -> list[list[bytes]]:
+    """Returns the NAL units of each picture of an H.264 file, parameter sets before every key frame."""
+    with av.open(str(video)) as container:
+        stream = container.streams.video[0]
+        annex_b = av.BitStreamFilterContext("h264_mp4toannexb", stream)
+        packets = [out for packet in container.demux(stream) for out in annex_b.filter(packet)]
+    return [_nal_units(bytes(packet)) for packet in packets if packet.size]
+
+
 def _rtp_payloads(unit: bytes) -> list[bytes]:
     """Returns a NAL unit as one RTP payload, or as FU-A fragments when it is long (RFC 6184, 5.8)."""
     if len(unit) <= _MAX_PAYLOAD:
@@ -86,10 +98,15 @@ class RtspServer:
         port: 0 picks a free one.
         first: number of the picture that every client gets first; it is a key frame when it ends in 0.
         key_frames: False sends pictures that nobody can join at.
+        footage: the pictures to send in a loop, see `coded_footage`; None makes numbered ones.
+        origin_s: a moment at which it sends (`time.monotonic`), and so at every frame interval from there; None sends
+            to each client from the moment it asks.
 
     Attributes:
         url: where to connect, without credentials.
         port: the port in use.
+        sent: pictures sent to the client that came last.
+        damage: changes the payload of every packet sent from now on; None leaves it whole.
     """
 
     def __init__(
@@ -103,9 +120,15 @@ class RtspServer:
         port: int = 0,
         first: int = 0,
         key_frames: bool = True,
+        footage: Sequence[list[bytes]] | None = None,
+        origin_s: float | None = None,
     ) -> None:
         self.first, self.fps, self.hang_up_after, self.silent_after = first, fps, hang_up_after, silent_after
-        coded = _coded_pictures(size_wh, fps)
+        self.origin_s, self.sent = origin_s, 0
+        self.damage: Callable[[bytes], bytes] | None = None
+        self.thawed = threading.Event()
+        self.thawed.set()
+        coded = footage or _coded_pictures(size_wh, fps)
         self.sdp = _sdp(coded[0])
         self.pictures = coded if key_frames else coded[1:_KEY_INTERVAL]
         self.token = base64.b64encode(credentials.encode()).decode() if credentials else None
@@ -124,6 +147,21 @@ class RtspServer:
         with self._lock:
             self._clients.append(client)
 
+    def freeze(self) -> None:
+        """Sends and answers nothing more; connections stay open, and new ones are accepted."""
+        self.thawed.clear()
+
+    def thaw(self) -> None:
+        """Ends `freeze`: what was held back is sent at once."""
+        self.thawed.set()
+
+    def begin_s(self) -> float:
+        """Returns when the first picture is due for a client that asks now (`time.monotonic`)."""
+        now_s = time.monotonic()
+        if self.origin_s is None:
+            return now_s
+        return self.origin_s + math.ceil((now_s - self.origin_s) * self.fps) / self.fps
+
     def cut(self) -> None:
         """Breaks off all connections, as a camera that loses power does."""
         with self._lock:
@@ -135,6 +173,7 @@ class RtspServer:
     def close(self) -> None:
         """Stops serving and frees the port."""
         self.stopped.set()
+        self.thaw()
         self._server.shutdown()
         self.cut()
         self._server.server_close()
@@ -168,6 +207,7 @@ class _Client(socketserver.StreamRequestHandler):
         try:
             while (request := self._request()) is not None:
                 method, url, headers = request
+                camera.thawed.wait()
                 answer: dict[str, str] = {}
                 status, body = "200 OK", ""
                 if method == "OPTIONS":
@@ -219,9 +259,10 @@ class _Client(socketserver.StreamRequestHandler):
 
     def _send_pictures(self) -> None:
         camera = self.server.rtsp
-        sequence, number, started = 0, 0, time.monotonic()
+        sequence, number, started = 0, 0, camera.begin_s()
         with contextlib.suppress(OSError):
             while not (camera.stopped.is_set() or self.gone.wait(started + number / camera.fps - time.monotonic())):
+                camera.thawed.wait()
                 if number == camera.silent_after:
                     self.gone.wait()
                     return
@@ -234,8 +275,9 @@ class _Client(socketserver.StreamRequestHandler):
                     marker = 0x80 if at == len(payloads) - 1 else 0
                     timestamp = _FIRST_TIMESTAMP + number * _CLOCK_HZ // camera.fps
                     header = struct.pack(">BBHII", 0x80, marker | _PAYLOAD_TYPE, sequence & 0xFFFF, timestamp, 7)
-                    packet = header + payload
+                    packet = header + (payload if camera.damage is None else camera.damage(payload))
                     with self.sending:
                         self.wfile.write(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
                     sequence += 1
                 number += 1
+                camera.sent = number

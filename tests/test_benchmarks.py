@@ -102,6 +102,15 @@ def test_footage_without_shared_clips_is_the_sample_for_a_smoke_run_only(
         clips.find_footage(smoke=False)
 
 
+def test_clip_may_begin_anywhere_in_its_footage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips, "SIZE_WH", (96, 64))
+    footage = [write_clip(tmp_path / "one.mp4", 5)]
+    clips.write_clip(footage, tmp_path / "clip.mp4", 4, first=3)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        numbers = [number_of(frame.to_ndarray(format="bgr24")) for frame in container.decode(video=0)]
+    assert numbers == [3, 4, 0, 1]
+
+
 # --- measuring ---
 
 

@@ -1,0 +1,19 @@
+"""Measuring in a process of its own, so that nobody's memory, threads or caches are in another's figures."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+from typing_extensions import ParamSpec
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def isolated(measure: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Returns what `measure`, a module's function, returns in a fresh process; raises what it raises."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments, **options).result()
