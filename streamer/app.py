@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamer.pipeline import Pipeline, StreamPlan
     from streamer.report import RunReport
     from streamer.sinks import Sink
-    from streamer.sinks.tiled import TiledWindow
+    from streamer.sinks.tiled_window import TiledWindow
     from streamer.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -160,13 +160,13 @@ def _plans(
     options = SinkOptions(config.segment, config.retain)
     tiled: TiledWindow | None = None
     if len(sources) > 1 and "window" in outputs and config.layout == "tiled":
-        from streamer.sinks.tiled import TiledWindow
+        from streamer.sinks.tiled_window import TiledWindow
 
         tiled = TiledWindow()
 
     def open_one(output: str, source: Source) -> Sink:
         if tiled is not None and output == "window":
-            return tiled.pane(source.info.name)
+            return tiled.pane(source.info)
         return open_sink(output, source.info, labels=labels, options=options)
 
     def plan(source: Source) -> StreamPlan:
