@@ -15,8 +15,6 @@ from streamer.policy import Policy
 if TYPE_CHECKING:
     from streamer.pipeline import Pipeline, StreamPlan
     from streamer.report import RunReport
-    from streamer.sinks import Sink
-    from streamer.sinks.tiled import TiledWindow
     from streamer.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -161,30 +159,30 @@ def _plans(
 ) -> list[StreamPlan]:
     """Opens every source's outputs; `stack` closes them, should one fail."""
     from streamer.pipeline import StreamPlan
-    from streamer.sinks import is_video, open_sink, refuse_conflicts
+    from streamer.sinks import is_video
     from streamer.sinks.options import SinkOptions
+    from streamer.sinks.shared import SharedOutputs
 
     if config.segment is not None and not any(is_video(output) for output in outputs):
         raise ConfigError(
             f"segment needs a video file among the outputs, got {', '.join(outputs)}: add --output out.mp4"
         )
-    refuse_conflicts(outputs, [source.info for source in sources])
-    options = SinkOptions(config.segment, config.retain)
-    tiled: TiledWindow | None = None
-    if len(sources) > 1 and "window" in outputs and config.layout == "tiled":
-        from streamer.sinks.tiled import TiledWindow
-
-        tiled = TiledWindow()
-
-    def open_one(output: str, source: Source) -> Sink:
-        if tiled is not None and output == "window":
-            return tiled.pane(source.info.name)
-        return open_sink(output, source.info, labels=labels, options=options)
+    infos = [source.info for source in sources]
+    shared = SharedOutputs(
+        outputs,
+        infos,
+        labels=labels,
+        layout=config.layout,
+        options=SinkOptions(config.segment, config.retain),
+        by_clock=paced or any(config.wishes_of(info.name).policy == "freshest" for info in infos),
+    )
+    stack.callback(shared.close)
 
     def plan(source: Source) -> StreamPlan:
         name = source.info.name
         sinks = [
-            (output.replace("{source}", name), stack.enter_context(open_one(output, source))) for output in outputs
+            (output.replace("{source}", name), stack.enter_context(shared.open(output, source.info)))
+            for output in outputs
         ]
         wishes = config.wishes_of(name)
         return StreamPlan(

@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--decode", choices=("auto", "gpu", "cpu"), help="who decodes files and streams; default auto: a GPU that can")
     add("--segment", metavar="LENGTH", help="start a new video file every 10m, 1h, ...")
     add("--retain", metavar="AGE|SIZE", help="delete the oldest segments: keep 24h, or 50GB")
-    add("--layout", choices=("tiled", "separate"), help="several sources in one window (default), or one each")
+    add("--layout", choices=("tiled", "separate"), help="several sources in one window or video (default), or one each")
     add("--report", type=Path, metavar="FILE.json", help="write what the run did")
     add("--no-overlay", action="store_false", dest="overlay", help="draw no live figures")
     add("--no-progress", action="store_false", dest="progress", help="show no progress bar")

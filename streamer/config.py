@@ -72,7 +72,8 @@ class StreamConfig(BaseModel):
             uses a GPU and NVDEC can decode the video.
         segment: length of a video output's segments: ``10m``, or a number of seconds; None writes one file.
         retain: which segments are kept: an age (``24h``) or a size (``50GB``) of all together; None keeps all.
-        layout: ``tiled`` shows several sources in one window, ``separate`` each in its own.
+        layout: ``tiled`` shows several sources in one window, and in one video where its name has no ``{source}``;
+            ``separate`` each in its own.
     """
 
     model_config = ConfigDict(

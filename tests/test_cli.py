@@ -173,7 +173,12 @@ def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--source", "http://127.0.0.1:1/x.mp4"], 1, "127.0.0.1"),
         (["--source", "nothing/"], 1, "nothing"),
         (["--source", "clip.mp4", "--source", "./clip.mp4", "--output", "null"], 2, "two sources are named"),
-        (["--source", "a=clip.mp4", "--source", "b=clip.mp4", "--output", "o.mp4"], 2, "{source}"),
+        (["--source", "a=clip.mp4", "--source", "b=clip.mp4", "--output", "o.jsonl"], 2, "{source}"),
+        (
+            ["--source", "a=clip.mp4", "--source", "b=clip.mp4", "--output", "o.mp4", "--layout", "separate"],
+            2,
+            "--layout tiled",
+        ),
         (["--source", "clip.mp4", "--output", "clip.mp4"], 2, "source"),
         (["--source", "x=clip.mp4", "--source", "clip=sample", "--output", "{source}.mp4"], 2, "is also the source"),
         (["--source", "clip.mp4", "--output", "o.mp4", "--output", "./o.mp4"], 2, "two outputs are"),

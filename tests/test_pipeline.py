@@ -421,3 +421,21 @@ def test_higher_priority_is_served_first() -> None:
     run_bounded(pipeline)
     assert submitted[1:20].count("high") >= 18  # the first may come from whoever is up first
     assert submitted.count("low") == submitted.count("high") == 20
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_stream_whose_output_waits_for_another_stream_does_not_hold_it_up(depth: int, first: int) -> None:
+    done = threading.Event()
+
+    def until_the_other_is_done(index: int) -> None:
+        assert index < 1 or done.wait(WAIT_S), "the other stream was held up"
+
+    waiting = MemorySink(before=until_the_other_is_done)
+    going_on = MemorySink(before=lambda index: done.set() if index == 199 else None)
+    plans = [
+        StreamPlan(CountingSource(200, name="waits"), [("wall", waiting)]),
+        StreamPlan(CountingSource(200, name="goes on"), [("wall", going_on)]),
+    ]
+    run_bounded(Pipeline(plans[first:] + plans[:first], SlowDetector(depth=depth)))
+    assert waiting.indices == going_on.indices == list(range(200))

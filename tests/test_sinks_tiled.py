@@ -1,4 +1,4 @@
-"""Several sources in one window: how tiles are laid out, when they are painted, and what is on a real screen."""
+"""Several sources in one window: when it is painted, who comes and goes, and what is on a real screen."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from streamer.detections import Detections
 from streamer.frame import Frame
-from streamer.sinks import tiled
-from streamer.sinks.tiled import TiledWindow, grid, tiles
+from streamer.sinks import tiled_window
+from streamer.sinks.tiled_window import TiledWindow
+from streamer.sources.base import SourceInfo
 from tests.desktop import PATIENCE_S, press_close_button, press_until_gone, screenshot, until, window_ids
 from tests.media import write_clip
 from tests.test_cli import command
@@ -32,10 +33,11 @@ import sys, numpy as np
 from streamer.detections import Detections
 from streamer.frame import Frame
 from streamer.sinks.base import StopRequested
-from streamer.sinks.tiled import TiledWindow
+from streamer.sinks.tiled_window import TiledWindow
+from streamer.sources.base import SourceInfo
 
 window = TiledWindow()
-panes = [window.pane(name) for name in ("red", "green", "blue", "never")]
+panes = [window.pane(SourceInfo(name, "")) for name in ("red", "green", "blue", "never")]
 for pane, colour in zip(panes, ((0, 0, 255), (0, 255, 0), (255, 0, 0))):
     pixels = np.full((90, 160, 3), colour, np.uint8)
     pane.write(Frame(pixels, "x", 0, 0.0, 0.0), Detections.empty())
@@ -161,9 +163,13 @@ class FakeWindow:
 def clock_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time as tiled windows see it, and fake windows."""
     now_s = [100.0]
-    monkeypatch.setattr(tiled, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
-    monkeypatch.setattr(tiled, "DesktopWindow", FakeWindow)
+    monkeypatch.setattr(tiled_window, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+    monkeypatch.setattr(tiled_window, "DesktopWindow", FakeWindow)
     return now_s
+
+
+def source(name: str) -> SourceInfo:
+    return SourceInfo(name, "")
 
 
 def frame(value: int, size_wh: tuple[int, int] = (32, 18)) -> Frame:
@@ -172,7 +178,7 @@ def frame(value: int, size_wh: tuple[int, int] = (32, 18)) -> Frame:
 
 def test_it_is_painted_when_something_changed_and_thirty_times_a_second_at_most(clock_s: list[float]) -> None:
     window = TiledWindow()
-    panes = [window.pane("a"), window.pane("b")]
+    panes = [window.pane(source("a")), window.pane(source("b"))]
     shown = window._window.shown  # type: ignore[attr-defined]
     for _ in range(600):  # a second of frames on one source, polled as the pipeline does
         panes[0].write(frame(200), Detections.empty())
@@ -196,7 +202,7 @@ def test_it_is_painted_when_something_changed_and_thirty_times_a_second_at_most(
 
 def test_the_window_goes_with_its_last_pane_and_does_not_come_back(clock_s: list[float]) -> None:
     window = TiledWindow()
-    panes = [window.pane("a"), window.pane("b")]
+    panes = [window.pane(source("a")), window.pane(source("b"))]
     panes[0].poll()
     assert window.is_open
     panes[0].close()
@@ -212,7 +218,7 @@ def test_the_window_goes_with_its_last_pane_and_does_not_come_back(clock_s: list
 
 def test_single_pictures_stay_until_the_window_is_closed(clock_s: list[float]) -> None:
     window = TiledWindow()
-    one, two = window.pane("a"), window.pane("b")
+    one, two = window.pane(source("a")), window.pane(source("b"))
     one.write(frame(1), Detections.empty())
     assert not one.lingers, "the window isn't there yet"
     one.poll()
@@ -224,7 +230,7 @@ def test_single_pictures_stay_until_the_window_is_closed(clock_s: list[float]) -
 
 def test_a_name_too_long_for_its_tile_is_cut_and_does_not_reach_the_next(clock_s: list[float]) -> None:
     window = TiledWindow()
-    panes = [window.pane("a-name-that-goes-on-" * 9), window.pane("b")]
+    panes = [window.pane(source("a-name-that-goes-on-" * 9)), window.pane(source("b"))]
     for pane in panes:
         pane.write(frame(0), Detections.empty())
     panes[0].poll()
@@ -234,33 +240,59 @@ def test_a_name_too_long_for_its_tile_is_cut_and_does_not_reach_the_next(clock_s
     assert not bright[636:644].any()
 
 
-@pytest.mark.parametrize("count,wanted", [(1, (1, 1)), (2, (2, 1)), (3, (2, 2)), (4, (2, 2)), (5, (3, 2)), (9, (3, 3))])
-def test_grids_are_nearly_square(count: int, wanted: tuple[int, int]) -> None:
-    assert grid(count) == wanted
+def test_sources_come_and_go_while_the_window_is_open(clock_s: list[float]) -> None:
+    window = TiledWindow()
+    panes = [window.pane(source("a")), window.pane(source("b"))]
+    for value, pane in zip((100, 150), panes, strict=True):
+        pane.write(frame(value), Detections.empty())
+
+    def shown() -> tuple[int, ...]:
+        """Returns what is above the middle of the window's quarters."""
+        clock_s[0] += 1
+        panes[0].poll()
+        height, width = (picture := window._window.shown[-1]).shape[:2]  # type: ignore[attr-defined]
+        return tuple(int(picture[y * height // 8, x * width // 4, 0]) for y in (1, 5) for x in (1, 3))
+
+    assert shown() == (100, 150, 100, 150), "side by side"
+    panes.append(window.pane(source("c")))
+    assert shown() == (100, 150, 64, 16), "the third waits, the fourth place is empty"
+    panes[2].write(frame(200), Detections.empty())
+    panes[1].close()
+    assert shown() == (100, 150, 200, 16), "what has ended stays"
+    window.remove("b")
+    assert shown() == (100, 200, 100, 200), "what is removed goes"
+    window.remove("c")
+    assert shown() == (100,) * 4
+    panes[2].close()
+    assert window.is_open
+    panes[0].close()
+    assert not window.is_open
+    panes.append(window.pane(source("d")))
+    panes[3].write(frame(220), Detections.empty())
+    assert shown() == (100, 220, 100, 220), "it opens again"
 
 
-@given(count=st.integers(1, 40), width=st.integers(1, 300), height=st.integers(1, 300))
-def test_tiles_lie_in_order_side_by_side(count: int, width: int, height: int) -> None:
-    canvas = np.full((height, width, 3), -1, np.int16)
-    found = tiles(count, canvas)  # type: ignore[arg-type]
-    assert len(found) == count
-    for number, tile in enumerate(found):
-        assert (tile == -1).all(), "it overlaps another"
-        tile[...] = number
-    columns, rows = grid(count)
-    if width >= 10 * columns and height >= 10 * rows:
-        assert all(tile.size for tile in found)
-        assert len({round(tile.shape[1] / 4) for tile in found}) <= 2
-        assert canvas[0, 0, 0] == 0
+def test_a_source_that_ends_without_a_picture_is_no_longer_waited_for(clock_s: list[float]) -> None:
+    window = TiledWindow()
+    one, two = window.pane(source("a")), window.pane(source("b"))
+    one.poll()
+    waiting = window._window.shown[-1]  # type: ignore[attr-defined]
+    two.close()
+    clock_s[0] += 1
+    one.poll()
+    over = window._window.shown[-1]  # type: ignore[attr-defined]
+    assert (waiting[:, :640] == over[:, :640]).all()
+    assert (waiting[:, 640:] != over[:, 640:]).any()
 
 
 @given(width=st.integers(1, 120), height=st.integers(1, 120))
 def test_any_window_size_can_be_painted(width: int, height: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiled, "DesktopWindow", FakeWindow)
+        patch.setattr(tiled_window, "DesktopWindow", FakeWindow)
         window = TiledWindow()
         for name in ("a", "b", "c"):
-            window.pane(name).write(frame(7), Detections.empty())
-        window.pane("d")
+            window.pane(source(name)).write(frame(7), Detections.empty())
+        window.pane(source("d"))
+        window.poll()
         assert window._painted((width, height)).shape == (height, width, 3)
     assert window._painted((0, 0)).shape == (360, 640, 3)

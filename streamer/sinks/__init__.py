@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from streamer.errors import ConfigError, nearest, short
 from streamer.sinks.base import Sink as Sink
 from streamer.sinks.base import StopRequested as StopRequested
 from streamer.sinks.files import safe_name, same_file
-from streamer.sinks.options import DEFAULT_SINK_OPTIONS, Retention, SinkOptions
+from streamer.sinks.options import DEFAULT_SINK_OPTIONS, SinkOptions
 from streamer.sources.base import SourceInfo
 from streamer.sources.uri import PICTURE_SUFFIXES, is_pattern, local_path, redact, scheme_of
 
@@ -46,7 +45,7 @@ def open_sink(
         from streamer.sinks.window import WindowSink
 
         return WindowSink(source.name)
-    refuse_overwriting_source(uri, source)
+    refuse_overwriting_source(uri, source, options)
     path = _path(uri, source)
     if _is_folder(uri, path):
         from streamer.sinks.images import ImagesSink
@@ -57,32 +56,49 @@ def open_sink(
 
         return JsonlSink(path, labels, live=source.live)
     if options.segment_s is not None:
-        return _open_segments(path, source, options.segment_s, options.retain)
+        from streamer.sinks.segments import SegmentsSink
+
+        return SegmentsSink(path, source, options.segment_s, options.retain)
     from streamer.sinks.video import VideoSink
 
     return VideoSink(path, source)
 
 
-def refuse_conflicts(uris: Sequence[str], sources: Sequence[SourceInfo]) -> None:
+def refuse_conflicts(uris: Sequence[str], sources: Sequence[SourceInfo], *, tiled: bool = True) -> None:
     """Makes sure that no two outputs of a run are one file or folder, and that none is what any source reads.
 
+    Args:
+        uris: the outputs.
+        sources: all sources.
+        tiled: whether several sources may share a video.
+
     Raises:
-        ConfigError: if it is so.
+        ConfigError: if it is so, or several sources can't share an output.
     """
     taken: set[str] = set()
-    for source, uri in itertools.product(sources, uris):
+    for uri in uris:
         if uri in _WORDS:
             continue
+        writers = sources
         if len(sources) > 1 and "{source}" not in uri:
-            raise ConfigError(f"several sources can't share {uri!r}: write {{source}} into its name")
-        path = _path(uri, source)
-        for other in sources:
-            if _holds_source(path, _is_folder(uri, path), other):
-                raise ConfigError(f"output {str(path)!r} is also the source {other.uri!r}; choose another")
-        real = os.path.realpath(path)
-        if real in taken:
-            raise ConfigError(f"two outputs are {str(path)!r}: leave one out, or name the sources, as in door=URI")
-        taken.add(real)
+            if not (tiled and is_shared_video(uri)):
+                way = " (or choose --layout tiled for one video of all)" if is_shared_video(uri) else ""
+                raise ConfigError(f"several sources can't share {uri!r}: write {{source}} into its name{way}")
+            writers = sources[:1]
+        for source in writers:
+            path = _path(uri, source)
+            for other in sources:
+                if _holds_source(path, _is_folder(uri, path), other):
+                    raise ConfigError(f"output {str(path)!r} is also the source {other.uri!r}; choose another")
+            real = os.path.realpath(path)
+            if real in taken:
+                raise ConfigError(f"two outputs are {str(path)!r}: leave one out, or name the sources, as in door=URI")
+            taken.add(real)
+
+
+def is_shared_video(uri: str) -> bool:
+    """Whether an output is a video that all sources would share."""
+    return is_video(uri) and "{source}" not in uri
 
 
 def is_video(uri: str) -> bool:
@@ -90,8 +106,13 @@ def is_video(uri: str) -> bool:
     return Path(uri).suffix.lower() in VIDEO_ENDINGS and not _is_folder(uri, Path(uri).expanduser())
 
 
-def refuse_overwriting_source(uri: str, source: SourceInfo) -> None:
+def refuse_overwriting_source(uri: str, source: SourceInfo, options: SinkOptions = DEFAULT_SINK_OPTIONS) -> None:
     """Makes sure that an output isn't the file or the folder that a source reads; links are followed.
+
+    Args:
+        uri: the output.
+        source: the source.
+        options: wishes for recordings: where old segments are deleted, the source mustn't be one.
 
     Raises:
         ConfigError: if it is, or if `uri` is no output at all.
@@ -102,6 +123,13 @@ def refuse_overwriting_source(uri: str, source: SourceInfo) -> None:
     _check_kind(uri, path)
     if _holds_source(path, _is_folder(uri, path), source):
         raise ConfigError(f"output {uri!r} is also the source {source.uri!r}; choose another")
+    if options.retain is not None and source.path is not None and is_video(uri):
+        from streamer.sinks.segments import segment_names
+
+        if segment_names(path).fullmatch(source.path.name) and same_file(source.path.parent, path.parent):
+            raise ConfigError(
+                f"source {source.uri!r} is an old segment of the output {str(path)!r}; choose another output"
+            )
 
 
 def default_output() -> tuple[str, str]:
@@ -110,16 +138,6 @@ def default_output() -> tuple[str, str]:
 
     problem = display_problem()
     return ("window", "there is a display") if problem is None else ("out.mp4", problem)
-
-
-def _open_segments(path: Path, source: SourceInfo, length_s: float, retain: Retention | None) -> Sink:
-    from streamer.sinks.segments import SegmentsSink, segment_names
-
-    read = source.path
-    is_own = read is not None and segment_names(path).fullmatch(read.name) and same_file(read.parent, path.parent)
-    if retain is not None and is_own:
-        raise ConfigError(f"source {source.uri!r} is an old segment of the output {str(path)!r}; choose another output")
-    return SegmentsSink(path, source, length_s, retain)
 
 
 def _path(uri: str, source: SourceInfo) -> Path:

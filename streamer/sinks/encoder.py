@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.frame import Frame
+from streamer.sinks.scaling import yuv_from_bgr
 from streamer.yuv import Yuv420
-from streamer.yuv_matrix import Matrix, bgr_from_yuv
+from streamer.yuv_matrix import Matrix
 
 log = logging.getLogger(__name__)
 
@@ -156,10 +157,4 @@ def _halved_chroma(image: npt.NDArray[np.uint8]) -> av.VideoFrame:
     return target.av_frame
 
 
-def _chroma_from_bgr() -> npt.NDArray[np.float64]:
-    """Returns the affine map (2, 4) from (B, G, R, 1) to (U, V), the inverse of the decoder's."""
-    to_bgr = np.vstack([bgr_from_yuv(Matrix.BT601, full_range=False), [0, 0, 0, 1]])
-    return np.linalg.inv(to_bgr.astype(np.float64))[1:3]
-
-
-_CHROMA_FROM_BGR = _chroma_from_bgr()
+_CHROMA_FROM_BGR = yuv_from_bgr(Matrix.BT601, full_range=False)[1:]

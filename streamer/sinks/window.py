@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 
 from streamer.detections import Detections
 from streamer.errors import SinkError
@@ -15,8 +13,7 @@ from streamer.frame import Frame
 from streamer.sinks.base import Sink, StopRequested
 from streamer.sinks.display import display_problem, quiet_qt, reannounce_windows, window_room_wh
 from streamer.sinks.files import reason
-
-_Image = npt.NDArray[np.uint8]
+from streamer.sinks.scaling import Image, fitted, resized
 
 _QUIT_KEYS = (ord("q"), ord("Q"), 27)
 _REPAINT_S = 0.2
@@ -31,7 +28,7 @@ class DesktopWindow:
     Everything happens on the main thread. The window can be resized.
     """
 
-    def __init__(self, title: str, paint: Callable[[tuple[int, int]], _Image], *, keep_ratio: bool = True) -> None:
+    def __init__(self, title: str, paint: Callable[[tuple[int, int]], Image], *, keep_ratio: bool = True) -> None:
         """Opens nothing yet: the window appears with the first `show`.
 
         Args:
@@ -165,34 +162,8 @@ class WindowSink(Sink):
         """Takes the window away."""
         self._window.close()
 
-    def _painted(self, room_wh: tuple[int, int]) -> _Image:
+    def _painted(self, room_wh: tuple[int, int]) -> Image:
         assert self._frame is not None  # the window opens with the first
         if min(room_wh) < 1:
             return self._frame.image
         return resized(self._frame, fitted(self._frame.size_wh, room_wh))
-
-
-def fitted(size_wh: tuple[int, int], room_wh: tuple[int, int], *, enlarge: bool = False) -> tuple[int, int]:
-    """Returns the largest size of the same aspect ratio inside `room_wh`, at least 1x1.
-
-    Args:
-        size_wh: width and height.
-        room_wh: the most that they may be.
-        enlarge: whether the result may be larger than `size_wh`.
-    """
-    width, height = size_wh
-    scale = min(room_wh[0] / width, room_wh[1] / height)
-    if not enlarge:
-        scale = min(1.0, scale)
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def resized(frame: Frame, size_wh: tuple[int, int]) -> _Image:
-    """Returns a frame's picture at another size, (h, w, 3) uint8 BGR, read-only where it is the frame's own."""
-    if size_wh == frame.size_wh:
-        return frame.image
-    pixels = frame.host_pixels
-    if isinstance(pixels, np.ndarray):
-        way = cv2.INTER_AREA if size_wh < frame.size_wh else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(pixels, size_wh, interpolation=way), np.uint8)
-    return pixels.bgr_resized(size_wh)

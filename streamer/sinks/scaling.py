@@ -1,0 +1,63 @@
+"""Pictures at the size that a window or a tile has for them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from streamer.frame import Frame
+from streamer.yuv_matrix import Matrix, bgr_from_yuv
+
+Image = npt.NDArray[np.uint8]
+
+
+def fitted(size_wh: tuple[int, int], room_wh: tuple[int, int], *, enlarge: bool = False) -> tuple[int, int]:
+    """Returns the largest size of the same aspect ratio inside `room_wh`, at least 1x1.
+
+    Args:
+        size_wh: width and height.
+        room_wh: the most that they may be.
+        enlarge: whether the result may be larger than `size_wh`.
+    """
+    width, height = size_wh
+    scale = min(room_wh[0] / width, room_wh[1] / height)
+    if not enlarge:
+        scale = min(1.0, scale)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def resized(frame: Frame, size_wh: tuple[int, int]) -> Image:
+    """Returns a frame's picture at another size, (h, w, 3) uint8 BGR, read-only where it is the frame's own."""
+    if size_wh == frame.size_wh:
+        return frame.image
+    pixels = frame.host_pixels
+    if isinstance(pixels, np.ndarray):
+        way = cv2.INTER_AREA if size_wh < frame.size_wh else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(pixels, size_wh, interpolation=way), np.uint8)
+    return pixels.bgr_resized(size_wh)
+
+
+def fill_plane(target: Image, plane: Image) -> None:
+    """Fills `target`, (h, w) or (h, w, 3) uint8, with `plane` at that size.
+
+    What is reduced to less than half is first averaged over blocks of 2x2, 4x4, ... and then interpolated: as smooth
+    as averaging over the exact area, at a tenth of the cost.
+    """
+    height, width = target.shape[:2]
+    factor = 1
+    while plane.shape[1] >= 2 * factor * width and plane.shape[0] >= 2 * factor * height:
+        factor *= 2
+    if factor > 1:
+        size_wh = plane.shape[1] // factor, plane.shape[0] // factor
+        plane = np.asarray(cv2.resize(plane, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
+    if plane.shape[:2] == target.shape[:2]:
+        target[...] = plane
+    else:
+        cv2.resize(plane, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
+
+
+def yuv_from_bgr(matrix: Matrix, full_range: bool) -> npt.NDArray[np.float64]:
+    """Returns the affine map (3, 4) from (B, G, R, 1) in 0..255 to (Y, U, V): the inverse of `bgr_from_yuv`."""
+    to_bgr = np.vstack([bgr_from_yuv(matrix, full_range), [0, 0, 0, 1]])
+    return np.linalg.inv(to_bgr.astype(np.float64))[:3]
