@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_OK
         from streamer.config import read_config
 
-        config = read_config(options.pop("config", None), options)
+        path = options.pop("config", None)
+        config = read_config(path, options)
         logging.getLogger().setLevel(config.log_level.upper())
         from streamer.app import run
         from streamer.progress import Progress
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     pipeline.stop()
                 progress.show(pipeline, config.max_frames)
 
-            run(config, on_poll, _say_end)
+            follow = None if path is None else (path, lambda: read_config(path, options))
+            run(config, on_poll, _say_end, follow=follow)
         return interrupt.status or EXIT_OK
     except StreamerError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)

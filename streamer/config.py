@@ -26,6 +26,7 @@ class SourceWishes(BaseModel):
         detect_every: the detector sees each so-manieth frame; the others are given the last one's boxes.
         priority: where not all can be served, sources of higher priority are served first.
         policy: ``auto``, ``every-frame`` or ``freshest``.
+        output: outputs in place of the run's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -34,6 +35,12 @@ class SourceWishes(BaseModel):
     detect_every: Annotated[int, Field(ge=1)] | None = None
     priority: int = 0
     policy: Literal["auto", "every-frame", "freshest"] | None = None
+    output: tuple[str, ...] | None = None
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        return _listed(value)
 
 
 class StreamConfig(BaseModel):
@@ -200,6 +207,7 @@ class StreamConfig(BaseModel):
             detect_every=own.detect_every or self.detect_every,
             priority=own.priority,
             policy=own.policy or self.policy,
+            output=own.output or None,
         )
 
 

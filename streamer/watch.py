@@ -53,7 +53,14 @@ class Watcher:
     policy or outputs change is ended and begun anew; a change of priority or budget takes hold at once.
     """
 
-    def __init__(self, path: Path, config: StreamConfig, read: Callable[[], StreamConfig], open_plan: Open) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: StreamConfig,
+        read: Callable[[], StreamConfig],
+        open_plan: Open,
+        forget: Callable[[str], None],
+    ) -> None:
         """Begins with what is running.
 
         Args:
@@ -62,8 +69,9 @@ class Watcher:
             read: reads the file again; raises `StreamerError`.
             open_plan: opens a source, written as in `StreamConfig.source`, and its outputs; raises `StreamerError`.
                 Called on several threads.
+            forget: told the name of a source that is removed.
         """
-        self._path, self._read, self._open = path, read, open_plan
+        self._path, self._read, self._open, self._forget = path, read, open_plan, forget
         self._config = config
         self._begun = _wanted(config)
         self._awaited: dict[str, ExitStack] = {}  # what holds the run until the stream is there
@@ -109,6 +117,7 @@ class Watcher:
             self._awaited.pop(name).close()
         for name in gone:
             log.warning("source %r is %s", name, "begun anew" if name in wanted else "removed")
+            self._forget(name)
             if name in running:
                 pipeline.remove(name)
         for name in running - set(gone):

@@ -27,10 +27,11 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.opened: dict[str, list[tuple[str, MemorySink]]] = {}
+        self.forgotten: list[str] = []
         self.gate: threading.Event | None = None
         self.result: list[RunReport | BaseException] = []
         config = read_config(path, {})
-        self.watcher = Watcher(path, config, lambda: read_config(path, {}), self.open)
+        self.watcher = Watcher(path, config, lambda: read_config(path, {}), self.open, self.forgotten.append)
         plans = [self.open(config, argument) for argument in config.source]
         self.pipeline = Pipeline(plans, SlowDetector(), on_poll=self.watcher.poll)
         self.thread = threading.Thread(target=self._body, daemon=True)
@@ -97,6 +98,7 @@ def test_sources_come_and_go_with_the_file(run: Run, caplog: pytest.LogCaptureFi
     indices = run.opened["b"][0][1].indices
     assert indices == list(range(len(indices)))
     assert run.opened["a"][0][1].closed == 1
+    assert run.forgotten == ["a"]
     assert "source 'a' is removed" in caplog.messages
     assert "source 'c' is added" in caplog.messages
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from streamer.errors import ConfigError, nearest, short
@@ -64,27 +64,41 @@ def open_sink(
     return VideoSink(path, source)
 
 
-def refuse_conflicts(uris: Sequence[str], sources: Sequence[SourceInfo], *, tiled: bool = True) -> None:
+def refuse_conflicts(
+    uris: Sequence[str],
+    sources: Sequence[SourceInfo],
+    *,
+    tiled: bool = True,
+    own: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Makes sure that no two outputs of a run are one file or folder, and that none is what any source reads.
 
     Args:
-        uris: the outputs.
+        uris: the outputs of each source that has none of its own.
         sources: all sources.
         tiled: whether several sources may share a video.
+        own: outputs of sources that have their own, by the source's name.
 
     Raises:
         ConfigError: if it is so, or several sources can't share an output.
     """
-    taken: set[str] = set()
+    own = own or {}
+    common = [source for source in sources if source.name not in own]
+    wanted: list[tuple[str, Sequence[SourceInfo]]] = [
+        (uri, [source]) for source in sources for uri in own.get(source.name, ())
+    ]
     for uri in uris:
-        if uri in _WORDS:
-            continue
-        writers = sources
-        if len(sources) > 1 and "{source}" not in uri:
+        writers: Sequence[SourceInfo] = common
+        if len(common) > 1 and "{source}" not in uri and uri not in _WORDS:
             if not (tiled and is_shared_video(uri)):
                 way = " (or choose --layout tiled for one video of all)" if is_shared_video(uri) else ""
                 raise ConfigError(f"several sources can't share {uri!r}: write {{source}} into its name{way}")
-            writers = sources[:1]
+            writers = common[:1]
+        wanted.append((uri, writers))
+    taken: set[str] = set()
+    for uri, writers in wanted:
+        if uri in _WORDS:
+            continue
         for source in writers:
             path = _path(uri, source)
             for other in sources:

@@ -66,6 +66,10 @@ class SharedOutputs:
             self.close()
             raise
 
+    def shares(self, output: str) -> bool:
+        """Whether an output is one for all."""
+        return output in self._tiled
+
     def open(self, output: str, source: SourceInfo) -> Sink:
         """Opens one of the outputs for one source; it is the caller's to close.
 

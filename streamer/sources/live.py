@@ -32,6 +32,8 @@ _STEADY_S = 10.0  # a connection that lived shorter is no reason to begin the de
 # An attempt may take a few times as long as the one that succeeded: a frozen server would hold it up for ever.
 _PATIENCE, _LEAST_PATIENCE_S = 3.0, 1.5
 _LET_GO_S = 0.5
+_COLLECT_S = 10.0
+_collected_s = float("-inf")
 
 
 class LiveSource(Source):
@@ -210,8 +212,7 @@ class LiveSource(Source):
         counts = self._connection.counts()
         self._connection = _Connection(self._connect, self._hurried(), self.info.uri)
         self._taken = _Counts(self._taken.passed_over + counts.passed_over, self._taken.damaged + counts.damaged)
-        # PyAV's objects refer to each other in circles: earlier connections' decoders would keep their pictures.
-        gc.collect()
+        _collect_circles()
 
     def _delay_s(self) -> float:
         """Returns how long to wait before the next attempt, longer each time."""
@@ -227,6 +228,18 @@ class LiveSource(Source):
             return self._options
         patience_s = max(_LEAST_PATIENCE_S, _PATIENCE * self._usual_open_s)
         return replace(self._options, open_timeout_s=min(self._options.open_timeout_s, patience_s))
+
+
+def _collect_circles() -> None:
+    """Frees earlier connections, whose decoders keep pictures: PyAV's objects refer to each other in circles.
+
+    It holds up every thread, by some 20 ms where much is loaded (`gc.freeze` spares that), so not at every attempt.
+    """
+    global _collected_s
+    now_s = time.monotonic()
+    if now_s - _collected_s > _COLLECT_S:
+        _collected_s = now_s
+        gc.collect()
 
 
 class _Counts:

@@ -1,0 +1,250 @@
+"""Opening what a configuration names: sources, and the outputs of each, at the beginning of a run and later."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamer.config import StreamConfig
+from streamer.errors import ConfigError, SourceError
+from streamer.policy import Policy
+
+if TYPE_CHECKING:
+    from streamer.sinks.base import Sink
+    from streamer.sinks.shared import SharedOutputs
+    from streamer.sources import SourceInfo, SourceOptions
+    from streamer.sources.base import Source
+    from streamer.stream import StreamPlan
+
+log = logging.getLogger(__name__)
+
+
+class Opener:
+    """Makes the streams of one run. `sources` first, then `plans`, once each; then `plan_later`, on any thread.
+
+    Attributes:
+        outputs: those of every source that has none of its own.
+        paced: whether files wait for their own time.
+    """
+
+    def __init__(self, config: StreamConfig) -> None:
+        """Opens nothing yet.
+
+        Raises:
+            ConfigError: if the configuration contradicts itself.
+            EngineError: if a GPU is to decode and can't.
+        """
+        self._config = config
+        self._options = _source_options(config)
+        self.outputs = _chosen_outputs(config)
+        self.paced = config.pace == "source" or (config.pace is None and "window" in self.outputs)
+        self._labels: Sequence[str] = ()
+        self._shared: SharedOutputs | None = None
+        self._infos: dict[str, SourceInfo] = {}
+        self._begun: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def sources(self, stack: ExitStack) -> list[Source]:
+        """Opens all sources at once; `stack` closes them.
+
+        Raises:
+            ConfigError: if two have one name, or one can't be a source.
+            SourceError: if one can't be opened and won't be waited for.
+        """
+        opened: list[Source] = []
+        for argument in self._config.source:
+            source = stack.enter_context(self._open(self._config, argument))
+            if any(source.info.name == other.info.name for other in opened):
+                raise ConfigError(f"two sources are named {source.info.name!r}: name them, as in door={argument}")
+            opened.append(source)
+        unknown = set(self._config.wishes) - {source.info.name for source in opened}
+        if unknown:
+            raise ConfigError(f"wishes for unknown sources: {', '.join(sorted(unknown))}")
+        _wait_ready(opened, patient=self._config.reconnect is not None)
+        return opened
+
+    def plans(self, sources: Sequence[Source], labels: Sequence[str], stack: ExitStack) -> list[StreamPlan]:
+        """Opens the outputs of every source; `stack` closes them.
+
+        Raises:
+            ConfigError: if outputs are in each other's way, or in a source's.
+            SinkError: if one can't be opened.
+        """
+        from streamer.sinks.options import SinkOptions
+        from streamer.sinks.shared import SharedOutputs
+
+        config = self._config
+        self._labels = labels
+        self._infos = {source.info.name: source.info for source in sources}
+        self._check_outputs(config)
+        common = [info for name, info in self._infos.items() if config.wishes_of(name).output is None]
+        self._shared = SharedOutputs(
+            self.outputs,
+            common,
+            labels=labels,
+            layout=config.layout,
+            options=SinkOptions(config.segment, config.retain),
+            by_clock=self.paced or any(config.wishes_of(name).policy == "freshest" for name in self._infos),
+        )
+        stack.callback(self._shared.close)
+        return [self._plan(config, source, stack) for source in sources]
+
+    def plan_later(self, config: StreamConfig, argument: str) -> StreamPlan:
+        """Opens one more source, or one anew, and its outputs.
+
+        Raises:
+            ConfigError, SourceError, SinkError: if that can't be done; nothing stays open then.
+        """
+        with ExitStack() as stack:
+            source = stack.enter_context(self._open(config, argument))
+            _wait_ready([source], patient=True)
+            with self._lock:
+                self._infos[source.info.name] = source.info
+                self._check_outputs(config)
+                plan = self._plan(config, source, stack)
+            stack.pop_all()
+        return plan
+
+    def forget(self, name: str) -> None:
+        """Notes that a source was removed: its tile goes from what all share."""
+        with self._lock:
+            self._infos.pop(name, None)
+            if self._shared is not None:
+                self._shared.remove(name)
+
+    def _open(self, config: StreamConfig, argument: str) -> Source:
+        from streamer.sources import open_source, split_name
+
+        name, uri = split_name(argument)
+        wanted = replace(self._options, freshest=config.wishes_of(name or "").policy != "every-frame")
+        return open_source(uri, name=name, options=wanted, wait=False)
+
+    def _check_outputs(self, config: StreamConfig) -> None:
+        from streamer.sinks import is_video, refuse_conflicts
+
+        own = {name: config.wishes_of(name).output for name in self._infos}
+        every = [*self.outputs, *(output for outputs in own.values() for output in outputs or ())]
+        if config.segment is not None and not any(is_video(output) for output in every):
+            raise ConfigError(
+                f"segment needs a video file among the outputs, got {', '.join(every)}: add --output out.mp4"
+            )
+        refuse_conflicts(
+            self.outputs,
+            list(self._infos.values()),
+            tiled=config.layout == "tiled",
+            own={name: outputs for name, outputs in own.items() if outputs is not None},
+        )
+
+    def _plan(self, config: StreamConfig, source: Source, stack: ExitStack) -> StreamPlan:
+        from streamer.stream import StreamPlan
+
+        name = source.info.name
+        wishes = config.wishes_of(name)
+        self._begun[name] += 1
+        sinks = [
+            (output.replace("{source}", name), stack.enter_context(self._open_sink(output, source, wishes.output)))
+            for output in wishes.output or self.outputs
+        ]
+        return StreamPlan(
+            source,
+            sinks,
+            None if wishes.policy in (None, "auto") else Policy(wishes.policy),
+            self.paced and not source.info.live,
+            wishes.priority,
+            wishes.max_fps,
+            wishes.detect_every or 1,
+        )
+
+    def _open_sink(self, output: str, source: Source, own: Sequence[str] | None) -> Sink:
+        """Opens an output; what a source of this name wrote earlier in the run isn't replaced."""
+        from streamer.sinks import is_video, open_sink
+        from streamer.sinks.options import SinkOptions
+
+        assert self._shared is not None, "the run's outputs are opened before those of a source that is added"
+        time = self._begun[source.info.name]
+        in_segments = self._config.segment is not None and is_video(output)
+        if time > 1 and not in_segments and not self._shared.shares(output):
+            output = numbered(output, time)
+        if own is None:
+            return self._shared.open(output, source.info)
+        options = SinkOptions(self._config.segment, self._config.retain)
+        return open_sink(output, source.info, labels=self._labels, options=options)
+
+
+def numbered(output: str, number: int) -> str:
+    """Returns an output's URI with a number in its name: ``door-2.mp4`` for ``door.mp4``."""
+    if output in ("window", "null"):
+        return output
+    if "{source}" in output:
+        return output.replace("{source}", f"{{source}}-{number}")
+    if output.endswith("/"):
+        return f"{output[:-1]}-{number}/"
+    path = Path(output)
+    return str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
+
+
+def _source_options(config: StreamConfig) -> SourceOptions:
+    from streamer.sources import SourceOptions
+    from streamer.sources.hardware import decoding_gpu
+
+    width, height = config.camera_size or (None, None)
+    return SourceOptions(
+        width=width,
+        height=height,
+        fps=config.camera_fps,
+        pixel_format=config.camera_format,
+        rtsp_transport=config.rtsp_transport,
+        stall_timeout_s=config.stall_timeout,
+        reconnect=None if config.reconnect == "forever" else config.reconnect,
+        gpu=decoding_gpu(config.decode, device=config.device, engine=config.engine),
+        gpu_only=config.decode == "gpu",
+    )
+
+
+def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
+    """Waits for every source's first frame, all at once; a live one may come later where there are others.
+
+    Args:
+        sources: open sources.
+        patient: whether to wait for live sources even where there is no other.
+
+    Raises:
+        SourceError: if one can't be opened and won't be waited for.
+    """
+    failed: list[tuple[Source, SourceError]] = []
+    for source in sources:
+        try:
+            source.wait_ready()
+        except SourceError as error:
+            failed.append((source, error))
+    for source, cause in failed:
+        if not source.info.live or (not patient and len(failed) == len(sources)):
+            raise cause
+        log.warning("%s; the run begins without it, and goes on trying", cause)
+
+
+def _chosen_outputs(config: StreamConfig) -> Sequence[str]:
+    from streamer.sinks import default_output
+
+    if config.output:
+        return config.output
+    if config.source and all(config.wishes_of(name).output for name in _names(config)):
+        return ()
+    output, why = default_output()
+    log.warning("writing to %s: %s", output, why)
+    if len(config.source) > 1 and output != "window":
+        output = "{source}-" + output
+    return (output,)
+
+
+def _names(config: StreamConfig) -> list[str]:
+    from streamer.sources.uri import default_name, split_name
+
+    parts = [split_name(argument) for argument in config.source]
+    return [name or default_name(uri) for name, uri in parts]
