@@ -422,3 +422,21 @@ def test_damage_says_what_the_hardware_said(gpu: FakeGpu, tmp_path: Path) -> Non
             decoder.decode(packets[0])
         assert decoder.decode(packets[1]) == []
         decoder.close()
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("libx264", "h264"), ("libx265", "hevc")])
+def test_another_size_begins_anew_without_losing_a_picture(
+    gpu: FakeGpu, tmp_path: Path, codec: str, suffix: str
+) -> None:
+    sizes = [(320, 240), (160, 128), (160, 128)]
+    options = {"g": "10", "bf": "0"} if codec == "libx264" else {"x265-params": "log-level=error:bframes=0:keyint=10"}
+    parts = [
+        write_clip(tmp_path / f"{index}.{suffix}", 20, size_wh=size_wh, codec=codec, codec_options=options).read_bytes()
+        for index, size_wh in enumerate(sizes)
+    ]
+    path = tmp_path / f"all.{suffix}"
+    path.write_bytes(b"".join(parts))
+    with open_source(str(path), options=SourceOptions(gpu=0, gpu_only=True)) as source:
+        frames = list(source)
+    assert [frame.size_wh for frame in frames] == [size_wh for size_wh in sizes for _ in range(20)]
+    assert len(gpu.opened) == 2

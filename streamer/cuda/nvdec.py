@@ -104,6 +104,7 @@ class NvdecPackets(PacketDecoder):
         self._tick_s, self._duration_s = tick_s, 0.0
         self._codec = getattr(nvc.cudaVideoCodec, _CODECS[codec])
         self._filter, self._headers = _byte_stream_of(codec, context, stream)
+        self._codec_name, self._sequence = codec, b""
         self._shape: list[int] = []
         self._nbytes, self._size_wh = 0, (0, 0)
         self._is_corrupt = False
@@ -147,6 +148,11 @@ class NvdecPackets(PacketDecoder):
         try:
             with self._gpu.active():
                 for part in parts:
+                    if packet.is_keyframe and self._is_new_sequence(part):
+                        self._flush(pictures)
+                        self._begin_anew()
+                        data, self._unsent = self._data, b""  # the packet has its own
+                        data.pts = _NO_STAMP if pts is None else pts
                     data.bsl_data, data.bsl = part.buffer_ptr, part.buffer_size
                     self._take(self._decoder.Decode(data), pictures)
         except (EngineError, self._cuda_error) as error:
@@ -196,6 +202,18 @@ class NvdecPackets(PacketDecoder):
             self._decoder = None
         self._begins_anew = True
 
+    def _is_new_sequence(self, part: Packet[Any]) -> bool:
+        """Whether pictures of another kind begin; NVDEC would give smaller ones at the size of those before."""
+        before, found = self._sequence, sequence_of(self._codec_name, bytes(part))
+        self._sequence = found or before
+        return bool(before and found and found != before)
+
+    def _flush(self, pictures: list[Picture]) -> None:
+        """Takes the pictures that NVDEC still holds."""
+        end = self._nvc.PacketData()
+        end.bsl = 0
+        self._take(self._decoder.Decode(end), pictures)
+
     def _byte_stream(self, packet: Packet[VideoStream]) -> Iterable[Packet[Any]]:
         """Returns a packet in the form that NVDEC reads; an empty one, the end, stays empty."""
         if not packet.size:
@@ -231,6 +249,27 @@ class NvdecPackets(PacketDecoder):
         if surface.framesize() != rows * width or rows % 3 or "NV12" not in str(surface.format):
             raise SourceError(f"comes from NVDEC as {surface.format} of {shape}, not as 8-bit NV12; use --decode cpu")
         self._shape, self._nbytes, self._size_wh = shape, rows * width, (width, rows * 2 // 3)
+
+
+def sequence_of(codec: str, data: bytes) -> bytes:
+    """Returns the sequence parameter sets at the beginning of a byte stream's picture, b"" where it has none.
+
+    Args:
+        codec: ``h264`` or ``hevc``; others have none.
+        data: one picture with start codes. The kinds of its units are those of ITU-T H.264 table 7-1, H.265 table 7-1.
+    """
+    sets = []
+    for unit in data.split(b"\0\0\1")[1:] if codec in _TO_BYTE_STREAM else ():
+        if not unit:
+            continue
+        kind, of_set, first_picture, last_picture = (
+            (unit[0] & 0x1F, 7, 1, 5) if codec == "h264" else (unit[0] >> 1 & 0x3F, 33, 0, 31)
+        )
+        if first_picture <= kind <= last_picture:
+            break
+        if kind == of_set:
+            sets.append(unit.rstrip(b"\0"))
+    return b"\0".join(dict.fromkeys(sets))
 
 
 def _check_video(codec: str, context: VideoCodecContext, first: Picture, turn: Turn) -> None:
