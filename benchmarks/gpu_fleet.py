@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 
 from benchmarks.gpu_nvdec import decoder_fps
@@ -93,14 +94,22 @@ class TimedSink(Sink):
         self._sink.close()
 
 
+def clip_fps(clip: Path) -> float:
+    """Returns the rate of a clip's pictures by their own time stamps: what a file says of its rate may be wrong."""
+    with av.open(str(clip)) as container:
+        stream = container.streams.video[0]
+        stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+        return float((len(stamps) - 1) / ((max(stamps) - min(stamps)) * (stream.time_base or 1)))
+
+
 def hold(clip: Path, detector: Detector, streams: int, seconds: float, folder: Path, gpu: int | None) -> Held:
     """Runs so many streams of `clip` at its own speed and returns what they got."""
     plans, sinks = [], []
+    fps = clip_fps(clip)
     with ExitStack() as stack:
         for number in range(streams):
             options = SourceOptions(gpu=gpu, gpu_only=gpu is not None)
             source = stack.enter_context(open_source(str(clip), name=f"s{number}", options=options))
-            fps = source.info.fps or 30.0
             output = str(folder / f"{streams}-{number}.jsonl")
             sinks.append(TimedSink(stack.enter_context(open_sink(output, source.info, labels=detector.labels))))
             late = LateStart(source, number / streams / fps)
