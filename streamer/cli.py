@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", metavar="NAME", help="auto, openvino, onnxruntime; on a GPU tensorrt, torch")
     add("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N")
     add("--precision", choices=("auto", "f32", "bf16", "f16"), help="what a float model is computed in")
-    add("--depth", type=int, metavar="N", help="frames in flight (default: 1 when live, else one a core)")
+    add("--depth", type=int, metavar="N", help="frames in flight (default: 1 when live, else two a core)")
     add("--batch", type=_batch, metavar="N|auto", help="frames of several sources in one go (default: auto, measured)")
     add("--batch-timeout", type=float, metavar="MS", help="how long a batch waits to become full (default 5)")
     add("--conf", type=float, metavar="0..1", help="least score to show (default 0.4)")

@@ -54,7 +54,7 @@ class StreamConfig(BaseModel):
         model: a model's name or an ONNX file.
         model_config_file: (key ``model_config``) YAML description of a foreign ONNX file.
         engine, device, precision: see `streamer.open_detector`.
-        depth: frames in flight in the detector; None is one for a live source, else one for each core.
+        depth: frames in flight in the detector; None is one for a live source, else two for each core.
         batch: frames of several sources to compute together; ``auto`` measures it. See `streamer.open_detector`.
         batch_timeout: milliseconds that a batch which isn't full waits for more frames, at most.
         conf, iou: thresholds, 0 to 1.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.detector import open_detector
+from streamer.detector import open_detector, tuning
 from streamer.detector.tuning import Speed, choose, tuned
 from streamer.errors import ConfigError
 from tests.tiny import write_tiny
@@ -18,6 +18,7 @@ from tests.tiny import write_tiny
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder."""
     monkeypatch.setenv("NANODET_STREAMER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("streamer.detector.tuning._is_busy", lambda: False)
     return tmp_path / "cache"
 
 
@@ -67,17 +68,36 @@ def test_a_cache_that_cannot_be_written_is_no_failure(own_cache: Path) -> None:
     assert tuned(["a"], [1, 2], lambda size: Speed(size, 10.0 * size, 5.0)) == 2
 
 
+def test_on_a_busy_machine_nothing_is_remembered(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter([100.0, 50.0] * 20)
+    assert tuned(["unsteady"], [1, 2], lambda size: Speed(size, next(speeds) if size == 1 else 10.0, 5.0)) == 1
+    assert not own_cache.exists()
+    monkeypatch.setattr("streamer.detector.tuning._is_busy", lambda: True)
+    assert tuned(["busy"], [1, 2], lambda size: Speed(size, 10.0 * size, 5.0)) == 2
+    assert not own_cache.exists()
+
+
+def test_a_load_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (1.5, 0.0, 0.0))
+    assert tuning._is_busy()
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 9.0, 9.0))
+    assert not tuning._is_busy()
+
+
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_on_a_cpu_requests_side_by_side_are_measured(
     engine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(engine, reason=f"{engine} is not installed")
     monkeypatch.setattr("streamer.detector.cpu.available_cores", lambda: 2)
+    monkeypatch.setattr("streamer.detector.tuning._STEADY", float("inf"))
     caplog.set_level(logging.INFO)
     path = write_tiny(tmp_path / "tiny.onnx")
     for _ in range(2):
         with open_detector(path, engine=engine, device="cpu", batch="auto", streams=16) as detector:
-            assert detector.depth in (1, 2)
+            assert detector.depth in (1, 2, 4)
             assert detector.batch == 1
     assert sum("measured the batch sizes 1, 2" in line for line in caplog.messages) == 1
     assert sum(line.startswith("batch size ") for line in caplog.messages) == 2

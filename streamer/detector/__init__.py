@@ -11,7 +11,6 @@ from streamer.errors import ConfigError, StreamerError, nearest
 
 if TYPE_CHECKING:
     from streamer.detector.base import Detector
-    from streamer.engines.base import Engine
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +46,8 @@ def open_detector(
         conf: least score to keep, 0 to 1.
         iou: overlap above which the weaker of two boxes of one class is dropped, 0 to 1.
         classes: labels to keep; None keeps all.
-        depth: batches in flight, at most `MAX_DEPTH`; None takes one for each core, which is best for throughput; 1 is
-            best for latency.
+        depth: batches in flight, at most `MAX_DEPTH`; None takes two for each core, which is best for throughput; 1
+            is best for latency.
         batch: frames of several streams to compute together: on a GPU in one call, on a CPU, where that gains nothing,
             as so many requests side by side (`depth`, where that is None). ``auto`` measures what is best, once for a
             model and machine; None takes frames one by one.
@@ -63,13 +62,12 @@ def open_detector(
     """
     from streamer.cuda.gpu import parse_device
     from streamer.decode import Decoder
-    from streamer.detector.cpu import CpuDetector, open_tuned
+    from streamer.detector.cpu import PER_CORE, CpuDetector, open_tuned
     from streamer.detector.cuda import GPU_ENGINES, open_cuda_detector
     from streamer.engines import ENGINE_NAMES, open_engine
     from streamer.engines.base import available_cores
     from streamer.model_file import load_model
     from streamer.model_spec import ModelSpec
-    from streamer.self_check import check
     from streamer.zoo import resolve_model
 
     for name, value in (("conf", conf), ("iou", iou)):
@@ -110,20 +108,19 @@ def open_detector(
             if (engine, device) != ("auto", "auto"):
                 raise
             log.info("running on the CPU, not on a GPU: %s", error)
-    decoder = Decoder(loaded.spec, conf, iou, wanted)
 
-    def open_runner(slots: int) -> Engine:
-        return open_engine(engine, loaded, slots=slots, precision=precision, threads=threads)
+    def open_one(requests: int) -> CpuDetector:
+        runner = open_engine(engine, loaded, slots=requests, precision=precision, threads=threads)
+        return CpuDetector(loaded, runner, Decoder(loaded.spec, conf, iou, wanted))
 
-    if depth is not None or batch is None:
-        runner = open_runner(depth or available_cores())
+    requests = depth or (PER_CORE * available_cores() if batch is None else batch)
+    if isinstance(requests, int):
+        detector = open_one(requests)
     else:
-        wishes = (engine, precision, threads)
-        runner = open_runner(batch) if isinstance(batch, int) else open_tuned(loaded, open_runner, streams, wishes)
-    detector = CpuDetector(loaded, runner, decoder)
+        detector = open_tuned(open_one, streams, (loaded.sha256, engine, precision, threads))
     if self_check:
         try:
-            check(loaded, runner)
+            detector.check()
         except BaseException:
             detector.close()
             raise

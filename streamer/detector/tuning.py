@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 _ENOUGH = 0.95
 _PATIENCE_MS = 40.0
 _ROUNDS = 3
+_STEADY = 1.25
+_IDLE_LOAD = 0.5
 
 
 @dataclass(frozen=True)
@@ -66,24 +69,42 @@ def tuned(key: Sequence[object], sizes: Sequence[int], measure: Callable[[int], 
     speeds = _read(path)
     if speeds is None:
         began = time.perf_counter()
-        speeds = _measured(sizes, measure)
+        is_busy = _is_busy()
+        speeds, is_steady = _measured(sizes, measure)
         log.info("measured the batch sizes %s in %.1f s", ", ".join(map(str, sizes)), time.perf_counter() - began)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as partial:
-                partial.write_text(json.dumps([asdict(speed) for speed in speeds]), encoding="utf-8")
-        except OSError as error:
-            log.info("can't remember the batch sizes' speeds in %r: %s", str(path), error.strerror or error)
+        if is_busy or not is_steady:
+            log.info("the machine was busy meanwhile: they will be measured again next time")
+        else:
+            _remember(path, speeds)
     chosen = choose(speeds)
     found = "; ".join(f"{speed.batch}: {speed.fps:.0f} fps, {speed.latency_ms:.1f} ms" for speed in speeds)
     log.info("batch size %d (%s)", chosen.batch, found)
     return chosen.batch
 
 
-def _measured(sizes: Sequence[int], measure: Callable[[int], Speed]) -> list[Speed]:
-    """Measures in turn, several times, and takes each size's best: others may use the machine meanwhile."""
+def _measured(sizes: Sequence[int], measure: Callable[[int], Speed]) -> tuple[list[Speed], bool]:
+    """Measures in turn, several times; returns each size's best, and whether the rounds agree."""
     rounds = [[measure(size) for size in sizes] for _ in range(_ROUNDS)]
-    return [max(of_one, key=lambda speed: speed.fps) for of_one in zip(*rounds, strict=True)]
+    of_sizes = list(zip(*rounds, strict=True))
+    spread = max(max(s.fps for s in of_one) / min(s.fps for s in of_one) for of_one in of_sizes)
+    return [max(of_one, key=lambda speed: speed.fps) for of_one in of_sizes], spread <= _STEADY
+
+
+def _is_busy() -> bool:
+    """Whether others use the processor: what is measured now holds for now alone."""
+    try:
+        return os.getloadavg()[0] > _IDLE_LOAD * (os.cpu_count() or 1)
+    except (OSError, AttributeError):  # Windows doesn't tell
+        return False
+
+
+def _remember(path: Path, speeds: Sequence[Speed]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps([asdict(speed) for speed in speeds]), encoding="utf-8")
+    except OSError as error:
+        log.info("can't remember the batch sizes' speeds in %r: %s", str(path), error.strerror or error)
 
 
 def _read(path: Path) -> list[Speed] | None:
