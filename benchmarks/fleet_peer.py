@@ -24,7 +24,7 @@ from streamer.frame import Frame
 
 OPENCV_TIMEOUT_S = 30.0
 """OpenCV's own for reading and for opening through FFmpeg, where nobody sets another."""
-_WAITED_S = 0.5 / FPS
+_LIVE_S = 0.8  # a second's pictures take so long, at least, once none are left over
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,13 @@ def _open(url: str) -> cv2.VideoCapture:
 
 
 def _catch_up(capture: cv2.VideoCapture) -> None:
-    """Throws away the pictures that came since it was opened, up to the first that has to be waited for."""
+    """Throws away the pictures that came since it was opened, until they come no faster than the camera makes them."""
     while True:
         began_s = time.perf_counter()
-        if not capture.grab() or time.perf_counter() - began_s > _WAITED_S:
+        for _ in range(FPS):
+            if not capture.grab():
+                return
+        if time.perf_counter() - began_s > _LIVE_S:
             return
 
 

@@ -219,3 +219,25 @@ def test_threads_that_put_at_once_lose_nothing(lanes: int, size: int, dice: obje
         thread.join()
     for number in range(lanes):
         assert [at for lane, at in items if lane == number] == list(range(50))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 6))
+def test_lanes_that_have_come_and_gone_leave_nothing(counts: list[int], size: int) -> None:
+    changed = threading.Condition()
+    batcher = Batcher[int](size, 0.0, changed)
+    stays = Lane(Handover[int](1, Policy.EVERY_FRAME, changed))
+    batcher.add(stays)
+    for count in counts:
+        inbox = Handover[int](max(1, count), Policy.EVERY_FRAME, changed)
+        for item in range(count):
+            inbox.put(item)
+        inbox.close()
+        batcher.add(Lane(inbox))
+        got = 0
+        while not batcher.ended():
+            got += len(batcher.take(wait=False) or [])
+        assert got == count
+        batcher.forget(batcher.ended()[0])
+    assert batcher._lanes == [stays]
+    assert batcher.ended() == ()

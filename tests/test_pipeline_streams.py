@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from streamer.errors import ConfigError, SinkError, SourceError
+from streamer.frame import Frame
 from streamer.pipeline import Pipeline, StreamPlan
 from streamer.policy import Closed
 from streamer.report import RunReport
@@ -275,3 +276,44 @@ def test_a_failing_source_among_added_ones_ends_alone() -> None:
         count = len(sink.indices)
         wait_for(lambda: len(sink.indices) > count)
     assert isinstance(result[0], SourceError)
+
+
+def test_files_beside_a_camera_lose_nothing_and_the_camera_waits_for_one_frame_at_most() -> None:
+    """Two files offer frames all the time; a camera's frame is detected next but what is in the detector already."""
+    pipeline: Pipeline
+    order: list[str] = []
+    offered_at: list[int] = []
+    taken = threading.Event()
+
+    detector = SlowDetector(depth=1)
+    submit = detector.submit
+
+    def noted(frame: Frame) -> None:
+        order.append(frame.source)
+        submit(frame)
+        if frame.source == "camera":
+            taken.set()
+
+    detector.submit = noted  # type: ignore[method-assign]
+
+    def camera_offers(index: int) -> None:
+        if index:
+            assert taken.wait(WAIT_S)
+        taken.clear()
+        wait_for(lambda: len(order) > 3 * index)
+        offered_at.append(len(order))
+
+    files = [plan(f"file{number}", 200) for number in range(2)]
+    camera = CountingSource(20, name="camera", live=True, before=camera_offers)
+    sink = MemorySink()
+    pipeline = Pipeline([StreamPlan(camera, [("c", sink)]), *(each for each, _ in files)], detector)
+    with running(pipeline) as result:
+        wait_for(lambda: result)
+    assert isinstance(result[0], RunReport)
+    for _, file_sink in files:
+        assert file_sink.indices == list(range(200))
+    assert sink.indices == list(range(20))
+    at = [number for number, name in enumerate(order) if name == "camera"]
+    # Between the offer and the turn: one frame in the making, one of each file that was served longer ago.
+    waits = [turn - offered for turn, offered in zip(at, offered_at, strict=True)]
+    assert max(waits) <= 4, waits
