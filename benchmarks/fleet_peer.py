@@ -107,9 +107,9 @@ def run_loop(cameras: Cameras, timing: Timing) -> Times:
         sinks = [NotedLines(Path(folder, f"{number}.jsonl"), detector.labels) for number in range(count)]
         for sink in sinks:
             stack.enter_context(sink)
+        opened = threading.Barrier(count)
         with ThreadPoolExecutor(count) as pool:
-            captures = list(pool.map(_open, cameras.urls))
-            list(pool.map(_catch_up, captures))
+            captures = list(pool.map(lambda url: _opened(url, opened), cameras.urls))
 
         def body() -> None:
             try:
@@ -148,19 +148,24 @@ CONTENDERS: dict[str, Callable[[Cameras, Timing], Times]] = {
 }
 
 
-def _open(url: str) -> cv2.VideoCapture:
-    return cv2.VideoCapture(url, cv2.CAP_FFMPEG)
+def _opened(url: str, everybody: threading.Barrier) -> cv2.VideoCapture:
+    """Opens a camera, reads on until everybody has, and throws away what is left over by then.
 
-
-def _catch_up(capture: cv2.VideoCapture) -> None:
-    """Throws away the pictures that came since it was opened, until they come no faster than the camera makes them."""
+    OpenCV opens cameras one after the other. One that isn't read meanwhile blocks its server for so long that its
+    connection doesn't recover.
+    """
+    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG)
+    waiting = threading.Thread(target=everybody.wait)
+    waiting.start()
+    while waiting.is_alive():
+        capture.grab()
     while True:
         began_s = time.perf_counter()
         for _ in range(FPS):
             if not capture.grab():
-                return
+                return capture
         if time.perf_counter() - began_s > _LIVE_S:
-            return
+            return capture
 
 
 def _times(got: Sequence[Got]) -> list[float]:
@@ -195,8 +200,8 @@ def report_peer(rows: Sequence[Row], count: int, timing: Timing) -> str:
             f"and {timing.after_s:g} s more are counted. "
             "Both sides run the same engine and write the same lines. "
             f"OpenCV's time-out for reading is its own, {OPENCV_TIMEOUT_S:g} s. It opens cameras one after the other, "
-            "however it is asked; what came meanwhile is thrown away before the warm-up, so that the loop begins "
-            f"fresh. More than {FPS} frames a second would be a backlog that is read.",
+            "however it is asked; what came meanwhile is read and thrown away before the warm-up, so that the loop "
+            f"begins fresh. More than {FPS} frames a second would be a backlog that is read.",
             markdown_table(["contender", "cameras", "least frames/s", "median frames/s", "longest gap s"], cells),
         ]
     )

@@ -86,6 +86,7 @@ class Pipeline:
             Annotator(detector.labels),
             detector.prepare,
             detector.depth if detector.batch == 1 else min(detector.depth, 2 * detector.batch),
+            1 if len(plans) > detector.depth else 2,  # of many, enough wait, and more would not stay in the cache
             max_frames,
             f"{detector.info.name} {detector.info.precision}" if overlay else None,
         )
@@ -110,6 +111,12 @@ class Pipeline:
         """The streams of the run, but those that were removed and have finished."""
         with self._lock:
             return tuple(self._streams)
+
+    @property
+    def processed(self) -> int:
+        """Frames that reached every sink, those of removed streams included."""
+        with self._lock:
+            return self._past_processed + sum(stream.stats.processed for stream in self._streams)
 
     def add(self, plan: StreamPlan) -> None:
         """Takes over one more source and its sinks, and begins with it at once where the run has begun.
@@ -203,8 +210,7 @@ class Pipeline:
         """
         wall_s = (self._ended_s or time.perf_counter()) - self._began_s
         with self._lock:
-            past, streams, past_processed = list(self._past), list(self._streams), self._past_processed
-        processed = past_processed + sum(stream.stats.processed for stream in streams)
+            past, streams, processed = list(self._past), list(self._streams), self.processed
         return RunReport(
             engine=self._detector.info,
             sources=(*(each.report for each in past), *(stream.report() for stream in streams)),

@@ -80,6 +80,18 @@ class Handover(Generic[T]):
             self._changed.notify_all()
             return displaced
 
+    def wait_for_room(self) -> None:
+        """Waits until `put` wouldn't have to, so that the producer begins with an item only when it has a place.
+
+        Raises:
+            Closed: if the hand-over was closed or aborted, also while waiting.
+        """
+        with self._changed:
+            if self.policy is Policy.EVERY_FRAME:
+                self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
+            if self._closed:
+                raise Closed
+
     def get(self, timeout_s: float | None = None) -> T | None:
         """Takes the oldest item; returns None when none came within `timeout_s` (None waits for ever).
 

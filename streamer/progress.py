@@ -32,7 +32,7 @@ class Progress:
             self._bar = tqdm(total=_total(pipeline, max_frames), unit=" frames", dynamic_ncols=True, leave=False)
         lost = ((stream.source.info.name, stream.source.lost_s) for stream in pipeline.streams)
         self._bar.set_postfix_str(", ".join(f"{n} lost for {s:.0f} s" for n, s in lost if s is not None), refresh=False)
-        self._bar.update(sum(stream.stats.processed for stream in pipeline.streams) - self._bar.n)
+        self._bar.update(pipeline.processed - self._bar.n)
 
     def __enter__(self) -> Progress:
         return self

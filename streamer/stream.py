@@ -72,6 +72,7 @@ class Shared:
         annotator: draws boxes.
         prepare: what the detector wants done with a frame by the thread that captured it.
         in_flight: most frames of one stream that the detector holds.
+        queued: most captured frames of a stream that wait for detection where none may be dropped.
         max_frames: frames to process of each source, then stop.
         overlay_head: engine and precision for the overlay; None draws no overlay.
     """
@@ -82,6 +83,7 @@ class Shared:
     annotator: Annotator
     prepare: Callable[[Frame], None]
     in_flight: int
+    queued: int
     max_frames: int | None
     overlay_head: str | None
 
@@ -99,7 +101,7 @@ class Stream:
         """Lays the hand-overs."""
         policy = plan.chosen_policy()
         fresh = policy is Policy.FRESHEST
-        queued = 1 if fresh else 2
+        queued = 1 if fresh else shared.queued
         self.source = plan.source
         self.policy = policy
         self.stats = StreamStats()
@@ -158,6 +160,7 @@ class Stream:
             frames = iter(self.source)
             pacer = Pacer() if self._paced else None
             while not stop.is_set():
+                self.captured.wait_for_room()
                 began = time.perf_counter()
                 frame = next(frames, None)
                 if frame is None:

@@ -95,3 +95,29 @@ def test_put_after_the_end() -> None:
 def test_refuses_no_room() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Handover(0, Policy.FRESHEST)
+
+
+def test_a_producer_may_wait_for_room_before_it_makes_an_item() -> None:
+    handover = Handover[int](1, Policy.EVERY_FRAME)
+    handover.wait_for_room()
+    handover.put(1)
+    waited = threading.Event()
+
+    def wait() -> None:
+        handover.wait_for_room()
+        waited.set()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    assert not waited.wait(0.05)
+    assert handover.get() == 1
+    assert waited.wait(20)
+    thread.join()
+    handover.put(2)
+    freshest = Handover[int](1, Policy.FRESHEST)
+    freshest.put(1)
+    freshest.wait_for_room()  # there is always some
+    for ended in (handover, freshest):
+        ended.close()
+        with pytest.raises(Closed):
+            ended.wait_for_room()
