@@ -256,7 +256,7 @@ def test_the_lowest_priority_gives_way_first_and_it_is_told() -> None:
     parts = {part.name: part for part in pipeline.report().sources}
     assert parts["low"].gave_way > 0
     assert parts["important"].gave_way == 0
-    assert parts["low"].frames_processed <= 5
+    assert parts["low"].frames_processed < parts["important"].frames_processed / 2
     content = {part["name"]: part for part in pipeline.report().to_json()["sources"]}
     assert "gave_way" in content["low"]
     assert "gave_way" not in content["important"]
@@ -278,33 +278,22 @@ def test_a_failing_source_among_added_ones_ends_alone() -> None:
     assert isinstance(result[0], SourceError)
 
 
-def test_files_beside_a_camera_lose_nothing_and_the_camera_waits_for_one_frame_at_most() -> None:
-    """Two files offer frames all the time; a camera's frame is detected next but what is in the detector already."""
+def test_files_beside_a_camera_lose_nothing_and_the_camera_is_next() -> None:
+    """Two files offer frames all the time: a camera's frame that waits too gets its turn after two of theirs."""
     pipeline: Pipeline
-    order: list[str] = []
-    offered_at: list[int] = []
-    taken = threading.Event()
-
-    detector = SlowDetector(depth=1)
+    waits = [0]
+    detector = SlowDetector()
     submit = detector.submit
 
     def noted(frame: Frame) -> None:
-        order.append(frame.source)
         submit(frame)
-        if frame.source == "camera":
-            taken.set()
+        (at_camera,) = [stream for stream in pipeline.streams if stream.name == "camera"]
+        has_waited = frame.source != "camera" and len(at_camera.captured) and at_camera.lane.out < at_camera.lane.room
+        waits.append(waits[-1] + 1 if has_waited else 0)
 
     detector.submit = noted  # type: ignore[method-assign]
-
-    def camera_offers(index: int) -> None:
-        if index:
-            assert taken.wait(WAIT_S)
-        taken.clear()
-        wait_for(lambda: len(order) > 3 * index)
-        offered_at.append(len(order))
-
     files = [plan(f"file{number}", 200) for number in range(2)]
-    camera = CountingSource(20, name="camera", live=True, before=camera_offers)
+    camera = CountingSource(100, name="camera", live=True, before=lambda i: wait_for(lambda: len(waits) > 2 * i))
     sink = MemorySink()
     pipeline = Pipeline([StreamPlan(camera, [("c", sink)]), *(each for each, _ in files)], detector)
     with running(pipeline) as result:
@@ -312,8 +301,5 @@ def test_files_beside_a_camera_lose_nothing_and_the_camera_waits_for_one_frame_a
     assert isinstance(result[0], RunReport)
     for _, file_sink in files:
         assert file_sink.indices == list(range(200))
-    assert sink.indices == list(range(20))
-    at = [number for number, name in enumerate(order) if name == "camera"]
-    # Between the offer and the turn: one frame in the making, one of each file that was served longer ago.
-    waits = [turn - offered for turn, offered in zip(at, offered_at, strict=True)]
-    assert max(waits) <= 4, waits
+    assert sink.indices
+    assert max(waits) <= 2
