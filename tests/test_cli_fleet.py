@@ -75,7 +75,7 @@ def cameras() -> Iterator[list[RtspServer]]:
 
 def test_cameras_come_and_go_with_the_file(tmp_path: Path, model: Path, cameras: list[RtspServer]) -> None:  # noqa: F811
     urls = [camera.url for camera in cameras]
-    common = f"output: '{{source}}.jsonl'\nmodel: {model}\n"
+    common = f"output: '{{source}}.jsonl'\nmodel: {model}\npolicy: every-frame\n"
     program = Program(tmp_path, f"{common}source: {{a: '{urls[0]}', b: '{urls[1]}'}}\n")
     try:
         program.until("a.jsonl", 5)

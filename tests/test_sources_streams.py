@@ -124,11 +124,13 @@ def test_a_camera_that_hangs_up() -> None:
 
 def test_a_camera_that_falls_silent() -> None:
     with RtspServer(fps=60, silent_after=15) as server, open_source(server.url, options=NO_SILENCE) as source:
-        frames = iter(source)
-        # The last picture waits in FFmpeg's parser for the next one's beginning.
-        assert [number_of(next(frames).image) for _ in range(14)] == list(range(14))
+        numbers = []
         with pytest.raises(SourceError, match=SILENT):
-            next(frames)
+            for frame in source:
+                numbers.append(number_of(frame.image))
+    # The last picture waits in FFmpeg's parser for the next one's beginning, unless all came while it was probing.
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) in (14, 15)
 
 
 def test_a_stream_joined_between_key_frames() -> None:
