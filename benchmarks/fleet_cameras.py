@@ -8,12 +8,10 @@ import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from typing_extensions import Self
-
 from benchmarks.clips import ENCODING, write_clip
+from streamer.closing import Closing
 from tests.camera_wire import reserved_port
 from tests.rtsp_server import RtspServer, coded_footage
 
@@ -29,7 +27,7 @@ def write_footage(footage: Sequence[Path], target: Path, pictures: int) -> None:
     write_clip(footage, target, pictures, encoding=_ENCODING)
 
 
-class Cameras:
+class Cameras(Closing):
     """So many cameras at `FPS` pictures a second, each from another place of the footage; a context manager.
 
     Its methods are for one thread at a time.
@@ -96,14 +94,6 @@ class Cameras:
         self._process.join(_STARTING_S)
         if self._process.is_alive():
             self._process.kill()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _ask(self, *command: Any) -> Any:
         self._commands.send(command)

@@ -18,13 +18,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Self
 
+from streamer.closing import Closing
 from tests.camera_server import CODE_COLUMNS, CODE_HEIGHTS, CODE_ROWS, PATH, number_and_ms
 from tests.camera_wire import Wire, reserved_port
 
@@ -86,7 +85,7 @@ def camera_missing() -> str | None:
     return f"the simulated camera needs system packages: apt-get install {packages}" if packages else None
 
 
-class Camera:
+class Camera(Closing):
     """Serves from construction to `close`; a context manager. Its methods are for one thread at a time.
 
     It films and encodes all the time, once for all its clients; who connects waits for the next key frame, as with
@@ -205,14 +204,6 @@ class Camera:
         self.wire.close()
         self._starter.shutdown()
         self._holder.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _spawn(self, said: int) -> subprocess.Popen[bytes]:
         settings = self._fixed | {

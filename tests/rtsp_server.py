@@ -18,11 +18,10 @@ import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
 import av
-from typing_extensions import Self
 
+from streamer.closing import Closing
 from tests.media import SIZE_WH, picture
 
 _CLOCK_HZ = 90_000
@@ -86,7 +85,7 @@ def _sdp(first_picture: list[bytes]) -> str:
     )
 
 
-class RtspServer:
+class RtspServer(Closing):
     """Serves from construction to `close`; a context manager.
 
     Args:
@@ -178,14 +177,6 @@ class RtspServer:
         self.cut()
         self._server.server_close()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _TcpServer(socketserver.ThreadingTCPServer):

@@ -6,6 +6,7 @@ import importlib.util
 from types import TracebackType
 from typing import Any
 
+from streamer.closing import Closing
 from streamer.cuda.status import checking, failure
 from streamer.errors import ConfigError, EngineError
 
@@ -81,7 +82,7 @@ def list_gpus() -> list[str]:
     return lines or ["cuda           no NVIDIA GPU is visible"]
 
 
-class Gpu:
+class Gpu(Closing):
     """A GPU's primary context and what was allocated on it.
 
     A context must be current on every thread that calls CUDA: each public method of the objects made from a `Gpu`
@@ -145,14 +146,6 @@ class Gpu:
             self._closed = True
             self._context.push()
             self._context.detach()  # leaves PyCUDA's own stack by itself
-
-    def __enter__(self) -> Gpu:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Active:

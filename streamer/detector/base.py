@@ -5,10 +5,8 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
-from typing_extensions import Self
-
+from streamer.closing import Closing
 from streamer.detections import Detections
 from streamer.frame import Frame
 
@@ -41,7 +39,7 @@ class DetectTimes:
     postprocess_ms: float
 
 
-class Detector(abc.ABC):
+class Detector(Closing):
     """Takes frames and gives them back with detections, in order, several in flight. Driven by one thread.
 
     Attributes:
@@ -66,7 +64,7 @@ class Detector(abc.ABC):
         """Frames that may be submitted now, in one batch."""
         return self.depth - self.in_flight
 
-    def prepare(self, frame: Frame) -> None:  # noqa: B027  (most detectors have nothing to prepare)
+    def prepare(self, frame: Frame) -> None:
         """Does what can be done for `frame` ahead of `submit`; the thread that captured it calls this, and may not.
 
         Raises:
@@ -116,11 +114,3 @@ class Detector(abc.ABC):
             self.submit(frame)
         while self.in_flight:
             yield self.collect()[:2]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -6,10 +6,8 @@ import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
-from typing_extensions import Self
-
+from streamer.closing import Closing
 from streamer.frame import Frame
 
 
@@ -38,7 +36,7 @@ class SourceInfo:
     path: Path | None = None
 
 
-class Source(abc.ABC):
+class Source(Closing):
     """Frames in order, once. Open on construction; a context manager that lets its device or file go.
 
     Iterating raises `SourceError` when the source breaks off, and ends normally at its end.
@@ -58,7 +56,7 @@ class Source(abc.ABC):
     def close(self) -> None:
         """Lets the device or file go. Safe to call twice."""
 
-    def wait_ready(self) -> None:  # noqa: B027 - most sources have their first frame once they are made
+    def wait_ready(self) -> None:
         """Waits for the first frame.
 
         Raises:
@@ -66,7 +64,7 @@ class Source(abc.ABC):
                 goes on trying.
         """
 
-    def interrupt(self) -> None:  # noqa: B027 - most sources give their next frame soon
+    def interrupt(self) -> None:
         """Has iteration end soon, also while it waits for a frame; from any thread, and without waiting itself."""
 
     @property
@@ -93,14 +91,6 @@ class Source(abc.ABC):
     def skipped(self) -> tuple[str, ...]:
         """What the source had to pass over so far, one short phrase each (a damaged picture's name, for instance)."""
         return ()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def damage_phrase(damaged: int) -> str:
