@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from streamer.config import StreamConfig
 from streamer.errors import ConfigError, SourceError
 from streamer.policy import Policy
+from streamer.sinks.options import SinkOptions
 
 if TYPE_CHECKING:
     from streamer.sinks.base import Sink
@@ -42,6 +43,7 @@ class Opener:
         """
         self._config = config
         self._options = _source_options(config)
+        self._sink_options = SinkOptions(config.segment, config.retain)
         self.outputs = _chosen_outputs(config)
         self.paced = config.pace == "source" or (config.pace is None and "window" in self.outputs)
         self._labels: Sequence[str] = ()
@@ -76,7 +78,6 @@ class Opener:
             ConfigError: if outputs are in each other's way, or in a source's.
             SinkError: if one can't be opened.
         """
-        from streamer.sinks.options import SinkOptions
         from streamer.sinks.shared import SharedOutputs
 
         config = self._config
@@ -89,7 +90,7 @@ class Opener:
             common,
             labels=labels,
             layout=config.layout,
-            options=SinkOptions(config.segment, config.retain),
+            options=self._sink_options,
             by_clock=self.paced or any(config.wishes_of(name).policy == "freshest" for name in self._infos),
         )
         stack.callback(self._shared.close)
@@ -164,7 +165,6 @@ class Opener:
     def _open_sink(self, output: str, source: Source, own: Sequence[str] | None) -> Sink:
         """Opens an output; what a source of this name wrote earlier in the run isn't replaced."""
         from streamer.sinks import is_video, open_sink
-        from streamer.sinks.options import SinkOptions
 
         assert self._shared is not None, "the run's outputs are opened before those of a source that is added"
         time = self._begun[source.info.name]
@@ -173,8 +173,7 @@ class Opener:
             output = numbered(output, time)
         if own is None:
             return self._shared.open(output, source.info)
-        options = SinkOptions(self._config.segment, self._config.retain)
-        return open_sink(output, source.info, labels=self._labels, options=options)
+        return open_sink(output, source.info, labels=self._labels, options=self._sink_options)
 
 
 def numbered(output: str, number: int) -> str:
@@ -231,20 +230,14 @@ def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
 
 def _chosen_outputs(config: StreamConfig) -> Sequence[str]:
     from streamer.sinks import default_output
+    from streamer.sources.uri import name_of
 
     if config.output:
         return config.output
-    if config.source and all(config.wishes_of(name).output for name in _names(config)):
+    if all(config.wishes_of(name_of(argument)).output for argument in config.source):
         return ()
     output, why = default_output()
     log.warning("writing to %s: %s", output, why)
     if len(config.source) > 1 and output != "window":
         output = "{source}-" + output
     return (output,)
-
-
-def _names(config: StreamConfig) -> list[str]:
-    from streamer.sources.uri import default_name, split_name
-
-    parts = [split_name(argument) for argument in config.source]
-    return [name or default_name(uri) for name, uri in parts]

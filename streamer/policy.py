@@ -68,10 +68,7 @@ class Handover(Generic[T]):
             Closed: if the hand-over was closed or aborted, also while waiting.
         """
         with self._changed:
-            if self.policy is Policy.EVERY_FRAME:
-                self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
-            if self._closed:
-                raise Closed
+            self.wait_for_room()
             displaced = None
             if len(self._items) >= self._capacity:
                 displaced = self._items.popleft()

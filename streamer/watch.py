@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from streamer.config import SourceWishes, StreamConfig
 from streamer.errors import ConfigError, StreamerError
 from streamer.policy import Closed
-from streamer.sources.uri import default_name, split_name
+from streamer.sources.uri import name_of
 
 if TYPE_CHECKING:
     from streamer.pipeline import Pipeline, StreamPlan
@@ -169,8 +169,7 @@ def _wanted(config: StreamConfig) -> dict[str, _Wanted]:
     """
     found: dict[str, _Wanted] = {}
     for argument in config.source:
-        name, uri = split_name(argument)
-        name = name or default_name(uri)
+        name = name_of(argument)
         if name in found:
             raise ConfigError(f"two sources are named {name!r}: name them, as in door={argument}")
         found[name] = _Wanted(argument, config.wishes_of(name))

@@ -99,7 +99,6 @@ class CudaDetector(Detector):
         spec = model.spec
         self.info = EngineInfo(engine.name, engine.precision, gpu.name, model.path.stem, model.sha256)
         self.labels = spec.labels
-        self._model = model
         self._spec = spec
         self._gpu = gpu
         self._engine = engine

@@ -43,6 +43,16 @@ def split_name(argument: str) -> tuple[str | None, str]:
     return named[1], named[2]
 
 
+def name_of(argument: str) -> str:
+    """Returns what the source of a ``[name=]URI`` is called.
+
+    Raises:
+        ConfigError: as `split_name`.
+    """
+    name, uri = split_name(argument)
+    return name or default_name(uri)
+
+
 def redact(uri: str) -> str:
     """Returns `uri` fit for a screen, a log or a report: passwords and tokens are replaced by ``***``.
 
