@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import queue
 import shutil
 import sys
@@ -20,8 +19,8 @@ import av
 from benchmarks.corrupt_cases import cases_a_round, kinds, make_originals
 from benchmarks.corrupt_worker import ADDRESS_SPACE_BYTES, PEAK_BYTES, TIME_LIMIT_S, Result, Worker
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.options import positive
-from benchmarks.table import markdown_table, write_section
+from benchmarks.options import positive, results_parser, write_results
+from benchmarks.table import markdown_table
 from streamer.engines.base import available_cores
 from streamer.errors import StreamerError
 
@@ -53,11 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_told(result), end="\n\n")
     text = report(results, wall_s)
     print(text)
-    if options.json:
-        content = {"machine": describe_machine(), "wall_s": wall_s, "cases": [asdict(result) for result in results]}
-        options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if options.markdown:
-        write_section(options.markdown, "benchmarks.corrupt", text)
+    figures = {"machine": describe_machine(), "wall_s": wall_s, "cases": [asdict(result) for result in results]}
+    write_results(options, figures, {"benchmarks.corrupt": text})
     return 1 if any(result.outcome in BAD for result in results) else 0
 
 
@@ -143,13 +139,11 @@ def _told(result: Result) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.corrupt", description=__doc__)
+    parser = results_parser("benchmarks.corrupt", __doc__)
     parser.add_argument("--cases", type=positive, default=_CASES, help="run cases 0 to N-1 (%(default)s)")
     parser.add_argument("--case", type=int, action="append", metavar="N", help="run this case alone; repeatable")
     parser.add_argument("--smoke", action="store_true", help="seconds: one round of all kinds of input")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the inputs there, in a folder a case")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every case")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table into a page, between its marks")
     return parser
 
 

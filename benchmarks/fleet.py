@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,8 +17,7 @@ from benchmarks.fleet_cameras import write_footage
 from benchmarks.isolated import isolated
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.measure import Miscounted
-from benchmarks.options import parser_of
-from benchmarks.table import write_section
+from benchmarks.options import parser_of, write_results
 from streamer.errors import StreamerError
 
 _CAMERA_PICTURES = 370
@@ -106,13 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StreamerError, Miscounted, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.json:
-        result = {"machine": described, **{name: part.figures for name, part in parts.items()}}
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if options.markdown:
-        names = ", ".join(path.name for path in footage)
-        for name, part in parts.items():
-            write_section(options.markdown, f"benchmarks.fleet {name}", f"{part.text}\n\nFootage: {names}. {machine}.")
+    names = ", ".join(path.name for path in footage)
+    write_results(
+        options,
+        {"machine": described, **{name: part.figures for name, part in parts.items()}},
+        {f"benchmarks.fleet {name}": f"{part.text}\n\nFootage: {names}. {machine}." for name, part in parts.items()},
+    )
     return 0
 
 

@@ -45,8 +45,8 @@ class NotedLines(JsonlSink):
         got: the frames, in order.
     """
 
-    def __init__(self, path: Path, labels: Sequence[str]) -> None:
-        super().__init__(path, labels, live=True)
+    def __init__(self, path: Path, labels: Sequence[str], *, live: bool = True) -> None:
+        super().__init__(path, labels, live=live)
         self.got: list[Got] = []
 
     def write(self, frame: Frame, detections: Detections) -> None:

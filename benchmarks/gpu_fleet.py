@@ -16,16 +16,14 @@ from pathlib import Path
 import av
 import numpy as np
 
+from benchmarks.fleet_watch import NotedLines
 from benchmarks.gpu_nvdec import decoder_fps
 from benchmarks.table import markdown_table
-from streamer.detections import Detections
 from streamer.detector import open_detector
 from streamer.detector.base import Detector
 from streamer.errors import StreamerError
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline, StreamPlan
-from streamer.sinks import open_sink
-from streamer.sinks.base import Sink
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.base import Source
 
@@ -76,24 +74,6 @@ class LateStart(Source):
         self._source.close()
 
 
-class TimedSink(Sink):
-    """Another sink, and when each frame was written: (seconds of `time.perf_counter`, milliseconds since capture)."""
-
-    needs_pixels = False
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self.times: list[tuple[float, float]] = []
-
-    def write(self, frame: Frame, detections: Detections) -> None:
-        self._sink.write(frame, detections)
-        now_s = time.perf_counter()
-        self.times.append((now_s, (now_s - frame.captured_at_s) * 1e3))
-
-    def close(self) -> None:
-        self._sink.close()
-
-
 def clip_fps(clip: Path) -> float:
     """Returns the rate of a clip's pictures by their own time stamps: what a file says of its rate may be wrong."""
     with av.open(str(clip)) as container:
@@ -111,7 +91,7 @@ def hold(clip: Path, detector: Detector, streams: int, seconds: float, folder: P
             options = SourceOptions(gpu=gpu, gpu_only=gpu is not None)
             source = stack.enter_context(open_source(str(clip), name=f"s{number}", options=options))
             output = str(folder / f"{streams}-{number}.jsonl")
-            sinks.append(TimedSink(stack.enter_context(open_sink(output, source.info, labels=detector.labels))))
+            sinks.append(stack.enter_context(NotedLines(Path(output), detector.labels, live=False)))
             late = LateStart(source, number / streams / fps)
             plans.append(StreamPlan(late, [(output, sinks[-1])], paced=True))
         stack.pop_all()
@@ -130,7 +110,7 @@ def hold(clip: Path, detector: Detector, streams: int, seconds: float, folder: P
     pipeline.run(seconds + 0.5)
     watcher.join()
     (from_s, before, cpu_from_s), (to_s, after, cpu_to_s) = marks
-    of_streams = [[ms for at_s, ms in sink.times if from_s <= at_s < to_s] for sink in sinks]
+    of_streams = [[one.latency_ms for one in sink.got if from_s <= one.at_s < to_s] for sink in sinks]
     latencies = np.array([ms for of_stream in of_streams for ms in of_stream])
     p50, p95, p99, worst = (float(p) for p in np.percentile(latencies, (50, 95, 99, 100)))
     return Held(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.options import positive
-from benchmarks.table import markdown_table, write_section
+from benchmarks.options import positive, results_parser, write_results
+from benchmarks.table import markdown_table
 from streamer.detections import Detections
 from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.detector.base import Detector, DetectTimes
@@ -92,11 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [_row(name, detector, sink) for name, detector, sink in sinks]
     text = report(rows, seconds, slow_seconds)
     print(text)
-    if options.json:
-        result = {"machine": describe_machine(), "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if options.markdown:
-        write_section(options.markdown, "benchmarks.lag", text)
+    figures = {"machine": describe_machine(), "rows": [asdict(row) for row in rows]}
+    write_results(options, figures, {"benchmarks.lag": text})
     return 0
 
 
@@ -212,12 +207,10 @@ def report(rows: Sequence[Row], seconds: float, slow_seconds: float) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lag", description=__doc__)
+    parser = results_parser("benchmarks.lag", __doc__)
     parser.add_argument("--seconds", type=positive, default=60, help="of each contender as fast as it goes (60)")
     parser.add_argument("--slow-seconds", type=positive, default=300, help="of both with the slow detector (300)")
     parser.add_argument("--smoke", action="store_true", help="seconds only, to see that everything runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table into a page, between its marks")
     return parser
 
 

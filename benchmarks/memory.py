@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from benchmarks.clips import count_frames, find_footage, repeat_clip, write_clip
 from benchmarks.contenders import CONF, IOU
+from benchmarks.isolated import isolated
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.options import parser_of, positive
+from benchmarks.options import parser_of, positive, write_results
 from benchmarks.process import resident_bytes
-from benchmarks.table import markdown_table, write_section
+from benchmarks.table import markdown_table
 from streamer.detector import DEFAULT_MODEL
 from streamer.errors import StreamerError
 from streamer.pipeline import Pipeline
@@ -38,19 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             different = write_clip(footage, once, loop)
             repeat_clip(once, clip, (options.frames + _SPARE_FRAMES) // loop + 1)
             # A process of its own: what preparing the clip took must not be in the figure.
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                samples = pool.submit(watch, options.model, clip, Path(folder, "out.mp4"), options.frames).result()
+            samples = isolated(watch, options.model, clip, Path(folder, "out.mp4"), options.frames)
             print(f"{count_frames(clip)} frames in the clip, {different} of them different")
     except (StreamerError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     text = report(options.model, samples)
     print(text)
-    if options.json:
-        result = {"machine": describe_machine(), "model": options.model, "rss_bytes": samples}
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if options.markdown:
-        write_section(options.markdown, "benchmarks.memory", text)
+    figures = {"machine": describe_machine(), "model": options.model, "rss_bytes": samples}
+    write_results(options, figures, {"benchmarks.memory": text})
     return 0
 
 

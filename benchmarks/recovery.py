@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import random
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.options import positive
+from benchmarks.options import positive, results_parser, write_results
 from benchmarks.process import Holdings, holdings
-from benchmarks.table import markdown_table, write_section
+from benchmarks.table import markdown_table
 from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.errors import StreamerError
 from streamer.pipeline import Pipeline, StreamPlan
@@ -61,15 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     text = report(cycles, held, ends)
     print(text)
-    if options.json:
-        result = {
-            "machine": describe_machine(),
-            "cycles": [asdict(cycle) for cycle in cycles],
-            "held": {number: asdict(held_then) for number, held_then in held.items()},
-        }
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if options.markdown:
-        write_section(options.markdown, "benchmarks.recovery", text)
+    figures = {
+        "machine": describe_machine(),
+        "cycles": [asdict(cycle) for cycle in cycles],
+        "held": {number: asdict(held_then) for number, held_then in held.items()},
+    }
+    write_results(options, figures, {"benchmarks.recovery": text})
     return 0
 
 
@@ -205,11 +200,9 @@ def report(cycles: Sequence[Cycle], held: dict[int, Holdings], ends: tuple[Holdi
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery", description=__doc__)
+    parser = results_parser("benchmarks.recovery", __doc__)
     parser.add_argument("--cycles", type=positive, default=200, help="faults, one after the other (200)")
     parser.add_argument("--smoke", action="store_true", help="six of them, to see that everything runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the tables into a page, between its marks")
     return parser
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,9 +28,9 @@ from benchmarks.contenders import (
 )
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Figures, Miscounted, measure
-from benchmarks.options import parser_of, positive
+from benchmarks.options import parser_of, positive, write_results
 from benchmarks.quality import loop_psnr, streamer_psnr
-from benchmarks.table import markdown_table, write_section
+from benchmarks.table import markdown_table
 from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.engines.base import available_cores
 from streamer.errors import StreamerError
@@ -90,11 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     text = "\n\n".join(report(one) for one in compared)
     print(f"\n{text}")
-    if options.json:
-        result = {"machine": machine, "conditions": conditions, "models": [_plain(one) for one in compared]}
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if options.markdown:
-        write_section(options.markdown, "benchmarks.run", f"{conditions}\n\n{text}")
+    figures = {"machine": machine, "conditions": conditions, "models": [_plain(one) for one in compared]}
+    write_results(options, figures, {"benchmarks.run": f"{conditions}\n\n{text}"})
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -14,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.options import positive
+from benchmarks.options import positive, results_parser, write_results
 from benchmarks.process import Holdings, holdings
-from benchmarks.table import markdown_table, write_section
+from benchmarks.table import markdown_table
 from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.errors import StreamerError
 from streamer.pipeline import Pipeline, StreamPlan
@@ -52,11 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     text = report(samples, options.fps, every_s)
     print(text)
-    if options.json:
-        result = {"machine": describe_machine(), "samples": [asdict(sample) for sample in samples]}
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if options.markdown:
-        write_section(options.markdown, "benchmarks.soak", text)
+    figures = {"machine": describe_machine(), "samples": [asdict(sample) for sample in samples]}
+    write_results(options, figures, {"benchmarks.soak": text})
     if options.plot:
         plot(samples, options.plot)
     return 0
@@ -159,13 +155,11 @@ def plot(samples: Sequence[Sample], path: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser = results_parser("benchmarks.soak", __doc__)
     parser.add_argument("--minutes", type=positive, default=30, help="how long (30)")
     parser.add_argument("--every", type=positive, default=10, metavar="SECONDS", help="between samples (10)")
     parser.add_argument("--fps", type=positive, default=200, help="what the camera sends a second (200)")
     parser.add_argument("--smoke", action="store_true", help="seconds only, to see that everything runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table into a page, between its marks")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw age, rate, memory and descriptors")
     return parser
 
