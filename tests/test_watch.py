@@ -204,3 +204,24 @@ def test_a_source_that_ended_may_be_begun_again(run: Run) -> None:
     run.write("source: {a: one, c: short}\n")
     wait_for(lambda: len(run.opened["c"]) == 2 and run.opened["c"][1][1].closed)
     assert [sink.indices for _, sink in run.opened["c"]] == [[0, 1, 2]] * 2
+
+
+def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_LOOK_S", 0.0)
+    states = iter([(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4), (4, 4, 4), (4, 4, 4)])
+    monkeypatch.setattr(watch, "_state", lambda path: next(states))
+    config = StreamConfig(source=("a=one",))
+    read: list[str] = []
+
+    def reading() -> StreamConfig:
+        read.append("read")
+        return config
+
+    pipeline = Pipeline([StreamPlan(CountingSource(1, name="a"), [("o", MemorySink())])], SlowDetector())
+    watcher = Watcher(tmp_path / "c.yaml", config, reading, lambda config, argument: pytest.fail("none"), read.append)
+    for _ in range(3):
+        watcher.poll(pipeline)
+        assert read == []
+    watcher.poll(pipeline)
+    watcher.poll(pipeline)
+    assert read == ["read"]  # once, when it had stayed the same
