@@ -107,8 +107,12 @@ class Opener:
             _wait_ready([source], patient=True)
             with self._lock:
                 self._infos[source.info.name] = source.info
-                self._check_outputs(config)
-                plan = self._plan(config, source, stack)
+                try:
+                    self._check_outputs(config)
+                    plan = self._plan(config, source, stack)
+                except BaseException:
+                    del self._infos[source.info.name]  # it is in nobody's way
+                    raise
             stack.pop_all()
         return plan
 

@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streamer.config import SourceWishes, StreamConfig
 from streamer.errors import ConfigError
-from streamer.opening import numbered
+from streamer.opening import Opener, numbered
 from tests.fakes import wait_for
 from tests.media import write_clip
 from tests.rtsp_server import RtspServer
@@ -140,6 +142,21 @@ def test_batch_options_are_taken(tmp_path: Path, model: Path) -> None:  # noqa: 
     assert done.returncode == 0, done.stderr
     for wrong in (("--batch", "0"), ("--batch", "some"), ("--batch-timeout", "-1")):
         assert run(tmp_path, "--source", "one.mp4", "--output", "null", *wrong).returncode == 2
+
+
+def test_a_source_whose_outputs_are_refused_is_in_nobodys_way(tmp_path: Path) -> None:
+    clips = [write_clip(tmp_path / f"{name}.mp4", 2) for name in "abc"]
+    base = StreamConfig(source=(f"a={clips[0]}",), output=(str(tmp_path / "{source}.jsonl"),), decode="cpu")
+    opener = Opener(base)
+    with ExitStack() as stack:
+        opener.plans(opener.sources(stack), ("thing",), stack)
+        wrong = base.model_copy(update={"wishes": {"b": SourceWishes(output=(str(tmp_path / "a.jsonl"),))}})
+        with pytest.raises(ConfigError, match="two outputs are"):
+            opener.plan_later(wrong, f"b={clips[1]}")
+        plan = opener.plan_later(wrong, f"c={clips[2]}")
+        assert [name for name, _ in plan.sinks] == [str(tmp_path / "c.jsonl")]
+        for opened in (plan.source, plan.sinks[0][1]):
+            opened.close()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from streamer.detections import Detections
@@ -22,7 +23,7 @@ class TiledWindow:
     Each source has its tile, in the order of `pane`, with its picture in its own ratio and its name; a tile is grey
     until the source's first frame, and keeps the last one when the source has ended. The window opens at the first
     `Sink.poll`; the tiles are laid out anew when it is resized, and when a source comes or is removed. Everything but
-    `remove` happens on the main thread.
+    `pane` and `remove` happens on the main thread.
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,7 @@ class TiledWindow:
             SinkError: if there is no display, or OpenCV was built without windows.
         """
         self._window = DesktopWindow(_TITLE, self._painted, keep_ratio=False)
+        self._lock = threading.Lock()  # panes come on any thread, and go on the main one
         self._panes: tuple[_Pane, ...] = ()
         self._shown: tuple[_Pane, ...] = ()
         self._canvas = BgrCanvas((0, 0))
@@ -39,15 +41,16 @@ class TiledWindow:
         self._painted_s: float | None = None
 
     def pane(self, source: SourceInfo) -> Sink:
-        """Returns the output for one more source, at any time.
+        """Returns the output for one more source, at any time, on any thread.
 
         Args:
             source: its name is written into its tile.
         """
         pane = _Pane(self, source.name)
-        self._panes = (*self._panes, pane)
-        if not self.is_open:
-            self._painted_s = None
+        with self._lock:
+            self._panes = (*self._panes, pane)
+            if not self.is_open:
+                self._painted_s = None
         return pane
 
     def remove(self, name: str) -> None:
@@ -75,7 +78,8 @@ class TiledWindow:
         now_s = time.perf_counter()
         is_gone = self._painted_s is not None and not self.is_open
         is_early = self._painted_s is not None and now_s - self._painted_s < _PAINT_S
-        panes = self._panes = tuple(pane for pane in self._panes if not pane.is_removed)
+        with self._lock:
+            panes = self._panes = tuple(pane for pane in self._panes if not pane.is_removed)
         is_changed = panes != self._shown or any(pane.tile.is_changed for pane in panes)
         if panes and is_changed and not is_gone and not is_early:
             self._painted_s = now_s
