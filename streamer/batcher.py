@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from streamer.policy import Closed, Handover
+from streamer.policy import Closed, Handover, Meeting
 
 T = TypeVar("T")
 
@@ -21,7 +20,7 @@ class Lane(Generic[T]):
     """One stream's way into batches.
 
     Attributes:
-        inbox: where its items come from; it shares its condition with the batcher.
+        inbox: where its items come from; its meeting is the batcher's.
         priority: a lane of higher priority goes first whenever not all can go; may be changed at any time.
         room: most items that may be out: taken, and not yet given back by `Batcher.release`.
         taken, released: how many were, so far; each is counted by one thread.
@@ -53,13 +52,13 @@ class Batcher(Generic[T]):
     its room is full: who is slow behind the detector holds up nobody but himself.
     """
 
-    def __init__(self, size: int, timeout_s: float, changed: threading.Condition) -> None:
+    def __init__(self, size: int, timeout_s: float, meeting: Meeting) -> None:
         """Has no lane yet.
 
         Args:
             size: most items in a batch.
             timeout_s: longest wait for more once there is one.
-            changed: the condition that all lanes' hand-overs share.
+            meeting: of all lanes' hand-overs, and of no other.
 
         Raises:
             ValueError: if `size` is below one or `timeout_s` below zero.
@@ -67,8 +66,8 @@ class Batcher(Generic[T]):
         if size < 1 or timeout_s < 0:
             raise ValueError(f"wanted a size of at least 1 and a time-out of at least 0, got {size} and {timeout_s}")
         self._size, self._timeout_s = size, timeout_s
-        self._changed = changed
-        self._lanes: list[Lane[T]] = []
+        self._meeting = meeting
+        self._lanes: dict[Handover[T], Lane[T]] = {}
         self._ended: list[Lane[T]] = []
         self._turns = 0
         self._expected = 0
@@ -80,12 +79,12 @@ class Batcher(Generic[T]):
         Raises:
             Closed: if `take` has told that all lanes have ended.
         """
-        with self._changed:
+        with self._meeting.lock:
             if self._is_over:
                 raise Closed
             lane.turn = self._turns
-            self._lanes.append(lane)
-            self._changed.notify_all()
+            self._lanes[lane.inbox] = lane
+            self._meeting.wake()
 
     def ended(self) -> Sequence[Lane[T]]:
         """Returns the lanes that have ended, closed and empty, and weren't forgotten; for the thread that takes."""
@@ -102,20 +101,20 @@ class Batcher(Generic[T]):
         """
         lane.released += 1
         if lane.out >= lane.room - 1:
-            with self._changed:
-                self._changed.notify_all()
+            with self._meeting.lock:
+                self._meeting.wake()
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
         """Within the block a lane is about to be added: `take` doesn't tell that all have ended."""
-        with self._changed:
+        with self._meeting.lock:
             self._expected += 1
         try:
             yield
         finally:
-            with self._changed:
+            with self._meeting.lock:
                 self._expected -= 1
-                self._changed.notify_all()
+                self._meeting.wake()
 
     def take(self, *, wait: bool) -> list[tuple[Lane[T], T]] | None:
         """Returns the next batch with each item's lane.
@@ -126,9 +125,10 @@ class Batcher(Generic[T]):
         Returns:
             The batch, also empty when a lane has ended while there is nothing to take; None once all have.
         """
-        with self._changed:
+        with self._meeting.lock:
             while True:
                 known = len(self._lanes)
+                self._drop_ended()
                 batch = self._round(self._size)
                 if batch:
                     break
@@ -137,38 +137,44 @@ class Batcher(Generic[T]):
                     return None
                 if not wait or len(self._lanes) < known:
                     return []
-                self._changed.wait()
+                self._meeting.wait()
             deadline_s = time.monotonic() + self._timeout_s
             while len(batch) < self._size:
+                if more := self._round(self._size - len(batch)):
+                    batch += more
+                    continue
                 left_s = deadline_s - time.monotonic()
-                if not (more := self._round(self._size - len(batch))):
-                    if left_s <= 0 or self._all_have_given(batch):
-                        break
-                    self._changed.wait(left_s)
-                batch += more
+                if left_s <= 0 or not (awaited := self._lanes_that_may_give(batch)):
+                    break
+                self._meeting.wait(left_s, more=min(awaited, self._size - len(batch)))
+                self._drop_ended()
             return batch
 
+    def _drop_ended(self) -> None:
+        closed = self._meeting.closed
+        for inbox in [inbox for inbox in closed if not len(inbox)] if closed else ():
+            lane = self._lanes.pop(inbox, None)
+            if lane is not None:
+                del closed[inbox]
+                self._ended.append(lane)
+
     def _round(self, room: int) -> list[tuple[Lane[T], T]]:
-        """Takes one item each of as many lanes as there is room for, those whose turn it is; drops ended lanes."""
-        ended = [lane for lane in self._lanes if lane.inbox.ended]
-        if ended:
-            self._ended += ended
-            self._lanes = [lane for lane in self._lanes if lane not in ended]
-        offering = [lane for lane in self._lanes if len(lane.inbox) and lane.out < lane.room]
+        """Takes one item each of as many lanes as there is room for, those whose turn it is."""
+        lanes = self._lanes
+        offering = [lane for inbox in self._meeting.holding if (lane := lanes.get(inbox)) and lane.out < lane.room]
         if len(offering) > 1:
             offering.sort(key=lambda lane: (-lane.priority, lane.turn))
         taken = []
         for lane in offering[:room]:
-            item = lane.inbox.get(timeout_s=0)
-            if item is not None:
-                self._turns += 1
-                lane.turn = self._turns
-                lane.taken += 1
-                taken.append((lane, item))
+            self._turns += 1
+            lane.turn = self._turns
+            lane.taken += 1
+            taken.append((lane, lane.inbox.take()))
         for lane in offering[room:]:
             lane.passed_by += lane.priority < offering[room - 1].priority
         return taken
 
-    def _all_have_given(self, batch: list[tuple[Lane[T], T]]) -> bool:
-        given = {id(lane) for lane, _ in batch}
-        return all(id(lane) in given or lane.out >= lane.room for lane in self._lanes)
+    def _lanes_that_may_give(self, batch: list[tuple[Lane[T], T]]) -> int:
+        """Returns how many lanes have room and have given nothing to the batch."""
+        given = {lane for lane, _ in batch}
+        return sum(lane not in given and lane.out < lane.room for lane in self._lanes.values())

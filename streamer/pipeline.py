@@ -20,7 +20,7 @@ from streamer.draw import Annotator
 from streamer.errors import ConfigError, SinkError, SourceError, StreamerError
 from streamer.frame import Frame
 from streamer.outlet import Outlet
-from streamer.policy import Closed, Policy
+from streamer.policy import Closed, Meeting, Policy
 from streamer.report import RunError, RunReport, SourceReport
 from streamer.sinks.base import StopRequested
 from streamer.stats import StageTimes, Window
@@ -76,12 +76,12 @@ class Pipeline:
         """
         self._detector = detector
         self._times = StageTimes()
-        captured_changed = threading.Condition()
-        self._batcher: Batcher[Frame] = Batcher(detector.batch, batch_timeout_s, captured_changed)
+        captured = Meeting()
+        self._batcher: Batcher[Frame] = Batcher(detector.batch, batch_timeout_s, captured)
         self._detection = Detection(detector, self._batcher, self._times)
         self._shared = Shared(
             self._batcher,
-            captured_changed,
+            captured,
             self._times,
             Annotator(detector.labels),
             detector.prepare,

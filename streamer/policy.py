@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import threading
+import time
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -24,23 +25,58 @@ class Closed(Exception):
     """The hand-over has ended and holds nothing more."""
 
 
+class Meeting:
+    """Where the one consumer of several hand-overs waits for any of them; they share its lock.
+
+    Attributes:
+        lock: of all of its hand-overs.
+        holding: the hand-overs that hold something, in the order in which they began to; under the lock.
+        closed: those that were closed, until the consumer takes them out; under the lock.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.holding: dict[Handover[Any], None] = {}
+        self.closed: dict[Handover[Any], None] = {}
+        self._changed = threading.Condition(self.lock)
+        self._enough = 0
+
+    def wait(self, timeout_s: float | None = None, *, more: int = 1) -> None:
+        """Waits, with the lock held, until so many more hold something, until `wake`, or for `timeout_s`."""
+        self._enough = len(self.holding) + more
+        self._changed.wait(timeout_s)
+
+    def wake(self) -> None:
+        """Ends the consumer's waiting; with the lock held."""
+        self._changed.notify_all()
+
+    def begins_to_hold(self, handover: Handover[Any]) -> None:
+        """Notes that there is something to take where there was nothing; with the lock held."""
+        self.holding[handover] = None
+        if len(self.holding) >= self._enough:
+            self._changed.notify_all()
+
+
 class Handover(Generic[T]):
     """A bounded queue between two threads that carries its end, and the error that caused it.
 
-    Waiting is on conditions only, so `close` and `abort` wake both sides at once. Several hand-overs may share one
-    condition (`changed`), so that one consumer can wait for any of them.
+    Waiting is on conditions only, so `close` and `abort` wake both sides at once. Several hand-overs may have one
+    `Meeting`, so that one consumer can wait for any of them. Who waits for room is woken when there is some, and
+    nobody else.
 
     Attributes:
         policy: what `put` does when there is no room; only the producer may change it.
     """
 
-    def __init__(self, capacity: int, policy: Policy, changed: threading.Condition | None = None) -> None:
+    def __init__(self, capacity: int, policy: Policy, meeting: Meeting | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"wanted a capacity of at least 1, got {capacity}")
         self._capacity = capacity
         self.policy = policy
         self._items: deque[T] = deque()
-        self._changed = changed or threading.Condition()
+        self._meeting = meeting or Meeting()
+        self._lock = self._meeting.lock
+        self._emptier = threading.Condition(self._lock)
         self._closed = False
         self._dropped = 0
 
@@ -55,8 +91,7 @@ class Handover(Generic[T]):
     @property
     def ended(self) -> bool:
         """True once closed and empty."""
-        with self._changed:
-            return self._closed and not self._items
+        return self._closed and not self._items
 
     def put(self, item: T) -> T | None:
         """Hands `item` over, waiting for room under `Policy.EVERY_FRAME`.
@@ -67,14 +102,15 @@ class Handover(Generic[T]):
         Raises:
             Closed: if the hand-over was closed or aborted, also while waiting.
         """
-        with self._changed:
-            self.wait_for_room()
+        with self._lock:
+            self._await_room()
             displaced = None
             if len(self._items) >= self._capacity:
                 displaced = self._items.popleft()
                 self._dropped += 1
             self._items.append(item)
-            self._changed.notify_all()
+            if len(self._items) == 1:
+                self._meeting.begins_to_hold(self)
             return displaced
 
     def wait_for_room(self) -> None:
@@ -83,11 +119,14 @@ class Handover(Generic[T]):
         Raises:
             Closed: if the hand-over was closed or aborted, also while waiting.
         """
-        with self._changed:
-            if self.policy is Policy.EVERY_FRAME:
-                self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
-            if self._closed:
-                raise Closed
+        with self._lock:
+            self._await_room()
+
+    def _await_room(self) -> None:
+        while not self._closed and self.policy is Policy.EVERY_FRAME and len(self._items) >= self._capacity:
+            self._emptier.wait()
+        if self._closed:
+            raise Closed
 
     def get(self, timeout_s: float | None = None) -> T | None:
         """Takes the oldest item; returns None when none came within `timeout_s` (None waits for ever).
@@ -95,28 +134,49 @@ class Handover(Generic[T]):
         Raises:
             Closed: once the hand-over has ended and is empty.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._items, timeout_s)
+        with self._lock:
+            if not self._items and not self._closed and timeout_s != 0:
+                self._await_item(timeout_s)
             if self._items:
-                item = self._items.popleft()
-                self._changed.notify_all()
-                return item
+                return self.take()
             if self._closed:
                 raise Closed
             return None
 
+    def _await_item(self, timeout_s: float | None) -> None:
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self._items and not self._closed:
+            left_s = None if deadline_s is None else deadline_s - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return
+            self._meeting.wait(left_s)
+
+    def take(self) -> T:
+        """Takes the oldest item of a hand-over that holds one; for a consumer that holds the meeting's lock."""
+        item = self._items.popleft()
+        if not self._items:
+            del self._meeting.holding[self]
+        self._emptier.notify()
+        return item
+
     def close(self) -> None:
         """Ends the hand-over: what is in it can still be taken, nothing more can be put."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        with self._lock:
+            self._end()
 
     def abort(self) -> list[T]:
         """Ends the hand-over and returns what was in it; those items count as dropped."""
-        with self._changed:
-            self._closed = True
+        with self._lock:
             rest = list(self._items)
             self._dropped += len(rest)
             self._items.clear()
-            self._changed.notify_all()
+            self._meeting.holding.pop(self, None)
+            self._end()
             return rest
+
+    def _end(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._meeting.closed[self] = None
+        self._emptier.notify_all()
+        self._meeting.wake()

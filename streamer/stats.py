@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 _WINDOW = 4096
 _RATE_WINDOW_S = 2.0
@@ -19,13 +20,12 @@ class Window:
     def __init__(self, size: int = _WINDOW) -> None:
         self._values: deque[float] = deque(maxlen=size)
         self._max = float("-inf")
-        self._lock = threading.Lock()
 
     def add(self, value: float) -> None:
         """Adds one value; the oldest leaves when the window is full."""
-        with self._lock:
-            self._values.append(value)
-            self._max = max(self._max, value)
+        self._values.append(value)
+        if value > self._max:
+            self._max = value
 
     @classmethod
     def merged(cls, windows: Iterable[Window]) -> Window:
@@ -33,15 +33,13 @@ class Window:
         windows = list(windows)
         whole = cls(sum(window._values.maxlen or 0 for window in windows) or 1)
         for window in windows:
-            with window._lock:
-                whole._values.extend(window._values)
-                whole._max = max(whole._max, window._max)
+            whole._values.extend(window._values.copy())
+            whole._max = max(whole._max, window._max)
         return whole
 
     def percentiles(self, *wanted: float) -> tuple[float, ...] | None:
         """Returns the wanted percentiles (0 to 100), or None when nothing was added yet."""
-        with self._lock:
-            values = np.array(self._values)
+        values = self._now()
         return tuple(float(p) for p in np.percentile(values, wanted)) if values.size else None
 
     def summary(self) -> dict[str, float] | None:
@@ -49,8 +47,7 @@ class Window:
 
         The maximum is of all values ever added, the rest of those still in the window.
         """
-        with self._lock:
-            values = np.array(self._values)
+        values = self._now()
         if not values.size:
             return None
         p50, p95, p99 = np.percentile(values, (50, 95, 99))
@@ -61,6 +58,9 @@ class Window:
             "p99": float(p99),
             "max": self._max,
         }
+
+    def _now(self) -> npt.NDArray[np.float64]:
+        return np.array(self._values.copy(), np.float64)  # copied in one step, while others may add
 
 
 class Rate:

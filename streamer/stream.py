@@ -19,7 +19,7 @@ from streamer.frame import Frame
 from streamer.outlet import Delivery, Outlet
 from streamer.overlay import REFRESH_S, Overlay
 from streamer.pacing import Budget, Pacer
-from streamer.policy import Closed, Handover, Policy
+from streamer.policy import Closed, Handover, Meeting, Policy
 from streamer.report import SourceReport
 from streamer.sinks.base import Sink
 from streamer.sources.base import Source
@@ -67,7 +67,7 @@ class Shared:
 
     Attributes:
         batcher: takes captured frames to detection.
-        captured_changed: the batcher's condition.
+        captured: where the batcher waits for captured frames.
         times: of all stages.
         annotator: draws boxes.
         prepare: what the detector wants done with a frame by the thread that captured it.
@@ -78,7 +78,7 @@ class Shared:
     """
 
     batcher: Batcher[Frame]
-    captured_changed: threading.Condition
+    captured: Meeting
     times: StageTimes
     annotator: Annotator
     prepare: Callable[[Frame], None]
@@ -105,7 +105,7 @@ class Stream:
         self.source = plan.source
         self.policy = policy
         self.stats = StreamStats()
-        self.captured: Handover[Frame] = Handover(queued, policy, shared.captured_changed)
+        self.captured: Handover[Frame] = Handover(queued, policy, shared.captured)
         # There is room for all that the lane lets out, so that detection never waits for drawing.
         self.lane: Lane[Frame] = Lane(self.captured, plan.priority, shared.in_flight + queued)
         self.detected: Handover[tuple[Frame, Detections]] = Handover(self.lane.room, Policy.EVERY_FRAME)
