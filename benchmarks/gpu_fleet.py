@@ -8,24 +8,28 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
 
+from benchmarks.clips import repeat_clip
 from benchmarks.fleet_watch import NotedLines
 from benchmarks.gpu_nvdec import decoder_fps
 from benchmarks.table import markdown_table
 from streamer.detector import open_detector
 from streamer.detector.base import Detector
+from streamer.engines.base import available_cores
 from streamer.errors import StreamerError
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline, StreamPlan
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.base import Source
+from streamer.sources.processes import DecodingProcesses, processes_for
 
 WANTED_STREAMS, WANTED_P95_MS = 60, 100.0
 _WARM_UP_S = 3.0
@@ -82,14 +86,33 @@ def clip_fps(clip: Path) -> float:
         return float((len(stamps) - 1) / ((max(stamps) - min(stamps)) * (stream.time_base or 1)))
 
 
-def hold(clip: Path, detector: Detector, streams: int, seconds: float, folder: Path, gpu: int | None) -> Held:
-    """Runs so many streams of `clip` at its own speed and returns what they got."""
+def hold(
+    clip: Path, detector: Detector, streams: int, seconds: float, folder: Path, gpu: int | None, processes: int
+) -> Held:
+    """Runs so many streams of `clip` at its own speed, decoded by so many processes, and returns what they got."""
+    with DecodingProcesses(processes) if processes else nullcontext() as decoding:
+        open_one = partial(open_source, wait=False) if decoding is None else decoding.open
+        return _hold(clip, detector, streams, seconds, folder, gpu, open_one)
+
+
+def _hold(
+    clip: Path,
+    detector: Detector,
+    streams: int,
+    seconds: float,
+    folder: Path,
+    gpu: int | None,
+    open_one: Callable[..., Source],
+) -> Held:
     plans, sinks = [], []
     fps = clip_fps(clip)
+    options = SourceOptions(gpu=gpu, gpu_only=gpu is not None)
     with ExitStack() as stack:
-        for number in range(streams):
-            options = SourceOptions(gpu=gpu, gpu_only=gpu is not None)
-            source = stack.enter_context(open_source(str(clip), name=f"s{number}", options=options))
+        opened = [
+            stack.enter_context(open_one(str(clip), name=f"s{number}", options=options)) for number in range(streams)
+        ]
+        for number, source in enumerate(opened):
+            source.wait_ready()
             output = str(folder / f"{streams}-{number}.jsonl")
             sinks.append(stack.enter_context(NotedLines(Path(output), detector.labels, live=False)))
             late = LateStart(source, number / streams / fps)
@@ -131,10 +154,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.model, engine=options.engine, device=options.device, batch="auto", streams=max(options.streams)
             ) as detector,
         ):
-            alone = decoder_fps(options.clip, _DECODERS) if gpu is not None else float("nan")
+            clip = Path(folder, "long.mp4")
+            repeat_clip(options.clip, clip, options.repeat)
+            alone = decoder_fps(clip, _DECODERS) if gpu is not None else float("nan")
             held = []
             for streams in options.streams:
-                held.append(hold(options.clip, detector, streams, options.seconds, Path(folder), gpu))
+                processes = options.processes
+                if processes is None:
+                    processes = processes_for(streams, available_cores()) if gpu is not None else 0
+                held.append(hold(clip, detector, streams, options.seconds, Path(folder), gpu, processes))
                 print(held[-1], file=sys.stderr, flush=True)
             info = detector.info
     except StreamerError as error:
@@ -185,6 +213,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decode", choices=("gpu", "cpu"), default="gpu", help="who decodes; cpu is for a look at it")
     parser.add_argument("--streams", type=int, nargs="+", default=[15, 30, 60], metavar="N")
     parser.add_argument("--seconds", type=float, default=20.0, help=f"for each, of which {_WARM_UP_S:g} to warm up")
+    parser.add_argument("--processes", type=int, metavar="N", help="that decode; left out, as a run chooses")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="play the clip so many times over")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     return parser
 

@@ -42,8 +42,7 @@ def run(
     from streamer.pipeline import Pipeline
     from streamer.watch import Watcher
 
-    with ExitStack() as stack:
-        opener = Opener(config)
+    with Opener(config) as opener, ExitStack() as stack:
         sources = opener.sources(stack)
         several = len(sources) > 1
         live = opener.paced or any(source.info.live for source in sources)

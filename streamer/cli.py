@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N")
     add("--precision", choices=("auto", "f32", "bf16", "f16"), help="what a float model is computed in")
     add("--depth", type=int, metavar="N", help="frames in flight (default: 1 when live, else two a core)")
-    add("--batch", type=_batch, metavar="N|auto", help="frames of several sources in one go (default: auto, measured)")
+    add("--batch", type=_count, metavar="N|auto", help="frames of several sources in one go (default: auto, measured)")
     add("--batch-timeout", type=float, metavar="MS", help="how long a batch waits to become full (default 5)")
     add("--conf", type=float, metavar="0..1", help="least score to show (default 0.4)")
     add("--iou", type=float, metavar="0..1", help="overlap above which the weaker box goes (default 0.6)")
@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stall-timeout", type=float, metavar="SECONDS", help="silence after which a camera is lost (default 5)")
     add("--rtsp-transport", choices=("auto", "tcp", "udp"), help="default auto: TCP, UDP where that is refused")
     add("--decode", choices=("auto", "gpu", "cpu"), help="who decodes files and streams; default auto: a GPU that can")
+    add("--decode-processes", type=_count, metavar="N|auto", help="processes that decode (default: auto, 0 for few)")
     add("--segment", metavar="LENGTH", help="start a new video file every 10m, 1h, ...")
     add("--retain", metavar="AGE|SIZE", help="delete the oldest segments: keep 24h, or 50GB")
     add("--layout", choices=("tiled", "separate"), help="several sources in one window or video (default), or one each")
@@ -122,7 +123,7 @@ def _say_end(report: RunReport) -> None:
         log.warning("skipped %s", one_line(what))
 
 
-def _batch(text: str) -> int | str:
+def _count(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 

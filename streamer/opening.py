@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamer.closing import Closing
 from streamer.config import StreamConfig
 from streamer.errors import ConfigError, SourceError
 from streamer.policy import Policy
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
     from streamer.sinks.shared import SharedOutputs
     from streamer.sources import SourceInfo, SourceOptions
     from streamer.sources.base import Source
+    from streamer.sources.processes import DecodingProcesses
     from streamer.stream import StreamPlan
 
 log = logging.getLogger(__name__)
 
 
-class Opener:
+class Opener(Closing):
     """Makes the streams of one run. `sources` first, then `plans`, once each; then `plan_later`, on any thread.
+
+    Closing it, when the run is over, ends the processes that decode for it.
 
     Attributes:
         outputs: those of every source that has none of its own.
@@ -51,6 +55,7 @@ class Opener:
         self._infos: dict[str, SourceInfo] = {}
         self._begun: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._decoding = self._start_decoding()
 
     def sources(self, stack: ExitStack) -> list[Source]:
         """Opens all sources at once; `stack` closes them.
@@ -123,11 +128,32 @@ class Opener:
             if self._shared is not None:
                 self._shared.remove(name)
 
+    def close(self) -> None:
+        if self._decoding is not None:
+            self._decoding.close()
+
+    def _start_decoding(self) -> DecodingProcesses | None:
+        """Starts the processes that are to decode videos, if any."""
+        from streamer.engines.base import available_cores
+        from streamer.sources import is_video, split_name
+        from streamer.sources.processes import DecodingProcesses, processes_for
+
+        count = self._config.decode_processes
+        if count == "auto":
+            videos = sum(is_video(split_name(argument)[1]) for argument in self._config.source)
+            count = processes_for(videos, available_cores()) if self._options.gpu is not None else 0
+        if not count:
+            return None
+        log.info("videos are decoded in %d processes", count)
+        return DecodingProcesses(count)
+
     def _open(self, config: StreamConfig, argument: str) -> Source:
-        from streamer.sources import open_source, split_name
+        from streamer.sources import is_video, open_source, split_name
 
         name, uri = split_name(argument)
         wanted = replace(self._options, freshest=config.wishes_of(name or "").policy != "every-frame")
+        if self._decoding is not None and is_video(uri):
+            return self._decoding.open(uri, name=name, options=wanted)
         return open_source(uri, name=name, options=wanted, wait=False)
 
     def _check_outputs(self, config: StreamConfig) -> None:

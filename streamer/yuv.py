@@ -7,6 +7,7 @@ from the planes, boxes are drawn on the planes, and the encoder takes them as th
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import av
 import cv2
@@ -79,6 +80,12 @@ class Yuv420:
             np.copyto(target, source)
         return copied
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Lets a picture go to another process: its planes and tags, copied."""
+        frame = self.av_frame
+        tags = (frame.pts, frame.time_base, frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc)
+        return _from_parts, (frame.format.name, tuple(np.ascontiguousarray(p) for p in (self.y, self.u, self.v)), tags)
+
     def bgr_resized(self, size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """Returns the picture as BGR at another size, (h, w, 3) uint8.
 
@@ -100,6 +107,20 @@ def take_tags(frame: av.VideoFrame, of: av.VideoFrame) -> None:
         frame.time_base = of.time_base
     frame.colorspace, frame.color_range = of.colorspace, of.color_range
     frame.color_primaries, frame.color_trc = of.color_primaries, of.color_trc
+
+
+def _from_parts(format_name: str, planes: tuple[_Plane, _Plane, _Plane], tags: tuple[Any, ...]) -> Yuv420:
+    """Returns a picture made of what `Yuv420.__reduce__` says."""
+    height, width = planes[0].shape
+    frame = av.VideoFrame(width, height, format_name)
+    pts, time_base, frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc = tags
+    frame.pts = pts
+    if time_base is not None:
+        frame.time_base = time_base
+    made = Yuv420(frame, writable=True)
+    for source, target in zip(planes, (made.y, made.u, made.v), strict=True):
+        np.copyto(target, source)
+    return Yuv420(frame)
 
 
 def _view(plane: av.video.plane.VideoPlane, writable: bool) -> _Plane:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,49 @@ from streamer.cuda.gpu import Gpu
 from streamer.cuda.status import checking
 
 
-class DeviceBuffer:
-    """Device memory.
+class DeviceMemory:
+    """Device memory, whoever it belongs to.
 
     Attributes:
-        address: of its first byte; aligned to 256 bytes.
+        gpu: where it is.
+        address: of its first byte.
         nbytes: its size.
     """
+
+    def __init__(self, gpu: Gpu, address: int, nbytes: int) -> None:
+        self.gpu = gpu
+        self.address = address
+        self.nbytes = nbytes
+
+    def write(self, array: npt.NDArray[Any]) -> None:
+        """Copies a contiguous host array to the beginning of the memory, and waits for it.
+
+        Raises:
+            ValueError: if it doesn't fit or isn't contiguous.
+            EngineError: if the copy fails.
+        """
+        import pycuda.driver as drv
+
+        _check_fit(array, self.nbytes)
+        with self.gpu.active(), checking("copy to the GPU"):
+            drv.memcpy_htod(self.address, array)
+
+    def read(self, array: npt.NDArray[Any]) -> None:
+        """Fills a contiguous host array from the beginning of the buffer, and waits for it.
+
+        Raises:
+            ValueError: if the array is larger than the buffer or isn't contiguous.
+            EngineError: if the copy fails.
+        """
+        import pycuda.driver as drv
+
+        _check_fit(array, self.nbytes)
+        with self.gpu.active(), checking("copy from the GPU"):
+            drv.memcpy_dtoh(array, self.address)
+
+
+class DeviceBuffer(DeviceMemory):
+    """Device memory of our own, aligned to 256 bytes."""
 
     def __init__(self, gpu: Gpu, nbytes: int, *, zeroed: bool = True) -> None:
         """Allocates memory.
@@ -36,44 +73,16 @@ class DeviceBuffer:
             self._memory: Any = drv.mem_alloc(nbytes)
             if zeroed:
                 drv.memset_d8(int(self._memory), 0, nbytes)
-        self._gpu = gpu
-        self.address = int(self._memory)
-        self.nbytes = nbytes
+        super().__init__(gpu, int(self._memory), nbytes)
         gpu.device_bytes += nbytes
-
-    def write(self, array: npt.NDArray[Any]) -> None:
-        """Copies a contiguous host array to the beginning of the buffer, and waits for it.
-
-        Raises:
-            ValueError: if it doesn't fit or isn't contiguous.
-            EngineError: if the copy fails.
-        """
-        import pycuda.driver as drv
-
-        _check_fit(array, self.nbytes)
-        with self._gpu.active(), checking("copy to the GPU"):
-            drv.memcpy_htod(self.address, array)
-
-    def read(self, array: npt.NDArray[Any]) -> None:
-        """Fills a contiguous host array from the beginning of the buffer, and waits for it.
-
-        Raises:
-            ValueError: if the array is larger than the buffer or isn't contiguous.
-            EngineError: if the copy fails.
-        """
-        import pycuda.driver as drv
-
-        _check_fit(array, self.nbytes)
-        with self._gpu.active(), checking("copy from the GPU"):
-            drv.memcpy_dtoh(array, self.address)
 
     def free(self) -> None:
         """Frees the memory. Safe to call twice."""
         if self._memory is not None:
-            with self._gpu.active(), checking("free GPU memory"):
+            with self.gpu.active(), checking("free GPU memory"):
                 self._memory.free()
             self._memory = None
-            self._gpu.device_bytes -= self.nbytes
+            self.gpu.device_bytes -= self.nbytes
 
 
 class Surface(DeviceBuffer):
@@ -81,6 +90,7 @@ class Surface(DeviceBuffer):
 
     Attributes:
         written: event, recorded behind what writes the picture; readers wait for it.
+        on_free: called before the memory is freed, for who has lent it to others.
     """
 
     def __init__(self, gpu: Gpu, nbytes: int) -> None:
@@ -94,15 +104,27 @@ class Surface(DeviceBuffer):
         super().__init__(gpu, nbytes, zeroed=False)
         with gpu.active(), checking("make an event"):
             self.written: Any = drv.Event(drv.event_flags.DISABLE_TIMING)
+        self.on_free: Callable[[], None] | None = None
+
+    def wait(self) -> None:
+        """Waits until the picture is written.
+
+        Raises:
+            EngineError: if writing it failed.
+        """
+        with self.gpu.active(), checking("wait for a picture"):
+            self.written.synchronize()
 
     def read(self, array: npt.NDArray[Any]) -> None:
-        """Waits until the picture is written, and copies it; see `DeviceBuffer.read`."""
-        with self._gpu.active(), checking("wait for a picture"):
-            self.written.synchronize()
+        """Waits until the picture is written, and copies it; see `DeviceMemory.read`."""
+        self.wait()
         super().read(array)
 
     def free(self) -> None:
-        with self._gpu.active():
+        on_free, self.on_free = self.on_free, None
+        if on_free is not None:
+            on_free()
+        with self.gpu.active():
             self.written = None
         super().free()
 

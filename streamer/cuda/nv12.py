@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streamer.cuda.lending import Borrowed
 from streamer.cuda.memory import Surface
 from streamer.cuda.picture import PICTURE_DTYPE, PixelFormat, describe_transform
 from streamer.cuda.staging import Loan
@@ -29,19 +30,25 @@ class Nv12(DevicePixels):
         size_wh: width and height in pixels, both even.
         matrix: which YUV matrix the planes were made with.
         full_range: True when luma spans 0..255, False when 16..235.
+        tags: a picture with the same colour tags and pixel format.
+        surface: its memory.
     """
 
-    def __init__(self, loan: Loan[Surface], size_wh: tuple[int, int], tags: Yuv420) -> None:
+    def __init__(self, loan: Loan[Surface] | Loan[Borrowed], size_wh: tuple[int, int], tags: Yuv420) -> None:
         """Takes the memory, the size, and any picture with the same colour tags and pixel format."""
         self.size_wh = size_wh
         self.matrix = tags.matrix
         self.full_range = tags.full_range
+        self.tags = tags
         self._loan = loan
-        self._tags = tags.av_frame
+
+    @property
+    def surface(self) -> Surface | Borrowed:
+        return self._loan.buffer
 
     @property
     def written(self) -> Any:
-        """The event behind which the picture is complete."""
+        """The event behind which the picture is complete; None where it is."""
         return self._loan.buffer.written
 
     def describe(self, letterbox: Letterbox) -> npt.NDArray[np.void]:
@@ -61,8 +68,9 @@ class Nv12(DevicePixels):
         width, height = self.size_wh
         copied = np.empty((height * 3 // 2, width), np.uint8)
         self._loan.buffer.read(copied)
-        frame = av.VideoFrame(width, height, self._tags.format.name)
-        take_tags(frame, self._tags)
+        tags = self.tags.av_frame
+        frame = av.VideoFrame(width, height, tags.format.name)
+        take_tags(frame, tags)
         planes = Yuv420(frame, writable=True)
         planes.y[...] = copied[:height]
         chroma = copied[height:].reshape(height // 2, width // 2, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import sys
 import threading
 from collections import deque
@@ -11,15 +12,24 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
+from streamer.cuda.memory import DeviceBuffer, DeviceMemory, PinnedBuffer
 from streamer.cuda.picture import Layout
 from streamer.frame import Frame
 from streamer.letterbox import Letterbox
 
 Buffer = TypeVar("Buffer", bound=DeviceBuffer | PinnedBuffer)
+Memory = TypeVar("Memory", bound=DeviceMemory | PinnedBuffer)
 
 
-class BufferPool(Generic[Buffer]):
+class Lender(abc.ABC, Generic[Memory]):
+    """What memory comes from and goes back to."""
+
+    @abc.abstractmethod
+    def give_back(self, buffer: Memory) -> None:
+        """Takes a buffer back; on any thread."""
+
+
+class BufferPool(Lender[Buffer]):
     """Buffers of one kind, at most `limit`, made when first needed and kept. Any thread may use it."""
 
     def __init__(self, make: Callable[[int], Buffer], limit: int, *, emptied: Callable[[], None] | None = None) -> None:
@@ -92,16 +102,16 @@ class BufferPool(Generic[Buffer]):
             emptied()
 
 
-class Loan(Generic[Buffer]):
+class Loan(Generic[Memory]):
     """A buffer taken from a pool, given back by `end`, or at the latest with the last reference to this.
 
     Attributes:
         buffer: the pool's; not to be used after `end`.
     """
 
-    def __init__(self, pool: BufferPool[Buffer], buffer: Buffer) -> None:
-        self.buffer: Buffer = buffer
-        self._pool: BufferPool[Buffer] | None = pool
+    def __init__(self, pool: Lender[Memory], buffer: Memory) -> None:
+        self.buffer: Memory = buffer
+        self._pool: Lender[Memory] | None = pool
 
     def end(self) -> None:
         """Gives the buffer back. Safe to call twice."""

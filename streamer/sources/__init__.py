@@ -13,7 +13,7 @@ from streamer.sources.cameras import cameras
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.uri import default_name, redact, split_name
 
-__all__ = ["Source", "SourceInfo", "SourceOptions", "list_sources", "open_source", "redact", "split_name"]
+__all__ = ["Source", "SourceInfo", "SourceOptions", "is_video", "list_sources", "open_source", "redact", "split_name"]
 
 _SAMPLE_PATH = Path(__file__).parent.parent / "data" / "sample.mp4"
 
@@ -46,6 +46,11 @@ def open_source(
             source.close()
             raise
     return source
+
+
+def is_video(uri: str) -> bool:
+    """Whether `uri` is a video file or a stream: something that is read as packets and decoded."""
+    return next(kind for kind in _KINDS if kind.takes(uri)).is_video
 
 
 def list_sources() -> list[str]:
@@ -121,14 +126,21 @@ class _Kind:
     takes: Callable[[str], bool]
     open: Callable[[str, str, SourceOptions], Source]
     help: str = ""
+    is_video: bool = False
 
 
+_SCHEMES = ", ".join(f"{scheme}://" for scheme in uris.STREAM_SCHEMES)
 # The first that takes a URI opens it.
 _KINDS = (
     _Kind(lambda uri: uri == uris.SAMPLE, _open_sample, "sample       the packaged clip"),
     _Kind(uris.is_camera, _open_camera, "0            a camera's number, or /dev/video0"),
-    _Kind(uris.is_stream, _open_stream, f"URL          a stream: {', '.join(f'{s}://' for s in uris.STREAM_SCHEMES)}"),
+    _Kind(
+        uris.is_stream,
+        _open_stream,
+        f"URL          a stream: {', '.join(f'{s}://' for s in uris.STREAM_SCHEMES)}",
+        True,
+    ),
     _Kind(lambda uri: uris.scheme_of(uri) not in (None, "file"), _refuse_scheme),
     _Kind(uris.is_pictures, _open_pictures, "image.jpg    a picture, a folder/ of them, or a pattern such as '*.jpg'"),
-    _Kind(lambda uri: True, _open_file, "clip.mp4     a video file in any format that PyAV opens"),
+    _Kind(lambda uri: True, _open_file, "clip.mp4     a video file in any format that PyAV opens", is_video=True),
 )

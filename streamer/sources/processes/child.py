@@ -1,0 +1,250 @@
+"""The process that reads and decodes sources for a run: ``python -m streamer.sources.processes.child``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from streamer.errors import SourceError, StreamerError
+from streamer.frame import Frame
+from streamer.sources import open_source
+from streamer.sources.base import Source
+from streamer.sources.processes import messages
+from streamer.sources.processes.board import Board
+
+if TYPE_CHECKING:
+    from streamer.cuda.lending import Slots
+    from streamer.cuda.nv12 import Nv12
+
+log = logging.getLogger(__name__)
+
+AHEAD, AHEAD_LIVE = 4, 2
+"""Frames that may be decoded, and not yet taken by the run. Few, so that they are young when they are taken."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _LONGER = 0.001, 0.02, 1.5
+_LOOK_S = 0.1
+
+Say = Callable[[object], None]
+
+
+class Child:
+    """Serves one run until its connection closes."""
+
+    def __init__(self, connection: Connection, board: Board) -> None:
+        """Takes the connection to the run, and its counters."""
+        self._connection, self._board = connection, board
+        self._outbox: queue.SimpleQueue[tuple[object, Callable[[], None] | None]] = queue.SimpleQueue()
+        self._hosted: dict[int, _Hosted] = {}
+        self._slots: Slots | None = None
+
+    def serve(self) -> None:
+        """Does what it is told; returns when the run has gone."""
+        for body in (self._send, self._look_around):
+            threading.Thread(target=_or_die, args=(body,), name=body.__name__, daemon=True).start()
+        while True:
+            try:
+                message = self._connection.recv()
+            except (EOFError, OSError):
+                return
+            if isinstance(message, messages.Open):
+                self._hosted[message.number] = _Hosted(message, self._board, self._say, self._take_slots)
+            elif isinstance(message, messages.Begin):
+                self._hosted[message.number].begin()
+            elif isinstance(message, messages.LetGo):
+                self._hosted[message.number].let_go()
+
+    def _say(self, message: object, ready: Callable[[], None] | None = None) -> None:
+        self._outbox.put((message, ready))
+
+    def _take_slots(self) -> Slots:
+        if self._slots is None:
+            from streamer.cuda.lending import Slots
+
+            self._slots = Slots(self._board.returned)
+        return self._slots
+
+    def _send(self) -> None:
+        """Sends what is to be said, as much as there is at once; a picture only when it is written."""
+        while True:
+            sayings = []
+            next_one: tuple[object, Callable[[], None] | None] | None = self._outbox.get()
+            while next_one is not None:
+                message, ready = next_one
+                if ready is not None:
+                    ready()
+                sayings.append(message)
+                try:
+                    next_one = self._outbox.get_nowait()
+                except queue.Empty:
+                    next_one = None
+            try:
+                self._connection.send(sayings)
+            except OSError:
+                return
+
+    def _look_around(self) -> None:
+        """Tells what has changed, and lets go what was given back, a few times a second."""
+        while True:
+            time.sleep(_LOOK_S)
+            for number, hosted in list(self._hosted.items()):
+                if hosted.look():
+                    del self._hosted[number]
+                    self._say(messages.Gone(number))
+
+
+class _Hosted:
+    """One source, on a thread of its own."""
+
+    def __init__(
+        self, wanted: messages.Open, board: Board, say: Callable[..., None], slots: Callable[[], Slots]
+    ) -> None:
+        self._wanted, self._board, self._say, self._take_slots = wanted, board, say, slots
+        self._number = wanted.number
+        self._begun, self._is_let_go = threading.Event(), threading.Event()
+        self._lock = threading.Lock()
+        self._source: Source | None = None
+        self._given = 0
+        self._looks: tuple[object, object] = (None, None)
+        self._lending: Any = None
+        self._told: tuple[object, messages.Status] | None = None
+        self._has_ended = False
+        threading.Thread(target=self._run, name=f"host {wanted.name}", daemon=True).start()
+
+    def begin(self) -> None:
+        """Has the frames given."""
+        self._begun.set()
+
+    def let_go(self) -> None:
+        """Ends the source; returns at once."""
+        self._is_let_go.set()
+        self._begun.set()
+        source = self._source
+        if source is not None:
+            source.interrupt()
+
+    def look(self) -> bool:
+        """Tells what has changed; returns True once the source has ended and nothing of it is lent any more."""
+        with self._lock:
+            if self._lending is not None:
+                self._lending.take_back()
+            if self._has_ended:
+                return self._lending is None or not self._lending.out
+        source = self._source
+        if source is not None:
+            now = (source.info, self._status(source))
+            if now != self._told:
+                self._told = now
+                self._say(messages.Told(self._number, *now))
+        return False
+
+    def _run(self) -> None:
+        error: StreamerError | None = None
+        status = messages.Status()
+        try:
+            wanted = self._wanted
+            with open_source(wanted.uri, name=wanted.name, options=wanted.options, wait=False) as source:
+                self._source = source
+                if self._is_let_go.is_set():  # before it was there to be interrupted
+                    source.interrupt()
+                self._open(source)
+                self._begun.wait()
+                try:
+                    self._give_all(source)
+                finally:
+                    status = self._status(source)
+        except StreamerError as failed:
+            error = failed
+        except Exception as failed:
+            error = SourceError(f"source {self._wanted.name!r} failed: {type(failed).__name__}: {failed}")
+        self._say(messages.Ended(self._number, error, status))
+        with self._lock:
+            self._has_ended = True
+
+    def _open(self, source: Source) -> None:
+        try:
+            source.wait_ready()
+        except SourceError as error:
+            if not source.info.live:
+                raise
+            self._say(messages.Refused(self._number, source.info, error))
+        else:
+            self._say(messages.Opened(self._number, source.info, self._status(source)))
+
+    def _give_all(self, source: Source) -> None:
+        frames = iter(source)
+        while self._wait_for_room(source) and (frame := next(frames, None)) is not None:
+            self._given += 1
+            self._give(frame)
+
+    def _wait_for_room(self, source: Source) -> bool:
+        """Waits until the run has taken what was given, but a few; returns False when the source was let go."""
+        ahead = AHEAD_LIVE if source.info.live else AHEAD
+        pause_s = _FIRST_PAUSE_S
+        while self._given - int(self._board.taken[self._number]) >= ahead:
+            if self._is_let_go.wait(pause_s):
+                break
+            pause_s = min(_LONGEST_PAUSE_S, pause_s * _LONGER)
+        return not self._is_let_go.is_set()
+
+    def _give(self, frame: Frame) -> None:
+        pixels: Any = frame.pixels
+        if not hasattr(pixels, "surface"):
+            self._say(messages.Copied(self._number, frame))
+            return
+        picture: Nv12 = pixels
+        surface: Any = picture.surface
+        with self._lock:
+            if self._lending is None:
+                from streamer.cuda.lending import Lending
+
+                self._lending = Lending(
+                    self._take_slots(),
+                    lambda slot, handle: self._say(messages.Lent(slot, handle)),
+                    lambda slot: self._say(messages.Freed(slot)),
+                )
+            slot, turn = self._lending.lend(surface, picture)
+        if (picture.tags, picture.size_wh) != self._looks:
+            self._looks = (picture.tags, picture.size_wh)
+            self._say(messages.Looks(self._number, picture.size_wh, picture.tags))
+        given = messages.Given(self._number, slot, turn, frame.index, frame.pts_s, frame.captured_at_s)
+        self._say(given, surface.wait)
+
+    def _status(self, source: Source) -> messages.Status:
+        lost_s = source.lost_s
+        lost_at_s = None if lost_s is None else round(time.perf_counter() - lost_s, 2)  # the same at each look
+        return messages.Status(lost_at_s, source.reconnects, source.passed_over, source.damaged, source.skipped)
+
+
+def _or_die(body: Callable[[], None]) -> None:
+    """Ends the process where a thread fails without which the others are of no use; the run then hears of it."""
+    try:
+        body()
+    except BaseException as error:
+        log.error("decoding failed: %s", error)
+        os._exit(1)
+
+
+def main() -> None:
+    """Serves the run that started this process."""
+    parser = argparse.ArgumentParser(prog="python -m streamer.sources.processes.child", description=__doc__)
+    parser.add_argument("connection", type=int, help="descriptor of the socket to the run")
+    parser.add_argument("board", type=int, help="descriptor of the memory shared with it")
+    parser.add_argument("log_level", type=int)
+    options = parser.parse_args()
+    logging.basicConfig(level=options.log_level, format="%(levelname)s: %(message)s")
+    for number in (signal.SIGINT, signal.SIGTERM):  # the run ends first, and then its connection
+        signal.signal(number, signal.SIG_IGN)
+    Child(Connection(options.connection), Board(options.board)).serve()
+    os._exit(0)  # whatever still hangs in a driver or library
+
+
+if __name__ == "__main__":
+    main()
