@@ -104,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             repeat_clip(options.clip, clip, options.repeat)
             for count in options.sources:
                 decoder_fps(options.clip, count)
-                alone, whole = [], {processes: [] for processes in options.processes}
+                alone: list[float] = []
+                whole: dict[int, list[float]] = {processes: [] for processes in options.processes}
                 for _ in range(options.rounds):
                     alone.append(decoder_fps(clip, count))
                     for processes, got in whole.items():
