@@ -102,4 +102,4 @@ class Detection:
             if lane in busy:
                 continue
             self._batcher.forget(lane)
-            self._streams.pop(lane).detected.close()
+            self._streams.pop(lane).end_detected()

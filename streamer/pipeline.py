@@ -26,6 +26,7 @@ from streamer.sinks.base import StopRequested
 from streamer.stats import StageTimes, Window
 from streamer.stream import Shared, Stream
 from streamer.stream import StreamPlan as StreamPlan
+from streamer.writers import Writers
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Pipeline:
         captured = Meeting()
         self._batcher: Batcher[Frame] = Batcher(detector.batch, batch_timeout_s, captured)
         self._detection = Detection(detector, self._batcher, self._times)
+        self._writers = Writers(self._launch_writer, self._fail)
         self._shared = Shared(
             self._batcher,
             captured,
@@ -89,6 +91,7 @@ class Pipeline:
             1 if len(plans) > detector.depth else 2,  # of many, enough wait, and more would not stay in the cache
             max_frames,
             f"{detector.info.name} {detector.info.precision}" if overlay else None,
+            self._writers,
         )
         self._stop = threading.Event()
         self._aborted = False
@@ -97,7 +100,7 @@ class Pipeline:
         self._error: BaseException | None = None
         self._on_poll = on_poll
         self._lock = threading.RLock()
-        self._is_running = False
+        self._is_running = self._is_bulk = False
         self._threads: dict[threading.Thread, Stream | None] = {}
         self._mains: list[tuple[Stream, Outlet]] = []
         self._past: deque[_Past] = deque(maxlen=_PAST_KEPT)
@@ -177,10 +180,10 @@ class Pipeline:
         deadline_s = self._began_s + duration_s if duration_s is not None else None
         with self._lock:
             self._is_running = True
+            self._is_bulk = all(stream.policy is Policy.EVERY_FRAME for stream in self._streams)
             for stream in self._streams:
                 self._start(stream)
-            bulk = all(stream.policy is Policy.EVERY_FRAME for stream in self._streams)
-            self._launch("detect", self._detection.run, None, bulk=bulk)
+            self._launch("detect", self._detection.run, None, bulk=self._is_bulk)
         try:
             self._serve(deadline_s)
         except BaseException as error:
@@ -188,6 +191,7 @@ class Pipeline:
         finally:
             for stream, outlet in self._mains:
                 self._close(stream, outlet)
+            self._writers.close()
             stuck = _join(self._alive())
         if stuck:
             log.warning("left behind, as it doesn't answer: %s", ", ".join(stuck))
@@ -238,10 +242,11 @@ class Pipeline:
 
     def _start(self, stream: Stream) -> None:
         name, bulk = stream.name, stream.policy is Policy.EVERY_FRAME
-        self._launch(f"capture {name}", lambda: stream.run_capture(self._stop), stream, bulk=bulk)
-        only = stream.only_outlet
-        if only is not None:
-            self._launch(f"write {only.name}", lambda: stream.run_only(only), stream, bulk=bulk)
+        if stream.is_served:
+            self._writers.add(stream)
+        if not stream.feed():
+            self._launch(f"capture {name}", lambda: stream.run_capture(self._stop), stream, bulk=bulk)
+        if stream.is_served:
             return
         self._launch(f"draw {name}", stream.run_draw, stream, bulk=bulk)
         for outlet in stream.outlets:
@@ -249,6 +254,10 @@ class Pipeline:
                 self._mains.append((stream, outlet))
             else:
                 self._launch(f"write {outlet.name}", lambda o=outlet: stream.run_outlet(o), stream, bulk=bulk)  # type: ignore[misc]
+
+    def _launch_writer(self, name: str, body: Callable[[], None]) -> None:
+        with self._lock:
+            self._launch(name, body, None, bulk=self._is_bulk)
 
     def _launch(self, name: str, body: Callable[[], None], stream: Stream | None, *, bulk: bool) -> None:
         thread = threading.Thread(target=self._guarded, args=(body, bulk), name=name, daemon=True)
@@ -296,6 +305,7 @@ class Pipeline:
             if not mains:
                 for thread in self._alive()[:1]:
                     thread.join(_POLL_S)
+            self._writers.look_after()
             self._forget_removed()
             if self._on_poll is not None:
                 self._on_poll(self)
@@ -336,9 +346,9 @@ class Pipeline:
 
     def _is_over(self) -> bool:
         """Whether nobody waits for a frame any more; a source that says nothing would otherwise hold the run up."""
-        if self._mains:
+        if self._mains or self._writers.unfinished:
             return False
-        only_captures = all(thread.name.startswith("capture ") for thread in self._alive())
+        only_captures = all(thread.name.startswith(("capture ", "serve ")) for thread in self._alive())
         return only_captures and all(stream.captured.ended for stream in self.streams)
 
     def _forget_removed(self) -> None:
@@ -346,7 +356,7 @@ class Pipeline:
         if not any(stream.is_removed for stream in self._streams):
             return
         with self._lock:
-            busy = {*self._threads.values(), *(stream for stream, _ in self._mains)}
+            busy = {*self._threads.values(), *(stream for stream, _ in self._mains), *self._writers.unfinished}
             for stream in [stream for stream in self._streams if stream.is_removed and stream not in busy]:
                 self._streams.remove(stream)
                 self._past_processed += stream.stats.processed

@@ -21,9 +21,10 @@ from streamer.overlay import REFRESH_S, Overlay
 from streamer.pacing import Budget, Pacer
 from streamer.policy import Closed, Handover, Meeting, Policy
 from streamer.report import SourceReport
-from streamer.sinks.base import Sink
-from streamer.sources.base import Source
+from streamer.sinks.base import Sink, closing_on_error
+from streamer.sources.base import FedSource, Source, Taker
 from streamer.stats import StageTimes, StreamStats
+from streamer.writers import Job, Writers
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Shared:
         queued: most captured frames of a stream that wait for detection where none may be dropped.
         max_frames: frames to process of each source, then stop.
         overlay_head: engine and precision for the overlay; None draws no overlay.
+        writers: serve streams that have no threads of their own behind detection.
     """
 
     batcher: Batcher[Frame]
@@ -86,12 +88,17 @@ class Shared:
     queued: int
     max_frames: int | None
     overlay_head: str | None
+    writers: Writers
 
 
-class Stream:
+class Stream(Job, Taker):
     """A source with its policy, counts and outlets; each `run_*` method is the body of one thread.
 
+    A source that brings its frames has no thread: it calls `take`. A stream whose only output draws nothing has none
+    behind detection: `serve` is called when there is something to write.
+
     Attributes:
+        name: the source's.
         lane: its way into the detector's batches.
         is_removed: whether it was asked to end before its source did.
         error: why its source failed.
@@ -103,6 +110,10 @@ class Stream:
         fresh = policy is Policy.FRESHEST
         queued = 1 if fresh else shared.queued
         self.source = plan.source
+        self.name = plan.source.info.name
+        self._feeder = plan.source if isinstance(plan.source, FedSource) else None
+        if self._feeder is not None and not fresh:
+            queued = max(queued, self._feeder.ahead)  # so that `take` never waits
         self.policy = policy
         self.stats = StreamStats()
         self.captured: Handover[Frame] = Handover(queued, policy, shared.captured)
@@ -117,7 +128,7 @@ class Stream:
             for name, sink in plan.sinks
         ]
         self.is_removed = False
-        self.error: SourceError | None = None
+        self.error: StreamerError | None = None
         self._shared = shared
         self._times = shared.times
         self._paced = plan.paced
@@ -126,11 +137,6 @@ class Stream:
         self._found = Detections.empty()
         self._passed_by = 0
         self._overlay = Overlay(self, shared.overlay_head)
-
-    @property
-    def name(self) -> str:
-        """The source's name."""
-        return self.source.info.name
 
     @property
     def dropped(self) -> int:
@@ -156,6 +162,7 @@ class Stream:
 
     def run_capture(self, stop: threading.Event) -> None:
         """Reads the source to its end, or until it fails (see `error`), and hands frames to detection."""
+        error: StreamerError | None = None
         try:
             frames = iter(self.source)
             pacer = Pacer() if self._paced else None
@@ -168,22 +175,49 @@ class Stream:
                 self._times.add("capture", (time.perf_counter() - began) * 1e3)
                 if pacer is not None:
                     frame = pacer.wait(frame, stop)
-                budget = self._budget
-                if budget is not None and not budget.allows(frame.pts_s):
-                    self.stats.count_captured(frame.captured_at_s)
-                    self.stats.dropped_early += 1
-                    continue
-                self._shared.prepare(frame)
-                self._offer(frame)
+                self._accept(frame)
                 if self._has_enough():
                     break
         except Closed:
             pass
-        except SourceError as error:
-            self.error = error
+        except SourceError as failed:
+            error = failed
         finally:
-            self.source.close()
-            self.captured.close()
+            self.source_ended(error)
+
+    def feed(self) -> bool:
+        """Has the source bring its frames, where it can; returns whether it does, and needs no `run_capture`."""
+        if self._feeder is None:
+            return False
+        self._feeder.feed(self, paced=self._paced)
+        return True
+
+    def take(self, frame: Frame, capture_ms: float) -> None:
+        self._times.add("capture", capture_ms)
+        try:
+            is_offered = self._accept(frame)
+        except Closed:
+            return
+        if self._feeder is not None and not (is_offered and self.policy is Policy.EVERY_FRAME):
+            self._feeder.count_taken()
+        if self._has_enough():
+            self.end()
+
+    def source_ended(self, error: StreamerError | None) -> None:
+        self.error = self.error or error
+        self.source.close()
+        self.captured.close()
+
+    def _accept(self, frame: Frame) -> bool:
+        """Hands a frame on to detection if the budget allows it; returns whether it did."""
+        budget = self._budget
+        if budget is not None and not budget.allows(frame.pts_s):
+            self.stats.count_captured(frame.captured_at_s)
+            self.stats.dropped_early += 1
+            return False
+        self._shared.prepare(frame)
+        self._offer(frame)
+        return True
 
     def _offer(self, frame: Frame) -> None:
         """Hands a frame to detection; one that is dropped for it gave way if its lane was passed by meanwhile."""
@@ -200,6 +234,8 @@ class Stream:
 
     def is_detected(self, frame: Frame) -> bool:
         """Whether the detector is to see the next frame in order, rather than have it `hold` the last boxes."""
+        if self._feeder is not None and self.policy is Policy.EVERY_FRAME:
+            self._feeder.count_taken()
         self._offered += 1
         return (self._offered - 1) % self._detect_every == 0
 
@@ -211,6 +247,7 @@ class Stream:
         """
         self._found = detections
         self.detected.put((frame, detections))
+        self._shared.writers.ready(self)
 
     def hold(self, frame: Frame) -> None:
         """Hands on a frame that the detector hasn't seen, with the boxes of the last one that it has.
@@ -219,30 +256,45 @@ class Stream:
             Closed: if the run was aborted.
         """
         self.detected.put((frame, self._found.held()))
+        self._shared.writers.ready(self)
+
+    def end_detected(self) -> None:
+        """Lets what was detected reach the outputs, which are finished then: no more comes."""
+        self.detected.close()
+        self._shared.writers.ready(self)
 
     @property
-    def only_outlet(self) -> Outlet | None:
-        """The one output of a stream that draws nothing and needs no other thread: `run_only` serves it, else None."""
-        if len(self.outlets) != 1 or self.outlets[0].sink.needs_pixels or self.outlets[0].sink.main_thread:
-            return None
-        return self.outlets[0]
+    def is_served(self) -> bool:
+        """Whether the stream draws nothing and needs no thread behind detection: `serve` does the rest."""
+        return len(self.outlets) == 1 and not (self.outlets[0].sink.needs_pixels or self.outlets[0].sink.main_thread)
 
-    def run_only(self, outlet: Outlet) -> None:
-        """Writes every frame to the only sink, and closes it at the end, or when it fails; spares the draw thread."""
-        frames = self._taken_off()
-        try:
-            with outlet.sink:
-                for frame, detections in frames:
+    def serve(self) -> bool:
+        """Writes what was detected to the only sink, and closes it at the end, or when it fails."""
+        (outlet,) = self.outlets
+        while True:
+            try:
+                taken = self.detected.get(timeout_s=0)
+            except Closed:
+                if outlet.error is None:
+                    self._close_only(outlet)
+                return True
+            if taken is None:
+                return False
+            self._shared.batcher.release(self.lane)
+            if outlet.error is not None:
+                continue  # detected already; nobody is left to have it
+            frame, detections = taken
+            try:
+                with closing_on_error(outlet.sink):
                     self.deliver(outlet, Delivery(frame, frame, detections, 1))
+            except SinkError as error:
+                self.give_up(outlet, error)
+
+    def _close_only(self, outlet: Outlet) -> None:
+        try:
+            outlet.sink.close()
         except SinkError as error:
             self.give_up(outlet, error)
-            for _ in self._taken_off():
-                pass  # detected already; nobody is left to have it
-
-    def _taken_off(self) -> Iterator[tuple[Frame, Detections]]:
-        for taken in _taken(self.detected):
-            self._shared.batcher.release(self.lane)
-            yield taken
 
     def run_draw(self) -> None:
         """Draws what sinks want to see and hands each frame to every sink that works."""
@@ -357,6 +409,7 @@ class Stream:
         self.source.interrupt()
         self.captured.abort()
         self.detected.abort()
+        self._shared.writers.ready(self)
         for outlet in self.outlets:
             outlet.inbox.abort()
 

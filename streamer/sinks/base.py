@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -74,6 +76,19 @@ class Sink(abc.ABC):
             if error is None:
                 raise
             log.warning("%s", failed)  # the first error is the one to tell
+
+
+@contextlib.contextmanager
+def closing_on_error(sink: Sink) -> Iterator[None]:
+    """Closes a sink when the block fails; what that says is only logged: the first error is the one to tell."""
+    try:
+        yield
+    except BaseException:
+        try:
+            sink.close()
+        except SinkError as failed:
+            log.warning("%s", failed)
+        raise
 
 
 class StopRequested(Exception):

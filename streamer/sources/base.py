@@ -6,8 +6,10 @@ import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from streamer.closing import Closing
+from streamer.errors import StreamerError
 from streamer.frame import Frame
 
 
@@ -91,6 +93,39 @@ class Source(Closing):
     def skipped(self) -> tuple[str, ...]:
         """What the source had to pass over so far, one short phrase each (a damaged picture's name, for instance)."""
         return ()
+
+
+class Taker(Protocol):
+    """Who is brought a source's frames, all on one thread; must not wait."""
+
+    def take(self, frame: Frame, capture_ms: float) -> None:
+        """Takes the next frame, which took the source so long."""
+
+    def source_ended(self, error: StreamerError | None) -> None:
+        """No more come: the source has ended, or failed."""
+
+
+class FedSource(Source):
+    """A source that can bring its frames on a thread that serves many sources, so that none has to wait for them.
+
+    Attributes:
+        ahead: most frames brought that `count_taken` wasn't called for.
+    """
+
+    ahead: int
+
+    @abc.abstractmethod
+    def feed(self, taker: Taker, *, paced: bool) -> None:
+        """Begins to bring frames, in place of iterating; returns at once.
+
+        Args:
+            taker: who has them.
+            paced: whether each is to come at its own time, counted from the first, and counts as captured then.
+        """
+
+    @abc.abstractmethod
+    def count_taken(self) -> None:
+        """Says that there is room for one more frame; on one thread at a time."""
 
 
 def damage_phrase(damaged: int) -> str:
