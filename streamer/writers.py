@@ -37,7 +37,7 @@ class Writers:
     """Serves jobs that say when they are ready: one thread as long as none holds it up, else more.
 
     Waking a thread costs more than most of these jobs. So the frames of a batch are all written by the thread that was
-    woken for the first of them; where it is held up in one job (a disk or a reader that blocks), the others get another.
+    woken for the first of them; where a job holds it up (a disk or a reader that blocks), the others get another.
     """
 
     def __init__(self, start: Callable[[str, Callable[[], None]], None], fail: Callable[[BaseException], None]) -> None:

@@ -10,6 +10,9 @@ import numpy as np
 SOURCES = 4096
 SLOTS = 65536
 
+AHEAD, AHEAD_LIVE = 4, 2
+"""Frames that may be decoded, and not yet taken by the run. Few, so that they are young when they are taken."""
+
 
 class Board:
     """Memory that two processes share. Each counter is written by the parent only, and one value is never torn.

@@ -7,27 +7,26 @@ import logging
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from streamer.errors import SourceError, StreamerError
 from streamer.frame import Frame
+from streamer.pacing import Pacer
 from streamer.sources import open_source
 from streamer.sources.base import Source
 from streamer.sources.processes import messages
-from streamer.sources.processes.board import Board
+from streamer.sources.processes.board import AHEAD, AHEAD_LIVE, Board
+from streamer.sources.processes.wire import Wire
 
 if TYPE_CHECKING:
     from streamer.cuda.lending import Slots
     from streamer.cuda.nv12 import Nv12
 
 log = logging.getLogger(__name__)
-
-AHEAD, AHEAD_LIVE = 4, 2
-"""Frames that may be decoded, and not yet taken by the run. Few, so that they are young when they are taken."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _LONGER = 0.001, 0.02, 1.5
 _LOOK_S = 0.1
@@ -38,9 +37,9 @@ Say = Callable[[object], None]
 class Child:
     """Serves one run until its connection closes."""
 
-    def __init__(self, connection: Connection, board: Board) -> None:
-        """Takes the connection to the run, and its counters."""
-        self._connection, self._board = connection, board
+    def __init__(self, wire: Wire, board: Board) -> None:
+        """Takes the wire to the run, and its counters."""
+        self._wire, self._board = wire, board
         self._outbox: queue.SimpleQueue[tuple[object, Callable[[], None] | None]] = queue.SimpleQueue()
         self._hosted: dict[int, _Hosted] = {}
         self._slots: Slots | None = None
@@ -51,15 +50,19 @@ class Child:
             threading.Thread(target=_or_die, args=(body,), name=body.__name__, daemon=True).start()
         while True:
             try:
-                message = self._connection.recv()
+                received = self._wire.receive()
             except (EOFError, OSError):
                 return
-            if isinstance(message, messages.Open):
-                self._hosted[message.number] = _Hosted(message, self._board, self._say, self._take_slots)
-            elif isinstance(message, messages.Begin):
-                self._hosted[message.number].begin()
-            elif isinstance(message, messages.LetGo):
-                self._hosted[message.number].let_go()
+            for message in received:
+                self._take(message)
+
+    def _take(self, message: object) -> None:
+        if isinstance(message, messages.Open):
+            self._hosted[message.number] = _Hosted(message, self._board, self._say, self._take_slots)
+        elif isinstance(message, messages.Begin):
+            self._hosted[message.number].begin(paced=message.paced)
+        elif isinstance(message, messages.LetGo) and message.number in self._hosted:
+            self._hosted[message.number].let_go()
 
     def _say(self, message: object, ready: Callable[[], None] | None = None) -> None:
         self._outbox.put((message, ready))
@@ -72,21 +75,13 @@ class Child:
         return self._slots
 
     def _send(self) -> None:
-        """Sends what is to be said, as much as there is at once; a picture only when it is written."""
+        """Sends what is to be said; a picture only when it is written."""
         while True:
-            sayings = []
-            next_one: tuple[object, Callable[[], None] | None] | None = self._outbox.get()
-            while next_one is not None:
-                message, ready = next_one
-                if ready is not None:
-                    ready()
-                sayings.append(message)
-                try:
-                    next_one = self._outbox.get_nowait()
-                except queue.Empty:
-                    next_one = None
+            message, ready = self._outbox.get()
+            if ready is not None:
+                ready()
             try:
-                self._connection.send(sayings)
+                self._wire.send(message)
             except OSError:
                 return
 
@@ -111,6 +106,7 @@ class _Hosted:
         self._begun, self._is_let_go = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._source: Source | None = None
+        self._pacer: Pacer | None = None
         self._given = 0
         self._looks: tuple[object, object] = (None, None)
         self._lending: Any = None
@@ -118,8 +114,9 @@ class _Hosted:
         self._has_ended = False
         threading.Thread(target=self._run, name=f"host {wanted.name}", daemon=True).start()
 
-    def begin(self) -> None:
-        """Has the frames given."""
+    def begin(self, *, paced: bool) -> None:
+        """Has the frames given, each at its own time where they are paced."""
+        self._pacer = Pacer() if paced else None
         self._begun.set()
 
     def let_go(self) -> None:
@@ -180,9 +177,16 @@ class _Hosted:
 
     def _give_all(self, source: Source) -> None:
         frames = iter(source)
-        while self._wait_for_room(source) and (frame := next(frames, None)) is not None:
+        while self._wait_for_room(source):
+            began = time.perf_counter()
+            frame = next(frames, None)
+            if frame is None:
+                return
+            capture_ms = (time.perf_counter() - began) * 1e3
+            if self._pacer is not None:
+                frame = self._pacer.wait(frame, self._is_let_go)
             self._given += 1
-            self._give(frame)
+            self._give(frame, capture_ms)
 
     def _wait_for_room(self, source: Source) -> bool:
         """Waits until the run has taken what was given, but a few; returns False when the source was let go."""
@@ -194,10 +198,10 @@ class _Hosted:
             pause_s = min(_LONGEST_PAUSE_S, pause_s * _LONGER)
         return not self._is_let_go.is_set()
 
-    def _give(self, frame: Frame) -> None:
+    def _give(self, frame: Frame, capture_ms: float) -> None:
         pixels: Any = frame.pixels
         if not hasattr(pixels, "surface"):
-            self._say(messages.Copied(self._number, frame))
+            self._say(messages.Copied(self._number, frame, capture_ms))
             return
         picture: Nv12 = pixels
         surface: Any = picture.surface
@@ -214,7 +218,8 @@ class _Hosted:
         if (picture.tags, picture.size_wh) != self._looks:
             self._looks = (picture.tags, picture.size_wh)
             self._say(messages.Looks(self._number, picture.size_wh, picture.tags))
-        given = messages.Given(self._number, slot, turn, frame.index, frame.pts_s, frame.captured_at_s)
+        where = (self._number, slot, turn)
+        given = messages.Given(*where, frame.index, frame.pts_s, frame.captured_at_s, capture_ms)
         self._say(given, surface.wait)
 
     def _status(self, source: Source) -> messages.Status:
@@ -242,7 +247,7 @@ def main() -> None:
     logging.basicConfig(level=options.log_level, format="%(levelname)s: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):  # the run ends first, and then its connection
         signal.signal(number, signal.SIG_IGN)
-    Child(Connection(options.connection), Board(options.board)).serve()
+    Child(Wire(socket.socket(fileno=options.connection)), Board(options.board)).serve()
     os._exit(0)  # whatever still hangs in a driver or library
 
 

@@ -1,4 +1,4 @@
-"""What a run and its decoding processes say to each other, in lists, over one socket each, in order."""
+"""What a run and its decoding processes say to each other, over a `Wire` each, in order."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ class Open(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """To the process: give the source's frames."""
+    """To the process: give the source's frames, each at its own time where they are paced."""
 
     number: int
+    paced: bool
 
 
 class LetGo(NamedTuple):
@@ -95,6 +96,7 @@ class Given(NamedTuple):
     frame_index: int
     pts_s: float
     captured_at_s: float
+    capture_ms: float
 
 
 class Copied(NamedTuple):
@@ -102,6 +104,7 @@ class Copied(NamedTuple):
 
     number: int
     frame: Frame
+    capture_ms: float
 
 
 class Told(NamedTuple):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import selectors
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from streamer.sources.options import SourceOptions
 from streamer.sources.processes import messages
 from streamer.sources.processes.board import SOURCES, Board
 from streamer.sources.processes.remote import RemoteSource, gone
+from streamer.sources.processes.wire import Wire
 from streamer.sources.uri import default_name, is_stream, redact
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 _SOURCES_EACH = 16
 _WORTH_IT = 4
 _PATIENCE_S = 2.0
+_LEAST_BETWEEN_S = 0.002
 
 
 def processes_for(videos: int, cores: int) -> int:
@@ -51,7 +54,7 @@ def is_possible() -> bool:
 
 
 class DecodingProcesses(Closing):
-    """Some processes that read and decode sources for this one."""
+    """Some processes that read and decode sources for this one, and the thread that hears what they say."""
 
     def __init__(self, count: int) -> None:
         """Starts them, and returns at once.
@@ -62,9 +65,13 @@ class DecodingProcesses(Closing):
         if not is_possible():
             raise ConfigError(f"decoding processes need Linux, this is {sys.platform}: use --decode-processes 0")
         self._processes: list[_Process] = []
+        self._selector = selectors.DefaultSelector()
+        self._thread = threading.Thread(target=self._hear, name="hear", daemon=True)
         try:
             for _ in range(count):
-                self._processes.append(_Process())
+                self._processes.append(process := _Process())
+                self._selector.register(process, selectors.EVENT_READ)
+            self._thread.start()
         except BaseException:
             self.close()
             raise
@@ -79,10 +86,27 @@ class DecodingProcesses(Closing):
             process.end()
         for process in self._processes:
             process.wait()
+        if self._thread.is_alive():
+            self._thread.join(_PATIENCE_S)
+        for process in self._processes:
+            process.let_go()
+
+    def _hear(self) -> None:
+        """Hands on what they say until none lives. Not at once where much is said: each waking costs more than it."""
+        while self._selector.get_map():
+            woken_s = time.perf_counter()
+            for key, _ in self._selector.select():
+                process = key.fileobj
+                assert isinstance(process, _Process)
+                if not process.hear():
+                    self._selector.unregister(process)
+            rest_s = _LEAST_BETWEEN_S - (time.perf_counter() - woken_s)
+            if rest_s > 0:
+                time.sleep(rest_s)
 
 
 class _Process:
-    """One of them, and the thread that hears what it says."""
+    """One of them."""
 
     def __init__(self) -> None:
         with ExitStack() as stack:
@@ -91,7 +115,7 @@ class _Process:
             descriptor = Board.new()
             stack.callback(os.close, descriptor)
             self._board = Board(descriptor)
-            self._connection = Connection(ours.detach())
+            self._wire = Wire(ours)
             path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
             arguments = (theirs.fileno(), descriptor, logging.getLogger().getEffectiveLevel())
             self._popen = subprocess.Popen(
@@ -104,8 +128,10 @@ class _Process:
         self._lock = threading.Lock()
         self._ending = False
         self._borrower: Borrower | None = None
-        self._thread = threading.Thread(target=self._hear, name=f"hear {self._popen.pid}", daemon=True)
-        self._thread.start()
+
+    def fileno(self) -> int:
+        """Returns the descriptor on which it says something."""
+        return self._wire.fileno()
 
     @property
     def load(self) -> int:
@@ -130,10 +156,7 @@ class _Process:
     def end(self) -> None:
         """Has it end; returns at once."""
         self._ending = True
-        try:
-            socket.socket(fileno=os.dup(self._connection.fileno())).shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it is gone already
+        self._wire.end()
 
     def wait(self) -> None:
         """Waits for its end, not for ever."""
@@ -142,25 +165,26 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._popen.kill()
             self._popen.wait()
-        self._thread.join(_PATIENCE_S)
-        with self._lock:
-            self._connection.close()
+
+    def let_go(self) -> None:
+        """Frees what this process has of it, once nobody hears it any more."""
+        self._wire.close()
         if self._borrower is not None:
             self._borrower.close()
 
     def _say(self, message: object) -> None:
-        with self._lock:
-            try:
-                self._connection.send(message)
-            except OSError:
-                pass  # it is gone: `_hear` says so
+        try:
+            self._wire.send(message)
+        except OSError:
+            pass  # it is gone: `hear` says so
 
-    def _hear(self) -> None:
+    def hear(self) -> bool:
+        """Hands on what it has said; returns False once it is gone, which its sources are told."""
         error: StreamerError | None = None
         try:
-            while True:
-                for message in self._connection.recv():
-                    self._take(message)
+            for message in self._wire.receive():
+                self._take(message)
+            return True
         except (EOFError, OSError):
             pass
         except StreamerError as failed:  # a picture can't be mapped
@@ -168,12 +192,13 @@ class _Process:
             self._popen.kill()
         for source in list(self._sources.values()):
             source.ended(None if self._ending else error or gone(source.info, self._how_it_ended()))
+        return False
 
     def _take(self, message: object) -> None:
         if isinstance(message, messages.Given):
             self._sources[message.number].lent(message, self._borrowing().borrow(message.slot, message.turn))
         elif isinstance(message, messages.Copied):
-            self._sources[message.number].arrive(message.frame)
+            self._sources[message.number].arrive(message.frame, message.capture_ms)
         elif isinstance(message, messages.Told):
             self._sources[message.number].told(message.info, message.status)
         elif isinstance(message, messages.Lent):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from streamer.errors import SourceError, StreamerError
 from streamer.frame import Frame
 from streamer.policy import Closed, Handover, Policy
-from streamer.sources.base import Source, SourceInfo
+from streamer.sources.base import FedSource, SourceInfo, Taker
+from streamer.sources.processes.board import AHEAD
 from streamer.sources.processes.messages import Begin, Given, LetGo, Looks, Status
 
 if TYPE_CHECKING:
@@ -20,14 +21,12 @@ if TYPE_CHECKING:
     from streamer.cuda.lending import Borrowed
     from streamer.cuda.staging import Loan
 
-_MOST_WAITING = 64  # far more than the other process decodes ahead: `arrive` never waits
 
-
-class RemoteSource(Source):
+class RemoteSource(FedSource):
     """Frames of a source in another process; what it says of itself is up to a tenth of a second old.
 
-    The run's side: `wait_ready`, iterating and the rest of `Source`. The other process's: methods that take what it
-    says, called on one thread.
+    The run's side: `wait_ready`, `feed` and the rest of `Source`. The other process's: methods that take what it says,
+    called on one thread.
     """
 
     def __init__(
@@ -42,11 +41,14 @@ class RemoteSource(Source):
             taken: where to say how many frames were taken.
         """
         self.info = info
+        self.ahead = AHEAD
         self._number, self._send, self._taken = number, send, taken
-        self._frames: Handover[Frame] = Handover(_MOST_WAITING, Policy.EVERY_FRAME)
-        self._answered = threading.Event()
+        self._taker: Taker | None = None
+        self._answered, self._is_let_go = threading.Event(), False
         self._refusal: StreamerError | None = None
         self._error: StreamerError | None = None
+        self._has_ended = False
+        self._lock = threading.Lock()  # between the source's end and who wants to be told of it
         self._status = Status()
         self._looks: Looks | None = None
 
@@ -62,27 +64,34 @@ class RemoteSource(Source):
         if error is not None:
             raise error
 
+    def feed(self, taker: Taker, *, paced: bool) -> None:
+        with self._lock:
+            self._taker = taker
+            has_ended = self._has_ended
+        if has_ended:
+            taker.source_ended(self._error)
+        else:
+            self._send(Begin(self._number, paced))
+
+    def count_taken(self) -> None:
+        self._taken[self._number] += 1
+
     def __iter__(self) -> Iterator[Frame]:
         """Yields the frames, in order.
 
         Raises:
             SourceError: when the source, or the process, breaks off.
         """
-        self._send(Begin(self._number))
-        while True:
-            try:
-                frame = self._frames.get()
-            except Closed:
-                break
-            if frame is not None:
-                self._taken[self._number] += 1
-                yield frame
-        if self._error is not None:
-            raise self._error
+        inbox = _Inbox(self.ahead)
+        self.feed(inbox, paced=False)
+        for frame in inbox.frames():
+            self.count_taken()
+            yield frame
 
     def interrupt(self) -> None:
-        self._send(LetGo(self._number))
-        self._frames.abort()
+        if not self._is_let_go:
+            self._is_let_go = True
+            self._send(LetGo(self._number))
 
     def close(self) -> None:
         self.interrupt()
@@ -132,22 +141,53 @@ class RemoteSource(Source):
 
         assert self._looks is not None, "the process tells how pictures look before it gives the first"
         pixels = Nv12(loan, self._looks.size_wh, self._looks.tags)
-        self.arrive(Frame(pixels, self.info.name, given.frame_index, given.pts_s, given.captured_at_s))
+        frame = Frame(pixels, self.info.name, given.frame_index, given.pts_s, given.captured_at_s)
+        self.arrive(frame, given.capture_ms)
 
-    def arrive(self, frame: Frame) -> None:
+    def arrive(self, frame: Frame, capture_ms: float) -> None:
         """A frame came."""
-        try:
-            self._frames.put(frame)
-        except Closed:
-            pass  # it was let go
+        if self._taker is not None and not self._is_let_go:
+            self._taker.take(frame, capture_ms)
 
     def ended(self, error: StreamerError | None, status: Status | None = None) -> None:
         """No more will come."""
-        self._error = self._error or error
+        with self._lock:
+            if self._has_ended:
+                return
+            self._has_ended = True
+            self._error = error
+            taker = self._taker
         if status is not None:
             self._status = status
-        self._frames.close()
         self._answered.set()
+        if taker is not None:
+            taker.source_ended(error)
+
+
+class _Inbox(Taker):
+    """Takes frames for who iterates."""
+
+    def __init__(self, ahead: int) -> None:
+        self._frames: Handover[Frame] = Handover(ahead, Policy.EVERY_FRAME)
+        self._error: StreamerError | None = None
+
+    def take(self, frame: Frame, capture_ms: float) -> None:
+        self._frames.put(frame)
+
+    def source_ended(self, error: StreamerError | None) -> None:
+        self._error = error
+        self._frames.close()
+
+    def frames(self) -> Iterator[Frame]:
+        while True:
+            try:
+                frame = self._frames.get()
+            except Closed:
+                if self._error is not None:
+                    raise self._error from None
+                return
+            if frame is not None:
+                yield frame
 
 
 def gone(info: SourceInfo, how: str) -> SourceError:
