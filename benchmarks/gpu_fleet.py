@@ -28,7 +28,7 @@ from streamer.errors import StreamerError
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline, StreamPlan
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.base import Source
+from streamer.sources.base import FedSource, Source, Taker
 from streamer.sources.processes import DecodingProcesses, processes_for
 
 WANTED_STREAMS, WANTED_P95_MS = 60, 100.0
@@ -42,16 +42,18 @@ class Held:
 
     Attributes:
         streams: how many, each at `fps`.
+        processes: that decode; 0 is the one that detects.
         fps: frames a second of one.
         delivered_fps: frames a second that reached their JSON lines, of all together.
         dropped: frames that didn't, after the warm-up.
         dropped_before: frames that didn't, in the warm-up.
         p50_ms, p95_ms, p99_ms, worst_ms: from a frame's own time to the end of its line, after the warm-up.
         worst_stream_p95_ms: of the stream that has the highest.
-        cores: processor cores used.
+        cores: processor cores used by the process that detects.
     """
 
     streams: int
+    processes: int
     fps: float
     delivered_fps: float
     dropped: int
@@ -78,6 +80,31 @@ class LateStart(Source):
         self._source.close()
 
 
+class LateFeed(FedSource):
+    """The same for a source that brings its frames."""
+
+    def __init__(self, source: FedSource, wait_s: float) -> None:
+        self.info, self.ahead = source.info, source.ahead
+        self._source, self._wait_s = source, wait_s
+
+    def feed(self, taker: Taker, *, paced: bool) -> None:
+        timer = threading.Timer(self._wait_s, lambda: self._source.feed(taker, paced=paced))
+        timer.daemon = True
+        timer.start()
+
+    def count_taken(self) -> None:
+        self._source.count_taken()
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self._source)
+
+    def interrupt(self) -> None:
+        self._source.interrupt()
+
+    def close(self) -> None:
+        self._source.close()
+
+
 def clip_fps(clip: Path) -> float:
     """Returns the rate of a clip's pictures by their own time stamps: what a file says of its rate may be wrong."""
     with av.open(str(clip)) as container:
@@ -92,7 +119,7 @@ def hold(
     """Runs so many streams of `clip` at its own speed, decoded by so many processes, and returns what they got."""
     with DecodingProcesses(processes) if processes else nullcontext() as decoding:
         open_one = partial(open_source, wait=False) if decoding is None else decoding.open
-        return _hold(clip, detector, streams, seconds, folder, gpu, open_one)
+        return _hold(clip, detector, streams, seconds, folder, gpu, processes, open_one)
 
 
 def _hold(
@@ -102,6 +129,7 @@ def _hold(
     seconds: float,
     folder: Path,
     gpu: int | None,
+    processes: int,
     open_one: Callable[..., Source],
 ) -> Held:
     plans, sinks = [], []
@@ -115,7 +143,8 @@ def _hold(
             source.wait_ready()
             output = str(folder / f"{streams}-{number}.jsonl")
             sinks.append(stack.enter_context(NotedLines(Path(output), detector.labels, live=False)))
-            late = LateStart(source, number / streams / fps)
+            wait_s = number / streams / fps
+            late = LateFeed(source, wait_s) if isinstance(source, FedSource) else LateStart(source, wait_s)
             plans.append(StreamPlan(late, [(output, sinks[-1])], paced=True))
         stack.pop_all()
     pipeline = Pipeline(plans, detector, overlay=False)
@@ -137,7 +166,7 @@ def _hold(
     latencies = np.array([ms for of_stream in of_streams for ms in of_stream])
     p50, p95, p99, worst = (float(p) for p in np.percentile(latencies, (50, 95, 99, 100)))
     return Held(
-        streams, fps, len(latencies) / (to_s - from_s), after - before, before, p50, p95, p99, worst,
+        streams, processes, fps, len(latencies) / (to_s - from_s), after - before, before, p50, p95, p99, worst,
         max(float(np.percentile(of_stream, 95)) for of_stream in of_streams if of_stream),
         (cpu_to_s - cpu_from_s) / (to_s - from_s),
     )  # fmt: skip
@@ -181,6 +210,7 @@ def table(held: Sequence[Held], decoders_fps: float) -> str:
     rows = [
         (
             str(each.streams),
+            str(each.processes),
             f"{each.delivered_fps:.0f} of {each.streams * each.fps:.0f}",
             str(each.dropped),
             f"{each.p50_ms:.1f}",
@@ -192,8 +222,10 @@ def table(held: Sequence[Held], decoders_fps: float) -> str:
         )
         for each in held
     ]
-    head = ("streams", "frames a second", "dropped", "p50 ms", "p95 ms", "p99 ms", "worst ms", "worst stream's p95 ms",
-            "cores")  # fmt: skip
+    head = (
+        "streams", "processes", "frames a second", "dropped", "p50 ms", "p95 ms", "p99 ms", "worst ms",
+        "worst stream's p95 ms", "cores",
+    )  # fmt: skip
     fps = held[0].fps
     good = [each.streams for each in held if not each.dropped and each.p95_ms < WANTED_P95_MS]
     return (
