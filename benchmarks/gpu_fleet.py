@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import tempfile
@@ -157,9 +158,11 @@ def _hold(
             marks.append((time.perf_counter(), dropped, time.process_time()))
 
     watcher = threading.Thread(target=watch)
+    gc.freeze()  # as a run does
     began_s = time.perf_counter()
     watcher.start()
     pipeline.run(seconds + 0.5)
+    gc.unfreeze()
     watcher.join()
     (from_s, before, cpu_from_s), (to_s, after, cpu_to_s) = marks
     of_streams = [[one.latency_ms for one in sink.got if from_s <= one.at_s < to_s] for sink in sinks]

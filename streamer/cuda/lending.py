@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceMemory, Surface
 from streamer.cuda.staging import Lender, Loan
 from streamer.cuda.status import checking
+
+_MANY = 32
 
 
 class Handle(NamedTuple):
@@ -186,7 +189,7 @@ class Lending:
         """
         self._slots, self._on_lent, self._on_freed = slots, on_lent, on_freed
         self._slot_of: dict[Surface, int] = {}
-        self._out: list[tuple[int, int, object]] = []
+        self._out: deque[tuple[int, int, object]] = deque()
 
     @property
     def out(self) -> int:
@@ -214,9 +217,12 @@ class Lending:
         return slot, turn
 
     def take_back(self) -> None:
-        """Lets go of the pictures that were given back."""
-        returned = self._slots.returned
-        self._out = [each for each in self._out if returned[each[0]] != each[1]]
+        """Lets go of the pictures that were given back, nearly always in the order in which they were lent."""
+        returned, out = self._slots.returned, self._out
+        while out and returned[out[0][0]] == out[0][1]:
+            out.popleft()
+        if len(out) > _MANY:
+            self._out = deque(each for each in out if returned[each[0]] != each[1])
 
     def _forget(self, surface: Surface) -> None:
         slot = self._slot_of.pop(surface)

@@ -10,8 +10,8 @@ import numpy as np
 SOURCES = 4096
 SLOTS = 65536
 
-AHEAD, AHEAD_LIVE = 4, 2
-"""Frames that may be decoded, and not yet taken by the run. Few, so that they are young when they are taken."""
+AHEAD, AHEAD_LIVE = 16, 2
+"""Frames that may be decoded, and not yet taken by the run: of a file as many as a batch, of a camera no old ones."""
 
 
 class Board:

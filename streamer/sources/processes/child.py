@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import queue
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _LONGER = 0.001, 0.02, 1.5
 _LOOK_S = 0.1
+_LEAST_BETWEEN_S = 0.001
 
 Say = Callable[[object], None]
 
@@ -75,15 +77,19 @@ class Child:
         return self._slots
 
     def _send(self) -> None:
-        """Sends what is to be said; a picture only when it is written."""
+        """Sends what is to be said, a picture only when it is written; what comes in quick succession goes together."""
         while True:
-            message, ready = self._outbox.get()
-            if ready is not None:
-                ready()
+            said = [self._outbox.get()]
+            while not self._outbox.empty():
+                said.append(self._outbox.get())
+            for _, ready in said:
+                if ready is not None:
+                    ready()
             try:
-                self._wire.send(message)
+                self._wire.send(*(message for message, _ in said))
             except OSError:
                 return
+            time.sleep(_LEAST_BETWEEN_S)
 
     def _look_around(self) -> None:
         """Tells what has changed, and lets go what was given back, a few times a second."""
@@ -247,6 +253,7 @@ def main() -> None:
     logging.basicConfig(level=options.log_level, format="%(levelname)s: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):  # the run ends first, and then its connection
         signal.signal(number, signal.SIG_IGN)
+    gc.freeze()  # what is there stays
     Child(Wire(socket.socket(fileno=options.connection)), Board(options.board)).serve()
     os._exit(0)  # whatever still hangs in a driver or library
 

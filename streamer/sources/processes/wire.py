@@ -24,15 +24,18 @@ class Wire:
         """Returns the descriptor that is readable when there is something to receive."""
         return self._socket.fileno()
 
-    def send(self, message: object) -> None:
-        """Sends an object.
+    def send(self, *messages: object) -> None:
+        """Sends objects, in one go.
 
         Raises:
             OSError: if the other end is gone.
         """
-        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        parts: list[bytes] = []
+        for message in messages:
+            data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+            parts += (_LENGTH.pack(len(data)), data)
         with self._lock:
-            self._socket.sendall(_LENGTH.pack(len(data)) + data)
+            self._socket.sendall(b"".join(parts))
 
     def receive(self) -> list[object]:
         """Waits until something comes, and until it is whole, and returns it: at least one object.
