@@ -18,12 +18,12 @@ from streamer.policy import Policy
 from streamer.sinks.options import SinkOptions
 
 if TYPE_CHECKING:
+    from streamer.plan import StreamPlan
     from streamer.sinks.base import Sink
     from streamer.sinks.shared import SharedOutputs
     from streamer.sources import SourceInfo, SourceOptions
     from streamer.sources.base import Source
     from streamer.sources.processes import DecodingProcesses
-    from streamer.stream import StreamPlan
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class Opener(Closing):
         )
 
     def _plan(self, config: StreamConfig, source: Source, stack: ExitStack) -> StreamPlan:
-        from streamer.stream import StreamPlan
+        from streamer.plan import StreamPlan
 
         name = source.info.name
         wishes = config.wishes_of(name)

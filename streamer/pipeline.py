@@ -20,12 +20,13 @@ from streamer.draw import Annotator
 from streamer.errors import ConfigError, SinkError, SourceError, StreamerError
 from streamer.frame import Frame
 from streamer.outlet import Outlet
+from streamer.plan import Shared
+from streamer.plan import StreamPlan as StreamPlan
 from streamer.policy import Closed, Meeting, Policy
 from streamer.report import RunError, RunReport, SourceReport
 from streamer.sinks.base import StopRequested
 from streamer.stats import StageTimes, Window
-from streamer.stream import Shared, Stream
-from streamer.stream import StreamPlan as StreamPlan
+from streamer.stream import Stream
 from streamer.writers import Writers
 
 log = logging.getLogger(__name__)

@@ -5,90 +5,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 
-from streamer.batcher import Batcher, Lane
+from streamer.batcher import Lane
 from streamer.detections import Detections
-from streamer.draw import Annotator
 from streamer.errors import SinkError, SourceError, StreamerError
 from streamer.frame import Frame
 from streamer.outlet import Delivery, Outlet
 from streamer.overlay import REFRESH_S, Overlay
 from streamer.pacing import Budget, Pacer
-from streamer.policy import Closed, Handover, Meeting, Policy
+from streamer.plan import Shared, StreamPlan
+from streamer.policy import Closed, Handover, Policy
 from streamer.report import SourceReport
-from streamer.sinks.base import Sink, closing_on_error
-from streamer.sources.base import FedSource, Source, Taker
-from streamer.stats import StageTimes, StreamStats
-from streamer.writers import Job, Writers
+from streamer.sinks.base import closing_on_error
+from streamer.sources.base import FedSource, Taker
+from streamer.stats import StreamStats
+from streamer.writers import Job
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _RECORDER_ROOM = 8  # frames a live source's file may be behind by: encoders and disks have their moments
 _NO_PICTURE = np.full((720, 1280, 3), 32, np.uint8)
-
-
-@dataclass(frozen=True)
-class StreamPlan:
-    """One source and what is to become of its frames.
-
-    Attributes:
-        source: an open source; the pipeline closes it.
-        sinks: open outputs by the name they have in the report; the pipeline closes them.
-        policy: what happens to frames that detection has no time for; None is freshest for live sources (and paced
-            ones), every-frame for the rest.
-        paced: whether frames wait for their own time.
-        priority: where not all streams can be served, those of higher priority are served first.
-        max_fps: frames to take of the source in a second, by its own time; None takes all.
-        detect_every: the detector sees each so-manieth frame taken; the others are given the last one's boxes.
-    """
-
-    source: Source
-    sinks: Sequence[tuple[str, Sink]]
-    policy: Policy | None = None
-    paced: bool = False
-    priority: int = 0
-    max_fps: float | None = None
-    detect_every: int = 1
-
-    def chosen_policy(self) -> Policy:
-        """Returns the policy in force."""
-        live = self.source.info.live or self.paced
-        return self.policy or (Policy.FRESHEST if live else Policy.EVERY_FRAME)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What the streams of a run have in common.
-
-    Attributes:
-        batcher: takes captured frames to detection.
-        captured: where the batcher waits for captured frames.
-        times: of all stages.
-        annotator: draws boxes.
-        prepare: what the detector wants done with a frame by the thread that captured it.
-        in_flight: most frames of one stream that the detector holds.
-        queued: most captured frames of a stream that wait for detection where none may be dropped.
-        max_frames: frames to process of each source, then stop.
-        overlay_head: engine and precision for the overlay; None draws no overlay.
-        writers: serve streams that have no threads of their own behind detection.
-    """
-
-    batcher: Batcher[Frame]
-    captured: Meeting
-    times: StageTimes
-    annotator: Annotator
-    prepare: Callable[[Frame], None]
-    in_flight: int
-    queued: int
-    max_frames: int | None
-    overlay_head: str | None
-    writers: Writers
 
 
 class Stream(Job, Taker):
