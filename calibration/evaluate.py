@@ -20,6 +20,7 @@ from calibration.files import write_whole
 from streamer.detections import Detections
 from streamer.detector import open_detector
 from streamer.detector.base import Detector
+from streamer.detector.cuda import GPU_ENGINES
 from streamer.engines import ENGINE_NAMES, PRECISIONS
 from streamer.errors import ConfigError
 
@@ -118,18 +119,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", metavar="NAME|FILE", help="another model to compare with, such as the float one")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="pictures")
     parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="YOLO labels: class cx cy w h")
-    parser.add_argument("--engine", default="auto", choices=("auto", *ENGINE_NAMES))
+    parser.add_argument("--engine", default="auto", choices=("auto", *ENGINE_NAMES, *GPU_ENGINES))
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--precision", default="auto", choices=PRECISIONS)
+    parser.add_argument(
+        "--against-engine",
+        choices=("auto", *ENGINE_NAMES, *GPU_ENGINES),
+        help="what the other model runs on, at its own precision (default: the same engine, device and precision)",
+    )
     parser.add_argument("--iou", type=float, default=0.6, help="overlap above which the weaker box goes (0.6)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures one model's accuracy, beside another's where asked, and prints tables and a line of JSON."""
-    found, accuracy, content = _measure(options.model, options)
+    found, accuracy, content = _measure(options.model, options, options.engine, options.device, options.precision)
     print(accuracy.table())
     if options.against:
-        before, reference, described = _measure(options.against, options)
+        how = (options.engine, options.device, options.precision)
+        if options.against_engine is not None:
+            how = (options.against_engine, "auto", "auto")
+        before, reference, described = _measure(options.against, options, *how)
         seen = agreement([detections for _, detections in before], [detections for _, detections in found])
         print(f"against {options.against}:\n{reference.table()}")
         print(
@@ -146,14 +156,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _measure(
-    model: str, options: argparse.Namespace
+    model: str, options: argparse.Namespace, engine: str, device: str, precision: str
 ) -> tuple[list[tuple[tuple[int, int], Detections]], Accuracy, dict[str, Any]]:
     """Returns every picture's size and detections, the accuracy, and both in the form of the JSON."""
     with open_detector(
         model,
         model_config=options.model_config,
-        engine=options.engine,
-        precision=options.precision,
+        engine=engine,
+        device=device,
+        precision=precision,
         conf=EVALUATION_CONF,
         iou=options.iou,
     ) as detector:

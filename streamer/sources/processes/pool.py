@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SOURCES_EACH = 16
+_LEAST, _SOURCES_EACH = 2, 16
 _WORTH_IT = 4
 _PATIENCE_S = 2.0
 _LEAST_BETWEEN_S = 0.002
@@ -45,7 +45,7 @@ def processes_for(videos: int, cores: int) -> int:
     """
     if not is_possible() or videos < _WORTH_IT:
         return 0
-    return max(1, min(-(-videos // _SOURCES_EACH), cores // 2))
+    return max(1, min(max(_LEAST, -(-videos // _SOURCES_EACH)), cores // 2))
 
 
 def is_possible() -> bool:
