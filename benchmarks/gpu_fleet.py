@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.clips import repeat_clip
 from benchmarks.fleet_watch import NotedLines
-from benchmarks.gpu_nvdec import decoder_fps
+from benchmarks.gpu_nvdec import decoder_rate
 from benchmarks.table import markdown_table
 from streamer.detector import open_detector
 from streamer.detector.base import Detector
@@ -50,6 +50,8 @@ class Held:
         dropped_before: frames that didn't, in the warm-up.
         p50_ms, p95_ms, p99_ms, worst_ms: from a frame's own time to the end of its line, after the warm-up.
         worst_stream_p95_ms: of the stream that has the highest.
+        inference_p99_ms: of the GPU's time for a batch, waiting for other work included.
+        write_p99_ms: of the time to write a line, of the stream that has the highest.
         cores: processor cores used by the process that detects.
     """
 
@@ -64,6 +66,8 @@ class Held:
     p99_ms: float
     worst_ms: float
     worst_stream_p95_ms: float
+    inference_p99_ms: float
+    write_p99_ms: float
     cores: float
 
 
@@ -167,10 +171,13 @@ def _hold(
     (from_s, before, cpu_from_s), (to_s, after, cpu_to_s) = marks
     of_streams = [[one.latency_ms for one in sink.got if from_s <= one.at_s < to_s] for sink in sinks]
     latencies = np.array([ms for of_stream in of_streams for ms in of_stream])
+    stages_ms = pipeline.report().stages_ms
     p50, p95, p99, worst = (float(p) for p in np.percentile(latencies, (50, 95, 99, 100)))
     return Held(
         streams, processes, fps, len(latencies) / (to_s - from_s), after - before, before, p50, p95, p99, worst,
         max(float(np.percentile(of_stream, 95)) for of_stream in of_streams if of_stream),
+        stages_ms["inference"]["p99"],
+        max(times["p99"] for stage, times in stages_ms.items() if stage.startswith("write ")),
         (cpu_to_s - cpu_from_s) / (to_s - from_s),
     )  # fmt: skip
 
@@ -188,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             clip = Path(folder, "long.mp4")
             repeat_clip(options.clip, clip, options.repeat)
-            alone = decoder_fps(clip, _DECODERS) if gpu is not None else float("nan")
+            alone = decoder_rate(clip, _DECODERS).fps if gpu is not None else float("nan")
             held = []
             for streams in options.streams:
                 processes = options.processes
@@ -221,13 +228,15 @@ def table(held: Sequence[Held], decoders_fps: float) -> str:
             f"{each.p99_ms:.1f}",
             f"{each.worst_ms:.0f}",
             f"{each.worst_stream_p95_ms:.1f}",
+            f"{each.inference_p99_ms:.1f}",
+            f"{each.write_p99_ms:.1f}",
             f"{each.cores:.1f}",
         )
         for each in held
     ]
     head = (
         "streams", "processes", "frames a second", "dropped", "p50 ms", "p95 ms", "p99 ms", "worst ms",
-        "worst stream's p95 ms", "cores",
+        "worst stream's p95 ms", "inference p99 ms", "write p99 ms", "cores",
     )  # fmt: skip
     fps = held[0].fps
     good = [each.streams for each in held if not each.dropped and each.p95_ms < WANTED_P95_MS]

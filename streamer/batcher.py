@@ -45,8 +45,9 @@ class Lane(Generic[T]):
 class Batcher(Generic[T]):
     """Forms batches of what several hand-overs offer. One thread takes; any may add and release meanwhile.
 
-    A batch begins with the first item there is and goes out when it is full, when every lane has given what it has and
-    none can give more, or when `timeout_s` has passed: a lane that is slow or dead is never waited for longer. Lanes of
+    A batch goes out when it is full, when every lane that has room offers something, or when something has been offered
+    for `timeout_s`: a lane that is slow or dead is never waited for longer. Until then a lane's inbox may still put a
+    newer item in an older one's place. Lanes of
     higher priority go first; among equals, the one that was served longest ago, so that all of them get equal shares
     while all offer items. Each lane's items keep their order. A lane whose items aren't released is passed over once
     its room is full: who is slow behind the detector holds up nobody but himself.
@@ -57,7 +58,7 @@ class Batcher(Generic[T]):
 
         Args:
             size: most items in a batch.
-            timeout_s: longest wait for more once there is one.
+            timeout_s: longest that an item waits for others.
             meeting: of all lanes' hand-overs, and of no other.
 
         Raises:
@@ -120,7 +121,7 @@ class Batcher(Generic[T]):
         """Returns the next batch with each item's lane.
 
         Args:
-            wait: whether to wait for a first item; without, the batch is empty where there is none now.
+            wait: whether to wait until a batch may go out; without, the batch is empty where none may now.
 
         Returns:
             The batch, also empty when a lane has ended while there is nothing to take; None once all have.
@@ -129,26 +130,22 @@ class Batcher(Generic[T]):
             while True:
                 known = len(self._lanes)
                 self._drop_ended()
-                batch = self._round(self._size)
-                if batch:
-                    break
-                if not self._lanes and not self._expected:
-                    self._is_over = True
-                    return None
-                if not wait or len(self._lanes) < known:
-                    return []
-                self._meeting.wait()
-            deadline_s = time.monotonic() + self._timeout_s
-            while len(batch) < self._size:
-                if more := self._round(self._size - len(batch)):
-                    batch += more
+                offering = self._offering()
+                if not offering:
+                    if not self._lanes and not self._expected:
+                        self._is_over = True
+                        return None
+                    if not wait or len(self._lanes) < known:
+                        return []
+                    self._meeting.wait()
                     continue
-                left_s = deadline_s - time.monotonic()
-                if left_s <= 0 or not (awaited := self._lanes_that_may_give(batch)):
-                    break
-                self._meeting.wait(left_s, more=min(awaited, self._size - len(batch)))
-                self._drop_ended()
-            return batch
+                missing = min(self._size - self._on_offer(offering), self._silent())
+                left_s = self._meeting.holding[offering[0].inbox] + self._timeout_s - time.monotonic()
+                if missing <= 0 or left_s <= 0:
+                    return self._batch()
+                if not wait:
+                    return []
+                self._meeting.wait(left_s, more=missing)
 
     def _drop_ended(self) -> None:
         closed = self._meeting.closed
@@ -158,10 +155,27 @@ class Batcher(Generic[T]):
                 del closed[inbox]
                 self._ended.append(lane)
 
-    def _round(self, room: int) -> list[tuple[Lane[T], T]]:
-        """Takes one item each of as many lanes as there is room for, those whose turn it is."""
+    def _offering(self) -> list[Lane[T]]:
+        """Returns the lanes that have something and room, those first that have had it longest."""
         lanes = self._lanes
-        offering = [lane for inbox in self._meeting.holding if (lane := lanes.get(inbox)) and lane.out < lane.room]
+        return [lane for inbox in self._meeting.holding if (lane := lanes.get(inbox)) and lane.out < lane.room]
+
+    def _on_offer(self, offering: Sequence[Lane[T]]) -> int:
+        return sum(min(len(lane.inbox), lane.room - lane.out) for lane in offering)
+
+    def _silent(self) -> int:
+        """Returns how many lanes have room and nothing to take."""
+        return sum(not len(lane.inbox) and lane.out < lane.room for lane in self._lanes.values())
+
+    def _batch(self) -> list[tuple[Lane[T], T]]:
+        """Takes one item of each lane in turn until the batch is full or nothing is left."""
+        batch: list[tuple[Lane[T], T]] = []
+        while len(batch) < self._size and (offering := self._offering()):
+            batch += self._round(offering, self._size - len(batch))
+        return batch
+
+    def _round(self, offering: list[Lane[T]], room: int) -> list[tuple[Lane[T], T]]:
+        """Takes one item each of as many lanes as there is room for, those whose turn it is."""
         if len(offering) > 1:
             offering.sort(key=lambda lane: (-lane.priority, lane.turn))
         taken = []
@@ -173,8 +187,3 @@ class Batcher(Generic[T]):
         for lane in offering[room:]:
             lane.passed_by += lane.priority < offering[room - 1].priority
         return taken
-
-    def _lanes_that_may_give(self, batch: list[tuple[Lane[T], T]]) -> int:
-        """Returns how many lanes have room and have given nothing to the batch."""
-        given = {lane for lane, _ in batch}
-        return sum(lane not in given and lane.out < lane.room for lane in self._lanes.values())

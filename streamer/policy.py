@@ -30,13 +30,14 @@ class Meeting:
 
     Attributes:
         lock: of all of its hand-overs.
-        holding: the hand-overs that hold something, in the order in which they began to; under the lock.
+        holding: the hand-overs that hold something, in the order in which they began to, with the time of that
+            (`time.monotonic`); under the lock.
         closed: those that were closed, until the consumer takes them out; under the lock.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.holding: dict[Handover[Any], None] = {}
+        self.holding: dict[Handover[Any], float] = {}
         self.closed: dict[Handover[Any], None] = {}
         self._changed = threading.Condition(self.lock)
         self._enough = 0
@@ -52,7 +53,7 @@ class Meeting:
 
     def begins_to_hold(self, handover: Handover[Any]) -> None:
         """Notes that there is something to take where there was nothing; with the lock held."""
-        self.holding[handover] = None
+        self.holding[handover] = time.monotonic()
         if len(self.holding) >= self._enough:
             self._changed.notify_all()
 

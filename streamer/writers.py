@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-_HELD_UP_S = 0.02
+_HELD_UP_S = 0.005
 
 
 class Job(abc.ABC):
@@ -78,9 +78,12 @@ class Writers:
                 self._enqueue(job)
             elif state is _State.SERVED:
                 self._jobs[job] = _State.SERVED_AND_READY
+            if not self._queue or len(self._serving_since_s) < self._threads:
+                return
+        self.look_after()
 
     def look_after(self) -> None:
-        """Adds a thread where all are held up and something waits; to be called a few dozen times a second."""
+        """Adds a thread where all are held up and something waits: `ready` does it, and who calls this in between."""
         with self._work:
             late_s = time.perf_counter() - _HELD_UP_S
             held_up = sum(since_s < late_s for since_s in self._serving_since_s.values())

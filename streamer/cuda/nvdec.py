@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,6 +57,7 @@ def load_nvdec() -> Any:
     """
     if importlib.util.find_spec("PyNvVideoCodec") is None:
         raise EngineError(f"PyNvVideoCodec is not installed: {_INSTALL}")
+    logging.getLogger("PyNvVideoCodec").addFilter(_is_warning)  # it tells of encoders, whatever level is asked for
     try:
         import PyNvVideoCodec as nvc
     except Exception as error:  # its own import raises RuntimeError, ImportError, OSError, with pages of advice
@@ -292,6 +294,10 @@ def _byte_stream_of(
     if codec in _TO_BYTE_STREAM and headers and not headers.startswith(_START_CODES):
         return BitStreamFilterContext(_TO_BYTE_STREAM[codec], stream), b""
     return None, headers
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 def _one_line(error: BaseException) -> str:

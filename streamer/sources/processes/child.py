@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import logging
 import os
 import queue
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _LONGER = 0.001, 0.02, 1.5
-_LOOK_S = 0.1
+_LOOK_S, _LOOKS_A_SIGN = 0.1, 10
 _LEAST_BETWEEN_S = 0.001
 
 Say = Callable[[object], None]
@@ -92,8 +93,10 @@ class Child:
             time.sleep(_LEAST_BETWEEN_S)
 
     def _look_around(self) -> None:
-        """Tells what has changed, and lets go what was given back, a few times a second."""
-        while True:
+        """Tells what has changed, and lets go what was given back, a few times a second; and that the process lives."""
+        for looked in itertools.count():
+            if looked % _LOOKS_A_SIGN == 0:
+                self._say(messages.Alive())
             time.sleep(_LOOK_S)
             for number, hosted in list(self._hosted.items()):
                 if hosted.look():

@@ -50,6 +50,10 @@ class LetGo(NamedTuple):
     number: int
 
 
+class Alive(NamedTuple):
+    """The process lives: said every second."""
+
+
 class Opened(NamedTuple):
     """The source has its first frame."""
 

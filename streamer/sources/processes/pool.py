@@ -34,6 +34,8 @@ _LEAST, _SOURCES_EACH = 2, 16
 _WORTH_IT = 4
 _PATIENCE_S = 2.0
 _LEAST_BETWEEN_S = 0.002
+_LOOK_S = 1.0
+_STARTS_WITHIN_S, _SILENT_S = 60.0, 15.0  # it says that it lives every second
 
 
 def processes_for(videos: int, cores: int) -> int:
@@ -88,18 +90,24 @@ class DecodingProcesses(Closing):
             process.wait()
         if self._thread.is_alive():
             self._thread.join(_PATIENCE_S)
+        self._selector.close()
         for process in self._processes:
             process.let_go()
 
     def _hear(self) -> None:
         """Hands on what they say until none lives. Not at once where much is said: each waking costs more than it."""
+        looked_s = time.perf_counter()
         while self._selector.get_map():
             woken_s = time.perf_counter()
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(_LOOK_S):
                 process = key.fileobj
                 assert isinstance(process, _Process)
                 if not process.hear():
                     self._selector.unregister(process)
+            if woken_s - looked_s > _LOOK_S:
+                looked_s = woken_s
+                for process in self._processes:
+                    process.look()
             rest_s = _LEAST_BETWEEN_S - (time.perf_counter() - woken_s)
             if rest_s > 0:
                 time.sleep(rest_s)
@@ -126,7 +134,8 @@ class _Process:
             )
         self._sources: dict[int, RemoteSource] = {}
         self._lock = threading.Lock()
-        self._ending = False
+        self._ending = self._is_hung = False
+        self._patient_until_s = time.perf_counter() + _STARTS_WITHIN_S
         self._borrower: Borrower | None = None
 
     def fileno(self) -> int:
@@ -178,9 +187,16 @@ class _Process:
         except OSError:
             pass  # it is gone: `hear` says so
 
+    def look(self) -> None:
+        """Ends it where it has said nothing for too long, so that its sources don't hang."""
+        if time.perf_counter() > self._patient_until_s and not self._is_hung:
+            self._is_hung = True
+            self._popen.kill()
+
     def hear(self) -> bool:
         """Hands on what it has said; returns False once it is gone, which its sources are told."""
         error: StreamerError | None = None
+        self._patient_until_s = time.perf_counter() + _SILENT_S
         try:
             for message in self._wire.receive():
                 self._take(message)
@@ -225,6 +241,8 @@ class _Process:
         return self._borrower
 
     def _how_it_ended(self) -> str:
+        if self._is_hung:
+            return f"hung: it said nothing for {_SILENT_S:g} s"
         try:
             status = self._popen.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
