@@ -242,3 +242,23 @@ def test_lanes_that_have_come_and_gone_leave_nothing(counts: list[int], size: in
     assert list(batcher._lanes.values()) == [stays]
     assert not meeting.closed and not meeting.holding
     assert batcher.ended() == ()
+
+
+def test_a_batch_that_may_still_grow_is_left_while_there_is_other_work() -> None:
+    batcher, lanes = batcher_of(1, 0, size=2, timeout_s=FOREVER_S, end=False)
+    assert batcher.take(wait=False) == []
+    lanes[1].inbox.put((1, 0))
+    assert sorted(item for _, item in batcher.take(wait=False) or []) == [(0, 0), (1, 0)]
+
+
+def test_what_waits_for_others_may_still_be_replaced_by_something_newer() -> None:
+    meeting = Meeting()
+    batcher = Batcher[int](2, FOREVER_S, meeting)
+    lanes = [Lane(Handover[int](1, Policy.FRESHEST, meeting)) for _ in range(2)]
+    for lane in lanes:
+        batcher.add(lane)
+    lanes[0].inbox.put(1)
+    assert batcher.take(wait=False) == []
+    lanes[0].inbox.put(2)
+    lanes[1].inbox.put(3)
+    assert batcher.take(wait=False) == [(lanes[0], 2), (lanes[1], 3)]

@@ -108,6 +108,19 @@ def test_wrong_label_lines_are_named(tmp_path: Path, line: str) -> None:
         read_samples(*folders(tmp_path, f"0 0.5 0.5 0.2 0.2\n{line}\n"), 2)
 
 
+def test_one_engine_against_another(tmp_path: Path) -> None:
+    images, labels = folders(tmp_path)
+    figures = tmp_path / "ap.json"
+    where = ["--images", str(images), "--labels", str(labels), "--json", str(figures)]
+    model = "nanodet-g_416_float"
+    how = ["--engine", "openvino", "--device", "cpu", "--precision", "f32", "--against-engine", "onnxruntime"]
+    pytest.importorskip("faster_coco_eval", reason="accuracy is computed by it")
+    assert main(["evaluate", "--model", model, "--against", model, *how, *where]) == 0
+    measured = json.loads(figures.read_text())
+    assert [m["engine"]["name"] for m in (measured, measured["against"])] == ["openvino", "onnxruntime"]
+    assert measured["against"]["drop"] == pytest.approx(0, abs=0.01)
+
+
 def test_folders_without_pictures_or_labels(tmp_path: Path) -> None:
     images, labels = folders(tmp_path)
     (tmp_path / "empty").mkdir()
