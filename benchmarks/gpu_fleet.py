@@ -50,8 +50,7 @@ class Held:
         dropped_before: frames that didn't, in the warm-up.
         p50_ms, p95_ms, p99_ms, worst_ms: from a frame's own time to the end of its line, after the warm-up.
         worst_stream_p95_ms: of the stream that has the highest.
-        inference_p99_ms: of the GPU's time for a batch, waiting for other work included.
-        write_p99_ms: of the time to write a line, of the stream that has the highest.
+        stages_p99_ms: of each stage's time a frame; of writing a line, of the stream that has the highest.
         cores: processor cores used by the process that detects.
     """
 
@@ -66,8 +65,7 @@ class Held:
     p99_ms: float
     worst_ms: float
     worst_stream_p95_ms: float
-    inference_p99_ms: float
-    write_p99_ms: float
+    stages_p99_ms: dict[str, float]
     cores: float
 
 
@@ -176,8 +174,8 @@ def _hold(
     return Held(
         streams, processes, fps, len(latencies) / (to_s - from_s), after - before, before, p50, p95, p99, worst,
         max(float(np.percentile(of_stream, 95)) for of_stream in of_streams if of_stream),
-        stages_ms["inference"]["p99"],
-        max(times["p99"] for stage, times in stages_ms.items() if stage.startswith("write ")),
+        {stage: times["p99"] for stage, times in stages_ms.items() if not stage.startswith("write ")}
+        | {"write": max(times["p99"] for stage, times in stages_ms.items() if stage.startswith("write "))},
         (cpu_to_s - cpu_from_s) / (to_s - from_s),
     )  # fmt: skip
 
@@ -228,15 +226,13 @@ def table(held: Sequence[Held], decoders_fps: float) -> str:
             f"{each.p99_ms:.1f}",
             f"{each.worst_ms:.0f}",
             f"{each.worst_stream_p95_ms:.1f}",
-            f"{each.inference_p99_ms:.1f}",
-            f"{each.write_p99_ms:.1f}",
             f"{each.cores:.1f}",
         )
         for each in held
     ]
     head = (
         "streams", "processes", "frames a second", "dropped", "p50 ms", "p95 ms", "p99 ms", "worst ms",
-        "worst stream's p95 ms", "inference p99 ms", "write p99 ms", "cores",
+        "worst stream's p95 ms", "cores",
     )  # fmt: skip
     fps = held[0].fps
     good = [each.streams for each in held if not each.dropped and each.p95_ms < WANTED_P95_MS]

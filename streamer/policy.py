@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+_BURST_S = 0.01
+
 
 class Policy(enum.Enum):
     """What happens when the next thread is slower."""
@@ -69,10 +71,22 @@ class Handover(Generic[T]):
         policy: what `put` does when there is no room; only the producer may change it.
     """
 
-    def __init__(self, capacity: int, policy: Policy, meeting: Meeting | None = None) -> None:
+    def __init__(self, capacity: int, policy: Policy, meeting: Meeting | None = None, *, burst: int = 0) -> None:
+        """Holds nothing yet.
+
+        Args:
+            capacity: most items in it.
+            policy: what `put` does when there are so many.
+            meeting: where its consumer waits; None makes one for it alone.
+            burst: so many more are kept under `Policy.FRESHEST` as long as it has held something for less than 10 ms:
+                the consumer couldn't have taken it yet, and nothing of it is stale.
+
+        Raises:
+            ValueError: if there is no capacity.
+        """
         if capacity < 1:
             raise ValueError(f"wanted a capacity of at least 1, got {capacity}")
-        self._capacity = capacity
+        self._capacity, self._burst = capacity, burst
         self.policy = policy
         self._items: deque[T] = deque()
         self._meeting = meeting or Meeting()
@@ -106,13 +120,17 @@ class Handover(Generic[T]):
         with self._lock:
             self._await_room()
             displaced = None
-            if len(self._items) >= self._capacity:
+            if len(self._items) >= self._capacity and not self._is_burst():
                 displaced = self._items.popleft()
                 self._dropped += 1
             self._items.append(item)
             if len(self._items) == 1:
                 self._meeting.begins_to_hold(self)
             return displaced
+
+    def _is_burst(self) -> bool:
+        waited_s = time.monotonic() - self._meeting.holding[self]
+        return len(self._items) < self._capacity + self._burst and waited_s < _BURST_S
 
     def wait_for_room(self) -> None:
         """Waits until `put` wouldn't have to, so that the producer begins with an item only when it has a place.

@@ -28,6 +28,7 @@ from streamer.writers import Job
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_BURST = 2  # where this process, or a network, was held up for up to two frames of 30 a second, none is lost
 _RECORDER_ROOM = 8  # frames a live source's file may be behind by: encoders and disks have their moments
 _NO_PICTURE = np.full((720, 1280, 3), 32, np.uint8)
 
@@ -57,7 +58,7 @@ class Stream(Job, Taker):
             queued = max(queued, self._feeder.ahead)  # so that `take` never waits
         self.policy = policy
         self.stats = StreamStats()
-        self.captured: Handover[Frame] = Handover(queued, policy, shared.captured)
+        self.captured: Handover[Frame] = Handover(queued, policy, shared.captured, burst=_BURST)
         # There is room for all that the lane lets out, so that detection never waits for drawing.
         self.lane: Lane[Frame] = Lane(self.captured, plan.priority, shared.in_flight + queued)
         self.detected: Handover[tuple[Frame, Detections]] = Handover(self.lane.room, Policy.EVERY_FRAME)

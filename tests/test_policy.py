@@ -32,6 +32,20 @@ def test_freshest_keeps_the_newest_and_counts_the_rest(items: list[int], capacit
     assert inbox.ended
 
 
+def test_a_burst_is_kept_but_nothing_that_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("streamer.policy.time.monotonic", lambda: now_s)
+    inbox: Handover[int] = Handover(1, Policy.FRESHEST, burst=2)
+    assert [inbox.put(item) for item in range(4)] == [None, None, None, 0]
+    now_s += 0.011
+    assert inbox.put(4) == 1  # what waits has had its time
+    assert (inbox.get(), inbox.get(), inbox.get()) == (2, 3, 4)
+    assert inbox.put(5) is None
+    now_s += 0.011
+    assert inbox.put(6) == 5
+    assert (len(inbox), inbox.dropped) == (1, 3)
+
+
 def test_every_frame_loses_nothing_between_threads() -> None:
     inbox: Handover[int] = Handover(2, Policy.EVERY_FRAME)
 

@@ -129,6 +129,10 @@ class Borrower(Lender[Borrowed]):
                 self._leaving.remove(buffer)
                 self._let_go(buffer)
 
+    def spare(self) -> tuple[Borrowed, ...]:
+        with self._lock:
+            return tuple(memory for memory in self._mapped.values() if not memory.is_lent)
+
     def close(self) -> None:
         """Unmaps what isn't in use. Safe to call twice."""
         with self._lock:
@@ -184,7 +188,7 @@ class Lending:
 
         Args:
             slots: numbers for surfaces.
-            on_lent: told of each surface that is lent for the first time.
+            on_lent: told of each surface before pictures in it are lent.
             on_freed: told of each that is about to be freed; called on any thread.
         """
         self._slots, self._on_lent, self._on_freed = slots, on_lent, on_freed
@@ -208,13 +212,22 @@ class Lending:
         self.take_back()
         slot = self._slot_of.get(surface)
         if slot is None:
-            handle = handle_of(surface)
-            slot = self._slot_of[surface] = self._slots.take()
-            surface.on_free = lambda: self._forget(surface)
-            self._on_lent(slot, handle)
+            slot = self.offer(surface)
         turn = self._slots.next_turn(slot)
         self._out.append((slot, turn, picture))
         return slot, turn
+
+    def offer(self, surface: Surface) -> int:
+        """Has the other process map a surface, which holds things up for a moment; returns its slot.
+
+        Raises:
+            EngineError: if CUDA can't share it.
+        """
+        handle = handle_of(surface)
+        slot = self._slot_of[surface] = self._slots.take()
+        surface.on_free = lambda: self._forget(surface)
+        self._on_lent(slot, handle)
+        return slot
 
     def take_back(self) -> None:
         """Lets go of the pictures that were given back, nearly always in the order in which they were lent."""

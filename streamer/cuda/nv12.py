@@ -46,6 +46,10 @@ class Nv12(DevicePixels):
     def surface(self) -> Surface | Borrowed:
         return self._loan.buffer
 
+    def spare(self) -> tuple[Surface | Borrowed, ...]:
+        """Returns the surfaces in which later pictures will lie, as far as there are some already."""
+        return self._loan.spare()
+
     @property
     def written(self) -> Any:
         """The event behind which the picture is complete; None where it is."""

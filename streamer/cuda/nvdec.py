@@ -35,7 +35,7 @@ _FORMATS = ("yuv420p", "yuvj420p")
 _TO_BYTE_STREAM = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 _WITH_HEADERS = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
 _START_CODES = (b"\0\0\1", b"\0\0\0\1")
-_MOST_HELD, _MADE_AHEAD = 128, 4
+_MOST_HELD, _MADE_AHEAD = 128, 8
 _NO_STAMP = -(1 << 63)
 
 

@@ -28,6 +28,10 @@ class Lender(abc.ABC, Generic[Memory]):
     def give_back(self, buffer: Memory) -> None:
         """Takes a buffer back; on any thread."""
 
+    @abc.abstractmethod
+    def spare(self) -> tuple[Memory, ...]:
+        """Returns the buffers that aren't in use now."""
+
 
 class BufferPool(Lender[Buffer]):
     """Buffers of one kind, at most `limit`, made when first needed and kept. Any thread may use it."""
@@ -87,6 +91,11 @@ class BufferPool(Lender[Buffer]):
             if self._closed:
                 self._drain()
 
+    def spare(self) -> tuple[Buffer, ...]:
+        """Returns the buffers that aren't in use now."""
+        with self._lock:
+            return tuple(self._free)
+
     def close(self) -> None:
         """Frees all buffers that aren't in use; the others go when they are given back. Safe to call twice."""
         with self._lock:
@@ -112,6 +121,10 @@ class Loan(Generic[Memory]):
     def __init__(self, pool: Lender[Memory], buffer: Memory) -> None:
         self.buffer: Memory = buffer
         self._pool: Lender[Memory] | None = pool
+
+    def spare(self) -> tuple[Memory, ...]:
+        """Returns the other buffers of the pool, as far as they aren't in use."""
+        return () if self._pool is None else self._pool.spare()
 
     def end(self) -> None:
         """Gives the buffer back. Safe to call twice."""

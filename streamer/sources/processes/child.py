@@ -25,7 +25,7 @@ from streamer.sources.processes.board import AHEAD, AHEAD_LIVE, Board
 from streamer.sources.processes.wire import Wire
 
 if TYPE_CHECKING:
-    from streamer.cuda.lending import Slots
+    from streamer.cuda.lending import Lending, Slots
     from streamer.cuda.nv12 import Nv12
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Child:
         self._outbox: queue.SimpleQueue[tuple[object, Callable[[], None] | None]] = queue.SimpleQueue()
         self._hosted: dict[int, _Hosted] = {}
         self._slots: Slots | None = None
+        self._is_settled = False
 
     def serve(self) -> None:
         """Does what it is told; returns when the run has gone."""
@@ -63,6 +64,9 @@ class Child:
         if isinstance(message, messages.Open):
             self._hosted[message.number] = _Hosted(message, self._board, self._say, self._take_slots)
         elif isinstance(message, messages.Begin):
+            if not self._is_settled:
+                self._is_settled = True
+                gc.freeze()  # what is there by now stays; later sources are few
             self._hosted[message.number].begin(paced=message.paced)
         elif isinstance(message, messages.LetGo) and message.number in self._hosted:
             self._hosted[message.number].let_go()
@@ -118,7 +122,7 @@ class _Hosted:
         self._pacer: Pacer | None = None
         self._given = 0
         self._looks: tuple[object, object] = (None, None)
-        self._lending: Any = None
+        self._lending: Lending | None = None
         self._told: tuple[object, messages.Status] | None = None
         self._has_ended = False
         threading.Thread(target=self._run, name=f"host {wanted.name}", daemon=True).start()
@@ -216,13 +220,7 @@ class _Hosted:
         surface: Any = picture.surface
         with self._lock:
             if self._lending is None:
-                from streamer.cuda.lending import Lending
-
-                self._lending = Lending(
-                    self._take_slots(),
-                    lambda slot, handle: self._say(messages.Lent(slot, handle)),
-                    lambda slot: self._say(messages.Freed(slot)),
-                )
+                self._lending = self._begin_lending(picture)
             slot, turn = self._lending.lend(surface, picture)
         if (picture.tags, picture.size_wh) != self._looks:
             self._looks = (picture.tags, picture.size_wh)
@@ -230,6 +228,20 @@ class _Hosted:
         where = (self._number, slot, turn)
         given = messages.Given(*where, frame.index, frame.pts_s, frame.captured_at_s, capture_ms)
         self._say(given, surface.wait)
+
+    def _begin_lending(self, first: Nv12) -> Lending:
+        """Offers the surfaces that there are at once: later it would hold up pictures."""
+        from streamer.cuda.lending import Lending
+
+        lending = Lending(
+            self._take_slots(),
+            lambda slot, handle: self._say(messages.Lent(slot, handle)),
+            lambda slot: self._say(messages.Freed(slot)),
+        )
+        spare: Any = first.spare()
+        for surface in spare:
+            lending.offer(surface)
+        return lending
 
     def _status(self, source: Source) -> messages.Status:
         lost_s = source.lost_s
@@ -256,7 +268,6 @@ def main() -> None:
     logging.basicConfig(level=options.log_level, format="%(levelname)s: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):  # the run ends first, and then its connection
         signal.signal(number, signal.SIG_IGN)
-    gc.freeze()  # what is there stays
     Child(Wire(socket.socket(fileno=options.connection)), Board(options.board)).serve()
     os._exit(0)  # whatever still hangs in a driver or library
 
