@@ -1,25 +1,37 @@
 """A GPU that decodes, played by the host: PyCUDA's memory is the host's, and PyNvVideoCodec decodes with FFmpeg.
 
 What the stand-ins are strict about is what a GPU would be: a context must be current where CUDA is called, a decoder
-takes byte streams with their parameter sets in them, and its own surfaces are used again.
+takes byte streams with their parameter sets in them, its own surfaces are used again, and freed memory holds garbage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import importlib.machinery
+import os
+import socket
+import subprocess
 import sys
 import threading
+import time
 import types
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import av
 import numpy as np
 import pytest
 
+from streamer.sources.processes import child, pool
+from streamer.sources.processes.board import Board
+from streamer.sources.processes.wire import Wire
+
 _FFMPEG_NAMES = {"H264": "h264", "HEVC": "hevc", "VP8": "vp8", "VP9": "vp9", "AV1": "libdav1d", "MPEG4": "mpeg4"}
 _FFMPEG_NAMES |= {"MPEG1": "mpeg1video", "MPEG2": "mpeg2video"}
+_BEFORE, _GARBAGE = 512, 0xDB
 
 
 class FakeGpu:
@@ -28,6 +40,7 @@ class FakeGpu:
     Attributes:
         count: how many GPUs there are.
         memory: bytes of each allocation that isn't freed, by address.
+        mapped: how often each allocation is mapped by another process, by the address at which it begins there.
         opened: what each decoder was opened with, in order.
         fed: the bytes of each packet that a decoder was given, in order; b"" is the end.
         retained: how often the context was retained, less how often it was given back.
@@ -40,6 +53,7 @@ class FakeGpu:
     def __init__(self) -> None:
         self.count = 1
         self.memory: dict[int, Any] = {}
+        self.mapped: Counter[int] = Counter()
         self.opened: list[dict[str, Any]] = []
         self.fed: list[bytes] = []
         self.stamps: list[int] = []
@@ -87,10 +101,12 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
         pass
 
     class Allocation:
+        """A part of a block, as small allocations are: `_BEFORE` bytes of the block belong to others."""
+
         def __init__(self, nbytes: int) -> None:
             gpu.need_context()
-            self._bytes = (ctypes.c_uint8 * nbytes)()
-            self._address = ctypes.addressof(self._bytes)
+            self._bytes = (ctypes.c_uint8 * (_BEFORE + nbytes))()
+            self._address = ctypes.addressof(self._bytes) + _BEFORE
             gpu.memory[self._address] = self._bytes
 
         def __int__(self) -> int:
@@ -99,6 +115,34 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
         def free(self) -> None:
             gpu.need_context()
             del gpu.memory[self._address]
+            ctypes.memset(self._bytes, _GARBAGE, len(self._bytes))
+
+    class IPCMemoryHandle:
+        """A block as another process sees it, which keeps it alive."""
+
+        def __init__(self, handle: bytearray, flags: int = 1) -> None:
+            gpu.need_context()
+            assert len(handle) == 64
+            self._address = int.from_bytes(handle, "little")
+            self._bytes = gpu.memory[self._address + _BEFORE]  # there is none that was freed
+            gpu.mapped[self._address] += 1
+
+        def __int__(self) -> int:
+            return self._address
+
+        def close(self) -> None:
+            gpu.need_context()
+            assert self._bytes is not None, "the mapping was ended before"
+            self._bytes = None
+            gpu.mapped[self._address] -= 1
+
+    def find_block(address: int) -> tuple[int, int]:
+        gpu.need_context()
+        return address - _BEFORE, len(gpu.memory[address])
+
+    def name_block(base: int) -> bytearray:
+        gpu.need_context()
+        return bytearray(base.to_bytes(64, "little"))
 
     class Context:
         handle = 1234
@@ -161,6 +205,7 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
     driver = types.ModuleType("pycuda.driver")
     vars(driver).update(
         Error=Error, Device=Device, Stream=Stream, Event=Event, init=lambda: None, mem_alloc=Allocation,
+        mem_get_address_range=find_block, mem_get_ipc_handle=name_block, IPCMemoryHandle=IPCMemoryHandle,
         event_flags=types.SimpleNamespace(DISABLE_TIMING=2),
         memset_d8=lambda address, value, nbytes: ctypes.memset(address, value, nbytes),
         memcpy_dtoh=lambda array, address: copy(array.ctypes.data, address, array.nbytes),
@@ -224,3 +269,62 @@ class _Surface:
     def GetPtrToPlane(self, plane: int) -> int:
         assert plane == 0
         return self._address
+
+
+class _Over(Exception):
+    """The run that processes were played for is over."""
+
+
+class _ChildHere:
+    """In place of a process: a thread that serves the same connection, over descriptors of its own."""
+
+    def __init__(self, command: list[str], **_: Any) -> None:
+        connection, board = (os.dup(int(number)) for number in command[3:5])
+        self._wire = Wire(socket.socket(fileno=connection))
+        self._child = child.Child(self._wire, Board(board))
+        os.close(board)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._child.serve()
+        for hosted in list(self._child._hosted.values()):
+            hosted.let_go()
+        self._wire.close()
+        self._child._say(None)  # which ends the thread that can't send it
+
+    def poll(self) -> int | None:
+        return None if self._thread.is_alive() else 0
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise subprocess.TimeoutExpired("child", timeout or 0.0)
+        return 0
+
+    def kill(self) -> None:
+        self._wire.end()
+
+
+@contextlib.contextmanager
+def threads_for_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within the block decoding processes are threads of this one, and so have this one's stand-ins."""
+    over = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        if over.wait(seconds):
+            raise _Over
+
+    def until_over(body: Callable[[], None]) -> None:
+        with contextlib.suppress(_Over):
+            body()
+
+    popen = {name: getattr(subprocess, name) for name in ("TimeoutExpired", "DEVNULL")} | {"Popen": _ChildHere}
+    monkeypatch.setattr(pool, "subprocess", types.SimpleNamespace(**popen))
+    monkeypatch.setattr(child, "time", types.SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter))
+    monkeypatch.setattr(child, "gc", types.SimpleNamespace(freeze=lambda: None))
+    monkeypatch.setattr(child, "_or_die", until_over)
+    try:
+        yield
+    finally:
+        over.set()
