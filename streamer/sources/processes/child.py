@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from streamer.cuda.lending import Lending, Slots
 from streamer.errors import SourceError, StreamerError
 from streamer.frame import Frame
 from streamer.pacing import Pacer
@@ -25,7 +26,6 @@ from streamer.sources.processes.board import AHEAD, AHEAD_LIVE, Board
 from streamer.sources.processes.wire import Wire
 
 if TYPE_CHECKING:
-    from streamer.cuda.lending import Lending, Slots
     from streamer.cuda.nv12 import Nv12
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _LONGER = 0.001, 0.02, 1.5
 _LOOK_S, _LOOKS_A_SIGN = 0.1, 10
 _LEAST_BETWEEN_S = 0.001
-
-Say = Callable[[object], None]
 
 
 class Child:
@@ -45,7 +43,7 @@ class Child:
         self._wire, self._board = wire, board
         self._outbox: queue.SimpleQueue[tuple[object, Callable[[], None] | None]] = queue.SimpleQueue()
         self._hosted: dict[int, _Hosted] = {}
-        self._slots: Slots | None = None
+        self._slots = Slots(board.returned)
         self._is_settled = False
 
     def serve(self) -> None:
@@ -62,24 +60,22 @@ class Child:
 
     def _take(self, message: object) -> None:
         if isinstance(message, messages.Open):
-            self._hosted[message.number] = _Hosted(message, self._board, self._say, self._take_slots)
-        elif isinstance(message, messages.Begin):
-            if not self._is_settled:
-                self._is_settled = True
-                gc.freeze()  # what is there by now stays; later sources are few
-            self._hosted[message.number].begin(paced=message.paced)
-        elif isinstance(message, messages.LetGo) and message.number in self._hosted:
-            self._hosted[message.number].let_go()
+            self._hosted[message.number] = _Hosted(message, self._board, self._say, self._slots)
+            return
+        assert isinstance(message, (messages.Begin, messages.LetGo))
+        hosted = self._hosted.get(message.number)
+        if hosted is None:
+            return  # it has ended meanwhile
+        if isinstance(message, messages.LetGo):
+            hosted.let_go()
+            return
+        if not self._is_settled:
+            self._is_settled = True
+            gc.freeze()  # what is there by now stays; later sources are few
+        hosted.begin(paced=message.paced)
 
     def _say(self, message: object, ready: Callable[[], None] | None = None) -> None:
         self._outbox.put((message, ready))
-
-    def _take_slots(self) -> Slots:
-        if self._slots is None:
-            from streamer.cuda.lending import Slots
-
-            self._slots = Slots(self._board.returned)
-        return self._slots
 
     def _send(self) -> None:
         """Sends what is to be said, a picture only when it is written; what comes in quick succession goes together."""
@@ -111,10 +107,8 @@ class Child:
 class _Hosted:
     """One source, on a thread of its own."""
 
-    def __init__(
-        self, wanted: messages.Open, board: Board, say: Callable[..., None], slots: Callable[[], Slots]
-    ) -> None:
-        self._wanted, self._board, self._say, self._take_slots = wanted, board, say, slots
+    def __init__(self, wanted: messages.Open, board: Board, say: Callable[..., None], slots: Slots) -> None:
+        self._wanted, self._board, self._say, self._slots = wanted, board, say, slots
         self._number = wanted.number
         self._begun, self._is_let_go = threading.Event(), threading.Event()
         self._lock = threading.Lock()
@@ -231,10 +225,8 @@ class _Hosted:
 
     def _begin_lending(self, first: Nv12) -> Lending:
         """Offers the surfaces that there are at once: later it would hold up pictures."""
-        from streamer.cuda.lending import Lending
-
         lending = Lending(
-            self._take_slots(),
+            self._slots,
             lambda slot, handle: self._say(messages.Lent(slot, handle)),
             lambda slot: self._say(messages.Freed(slot)),
         )

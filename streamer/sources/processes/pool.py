@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.closing import Closing
-from streamer.errors import ConfigError, StreamerError
+from streamer.errors import ConfigError, SourceError, StreamerError
 from streamer.sources.base import Source, SourceInfo
 from streamer.sources.options import SourceOptions
 from streamer.sources.processes import messages
@@ -80,7 +80,8 @@ class DecodingProcesses(Closing):
 
     def open(self, uri: str, *, name: str | None = None, options: SourceOptions) -> Source:
         """Opens a source in the process that has the fewest, and returns at once; see `Source.wait_ready`."""
-        return min(self._processes, key=lambda process: process.load).open(uri, name, options)
+        alive = [process for process in self._processes if process.is_alive]
+        return min(alive or self._processes, key=lambda process: process.load).open(uri, name, options)
 
     def close(self) -> None:
         """Ends them. Safe to call twice; sources that are still open break off."""
@@ -123,6 +124,7 @@ class _Process:
             descriptor = Board.new()
             stack.callback(os.close, descriptor)
             self._board = Board(descriptor)
+            ours.settimeout(_SILENT_S)  # for one that hangs in the middle of what it says
             self._wire = Wire(ours)
             path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
             arguments = (theirs.fileno(), descriptor, logging.getLogger().getEffectiveLevel())
@@ -143,6 +145,11 @@ class _Process:
         return self._wire.fileno()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self._popen.poll() is None
+
+    @property
     def load(self) -> int:
         """How many sources it has."""
         return len(self._sources)
@@ -157,7 +164,7 @@ class _Process:
             self._board.taken[number] = 0
             source = RemoteSource(number, SourceInfo(name, shown, live=live), self._say, self._board.taken)
             self._sources[number] = source
-        if self._popen.poll() is not None:
+        if not self.is_alive:
             source.ended(gone(source.info, self._how_it_ended()))
         self._say(messages.Open(number, uri, name, options))
         return source
@@ -201,10 +208,15 @@ class _Process:
             for message in self._wire.receive():
                 self._take(message)
             return True
+        except TimeoutError:
+            self._is_hung = True
         except (EOFError, OSError):
             pass
         except StreamerError as failed:  # a picture can't be mapped
             error = failed
+        except Exception as failed:
+            error = SourceError(f"decoding in another process failed: {type(failed).__name__}: {failed}")
+        if self._is_hung or error is not None:
             self._popen.kill()
         for source in list(self._sources.values()):
             source.ended(None if self._ending else error or gone(source.info, self._how_it_ended()))
