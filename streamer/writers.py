@@ -66,9 +66,10 @@ class Writers:
         """Takes a job on; it isn't ready yet."""
         with self._work:
             self._jobs[job] = _State.IDLE
-            is_first = not self._threads
-        if is_first:
-            self._add_thread()
+            if self._threads:
+                return
+            self._threads = 1
+        self._start("serve 1", self._run)
 
     def ready(self, job: Job) -> None:
         """Says that there is something to do for a job; from any thread. One that has ended is left alone."""
@@ -89,7 +90,9 @@ class Writers:
             held_up = sum(since_s < late_s for since_s in self._serving_since_s.values())
             if not self._queue or held_up < self._threads or self._threads >= len(self._jobs):
                 return
-        self._add_thread()
+            self._threads += 1
+            name = f"serve {self._threads}"
+        self._start(name, self._run)
 
     def close(self) -> None:
         """Has the threads end once nothing is ready."""
@@ -102,12 +105,6 @@ class Writers:
         self._queue.append(job)
         if self._idle:
             self._work.notify()
-
-    def _add_thread(self) -> None:
-        with self._work:
-            self._threads += 1
-            number = self._threads
-        self._start(f"serve {number}", self._run)
 
     def _run(self) -> None:
         me, thread = threading.get_ident(), threading.current_thread()

@@ -162,7 +162,7 @@ class Slots:
         self.returned = returned
         self._turns = np.zeros(len(returned), np.uint32)
         self._free = list(range(len(returned)))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a number may come back while one is taken: finalisers run anywhere
 
     def take(self) -> int:
         """Returns a number that isn't in use."""

@@ -15,7 +15,7 @@ class Wire:
     """One end. Any thread may send; one receives."""
 
     def __init__(self, end: socket.socket) -> None:
-        """Takes over a connected stream socket that blocks."""
+        """Takes over a connected stream socket that blocks, if with a time-out: then `TimeoutError` is raised."""
         self._socket = end
         self._lock = threading.Lock()
         self._buffer = bytearray()
@@ -41,12 +41,19 @@ class Wire:
         """Waits until something comes, and until it is whole, and returns it: at least one object.
 
         Raises:
-            EOFError, OSError: if the other end is gone.
+            EOFError, OSError: if the other end is gone, and all that came whole was returned.
         """
         found: list[object] = []
         while not found or self._buffer:
-            came = self._socket.recv(_MOST_AT_ONCE)
+            try:
+                came = self._socket.recv(_MOST_AT_ONCE)
+            except OSError:
+                if found:
+                    return found
+                raise
             if not came:
+                if found:
+                    return found
                 raise EOFError
             self._buffer += came
             found += self._whole()
