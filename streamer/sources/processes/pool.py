@@ -21,7 +21,7 @@ from streamer.sources.base import Source, SourceInfo
 from streamer.sources.options import SourceOptions
 from streamer.sources.processes import messages
 from streamer.sources.processes.board import SOURCES, Board
-from streamer.sources.processes.remote import RemoteSource, gone
+from streamer.sources.processes.remote import RemoteSource, broken_off
 from streamer.sources.processes.wire import Wire
 from streamer.sources.uri import default_name, is_stream, redact
 
@@ -165,7 +165,7 @@ class _Process:
             source = RemoteSource(number, SourceInfo(name, shown, live=live), self._say, self._board.taken)
             self._sources[number] = source
         if not self.is_alive:
-            source.ended(gone(source.info, self._how_it_ended()))
+            source.ended(broken_off(source.info, self._how_it_ended()))
         self._say(messages.Open(number, uri, name, options))
         return source
 
@@ -219,7 +219,7 @@ class _Process:
         if self._is_hung or error is not None:
             self._popen.kill()
         for source in list(self._sources.values()):
-            source.ended(None if self._ending else error or gone(source.info, self._how_it_ended()))
+            source.ended(None if self._ending else error or broken_off(source.info, self._how_it_ended()))
         return False
 
     def _take(self, message: object) -> None:
@@ -242,6 +242,7 @@ class _Process:
         elif isinstance(message, messages.Ended):
             self._sources[message.number].ended(message.error, message.status)
         elif isinstance(message, messages.Gone):
+            self._sources[message.number].gone()
             with self._lock:
                 del self._sources[message.number]
 

@@ -47,8 +47,8 @@ class RemoteSource(FedSource):
         self._answered, self._is_let_go = threading.Event(), False
         self._refusal: StreamerError | None = None
         self._error: StreamerError | None = None
-        self._has_ended = False
-        self._lock = threading.Lock()  # between the source's end and who wants to be told of it
+        self._has_ended = self._is_gone = False
+        self._lock = threading.Lock()  # between the source's end and who counts on it
         self._status = Status()
         self._looks: Looks | None = None
 
@@ -74,7 +74,9 @@ class RemoteSource(FedSource):
             self._send(Begin(self._number, paced))
 
     def count_taken(self) -> None:
-        self._taken[self._number] += 1
+        with self._lock:
+            if not self._is_gone:
+                self._taken[self._number] += 1
 
     def __iter__(self) -> Iterator[Frame]:
         """Yields the frames, in order.
@@ -89,7 +91,9 @@ class RemoteSource(FedSource):
             yield frame
 
     def interrupt(self) -> None:
-        if not self._is_let_go:
+        with self._lock:
+            if self._is_gone or self._is_let_go:
+                return
             self._is_let_go = True
             self._send(LetGo(self._number))
 
@@ -163,6 +167,11 @@ class RemoteSource(FedSource):
         if taker is not None:
             taker.source_ended(error)
 
+    def gone(self) -> None:
+        """Nothing is left of it in the process: its number may be another's now."""
+        with self._lock:
+            self._is_gone = True
+
 
 class _Inbox(Taker):
     """Takes frames for who iterates."""
@@ -190,6 +199,6 @@ class _Inbox(Taker):
                 yield frame
 
 
-def gone(info: SourceInfo, how: str) -> SourceError:
+def broken_off(info: SourceInfo, how: str) -> SourceError:
     """Returns why a source ends whose process is no more."""
     return SourceError(f"source {info.uri!r} broke off: the process that decoded it {how}; start the run again")
