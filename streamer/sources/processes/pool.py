@@ -136,7 +136,7 @@ class _Process:
             )
         self._sources: dict[int, RemoteSource] = {}
         self._lock = threading.Lock()
-        self._ending = self._is_hung = False
+        self._ending = self._is_hung = self._is_gone = False
         self._patient_until_s = time.perf_counter() + _STARTS_WITHIN_S
         self._borrower: Borrower | None = None
 
@@ -147,7 +147,7 @@ class _Process:
     @property
     def is_alive(self) -> bool:
         """Whether it runs."""
-        return self._popen.poll() is None
+        return not self._is_gone and self._popen.poll() is None
 
     @property
     def load(self) -> int:
@@ -218,7 +218,10 @@ class _Process:
             error = SourceError(f"decoding in another process failed: {type(failed).__name__}: {failed}")
         if self._is_hung or error is not None:
             self._popen.kill()
-        for source in list(self._sources.values()):
+        with self._lock:
+            self._is_gone = True
+            sources = list(self._sources.values())
+        for source in sources:
             source.ended(None if self._ending else error or broken_off(source.info, self._how_it_ended()))
         return False
 
