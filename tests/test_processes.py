@@ -1,0 +1,278 @@
+"""Sources in other processes: what they give is what they would give here, whatever becomes of the process."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamer.errors import ConfigError, SourceError, StreamerError
+from streamer.frame import Frame
+from streamer.sources import SourceOptions, open_source
+from streamer.sources.base import FedSource, Taker
+from streamer.sources.processes import DecodingProcesses, processes_for
+from streamer.sources.processes.board import AHEAD
+from streamer.sources.processes.messages import Begin
+from streamer.yuv import Yuv420
+from tests.fakes import wait_for
+from tests.media import number_of, write_clip
+
+WAIT_S = 20
+A_MOMENT_S = 0.3
+CPU = SourceOptions()
+LONG = 4 * AHEAD
+
+
+class Kept(Taker):
+    """Keeps what a source brings, and makes room for more only where it is told to.
+
+    Attributes:
+        frames: what came.
+        ends: what the source ended with, once for each time that it said so.
+        more: set when there are more than `most`.
+    """
+
+    def __init__(self, source: FedSource | None = None, *, most: int = 1 << 30, before: threading.Event | None = None):
+        self.frames: list[Frame] = []
+        self.ends: list[StreamerError | None] = []
+        self.more = threading.Event()
+        self.most = most
+        self._source, self._before = source, before
+
+    def take(self, frame: Frame, capture_ms: float) -> None:
+        assert capture_ms >= 0
+        self.frames.append(frame)
+        if self._before is not None:
+            self._before.wait(WAIT_S)
+        if self._source is not None:
+            self._source.count_taken()
+        if len(self.frames) > self.most:
+            self.more.set()
+
+    def source_ended(self, error: StreamerError | None) -> None:
+        self.ends.append(error)
+
+    def has_just(self, count: int) -> bool:
+        """Waits until there are so many; returns whether no more come for a moment."""
+        self.more.clear()
+        self.most = count
+        wait_for(lambda: len(self.frames) >= count)
+        return not self.more.wait(A_MOMENT_S) and len(self.frames) == count
+
+
+@pytest.fixture(scope="module")
+def _both() -> Iterator[DecodingProcesses]:
+    with DecodingProcesses(2) as processes:
+        yield processes
+
+
+@pytest.fixture
+def both(_both: DecodingProcesses) -> Iterator[DecodingProcesses]:
+    """Two processes that nobody harms; they forget what they had at the end."""
+    yield _both
+    wait_for(lambda: loads(_both) == [0, 0])
+
+
+@pytest.fixture
+def one() -> Iterator[DecodingProcesses]:
+    """A process of one's own."""
+    with DecodingProcesses(1) as processes:
+        yield processes
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """One longer than a process decodes ahead."""
+    return write_clip(tmp_path / "clip.mp4", LONG)
+
+
+def opened(processes: DecodingProcesses, uri: Path | str, name: str = "a", options: SourceOptions = CPU) -> FedSource:
+    """Opens a source and waits for its first frame."""
+    source = processes.open(str(uri), name=name, options=options)
+    assert isinstance(source, FedSource)
+    source.wait_ready()
+    return source
+
+
+def loads(processes: DecodingProcesses) -> list[int]:
+    return [process.load for process in processes._processes]
+
+
+# --- the same as here ---
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "kind"),
+    [
+        ("clip.mp4", "libx264", "yuv420p", Yuv420),
+        ("clip.mp4", "mjpeg", "yuvj420p", Yuv420),
+        ("clip.mkv", "ffv1", "gray", np.ndarray),
+        ("clip.mov", "png", "rgb24", np.ndarray),
+    ],
+)
+def test_frames_are_those_of_this_process(
+    both: DecodingProcesses, tmp_path: Path, name: str, codec: str, pix_fmt: str, kind: type
+) -> None:
+    path = write_clip(tmp_path / name, LONG, codec=codec, pix_fmt=pix_fmt)
+    with open_source(str(path), name="a") as here, opened(both, path) as there:
+        assert there.info == here.info
+        wanted, got = list(here), list(there)
+        assert (there.skipped, there.damaged, there.reconnects, there.lost_s) == ((), 0, 0, None)
+    assert [(f.source, f.index, f.pts_s, f.name) for f in got] == [(f.source, f.index, f.pts_s, f.name) for f in wanted]
+    assert len(got) == LONG
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert isinstance(ours.pixels, kind)
+        np.testing.assert_array_equal(ours.image, theirs.image)
+    captured_s = [frame.captured_at_s for frame in got]
+    assert captured_s == sorted(captured_s) and captured_s[-1] <= time.perf_counter()
+
+
+def test_what_is_damaged_is_told(both: DecodingProcesses, tmp_path: Path) -> None:
+    options = {"codec_options": {"g": "10"}, "container_options": {"movflags": "faststart"}}
+    path = write_clip(tmp_path / "clip.mp4", LONG, **options)  # type: ignore[arg-type]
+    path.write_bytes(path.read_bytes()[:-300])
+    with opened(both, path) as source:
+        frames = list(source)
+        assert source.skipped[-1] == "its end: 300 bytes of the file are missing"
+        assert source.damaged == len(source.skipped) - 1
+    assert AHEAD < len(frames) < LONG
+
+
+def test_several_sources_are_spread_and_beside_each_other(both: DecodingProcesses, tmp_path: Path) -> None:
+    counts = [LONG + number for number in range(5)]
+    paths = [write_clip(tmp_path / f"{number}.mp4", count) for number, count in enumerate(counts)]
+    sources = [both.open(str(path), options=CPU) for path in paths]
+    assert sorted(loads(both)) == [2, 3]
+    assert [source.info.name for source in sources] == [str(number) for number in range(5)]
+    frames = [iter(source) for source in sources]
+    got: list[list[int]] = [[] for _ in sources]
+    for _ in range(max(counts)):
+        for numbers, each in zip(got, frames, strict=True):
+            numbers += [number_of(frame.image) for frame in [next(each, None)] if frame is not None]
+    assert [next(each, None) for each in frames] == [None] * 5
+    assert got == [list(range(count)) for count in counts]
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind", "said"),
+    [
+        ("missing.mp4", SourceError, "missing.mp4' does not exist"),
+        ("text.mp4", SourceError, "text.mp4"),
+        ("gopher://x/y", ConfigError, "unknown scheme 'gopher'"),
+    ],
+)
+def test_what_cannot_be_opened(
+    both: DecodingProcesses, tmp_path: Path, uri: str, kind: type[StreamerError], said: str
+) -> None:
+    (tmp_path / "text.mp4").write_text("no film\n" * 100)
+    uri = uri if "://" in uri else str(tmp_path / uri)
+    with both.open(uri, name="a", options=CPU) as source:
+        with pytest.raises(kind, match=said) as caught:
+            source.wait_ready()
+        with pytest.raises(kind, match=said):
+            list(source)
+        taker = Kept()
+        assert isinstance(source, FedSource)
+        source.feed(taker, paced=False)
+        assert list(map(str, taker.ends)) == [str(caught.value)]
+
+
+# --- room, time and ends ---
+
+
+def test_no_more_is_decoded_ahead_than_there_is_room_for(both: DecodingProcesses, clip: Path) -> None:
+    with opened(both, clip) as source:
+        taker = Kept()
+        source.feed(taker, paced=False)
+        assert source.ahead == AHEAD
+        assert taker.has_just(AHEAD)
+        for taken in (1, 5):
+            for _ in range(taken):
+                source.count_taken()
+            assert taker.has_just(len(taker.frames) + taken)
+        for _ in range(LONG):
+            source.count_taken()
+        wait_for(lambda: taker.ends == [None])
+    assert [frame.index for frame in taker.frames] == list(range(LONG))
+
+
+def test_frames_come_at_their_own_time(both: DecodingProcesses, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 8, fps=10)
+    with opened(both, path) as source:
+        taker, began_s = Kept(source), time.perf_counter()
+        source.feed(taker, paced=True)
+        wait_for(lambda: taker.ends == [None])
+    assert len(taker.frames) == 8
+    assert all(frame.captured_at_s >= began_s + frame.pts_s - 0.001 for frame in taker.frames)
+
+
+@pytest.mark.parametrize("how", ["close", "interrupt"])
+def test_one_that_is_let_go_in_the_middle_ends(both: DecodingProcesses, clip: Path, how: str) -> None:
+    source = opened(both, clip)
+    frames = iter(source)
+    assert [next(frames).index for _ in range(3)] == [0, 1, 2]
+    assert sum(loads(both)) == 1
+    for _ in range(2):
+        getattr(source, how)()
+    assert len(list(frames)) <= AHEAD
+    wait_for(lambda: loads(both) == [0, 0])
+    assert list(source) == []
+
+
+def test_one_that_is_let_go_before_it_began_ends(both: DecodingProcesses, clip: Path) -> None:
+    source = both.open(str(clip), name="a", options=CPU)
+    source.close()
+    assert list(source) == []
+
+
+def test_closing_late_harms_no_source_that_came_later(one: DecodingProcesses, clip: Path, tmp_path: Path) -> None:
+    first = opened(one, write_clip(tmp_path / "short.mp4", 5))
+    assert len(list(first)) == 5
+    wait_for(lambda: loads(one) == [0])
+    with opened(one, clip) as second:
+        first.close()
+        assert len(list(second)) == LONG
+
+
+def test_counting_late_makes_no_room_for_a_source_that_came_later(
+    one: DecodingProcesses, clip: Path, tmp_path: Path
+) -> None:
+    first, taker = opened(one, write_clip(tmp_path / "short.mp4", 10)), Kept()
+    first.feed(taker, paced=False)
+    wait_for(lambda: taker.ends)
+    wait_for(lambda: loads(one) == [0])
+    with opened(one, clip) as second:
+        for _ in taker.frames:
+            first.count_taken()
+        other = Kept()
+        second.feed(other, paced=False)
+        assert other.has_just(AHEAD)
+
+
+def test_a_word_for_a_source_that_is_gone_harms_nobody(one: DecodingProcesses, clip: Path) -> None:
+    one._processes[0]._say(Begin(77, False))
+    assert len(list(opened(one, clip))) == LONG
+
+
+# --- how many ---
+
+
+@pytest.mark.parametrize(
+    ("videos", "cores", "wanted"),
+    [(0, 8, 0), (1, 64, 0), (3, 64, 0), (4, 1, 1), (4, 2, 1), (4, 4, 2), (4, 64, 2), (32, 64, 2), (33, 64, 3),
+     (60, 64, 4), (60, 6, 3), (1000, 16, 8)],
+)  # fmt: skip
+def test_how_many_there_are(videos: int, cores: int, wanted: int) -> None:
+    assert processes_for(videos, cores) == wanted
+
+
+def test_where_there_can_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    assert processes_for(100, 64) == 0
+    with pytest.raises(ConfigError, match="need Linux.*--decode-processes 0"):
+        DecodingProcesses(1)

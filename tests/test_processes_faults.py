@@ -1,0 +1,187 @@
+"""Decoding processes that are killed, hang or are left alone: their sources end, with a word, and no others do."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer.errors import SourceError
+from streamer.sources.processes import DecodingProcesses, pool
+from streamer.sources.processes.board import AHEAD
+from tests.fakes import wait_for
+from tests.media import write_clip
+from tests.test_processes import CPU, LONG, WAIT_S, Kept, opened
+
+
+@pytest.fixture
+def one() -> Iterator[DecodingProcesses]:
+    """A process of one's own."""
+    with DecodingProcesses(1) as processes:
+        yield processes
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """One longer than a process decodes ahead."""
+    return write_clip(tmp_path / "clip.mp4", LONG)
+
+
+def pid_of(processes: DecodingProcesses, number: int = 0) -> int:
+    return processes._processes[number]._popen.pid
+
+
+def state_of(pid: int) -> str:
+    """Returns a process's state as ps shows it, Z also where there is none any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def within(body: Callable[[], Any], seconds: float = WAIT_S) -> Any:
+    """Returns what it returns, or raises what it raises; fails the test where it hangs."""
+    result: list[Any] = []
+
+    def run() -> None:
+        try:
+            result.append((body(), None))
+        except BaseException as error:
+            result.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert result, "it hangs"
+    value, error = result[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def test_a_process_that_is_killed_ends_its_sources_alone(clip: Path) -> None:
+    with DecodingProcesses(2) as processes:
+        sources = [opened(processes, clip, name) for name in "abc"]
+        frames = [iter(source) for source in sources]
+        for each in frames:
+            next(each)
+        os.kill(pid_of(processes), signal.SIGKILL)
+        for source, each in ((sources[0], frames[0]), (sources[2], frames[2])):
+            with pytest.raises(SourceError, match=f"{clip}' broke off: the process .* was killed by SIGKILL"):
+                list(each)
+            taker = Kept()
+            source.feed(taker, paced=False)
+            assert len(taker.ends) == 1 and "SIGKILL" in str(taker.ends[0])
+        assert len(list(frames[1])) == LONG - 1
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_opening_in_a_process_that_is_gone(
+    one: DecodingProcesses, clip: Path, seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection ends a moment before the system says that it has."""
+    os.kill(pid_of(one), signal.SIGKILL)
+    wait_for(lambda: not one._thread.is_alive())
+    if not seen:
+        monkeypatch.setattr(one._processes[0]._popen, "poll", lambda: None)
+    source = one.open(str(clip), name="a", options=CPU)
+    with pytest.raises(SourceError, match="was killed by SIGKILL; start the run again"):
+        within(source.wait_ready, 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_the_run_does_not_end_the_process(one: DecodingProcesses, clip: Path, number: signal.Signals) -> None:
+    source = opened(one, clip)
+    os.kill(pid_of(one), number)
+    assert len(list(source)) == LONG
+    assert one._processes[0]._popen.poll() is None
+
+
+def test_closing_ends_processes_and_sources(clip: Path) -> None:
+    with DecodingProcesses(2) as processes:
+        sources = [opened(processes, clip, name) for name in "ab"]
+        frames = [iter(source) for source in sources]
+        for each in frames:
+            next(each)
+        processes.close()
+    assert all(len(list(each)) <= AHEAD for each in frames)
+    assert [process._popen.returncode for process in processes._processes] == [0, 0]
+    for source in sources:
+        source.close()
+    processes.close()
+
+
+def test_a_process_does_not_outlive_the_run(clip: Path) -> None:
+    code = (
+        "import os, sys; from streamer.sources.processes import DecodingProcesses as D; from streamer.sources import *;"
+        "d = D(1); d.open(sys.argv[1], name='a', options=SourceOptions()).wait_ready();"
+        "print(d._processes[0]._popen.pid, flush=True); os._exit(0)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code, str(clip)], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    with closing(run.stdout):
+        pid = int(run.stdout.readline())
+        assert run.wait(WAIT_S) == 0
+        wait_for(lambda: state_of(pid) == "Z")
+
+
+@pytest.fixture
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has processes looked at more often than once a second."""
+    monkeypatch.setattr(pool, "_LOOK_S", 0.02)
+
+
+def stop(processes: DecodingProcesses) -> None:
+    """Stops a process as it stands."""
+    os.kill(pid_of(processes), signal.SIGSTOP)
+    wait_for(lambda: state_of(pid_of(processes)) == "T")
+
+
+def lose_patience(processes: DecodingProcesses) -> bool:
+    """Says that a process has been silent for too long; returns True."""
+    processes._processes[0]._patient_until_s = 0.0
+    return True
+
+
+@pytest.mark.usefixtures("watchful")
+def test_a_process_that_hangs_is_ended(one: DecodingProcesses, clip: Path) -> None:
+    taker = Kept()
+    opened(one, clip).feed(taker, paced=False)
+    stop(one)
+    wait_for(lambda: lose_patience(one) and taker.ends)
+    assert isinstance(taker.ends[0], SourceError)
+    assert "broke off: the process that decoded it hung: it said nothing for 15 s" in str(taker.ends[0])
+    wait_for(lambda: state_of(pid_of(one)) == "Z")
+
+
+@pytest.mark.usefixtures("watchful")
+def test_a_process_that_hangs_while_it_speaks_is_ended(one: DecodingProcesses, clip: Path, tmp_path: Path) -> None:
+    large = opened(one, write_clip(tmp_path / "large.mp4", AHEAD, size_wh=(1920, 1080)), "large")
+    gate, taker = threading.Event(), Kept()
+    holds_up = Kept(before=gate)
+    opened(one, clip, "small").feed(holds_up, paced=False)
+    wait_for(lambda: holds_up.frames)
+    large.feed(taker, paced=False)  # 3 MB each, and nobody hears what is said
+    wire, waiting = one._processes[0]._wire, bytearray(4)
+
+    def is_full() -> bool:
+        fcntl.ioctl(wire, termios.FIONREAD, waiting)
+        return struct.unpack("i", waiting)[0] > 100_000
+
+    wait_for(is_full)
+    stop(one)
+    wire._socket.settimeout(0.2)
+    gate.set()
+    wait_for(lambda: lose_patience(one) and taker.ends and holds_up.ends)
+    assert "hung" in str(taker.ends[0])

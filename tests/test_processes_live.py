@@ -1,0 +1,86 @@
+"""Cameras that other processes read: lost, reached again, and never decoded ahead of time."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from streamer.errors import SourceError
+from streamer.sources import SourceOptions
+from streamer.sources.base import FedSource
+from streamer.sources.processes import DecodingProcesses
+from streamer.sources.processes.board import AHEAD_LIVE
+from tests.fakes import wait_for
+from tests.rtsp_server import RtspServer
+from tests.test_processes import CPU, LONG, Kept, opened
+
+
+@pytest.fixture
+def one() -> Iterator[DecodingProcesses]:
+    """A process of one's own."""
+    with DecodingProcesses(1) as processes:
+        yield processes
+
+
+def test_a_camera_is_reached_again_over_there(one: DecodingProcesses) -> None:
+    with RtspServer() as camera, opened(one, camera.url, "door", SourceOptions(freshest=False)) as source:
+        assert source.info.live and source.info.size_wh == (96, 64)
+        taker = Kept(source)
+        source.feed(taker, paced=False)
+        wait_for(lambda: len(taker.frames) >= 5)
+        camera.cut()
+        wait_for(lambda: source.reconnects == 1)
+        count = len(taker.frames)
+        wait_for(lambda: len(taker.frames) >= count + 5)
+        assert source.lost_s is None or source.reconnects == 1
+        camera.close()
+        wait_for(lambda: source.lost_s is not None)
+        first_s = source.lost_s
+        assert first_s is not None
+        wait_for(lambda: (source.lost_s or 0.0) > first_s)
+        assert taker.ends == []
+    wait_for(lambda: taker.ends == [None])
+    indices, pts_s = ([getattr(frame, name) for frame in taker.frames] for name in ("index", "pts_s"))
+    assert indices == list(range(len(indices)))
+    assert pts_s == sorted(pts_s)
+
+
+def test_a_camera_is_not_decoded_far_ahead(one: DecodingProcesses) -> None:
+    with RtspServer(fps=60) as camera, opened(one, camera.url) as source:
+        taker = Kept()
+        source.feed(taker, paced=False)
+        assert taker.has_just(AHEAD_LIVE)
+        for _ in range(LONG):
+            source.count_taken()
+        wait_for(lambda: len(taker.frames) == AHEAD_LIVE + LONG)
+        wait_for(lambda: source.passed_over)
+
+
+def test_a_camera_that_refuses_may_come_later(one: DecodingProcesses) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port: int = listener.getsockname()[1]
+    source = one.open(f"rtsp://user:secret@127.0.0.1:{port}/live", name="door", options=CPU)
+    assert isinstance(source, FedSource)
+    with source:
+        with pytest.raises(SourceError, match="refused the connection") as caught:
+            source.wait_ready()
+        assert "secret" not in str(caught.value) and "secret" not in source.info.uri
+        assert source.info.live
+        taker = Kept(source)
+        source.feed(taker, paced=False)
+        with RtspServer(port=port):
+            wait_for(lambda: len(taker.frames) >= 3)
+            wait_for(lambda: source.info.size_wh == (96, 64))
+        assert source.reconnects == 0  # it was never lost
+
+
+def test_interrupting_ends_waiting_for_a_silent_camera(one: DecodingProcesses) -> None:
+    with RtspServer(silent_after=10) as camera, opened(one, camera.url) as source:
+        taker = Kept(source)
+        source.feed(taker, paced=False)
+        wait_for(lambda: camera.sent == 10)
+        source.interrupt()
+        wait_for(lambda: taker.ends == [None])

@@ -1,0 +1,210 @@
+"""Runs whose sources other processes decode: the pipeline and the command line don't know the difference."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamer.cli import main
+from streamer.errors import EngineError, SinkError, StreamerError
+from streamer.frame import Frame
+from streamer.pipeline import Pipeline, StreamPlan
+from streamer.policy import Policy
+from streamer.report import RunReport
+from streamer.sources import Source, SourceOptions
+from streamer.sources.processes import DecodingProcesses
+from streamer.sources.processes.board import AHEAD
+from tests.fakes import MemorySink, SlowDetector, wait_for
+from tests.media import number_of, write_clip
+from tests.rtsp_server import RtspServer
+from tests.test_cli import lines_in
+from tests.test_pipeline import fail_at, run_bounded
+from tests.test_processes import LONG, loads, opened
+from tests.tiny import write_tiny
+
+
+@pytest.fixture
+def two() -> Iterator[DecodingProcesses]:
+    """Two processes, which have nothing to decode any more at the end."""
+    with DecodingProcesses(2) as processes:
+        yield processes
+        wait_for(lambda: loads(processes) == [0, 0])
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """One longer than a process decodes ahead."""
+    return write_clip(tmp_path / "clip.mp4", LONG)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("model") / "tiny.onnx")
+
+
+# --- the pipeline ---
+
+
+def run(plans: list[StreamPlan], **options: int) -> RunReport:
+    return run_bounded(Pipeline(plans, SlowDetector(depth=8, batch=4), **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_every_frame_reaches_its_sink(two: DecodingProcesses, clip: Path, drawn: bool) -> None:
+    sinks = [MemorySink(needs_pixels=drawn) for _ in range(3)]
+    sources = [opened(two, clip, name) for name in "abc"]
+    report = run([StreamPlan(source, [("out", sink)]) for source, sink in zip(sources, sinks, strict=True)])
+    for sink, part, name in zip(sinks, report.sources, "abc", strict=True):
+        assert sink.indices == list(range(LONG))
+        assert {frame.source for frame in sink.frames} == {name}
+        assert drawn or [number_of(frame.image) for frame in sink.frames] == list(range(LONG))
+        assert sink.closed == 1
+        assert (part.name, part.frames_captured, part.frames_processed, part.frames_dropped) == (name, LONG, LONG, 0)
+    assert report.errors == ()
+    assert {"capture", "write out"} <= set(report.stages_ms)
+
+
+@pytest.mark.parametrize("count", [1, AHEAD, AHEAD + 5])
+def test_so_many_frames_and_no_more(two: DecodingProcesses, clip: Path, count: int) -> None:
+    sinks = [MemorySink(), MemorySink()]
+    plans = [StreamPlan(opened(two, clip, name), [("out", sink)]) for name, sink in zip("ab", sinks, strict=True)]
+    report = run(plans, max_frames=count)
+    assert [sink.indices for sink in sinks] == [list(range(count))] * 2
+    assert [part.frames_processed for part in report.sources] == [count] * 2
+
+
+def test_a_sink_that_fails_ends_its_stream_alone(two: DecodingProcesses, clip: Path) -> None:
+    full = MemorySink(before=fail_at(5, SinkError("the disk is full")))
+    other = MemorySink()
+    plans = [StreamPlan(opened(two, clip, name), [(name, sink)]) for name, sink in (("a", full), ("b", other))]
+    with pytest.raises(SinkError, match="the disk is full"):
+        run(plans)
+    assert full.indices == list(range(5))
+    assert other.indices == list(range(LONG))
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_frames_beyond_the_budget_make_room_too(two: DecodingProcesses, clip: Path, policy: Policy) -> None:
+    sink = MemorySink()
+    (part,) = run([StreamPlan(opened(two, clip), [("out", sink)], policy, max_fps=3)]).sources  # of 30
+    wanted = list(range(0, LONG, 10))
+    assert set(sink.indices) <= set(wanted)
+    assert policy is Policy.FRESHEST or sink.indices == wanted
+    assert part.frames_captured == LONG
+
+
+def test_boxes_are_held_between(two: DecodingProcesses, clip: Path) -> None:
+    sink = MemorySink()
+    run([StreamPlan(opened(two, clip), [("out", sink)], detect_every=4)])
+    assert sink.indices == list(range(LONG))
+    assert [found.is_held for found in sink.detections] == [index % 4 != 0 for index in range(LONG)]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), EngineError("out of page-locked memory")])
+def test_a_detector_that_cannot_take_a_frame_ends_the_run(clip: Path, error: Exception) -> None:
+    class Refusing(SlowDetector):
+        def prepare(self, frame: Frame) -> None:
+            if frame.index == 3:
+                raise error
+
+    with DecodingProcesses(2) as processes:
+        plans = [StreamPlan(opened(processes, clip, name), [("out", MemorySink())]) for name in "ab"]
+        with pytest.raises(StreamerError, match=str(error)):
+            run_bounded(Pipeline(plans, Refusing(depth=4)))
+
+
+# --- the command line ---
+
+
+def arguments(folder: Path, model: Path, processes: int, *sources: str) -> list[str]:
+    named = [part for name, uri in zip("abcdef", sources, strict=False) for part in ("--source", f"{name}={uri}")]
+    return [
+        *named, "--output", f"{folder}/{{source}}.jsonl", "--model", str(model), "--engine", "openvino", "--batch", "1",
+        "--conf", "0.05", "--decode", "cpu", "--decode-processes", str(processes), "--no-progress",
+    ]  # fmt: skip
+
+
+class Watched(DecodingProcesses):
+    """Decoding processes as they are, and the names of the sources that they were given."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.names: list[str | None] = []
+
+    def open(self, uri: str, *, name: str | None = None, options: SourceOptions) -> Source:
+        self.names.append(name)
+        return super().open(uri, name=name, options=options)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
+    """What the program starts."""
+    found: list[Watched] = []
+
+    def start(count: int) -> Watched:
+        found.append(Watched(count))
+        return found[-1]
+
+    monkeypatch.setattr("streamer.sources.processes.DecodingProcesses", start)
+    return found
+
+
+def test_the_lines_are_the_same(tmp_path: Path, model: Path, started: list[Watched]) -> None:
+    clips = [str(write_clip(tmp_path / f"{n}.mp4", LONG + n, size_wh=(96 + 32 * n, 64))) for n in range(4)]
+    written = []
+    for processes in (0, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        assert main(arguments(folder, model, processes, *clips)) == 0
+        written.append([(folder / f"{name}.jsonl").read_text() for name in "abcd"])
+    here, there = written
+    assert [(len(loads(each)), each.names) for each in started] == [(2, list("abcd"))]
+    assert there == here
+    lines = [[json.loads(line) for line in text.splitlines()] for text in here]
+    assert [len(each) for each in lines] == [LONG + number for number in range(4)]
+    assert all(any(line["detections"] for line in each) for each in lines)
+
+
+def test_a_process_that_is_killed_fails_the_run_and_the_rest_is_written(
+    tmp_path: Path, model: Path, started: list[Watched], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", LONG)
+
+    def kill() -> None:
+        wait_for(lambda: lines_in(tmp_path / "a.jsonl") > 2)  # the camera's, which would send for ever
+        os.kill(started[0]._processes[0]._popen.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    with RtspServer() as camera:
+        killer.start()
+        status = main([*arguments(tmp_path, model, 2, camera.url, str(clip)), "--duration", "60"])
+        killer.join()
+    assert status == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert camera.url in errors[0] and "was killed by SIGKILL" in errors[0]
+    assert [json.loads(line)["index"] for line in (tmp_path / "b.jsonl").read_text().splitlines()] == list(range(LONG))
+    assert (tmp_path / "a.jsonl").read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize("wrong", ["-1", "65", "few", "1.5"])
+def test_what_is_no_number_of_processes(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--source", "sample", "--output", "null", f"--decode-processes={wrong}"]) == 2
+    assert "decode_processes" in capsys.readouterr().err
+
+
+def test_a_source_that_is_not_there_is_told_as_ever(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for processes in (0, 2):
+        assert main(arguments(tmp_path, model, processes, str(tmp_path / "missing.mp4"))) == 1
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert "missing.mp4" in said[0]
