@@ -88,7 +88,7 @@ class Writers:
         with self._work:
             late_s = time.perf_counter() - _HELD_UP_S
             held_up = sum(since_s < late_s for since_s in self._serving_since_s.values())
-            if not self._queue or held_up < self._threads or self._threads >= len(self._jobs):
+            if not self._queue or held_up < self._threads:
                 return
             self._threads += 1
             name = f"serve {self._threads}"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,7 @@ def test_a_process_that_hangs_while_it_speaks_is_ended(one: DecodingProcesses, c
 
     wait_for(is_full)
     stop(one)
+    assert wire._socket.gettimeout() == 15
     wire._socket.settimeout(0.2)
     gate.set()
     wait_for(lambda: lose_patience(one) and taker.ends and holds_up.ends)

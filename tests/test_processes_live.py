@@ -64,6 +64,7 @@ def test_a_camera_that_refuses_may_come_later(one: DecodingProcesses) -> None:
         port: int = listener.getsockname()[1]
     source = one.open(f"rtsp://user:secret@127.0.0.1:{port}/live", name="door", options=CPU)
     assert isinstance(source, FedSource)
+    assert "secret" not in source.info.uri
     with source:
         with pytest.raises(SourceError, match="refused the connection") as caught:
             source.wait_ready()

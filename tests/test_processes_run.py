@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from tests.media import number_of, write_clip
 from tests.rtsp_server import RtspServer
 from tests.test_cli import lines_in
 from tests.test_pipeline import fail_at, run_bounded
-from tests.test_processes import LONG, loads, opened
+from tests.test_pipeline_streams import running
+from tests.test_processes import LONG, WAIT_S, loads, opened
+from tests.test_processes_faults import within
 from tests.tiny import write_tiny
 
 
@@ -106,6 +109,32 @@ def test_boxes_are_held_between(two: DecodingProcesses, clip: Path) -> None:
     assert [found.is_held for found in sink.detections] == [index % 4 != 0 for index in range(LONG)]
 
 
+def test_frames_wait_for_their_own_time(two: DecodingProcesses, tmp_path: Path) -> None:
+    source, sink = opened(two, write_clip(tmp_path / "slow.mp4", 6, fps=10)), MemorySink()
+    began_s = time.perf_counter()
+    run([StreamPlan(source, [("out", sink)], Policy.EVERY_FRAME, paced=True)])
+    assert sink.indices == list(range(6))
+    assert all(frame.captured_at_s >= began_s + frame.pts_s - 0.001 for frame in sink.frames)
+
+
+def test_a_busy_detector_holds_up_no_word_of_the_processes(clip: Path) -> None:
+    gate, sink = threading.Event(), MemorySink()
+
+    def wait(_: int) -> None:
+        gate.wait(WAIT_S)
+
+    with DecodingProcesses(1) as processes:
+        plan = StreamPlan(opened(processes, clip), [("out", sink)])
+        pipeline = Pipeline([plan], SlowDetector(during=wait))
+        (stream,) = pipeline.streams
+        with running(pipeline) as result:
+            wait_for(lambda: len(stream.captured) == AHEAD)
+            within(lambda: opened(processes, clip, "b"))
+            gate.set()
+            wait_for(lambda: result)
+    assert sink.indices == list(range(LONG))
+
+
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), EngineError("out of page-locked memory")])
 def test_a_detector_that_cannot_take_a_frame_ends_the_run(clip: Path, error: Exception) -> None:
     class Refusing(SlowDetector):
@@ -165,6 +194,7 @@ def test_the_lines_are_the_same(tmp_path: Path, model: Path, started: list[Watch
         written.append([(folder / f"{name}.jsonl").read_text() for name in "abcd"])
     here, there = written
     assert [(len(loads(each)), each.names) for each in started] == [(2, list("abcd"))]
+    assert [process._popen.returncode for process in started[0]._processes] == [0, 0]
     assert there == here
     lines = [[json.loads(line) for line in text.splitlines()] for text in here]
     assert [len(each) for each in lines] == [LONG + number for number in range(4)]

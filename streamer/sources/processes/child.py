@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import itertools
 import logging
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from streamer.cuda.lending import Lending, Slots
-from streamer.errors import SourceError, StreamerError
+from streamer.errors import EngineError, SourceError, StreamerError
 from streamer.frame import Frame
 from streamer.pacing import Pacer
 from streamer.sources import open_source
@@ -232,7 +233,8 @@ class _Hosted:
         )
         spare: Any = first.spare()
         for surface in spare:
-            lending.offer(surface)
+            with contextlib.suppress(EngineError):  # a connection that ends may free it meanwhile
+                lending.offer(surface)
         return lending
 
     def _status(self, source: Source) -> messages.Status:

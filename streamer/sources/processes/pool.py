@@ -84,7 +84,7 @@ class DecodingProcesses(Closing):
         return min(alive or self._processes, key=lambda process: process.load).open(uri, name, options)
 
     def close(self) -> None:
-        """Ends them. Safe to call twice; sources that are still open break off."""
+        """Ends them, and the sources that are still open. Safe to call twice."""
         for process in self._processes:
             process.end()
         for process in self._processes:
@@ -215,7 +215,7 @@ class _Process:
         except StreamerError as failed:  # a picture can't be mapped
             error = failed
         except Exception as failed:
-            error = SourceError(f"decoding in another process failed: {type(failed).__name__}: {failed}")
+            error = SourceError(f"frames of a decoding process can't be taken: {type(failed).__name__}: {failed}")
         if self._is_hung or error is not None:
             self._popen.kill()
         with self._lock:
@@ -263,4 +263,9 @@ class _Process:
             status = self._popen.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
             return "no longer answers"
-        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        if status >= 0:
+            return f"ended with status {status}"
+        try:
+            return f"was killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"was killed by signal {-status}"

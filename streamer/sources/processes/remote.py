@@ -44,6 +44,7 @@ class RemoteSource(FedSource):
         self.ahead = AHEAD
         self._number, self._send, self._taken = number, send, taken
         self._taker: Taker | None = None
+        self._inbox: _Inbox | None = None
         self._answered, self._is_let_go = threading.Event(), False
         self._refusal: StreamerError | None = None
         self._error: StreamerError | None = None
@@ -84,9 +85,10 @@ class RemoteSource(FedSource):
         Raises:
             SourceError: when the source, or the process, breaks off.
         """
-        inbox = _Inbox(self.ahead)
-        self.feed(inbox, paced=False)
-        for frame in inbox.frames():
+        if self._inbox is None:
+            self._inbox = _Inbox(self.ahead)
+            self.feed(self._inbox, paced=False)
+        for frame in self._inbox.frames():
             self.count_taken()
             yield frame
 
@@ -96,6 +98,8 @@ class RemoteSource(FedSource):
                 return
             self._is_let_go = True
             self._send(LetGo(self._number))
+        if self._inbox is not None:
+            self._inbox.abort()
 
     def close(self) -> None:
         self.interrupt()
@@ -150,6 +154,7 @@ class RemoteSource(FedSource):
 
     def arrive(self, frame: Frame, capture_ms: float) -> None:
         """A frame came."""
+        self._refusal = None
         if self._taker is not None and not self._is_let_go:
             self._taker.take(frame, capture_ms)
 
@@ -181,7 +186,13 @@ class _Inbox(Taker):
         self._error: StreamerError | None = None
 
     def take(self, frame: Frame, capture_ms: float) -> None:
-        self._frames.put(frame)
+        try:
+            self._frames.put(frame)
+        except Closed:
+            pass  # aborted meanwhile
+
+    def abort(self) -> None:
+        self._frames.abort()
 
     def source_ended(self, error: StreamerError | None) -> None:
         self._error = error
