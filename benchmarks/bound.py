@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.contenders import CONF, IOU
 from streamer.detections import Detections
@@ -81,7 +82,8 @@ def measure_finding(clip: Path, streams: int) -> dict[str, float]:
         frames = list(islice(source, _KEPT_FRAMES))
     with open_source(str(clip)) as source:
         decode_s = _cpu_s_per_item(source)
-    with open_detector(DEFAULT_MODEL, device="cpu", batch="auto" if streams > 1 else None, streams=streams) as detector:
+    batch: Literal["auto"] | None = "auto" if streams > 1 else None
+    with open_detector(DEFAULT_MODEL, device="cpu", batch=batch, streams=streams, live=False) as detector:
         for _ in detector.stream(frames):
             pass
         detect_s = _cpu_s_per_item(detector.stream(frames))

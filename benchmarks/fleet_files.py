@@ -151,11 +151,11 @@ def run_files(clips: Sequence[Path], frames: int) -> FilesRound:
 
 
 def choose_requests(counts: Sequence[int]) -> dict[int, int]:
-    """Returns how many requests the engine has side by side for so many streams; measured, where that isn't known."""
+    """Returns how many requests the engine has side by side for so many files."""
     chosen = {}
     for count in counts:
         batch: Literal["auto"] | None = "auto" if count > 1 else None
-        with open_detector(DEFAULT_MODEL, device="cpu", batch=batch, streams=count) as detector:
+        with open_detector(DEFAULT_MODEL, device="cpu", batch=batch, streams=count, live=False) as detector:
             chosen[count] = detector.depth
     return chosen
 

@@ -59,6 +59,7 @@ def run(
                 depth=config.depth or (1 if live and not several else None),
                 batch=config.batch if several else None,
                 streams=len(sources),
+                live=live,
                 self_check=config.self_check,
             )
         )

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from streamer.detector import cuda, open_detector
+from streamer.detector.cpu import PER_CORE
+from streamer.engines.base import available_cores
 from streamer.errors import ConfigError, EngineError
 from streamer.listing import list_known
 from tests.fakes import SlowDetector
@@ -80,3 +82,9 @@ def test_what_does_not_go_together_is_refused(model: str, options: dict[str, str
 def test_gpu_engines_and_devices_are_listed() -> None:
     assert {line.split()[0] for line in list_known("engines")} >= {"openvino", "tensorrt", "torch"}
     assert any(line.startswith("cuda") for line in list_known("devices"))
+
+
+def test_files_alone_get_two_requests_a_core_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.detector.cpu.open_tuned", lambda *_: pytest.fail("nothing is to be measured"))
+    with open_detector(device="cpu", batch="auto", streams=8, live=False, self_check=False) as detector:
+        assert detector.depth == PER_CORE * available_cores()

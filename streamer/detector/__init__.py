@@ -31,6 +31,7 @@ def open_detector(
     depth: int | None = None,
     batch: int | Literal["auto"] | None = None,
     streams: int = 1,
+    live: bool = True,
     threads: int | None = None,
     self_check: bool = True,
 ) -> Detector:
@@ -52,6 +53,7 @@ def open_detector(
             as so many requests side by side (`depth`, where that is None). ``auto`` measures what is best, once for a
             model and machine; None takes frames one by one.
         streams: how many streams there will be: no larger batch than they can fill is tried.
+        live: whether a frame's delay matters; without, ``auto`` on a CPU takes two requests for each core.
         threads: cores to use; None uses all this process may run on.
         self_check: run the model once on a packaged picture and refuse an engine that computes it wrongly.
 
@@ -113,7 +115,8 @@ def open_detector(
         runner = open_engine(engine, loaded, slots=requests, precision=precision, threads=threads)
         return CpuDetector(loaded, runner, Decoder(loaded.spec, conf, iou, wanted))
 
-    requests = depth or (PER_CORE * available_cores() if batch is None else batch)
+    for_throughput = batch is None or (batch == "auto" and not live)
+    requests = depth or (PER_CORE * available_cores() if for_throughput else batch)
     if isinstance(requests, int):
         detector = open_one(requests)
     else:
