@@ -78,7 +78,7 @@ class StreamConfig(BaseModel):
         decode: ``gpu`` has files and streams decoded by NVDEC, ``cpu`` by FFmpeg; ``auto`` takes NVDEC where the run
             uses a GPU and NVDEC can decode the video.
         decode_processes: how many processes of their own decode videos; ``auto`` is one for each 16 that a GPU decodes,
-            and none for few or on a CPU.
+            at least two, and none for few or on a CPU.
         segment: length of a video output's segments: ``10m``, or a number of seconds; None writes one file.
         retain: which segments are kept: an age (``24h``) or a size (``50GB``) of all together; None keeps all.
         layout: ``tiled`` shows several sources in one window, and in one video where its name has no ``{source}``;

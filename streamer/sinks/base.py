@@ -70,24 +70,26 @@ class Sink(abc.ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.close_after_error()
+
+    def close_after_error(self) -> None:
+        """Closes it; what that says is only logged: the error before is the one to tell."""
         try:
             self.close()
         except SinkError as failed:
-            if error is None:
-                raise
-            log.warning("%s", failed)  # the first error is the one to tell
+            log.warning("%s", failed)
 
 
 @contextlib.contextmanager
 def closing_on_error(sink: Sink) -> Iterator[None]:
-    """Closes a sink when the block fails; what that says is only logged: the first error is the one to tell."""
+    """Closes a sink when the block fails."""
     try:
         yield
     except BaseException:
-        try:
-            sink.close()
-        except SinkError as failed:
-            log.warning("%s", failed)
+        sink.close_after_error()
         raise
 
 
