@@ -238,9 +238,11 @@ def test_the_lowest_priority_gives_way_first_and_it_is_told() -> None:
     """The detector is slower than both live streams together, so one must lose frames."""
     pipeline: Pipeline
 
+    def both_may_go() -> bool:
+        return all(len(stream.captured) and stream.lane.out < stream.lane.room for stream in pipeline.streams)
+
     def both_offer(_: int) -> None:
-        if not pipeline._stop.is_set():
-            wait_for(lambda: all(len(s.captured) for s in pipeline.streams) or pipeline._stop.is_set())
+        wait_for(lambda: both_may_go() or pipeline._stop.is_set())
 
     important, important_sink = plan("important", live=True, priority=1)
     low_view = MemorySink(live_view=True, needs_pixels=True)
