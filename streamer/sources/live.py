@@ -14,6 +14,7 @@ from dataclasses import replace
 from streamer.errors import SourceError
 from streamer.frame import Frame
 from streamer.policy import Closed, Handover, Policy
+from streamer.sources.axes import Axes
 from streamer.sources.base import Source, SourceInfo, damage_phrase
 from streamer.sources.options import SourceOptions
 
@@ -69,9 +70,7 @@ class LiveSource(Source):
         self._last_seen_s = self._began_s
         self._is_lost = False
         self._doublings = 0
-        self._base_index, self._base_pts_s = 0, 0.0
-        self._next_index, self._last_pts_s = 0, 0.0
-        self._first_seen_s: float | None = None
+        self._axes = Axes()
         self._connection = _Connection(connect, options, uri)
 
     def wait_ready(self) -> None:
@@ -80,7 +79,7 @@ class LiveSource(Source):
         Raises:
             SourceError: if the source can't be opened, or gives none. Iterating then goes on trying.
         """
-        if self._first is None and self._first_seen_s is None:
+        if self._first is None and not self._axes.is_begun:
             self._take_first()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -140,18 +139,14 @@ class LiveSource(Source):
     def _next(self) -> Frame | None:
         """Returns the next frame of the present connection, None at the end; raises when it is lost."""
         first, self._first = self._first, None
-        if first is None and self._first_seen_s is None:
+        if first is None and not self._axes.is_begun:
             self._take_first()
             first, self._first = self._first, None
         frame = first or self._connection.read()
         if frame is None:
             return None
         self._last_seen_s = time.perf_counter()
-        index, pts_s = self._base_index + frame.index, self._base_pts_s + frame.pts_s
-        self._next_index, self._last_pts_s = index + 1, pts_s
-        if index == frame.index and pts_s == frame.pts_s:
-            return frame
-        return replace(frame, index=index, pts_s=pts_s)
+        return self._axes.place(frame)
 
     def _take_first(self) -> None:
         """Takes the connection's first frame and lays the axes of index and time through it; raises if it has none."""
@@ -160,13 +155,9 @@ class LiveSource(Source):
         if first is None:
             return
         self._usual_open_s = time.perf_counter() - connection.began_s
-        if self._first_seen_s is None:
-            self._first_seen_s = first.captured_at_s
+        if not self._axes.is_begun:
             self.info = replace(connection.info or self.info, name=self.info.name)
-        else:
-            elapsed_s = first.captured_at_s - self._first_seen_s
-            self._base_index = self._next_index - first.index
-            self._base_pts_s = max(elapsed_s, self._last_pts_s) - first.pts_s
+        self._axes.begin(first)
         self._first = first
         self._is_lost = False
 
@@ -177,7 +168,7 @@ class LiveSource(Source):
             SourceError: `cause`, or what the last attempt failed with, once no attempt is left.
         """
         name, limit = self.info.name, self._options.reconnect
-        was_seen = self._first_seen_s is not None
+        was_seen = self._axes.is_begun
         if time.perf_counter() - self._connection.began_s > _STEADY_S:
             self._doublings = 0
         for attempt in itertools.count():
