@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from streamer.sources.processes import DecodingProcesses
+from streamer.sources.processes.board import AHEAD
 from tests.camera import camera_missing
 from tests.desktop import x_server
+from tests.media import write_clip
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes is no property
 settings.load_profile("untimed")
@@ -57,3 +60,16 @@ def camera_packages() -> None:
     """Skips where the system packages of `tests.camera` are missing."""
     if (reason := camera_missing()) is not None:
         pytest.skip(reason)
+
+
+@pytest.fixture
+def one_process() -> Iterator[DecodingProcesses]:
+    """A decoding process of one's own."""
+    with DecodingProcesses(1) as processes:
+        yield processes
+
+
+@pytest.fixture
+def long_clip(tmp_path: Path) -> Path:
+    """A video longer than a process decodes ahead: `4 * AHEAD` pictures."""
+    return write_clip(tmp_path / "clip.mp4", 4 * AHEAD)

@@ -25,7 +25,7 @@ import av
 import numpy as np
 import pytest
 
-from streamer.sources.processes import child, pool
+from streamer.sources.processes import child, process
 from streamer.sources.processes.board import Board
 from streamer.sources.processes.wire import Wire
 
@@ -320,7 +320,7 @@ def threads_for_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             body()
 
     popen = {name: getattr(subprocess, name) for name in ("TimeoutExpired", "DEVNULL")} | {"Popen": _ChildHere}
-    monkeypatch.setattr(pool, "subprocess", types.SimpleNamespace(**popen))
+    monkeypatch.setattr(process, "subprocess", types.SimpleNamespace(**popen))
     monkeypatch.setattr(child, "time", types.SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter))
     monkeypatch.setattr(child, "gc", types.SimpleNamespace(freeze=lambda: None))
     monkeypatch.setattr(child, "_or_die", until_over)

@@ -78,19 +78,6 @@ def both(_both: DecodingProcesses) -> Iterator[DecodingProcesses]:
     wait_for(lambda: loads(_both) == [0, 0])
 
 
-@pytest.fixture
-def one() -> Iterator[DecodingProcesses]:
-    """A process of one's own."""
-    with DecodingProcesses(1) as processes:
-        yield processes
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    """One longer than a process decodes ahead."""
-    return write_clip(tmp_path / "clip.mp4", LONG)
-
-
 def opened(processes: DecodingProcesses, uri: Path | str, name: str = "a", options: SourceOptions = CPU) -> FedSource:
     """Opens a source and waits for its first frame."""
     source = processes.open(str(uri), name=name, options=options)
@@ -185,8 +172,8 @@ def test_what_cannot_be_opened(
 # --- room, time and ends ---
 
 
-def test_no_more_is_decoded_ahead_than_there_is_room_for(both: DecodingProcesses, clip: Path) -> None:
-    with opened(both, clip) as source:
+def test_no_more_is_decoded_ahead_than_there_is_room_for(both: DecodingProcesses, long_clip: Path) -> None:
+    with opened(both, long_clip) as source:
         taker = Kept()
         source.feed(taker, paced=False)
         assert source.ahead == AHEAD
@@ -212,8 +199,8 @@ def test_frames_come_at_their_own_time(both: DecodingProcesses, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("how", ["close", "interrupt"])
-def test_one_that_is_let_go_in_the_middle_ends(both: DecodingProcesses, clip: Path, how: str) -> None:
-    source = opened(both, clip)
+def test_one_that_is_let_go_in_the_middle_ends(both: DecodingProcesses, long_clip: Path, how: str) -> None:
+    source = opened(both, long_clip)
     frames = iter(source)
     assert [next(frames).index for _ in range(3)] == [0, 1, 2]
     assert sum(loads(both)) == 1
@@ -224,29 +211,31 @@ def test_one_that_is_let_go_in_the_middle_ends(both: DecodingProcesses, clip: Pa
     assert list(source) == []
 
 
-def test_one_that_is_let_go_before_it_began_ends(both: DecodingProcesses, clip: Path) -> None:
-    source = both.open(str(clip), name="a", options=CPU)
+def test_one_that_is_let_go_before_it_began_ends(both: DecodingProcesses, long_clip: Path) -> None:
+    source = both.open(str(long_clip), name="a", options=CPU)
     source.close()
     assert list(source) == []
 
 
-def test_closing_late_harms_no_source_that_came_later(one: DecodingProcesses, clip: Path, tmp_path: Path) -> None:
-    first = opened(one, write_clip(tmp_path / "short.mp4", 5))
+def test_closing_late_harms_no_source_that_came_later(
+    one_process: DecodingProcesses, long_clip: Path, tmp_path: Path
+) -> None:
+    first = opened(one_process, write_clip(tmp_path / "short.mp4", 5))
     assert len(list(first)) == 5
-    wait_for(lambda: loads(one) == [0])
-    with opened(one, clip) as second:
+    wait_for(lambda: loads(one_process) == [0])
+    with opened(one_process, long_clip) as second:
         first.close()
         assert len(list(second)) == LONG
 
 
 def test_counting_late_makes_no_room_for_a_source_that_came_later(
-    one: DecodingProcesses, clip: Path, tmp_path: Path
+    one_process: DecodingProcesses, long_clip: Path, tmp_path: Path
 ) -> None:
-    first, taker = opened(one, write_clip(tmp_path / "short.mp4", 10)), Kept()
+    first, taker = opened(one_process, write_clip(tmp_path / "short.mp4", 10)), Kept()
     first.feed(taker, paced=False)
     wait_for(lambda: taker.ends)
-    wait_for(lambda: loads(one) == [0])
-    with opened(one, clip) as second:
+    wait_for(lambda: loads(one_process) == [0])
+    with opened(one_process, long_clip) as second:
         for _ in taker.frames:
             first.count_taken()
         other = Kept()
@@ -254,9 +243,9 @@ def test_counting_late_makes_no_room_for_a_source_that_came_later(
         assert other.has_just(AHEAD)
 
 
-def test_a_word_for_a_source_that_is_gone_harms_nobody(one: DecodingProcesses, clip: Path) -> None:
-    one._processes[0]._say(Begin(77, False))
-    assert len(list(opened(one, clip))) == LONG
+def test_a_word_for_a_source_that_is_gone_harms_nobody(one_process: DecodingProcesses, long_clip: Path) -> None:
+    one_process._processes[0]._say(Begin(77, False))
+    assert len(list(opened(one_process, long_clip))) == LONG
 
 
 # --- how many ---

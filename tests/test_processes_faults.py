@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,7 @@ from streamer.sources.processes import DecodingProcesses, pool
 from streamer.sources.processes.board import AHEAD
 from tests.fakes import wait_for
 from tests.media import write_clip
-from tests.test_processes import CPU, LONG, WAIT_S, Kept, opened
-
-
-@pytest.fixture
-def one() -> Iterator[DecodingProcesses]:
-    """A process of one's own."""
-    with DecodingProcesses(1) as processes:
-        yield processes
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    """One longer than a process decodes ahead."""
-    return write_clip(tmp_path / "clip.mp4", LONG)
+from tests.test_processes import LONG, WAIT_S, Kept, opened
 
 
 def pid_of(processes: DecodingProcesses, number: int = 0) -> int:
@@ -70,15 +57,15 @@ def within(body: Callable[[], Any], seconds: float = WAIT_S) -> Any:
     return value
 
 
-def test_a_process_that_is_killed_ends_its_sources_alone(clip: Path) -> None:
+def test_a_process_that_is_killed_ends_its_sources_alone(long_clip: Path) -> None:
     with DecodingProcesses(2) as processes:
-        sources = [opened(processes, clip, name) for name in "abc"]
+        sources = [opened(processes, long_clip, name) for name in "abc"]
         frames = [iter(source) for source in sources]
         for each in frames:
             next(each)
         os.kill(pid_of(processes), signal.SIGKILL)
         for source, each in ((sources[0], frames[0]), (sources[2], frames[2])):
-            with pytest.raises(SourceError, match=f"{clip}' broke off: the process .* was killed by SIGKILL"):
+            with pytest.raises(SourceError, match=f"{long_clip}' broke off: the process .* was killed by SIGKILL"):
                 list(each)
             taker = Kept()
             source.feed(taker, paced=False)
@@ -86,31 +73,19 @@ def test_a_process_that_is_killed_ends_its_sources_alone(clip: Path) -> None:
         assert len(list(frames[1])) == LONG - 1
 
 
-@pytest.mark.parametrize("seen", [True, False])
-def test_opening_in_a_process_that_is_gone(
-    one: DecodingProcesses, clip: Path, seen: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its connection ends a moment before the system says that it has."""
-    os.kill(pid_of(one), signal.SIGKILL)
-    wait_for(lambda: not one._thread.is_alive())
-    if not seen:
-        monkeypatch.setattr(one._processes[0]._popen, "poll", lambda: None)
-    source = one.open(str(clip), name="a", options=CPU)
-    with pytest.raises(SourceError, match="was killed by SIGKILL; start the run again"):
-        within(source.wait_ready, 3)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_ends_the_run_does_not_end_the_process(one: DecodingProcesses, clip: Path, number: signal.Signals) -> None:
-    source = opened(one, clip)
-    os.kill(pid_of(one), number)
+def test_what_ends_the_run_does_not_end_the_process(
+    one_process: DecodingProcesses, long_clip: Path, number: signal.Signals
+) -> None:
+    source = opened(one_process, long_clip)
+    os.kill(pid_of(one_process), number)
     assert len(list(source)) == LONG
-    assert one._processes[0]._popen.poll() is None
+    assert one_process._processes[0]._popen.poll() is None
 
 
-def test_closing_ends_processes_and_sources(clip: Path) -> None:
+def test_closing_ends_processes_and_sources(long_clip: Path) -> None:
     with DecodingProcesses(2) as processes:
-        sources = [opened(processes, clip, name) for name in "ab"]
+        sources = [opened(processes, long_clip, name) for name in "ab"]
         frames = [iter(source) for source in sources]
         for each in frames:
             next(each)
@@ -122,13 +97,13 @@ def test_closing_ends_processes_and_sources(clip: Path) -> None:
     processes.close()
 
 
-def test_a_process_does_not_outlive_the_run(clip: Path) -> None:
+def test_a_process_does_not_outlive_the_run(long_clip: Path) -> None:
     code = (
         "import os, sys; from streamer.sources.processes import DecodingProcesses as D; from streamer.sources import *;"
         "d = D(1); d.open(sys.argv[1], name='a', options=SourceOptions()).wait_ready();"
         "print(d._processes[0]._popen.pid, flush=True); os._exit(0)"
     )
-    run = subprocess.Popen([sys.executable, "-c", code, str(clip)], stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen([sys.executable, "-c", code, str(long_clip)], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
     with closing(run.stdout):
         pid = int(run.stdout.readline())
@@ -155,34 +130,36 @@ def lose_patience(processes: DecodingProcesses) -> bool:
 
 
 @pytest.mark.usefixtures("watchful")
-def test_a_process_that_hangs_is_ended(one: DecodingProcesses, clip: Path) -> None:
+def test_a_process_that_hangs_is_ended(one_process: DecodingProcesses, long_clip: Path) -> None:
     taker = Kept()
-    opened(one, clip).feed(taker, paced=False)
-    stop(one)
-    wait_for(lambda: lose_patience(one) and taker.ends)
+    opened(one_process, long_clip).feed(taker, paced=False)
+    stop(one_process)
+    wait_for(lambda: lose_patience(one_process) and taker.ends)
     assert isinstance(taker.ends[0], SourceError)
     assert "broke off: the process that decoded it hung: it said nothing for 15 s" in str(taker.ends[0])
-    wait_for(lambda: state_of(pid_of(one)) == "Z")
+    wait_for(lambda: state_of(pid_of(one_process)) == "Z")
 
 
 @pytest.mark.usefixtures("watchful")
-def test_a_process_that_hangs_while_it_speaks_is_ended(one: DecodingProcesses, clip: Path, tmp_path: Path) -> None:
-    large = opened(one, write_clip(tmp_path / "large.mp4", AHEAD, size_wh=(1920, 1080)), "large")
+def test_a_process_that_hangs_while_it_speaks_is_ended(
+    one_process: DecodingProcesses, long_clip: Path, tmp_path: Path
+) -> None:
+    large = opened(one_process, write_clip(tmp_path / "large.mp4", AHEAD, size_wh=(1920, 1080)), "large")
     gate, taker = threading.Event(), Kept()
     holds_up = Kept(before=gate)
-    opened(one, clip, "small").feed(holds_up, paced=False)
+    opened(one_process, long_clip, "small").feed(holds_up, paced=False)
     wait_for(lambda: holds_up.frames)
     large.feed(taker, paced=False)  # 3 MB each, and nobody hears what is said
-    wire, waiting = one._processes[0]._wire, bytearray(4)
+    wire, waiting = one_process._processes[0]._wire, bytearray(4)
 
     def is_full() -> bool:
         fcntl.ioctl(wire, termios.FIONREAD, waiting)
         return struct.unpack("i", waiting)[0] > 100_000
 
     wait_for(is_full)
-    stop(one)
+    stop(one_process)
     assert wire._socket.gettimeout() == 15
     wire._socket.settimeout(0.2)
     gate.set()
-    wait_for(lambda: lose_patience(one) and taker.ends and holds_up.ends)
+    wait_for(lambda: lose_patience(one_process) and taker.ends and holds_up.ends)
     assert "hung" in str(taker.ends[0])

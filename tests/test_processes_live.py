@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -18,15 +17,8 @@ from tests.rtsp_server import RtspServer
 from tests.test_processes import CPU, LONG, Kept, opened
 
 
-@pytest.fixture
-def one() -> Iterator[DecodingProcesses]:
-    """A process of one's own."""
-    with DecodingProcesses(1) as processes:
-        yield processes
-
-
-def test_a_camera_is_reached_again_over_there(one: DecodingProcesses) -> None:
-    with RtspServer() as camera, opened(one, camera.url, "door", SourceOptions(freshest=False)) as source:
+def test_a_camera_is_reached_again_over_there(one_process: DecodingProcesses) -> None:
+    with RtspServer() as camera, opened(one_process, camera.url, "door", SourceOptions(freshest=False)) as source:
         assert source.info.live and source.info.size_wh == (96, 64)
         taker = Kept(source)
         source.feed(taker, paced=False)
@@ -48,8 +40,8 @@ def test_a_camera_is_reached_again_over_there(one: DecodingProcesses) -> None:
     assert pts_s == sorted(pts_s)
 
 
-def test_a_camera_is_not_decoded_far_ahead(one: DecodingProcesses) -> None:
-    with RtspServer(fps=60) as camera, opened(one, camera.url) as source:
+def test_a_camera_is_not_decoded_far_ahead(one_process: DecodingProcesses) -> None:
+    with RtspServer(fps=60) as camera, opened(one_process, camera.url) as source:
         taker = Kept()
         source.feed(taker, paced=False)
         assert taker.has_just(AHEAD_LIVE)
@@ -59,10 +51,10 @@ def test_a_camera_is_not_decoded_far_ahead(one: DecodingProcesses) -> None:
         wait_for(lambda: source.passed_over)
 
 
-def test_a_camera_that_refuses_may_come_later(one: DecodingProcesses) -> None:
+def test_a_camera_that_refuses_may_come_later(one_process: DecodingProcesses) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port: int = listener.getsockname()[1]
-    source = one.open(f"rtsp://user:secret@127.0.0.1:{port}/live", name="door", options=CPU)
+    source = one_process.open(f"rtsp://user:secret@127.0.0.1:{port}/live", name="door", options=CPU)
     assert isinstance(source, FedSource)
     assert "secret" not in source.info.uri
     with source:
@@ -78,8 +70,8 @@ def test_a_camera_that_refuses_may_come_later(one: DecodingProcesses) -> None:
         assert source.reconnects == 0  # it was never lost
 
 
-def test_interrupting_ends_waiting_for_a_silent_camera(one: DecodingProcesses) -> None:
-    with RtspServer(silent_after=10) as camera, opened(one, camera.url) as source:
+def test_interrupting_ends_waiting_for_a_silent_camera(one_process: DecodingProcesses) -> None:
+    with RtspServer(silent_after=10) as camera, opened(one_process, camera.url) as source:
         taker = Kept(source)
         source.feed(taker, paced=False)
         wait_for(lambda: camera.sent == 10)

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,12 +40,6 @@ def two() -> Iterator[DecodingProcesses]:
         wait_for(lambda: loads(processes) == [0, 0])
 
 
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    """One longer than a process decodes ahead."""
-    return write_clip(tmp_path / "clip.mp4", LONG)
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("model") / "tiny.onnx")
@@ -59,9 +53,9 @@ def run(plans: list[StreamPlan], **options: int) -> RunReport:
 
 
 @pytest.mark.parametrize("drawn", [False, True])
-def test_every_frame_reaches_its_sink(two: DecodingProcesses, clip: Path, drawn: bool) -> None:
+def test_every_frame_reaches_its_sink(two: DecodingProcesses, long_clip: Path, drawn: bool) -> None:
     sinks = [MemorySink(needs_pixels=drawn) for _ in range(3)]
-    sources = [opened(two, clip, name) for name in "abc"]
+    sources = [opened(two, long_clip, name) for name in "abc"]
     report = run([StreamPlan(source, [("out", sink)]) for source, sink in zip(sources, sinks, strict=True)])
     for sink, part, name in zip(sinks, report.sources, "abc", strict=True):
         assert sink.indices == list(range(LONG))
@@ -74,18 +68,18 @@ def test_every_frame_reaches_its_sink(two: DecodingProcesses, clip: Path, drawn:
 
 
 @pytest.mark.parametrize("count", [1, AHEAD, AHEAD + 5])
-def test_so_many_frames_and_no_more(two: DecodingProcesses, clip: Path, count: int) -> None:
+def test_so_many_frames_and_no_more(two: DecodingProcesses, long_clip: Path, count: int) -> None:
     sinks = [MemorySink(), MemorySink()]
-    plans = [StreamPlan(opened(two, clip, name), [("out", sink)]) for name, sink in zip("ab", sinks, strict=True)]
+    plans = [StreamPlan(opened(two, long_clip, name), [("out", sink)]) for name, sink in zip("ab", sinks, strict=True)]
     report = run(plans, max_frames=count)
     assert [sink.indices for sink in sinks] == [list(range(count))] * 2
     assert [part.frames_processed for part in report.sources] == [count] * 2
 
 
-def test_a_sink_that_fails_ends_its_stream_alone(two: DecodingProcesses, clip: Path) -> None:
+def test_a_sink_that_fails_ends_its_stream_alone(two: DecodingProcesses, long_clip: Path) -> None:
     full = MemorySink(before=fail_at(5, SinkError("the disk is full")))
     other = MemorySink()
-    plans = [StreamPlan(opened(two, clip, name), [(name, sink)]) for name, sink in (("a", full), ("b", other))]
+    plans = [StreamPlan(opened(two, long_clip, name), [(name, sink)]) for name, sink in (("a", full), ("b", other))]
     with pytest.raises(SinkError, match="the disk is full"):
         run(plans)
     assert full.indices == list(range(5))
@@ -93,18 +87,18 @@ def test_a_sink_that_fails_ends_its_stream_alone(two: DecodingProcesses, clip: P
 
 
 @pytest.mark.parametrize("policy", list(Policy))
-def test_frames_beyond_the_budget_make_room_too(two: DecodingProcesses, clip: Path, policy: Policy) -> None:
+def test_frames_beyond_the_budget_make_room_too(two: DecodingProcesses, long_clip: Path, policy: Policy) -> None:
     sink = MemorySink()
-    (part,) = run([StreamPlan(opened(two, clip), [("out", sink)], policy, max_fps=3)]).sources  # of 30
+    (part,) = run([StreamPlan(opened(two, long_clip), [("out", sink)], policy, max_fps=3)]).sources  # of 30
     wanted = list(range(0, LONG, 10))
     assert set(sink.indices) <= set(wanted)
     assert policy is Policy.FRESHEST or sink.indices == wanted
     assert part.frames_captured == LONG
 
 
-def test_boxes_are_held_between(two: DecodingProcesses, clip: Path) -> None:
+def test_boxes_are_held_between(two: DecodingProcesses, long_clip: Path) -> None:
     sink = MemorySink()
-    run([StreamPlan(opened(two, clip), [("out", sink)], detect_every=4)])
+    run([StreamPlan(opened(two, long_clip), [("out", sink)], detect_every=4)])
     assert sink.indices == list(range(LONG))
     assert [found.is_held for found in sink.detections] == [index % 4 != 0 for index in range(LONG)]
 
@@ -117,33 +111,33 @@ def test_frames_wait_for_their_own_time(two: DecodingProcesses, tmp_path: Path) 
     assert all(frame.captured_at_s >= began_s + frame.pts_s - 0.001 for frame in sink.frames)
 
 
-def test_a_busy_detector_holds_up_no_word_of_the_processes(clip: Path) -> None:
+def test_a_busy_detector_holds_up_no_word_of_the_processes(long_clip: Path) -> None:
     gate, sink = threading.Event(), MemorySink()
 
     def wait(_: int) -> None:
         gate.wait(WAIT_S)
 
     with DecodingProcesses(1) as processes:
-        plan = StreamPlan(opened(processes, clip), [("out", sink)])
+        plan = StreamPlan(opened(processes, long_clip), [("out", sink)])
         pipeline = Pipeline([plan], SlowDetector(during=wait))
         (stream,) = pipeline.streams
         with running(pipeline) as result:
             wait_for(lambda: len(stream.captured) == AHEAD)
-            within(lambda: opened(processes, clip, "b"))
+            within(lambda: opened(processes, long_clip, "b"))
             gate.set()
             wait_for(lambda: result)
     assert sink.indices == list(range(LONG))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), EngineError("out of page-locked memory")])
-def test_a_detector_that_cannot_take_a_frame_ends_the_run(clip: Path, error: Exception) -> None:
+def test_a_detector_that_cannot_take_a_frame_ends_the_run(long_clip: Path, error: Exception) -> None:
     class Refusing(SlowDetector):
         def prepare(self, frame: Frame) -> None:
             if frame.index == 3:
                 raise error
 
     with DecodingProcesses(2) as processes:
-        plans = [StreamPlan(opened(processes, clip, name), [("out", MemorySink())]) for name in "ab"]
+        plans = [StreamPlan(opened(processes, long_clip, name), [("out", MemorySink())]) for name in "ab"]
         with pytest.raises(StreamerError, match=str(error)):
             run_bounded(Pipeline(plans, Refusing(depth=4)))
 
@@ -201,26 +195,45 @@ def test_the_lines_are_the_same(tmp_path: Path, model: Path, started: list[Watch
     assert all(any(line["detections"] for line in each) for each in lines)
 
 
-def test_a_process_that_is_killed_fails_the_run_and_the_rest_is_written(
-    tmp_path: Path, model: Path, started: list[Watched], capsys: pytest.CaptureFixture[str]
-) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", LONG)
+def kill_first(started: list[Watched], when: Callable[[], bool]) -> threading.Thread:
+    """Kills the first of the processes at some moment; returns the thread that does."""
 
     def kill() -> None:
-        wait_for(lambda: lines_in(tmp_path / "a.jsonl") > 2)  # the camera's, which would send for ever
+        wait_for(when)
         os.kill(started[0]._processes[0]._popen.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
-    with RtspServer() as camera:
-        killer.start()
-        status = main([*arguments(tmp_path, model, 2, camera.url, str(clip)), "--duration", "60"])
-        killer.join()
-    assert status == 1
+    killer.start()
+    return killer
+
+
+def test_a_process_that_is_killed_fails_the_run_and_the_rest_is_written(
+    tmp_path: Path, model: Path, started: list[Watched], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut, whole = write_clip(tmp_path / "cut.mp4", 20 * LONG), write_clip(tmp_path / "whole.mp4", LONG)
+    lines = {name: tmp_path / f"{name}.jsonl" for name in "ab"}
+    killer = kill_first(started, lambda: lines_in(lines["a"]) > 2 and lines_in(lines["b"]) == LONG)
+    assert main([*arguments(tmp_path, model, 2, str(cut), str(whole)), "--pace", "source"]) == 1
+    killer.join()
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert camera.url in errors[0] and "was killed by SIGKILL" in errors[0]
-    assert [json.loads(line)["index"] for line in (tmp_path / "b.jsonl").read_text().splitlines()] == list(range(LONG))
-    assert (tmp_path / "a.jsonl").read_text().endswith("}\n")
+    assert str(cut) in errors[0] and "was killed by SIGKILL" in errors[0]
+    assert [json.loads(line)["index"] for line in lines["b"].read_text().splitlines()] == list(range(LONG))
+    assert lines["a"].read_text().endswith("}\n")
+
+
+def test_a_camera_goes_on_after_its_process_was_killed(tmp_path: Path, model: Path, started: list[Watched]) -> None:
+    lines, report = tmp_path / "a.jsonl", tmp_path / "report.json"
+    killer = kill_first(started, lambda: lines_in(lines) > 2)
+    with RtspServer() as camera:
+        wanted = ["--max-frames", str(2 * LONG), "--report", str(report)]
+        assert main([*arguments(tmp_path, model, 2, camera.url), *wanted]) == 0
+        killer.join()
+    indices = [json.loads(line)["index"] for line in lines.read_text().splitlines()]
+    assert len(indices) == 2 * LONG
+    assert indices == sorted(set(indices))
+    (part,) = json.loads(report.read_text())["sources"]
+    assert (part["reconnects"], part["frames_processed"]) == (1, 2 * LONG)
 
 
 @pytest.mark.parametrize("wrong", ["-1", "65", "few", "1.5"])

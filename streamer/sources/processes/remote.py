@@ -1,18 +1,21 @@
-"""A source that another process reads and decodes."""
+"""A source that another process reads and decodes, and the next one when that is gone."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from streamer.errors import SourceError, StreamerError
 from streamer.frame import Frame
 from streamer.policy import Closed, Handover, Policy
-from streamer.sources.base import FedSource, SourceInfo, Taker
+from streamer.sources.axes import Axes
+from streamer.sources.base import FedSource, SourceInfo, Taker, damage_phrase
+from streamer.sources.options import SourceOptions
 from streamer.sources.processes.board import AHEAD
-from streamer.sources.processes.messages import Begin, Given, LetGo, Looks, Status
+from streamer.sources.processes.messages import Begin, Given, LetGo, Looks, Open, Status
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,37 +24,60 @@ if TYPE_CHECKING:
     from streamer.cuda.lending import Borrowed
     from streamer.cuda.staging import Loan
 
+log = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """Where a source is read.
+
+    Attributes:
+        number: of the source in the process.
+        send: says something to the process, which may be gone.
+        taken: (n,) uint64, by source, where to say how many frames were taken.
+    """
+
+    number: int
+    send: Callable[[object], None]
+    taken: npt.NDArray[np.uint64]
+
 
 class RemoteSource(FedSource):
     """Frames of a source in another process; what it says of itself is up to a tenth of a second old.
 
-    The run's side: `wait_ready`, `feed` and the rest of `Source`. The other process's: methods that take what it says,
+    A live one that has answered outlives its process: another takes its place, as often as `SourceOptions.reconnect`
+    allows without a frame between; `index` and `pts_s` go on.
+
+    The run's side: `wait_ready`, `feed` and the rest of `Source`. The processes': methods that take what becomes of it,
     called on one thread.
     """
 
-    def __init__(
-        self, number: int, info: SourceInfo, send: Callable[[object], None], taken: npt.NDArray[np.uint64]
-    ) -> None:
-        """Takes a source that is being opened.
+    def __init__(self, uri: str, info: SourceInfo, options: SourceOptions) -> None:
+        """Has no place yet: see `settle`.
 
         Args:
-            number: of the source in the process.
+            uri: where it reads from, with its password.
             info: what is known of it so far.
-            send: says something to the process, which may be gone.
-            taken: where to say how many frames were taken.
+            options: for the process that opens it.
         """
         self.info = info
         self.ahead = AHEAD
-        self._number, self._send, self._taken = number, send, taken
+        self._uri, self._options = uri, options
+        self._place: Place | None = None
         self._taker: Taker | None = None
+        self._paced = False
         self._inbox: _Inbox | None = None
         self._answered, self._is_let_go = threading.Event(), False
         self._refusal: StreamerError | None = None
         self._error: StreamerError | None = None
-        self._has_ended = self._is_gone = False
-        self._lock = threading.Lock()  # between the source's end and who counts on it
-        self._status = Status()
+        self._has_ended = False
+        self._lock = threading.Lock()  # between the source's places, its end, and who counts on it
+        self._status, self._earlier = Status(), Status()
         self._looks: Looks | None = None
+        self._axes, self._is_first = Axes(), True
+        self._seen_at_s = time.perf_counter()
+        self._away_at_s: float | None = None
+        self._moved = 0
+        self._uncounted = self._void = 0
 
     def wait_ready(self) -> None:
         """Waits for the first frame.
@@ -67,17 +93,21 @@ class RemoteSource(FedSource):
 
     def feed(self, taker: Taker, *, paced: bool) -> None:
         with self._lock:
-            self._taker = taker
+            self._taker, self._paced = taker, paced
             has_ended = self._has_ended
+            if self._place is not None:
+                self._place.send(Begin(self._place.number, paced))
         if has_ended:
             taker.source_ended(self._error)
-        else:
-            self._send(Begin(self._number, paced))
 
     def count_taken(self) -> None:
         with self._lock:
-            if not self._is_gone:
-                self._taken[self._number] += 1
+            if self._void:
+                self._void -= 1
+                return
+            self._uncounted -= 1
+            if self._place is not None:
+                self._place.taken[self._place.number] += 1
 
     def __iter__(self) -> Iterator[Frame]:
         """Yields the frames, in order.
@@ -94,10 +124,11 @@ class RemoteSource(FedSource):
 
     def interrupt(self) -> None:
         with self._lock:
-            if self._is_gone or self._is_let_go:
+            if self._is_let_go:
                 return
             self._is_let_go = True
-            self._send(LetGo(self._number))
+            if self._place is not None:
+                self._place.send(LetGo(self._place.number))
         if self._inbox is not None:
             self._inbox.abort()
 
@@ -106,24 +137,58 @@ class RemoteSource(FedSource):
 
     @property
     def lost_s(self) -> float | None:
-        at_s = self._status.lost_at_s
+        at_s = self._status.lost_at_s if self._away_at_s is None else self._away_at_s
         return None if at_s is None else time.perf_counter() - at_s
 
     @property
     def reconnects(self) -> int:
-        return self._status.reconnects
+        return self._earlier.reconnects + self._status.reconnects
 
     @property
     def passed_over(self) -> int:
-        return self._status.passed_over
+        return self._earlier.passed_over + self._status.passed_over
 
     @property
     def damaged(self) -> int:
-        return self._status.damaged
+        return self._earlier.damaged + self._status.damaged
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        return self._status.skipped
+        return (damage_phrase(self.damaged),) if self._earlier.damaged else self._status.skipped
+
+    def settle(self, place: Place) -> bool:
+        """A process takes it; returns False if nobody wants it any more."""
+        with self._lock:
+            if self._has_ended or self._is_let_go:
+                return False
+            place.taken[place.number] = 0
+            self._place, self._is_first = place, True
+            place.send(Open(place.number, self._uri, self.info.name, self._options))
+            if self._taker is not None:
+                place.send(Begin(place.number, self._paced))
+            return True
+
+    def lose(self, error: StreamerError) -> bool:
+        """Its process is no more; returns whether another is to take it, else it has ended with the error."""
+        limit = self._options.reconnect
+        with self._lock:
+            self._place = None
+            if (
+                not self._has_ended
+                and not self._is_let_go
+                and self.info.live
+                and self._answered.is_set()
+                and (limit is None or self._moved < limit)
+            ):
+                self._moved += 1
+                self._void, self._uncounted = self._void + max(0, self._uncounted), 0
+                if self._away_at_s is None:
+                    self._away_at_s = self._seen_at_s if self._status.lost_at_s is None else self._status.lost_at_s
+                self._earlier = Status(None, self.reconnects, self.passed_over, self.damaged)
+                self._status = Status()
+                return True
+        self.ended(None if self._is_let_go else error)
+        return False
 
     def opened(self, info: SourceInfo, status: Status) -> None:
         """The source has its first frame."""
@@ -132,12 +197,15 @@ class RemoteSource(FedSource):
 
     def refused(self, info: SourceInfo, error: StreamerError) -> None:
         """The source couldn't be opened, and will be tried again."""
-        self.info, self._refusal = info, error
+        self._refusal = error
+        self.told(info, self._status)
         self._answered.set()
 
     def told(self, info: SourceInfo, status: Status) -> None:
         """The process says how the source is."""
-        self.info, self._status = info, status
+        self._status = status
+        if self._away_at_s is None or info.size_wh is not None:  # a new process knows less, until it has a frame
+            self.info = info
 
     def looks(self, looks: Looks) -> None:
         """The pictures that come now are of this kind."""
@@ -155,8 +223,21 @@ class RemoteSource(FedSource):
     def arrive(self, frame: Frame, capture_ms: float) -> None:
         """A frame came."""
         self._refusal = None
+        self._seen_at_s = frame.captured_at_s
+        if self._is_first:
+            self._is_first, self._moved = False, 0
+            self._axes.begin(frame)
+            self._come_back()
+        with self._lock:
+            self._uncounted += 1
         if self._taker is not None and not self._is_let_go:
-            self._taker.take(frame, capture_ms)
+            self._taker.take(self._axes.place(frame), capture_ms)
+
+    def _come_back(self) -> None:
+        away_at_s, self._away_at_s = self._away_at_s, None
+        if away_at_s is not None:
+            self._earlier = self._earlier._replace(reconnects=self._earlier.reconnects + 1)
+            log.warning("source %r is back after %.1f s", self.info.name, self._seen_at_s - away_at_s)
 
     def ended(self, error: StreamerError | None, status: Status | None = None) -> None:
         """No more will come."""
@@ -175,7 +256,7 @@ class RemoteSource(FedSource):
     def gone(self) -> None:
         """Nothing is left of it in the process: its number may be another's now."""
         with self._lock:
-            self._is_gone = True
+            self._place = None
 
 
 class _Inbox(Taker):

@@ -81,4 +81,5 @@ class Wire:
 
     def close(self) -> None:
         """Frees the descriptor. Safe to call twice."""
-        self._socket.close()
+        with self._lock:
+            self._socket.close()
