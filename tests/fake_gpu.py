@@ -114,6 +114,7 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
 
         def free(self) -> None:
             gpu.need_context()
+            assert not gpu.mapped[self._address - _BEFORE], "another process has it mapped still"
             del gpu.memory[self._address]
             ctypes.memset(self._bytes, _GARBAGE, len(self._bytes))
 

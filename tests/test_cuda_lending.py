@@ -8,8 +8,7 @@ import gc
 import os
 import queue
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +18,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.lending import Borrowed, Borrower, Lending, Slots, handle_of
+from streamer.cuda.lending import Borrowed, Slots, handle_of
 from streamer.cuda.memory import Surface
 from streamer.cuda.nv12 import Nv12
-from streamer.cuda.staging import BufferPool, Loan
+from streamer.cuda.staging import Loan
 from streamer.sources import SourceOptions
 from streamer.sources.processes import DecodingProcesses
 from streamer.sources.processes.board import Board
 from tests.fake_gpu import FakeGpu, install, threads_for_processes
 from tests.fakes import wait_for
+from tests.lending import LARGE, SMALL, Processes, is_all_back, shown
 from tests.media import number_of, write_clip
 from tests.test_cuda_nvdec import ON_GPU, WITH_B_FRAMES, frames_of, planes_of
 
 WAIT_S = 20
-SMALL, LARGE = 1024, 2048
-
-
-def is_all_back(fake: FakeGpu) -> bool:
-    """Whether no memory is left, nothing is mapped, and no context is retained."""
-    gc.collect()
-    return not (fake.memory or fake.mapped.total() or fake.retained)
 
 
 @pytest.fixture
@@ -47,90 +40,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     fake = install(monkeypatch)
     yield fake
     wait_for(lambda: is_all_back(fake))
-
-
-class Origin:
-    """A source in the process that lends."""
-
-    def __init__(self, slots: Slots, say: Callable[..., None], limit: int) -> None:
-        gpu = Gpu(0)
-        self.pool: BufferPool[Surface] = BufferPool(lambda nbytes: Surface(gpu, nbytes), limit, emptied=gpu.close)
-        self.lending = Lending(slots, lambda slot, handle: say("lent", slot, handle), lambda slot: say("freed", slot))
-
-
-class Processes:
-    """One that lends and one that borrows.
-
-    Attributes:
-        line: what the first has said and the other hasn't heard.
-        held: pictures that the other has, by number.
-    """
-
-    def __init__(self, *, slots: int = 4, limit: int = 3, boards: tuple[Any, Any] | None = None) -> None:
-        theirs, ours = boards or (np.zeros(slots, np.uint32),) * 2
-        self.slots, self.borrower = Slots(theirs), Borrower(ours)
-        self.line: deque[tuple[Any, ...]] = deque()
-        self.held: dict[int, Loan[Borrowed]] = {}
-        self.limit = limit
-        self.origin = Origin(self.slots, self.say, limit)
-
-    def say(self, *what: Any) -> None:
-        assert what[0] != "freed" or what[1] not in self.slots._free, "another may have the slot already"
-        self.line.append(what)
-
-    def decode(self, number: int, nbytes: int = SMALL) -> bool:
-        """Writes a picture and lends it; returns False where there is no room."""
-        surface = self.origin.pool.take(nbytes)
-        if surface is None:
-            return False
-        surface.write(np.full(surface.nbytes // 8, number, np.uint64))
-        self.say("given", *self.origin.lending.lend(surface, Loan(self.origin.pool, surface)), number)
-        return True
-
-    def decode_again(self, number: int) -> bool:
-        """Does the same once it has looked at what was given back."""
-        self.origin.lending.take_back()
-        return self.decode(number)
-
-    def hear(self) -> None:
-        """Has the other process take the next word."""
-        kind, slot, *rest = self.line.popleft()
-        if kind == "lent":
-            self.borrower.add(slot, *rest)
-        elif kind == "freed":
-            self.borrower.drop(slot)
-        else:
-            turn, number = rest
-            self.held[number] = self.borrower.borrow(slot, turn)
-
-    def hear_all(self) -> None:
-        while self.line:
-            self.hear()
-
-    def give_back(self, number: int) -> None:
-        self.held.pop(number).end()
-
-    def reopen(self) -> None:
-        """Ends the source, which frees what isn't lent, and begins another."""
-        self.origin.pool.close()
-        self.origin = Origin(self.slots, self.say, self.limit)
-
-    def end(self) -> None:
-        """Ends the source, once all was given back, and then the borrower."""
-        self.hear_all()
-        for number in list(self.held):
-            self.give_back(number)
-        self.origin.lending.take_back()
-        self.origin.pool.close()
-        self.hear_all()
-        self.borrower.close()
-
-
-def shown(loan: Loan[Borrowed]) -> set[int]:
-    """Returns the number of the picture that lies in a surface: more than one where it is torn."""
-    words = np.zeros(loan.buffer.nbytes // 8, np.uint64)
-    loan.buffer.read(words)
-    return set(words.tolist())
 
 
 # --- one surface ---
@@ -211,30 +120,32 @@ def test_what_is_freed_is_unmapped_there(gpu: FakeGpu) -> None:
     both.give_back(0)
     both.origin.lending.take_back()
     both.origin.pool.close()
-    assert [kind for kind, *_ in both.line] == ["freed"]
-    both.hear_all()
     assert (gpu.mapped.total(), len(gpu.memory)) == (2, 2)  # what is lent stays
     assert [shown(both.held[number]) for number in (1, 2)] == [{1}, {2}]
     both.end()
 
 
-def test_what_is_in_use_is_unmapped_when_it_comes_back(gpu: FakeGpu) -> None:
+def test_what_is_in_use_is_unmapped_when_it_comes_back(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     both = Processes()
+    both.deafen(monkeypatch)
     assert both.decode(1)
     slot = both.line[0][1]
     both.hear_all()
-    both.borrower.drop(slot)
+    both.borrower.drop(slot, 99)
     assert gpu.mapped.total() == 1
     assert shown(both.held[1]) == {1}
+    assert not both.slots.is_back(slot, 99)
     both.give_back(1)
     assert gpu.mapped.total() == 0
+    assert both.slots.is_back(slot, 99)
     both.borrower.close()
     both.origin.lending.take_back()
     both.origin.pool.close()
 
 
-def test_closing_the_borrower_leaves_pictures_that_are_out(gpu: FakeGpu) -> None:
+def test_closing_the_borrower_leaves_pictures_that_are_out(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     both = Processes()
+    both.deafen(monkeypatch)
     for number in range(3):
         assert both.decode(number)
     both.hear_all()
@@ -248,6 +159,22 @@ def test_closing_the_borrower_leaves_pictures_that_are_out(gpu: FakeGpu) -> None
     both.give_back(2)
     assert (gpu.mapped.total(), gpu.retained) == (0, 1)
     both.origin.lending.take_back()
+    both.origin.pool.close()
+
+
+def test_one_that_does_not_unmap_is_not_waited_for_and_keeps_its_slot(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = Processes(slots=2, limit=1)
+    both.deafen(monkeypatch)
+    assert both.decode(1)
+    both.hear_all()
+    both.give_back(1)
+    both.origin.lending.take_back()
+    both.borrower.close()  # as when it is gone
+    both.reopen()
+    assert [kind for kind, *_ in both.line] == ["freed"]
+    assert len(both.slots._free) == 1
     both.origin.pool.close()
 
 
@@ -265,7 +192,7 @@ def test_a_slot_is_used_again_and_counts_on(gpu: FakeGpu) -> None:
         both.give_back(number)
         both.origin.lending.take_back()
         both.reopen()
-    assert turns == [(0, 1), (0, 2), (0, 3)]
+    assert turns == [(0, 1), (0, 3), (0, 5)]  # one each between, for unmapping
     both.end()
 
 
@@ -321,6 +248,7 @@ def test_no_order_of_events_shows_a_wrong_picture(steps: list[tuple[str, int]], 
         assert all(shown(loan) == {number} for number, loan in both.held.items())
         if early:
             both.borrower.close()
+            both.deafen(patch)
         for number in list(both.held):
             both.give_back(number)
         for lending in lendings:

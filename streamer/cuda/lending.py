@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from streamer.cuda.staging import Lender, Loan
 from streamer.cuda.status import checking
 
 _MANY = 32
+_PATIENCE_S, _LOOK_S = 1.0, 0.001
 
 
 class Handle(NamedTuple):
@@ -54,6 +56,7 @@ class Borrowed(DeviceMemory):
     Attributes:
         slot: its number.
         turn: which of the pictures that lay in it is borrowed now.
+        last_turn: given back when it is unmapped, so that the other process may free it; 0 where nobody waits for that.
         written: None: nobody has to wait.
     """
 
@@ -71,7 +74,7 @@ class Borrowed(DeviceMemory):
             self._mapped = drv.IPCMemoryHandle(bytearray(handle.handle))
         super().__init__(gpu, int(self._mapped) + handle.offset, handle.nbytes)
         self.slot = slot
-        self.turn = 0
+        self.turn = self.last_turn = 0
         self.is_lent = False
 
     def unmap(self) -> None:
@@ -110,10 +113,12 @@ class Borrower(Lender[Borrowed]):
             gpu = self._gpus[handle.gpu_index] = Gpu(handle.gpu_index)
         self._mapped[slot] = Borrowed(gpu, slot, handle)
 
-    def drop(self, slot: int) -> None:
-        """Unmaps a surface, now or when it comes back."""
+    def drop(self, slot: int, turn: int) -> None:
+        """Unmaps a surface, now or when it comes back, and gives back its last turn then."""
         with self._lock:
-            self._let_go(self._mapped.pop(slot))
+            memory = self._mapped.pop(slot)
+            memory.last_turn = turn
+            self._let_go(memory)
 
     def borrow(self, slot: int, turn: int) -> Loan[Borrowed]:
         """Returns a surface to read; the other process leaves it alone until it comes back."""
@@ -137,8 +142,8 @@ class Borrower(Lender[Borrowed]):
         """Unmaps what isn't in use. Safe to call twice."""
         with self._lock:
             self._closed = True
-            for slot in list(self._mapped):
-                self.drop(slot)
+            while self._mapped:
+                self._let_go(self._mapped.popitem()[1])
             self._end()
 
     def _let_go(self, memory: Borrowed) -> None:
@@ -146,6 +151,8 @@ class Borrower(Lender[Borrowed]):
             self._leaving.add(memory)
             return
         memory.unmap()
+        if memory.last_turn:
+            self._returned[memory.slot] = memory.last_turn
         self._end()
 
     def _end(self) -> None:
@@ -179,17 +186,24 @@ class Slots:
         self._turns[slot] += 1
         return int(self._turns[slot])
 
+    def is_back(self, slot: int, turn: int) -> bool:
+        """Whether that turn was given back."""
+        return bool(self.returned[slot] == turn)
+
 
 class Lending:
     """The surfaces of one source that another process may read. Used by one thread at a time."""
 
-    def __init__(self, slots: Slots, on_lent: Callable[[int, Handle], None], on_freed: Callable[[int], None]) -> None:
+    def __init__(
+        self, slots: Slots, on_lent: Callable[[int, Handle], None], on_freed: Callable[[int, int], None]
+    ) -> None:
         """Lends nothing yet.
 
         Args:
             slots: numbers for surfaces.
-            on_lent: told of each surface before pictures in it are lent.
-            on_freed: told of each that is about to be freed; called on any thread.
+            on_lent: told of each surface, by its slot, before pictures in it are lent.
+            on_freed: told of each that is about to be freed, by its slot and the turn that the other process gives back
+                once it has unmapped it; called on any thread.
         """
         self._slots, self._on_lent, self._on_freed = slots, on_lent, on_freed
         self._slot_of: dict[Surface, int] = {}
@@ -231,13 +245,23 @@ class Lending:
 
     def take_back(self) -> None:
         """Lets go of the pictures that were given back, nearly always in the order in which they were lent."""
-        returned, out = self._slots.returned, self._out
-        while out and returned[out[0][0]] == out[0][1]:
+        is_back, out = self._slots.is_back, self._out
+        while out and is_back(*out[0][:2]):
             out.popleft()
         if len(out) > _MANY:
-            self._out = deque(each for each in out if returned[each[0]] != each[1])
+            self._out = deque(each for each in out if not is_back(*each[:2]))
 
     def _forget(self, surface: Surface) -> None:
+        """Has the other process unmap a surface, and waits for it: CUDA says that it must before it is freed.
+
+        One that doesn't answer is not waited for, and the slot isn't used again.
+        """
         slot = self._slot_of.pop(surface)
-        self._on_freed(slot)
+        turn = self._slots.next_turn(slot)
+        self._on_freed(slot, turn)
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while not self._slots.is_back(slot, turn):
+            if time.monotonic() > deadline_s:
+                return
+            time.sleep(_LOOK_S)
         self._slots.give_back(slot)

@@ -229,7 +229,7 @@ class _Hosted:
         lending = Lending(
             self._slots,
             lambda slot, handle: self._say(messages.Lent(slot, handle)),
-            lambda slot: self._say(messages.Freed(slot)),
+            lambda slot, turn: self._say(messages.Freed(slot, turn)),
         )
         spare: Any = first.spare()
         for surface in spare:

@@ -78,9 +78,10 @@ class Lent(NamedTuple):
 
 
 class Freed(NamedTuple):
-    """None will any more."""
+    """None will any more: it is freed once the turn was given back, which says that it is unmapped."""
 
     slot: int
+    turn: int
 
 
 class Looks(NamedTuple):

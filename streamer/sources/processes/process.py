@@ -220,7 +220,7 @@ class Process:
         elif isinstance(message, messages.Lent):
             self._borrowing().add(message.slot, message.handle)
         elif isinstance(message, messages.Freed):
-            self._borrowing().drop(message.slot)
+            self._borrowing().drop(message.slot, message.turn)
         elif isinstance(message, messages.Looks):
             self._sources[message.number].looks(message)
         elif isinstance(message, messages.Opened):
