@@ -132,7 +132,10 @@ class StreamConfig(BaseModel):
         """Moves what stands beside a source's URI into `wishes`."""
         if not isinstance(values, Mapping) or not isinstance(values.get("source"), Mapping):
             return values
-        sources, wishes = dict(values["source"]), dict(values.get("wishes") or {})
+        given = values.get("wishes") or {}
+        if not isinstance(given, Mapping):
+            return values
+        sources, wishes = dict(values["source"]), dict(given)
         for name, entry in values["source"].items():
             if isinstance(entry, Mapping):
                 rest = dict(entry)

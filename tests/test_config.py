@@ -192,6 +192,7 @@ def test_a_source_may_have_wishes_of_its_own(tmp_path: Path) -> None:
     [
         ("source: {door: {max_fps: 5}}", "wanted a URI behind 'door'"),
         ("source: {door: {uri: 0, max_fbs: 5}}", "unknown key 'wishes.door.max_fbs'; did you mean 'max_fps'"),
+        ("source: {door: 0}\nwishes: true", "wishes: input should be a valid dictionary, got True"),
         ("source: {door: {uri: 0, max_fps: 0}}", "wishes.door.max_fps: input should be greater than 0, got 0"),
     ],
 )
