@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from streamer.errors import SourceError
-from streamer.sources.processes import DecodingProcesses, pool
+from streamer.sources.processes import DecodingProcesses, pool, process
 from streamer.sources.processes.board import AHEAD
 from tests.fakes import wait_for
 from tests.media import write_clip
@@ -89,9 +89,10 @@ def test_closing_ends_processes_and_sources(long_clip: Path) -> None:
         frames = [iter(source) for source in sources]
         for each in frames:
             next(each)
+        started = processes._processes
         processes.close()
     assert all(len(list(each)) <= AHEAD for each in frames)
-    assert [process._popen.returncode for process in processes._processes] == [0, 0]
+    assert [each._popen.returncode for each in started] == [0, 0]
     for source in sources:
         source.close()
     processes.close()
@@ -123,9 +124,9 @@ def stop(processes: DecodingProcesses) -> None:
     wait_for(lambda: state_of(pid_of(processes)) == "T")
 
 
-def lose_patience(processes: DecodingProcesses) -> bool:
+def lose_patience(hung: process.Process) -> bool:
     """Says that a process has been silent for too long; returns True."""
-    processes._processes[0]._patient_until_s = 0.0
+    hung._patient_until_s = 0.0
     return True
 
 
@@ -134,10 +135,11 @@ def test_a_process_that_hangs_is_ended(one_process: DecodingProcesses, long_clip
     taker = Kept()
     opened(one_process, long_clip).feed(taker, paced=False)
     stop(one_process)
-    wait_for(lambda: lose_patience(one_process) and taker.ends)
+    (hung,) = one_process._processes
+    wait_for(lambda: lose_patience(hung) and taker.ends)
     assert isinstance(taker.ends[0], SourceError)
     assert "broke off: the process that decoded it hung: it said nothing for 15 s" in str(taker.ends[0])
-    wait_for(lambda: state_of(pid_of(one_process)) == "Z")
+    assert state_of(hung._popen.pid) == "Z"
 
 
 @pytest.mark.usefixtures("watchful")
@@ -161,5 +163,26 @@ def test_a_process_that_hangs_while_it_speaks_is_ended(
     assert wire._socket.gettimeout() == 15
     wire._socket.settimeout(0.2)
     gate.set()
-    wait_for(lambda: lose_patience(one_process) and taker.ends and holds_up.ends)
+    (hung,) = one_process._processes
+    wait_for(lambda: lose_patience(hung) and taker.ends and holds_up.ends)
     assert "hung" in str(taker.ends[0])
+
+
+@pytest.mark.usefixtures("watchful")
+def test_a_process_that_cannot_be_killed_is_left_behind(
+    one_process: DecodingProcesses, long_clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver may hold one for ever."""
+    monkeypatch.setattr(process, "_EXITS_WITHIN_S", 0.05)
+    taker = Kept()
+    opened(one_process, long_clip).feed(taker, paced=False)
+    (hung,) = one_process._processes
+    kill = hung._popen.kill
+    monkeypatch.setattr(hung._popen, "kill", lambda: None)
+    stop(one_process)
+    wait_for(lambda: lose_patience(hung) and taker.ends)
+    assert "hung: it said nothing for 15 s" in str(taker.ends[0])
+    wait_for(lambda: one_process._processes == [])
+    hung.wait()
+    assert "a decoding process can't be ended and is left behind" in caplog.text
+    kill()

@@ -6,22 +6,19 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from streamer.errors import ConfigError, SourceError
+from streamer.errors import ConfigError, EngineError, SourceError
 from streamer.frame import Frame
 from streamer.sources import SourceOptions
-from streamer.sources.base import SourceInfo
+from streamer.sources.base import FedSource, SourceInfo
 from streamer.sources.processes import DecodingProcesses, pool, process
-from streamer.sources.processes.messages import Begin, LetGo, Open, Status
-from streamer.sources.processes.remote import Place, RemoteSource
+from streamer.sources.processes.remote import RemoteSource
 from tests.fakes import wait_for
 from tests.rtsp_server import RtspServer
 from tests.test_processes import CPU, LONG, Kept, opened
@@ -45,7 +42,7 @@ def kill(processes: DecodingProcesses) -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has processes followed at once, however many died before."""
-    monkeypatch.setattr(process, "LONGEST_REST_S", 0.0)
+    monkeypatch.setattr(pool, "_LONGEST_REST_S", 0.0)
 
 
 def test_a_camera_outlives_its_process(one_process: DecodingProcesses) -> None:
@@ -104,10 +101,10 @@ def test_files_of_the_process_end_and_it_takes_new_ones(one_process: DecodingPro
         wait_for(lambda: source.reconnects == 1)
 
 
-def test_a_process_without_live_sources_is_followed_too(one_process: DecodingProcesses, long_clip: Path) -> None:
+def test_one_is_started_when_it_is_needed_where_none_lives(one_process: DecodingProcesses, long_clip: Path) -> None:
     assert len(list(opened(one_process, long_clip))) == LONG
     kill(one_process)
-    wait_for(lambda: pids(one_process))
+    wait_for(lambda: one_process._processes == [])  # and nobody needs another
     assert len(list(opened(one_process, long_clip))) == LONG
 
 
@@ -131,21 +128,14 @@ def test_sources_of_processes_that_die_soon_are_parted(one_process: DecodingProc
         assert [taker.ends for taker in takers] == [[], [], []]
 
 
-def test_what_dies_soon_rests_longer_each_time_and_what_lived_long_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    now_s = [0.0]
-    monkeypatch.setattr(process.time, "perf_counter", lambda: now_s[0])
-    rests = []
-    for deaths in range(9):
-        dead = process.Process.__new__(process.Process)
-        dead._ending, dead._has_spoken, dead._homeless = False, True, []
-        dead._deaths, dead._started_s = deaths, now_s[0] - 1
-        (follower,) = dead.successors()
-        rests.append(follower.due_s - now_s[0])
-        assert follower.deaths == deaths + 1
-        dead._started_s = now_s[0] - 60
-        (follower,) = dead.successors()
-        assert (follower.deaths, follower.due_s) == (1, now_s[0])
-    assert rests == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+def test_a_process_that_lived_for_a_minute_counts_as_the_first(
+    one_process: DecodingProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (alive,) = one_process._processes
+    alive._deaths = 5
+    assert alive.deaths == 5
+    alive._started_s -= 60
+    assert alive.deaths == 0
 
 
 def test_without_reconnecting_a_camera_ends_with_its_process(one_process: DecodingProcesses) -> None:
@@ -158,15 +148,59 @@ def test_without_reconnecting_a_camera_ends_with_its_process(one_process: Decodi
     assert re.search(r"broke off: the process that decoded it was killed by SIGKILL", str(taker.ends[0]))
 
 
-def test_a_camera_that_has_not_answered_ends_with_its_process(one_process: DecodingProcesses) -> None:
-    """Nobody would be told that it can't be opened, where processes can't even start."""
+def test_a_camera_that_has_not_answered_is_told_of_and_tried_again(one_process: DecodingProcesses) -> None:
     with RtspServer() as camera:
         camera.freeze()
         source = one_process.open(camera.url, name="door", options=CPU)
+        assert isinstance(source, FedSource)
         wait_for(lambda: one_process._processes[0]._has_spoken)
         kill(one_process)
         with pytest.raises(SourceError, match="was killed by SIGKILL"):
             source.wait_ready()
+        taker = Kept(source)
+        with source:
+            source.feed(taker, paced=False)
+            camera.thaw()
+            wait_for(lambda: taker.frames)
+            assert source.reconnects == 0  # it was never there
+
+
+def test_a_process_that_starts_slowly_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    popen = subprocess.Popen
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        started = popen(*args, **kwargs)
+        os.kill(started.pid, signal.SIGSTOP)
+        return started
+
+    with ExitStack() as stack:
+        processes = stack.enter_context(DecodingProcesses(2))
+        cameras = [stack.enter_context(RtspServer()) for _ in range(2)]
+        sources = [stack.enter_context(opened(processes, camera.url, f"c{n}")) for n, camera in enumerate(cameras)]
+        takers = [Kept(source) for source in sources]
+        for source, taker in zip(sources, takers, strict=True):
+            source.feed(taker, paced=False)
+        wait_for(lambda: all(taker.frames for taker in takers))
+        monkeypatch.setattr(process.subprocess, "Popen", start)
+        dead, other = processes._processes
+        os.kill(dead._popen.pid, signal.SIGKILL)
+        wait_for(lambda: len(processes._processes) == 2 and dead not in processes._processes)
+        (follower,) = set(processes._processes) - {other}
+        assert (follower.load, len(follower._sources)) == (1, 0)  # it is told nothing yet: that might wait
+        count = len(takers[1].frames)
+        wait_for(lambda: len(takers[1].frames) > count + 5)
+        os.kill(follower._popen.pid, signal.SIGCONT)
+        wait_for(lambda: sources[0].reconnects == 1)
+    assert [taker.ends for taker in takers] == [[None], [None]]
+
+
+def test_a_new_source_goes_where_none_died(one_process: DecodingProcesses, long_clip: Path) -> None:
+    assert one_process._start(deaths=2)
+    assert one_process._start()
+    first, suspect, last = one_process._processes
+    for _ in range(2):
+        one_process.open(str(long_clip), name="a", options=CPU)
+    assert (first.load, suspect.load, last.load) == (1, 0, 1)
 
 
 @pytest.fixture
@@ -175,7 +209,7 @@ def nobody_follows(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[]
     may: list[Any] = []
     follow = DecodingProcesses._follow
 
-    def wait(self: DecodingProcesses, successor: process.Successor) -> None:
+    def wait(self: DecodingProcesses, successor: pool._Successor) -> None:
         if may or self._is_closing:
             follow(self, successor)
         else:
@@ -186,17 +220,22 @@ def nobody_follows(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[]
 
 
 @pytest.mark.usefixtures("nobody_follows")
-@pytest.mark.parametrize("seen", [True, False])
-def test_opening_between_two_processes(
-    one_process: DecodingProcesses, long_clip: Path, seen: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection ends a moment before the system says that its process has."""
+def test_opening_between_two_processes(one_process: DecodingProcesses, long_clip: Path) -> None:
+    with RtspServer() as camera, opened(one_process, camera.url, "door") as source:
+        source.feed(Kept(source), paced=False)
+        kill(one_process)
+        assert len(list(opened(one_process, long_clip))) == LONG
+
+
+def test_opening_in_a_process_that_just_ended(one_process: DecodingProcesses, long_clip: Path) -> None:
+    """It lived a moment ago, when it was chosen."""
+    (dead,) = one_process._processes
     kill(one_process)
-    if not seen:
-        monkeypatch.setattr(one_process._processes[0]._popen, "poll", lambda: None)
-    source = one_process.open(str(long_clip), name="a", options=CPU)
+    source = RemoteSource(str(long_clip), SourceInfo("a", str(long_clip)), CPU)
+    dead.adopt(source)
     with pytest.raises(SourceError, match="was killed by SIGKILL; start the run again"):
         within(source.wait_ready, 3)
+    assert dead.load == 0
 
 
 def test_letting_go_a_camera_between_two_processes(one_process: DecodingProcesses, nobody_follows: list[Any]) -> None:
@@ -205,12 +244,27 @@ def test_letting_go_a_camera_between_two_processes(one_process: DecodingProcesse
         source.feed(taker, paced=False)
         wait_for(lambda: taker.frames)
         kill(one_process)
-        source.close()
+        wait_for(lambda: one_process._awaited)
         assert taker.ends == []
+        source.close()
+        assert taker.ends == [None]
         nobody_follows.append(True)
-        wait_for(lambda: taker.ends == [None])
-        wait_for(lambda: pids(one_process))
-        assert one_process._processes[0].load == 0
+        wait_for(lambda: not one_process._awaited)
+        assert one_process._processes == []
+
+
+def test_letting_go_a_camera_whose_process_is_starting(
+    one_process: DecodingProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = RemoteSource("rtsp://door/live", SourceInfo("door", "rtsp://door/live", live=True), CPU)
+    assert one_process._start(0, [source])
+    source.close()
+    with source:
+        taker = Kept()
+        source.feed(taker, paced=False)
+        assert taker.ends == [None]
+    started = one_process._processes[1]
+    wait_for(lambda: started._has_spoken and started.load == 0)
 
 
 @pytest.mark.usefixtures("nobody_follows")
@@ -220,15 +274,19 @@ def test_closing_between_two_processes(one_process: DecodingProcesses) -> None:
         source.feed(taker, paced=False)
         wait_for(lambda: taker.frames)
         kill(one_process)
+        wait_for(lambda: one_process._awaited)
         one_process.close()
         assert taker.ends == [None]
+        late = one_process.open(camera.url, name="late", options=CPU)
+        within(late.wait_ready, 3)
+        assert list(late) == []
         assert not one_process._thread.is_alive()
 
 
 def test_no_room_for_a_process_is_said_and_tried_again(
     one_process: DecodingProcesses, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pool, "LONGEST_REST_S", 0.0)
+    monkeypatch.setattr(pool, "_AGAIN_S", 0.0)
     refusals = [OSError(11, "Resource temporarily unavailable")] * 2
     popen = subprocess.Popen
 
@@ -247,121 +305,68 @@ def test_no_room_for_a_process_is_said_and_tried_again(
     assert caplog.text.count("no decoding process can be started ([Errno 11] Resource temporarily unavailable)") == 2
 
 
-# --- a source and its places, without processes ---
+def test_no_room_for_any_process(monkeypatch: pytest.MonkeyPatch, one_process: DecodingProcesses) -> None:
+    def start(*_: Any, **__: Any) -> Any:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    kill(one_process)
+    wait_for(lambda: not one_process._processes)
+    monkeypatch.setattr(process.subprocess, "Popen", start)
+    with pytest.raises(ConfigError, match="no decoding process can be started .*: use --decode-processes 0"):
+        DecodingProcesses(2)
+    source = one_process.open("rtsp://user:secret@door/live", name="door", options=CPU)
+    with pytest.raises(SourceError, match="'rtsp://user:[*]+@door/live' can't be opened: no process can be started"):
+        source.wait_ready()
 
 
-class Somewhere:
-    """A process that only listens.
-
-    Attributes:
-        said: what it was told.
-        taken: what it reads.
-    """
-
-    def __init__(self, number: int = 1) -> None:
-        self.said: list[object] = []
-        self.taken = np.full(4, 99, np.uint64)
-        self.place = Place(number, self.said.append, self.taken)
-
-
-def remote(options: SourceOptions = CPU) -> RemoteSource:
-    return RemoteSource("rtsp://u:p@door/live", SourceInfo("door", "rtsp://u:***@door/live", live=True), options)
-
-
-def frame(index: int, at_s: float) -> Frame:
-    return Frame(np.zeros((2, 2, 3), np.uint8), "door", index, index / 10, at_s)
-
-
-def settled(somewhere: Somewhere, options: SourceOptions = CPU) -> tuple[RemoteSource, Kept]:
-    """A source that was opened in a process and begun."""
-    source, taker = remote(options), Kept()
-    assert source.settle(somewhere.place)
-    source.opened(source.info, Status())
-    source.feed(taker, paced=False)
-    return source, taker
-
-
-def test_frames_of_the_last_process_are_not_counted_in_the_next() -> None:
-    first, second = Somewhere(1), Somewhere(2)
-    source, taker = settled(first)
-    for index in range(3):
-        source.arrive(frame(index, index), 1.0)
-    source.count_taken()
-    assert first.taken[1] == 1
-    assert source.lose(GONE)
-    source.count_taken()  # while it is nowhere
-    assert source.settle(second.place)
-    source.arrive(frame(0, 10.0), 1.0)
-    source.count_taken()  # the last of the first process's
-    assert second.taken[2] == 0
-    source.count_taken()
-    assert second.taken[2] == 1
-    assert first.taken[1] == 1
-    assert [f.index for f in taker.frames] == [0, 1, 2, 3]
-    assert [f.pts_s for f in taker.frames] == [0.0, 0.1, 0.2, 10.0]
-
-
-def test_what_earlier_processes_said_of_it_adds_up() -> None:
-    source, _ = settled(Somewhere())
-    source.told(source.info, Status(None, 2, 30, 4, ("4 damaged packets",)))
-    assert source.skipped == ("4 damaged packets",)
-    source.arrive(frame(0, 0.0), 1.0)
-    assert source.lose(GONE)
-    assert (source.reconnects, source.passed_over, source.damaged) == (2, 30, 4)
-    assert source.settle(Somewhere().place)
-    source.told(source.info, Status(None, 1, 5, 1, ("1 damaged packet",)))
-    source.arrive(frame(0, 1.0), 1.0)
-    assert (source.reconnects, source.passed_over, source.damaged) == (4, 35, 5)
-    assert source.skipped == ("5 damaged packets",)
-
-
-def test_it_is_lost_since_its_last_frame_or_since_its_process_said_so() -> None:
-    source, _ = settled(Somewhere())
-    now_s = time.perf_counter()
-    source.arrive(frame(0, now_s - 50), 1.0)
-    assert source.lose(GONE)
-    assert source.lost_s == pytest.approx(50, abs=5)
-    assert source.settle(Somewhere().place)
-    source.told(source.info, Status(now_s - 1))  # the new process counts from its own beginning
-    assert source.lost_s == pytest.approx(50, abs=5)
-    source.arrive(frame(0, now_s), 1.0)
-    source.told(source.info, Status(now_s - 20))
-    assert source.lose(GONE)
-    assert source.lost_s == pytest.approx(20, abs=5)
-
-
-def test_attempts_without_a_frame_between_are_limited() -> None:
-    source, taker = settled(Somewhere(), SourceOptions(reconnect=2))
-    for _ in range(3):  # a frame each time: they aren't in a row
-        assert source.lose(GONE)
-        assert source.settle(Somewhere().place)
-        source.arrive(frame(0, 0.0), 1.0)
-    for _ in range(2):
-        assert source.lose(GONE)
-        assert source.settle(Somewhere().place)
-    assert not source.lose(GONE)
-    assert taker.ends == [GONE]
-    assert not source.settle(Somewhere().place)
-
-
-def test_one_that_is_not_begun_yet_is_begun_where_it_is_by_then() -> None:
-    first, second = Somewhere(1), Somewhere(2)
-    source = remote()
-    assert source.settle(first.place)
-    source.refused(source.info, SourceError("refused"))
-    assert source.lose(GONE)
-    taker = Kept()
-    source.feed(taker, paced=False)
-    assert source.settle(second.place)
-    assert [type(said) for said in first.said] == [Open]
-    assert second.said == [Open(2, "rtsp://u:p@door/live", "door", CPU), Begin(2, False)]
-    source.close()
-    assert second.said[2:] == [LetGo(2)]
-    assert not source.lose(GONE)
-    assert taker.ends == [None]  # it was let go: no failure
-
-
-def test_a_process_has_only_so_much_room(monkeypatch: pytest.MonkeyPatch, one_process: DecodingProcesses) -> None:
+def test_a_process_has_only_so_much_room(
+    monkeypatch: pytest.MonkeyPatch, one_process: DecodingProcesses, tmp_path: Path
+) -> None:
     monkeypatch.setattr(process, "SOURCES", 0)
     with pytest.raises(ConfigError, match="use more --decode-processes"):
-        one_process._processes[0].adopt(remote())
+        one_process.open(str(tmp_path), name="a", options=CPU)
+
+
+# --- errors on this side ---
+
+
+class Refusing(Kept):
+    """Can't take what comes."""
+
+    def take(self, frame: Frame, capture_ms: float) -> None:
+        raise EngineError("CUDA failed to map a picture: out of memory")
+
+
+def test_a_source_whose_frames_cannot_be_taken_ends_alone(one_process: DecodingProcesses, long_clip: Path) -> None:
+    with RtspServer() as camera, opened(one_process, camera.url, "door") as source:
+        taker, refusing = Kept(source), Refusing()
+        source.feed(taker, paced=False)
+        opened(one_process, long_clip, "bad").feed(refusing, paced=False)
+        wait_for(lambda: refusing.ends)
+        count = len(taker.frames)
+        wait_for(lambda: len(taker.frames) > count + 3)
+        wait_for(lambda: one_process._processes[0].load == 1)  # over there too
+        assert (source.reconnects, taker.ends) == (0, [])
+    (error,) = refusing.ends
+    assert str(error) == "CUDA failed to map a picture: out of memory"
+
+
+def test_what_a_process_says_of_itself_may_not_be_right(one_process: DecodingProcesses, long_clip: Path) -> None:
+    source, taker = opened(one_process, long_clip), Kept()
+    source.feed(taker, paced=False)
+    (alive,) = one_process._processes
+    alive._take_of_itself = lambda message: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    wait_for(lambda: taker.ends)
+    assert "can't be taken: ZeroDivisionError" in str(taker.ends[0])
+    wait_for(lambda: not one_process._processes)
+    assert len(list(opened(one_process, long_clip))) == LONG
+
+
+@pytest.mark.usefixtures("nobody_follows")
+def test_all_end_where_nobody_hears_any_more(one_process: DecodingProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RtspServer() as camera:
+        source, taker = opened(one_process, camera.url, "door"), Kept()
+        source.feed(taker, paced=False)
+        monkeypatch.setattr(process.Process, "hear", lambda _: 1 / 0)
+        wait_for(lambda: taker.ends)
+    assert "decoding processes can't be heard: ZeroDivisionError" in str(taker.ends[0])

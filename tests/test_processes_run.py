@@ -154,10 +154,11 @@ def arguments(folder: Path, model: Path, processes: int, *sources: str) -> list[
 
 
 class Watched(DecodingProcesses):
-    """Decoding processes as they are, and the names of the sources that they were given."""
+    """Decoding processes as they are; which were first, and the names of the sources that they were given."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
+        self.first = self._processes
         self.names: list[str | None] = []
 
     def open(self, uri: str, *, name: str | None = None, options: SourceOptions) -> Source:
@@ -187,8 +188,8 @@ def test_the_lines_are_the_same(tmp_path: Path, model: Path, started: list[Watch
         assert main(arguments(folder, model, processes, *clips)) == 0
         written.append([(folder / f"{name}.jsonl").read_text() for name in "abcd"])
     here, there = written
-    assert [(len(loads(each)), each.names) for each in started] == [(2, list("abcd"))]
-    assert [process._popen.returncode for process in started[0]._processes] == [0, 0]
+    assert [(len(each.first), each.names) for each in started] == [(2, list("abcd"))]
+    assert [process._popen.returncode for process in started[0].first] == [0, 0]
     assert there == here
     lines = [[json.loads(line) for line in text.splitlines()] for text in here]
     assert [len(each) for each in lines] == [LONG + number for number in range(4)]
@@ -200,7 +201,7 @@ def kill_first(started: list[Watched], when: Callable[[], bool]) -> threading.Th
 
     def kill() -> None:
         wait_for(when)
-        os.kill(started[0]._processes[0]._popen.pid, signal.SIGKILL)
+        os.kill(started[0].first[0]._popen.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()

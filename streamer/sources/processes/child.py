@@ -61,7 +61,7 @@ class Child:
 
     def _take(self, message: object) -> None:
         if isinstance(message, messages.Open):
-            self._hosted[message.number] = _Hosted(message, self._board, self._say, self._slots)
+            self._hosted[message.number] = _Hosted(message, self._board, self._say, self._slots, self._settle)
             return
         assert isinstance(message, (messages.Begin, messages.LetGo))
         hosted = self._hosted.get(message.number)
@@ -70,10 +70,13 @@ class Child:
         if isinstance(message, messages.LetGo):
             hosted.let_go()
             return
+        hosted.begin(paced=message.paced)
+
+    def _settle(self) -> None:
+        """Leaves alone what was loaded for the first source: it stays."""
         if not self._is_settled:
             self._is_settled = True
-            gc.freeze()  # what is there by now stays; later sources are few
-        hosted.begin(paced=message.paced)
+            gc.freeze()
 
     def _say(self, message: object, ready: Callable[[], None] | None = None) -> None:
         self._outbox.put((message, ready))
@@ -108,8 +111,15 @@ class Child:
 class _Hosted:
     """One source, on a thread of its own."""
 
-    def __init__(self, wanted: messages.Open, board: Board, say: Callable[..., None], slots: Slots) -> None:
-        self._wanted, self._board, self._say, self._slots = wanted, board, say, slots
+    def __init__(
+        self,
+        wanted: messages.Open,
+        board: Board,
+        say: Callable[..., None],
+        slots: Slots,
+        settle: Callable[[], None],
+    ) -> None:
+        self._wanted, self._board, self._say, self._slots, self._settle = wanted, board, say, slots, settle
         self._number = wanted.number
         self._begun, self._is_let_go = threading.Event(), threading.Event()
         self._lock = threading.Lock()
@@ -161,6 +171,7 @@ class _Hosted:
                     source.interrupt()
                 self._open(source)
                 self._begun.wait()
+                self._settle()
                 try:
                     self._give_all(source)
                 finally:

@@ -10,60 +10,36 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamer.errors import ConfigError, SourceError, StreamerError
-from streamer.sources.base import SourceInfo
-from streamer.sources.options import SourceOptions
+from streamer.errors import ConfigError, EngineError, SourceError, StreamerError
 from streamer.sources.processes import messages
 from streamer.sources.processes.board import SOURCES, Board
 from streamer.sources.processes.remote import Place, RemoteSource, broken_off
 from streamer.sources.processes.wire import Wire
-from streamer.sources.uri import default_name, is_stream, redact
 
 if TYPE_CHECKING:
     from streamer.cuda.lending import Borrower
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 2.0
+_EXITS_WITHIN_S = 2.0
 _STARTS_WITHIN_S, _SILENT_S = 60.0, 15.0  # it says that it lives every second
-_STEADY_S, LONGEST_REST_S = 60.0, 60.0
-
-
-@dataclass(frozen=True)
-class Successor:
-    """A process that is to be started.
-
-    Attributes:
-        follows: the one that is gone.
-        sources: that it takes over.
-        deaths: how many before it were gone, in a row, each soon after its start.
-        due_s: when to start it, as by `time.perf_counter`.
-    """
-
-    follows: Process
-    sources: list[RemoteSource]
-    deaths: int
-    due_s: float
-
-    def end(self) -> None:
-        """Ends the sources: it isn't to be."""
-        for source in self.sources:
-            source.ended(None)
+_STEADY_S = 60.0
 
 
 class Process:
-    """One of them."""
+    """One process, from its start until nothing is left of it."""
 
-    def __init__(self, deaths: int) -> None:
+    def __init__(self, deaths: int = 0, sources: Sequence[RemoteSource] = ()) -> None:
         """Starts it.
 
         Args:
-            deaths: how many that it follows were soon gone.
+            deaths: how many processes in a row, whose sources it takes, were gone; all but the first within a minute.
+            sources: that it takes once it listens.
 
         Raises:
             OSError: if the system has no room for it.
@@ -85,13 +61,14 @@ class Process:
                 stdin=subprocess.DEVNULL,
             )
         self._sources: dict[int, RemoteSource] = {}
+        self._awaiting = list(sources)
         self._lock = threading.Lock()
-        self._ending = self._is_hung = self._is_gone = self._has_spoken = False
+        self._ending = self._is_hung = self._is_gone = self._has_spoken = self._is_left = False
+        self._error: StreamerError | None = None
         self._deaths = deaths
-        self._started_s = time.perf_counter()
+        self._started_s = self._gone_s = time.perf_counter()
         self._patient_until_s = self._started_s + _STARTS_WITHIN_S
         self._borrower: Borrower | None = None
-        self._homeless: list[RemoteSource] = []
 
     def fileno(self) -> int:
         """Returns the descriptor on which it says something."""
@@ -105,24 +82,15 @@ class Process:
     @property
     def load(self) -> int:
         """How many sources it has."""
-        return len(self._sources)
+        return len(self._sources) + len(self._awaiting)
 
-    def open(self, uri: str, name: str | None, options: SourceOptions) -> RemoteSource:
-        """Opens a source, and returns at once.
-
-        Raises:
-            ConfigError: if it has as many as it can.
-        """
-        name = name or default_name(uri)
-        shown, live = (redact(uri), True) if is_stream(uri) else (uri, False)
-        source = RemoteSource(uri, SourceInfo(name, shown, live=live), options)
-        self.adopt(source)
-        if not self.is_alive:
-            source.ended(broken_off(source.info, self._how_it_ended()))
-        return source
+    @property
+    def deaths(self) -> int:
+        """How many before it, see `__init__`; none any more once it has lived for a minute."""
+        return self._deaths if time.perf_counter() - self._started_s < _STEADY_S else 0
 
     def adopt(self, source: RemoteSource) -> None:
-        """Takes a source that has no place.
+        """Takes a source that has no place; returns at once.
 
         Raises:
             ConfigError: if it has as many as it can.
@@ -131,10 +99,13 @@ class Process:
             number = next((number for number in range(SOURCES) if number not in self._sources), None)
             if number is None:
                 raise ConfigError(f"a decoding process has {SOURCES} sources already: use more --decode-processes")
-            self._sources[number] = source
-        if not source.settle(Place(number, self._say, self._board.taken)):
-            source.ended(None)  # let go while it had no place
-            with self._lock:
+            is_late = self._is_left
+            if not is_late:
+                self._sources[number] = source
+        if is_late:
+            source.ended(broken_off(source.info, self._how_it_ended()))
+        elif not source.settle(Place(number, self._say, self._board.taken)):
+            with self._lock:  # let go meanwhile
                 del self._sources[number]
 
     def end(self) -> None:
@@ -144,93 +115,127 @@ class Process:
 
     def wait(self) -> None:
         """Waits for its end, not for ever."""
-        try:
-            self._popen.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.wait()
+        for give_up in (self._popen.kill, lambda: log.warning("a decoding process can't be ended and is left behind")):
+            try:
+                self._popen.wait(_EXITS_WITHIN_S)
+                return
+            except subprocess.TimeoutExpired:
+                give_up()
 
     def let_go(self) -> None:
-        """Frees what this process has of it, once nobody hears it any more."""
+        """Frees what this process has of it, once nobody hears it any more. Safe to call twice."""
         self._wire.close()
         if self._borrower is not None:
-            self._borrower.close()
+            try:
+                self._borrower.close()
+            except EngineError as error:
+                log.warning("pictures of a decoding process can't be let go: %s", error)
 
     def _say(self, message: object) -> None:
         try:
             self._wire.send(message)
+        except TimeoutError:
+            self._give_up()
         except OSError:
             pass  # it is gone: `hear` says so
 
     def look(self) -> None:
         """Ends it where it has said nothing for too long, so that its sources don't hang."""
         if time.perf_counter() > self._patient_until_s and not self._is_hung:
-            self._is_hung = True
-            self._popen.kill()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Ends it because it hangs; one that a driver holds ends later, but nobody waits for it."""
+        self._is_hung = True
+        self._popen.kill()
+        self._wire.end()
 
     def hear(self) -> bool:
-        """Hands on what it has said; returns False once it is gone, which its sources are told."""
-        error: StreamerError | None = None
+        """Hands on what it has said; returns False once nothing more comes: see `is_over`."""
         self._patient_until_s = time.perf_counter() + _SILENT_S
         try:
             for message in self._wire.receive():
-                self._has_spoken = True
                 self._take(message)
+            self._has_spoken = True
+            awaiting, self._awaiting = self._awaiting, []
+            for source in awaiting:
+                self.adopt(source)
             return True
         except TimeoutError:
-            self._is_hung = True
+            self._give_up()
         except (EOFError, OSError):
             pass
-        except StreamerError as failed:  # a picture can't be mapped
-            error = failed
-        except Exception as failed:
-            error = SourceError(f"frames of a decoding process can't be taken: {type(failed).__name__}: {failed}")
-        if self._is_hung or error is not None:
+        except Exception as error:
+            self._error = _as_ours(error)
             self._popen.kill()
-        with self._lock:
-            self._is_gone = True
-            sources = list(self._sources.values())
-        for source in sources:
-            if self._ending:
-                source.ended(None)
-            elif source.lose(error or broken_off(source.info, self._how_it_ended())):
-                self._homeless.append(source)
+        self._is_gone = True
+        self._gone_s = time.perf_counter()
         return False
 
-    def successors(self) -> list[Successor]:
-        """Returns what is to follow it, now that it is gone."""
-        if self._ending or not (self._has_spoken or self._homeless):
+    def is_over(self) -> bool:
+        """Whether one that says nothing more has ended, so that it is known how; not waited for is one that doesn't."""
+        if self._popen.poll() is None:
+            if time.perf_counter() - self._gone_s < _EXITS_WITHIN_S:
+                return False
+            self._popen.kill()
+        return True
+
+    def leave(self) -> list[RemoteSource]:
+        """Frees what this process has of it; returns the sources that another is to take: all others have ended."""
+        self.let_go()
+        with self._lock:
+            self._is_left = True
+            sources = [*self._sources.values(), *self._awaiting]
+        if self._ending or self._error is not None:
+            for source in sources:
+                source.ended(None if self._ending else self._error)
             return []
-        now_s = time.perf_counter()
-        deaths = 1 + (self._deaths if now_s - self._started_s < _STEADY_S else 0)
-        rest_s = min(LONGEST_REST_S, 2.0 ** (deaths - 2)) if deaths > 1 else 0.0
-        sources = self._homeless
-        if sources:
-            log.warning("a decoding process %s; what it read live is reached again in another", self._how_it_ended())
-        halves = [sources[::2], sources[1::2]] if deaths > 1 and len(sources) > 1 else [sources]
-        return [Successor(self, half, deaths, now_s + rest_s) for half in halves]
+        how = self._how_it_ended()
+        homeless = [source for source in sources if source.lose(broken_off(source.info, how))]
+        if homeless:
+            log.warning("a decoding process %s; what it read live is reached again in another", how)
+        return homeless
+
+    def abandon(self, error: StreamerError) -> None:
+        """Ends it and its sources, because it can't be heard any more."""
+        self._error = error
+        self._popen.kill()
+        self.leave()
 
     def _take(self, message: object) -> None:
-        if isinstance(message, messages.Given):
-            self._sources[message.number].lent(message, self._borrowing().borrow(message.slot, message.turn))
-        elif isinstance(message, messages.Copied):
-            self._sources[message.number].arrive(message.frame, message.capture_ms)
-        elif isinstance(message, messages.Told):
-            self._sources[message.number].told(message.info, message.status)
-        elif isinstance(message, messages.Lent):
+        """Hands on something that it has said; an error in that ends the source that it is said of."""
+        source = self._sources.get(getattr(message, "number", -1))
+        if source is None:
+            self._take_of_itself(message)
+            return
+        try:
+            self._take_of_source(source, message)
+        except Exception as error:
+            source.fail(_as_ours(error))
+
+    def _take_of_itself(self, message: object) -> None:
+        if isinstance(message, messages.Lent):
             self._borrowing().add(message.slot, message.handle)
         elif isinstance(message, messages.Freed):
             self._borrowing().drop(message.slot, message.turn)
+
+    def _take_of_source(self, source: RemoteSource, message: object) -> None:
+        if isinstance(message, messages.Given):
+            source.lent(message, self._borrowing().borrow(message.slot, message.turn))
+        elif isinstance(message, messages.Copied):
+            source.arrive(message.frame, message.capture_ms)
+        elif isinstance(message, messages.Told):
+            source.told(message.info, message.status)
         elif isinstance(message, messages.Looks):
-            self._sources[message.number].looks(message)
+            source.looks(message)
         elif isinstance(message, messages.Opened):
-            self._sources[message.number].opened(message.info, message.status)
+            source.opened(message.info, message.status)
         elif isinstance(message, messages.Refused):
-            self._sources[message.number].refused(message.info, message.error)
+            source.refused(message.info, message.error)
         elif isinstance(message, messages.Ended):
-            self._sources[message.number].ended(message.error, message.status)
+            source.ended(message.error, message.status)
         elif isinstance(message, messages.Gone):
-            self._sources[message.number].gone()
+            source.gone()
             with self._lock:
                 del self._sources[message.number]
 
@@ -243,10 +248,10 @@ class Process:
 
     def _how_it_ended(self) -> str:
         if self._is_hung:
-            return f"hung: it said nothing for {_SILENT_S:g} s"
-        try:
-            status = self._popen.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
+            said_nothing = f"said nothing for {_SILENT_S:g} s" if self._has_spoken else "was not ready in time"
+            return f"hung: it {said_nothing}"
+        status = self._popen.poll()
+        if status is None:
             return "no longer answers"
         if status >= 0:
             return f"ended with status {status}"
@@ -254,3 +259,9 @@ class Process:
             return f"was killed by {signal.Signals(-status).name}"
         except ValueError:
             return f"was killed by signal {-status}"
+
+
+def _as_ours(error: Exception) -> StreamerError:
+    if isinstance(error, StreamerError):
+        return error
+    return SourceError(f"frames of a decoding process can't be taken: {type(error).__name__}: {error}")

@@ -44,11 +44,11 @@ class Place(NamedTuple):
 class RemoteSource(FedSource):
     """Frames of a source in another process; what it says of itself is up to a tenth of a second old.
 
-    A live one that has answered outlives its process: another takes its place, as often as `SourceOptions.reconnect`
-    allows without a frame between; `index` and `pts_s` go on.
+    A live one outlives its process: another takes it, as often as `SourceOptions.reconnect` allows without a frame
+    between; `index` and `pts_s` go on.
 
     The run's side: `wait_ready`, `feed` and the rest of `Source`. The processes': methods that take what becomes of it,
-    called on one thread.
+    called on one thread once it has a place.
     """
 
     def __init__(self, uri: str, info: SourceInfo, options: SourceOptions) -> None:
@@ -71,7 +71,7 @@ class RemoteSource(FedSource):
         self._error: StreamerError | None = None
         self._has_ended = False
         self._lock = threading.Lock()  # between the source's places, its end, and who counts on it
-        self._status, self._earlier = Status(), Status()
+        self._told = _Told(Status(), Status())
         self._looks: Looks | None = None
         self._axes, self._is_first = Axes(), True
         self._seen_at_s = time.perf_counter()
@@ -122,39 +122,51 @@ class RemoteSource(FedSource):
             self.count_taken()
             yield frame
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it hasn't ended and wasn't let go."""
+        return not (self._has_ended or self._is_let_go)
+
     def interrupt(self) -> None:
-        with self._lock:
-            if self._is_let_go:
-                return
-            self._is_let_go = True
-            if self._place is not None:
-                self._place.send(LetGo(self._place.number))
+        if not self._let_go():
+            self.ended(None)  # nobody else will say so
         if self._inbox is not None:
             self._inbox.abort()
+
+    def _let_go(self) -> bool:
+        """Has its process end it; returns False where it has none."""
+        with self._lock:
+            is_new, self._is_let_go = not self._is_let_go, True
+            if self._place is None:
+                return False
+            if is_new:
+                self._place.send(LetGo(self._place.number))
+            return True
 
     def close(self) -> None:
         self.interrupt()
 
     @property
     def lost_s(self) -> float | None:
-        at_s = self._status.lost_at_s if self._away_at_s is None else self._away_at_s
+        at_s = self._told.now.lost_at_s if self._away_at_s is None else self._away_at_s
         return None if at_s is None else time.perf_counter() - at_s
 
     @property
     def reconnects(self) -> int:
-        return self._earlier.reconnects + self._status.reconnects
+        return self._told.reconnects
 
     @property
     def passed_over(self) -> int:
-        return self._earlier.passed_over + self._status.passed_over
+        return self._told.passed_over
 
     @property
     def damaged(self) -> int:
-        return self._earlier.damaged + self._status.damaged
+        return self._told.damaged
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        return (damage_phrase(self.damaged),) if self._earlier.damaged else self._status.skipped
+        told = self._told
+        return (damage_phrase(told.damaged),) if told.earlier.damaged else told.now.skipped
 
     def settle(self, place: Place) -> bool:
         """A process takes it; returns False if nobody wants it any more."""
@@ -173,22 +185,24 @@ class RemoteSource(FedSource):
         limit = self._options.reconnect
         with self._lock:
             self._place = None
-            if (
-                not self._has_ended
-                and not self._is_let_go
-                and self.info.live
-                and self._answered.is_set()
-                and (limit is None or self._moved < limit)
-            ):
+            if self.is_wanted and self.info.live and (limit is None or self._moved < limit):
                 self._moved += 1
-                self._void, self._uncounted = self._void + max(0, self._uncounted), 0
+                self._void, self._uncounted = self._void + self._uncounted, 0
+                told = self._told
                 if self._away_at_s is None:
-                    self._away_at_s = self._seen_at_s if self._status.lost_at_s is None else self._status.lost_at_s
-                self._earlier = Status(None, self.reconnects, self.passed_over, self.damaged)
-                self._status = Status()
+                    self._away_at_s = self._seen_at_s if told.now.lost_at_s is None else told.now.lost_at_s
+                self._told = _Told(Status(None, told.reconnects, told.passed_over, told.damaged), Status())
+                if not self._answered.is_set():
+                    self._refusal = error
+                    self._answered.set()
                 return True
         self.ended(None if self._is_let_go else error)
         return False
+
+    def fail(self, error: StreamerError) -> None:
+        """What it gives can't be taken: it ends."""
+        self._let_go()
+        self.ended(error)
 
     def opened(self, info: SourceInfo, status: Status) -> None:
         """The source has its first frame."""
@@ -198,12 +212,12 @@ class RemoteSource(FedSource):
     def refused(self, info: SourceInfo, error: StreamerError) -> None:
         """The source couldn't be opened, and will be tried again."""
         self._refusal = error
-        self.told(info, self._status)
+        self.told(info, self._told.now)
         self._answered.set()
 
     def told(self, info: SourceInfo, status: Status) -> None:
         """The process says how the source is."""
-        self._status = status
+        self._told = self._told._replace(now=status)
         if self._away_at_s is None or info.size_wh is not None:  # a new process knows less, until it has a frame
             self.info = info
 
@@ -222,22 +236,28 @@ class RemoteSource(FedSource):
 
     def arrive(self, frame: Frame, capture_ms: float) -> None:
         """A frame came."""
+        taker = self._taker
+        if taker is None or not self.is_wanted:
+            return
         self._refusal = None
         self._seen_at_s = frame.captured_at_s
         if self._is_first:
             self._is_first, self._moved = False, 0
-            self._axes.begin(frame)
-            self._come_back()
+            self._begin(frame)
         with self._lock:
             self._uncounted += 1
-        if self._taker is not None and not self._is_let_go:
-            self._taker.take(self._axes.place(frame), capture_ms)
+        taker.take(self._axes.place(frame), capture_ms)
 
-    def _come_back(self) -> None:
-        away_at_s, self._away_at_s = self._away_at_s, None
+    def _begin(self, first: Frame) -> None:
+        was_seen, away_at_s = self._axes.is_begun, self._away_at_s
+        self._axes.begin(first)
+        self._away_at_s = None
         if away_at_s is not None:
-            self._earlier = self._earlier._replace(reconnects=self._earlier.reconnects + 1)
-            log.warning("source %r is back after %.1f s", self.info.name, self._seen_at_s - away_at_s)
+            how, away_s = "back" if was_seen else "reached", self._seen_at_s - away_at_s
+            log.warning("source %r is %s after %.1f s", self.info.name, how, away_s)
+        if away_at_s is not None and was_seen:
+            earlier = self._told.earlier
+            self._told = self._told._replace(earlier=earlier._replace(reconnects=earlier.reconnects + 1))
 
     def ended(self, error: StreamerError | None, status: Status | None = None) -> None:
         """No more will come."""
@@ -248,7 +268,7 @@ class RemoteSource(FedSource):
             self._error = error
             taker = self._taker
         if status is not None:
-            self._status = status
+            self._told = self._told._replace(now=status)
         self._answered.set()
         if taker is not None:
             taker.source_ended(error)
@@ -257,6 +277,30 @@ class RemoteSource(FedSource):
         """Nothing is left of it in the process: its number may be another's now."""
         with self._lock:
             self._place = None
+
+
+class _Told(NamedTuple):
+    """What processes have said of a source.
+
+    Attributes:
+        earlier: the counts of those that had it before.
+        now: what the one says that has it.
+    """
+
+    earlier: Status
+    now: Status
+
+    @property
+    def reconnects(self) -> int:
+        return self.earlier.reconnects + self.now.reconnects
+
+    @property
+    def passed_over(self) -> int:
+        return self.earlier.passed_over + self.now.passed_over
+
+    @property
+    def damaged(self) -> int:
+        return self.earlier.damaged + self.now.damaged
 
 
 class _Inbox(Taker):
