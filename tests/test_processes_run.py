@@ -214,7 +214,9 @@ def test_a_process_that_is_killed_fails_the_run_and_the_rest_is_written(
     cut, whole = write_clip(tmp_path / "cut.mp4", 20 * LONG), write_clip(tmp_path / "whole.mp4", LONG)
     lines = {name: tmp_path / f"{name}.jsonl" for name in "ab"}
     killer = kill_first(started, lambda: lines_in(lines["a"]) > 2 and lines_in(lines["b"]) == LONG)
-    assert main([*arguments(tmp_path, model, 2, str(cut), str(whole)), "--pace", "source"]) == 1
+    assert (
+        main([*arguments(tmp_path, model, 2, str(cut), str(whole)), "--pace", "source", "--policy", "every-frame"]) == 1
+    )
     killer.join()
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
