@@ -171,7 +171,7 @@ class RemoteSource(FedSource):
     def settle(self, place: Place) -> bool:
         """A process takes it; returns False if nobody wants it any more."""
         with self._lock:
-            if self._has_ended or self._is_let_go:
+            if not self.is_wanted:
                 return False
             place.taken[place.number] = 0
             self._place, self._is_first = place, True
