@@ -1,0 +1,54 @@
+"""What a model is computed in on this processor when nobody says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openvino")
+
+import openvino as ov
+
+from streamer.engines import open_engine
+from streamer.errors import ConfigError
+from streamer.model_file import ModelFile, load_model
+
+FLOAT = Path(__file__).parent.parent / "streamer" / "data" / "nanodet-g_416_float.onnx"
+
+
+def processor_flags() -> set[str]:
+    """Returns what the processor can, in Linux's words."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        pytest.skip("only Linux says what the processor can")
+    words = next((line.partition(":")[2] for line in lines if line.startswith("flags")), None)
+    if words is None:
+        pytest.skip("only x86 says it in these words")
+    return set(words.split())
+
+
+@pytest.fixture(scope="module")
+def float_model() -> ModelFile:
+    return load_model(FLOAT)
+
+
+def precision_of(model: ModelFile, precision: str, slots: int = 1) -> str:
+    engine = open_engine("openvino", model, slots=slots, precision=precision)
+    engine.close()
+    return engine.precision
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_float_model_is_computed_in_bf16_only_with_amx(float_model: ModelFile, slots: int) -> None:
+    assert precision_of(float_model, "auto", slots) == ("bf16" if "amx_bf16" in processor_flags() else "f32")
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_what_is_asked_for_is_what_it_is_computed_in(float_model: ModelFile, precision: str) -> None:
+    if precision == "bf16" and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(ConfigError, match="this processor doesn't compute in bf16"):
+            precision_of(float_model, precision)
+    else:
+        assert precision_of(float_model, precision) == precision
