@@ -32,8 +32,8 @@ class OpenVinoEngine(Engine):
         Args:
             model: what to run.
             slots: requests in flight.
-            precision: ``f32``, ``bf16``, or ``auto``: bf16 with AMX, else f32. Where only AVX-512 has bf16 it is slower:
-                25.6 ms a frame for NanoDet-g 416 and 11.8 for m, in f32 14.6 and 8.3 (Xeon, AMX not visible, two cores).
+            precision: ``f32``, ``bf16``, or ``auto``: bf16 with AMX, else f32. Where only AVX-512 computes bf16, it is
+                slower: 25.6 ms a frame for NanoDet-g 416 and 11.8 for m, against 14.6 and 8.3 (Xeon, two cores).
             threads: cores to use; None uses all this process may run on.
 
         Raises:
