@@ -33,10 +33,10 @@ def pids(processes: DecodingProcesses) -> list[int]:
 
 def kill(processes: DecodingProcesses) -> None:
     """Kills all of them, and waits until their sources know."""
-    killed = list(processes._processes)
+    killed = set(processes._processes)
     for pid in pids(processes):
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: all(each.fileno() == -1 for each in killed))
+    wait_for(lambda: killed.isdisjoint(processes._processes))
 
 
 @pytest.fixture
