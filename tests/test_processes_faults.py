@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 from streamer.errors import SourceError
+from streamer.frame import Frame
+from streamer.sources.base import FedSource
 from streamer.sources.processes import DecodingProcesses, pool, process
 from streamer.sources.processes.board import AHEAD
 from tests.fakes import wait_for
@@ -57,12 +59,18 @@ def within(body: Callable[[], Any], seconds: float = WAIT_S) -> Any:
     return value
 
 
+def begun(processes: DecodingProcesses, clip: Path, names: str) -> tuple[list[FedSource], list[Iterator[Frame]]]:
+    """Opens a source for each name, and takes its first frame."""
+    sources = [opened(processes, clip, name) for name in names]
+    frames = [iter(source) for source in sources]
+    for each in frames:
+        next(each)
+    return sources, frames
+
+
 def test_a_process_that_is_killed_ends_its_sources_alone(long_clip: Path) -> None:
     with DecodingProcesses(2) as processes:
-        sources = [opened(processes, long_clip, name) for name in "abc"]
-        frames = [iter(source) for source in sources]
-        for each in frames:
-            next(each)
+        sources, frames = begun(processes, long_clip, "abc")
         os.kill(pid_of(processes), signal.SIGKILL)
         for source, each in ((sources[0], frames[0]), (sources[2], frames[2])):
             with pytest.raises(SourceError, match=f"{long_clip}' broke off: the process .* was killed by SIGKILL"):
@@ -85,10 +93,7 @@ def test_what_ends_the_run_does_not_end_the_process(
 
 def test_closing_ends_processes_and_sources(long_clip: Path) -> None:
     with DecodingProcesses(2) as processes:
-        sources = [opened(processes, long_clip, name) for name in "ab"]
-        frames = [iter(source) for source in sources]
-        for each in frames:
-            next(each)
+        sources, frames = begun(processes, long_clip, "ab")
         started = processes._processes
         processes.close()
     assert all(len(list(each)) <= AHEAD for each in frames)

@@ -39,6 +39,14 @@ def kill(processes: DecodingProcesses) -> None:
     wait_for(lambda: killed.isdisjoint(processes._processes))
 
 
+def fed(source: FedSource) -> Kept:
+    """Has a source bring its frames; returns who takes them, once there is one."""
+    taker = Kept(source)
+    source.feed(taker, paced=False)
+    wait_for(lambda: taker.frames)
+    return taker
+
+
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has processes followed at once, however many died before."""
@@ -72,9 +80,7 @@ def test_a_camera_outlives_its_process(one_process: DecodingProcesses) -> None:
 
 def test_a_camera_that_is_away_is_reached_in_the_next_process(one_process: DecodingProcesses) -> None:
     with RtspServer() as camera, opened(one_process, camera.url, "door") as source:
-        taker = Kept(source)
-        source.feed(taker, paced=False)
-        wait_for(lambda: taker.frames)
+        taker = fed(source)
         camera.freeze()
         kill(one_process)
         count = len(taker.frames)
@@ -140,9 +146,7 @@ def test_a_process_that_lived_for_a_minute_counts_as_the_first(
 
 def test_without_reconnecting_a_camera_ends_with_its_process(one_process: DecodingProcesses) -> None:
     with RtspServer() as camera, opened(one_process, camera.url, "door", SourceOptions(reconnect=0)) as source:
-        taker = Kept(source)
-        source.feed(taker, paced=False)
-        wait_for(lambda: taker.frames)
+        taker = fed(source)
         kill(one_process)
         wait_for(lambda: taker.ends)
     assert re.search(r"broke off: the process that decoded it was killed by SIGKILL", str(taker.ends[0]))
@@ -240,9 +244,8 @@ def test_opening_in_a_process_that_just_ended(one_process: DecodingProcesses, lo
 
 def test_letting_go_a_camera_between_two_processes(one_process: DecodingProcesses, nobody_follows: list[Any]) -> None:
     with RtspServer() as camera:
-        source, taker = opened(one_process, camera.url, "door"), Kept()
-        source.feed(taker, paced=False)
-        wait_for(lambda: taker.frames)
+        source = opened(one_process, camera.url, "door")
+        taker = fed(source)
         kill(one_process)
         wait_for(lambda: one_process._awaited)
         assert taker.ends == []
@@ -257,7 +260,7 @@ def test_letting_go_a_camera_whose_process_is_starting(
     one_process: DecodingProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = RemoteSource("rtsp://door/live", SourceInfo("door", "rtsp://door/live", live=True), CPU)
-    assert one_process._start(0, [source])
+    assert one_process._start(sources=[source])
     source.close()
     with source:
         taker = Kept()
@@ -270,9 +273,8 @@ def test_letting_go_a_camera_whose_process_is_starting(
 @pytest.mark.usefixtures("nobody_follows")
 def test_closing_between_two_processes(one_process: DecodingProcesses) -> None:
     with RtspServer() as camera:
-        source, taker = opened(one_process, camera.url, "door"), Kept()
-        source.feed(taker, paced=False)
-        wait_for(lambda: taker.frames)
+        source = opened(one_process, camera.url, "door")
+        taker = fed(source)
         kill(one_process)
         wait_for(lambda: one_process._awaited)
         one_process.close()
@@ -296,9 +298,7 @@ def test_no_room_for_a_process_is_said_and_tried_again(
         return popen(*args, **kwargs)
 
     with RtspServer() as camera, opened(one_process, camera.url, "door") as source:
-        taker = Kept(source)
-        source.feed(taker, paced=False)
-        wait_for(lambda: taker.frames)
+        fed(source)
         monkeypatch.setattr(process.subprocess, "Popen", start)
         kill(one_process)
         wait_for(lambda: source.reconnects == 1)

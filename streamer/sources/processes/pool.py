@@ -94,7 +94,7 @@ class DecodingProcesses(Closing):
             min(alive, key=lambda process: (process.deaths, process.load)).adopt(source)
             return source
         try:
-            if not self._start(0, [source]):
+            if not self._start(sources=[source]):
                 source.ended(None)
         except OSError as error:
             source.ended(SourceError(f"source {shown!r} can't be opened: no process can be started ({error})"))

@@ -153,20 +153,20 @@ class RemoteSource(FedSource):
 
     @property
     def reconnects(self) -> int:
-        return self._told.reconnects
+        return self._told.total.reconnects
 
     @property
     def passed_over(self) -> int:
-        return self._told.passed_over
+        return self._told.total.passed_over
 
     @property
     def damaged(self) -> int:
-        return self._told.damaged
+        return self._told.total.damaged
 
     @property
     def skipped(self) -> tuple[str, ...]:
         told = self._told
-        return (damage_phrase(told.damaged),) if told.earlier.damaged else told.now.skipped
+        return (damage_phrase(told.total.damaged),) if told.earlier.damaged else told.now.skipped
 
     def settle(self, place: Place) -> bool:
         """A process takes it; returns False if nobody wants it any more."""
@@ -191,7 +191,7 @@ class RemoteSource(FedSource):
                 told = self._told
                 if self._away_at_s is None:
                     self._away_at_s = self._seen_at_s if told.now.lost_at_s is None else told.now.lost_at_s
-                self._told = _Told(Status(None, told.reconnects, told.passed_over, told.damaged), Status())
+                self._told = _Told(told.total, Status())
                 if not self._answered.is_set():
                     self._refusal = error
                     self._answered.set()
@@ -291,16 +291,14 @@ class _Told(NamedTuple):
     now: Status
 
     @property
-    def reconnects(self) -> int:
-        return self.earlier.reconnects + self.now.reconnects
-
-    @property
-    def passed_over(self) -> int:
-        return self.earlier.passed_over + self.now.passed_over
-
-    @property
-    def damaged(self) -> int:
-        return self.earlier.damaged + self.now.damaged
+    def total(self) -> Status:
+        """The counts of all of them."""
+        earlier, now = self.earlier, self.now
+        return Status(
+            reconnects=earlier.reconnects + now.reconnects,
+            passed_over=earlier.passed_over + now.passed_over,
+            damaged=earlier.damaged + now.damaged,
+        )
 
 
 class _Inbox(Taker):
