@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,33 @@ from streamer.model_file import ModelFile
 _PRECISIONS = {"f32": "f32", "bf16": "bf16"}
 _HINT = "INFERENCE_PRECISION_HINT"
 _RUNTIME_NAMES = {"u8": "int8", "i8": "int8"}
+_core: ov.Core | None = None
+_core_lock = threading.Lock()
+
+
+def shared_core() -> ov.Core:
+    """Returns the only `Core` of this process, with the CPU plugin loaded; any thread may call it.
+
+    On Linux the CPU plugin sets an alternate signal stack in the thread that loads it. The memory belongs to the
+    `Core`. When several Cores are released in the order of opening, the last release sets a stack that is already
+    unmapped, and the next signal ends the process with SIGSEGV. The plugin is therefore loaded on a thread that ends at
+    once, and the `Core` lives as long as the process.
+
+    Raises:
+        EngineError: if OpenVINO can't load its CPU plugin.
+    """
+    global _core
+    with _core_lock:
+        if _core is None:
+            core = ov.Core()
+            try:
+                with ThreadPoolExecutor(1, thread_name_prefix="openvino-load") as pool:
+                    pool.submit(core.get_versions, "CPU").result()
+            except RuntimeError as error:
+                last = str(error).strip().splitlines()[-1]
+                raise EngineError(f"OpenVINO can't load its CPU plugin: {last}") from error
+            _core = core
+        return _core
 
 
 class OpenVinoEngine(Engine):
@@ -42,7 +71,7 @@ class OpenVinoEngine(Engine):
         """
         if precision not in ("auto", *_PRECISIONS):
             raise ConfigError(f"OpenVINO computes in f32 or bf16 on a CPU, not {precision}; use --precision auto")
-        core = ov.Core()
+        core = shared_core()
         cores = threads or available_cores()
         options: dict[str, object] = {
             "NUM_STREAMS": min(slots, cores),
