@@ -55,11 +55,12 @@ class Decoder:
             letterbox: the transform that made the network's input.
 
         Returns:
-            Detections in pixels of the source frame, clipped to it, best first, at most `MAX_DETECTIONS`.
+            Detections in pixels of the source frame, clipped to it, best first, at most `MAX_DETECTIONS`; each box is
+            wider and higher than 0.
 
         Raises:
             ModelError: if `output` has another shape than the model's description says.
-            EngineError: if a box isn't made of finite numbers.
+            EngineError: if `output` holds a number that isn't finite, wherever it stands.
         """
         wanted = (len(self._points), self.spec.output_channels)
         if output.shape != wanted:
@@ -67,6 +68,8 @@ class Decoder:
                 f"the model {self.spec.name!r} does not fit its description: wanted a network output of {wanted}, got "
                 f"{output.shape}; get the file again, or correct the description"
             )
+        if not np.isfinite(output).all():
+            raise EngineError(f"the model {self.spec.name!r} {NOT_FINITE}")
         scores = output[:, : self.spec.num_classes]
         point_ids, class_ids = np.divmod(np.flatnonzero(scores > self.conf), self.spec.num_classes)
         if self._dropped.size:
@@ -80,13 +83,14 @@ class Decoder:
 
         unique_ids, inverse = np.unique(point_ids, return_inverse=True)
         boxes = self._boxes(output[unique_ids, self.spec.num_classes :], self._points[unique_ids])[inverse]
+        shown = letterbox.to_source(boxes)  # a box in the padding has no area left here
+        has_area = (shown[:, 2:] > shown[:, :2]).all(axis=1)
+        shown, boxes, best, class_ids = shown[has_area], boxes[has_area], best[has_area], class_ids[has_area]
         keep = nms(boxes, class_ids, self.iou, MAX_DETECTIONS)
-        return Detections(letterbox.to_source(boxes[keep]), best[keep], class_ids[keep])
+        return Detections(shown[keep], best[keep], class_ids[keep])
 
     def _boxes(self, logits: npt.NDArray[np.float32], points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Returns boxes (M, 4) in input pixels, clipped to the input as upstream's `distance2bbox` does."""
-        if not np.isfinite(logits).all():
-            raise EngineError(f"the model {self.spec.name!r} {NOT_FINITE}")
         logits = logits.reshape(-1, 4, self.spec.reg_max + 1)
         weights = np.exp(logits - logits.max(axis=2, keepdims=True))
         distances = (weights @ self._bins) / weights.sum(axis=2) * points[:, 2:3]

@@ -275,6 +275,17 @@ def test_more_candidates_than_room_go_to_the_reference(gpu: Gpu, tmp_path: Path)
     detector.close()
 
 
+@pytest.mark.parametrize("channel", [0, -1])
+def test_an_output_that_is_not_finite_is_an_error(gpu: Gpu, model: ModelFile, channel: int) -> None:
+    output = random_output(model.spec, lambda s: RNG.random(s) ** 8, np.float16)[None]
+    output[0, -1, channel] = np.nan
+    detector = detector_of(gpu, model, output, 2)
+    detector.submit(frame_of(np.zeros((48, 64, 3), np.uint8)))
+    with pytest.raises(EngineError, match="aren't finite"):
+        detector.collect()
+    detector.close()
+
+
 def test_a_failed_opening_frees_everything(gpu: Gpu, model: ModelFile) -> None:
     output = random_output(model.spec, lambda s: RNG.random(s), np.float32)[None]
     engine = FixedEngine(gpu, output, fail_at=1)

@@ -17,6 +17,7 @@ from streamer.cuda.compiler import KERNELS
 from streamer.cuda.picture import PICTURE_DTYPE, Layout, PixelFormat, describe_transform, planes_of, touched_rows
 from streamer.cuda.result import RESULT_DTYPE, ROOM, to_detections
 from streamer.decode import MAX_CANDIDATES, Decoder
+from streamer.errors import EngineError
 from streamer.frame import Frame
 from streamer.letterbox import Letterbox
 from streamer.model_spec import ModelSpec, spec_for
@@ -269,16 +270,53 @@ def test_equal_scores_keep_the_order_of_the_output(kernels: ctypes.CDLL) -> None
     np.testing.assert_allclose(got.boxes_xyxy, wanted.boxes_xyxy, atol=1e-3)
 
 
-def test_no_candidate_and_not_a_number(kernels: ctypes.CDLL) -> None:
+def test_no_candidate(kernels: ctypes.CDLL) -> None:
     spec = tiny_spec()
-    output = np.zeros((2, spec.num_points, spec.output_channels), np.float32)
-    output[1, :, : spec.num_classes] = np.nan
+    output = np.zeros((1, spec.num_points, spec.output_channels), np.float32)
+    got = to_detections(decode(kernels, spec, output, [Letterbox.fit((10, 10), spec.input_size_wh, True)], 0.1), 0)
+    assert got is not None
+    assert len(got) == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("labels", [("one",), ("one", "two", "three"), tuple(map(str, range(40)))])
+def test_an_output_that_is_not_finite_is_left_to_the_reference(
+    kernels: ctypes.CDLL, dtype: type, value: float, labels: tuple[str, ...]
+) -> None:
+    spec = tiny_spec(labels=labels)
+    channels = [0, spec.num_classes - 1, spec.num_classes, spec.output_channels - 1]
     letterbox = Letterbox.fit((10, 10), spec.input_size_wh, True)
-    results = decode(kernels, spec, output, [letterbox] * 2, 0.1)
-    for index in range(2):
-        got = to_detections(results, index)
-        assert got is not None
-        assert len(got) == 0
+    outputs = np.zeros((1 + len(channels), spec.num_points, spec.output_channels), dtype)
+    outputs[0, :, spec.num_classes :] = RNG.normal(0, 2, (spec.num_points, 16))
+    outputs[:, 0, 0] = 0.9
+    outputs[np.arange(1, 1 + len(channels)), -1, channels] = value
+    results = decode(kernels, spec, outputs, [letterbox] * len(outputs), 0.1, class_ids=set())
+    assert to_detections(results, 0) is not None
+    for index in range(1, len(outputs)):
+        assert to_detections(results, index) is None  # so the detector calls the reference
+        with pytest.raises(EngineError, match="aren't finite"):
+            Decoder(spec, 0.1)(outputs[index].astype(np.float32), letterbox)
+
+
+def test_boxes_without_area_are_left_out_as_the_reference_does(kernels: ctypes.CDLL) -> None:
+    spec = tiny_spec()
+    letterbox = Letterbox.fit((640, 320), spec.input_size_wh, True)  # half of the input is padding
+    bins = spec.reg_max + 1
+    output = random_output(spec, lambda s: RNG.random(s) * 0.9 + 0.1, np.float32)
+    sides = output[:, spec.num_classes :].reshape(-1, 4, bins)
+    for side in range(4):  # distances of exactly 0 on opposite sides, at random
+        of_none = RNG.random(spec.num_points) < 0.7
+        sides[of_none, side] = [30, -120, -120, -120]
+    output[:, spec.num_classes :] = sides.reshape(-1, 4 * bins)
+    got = to_detections(decode(kernels, spec, output[None], [letterbox], 0.05), 0)
+    wanted = Decoder(spec, 0.05)(output, letterbox)
+    assert got is not None
+    assert 0 < len(wanted) < spec.num_points
+    np.testing.assert_array_equal(got.class_ids, wanted.class_ids)
+    np.testing.assert_array_equal(got.scores, wanted.scores)
+    np.testing.assert_allclose(got.boxes_xyxy, wanted.boxes_xyxy, atol=2e-3)
+    assert (got.boxes_xyxy[:, 2:] > got.boxes_xyxy[:, :2]).all()
 
 
 def test_too_many_candidates_are_said_not_guessed(kernels: ctypes.CDLL) -> None:

@@ -51,7 +51,7 @@ def test_plus_has_other_centres() -> None:
 
 def test_expectation_of_the_distribution() -> None:
     output = blank()
-    put(output, 0, 0, 0.8, (0, 0, 0, 0))
+    put(output, 0, 0, 0.8, (0, 0, 0, 1))
     probabilities = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
     output[0, C + 2 * BINS : C + 3 * BINS] = np.log(probabilities)
     found = Decoder(SPEC)(output, SQUARE)
@@ -91,13 +91,45 @@ def test_wrong_shape() -> None:
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_a_box_of_no_finite_numbers_is_an_error(value: float) -> None:
+@pytest.mark.parametrize("channel", [0, C - 1, C, C + 4 * BINS - 1])
+@pytest.mark.parametrize("found", [True, False])
+def test_an_output_that_is_not_finite_is_an_error(value: float, channel: int, found: bool) -> None:
     output = blank()
-    put(output, 0, 0, 0.5, (1, 1, 1, 1))
-    output[0, C] = value
+    if found:
+        put(output, 0, 0, 0.5, (1, 1, 1, 1))
+    output[-1, channel] = value  # at a point where nothing is found
     with pytest.raises(EngineError, match="aren't finite"):
         Decoder(SPEC)(output, SQUARE)
-    assert len(Decoder(SPEC, conf=0.6)(output, SQUARE)) == 0
+
+
+def test_large_finite_numbers_are_none() -> None:
+    output = blank()
+    output[:, C:] = np.finfo(np.float32).max  # whose sum overflows
+    assert len(Decoder(SPEC)(output, SQUARE)) == 0
+
+
+def put_boxes_without_area(output: np.ndarray) -> None:
+    """Says 128 times, surely, that there is a box of no width, no height, or neither."""
+    for point in range(64):  # of stride 8
+        put(output, point, 0, 0.95, ((0, 1, 0, 1), (1, 0, 1, 0), (0, 0, 0, 0))[point % 3])
+        output[point, 1] = 0.9
+
+
+def test_boxes_without_area_are_left_out_and_take_no_place() -> None:
+    output = blank()
+    put_boxes_without_area(output)
+    put(output, 64 + 5, 2, 0.6, (1, 1, 1, 1))  # stride 16, column 1, row 1: centre (24, 24)
+    found = Decoder(SPEC)(output, SQUARE)
+    np.testing.assert_allclose(found.boxes_xyxy, [[8, 8, 40, 40]], atol=1e-4)
+
+
+def test_a_box_that_lies_in_the_padding_is_left_out() -> None:
+    output = blank()
+    put(output, 0, 0, 0.9, (0, 0, 1, 1))  # (4, 4, 12, 12) of the input
+    put(output, 8 * 4 + 4, 0, 0.8, (1, 1, 1, 1))
+    letterbox = Letterbox.fit((640, 320), (64, 64), True)  # rows 16 to 48 of the input
+    found = Decoder(SPEC)(output, letterbox)
+    np.testing.assert_allclose(found.scores, [0.8])
 
 
 def test_suppressed_boxes_suppress_nothing() -> None:
@@ -149,5 +181,5 @@ def test_any_output_gives_valid_detections(seed: int, width: int, height: int) -
     assert (found.scores > 0.3).all()
     assert set(found.class_ids) <= set(range(len(LABELS)))
     x0, y0, x1, y1 = found.boxes_xyxy.T
-    assert (0 <= x0).all() and (x0 <= x1).all() and (x1 <= width).all()
-    assert (0 <= y0).all() and (y0 <= y1).all() and (y1 <= height).all()
+    assert (0 <= x0).all() and (x0 < x1).all() and (x1 <= width).all()
+    assert (0 <= y0).all() and (y0 < y1).all() and (y1 <= height).all()

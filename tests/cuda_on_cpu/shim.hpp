@@ -17,10 +17,18 @@ inline thread_local Dim3 threadIdx, blockIdx;
 inline Dim3 blockDim;
 inline std::barrier<>* block_barrier = nullptr;
 
+using std::isfinite;
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline void __syncthreads() { block_barrier->arrive_and_wait(); }
 inline int atomicAdd(int* at, int value) { return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST); }
+inline int atomicMax(int* at, int value) {
+    int before = __atomic_load_n(at, __ATOMIC_SEQ_CST);
+    while (before < value &&
+           !__atomic_compare_exchange_n(at, &before, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    }
+    return before;
+}
 inline unsigned atomicAnd(unsigned* at, unsigned value) { return __atomic_fetch_and(at, value, __ATOMIC_SEQ_CST); }
 inline int __ffs(unsigned value) { return __builtin_ffs((int)value); }
 inline int __float2int_rn(float value) { return (int)std::nearbyintf(value); }

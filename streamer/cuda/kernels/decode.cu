@@ -10,7 +10,9 @@ struct Box {
 enum { MAX_DETECTIONS = 100 };
 
 struct Result {  // of one picture; read on the host by streamer/cuda/result.py (RESULT_DTYPE)
-    int found;   // (point, class) pairs above the threshold; more than there was room for means nothing below is valid
+    // (point, class) pairs above the threshold. More than there was room for means that nothing below is valid: too many
+    // of them, or an output that isn't finite.
+    int found;
     int kept;
     int reserved[2];
     Box boxes[MAX_DETECTIONS];  // pixels of the source, clipped to it, best first
@@ -40,7 +42,9 @@ __device__ inline unsigned long long sort_key(float score, int place) {
     return (unsigned long long)~__float_as_uint(score) << 32 | (unsigned int)place;
 }
 
-// One thread looks at one score. `points` is (count, 3): x, y and stride of the anchor points in input pixels.
+// One thread looks at one score, and at its share of the point's bins for a number that isn't finite: then `found` says
+// that there was no room, and streamer/decode.py, which the host calls instead, raises the error.
+// `points` is (count, 3): x, y and stride of the anchor points in input pixels.
 template <typename T>
 __device__ inline void find(const T* output, const float* points, const unsigned char* wanted, int count, int classes,
                             int bins, float conf, float width, float height, int room, int* found,
@@ -50,6 +54,9 @@ __device__ inline void find(const T* output, const float* points, const unsigned
     int point = place / classes, class_id = place - point * classes;
     const T* channels = output + ((long long)blockIdx.y * count + point) * (classes + 4 * bins);
     float score = load(channels + class_id);
+    bool finite = isfinite(score);
+    for (int i = class_id; i < 4 * bins; i += classes) finite &= isfinite(load(channels + classes + i));
+    if (!finite) atomicMax(found + blockIdx.y, room + 1);
     if (!(score > conf) || !wanted[class_id]) return;
     int at = atomicAdd(found + blockIdx.y, 1);
     if (at >= room) return;
@@ -117,7 +124,7 @@ __device__ inline Box to_source(Box box, const Picture& picture) {
 
 enum { ROOM = 4096, WORDS = ROOM / 32 };
 
-// Greedy class-wise NMS: one block does one picture. `room` is at most ROOM; `found` is left at zero for the next run.
+// Greedy class-wise NMS: one block does one picture. A box without area in the source is passed over. `room` is at most ROOM; `found` is left at zero for the next run.
 extern "C" __global__ void suppress(const Picture* pictures, int* found, const unsigned long long* all_keys,
                                     const Box* all_boxes, int room, int most, int classes, float iou,
                                     Result* results) {
@@ -159,20 +166,24 @@ extern "C" __global__ void suppress(const Picture* pictures, int* found, const u
         }
         int best = 32 * word + __ffs(alive[word]) - 1;
         Box box = boxes[slots[best]];
+        Box shown = to_source(box, pictures[blockIdx.x]);
+        bool has_area = shown.x2 > shown.x1 && shown.y2 > shown.y1;
         int class_id = (int)((unsigned int)keys[best] % classes);
         __syncthreads();  // every thread has read `alive` before any changes it
         if (threadIdx.x == 0) {
-            result->boxes[kept] = to_source(box, pictures[blockIdx.x]);
-            result->scores[kept] = __uint_as_float(~(unsigned int)(keys[best] >> 32));
-            result->class_ids[kept] = class_id;
+            if (has_area) {
+                result->boxes[kept] = shown;
+                result->scores[kept] = __uint_as_float(~(unsigned int)(keys[best] >> 32));
+                result->class_ids[kept] = class_id;
+            }
             atomicAnd(alive + word, ~(1u << (best & 31)));
         }
-        for (int i = best + 1 + threadIdx.x; i < count; i += blockDim.x) {
+        for (int i = best + 1 + threadIdx.x; has_area && i < count; i += blockDim.x) {
             bool same = (int)((unsigned int)keys[i] % classes) == class_id;
             if (same && (alive[i / 32] >> (i & 31) & 1) && overlaps(box, boxes[slots[i]], iou))
                 atomicAnd(alive + i / 32, ~(1u << (i & 31)));
         }
-        ++kept;
+        kept += has_area;
         __syncthreads();
     }
     if (threadIdx.x == 0) result->kept = kept;
