@@ -18,7 +18,27 @@ from streamer.yaml_file import read_mapping
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
-class SourceWishes(BaseModel):
+class _Frozen(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), populate_by_name=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, values: object) -> object:
+        """Refuses a boolean, which Python counts as 0 or 1, wherever none is meant."""
+        if not isinstance(values, Mapping):
+            return values
+        for name, field in cls.model_fields.items():
+            key = field.alias or name
+            value = values.get(key)
+            parts = value if isinstance(value, (list, tuple)) else [value]
+            if field.annotation is not bool and any(isinstance(part, bool) for part in parts):
+                raise ValueError(f"{key}: true or false is none of its values, got {short(value)}")
+        return values
+
+
+class SourceWishes(_Frozen):
     """What one source may have of the machine; None takes what the run says for all.
 
     Attributes:
@@ -28,8 +48,6 @@ class SourceWishes(BaseModel):
         policy: ``auto``, ``every-frame`` or ``freshest``.
         output: outputs in place of the run's.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_fps: Annotated[float, Field(gt=0)] | None = None
     detect_every: Annotated[int, Field(ge=1)] | None = None
@@ -43,7 +61,7 @@ class SourceWishes(BaseModel):
         return _listed(value)
 
 
-class StreamConfig(BaseModel):
+class StreamConfig(_Frozen):
     """A run. Keys are the long options of the command line with ``_`` for ``-``.
 
     Attributes:
@@ -84,10 +102,6 @@ class StreamConfig(BaseModel):
         layout: ``tiled`` shows several sources in one window, and in one video where its name has no ``{source}``;
             ``separate`` each in its own.
     """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), populate_by_name=True
-    )
 
     source: tuple[str, ...] = ("sample",)
     wishes: Mapping[str, SourceWishes] = Field(default_factory=dict)
@@ -150,6 +164,8 @@ class StreamConfig(BaseModel):
             for name, uri in value.items():
                 if not isinstance(uri, (str, int)) or isinstance(uri, bool):
                     raise ValueError(f"wanted a URI behind {short(name)}")
+                if not isinstance(name, (str, int)) or isinstance(name, bool):
+                    raise ValueError(f"a source's name is a word, got {short(name)}: put it in quotes if it is one")
             value = [f"{name}={uri}" for name, uri in value.items()]
         return _listed(value)
 
@@ -203,6 +219,13 @@ class StreamConfig(BaseModel):
     def _some_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("wanted at least one source")
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _some_class(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and not any(label.strip() for label in value):
+            raise ValueError("wanted at least one label, such as person; leave it out to detect all")
         return value
 
     def wishes_of(self, name: str) -> SourceWishes:

@@ -44,6 +44,7 @@ _TEXT_WEIGHT = 500
 _ASCENT_EM, _LINE_EM = 0.96, 1.25
 _DIM = 0.3
 _PLATES_KEPT = 512
+_LONGEST_LABEL = 64
 _TEXT_LOCK = threading.Lock()  # OpenCV doesn't promise that a font may be used by several threads at once
 
 
@@ -79,10 +80,13 @@ class Annotator:
     Args:
         labels: the model's class names, by class id. Any script of the Basic Multilingual Plane that OpenCV's own
             fonts hold is drawn (Latin, Greek, Cyrillic, Arabic, Hebrew, Chinese, Japanese, Korean); the rest as '?'.
+            Of a label longer than 64 characters the end becomes an ellipsis.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
-        self._labels = tuple(labels)
+        self._labels = tuple(
+            label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…" for label in labels
+        )
         self._plates: dict[Hashable, _Plate] = {}
 
     def annotate(self, frame: Frame, detections: Detections, overlay_lines: Sequence[str] = ()) -> Frame:

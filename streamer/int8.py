@@ -147,7 +147,7 @@ def _ranges(proto: ModelProto) -> dict[str, tuple[float, float]]:
     text = next((entry.value for entry in proto.metadata_props if entry.key == RANGES_KEY), "{}")
     try:
         ranges = {str(name): (float(low), float(high)) for name, (low, high) in json.loads(text).items()}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise ModelError(f"the model's metadata is damaged at {RANGES_KEY!r}: quantise the model again") from None
     if not all(np.isfinite(pair).all() and pair[0] <= pair[1] for pair in ranges.values()):
         raise ModelError(f"the model's metadata is damaged at {RANGES_KEY!r}: quantise the model again")

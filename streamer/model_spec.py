@@ -26,6 +26,7 @@ _COCO_LABELS = Path(__file__).parent / "data" / "coco.txt"
 PositiveInt = Annotated[int, Field(gt=0)]
 EvenInt = Annotated[int, Field(gt=0, multiple_of=2)]
 MIN_SIDE, MAX_SIDE = 32, 4096
+LONGEST_NAME = 200
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 Scale = Annotated[float, Field(gt=0)]
 
@@ -112,7 +113,7 @@ class ModelSpec(_Frozen):
         network: the architecture, or None for a foreign ONNX file that is not to be rebuilt.
     """
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
     family: Literal["nanodet", "nanodet-plus"]
     input_size_wh: tuple[Side, Side]
     keep_ratio: bool
@@ -126,6 +127,13 @@ class ModelSpec(_Frozen):
     checkpoint_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     network: NetworkSpec | None = None
 
+    @field_validator("keep_ratio", mode="before")
+    @classmethod
+    def _words_of_yaml(cls, value: object) -> object:
+        """Takes YAML 1.1's other words for true and false."""
+        words = {"yes": True, "on": True, "no": False, "off": False}
+        return words.get(value.lower(), value) if isinstance(value, str) else value
+
     @field_validator("strides")
     @classmethod
     def _strides_ascend(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
@@ -138,6 +146,9 @@ class ModelSpec(_Frozen):
     def _labels_differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
         if any(not label.strip() for label in labels):
             raise ValueError(f"label {[bool(label.strip()) for label in labels].index(False)} is empty")
+        longest = max(labels, key=len)
+        if len(longest) > LONGEST_NAME:
+            raise ValueError(f"label {labels.index(longest)} has {len(longest)} characters, {LONGEST_NAME} at most")
         if len(set(labels)) < len(labels):
             raise ValueError(f"label {next(a for a in labels if labels.count(a) > 1)!r} occurs twice")
         return labels
@@ -230,12 +241,14 @@ class ModelSpec(_Frozen):
                 values[field] = json.loads(metadata[key])
             except KeyError:
                 raise ModelError(f"the model's metadata lacks {key!r}: export the model again") from None
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ModelError(f"the model's metadata is damaged at {key!r}: export the model again") from None
         try:
             return cls.model_validate_json(json.dumps(values), strict=True)
         except ValidationError as error:
             raise ModelError(f"the model's metadata is damaged: {_in_one_line(error)}; export it again") from None
+        except RecursionError:
+            raise ModelError("the model's metadata is damaged: it is nested too deep; export it again") from None
 
     @classmethod
     def from_yaml(cls, path: Path | str) -> ModelSpec:

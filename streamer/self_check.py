@@ -138,5 +138,5 @@ def _read(text: str) -> Detections:
         if not np.isfinite(rows).all():
             raise ValueError("not a number")
         return Detections(rows[:, 2:], rows[:, 1], rows[:, 0].astype(np.int64))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ModelError(f"the model's metadata is damaged at {KEY!r}: make the model again") from None

@@ -197,6 +197,8 @@ def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--engine", "tensorflow"], 2, "tensorrt"),
         (["--device", "gpu7"], 2, "gpu7"),
         (["--classes", "persn"], 2, "'person'"),
+        (["--classes", ","], 2, "classes: wanted at least one label"),
+        (["--classes", ""], 2, "classes: wanted at least one label"),
         (["--conf", "7"], 2, "conf"),
         (["--iou", "-1"], 2, "iou"),
         (["--max-frames", "0"], 2, "max_frames"),

@@ -77,7 +77,25 @@ def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tup
         ("layout: stacked", "layout: .*'stacked'"),
         ("source: {a: [1, 2]}\nclasses: 3.5", "classes"),
         ("- a\n- b", "keys and values"),
-        ("a: [", "not a YAML file"),
+        ("a: [", "not a YAML file: .*line"),
+        ("conf: 0.2\nconf: 0.3", r"has the key 'conf' twice \(line 1, line 2\): leave one out"),
+        ("source:\n  door: 0\n  yard: 1\n  'door': 2", r"has the key 'door' twice \(line 2, line 4\)"),
+        ("source: {door: {uri: 0, priority: 1, priority: 2}}", r"has the key 'priority' twice \(line 1\)"),
+        ("a: &a {b: *a}", "nested too deep"),
+        ("[" * 60 + "]" * 60, "nested too deep"),
+        ("conf: yes", "conf: input should be a valid number.* got 'yes'"),
+        ("conf: true", "conf: true or false is none of its values, got True"),
+        ("max_frames: on", "max_frames: .*'on'"),
+        ("max_frames: true", "max_frames: true or false is none"),
+        ("camera_size: [true, 480]", "camera_size: true or false is none"),
+        ("source: {door: {uri: 0, max_fps: true}}", "wishes.door: max_fps: true or false is none"),
+        ("source: {true: 0}", "a source's name is a word, got True: put it in quotes"),
+        ("source: {null: 0}", "a source's name is a word, got None"),
+        ("duration: 10:30", "duration: .*'10:30'"),
+        ("max_frames: 0o17", "max_frames: .*'0o17'"),
+        ("classes: []", "classes: wanted at least one label.*leave it out"),
+        ("classes: ''", "classes: wanted at least one label"),
+        ("a: " + "x" * (1 << 20), "larger than 1 MiB"),
         ("a: !!bool x", "not a YAML file"),
         ("a: !!timestamp x", "not a YAML file"),
         ("[" * 5000, "nested too deep"),
@@ -119,9 +137,35 @@ def test_binary_file(tmp_path: Path) -> None:
 
 def test_a_value_that_holds_itself_over_and_over_is_not_written_out(tmp_path: Path) -> None:
     levels = "".join(f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9)}]\n" for level in range(1, 12))
-    with pytest.raises(ConfigError, match="conf: input should be a valid number") as caught:
+    with pytest.raises(ConfigError, match="larger than 4 MiB with its aliases") as caught:
         read_config(written(tmp_path, f"l0: &l0 [x]\n{levels}conf: *l11\n"), {})
     assert len(str(caught.value)) < 20_000  # 9 ** 11 values in full
+
+
+def test_a_long_word_that_is_repeated_is_not_written_out(tmp_path: Path) -> None:
+    text = f"l0: &l0 {'x' * 100_000}\nclasses: [{', '.join(['*l0'] * 200)}]\n"
+    with pytest.raises(ConfigError, match="larger than 4 MiB with its aliases"):
+        read_config(written(tmp_path, text), {})
+
+
+def test_anchors_are_taken(tmp_path: Path) -> None:
+    text = "source:\n  door: &camera {uri: '0', max_fps: 5}\n  yard: {<<: *camera, uri: '1'}\n"
+    config = read_config(written(tmp_path, text), {})
+    assert config.source == ("door=0", "yard=1")
+    assert config.wishes_of("yard").max_fps == 5
+
+
+def test_words_that_yaml_would_make_something_else_of_stay_words(tmp_path: Path) -> None:
+    text = "source: {no: a.mp4, on: b.mp4, 12: 12:30, 007: 2024-01-01}\nclasses: [no, off]\noverlay: off\n"
+    config = read_config(written(tmp_path, text), {})
+    assert config.source == ("no=a.mp4", "on=b.mp4", "12=12:30", "007=2024-01-01")
+    assert config.classes == ("no", "off")
+    assert config.overlay is False
+
+
+def test_numbers_are_decimal(tmp_path: Path) -> None:
+    config = read_config(written(tmp_path, "max_frames: 010\nduration: 1_000\nconf: .5\niou: 1.\n"), {})
+    assert (config.max_frames, config.duration, config.conf, config.iou) == (10, 1000, 0.5, 1)
 
 
 @given(st.text(max_size=60))
@@ -192,7 +236,7 @@ def test_a_source_may_have_wishes_of_its_own(tmp_path: Path) -> None:
     [
         ("source: {door: {max_fps: 5}}", "wanted a URI behind 'door'"),
         ("source: {door: {uri: 0, max_fbs: 5}}", "unknown key 'wishes.door.max_fbs'; did you mean 'max_fps'"),
-        ("source: {door: 0}\nwishes: true", "wishes: input should be a valid dictionary, got True"),
+        ("source: {door: 0}\nwishes: true", "wishes: true or false is none of its values, got True"),
         ("source: {door: {uri: 0, max_fps: 0}}", "wishes.door.max_fps: input should be greater than 0, got 0"),
     ],
 )

@@ -54,7 +54,7 @@ def test_it_is_measured_once(caplog: pytest.LogCaptureFixture) -> None:
     assert tuned(["a"], [4], lambda size: pytest.fail("nothing to choose")) == 4
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "[1]", '[{"batch": "many"}]', '{"batch": 1}'])
+@pytest.mark.parametrize("content", ["", "[" * 100_000, "{}", "[]", "[1]", '[{"batch": "many"}]', '{"batch": 1}'])
 def test_a_damaged_memory_is_measured_again(content: str, own_cache: Path) -> None:
     tuned(["a"], [1, 2], lambda size: Speed(size, 10.0 * size, 5.0))
     (path,) = (own_cache / "batch").iterdir()

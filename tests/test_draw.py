@@ -215,3 +215,18 @@ def test_many_different_labels_do_not_pile_up() -> None:
 def test_a_class_id_without_a_label_is_an_error() -> None:
     with pytest.raises(IndexError):
         Annotator(["only"]).annotate(frame_of((64, 48), "bgr"), found(((4, 4, 40, 40), 1)))
+
+
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+def test_the_end_of_a_long_label_is_left_out(kind: str) -> None:
+    frame, box = frame_of((640, 480), kind), ((10.0, 100.0, 200.0, 200.0), 0)
+    long, longer = (Annotator(["x" * count]).annotate(frame, found(box)) for count in (65, 200_000))
+    np.testing.assert_array_equal(long.image, longer.image)
+    largest = max(plane.nbytes for plate in _plates_of("x" * 200_000, frame) for plane in plate)
+    assert largest < 1 << 20
+
+
+def _plates_of(label: str, frame: Frame) -> list[tuple[npt.NDArray[np.uint8], ...]]:
+    annotator = Annotator([label])
+    annotator.annotate(frame, found(((10.0, 100.0, 200.0, 200.0), 0)))
+    return list(annotator._plates.values())

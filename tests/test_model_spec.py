@@ -139,6 +139,7 @@ def test_configs_are_found_in_a_checkout_and_in_an_installed_package(
         ({"labels": ["car", "car"]}, "'car' occurs twice"),
         ({"labels": ["car", " "]}, "label 1 is empty"),
         ({"labels": ["car", 3]}, "labels.1"),
+        ({"labels": ["car", "x" * 201]}, "label 1 has 201 characters, 200 at most"),
         ({"labels": "imagenet"}, "'coco', a list of names, or the path of a .txt file; got 'imagenet'"),
         ({"labels": "missing.txt"}, "missing.txt': No such file"),
         ({"labels": "a\0b.txt"}, "labels: can't read"),
@@ -177,9 +178,10 @@ def test_a_wrong_value_within_the_network_is_refused(
         ("", "key 'name' is missing"),
         ("- a\n- b\n", "should hold keys and values, got a list"),
         ("name: [", "is not a YAML file"),
-        ("name: 2020-99-99\n", "is not a YAML file"),
-        ("2020-01-01: x\n", "has the key datetime.date(2020, 1, 1), wanted a word"),
-        ("name: &a [*a]\n", "not a plain model description"),
+        ("name: !!timestamp x\n", "is not a YAML file"),
+        ("!!timestamp 2020-01-01: x\n", "has the key datetime.date(2020, 1, 1), wanted a word"),
+        ("name: &a [*a]\n", "nested too deep"),
+        ("name: x\nname: y\n", "has the key 'name' twice (line 1, line 2)"),
         ("name: x\n", "key 'family' is missing"),
     ],
 )
@@ -227,6 +229,18 @@ def test_any_metadata_is_a_description_or_an_error_in_one_line(changes: dict[str
         assert len(str(error).splitlines()) == 1
     else:
         assert ModelSpec.from_metadata(spec.to_metadata()) == spec
+
+
+@pytest.mark.parametrize(("word", "meant"), [("yes", True), ("Off", False), ("true", True)])
+def test_booleans_may_be_written_as_in_yaml_1_1(tmp_path: Path, word: str, meant: bool) -> None:
+    text = packaged_config("nanodet-m").read_text(encoding="utf-8").replace("keep_ratio: true", f"keep_ratio: {word}")
+    assert read(tmp_path, text).keep_ratio is meant
+
+
+def test_aliases_of_a_description_are_not_written_out_beyond_measure(tmp_path: Path) -> None:
+    levels = "".join(f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9)}]\n" for level in range(1, 12))
+    with pytest.raises(ConfigError, match="larger than 4 MiB with its aliases"):
+        read(tmp_path, f"l0: &l0 [x]\n{levels}labels: *l11\n")
 
 
 def test_labels_as_a_list_and_as_a_file_beside_the_yaml(tmp_path: Path) -> None:
@@ -284,6 +298,9 @@ def test_metadata_carries_the_network_and_lets_other_keys_be(network: str) -> No
         ({"nanodet.format_version": "2"}, "format version '2', this program reads 1"),
         ({"nanodet.strides": None}, "lacks 'nanodet.strides'"),
         ({"nanodet.strides": "[8, 16"}, "damaged at 'nanodet.strides'"),
+        ({"nanodet.strides": "[" * 100_000}, "damaged at 'nanodet.strides'"),
+        ({"nanodet.labels": "[" * 900 + "]" * 900}, "damaged"),
+        ({"nanodet.labels": json.dumps(["person", "x" * 200_000])}, "label 1 has 200000 characters, 200 at most"),
         ({"nanodet.strides": "[32, 16, 8]"}, "strides"),
         ({"nanodet.labels": '"person"'}, "labels"),
         ({"nanodet.std_bgr": "[1, 1, 0]"}, "std_bgr.2"),

@@ -87,6 +87,7 @@ class TestFiles:
             (lambda path: path.write_bytes(b"x" + path.read_bytes()[1:]), "is damaged .*SHA-256"),
             (lambda path: report_path(path).unlink(), r"has no report beside it \(a\.engine\.json\): build it again"),
             (lambda path: report_path(path).write_text("{"), "the report of an engine, is damaged"),
+            (lambda path: report_path(path).write_text("[" * 100_000), "the report of an engine, is damaged"),
             (lambda path: report_path(path).write_text("[]"), "the report of an engine, is damaged"),
             (lambda path: report_path(path).write_text('{"sha256": ""}'), "the report of an engine, is damaged"),
             (lambda path: report_path(path).write_bytes(b"\xff\xfe"), "the report of an engine, is damaged"),

@@ -134,10 +134,12 @@ def class_ids(classes: Sequence[str] | None, labels: Sequence[str]) -> set[int] 
     """Returns the ids of the named classes, or None for None.
 
     Raises:
-        ConfigError: if a name isn't among `labels`; the nearest are offered.
+        ConfigError: if there is no name, or one isn't among `labels`; the nearest are offered.
     """
     if classes is None:
         return None
+    if not classes:
+        raise ConfigError("classes wants at least one label, such as person; leave it out to detect all")
     for name in classes:
         if name not in labels:
             raise ConfigError(f"the model knows no class {name!r}{nearest(name, labels)}")

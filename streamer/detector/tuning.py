@@ -111,5 +111,5 @@ def _read(path: Path) -> list[Speed] | None:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return [Speed(int(e["batch"]), float(e["fps"]), float(e["latency_ms"])) for e in entries] or None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -105,7 +105,7 @@ def read_report(path: Path) -> EngineReport:
         raise EngineError(f"{str(path)!r} has no report beside it ({beside.name}): {_AGAIN}") from error
     except OSError as error:
         raise EngineError(f"can't read {str(beside)!r}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EngineError(f"{str(beside)!r}, the report of an engine, is damaged: {_AGAIN}") from error
 
 
