@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
@@ -50,7 +51,7 @@ class Frame:
         name: the file's name for a source made of image files, else None.
 
     Raises:
-        ValueError: if a BGR array isn't (H, W, 3) uint8 with H and W at least 1.
+        ValueError: if a BGR array isn't (H, W, 3) uint8 with H and W at least 1, or `pts_s` isn't a finite number.
     """
 
     pixels: Pixels
@@ -61,6 +62,8 @@ class Frame:
     name: str | None = None
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.pts_s):
+            raise ValueError(f"wanted a finite pts_s, got {self.pts_s}")
         pixels = self.pixels
         if not isinstance(pixels, np.ndarray):
             return

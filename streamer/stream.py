@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 
 from streamer.batcher import Lane
 from streamer.detections import Detections
-from streamer.errors import SinkError, SourceError, StreamerError
+from streamer.errors import SinkError, StreamerError
 from streamer.frame import Frame
 from streamer.outlet import Delivery, Outlet
 from streamer.overlay import REFRESH_S, Overlay
@@ -21,7 +21,7 @@ from streamer.plan import Shared, StreamPlan
 from streamer.policy import Closed, Handover, Policy
 from streamer.report import SourceReport
 from streamer.sinks.base import closing_on_error
-from streamer.sources.base import FedSource, Taker
+from streamer.sources.base import FedSource, Taker, as_source_error
 from streamer.stats import StreamStats
 from streamer.writers import Job
 
@@ -100,18 +100,17 @@ class Stream(Job, Taker):
     def end(self) -> None:
         """Takes no more frames of the source; those captured still reach the sinks."""
         self.captured.close()
-        self.source.interrupt()
+        self._ask_source(self.source.interrupt)
 
     def run_capture(self, stop: threading.Event) -> None:
         """Reads the source to its end, or until it fails (see `error`), and hands frames to detection."""
-        error: StreamerError | None = None
         try:
-            frames = iter(self.source)
+            frames = self._ask_source(lambda: iter(self.source))
             pacer = Pacer() if self._paced else None
-            while not stop.is_set():
+            while frames is not None and not stop.is_set():
                 self.captured.wait_for_room()
                 began = time.perf_counter()
-                frame = next(frames, None)
+                frame = self._ask_source(lambda: next(frames, None))
                 if frame is None:
                     break
                 self._times.add("capture", (time.perf_counter() - began) * 1e3)
@@ -122,16 +121,28 @@ class Stream(Job, Taker):
                     break
         except Closed:
             pass
-        except SourceError as failed:
-            error = failed
         finally:
-            self.source_ended(error)
+            self.source_ended(None)
+
+    def _ask_source(self, step: Callable[[], _T]) -> _T | None:
+        """Returns what a call into the source returns; None where it fails, which ends the source alone."""
+        try:
+            return step()
+        except Closed:
+            raise
+        except Exception as error:
+            log.debug("source %r failed", self.name, exc_info=error)
+            self.error = self.error or as_source_error(error, self.name)
+        return None
 
     def feed(self) -> bool:
         """Has the source bring its frames, where it can; returns whether it does, and needs no `run_capture`."""
-        if self._feeder is None:
+        feeder = self._feeder
+        if feeder is None:
             return False
-        self._feeder.feed(self, paced=self._paced)
+        self._ask_source(lambda: feeder.feed(self, paced=self._paced))
+        if self.error is not None:
+            self.source_ended(None)
         return True
 
     def take(self, frame: Frame, capture_ms: float) -> None:
@@ -147,7 +158,7 @@ class Stream(Job, Taker):
 
     def source_ended(self, error: StreamerError | None) -> None:
         self.error = self.error or error
-        self.source.close()
+        self._ask_source(self.source.close)
         self.captured.close()
 
     def _accept(self, frame: Frame) -> bool:
@@ -336,7 +347,7 @@ class Stream(Job, Taker):
             frames_processed=stats.processed,
             frames_dropped=captured - stats.processed,
             reconnects=source.reconnects,
-            fps_captured=rate(stats.captured),
+            fps_captured=rate(captured),
             fps_processed=rate(stats.processed),
             gave_way=self.gave_way,
         )
@@ -348,7 +359,7 @@ class Stream(Job, Taker):
 
     def abort(self) -> None:
         """Ends all hand-overs at once; what is in them is thrown away."""
-        self.source.interrupt()
+        self._ask_source(self.source.interrupt)
         self.captured.abort()
         self.detected.abort()
         self._shared.writers.ready(self)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from streamer.errors import EngineError, SinkError, SourceError
+from streamer.frame import Frame
 from streamer.pacing import Budget
 from streamer.pipeline import Pipeline, StreamPlan
 from streamer.policy import Policy
@@ -238,6 +239,59 @@ def test_a_source_that_fails_ends_alone() -> None:
     assert sinks[0].indices == [0, 1, 2]
     assert sinks[1].indices == list(range(100))
     assert pipeline.report().errors == (RunError("lost", "camera gone"),)
+
+
+class FaultySource(CountingSource):
+    """Fails where `where` says, with an error that isn't this package's."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(100, name="faulty", before=fail_at(3, ValueError("a bug")) if where == "next" else no_fault)
+        self.where = where
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self.where == "iter":
+            raise ValueError("a bug")
+        return super().__iter__()
+
+    def interrupt(self) -> None:
+        if self.where == "interrupt":
+            raise ValueError("a bug")
+
+    def close(self) -> None:
+        super().close()
+        if self.where == "close":
+            raise ValueError("a bug")
+
+
+@pytest.mark.parametrize(("where", "given"), [("iter", 0), ("next", 3), ("close", 100), ("interrupt", 100)])
+def test_whatever_a_source_raises_ends_it_alone(where: str, given: int) -> None:
+    sinks = [MemorySink(), MemorySink()]
+    faulty, well = FaultySource(where), CountingSource(100, name="well")
+    plans = [StreamPlan(s, [("m", k)]) for s, k in zip((faulty, well), sinks, strict=True)]
+    pipeline = Pipeline(plans, SlowDetector())
+    if where == "interrupt":
+        pipeline.add(StreamPlan(CountingSource(1), [("m", MemorySink())]))
+        pipeline.remove("faulty")
+    with pytest.raises(SourceError, match=r"source 'faulty' failed: ValueError: a bug") as caught:
+        run_bounded(pipeline)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert sinks[0].indices == list(range(0 if where == "interrupt" else given))
+    assert sinks[1].indices == list(range(100))
+    assert [error.where for error in pipeline.report().errors] == ["faulty"]
+
+
+def test_a_time_that_is_no_number_is_the_source_that_gives_it() -> None:
+    with pytest.raises(ValueError, match="wanted a finite pts_s, got nan"):
+        Frame(np.zeros((2, 2, 3), np.uint8), "x", 0, float("nan"), 0.0)
+
+
+def test_frames_passed_over_count_for_the_rate_too() -> None:
+    class PassingOver(CountingSource):
+        passed_over = 100
+
+    report = run_bounded(Pipeline([StreamPlan(PassingOver(100), [("m", MemorySink())])], SlowDetector())).sources[0]
+    assert (report.frames_captured, report.frames_processed) == (200, 100)
+    assert report.fps_captured == pytest.approx(report.fps_processed * 199 / 99)
 
 
 def test_a_slow_recorder_of_a_live_source_loses_frames_of_its_own() -> None:

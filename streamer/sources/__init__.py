@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from streamer.errors import ConfigError, SourceError, nearest
+from streamer.errors import ConfigError, SourceError, StreamerError, nearest
 from streamer.sources import uri as uris
-from streamer.sources.base import Source, SourceInfo
+from streamer.sources.base import Source, SourceInfo, as_source_error
 from streamer.sources.cameras import cameras
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.uri import default_name, redact, split_name
@@ -38,7 +38,13 @@ def open_source(
     if not uri:
         raise ConfigError("a source's URI is empty; give a file, a camera's number, a URL, or sample")
     kind = next(kind for kind in _KINDS if kind.takes(uri))
-    source = kind.open(uri, name or default_name(uri), options)
+    name = name or default_name(uri)
+    try:
+        source = kind.open(uri, name, options)
+    except StreamerError:
+        raise
+    except Exception as error:
+        raise as_source_error(error, name) from error
     if wait:
         try:
             source.wait_ready()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from streamer.closing import Closing
-from streamer.errors import StreamerError
+from streamer.errors import SourceError, StreamerError
 from streamer.frame import Frame
 
 
@@ -126,6 +126,21 @@ class FedSource(Source):
     @abc.abstractmethod
     def count_taken(self) -> None:
         """Says that there is room for one more frame; on one thread at a time."""
+
+
+def as_source_error(error: Exception, name: str) -> StreamerError:
+    """Returns what a source failed with as an error of this package, so that it ends that source alone.
+
+    Args:
+        error: what its code, or a library, raised.
+        name: the source's name.
+    """
+    if isinstance(error, StreamerError):
+        return error
+    reason = getattr(error, "strerror", None) or error  # what a library adds to it may hold a password
+    failure = SourceError(f"source {name!r} failed: {type(error).__name__}: {reason}")
+    failure.__cause__ = error
+    return failure
 
 
 def damage_phrase(damaged: int) -> str:

@@ -41,10 +41,16 @@ def why_unplayable(path: Path) -> str | None:
 
 
 def bytes_missing(path: Path) -> int | None:
-    """Returns how many bytes an MP4 or MOV file lacks by its own account, 0 for a whole one; None for other formats."""
-    with path.open("rb") as file:
-        ends = [end for _, end in _boxes(file)]
-        return max(0, ends[-1] - os.fstat(file.fileno()).st_size) if ends else None
+    """Returns how many bytes an MP4 or MOV file lacks by its own account, 0 for a whole one; None where it isn't known.
+
+    Other formats don't tell, and neither does a file that is gone by now.
+    """
+    try:
+        with path.open("rb") as file:
+            ends = [end for _, end in _boxes(file)]
+            return max(0, ends[-1] - os.fstat(file.fileno()).st_size) if ends else None
+    except OSError:
+        return None
 
 
 def why_unreadable(content: bytes) -> str | None:

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from streamer.errors import SourceError
+from streamer.errors import SourceError, StreamerError
 from streamer.frame import Frame
 from streamer.policy import Closed, Handover, Policy
 from streamer.sources.axes import Axes
-from streamer.sources.base import Source, SourceInfo, damage_phrase
+from streamer.sources.base import Source, SourceInfo, as_source_error, damage_phrase
 from streamer.sources.options import SourceOptions
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class LiveSource(Source):
         self._is_lost = False
         self._doublings = 0
         self._axes = Axes()
-        self._connection = _Connection(connect, options, uri)
+        self._connection = _Connection(connect, options, name, uri)
 
     def wait_ready(self) -> None:
         """Waits for the first frame.
@@ -201,7 +201,7 @@ class LiveSource(Source):
     def _connect_anew(self) -> None:
         """Puts a new connection in the old one's place, whose counts it keeps."""
         counts = self._connection.counts()
-        self._connection = _Connection(self._connect, self._hurried(), self.info.uri)
+        self._connection = _Connection(self._connect, self._hurried(), self.info.name, self.info.uri)
         self._taken = _Counts(self._taken.passed_over + counts.passed_over, self._taken.damaged + counts.damaged)
         _collect_circles()
 
@@ -241,11 +241,11 @@ class _Counts:
 class _Connection:
     """One connection, opened and read on a thread of its own."""
 
-    def __init__(self, connect: Connect, options: SourceOptions, shown: str) -> None:
+    def __init__(self, connect: Connect, options: SourceOptions, name: str, shown: str) -> None:
         self.began_s = time.perf_counter()
-        self._connect, self._options, self._shown = connect, options, shown
+        self._connect, self._options, self._name, self._shown = connect, options, name, shown
         self._source: Source | None = None
-        self._error: BaseException | None = None
+        self._error: StreamerError | None = None
         self._has_given = False
         self._frames: Handover[Frame] = Handover(1, Policy.EVERY_FRAME)
         self._thread = threading.Thread(target=self._run, name=f"read {shown}", daemon=True)
@@ -276,7 +276,7 @@ class _Connection:
             frame = self._frames.get(limit_s)
         except Closed:
             if self._error is not None:
-                raise self._error from None
+                raise self._error from self._error.__cause__
             return None
         if frame is None:
             raise SourceError(f"source {self._shown!r} gave no picture for {limit_s:g} s; check its network and power")
@@ -301,7 +301,7 @@ class _Connection:
                     self._frames.put(frame)
         except Closed:
             pass
-        except BaseException as error:  # for `read` to raise
-            self._error = error
+        except Exception as error:  # for `read` to raise
+            self._error = as_source_error(error, self._name)
         finally:
             self._frames.close()

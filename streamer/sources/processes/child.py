@@ -21,7 +21,7 @@ from streamer.errors import EngineError, SourceError, StreamerError
 from streamer.frame import Frame
 from streamer.pacing import Pacer
 from streamer.sources import open_source
-from streamer.sources.base import Source
+from streamer.sources.base import Source, as_source_error
 from streamer.sources.processes import messages
 from streamer.sources.processes.board import AHEAD, AHEAD_LIVE, Board
 from streamer.sources.processes.wire import Wire
@@ -176,10 +176,8 @@ class _Hosted:
                     self._give_all(source)
                 finally:
                     status = self._status(source)
-        except StreamerError as failed:
-            error = failed
         except Exception as failed:
-            error = SourceError(f"source {self._wanted.name!r} failed: {type(failed).__name__}: {failed}")
+            error = as_source_error(failed, self._wanted.name)
         self._say(messages.Ended(self._number, error, status))
         with self._lock:
             self._has_ended = True
