@@ -71,6 +71,7 @@ def write_clip(
     container_options: dict[str, str] | None = None,
     format: str | None = None,
     with_audio: bool = False,
+    audio_s: float | None = None,
 ) -> Path:
     """Writes a clip whose frame number n is `picture(n)`; returns `path`.
 
@@ -87,7 +88,8 @@ def write_clip(
         vflip: mirroring upside down written to the container.
         codec_options: FFmpeg's options for the encoder, over one thread and a fast preset.
         container_options: FFmpeg's options for the muxer.
-        with_audio: adds a stereo AAC tone as long as the pictures.
+        with_audio: adds a stereo AAC tone.
+        audio_s: how long it is; None is as long as the pictures.
     """
     if times_s is None:
         times_s = [index / fps for index in range(frames)]
@@ -110,7 +112,7 @@ def write_clip(
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
         if tone is not None:
-            _write_tone(output, tone, times_s[-1] + 1 / fps)
+            _write_tone(output, tone, times_s[-1] + 1 / fps if audio_s is None else audio_s)
     return path
 
 

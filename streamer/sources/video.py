@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from streamer.errors import SourceError
 from streamer.frame import Frame
 from streamer.sources.base import SourceInfo, damage_phrase
 from streamer.sources.clock import PresentationClock
 from streamer.sources.decoder import VideoDecoder
-from streamer.sources.diagnosis import bytes_missing, why_unplayable
+from streamer.sources.diagnosis import why_unplayable
+from streamer.sources.ending import missing_end
 from streamer.sources.guarded import GuardedSource
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.packets import Picture
@@ -19,7 +21,6 @@ from streamer.sources.uri import is_stream, local_path, redact, scheme_of
 _NOMINAL_FPS = 25.0  # spaces frames without time stamps where no rate is known
 _MAX_FPS = 1000.0  # beyond, a rate is an artefact of the time base
 _WHOLE_FILE_SCHEMES = ("http", "https")
-_MISSING_END_S = 1.0
 
 
 class VideoSource(GuardedSource):
@@ -48,6 +49,7 @@ class VideoSource(GuardedSource):
         self._name = name
         self._count = 0
         self._notes: list[str] = []
+        self._identity = _identity(self._path)
         self._decoder = VideoDecoder(uri if self._path is None else self._path, self._shown, options)
         self._begin()
 
@@ -114,11 +116,18 @@ class VideoSource(GuardedSource):
         )
 
     def _note_missing_end(self) -> None:
-        if self._notes or self._path is None:
+        is_replaced = _identity(self._path) != self._identity  # or deleted: what is there now tells nothing
+        if self._notes or self._path is None or is_replaced:
             return
-        missing, duration_s = bytes_missing(self._path), self.info.duration_s
-        unsure = missing is None or self._decoder.damaged
-        if missing:
-            self._notes.append(f"its end: {missing} bytes of the file are missing")
-        elif unsure and duration_s and self._end_s + _MISSING_END_S < duration_s:
-            self._notes.append(f"its end: pictures stop at {self._end_s:.1f} s of {duration_s:.1f} s")
+        missing = missing_end(self._path, self._end_s, is_damaged=bool(self._decoder.damaged))
+        if missing is not None:
+            self._notes.append(f"its end: {missing}")
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Returns which file is at a path, None where there is none."""
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return found and (found.st_dev, found.st_ino)
