@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx import TensorProto, numpy_helper, shape_inference
+from onnx import TensorProto, shape_inference
 
 from streamer.errors import ConfigError
+from streamer.graph_constants import Constants
 from streamer.model_file import ModelFile, load_model
 from streamer.model_spec import ModelSpec
 from streamer.tensorrt import UNKNOWN, read_engine, read_report, summary
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto, ValueInfoProto
+    from onnx import ModelProto, NodeProto, ValueInfoProto
 
 _QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 _BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
@@ -46,17 +47,17 @@ class NodePrecision:
 
 def node_precisions(model: ModelFile) -> list[NodePrecision]:
     """Returns the precision of every node of a model but Q/DQ nodes, constants and casts of weights, in graph order."""
-    reader = _Reader(shape_inference.infer_shapes(model.proto).graph)
+    reader = _Reader(shape_inference.infer_shapes(model.proto))
     return [reader.precision(node) for node in reader.graph.node if not reader.is_storage(node)]
 
 
 class _Reader:
     """A graph with its tensors' types and makers at hand."""
 
-    def __init__(self, graph: GraphProto) -> None:
-        self.graph = graph
+    def __init__(self, proto: ModelProto) -> None:
+        self.graph = graph = proto.graph
         self._made_by = {output: node for node in graph.node for output in node.output}
-        self._constants = {constant.name: constant for constant in graph.initializer}
+        self._constants = Constants(proto)
         values = (*graph.input, *graph.output, *graph.value_info)
         self._types: dict[str, int] = {value.name: value.type.tensor_type.elem_type for value in values}
         self._types.update({constant.name: constant.data_type for constant in graph.initializer})
@@ -98,7 +99,7 @@ class _Reader:
             return set()
         if maker.op_type == "DequantizeLinear":
             scale = self._constants.get(maker.input[1])
-            return set() if scale is None else {numpy_helper.to_array(scale).tobytes()}
+            return set() if scale is None else {scale.tobytes()}
         if maker.op_type not in _REARRANGING:
             return set()
         found = [self._scales(source) for source in maker.input if self._is_number(source)]

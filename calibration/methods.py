@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.errors import ConfigError, ModelError
+from streamer.graph_constants import fold_constants
 from streamer.int8 import RANGES_KEY, is_quantized
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Quantizer:
         require_packages()
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
+        fold_constants(self.model)
         for index, node in enumerate(self.model.graph.node):
             node.name = node.name or f"node{index}"
         self._inputs = inputs

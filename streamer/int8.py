@@ -18,13 +18,14 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from streamer.errors import ModelError
+from streamer.graph_constants import Constants
 from streamer.model_spec import METADATA_PREFIX
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 RANGES_KEY = f"{METADATA_PREFIX}int8_convolution_ranges"
 """Metadata: JSON of {convolution's output tensor: [least, greatest]}, what calibration saw before the activation."""
@@ -46,16 +47,14 @@ def use_uint8(proto: ModelProto) -> None:
     q = round(x / scale) + zero point, so 128 on both sides of a pair cancels.
 
     Raises:
-        ModelError: an int8 activation goes into something other than DequantizeLinear, or one without its own constant.
+        ModelError: an int8 activation goes into something other than DequantizeLinear, or a zero point isn't constant.
     """
     graph = proto.graph
-    constants = {constant.name: constant for constant in graph.initializer}
+    constants = Constants(proto)
     users = _users(graph)
-    for node in graph.node:
-        if node.op_type != "QuantizeLinear" or node.input[0] in constants:
-            continue
-        zero = constants.get(node.input[2]) if len(node.input) > 2 else None
-        if zero is None or numpy_helper.to_array(zero).dtype != np.int8:
+    added: set[str] = set()
+    for node in list(graph.node):
+        if node.op_type != "QuantizeLinear" or node.input[0] in constants or not _makes_int8(node, constants):
             continue
         readers = users[node.output[0]]
         others = [reader.op_type for reader in readers if reader.op_type != "DequantizeLinear"]
@@ -65,9 +64,14 @@ def use_uint8(proto: ModelProto) -> None:
                 " as `python -m calibration quantize` writes them"
             )
         for pair in (node, *readers):
-            if len(pair.input) < 3:
-                raise ModelError(f"the INT8 model has no zero point behind {node.output[0]!r}; {_REMEDY}")
-            pair.input[2] = _uint8_zero_point(graph, constants, pair.input[2])
+            zero = f"{pair.input[1]}.zero.uint8" if _lacks_zero_point(pair) else f"{pair.input[2]}.uint8"
+            if zero not in added and zero not in constants:
+                graph.initializer.append(numpy_helper.from_array(_uint8_zero_point(pair, constants), zero))
+                added.add(zero)
+            pair.input[:] = [*pair.input[:2], zero]
+        for attribute in list(node.attribute):
+            if attribute.name == "output_dtype":
+                node.attribute.remove(attribute)
     _forget_types(graph)
 
 
@@ -85,7 +89,7 @@ def quantize_convolution_outputs(proto: ModelProto) -> None:
     graph = proto.graph
     ranges = _ranges(proto)
     users = _users(graph)
-    constants = {constant.name: constant for constant in graph.initializer}
+    constants = Constants(proto)
     scales: dict[str, tuple[str, str]] = {}  # float tensor: (scale, zero point) of the pair it comes from
     renamed: dict[str, str] = {}
     nodes: list[NodeProto] = []
@@ -128,14 +132,23 @@ def _users(graph: GraphProto) -> defaultdict[str, list[NodeProto]]:
     return users
 
 
-def _uint8_zero_point(graph: GraphProto, constants: dict[str, TensorProto], name: str) -> str:
-    """Returns the name of the constant that is `name`'s int8 value plus 128 as uint8, adding it when new."""
-    moved = f"{name}.uint8"
-    if moved not in constants:
-        value = _constant(constants, name).astype(np.int16) + 128
-        constants[moved] = numpy_helper.from_array(value.astype(np.uint8), moved)
-        graph.initializer.append(constants[moved])
-    return moved
+def _lacks_zero_point(node: NodeProto) -> bool:
+    """Whether a Q/DQ node leaves its zero point out, which makes it 0."""
+    return len(node.input) < 3 or not node.input[2]
+
+
+def _makes_int8(node: NodeProto, constants: Constants) -> bool:
+    """Whether a QuantizeLinear node makes int8 values; without a zero point or a word they are uint8."""
+    if _lacks_zero_point(node):
+        return any(item.name == "output_dtype" and item.i == TensorProto.INT8 for item in node.attribute)
+    return bool(_constant(constants, node.input[2]).dtype == np.int8)
+
+
+def _uint8_zero_point(node: NodeProto, constants: Constants) -> np.ndarray:
+    """Returns a Q/DQ node's int8 zero point, plus 128, as uint8."""
+    if _lacks_zero_point(node):
+        return np.full(_constant(constants, node.input[1]).shape, 128, np.uint8)
+    return np.asarray(_constant(constants, node.input[2]).astype(np.int16) + 128).astype(np.uint8)
 
 
 def _forget_types(graph: GraphProto) -> None:
@@ -171,18 +184,19 @@ def _add_range(
     return names
 
 
-def _values(constants: dict[str, TensorProto], pair: tuple[str, str]) -> tuple[bytes, bytes]:
+def _values(constants: Constants, pair: tuple[str, str]) -> tuple[bytes, bytes]:
     scale, zero = (_constant(constants, name).tobytes() for name in pair)
     return scale, zero
 
 
-def _constant(constants: dict[str, TensorProto], name: str) -> np.ndarray:
-    if name not in constants:
+def _constant(constants: Constants, name: str) -> np.ndarray:
+    value = constants.get(name)
+    if value is None:
         raise ModelError(f"the INT8 model has no constant {name!r}, where a scale or a zero point belongs; {_REMEDY}")
-    return numpy_helper.to_array(constants[name])
+    return value
 
 
-def _scalar(constants: dict[str, TensorProto], name: str) -> float:
+def _scalar(constants: Constants, name: str) -> float:
     value = _constant(constants, name)
     if value.size != 1:
         raise ModelError(f"the INT8 model has {value.size} numbers in {name!r}, wanted one scale; {_REMEDY}")

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
 
 from streamer.errors import ConfigError, ModelError
+from streamer.graph_constants import fold_constants
 from streamer.int8 import is_quantized, quantize_convolution_outputs, use_uint8
 from streamer.model_shapes import dimensions, shapes_of
 from streamer.model_spec import ModelSpec
@@ -162,11 +163,15 @@ def _check_constants(proto: ModelProto) -> None:
     Raises:
         ModelError: if one isn't; the message goes behind the file's name.
     """
-    for constant in proto.graph.initializer:
-        try:
+    name = ""
+    try:
+        for constant in proto.graph.initializer:
+            name = constant.name
             numpy_helper.to_array(constant)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ModelError(f"is damaged at its constant {constant.name!r} ({_first_line(error)})") from error
+        name = "of a node"
+        fold_constants(proto)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"is damaged at its constant {name!r} ({_first_line(error)})") from error
 
 
 def _fit_output(proto: ModelProto, spec: ModelSpec) -> None:

@@ -16,8 +16,10 @@ from onnx.reference import ReferenceEvaluator
 
 from streamer.engines import open_engine
 from streamer.errors import ModelError
+from streamer.graph_constants import fold_constants
 from streamer.int8 import RANGES_KEY, is_quantized, quantize_convolution_outputs, use_uint8
 from streamer.model_file import load_model
+from tests.hidden_constants import FORMS, hide_constants
 from tests.tiny import tiny_spec
 
 SIZE = 16
@@ -123,12 +125,47 @@ def test_quantized_tensor_that_is_not_a_pair_is_refused() -> None:
         use_uint8(model)
 
 
-@pytest.mark.parametrize("inputs", [["images.q", "images.s"], ["images.q", "images.s", "images"]])
-def test_a_pair_without_its_zero_point_is_refused(inputs: list[str]) -> None:
+def test_a_zero_point_that_is_not_constant_is_refused() -> None:
     model = int8_network()
-    model.graph.node[1].input[:] = inputs
+    model.graph.node[1].input[2] = "images"
     with pytest.raises(ModelError, match="zero point.*quantise the model again"):
         use_uint8(model)
+
+
+@pytest.mark.parametrize("empty", [[], [""]])
+def test_a_zero_point_that_is_left_out_is_zero(empty: list[str]) -> None:
+    model = int8_network()
+    before = evaluate(model)
+    model.graph.node[1].input[2:] = empty
+    use_uint8(model)
+    np.testing.assert_array_equal(evaluate(model), before)
+
+
+def test_pairs_without_zero_points_are_int8_where_the_node_says_so() -> None:
+    model = int8_network()
+    before = evaluate(model)
+    model.opset_import[0].version = 21
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not node.input[0].endswith(".w"):
+            del node.input[2:]
+            if node.op_type == "QuantizeLinear":
+                node.attribute.append(helper.make_attribute("output_dtype", TensorProto.INT8))
+    np.testing.assert_array_equal(evaluate(model), before)
+    use_uint8(model)
+    np.testing.assert_array_equal(evaluate(model), before)
+    assert not any(node.attribute for node in model.graph.node if node.op_type == "QuantizeLinear")
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_scales_and_zero_points_of_any_form(form: str) -> None:
+    model = int8_network("Relu", zero_point=3)
+    before = evaluate(model)
+    hide_constants(model, {f"{name}.{kind}" for name in ("images", "active") for kind in "sz"}, form)
+    use_uint8(model)
+    quantize_convolution_outputs(with_ranges(model, json.dumps({"first": [-6.0, 6.0]})))
+    assert added_pairs(model) == {"first", "both"}
+    fold_constants(model)  # the reference evaluator computes no sparse tensors
+    assert np.corrcoef(evaluate(model).ravel(), before.ravel())[0, 1] > 0.999
 
 
 def with_ranges(model: onnx.ModelProto, text: str) -> onnx.ModelProto:

@@ -183,10 +183,9 @@ def test_weights_in_another_file_are_refused_with_the_fix(tmp_path: Path, monkey
 def test_a_shape_that_only_computing_tells_is_taken_as_declared(tmp_path: Path, engine: str) -> None:
     model = tiny_model(tiny_spec())
     graph = model.graph
-    sizes = helper.make_tensor("sizes", TensorProto.FLOAT, [3], [0.0, 18.5, -1.0])
-    graph.initializer.append(sizes)
-    graph.node.insert(0, helper.make_node("Cast", ["whole"], ["computed"], to=TensorProto.INT64))
-    graph.node.insert(0, helper.make_node("Ceil", ["sizes"], ["whole"]))
+    graph.initializer.append(helper.make_tensor("sizes", TensorProto.INT64, [3], [0, 19, -20]))
+    graph.initializer.append(helper.make_tensor("axis", TensorProto.INT64, [], [0]))
+    graph.node.insert(0, helper.make_node("CumSum", ["sizes", "axis"], ["computed"]))
     for node in graph.node:
         if node.op_type == "Reshape":
             node.input[1] = "computed"

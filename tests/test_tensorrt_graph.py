@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from streamer.errors import EngineError, ModelError
 from streamer.tensorrt.graph import check_quantization, to_float16
+from tests.hidden_constants import FORMS, hide_constants
 from tests.tensorrt_models import quantized_graph
 from tests.tiny import tiny_model, tiny_spec
 
@@ -41,12 +42,21 @@ def test_what_tensorrt_cannot_take_is_refused_in_one_line(graph: dict[str, Any],
     assert "calibration quantize" in str(error.value)
 
 
-def test_zero_points_in_constant_nodes_are_seen() -> None:
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_zero_points_of_any_form_are_seen(form: str) -> None:
     proto = quantized_graph()
-    value = numpy_helper.from_array(np.array(9, np.int8))
-    proto.graph.node.insert(0, helper.make_node("Constant", [], ["nine"], value=value))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(9, np.int8), "nine"))
+    hide_constants(proto, {"nine"}, form)
     next(node for node in proto.graph.node if node.name == "dq8").input[2] = "nine"
     with pytest.raises(ModelError, match="node 'dq8' .* has zero point 9"):
+        check_quantization(proto, "m.onnx")
+
+
+def test_a_zero_point_that_is_computed_is_refused() -> None:
+    proto = quantized_graph()
+    proto.graph.node.insert(0, helper.make_node("Cast", ["images"], ["computed"], to=TensorProto.INT8))
+    next(node for node in proto.graph.node if node.name == "q8").input[2] = "computed"
+    with pytest.raises(ModelError, match="node 'q8' .* computes its zero point"):
         check_quantization(proto, "m.onnx")
 
 

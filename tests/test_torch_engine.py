@@ -63,6 +63,20 @@ def test_int8_weights_are_dequantised() -> None:
         assert found["net.conv.weight"].dtype == np.float32
 
 
+def test_weights_that_the_graph_itself_quantises_are_taken_as_it_computes_them() -> None:
+    weight = numpy_helper.from_array(np.array([0.3, -0.9], np.float32), "a.weight")
+    nodes = [
+        helper.make_node("Constant", [], ["scale"], value_float=0.5),
+        helper.make_node("Identity", ["scale"], ["same"]),
+        helper.make_node("QuantizeLinear", ["a.weight", "same"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "same"], ["dq"]),
+    ]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "g", [], [], [weight]), opset_imports=[helper.make_opsetid("", 17)]
+    )
+    np.testing.assert_array_equal(torch_engine.weights_by_name(proto, {"a.weight": None})["a.weight"], [0.5, 0.0])
+
+
 def test_half_weights_are_taken() -> None:
     entry = numpy_helper.from_array(np.ones(3, np.float16), "a.weight")
     proto = helper.make_model(helper.make_graph([], "g", [], [], [entry]))

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch._dynamo import config as _dynamo_config
 
 from streamer.cuda.engine import Binding, CudaEngine, Launch
 from streamer.cuda.gpu import Gpu
 from streamer.errors import ConfigError, EngineError, ModelError
+from streamer.graph_constants import Constants
 from streamer.model_file import ModelFile
 from streamer.nanodet import NanoDet, build, fuse_batchnorm, load_into
 from streamer.zoo import cache_dir
@@ -198,29 +198,19 @@ def rebuild(model: ModelFile) -> NanoDet:
 def weights_by_name(proto: onnx.ModelProto, wanted: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     """Returns the graph's constants under the names `wanted`, INT8 ones dequantised.
 
-    A weight is a constant of its own name, of any floating type, or the dequantised form of one: quantisers make up
-    names that hold the weight's own.
+    A weight is a constant of its own name, of any floating type, or what the graph computes from one of that name by
+    quantising and dequantising: quantisers make up names that hold the weight's own.
     """
-    constants = {entry.name: numpy_helper.to_array(entry) for entry in proto.graph.initializer}
-    found = {name: array for name, array in constants.items() if name in wanted}
+    constants = Constants(proto)
+    found = {name: constants.get(name) for name in wanted if name in constants}
     for node in proto.graph.node:
-        if node.op_type != "DequantizeLinear" or node.input[0] not in constants:
+        if node.op_type != "DequantizeLinear" or node.output[0] not in constants:
             continue
-        names = [name for name in wanted if name in node.input[0] or name in node.output[0]]
+        places = (constants.origin(node.input[0]), node.input[0], node.output[0])
+        names = [name for name in wanted if any(name in place for place in places)]
         if names:
-            found[max(names, key=len)] = _dequantised(node, constants)
-    return {name: array.astype(np.float32) for name, array in found.items()}
-
-
-def _dequantised(node: onnx.NodeProto, constants: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """Computes ``(x - zero_point) * scale`` along the node's axis (ONNX operator DequantizeLinear)."""
-    quantised, scale = constants[node.input[0]], constants[node.input[1]]
-    zero = constants[node.input[2]] if len(node.input) > 2 else np.zeros_like(scale, quantised.dtype)
-    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-    shape = [1] * quantised.ndim
-    if scale.ndim:
-        shape[axis] = -1
-    return (quantised.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)
+            found[max(names, key=len)] = constants.get(node.output[0])
+    return {name: array.astype(np.float32) for name, array in found.items() if array is not None}
 
 
 def _borrow(address: int, shape: tuple[int, ...], dtype: np.dtype[np.floating], device: torch.device) -> Tensor:

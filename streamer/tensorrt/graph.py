@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, numpy_helper, version_converter
 
 from streamer.errors import EngineError, ModelError
+from streamer.graph_constants import Constants
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -31,11 +32,15 @@ def check_quantization(proto: ModelProto, name: str) -> None:
     Raises:
         ModelError: there is such a node.
     """
-    constants = _constants(proto)
+    constants = Constants(proto)
     for node in proto.graph.node:
         if node.op_type not in _QUANTIZING:
             continue
         zero_point = constants.get(node.input[2]) if len(node.input) > 2 else None
+        if len(node.input) > 2 and node.input[2] and zero_point is None:
+            raise ModelError(
+                f"{name}: node {node.name!r} ({node.op_type}) computes its zero point, TensorRT takes only 0: {_AGAIN}"
+            )
         if zero_point is not None and np.any(zero_point):
             worst = zero_point.reshape(-1)[np.flatnonzero(zero_point)[0]]
             raise ModelError(
@@ -53,20 +58,7 @@ def check_quantization(proto: ModelProto, name: str) -> None:
             )
 
 
-def _constants(proto: ModelProto) -> dict[str, np.ndarray]:
-    """Returns the values of Q/DQ inputs by tensor name."""
-    used = {name for node in proto.graph.node if node.op_type in _QUANTIZING for name in node.input}
-    values = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer if i.name in used}
-    for node in proto.graph.node:
-        if node.op_type == "Constant" and node.output[0] in used:
-            (attribute,) = node.attribute
-            values[node.output[0]] = numpy_helper.to_array(attribute.t)
-    return values
-
-
-def _quantized_type(
-    node: NodeProto, zero_point: np.ndarray | None, constants: dict[str, np.ndarray]
-) -> np.dtype[Any] | None:
+def _quantized_type(node: NodeProto, zero_point: np.ndarray | None, constants: Constants) -> np.dtype[Any] | None:
     """Returns the type of a Q/DQ node's quantised side, as far as constants tell; without a zero point ONNX says uint8.
 
     A DequantizeLinear without a zero point takes the type of its input, which a QuantizeLinear made.
