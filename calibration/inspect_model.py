@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto, shape_inference
 
+from calibration.cost import model_cost
 from streamer.errors import ConfigError
 from streamer.graph_constants import Constants
 from streamer.model_file import ModelFile, load_model
@@ -125,6 +126,7 @@ def describe_model(model: ModelFile) -> list[str]:
         f"{model.path}: ONNX, {model.path.stat().st_size / 1e6:.2f} MB, sha256 {model.sha256}",
         *(f"input  {_value(value)}" for value in graph.input if value.name not in constants),
         *(f"output {_value(value)}" for value in graph.output),
+        f"cost   {model_cost(model.proto)}",
         *_metadata({entry.key: entry.value for entry in model.proto.metadata_props}),
         *(f"layers {op}: {_counts(counts)}" for op, counts in sorted(by_op.items())),
         *(f"weights of {count} layers are stored in {kind}" for kind, count in stored.items()),

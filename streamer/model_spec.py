@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from streamer.errors import ConfigError, ModelError, nearest, short
+from streamer.network_spec import SPECS_BY_TYPE, ActivationName, Frozen, HeadSpec, NetworkSpec, PositiveInt, Scale
 from streamer.yaml_file import read_mapping
 
 METADATA_PREFIX = "nanodet."
@@ -23,78 +24,12 @@ METADATA_VERSION = 1
 _VERSION_KEY = f"{METADATA_PREFIX}format_version"
 _COCO_LABELS = Path(__file__).parent / "data" / "coco.txt"
 
-PositiveInt = Annotated[int, Field(gt=0)]
-EvenInt = Annotated[int, Field(gt=0, multiple_of=2)]
 MIN_SIDE, MAX_SIDE = 32, 4096
 LONGEST_NAME = 200
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
-Scale = Annotated[float, Field(gt=0)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("kernel", check_fields=False)
-    @classmethod
-    def _kernel_is_odd(cls, kernel: int) -> int:
-        if kernel % 2 == 0:
-            raise ValueError(f"a kernel is odd, got {kernel}")
-        return kernel
-
-
-class ShuffleNetV2Spec(_Frozen):
-    """ShuffleNetV2 (Ma et al. 2018): `stage_channels` are the outputs at strides 8, 16 and 32."""
-
-    type: Literal["shufflenetv2"]
-    stem_channels: EvenInt = 24
-    stage_channels: tuple[EvenInt, EvenInt, EvenInt]
-    stage_blocks: tuple[PositiveInt, PositiveInt, PositiveInt] = (4, 8, 4)
-
-
-class CspSpec(_Frozen):
-    """The plain 3x3 cross-stage-partial backbone of NanoDet-g: each of the four stages doubles its channels.
-
-    `stage_blocks` are the residual blocks at strides 4, 8, 16 and 32; the last three stages are the outputs.
-    """
-
-    type: Literal["csp"]
-    stem_channels: EvenInt
-    stage_blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
-
-
-class PanSpec(_Frozen):
-    """NanoDet's path aggregation: 1x1 laterals, then bilinear sums up and down, without further parameters."""
-
-    type: Literal["pan"]
-    channels: PositiveInt
-
-
-class GhostPanSpec(_Frozen):
-    """NanoDet-Plus's path aggregation of Ghost bottlenecks; `kernel` is that of its depthwise convolutions."""
-
-    type: Literal["ghost_pan"]
-    channels: EvenInt
-    kernel: PositiveInt = 5
-
-
-class HeadSpec(_Frozen):
-    """The convolutions before the 1x1 prediction layer, their own on every level."""
-
-    channels: PositiveInt
-    convs: PositiveInt
-    kernel: PositiveInt
-    depthwise: bool
-
-
-class NetworkSpec(_Frozen):
-    """The architecture: enough to build the network, of any width, with official parameter names."""
-
-    backbone: Annotated[ShuffleNetV2Spec | CspSpec, Field(discriminator="type")]
-    neck: Annotated[PanSpec | GhostPanSpec, Field(discriminator="type")]
-    head: HeadSpec
-
-
-class ModelSpec(_Frozen):
+class ModelSpec(Frozen):
     """One model: its input, its output and its labels.
 
     Attributes:
@@ -107,7 +42,7 @@ class ModelSpec(_Frozen):
         strides: of the output levels, ascending, in pixels.
         reg_max: a box side is a distribution over 0 ... reg_max strides.
         anchor_offset: an anchor point lies at (i + offset) * stride; 0.5 for NanoDet, 0 for NanoDet-Plus.
-        activation: of every layer; LeakyReLU has slope 0.1.
+        activation: of every layer, unless a backbone has its own; LeakyReLU has slope 0.1.
         labels: class names in output order.
         checkpoint_sha256: of the checkpoint file the weights came from, or None before they are known.
         network: the architecture, or None for a foreign ONNX file that is not to be rebuilt.
@@ -122,7 +57,7 @@ class ModelSpec(_Frozen):
     strides: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     reg_max: PositiveInt
     anchor_offset: Annotated[float, Field(ge=0, le=1)]
-    activation: Literal["LeakyReLU", "ReLU"]
+    activation: ActivationName
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
     checkpoint_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     network: NetworkSpec | None = None
@@ -340,11 +275,8 @@ def _read_labels(value: str, yaml_path: Path) -> list[str]:
 _MODELS_BY_PLACE: dict[str, type[BaseModel]] = {
     "": ModelSpec,
     "network": NetworkSpec,
-    "shufflenetv2": ShuffleNetV2Spec,
-    "csp": CspSpec,
-    "pan": PanSpec,
-    "ghost_pan": GhostPanSpec,
     "head": HeadSpec,
+    **SPECS_BY_TYPE,
 }
 
 
@@ -353,7 +285,7 @@ def _in_one_line(error: ValidationError) -> str:
     problems = []
     for detail in error.errors():
         place = [str(part) for part in detail["loc"]]
-        key = ".".join(part for part in place if part not in ("shufflenetv2", "csp", "pan", "ghost_pan"))
+        key = ".".join(part for part in place if part not in SPECS_BY_TYPE)
         if detail["type"] == "extra_forbidden":
             known = _MODELS_BY_PLACE[place[-2] if len(place) > 1 else ""].model_fields
             problems.append(f"unknown key {key!r}{nearest(place[-1], known)}")

@@ -18,7 +18,18 @@ from pydantic import ValidationError
 from streamer.errors import ConfigError, ModelError
 from streamer.model_spec import ModelSpec, configs_dir, network_names, packaged_config, parse_size_wh, spec_for
 
-NETWORKS = ("nanodet-g", "nanodet-m", "nanodet-m-0.5x", "nanodet-m-1.5x", "nanodet-plus-m", "nanodet-plus-m-1.5x")
+NETWORKS = (
+    "nanodet-efficientnet-lite0",
+    "nanodet-efficientnet-lite1",
+    "nanodet-efficientnet-lite2",
+    "nanodet-g",
+    "nanodet-m",
+    "nanodet-m-0.5x",
+    "nanodet-m-1.5x",
+    "nanodet-plus-m",
+    "nanodet-plus-m-1.5x",
+    "nanodet-repvgg-a0",
+)
 
 
 def described(**changes: Any) -> dict[str, Any]:
@@ -130,7 +141,7 @@ def test_configs_are_found_in_a_checkout_and_in_an_installed_package(
         ({"std_bgr": [57.0, 0.0, 58.0]}, "std_bgr.1"),
         ({"mean_bgr": [float("nan"), 0.0, 0.0]}, "mean_bgr.0"),
         ({"anchor_offset": 2}, "anchor_offset"),
-        ({"activation": "GELU"}, "activation"),
+        ({"activation": "PReLU"}, "activation"),
         ({"keep_ratio": "maybe"}, "keep_ratio"),
         ({"family": "yolo"}, "family"),
         ({"family": "nanodet"}, "family nanodet has the neck 'pan', got 'ghost_pan'"),

@@ -1,7 +1,8 @@
 """The layers NanoDet is made of, with the attribute names of official checkpoints.
 
-Everywhere in this package a BatchNorm2d follows right after the convolution it normalises, in one `nn.Sequential`
-(`streamer.nanodet.fuse` relies on it), and a convolution has a bias exactly when no BatchNorm2d follows.
+A BatchNorm2d follows right after the convolution that it normalises in one `nn.Sequential`, or the module that holds
+both names them in `conv_norm_names` (`streamer.nanodet.fuse` relies on it). A convolution has a bias exactly when no
+BatchNorm2d follows.
 """
 
 from __future__ import annotations
@@ -13,17 +14,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamer.network_spec import ActivationName
+
 NewActivation = Callable[[], nn.Module]
 
 _LEAKY_SLOPE = 0.1
 
 
-def activation_factory(name: str) -> NewActivation:
-    """Returns the maker of one of the two activations by its name in `ModelSpec.activation`."""
+def activation_factory(name: ActivationName) -> NewActivation:
+    """Returns the maker of an activation by its name in `ModelSpec.activation`."""
     return {
         "LeakyReLU": lambda: nn.LeakyReLU(_LEAKY_SLOPE, inplace=True),
         "ReLU": lambda: nn.ReLU(inplace=True),
+        "ReLU6": lambda: nn.ReLU6(inplace=True),
+        "SELU": lambda: nn.SELU(inplace=True),
+        "ELU": lambda: nn.ELU(inplace=True),
+        "GELU": nn.GELU,
+        "SiLU": lambda: nn.SiLU(inplace=True),
+        "HardSwish": lambda: nn.Hardswish(inplace=True),
     }[name]
+
+
+def nearest_multiple(value: float, divisor: int) -> int:
+    """Returns the multiple of `divisor` nearest to a scaled number of channels, at most 10 % below it.
+
+    The rule of MobileNet's authors, which GhostNet and EfficientNet follow.
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -55,6 +73,20 @@ def depthwise_separable(
 def lateral(inputs: int, outputs: int) -> nn.Sequential:
     """Returns the plain 1x1 convolution, bias and no more, that brings a backbone level to the neck's width."""
     return nn.Sequential(OrderedDict(conv=nn.Conv2d(inputs, outputs, 1)))
+
+
+class GhostModule(nn.Module):
+    """Half the outputs by a 1x1 convolution, the other half by a cheap depthwise 3x3 on them (Han et al. 2020)."""
+
+    def __init__(self, inputs: int, outputs: int, activation: NewActivation) -> None:
+        super().__init__()
+        half = outputs // 2
+        self.primary_conv = nn.Sequential(conv(inputs, half, 1), nn.BatchNorm2d(half), activation())
+        self.cheap_operation = nn.Sequential(conv(half, half, 3, groups=half), nn.BatchNorm2d(half), activation())
+
+    def forward(self, features: Tensor) -> Tensor:
+        primary = self.primary_conv(features)
+        return torch.cat((primary, self.cheap_operation(primary)), dim=1)
 
 
 def size_hw(features: Tensor) -> tuple[int, int]:

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from streamer.nanodet.layers import NewActivation, conv, conv_norm_act, depthwise_separable, lateral, resize, size_hw
+from streamer.nanodet.layers import (
+    GhostModule,
+    NewActivation,
+    conv,
+    conv_norm_act,
+    depthwise_separable,
+    lateral,
+    resize,
+    size_hw,
+)
 
 
 class Pan(nn.Module):
@@ -24,20 +33,6 @@ class Pan(nn.Module):
         for index in range(len(outputs) - 1):
             outputs[index + 1] = outputs[index + 1] + resize(outputs[index], size_hw(outputs[index + 1]))
         return outputs
-
-
-class GhostModule(nn.Module):
-    """Half the outputs by a 1x1 convolution, the other half by a cheap depthwise 3x3 on them (Han et al. 2020)."""
-
-    def __init__(self, inputs: int, outputs: int, activation: NewActivation) -> None:
-        super().__init__()
-        half = outputs // 2
-        self.primary_conv = nn.Sequential(conv(inputs, half, 1), nn.BatchNorm2d(half), activation())
-        self.cheap_operation = nn.Sequential(conv(half, half, 3, groups=half), nn.BatchNorm2d(half), activation())
-
-    def forward(self, features: Tensor) -> Tensor:
-        primary = self.primary_conv(features)
-        return torch.cat((primary, self.cheap_operation(primary)), dim=1)
 
 
 class GhostBottleneck(nn.Module):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from streamer.errors import ModelError
-from streamer.model_spec import GhostPanSpec, HeadSpec, ModelSpec, NetworkSpec, ShuffleNetV2Spec
-from streamer.nanodet.backbones import CspNet, ShuffleNetV2
+from streamer.model_spec import ModelSpec
+from streamer.nanodet.backbones import build_backbone
 from streamer.nanodet.layers import (
     NewActivation,
     activation_factory,
@@ -16,6 +16,7 @@ from streamer.nanodet.layers import (
     flatten_points,
 )
 from streamer.nanodet.necks import GhostPan, Pan
+from streamer.network_spec import GhostPanSpec, HeadSpec, NetworkSpec
 
 
 class DistributionProject(nn.Module):
@@ -66,11 +67,7 @@ class NanoDet(nn.Module):
         activation = activation_factory(spec.activation)
         self.spec = spec
         self.sigmoid_scores = False
-        self.backbone = (
-            ShuffleNetV2(network.backbone, activation)
-            if isinstance(network.backbone, ShuffleNetV2Spec)
-            else CspNet(network.backbone, activation)
-        )
+        self.backbone = build_backbone(network.backbone, spec.activation)
         inputs, channels = self.backbone.channels, network.neck.channels
         self.fpn = (
             GhostPan(inputs, channels, network.neck.kernel, len(spec.strides) - len(inputs), activation)
