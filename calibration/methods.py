@@ -49,6 +49,16 @@ def require_packages() -> None:
         raise ConfigError(f"quantize needs {error.name}: pip install 'nanodet-streamer[calibration]'") from error
 
 
+def quiet_onnxruntime() -> None:
+    """Stops ONNX Runtime's warnings in sessions that others make: a foreign file causes one for each of its weights.
+
+    What goes wrong is raised as an exception as well.
+    """
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)  # fatal errors only
+
+
 def check_float(model: ModelProto, path: Path) -> None:
     """Refuses a model that isn't plain float32.
 
@@ -79,6 +89,7 @@ class Quantizer:
         import onnx
 
         require_packages()
+        quiet_onnxruntime()
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         fold_constants(self.model)

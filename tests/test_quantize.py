@@ -267,3 +267,20 @@ def test_gate_refuses_and_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"not written.*agreement of at least 1\.1"):
         quantize(write_tiny(tmp_path / "m.onnx"), tmp_path / "o.onnx", images=images, method="nncf", min_agreement=1.1)
     assert not list(tmp_path.glob("o.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nncf")
+def test_onnxruntime_does_not_warn_of_weights_listed_as_inputs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(2)  # its default, warnings: it may have been changed in this process
+    model = onnx.load(write_tiny(tmp_path / "m.onnx"))
+    for weight in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, list(weight.dims)))
+    onnx.save(model, tmp_path / "listed.onnx")
+    images = pictures(tmp_path / "images", 16)
+    quantize(tmp_path / "listed.onnx", tmp_path / "o.onnx", images=images, method="minmax", min_agreement=0.0)
+    assert "onnxruntime" not in capfd.readouterr().err
