@@ -66,7 +66,9 @@ def run(
         info = detector.info
         log.info("engine %s, precision %s, device %s, model %s", info.name, info.precision, info.device, info.model)
         plans = opener.plans(sources, detector.labels, stack)
-        watcher = None if follow is None else Watcher(follow[0], config, follow[1], opener.plan_later, opener.forget)
+        watcher = None
+        if follow is not None:
+            watcher = Watcher(follow[0], config, follow[1], opener.plan_later, opener.forget)
 
         def poll(pipeline: Pipeline) -> None:
             if on_poll is not None:
@@ -89,9 +91,13 @@ def run(
                 pipeline.run(config.duration)
             finally:
                 gc.unfreeze()
+                if watcher is not None:
+                    watcher.close()
                 report = pipeline.report()
-                if on_end is not None:
-                    on_end(report)
-                if config.report is not None:
-                    report.write(config.report)
+                try:
+                    if on_end is not None:
+                        on_end(report)
+                finally:
+                    if config.report is not None:
+                        report.write(config.report)
     return report

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     pipeline.stop()
                 progress.show(pipeline, config.max_frames)
 
-            follow = None if path is None else (path, lambda: read_config(path, options))
+            follow = None if path is None else (path, lambda: read_config(path, options, names_source=True))
             run(config, on_poll, _say_end, follow=follow)
         return interrupt.status or EXIT_OK
     except StreamerError as error:

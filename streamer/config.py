@@ -249,18 +249,23 @@ def _listed(value: object) -> object:
     return value
 
 
-def read_config(path: Path | None, options: Mapping[str, Any]) -> StreamConfig:
+def read_config(path: Path | None, options: Mapping[str, Any], *, names_source: bool = False) -> StreamConfig:
     """Makes the configuration of a run.
 
     Args:
         path: a YAML file, or None.
         options: values from the command line, by key; they win over the file's.
+        names_source: whether a source must be named: where cameras run, an emptied file is no wish for the sample.
 
     Raises:
         ConfigError: if the file can't be read, has an unknown key (the nearest is offered), or a value is wrong.
     """
     values = {} if path is None else read_mapping(path)
+    if names_source and not values:
+        raise ConfigError("it is empty")
     values.update(options)
+    if names_source and "source" not in values:
+        raise ConfigError("it names no source")
     try:
         return StreamConfig.model_validate(values)
     except ValidationError as error:

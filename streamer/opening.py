@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -101,8 +101,10 @@ class Opener(Closing):
         stack.callback(self._shared.close)
         return [self._plan(config, source, stack) for source in sources]
 
-    def plan_later(self, config: StreamConfig, argument: str) -> StreamPlan:
-        """Opens one more source, or one anew, and its outputs.
+    def plan_later(
+        self, config: StreamConfig, argument: str, is_wanted: Callable[[], bool] = lambda: True
+    ) -> StreamPlan:
+        """Opens one more source, or one anew, and its outputs, unless it isn't wanted any more once it is open.
 
         Raises:
             ConfigError, SourceError, SinkError: if that can't be done; nothing stays open then.
@@ -111,6 +113,8 @@ class Opener(Closing):
             source = stack.enter_context(self._open(config, argument))
             _wait_ready([source], patient=True)
             with self._lock:
+                if not is_wanted():
+                    raise SourceError("its entry has changed, or the run has ended, while it was opened")
                 self._infos[source.info.name] = source.info
                 try:
                     self._check_outputs(config)

@@ -8,14 +8,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from streamer.closing import Closing
 from streamer.config import SourceWishes, StreamConfig
-from streamer.errors import ConfigError, StreamerError
+from streamer.errors import ConfigError, StreamerError, one_line
 from streamer.policy import Closed
 from streamer.sources.uri import name_of
+from streamer.watched_file import WatchedFile
 
 if TYPE_CHECKING:
     from streamer.pipeline import Pipeline, StreamPlan
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
+_BEGIN_S = 0.02
 _IN_PLACE = ("priority", "max_fps", "detect_every")
+_FOLLOWED = ("source", "wishes", "policy", "max_fps", "detect_every")
 
-Open = Callable[[StreamConfig, str], "StreamPlan"]
+Open = Callable[[StreamConfig, str, Callable[[], bool]], "StreamPlan"]
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,21 @@ class _Wanted:
         )
 
 
-class Watcher:
+@dataclass(frozen=True, eq=False)
+class _Opening:
+    """A stream that is to come; `held` keeps the run from ending meanwhile."""
+
+    held: ExitStack
+
+
+class Watcher(Closing):
     """Looks at the file twice a second, and brings the pipeline's streams to what it says.
 
-    A file that is being written is left alone until it has stayed the same from one look to the next. One that can't be
-    read or is wrong changes nothing, and is warned of. Sources are opened on threads of their own, so that nobody waits
-    for a slow one; one that can't be opened is warned of, and tried again when its entry changes. A source whose URI,
-    policy or outputs change is ended and begun anew; a change of priority or budget takes hold at once.
+    That happens on a thread of its own, so that a file on a mount that hangs holds up nothing else. A file that is
+    being written is left alone until it has stayed the same from one look to the next. One that is gone, names no
+    source, can't be read or is wrong changes nothing, and is warned of. Each source is opened on another thread; one
+    that can't be opened is warned of, and tried again when its entry changes. A source whose URI, policy or outputs
+    change is ended and begun anew; a change of priority or budget takes hold at once.
     """
 
     def __init__(
@@ -61,98 +73,134 @@ class Watcher:
         open_plan: Open,
         forget: Callable[[str], None],
     ) -> None:
-        """Begins with what is running.
+        """Begins with what is running. The first look reads the file: it may have changed since `config` was read.
 
         Args:
             path: the file to look at.
             config: what the run began with.
             read: reads the file again; raises `StreamerError`.
             open_plan: opens a source, written as in `StreamConfig.source`, and its outputs; raises `StreamerError`.
-                Called on several threads.
+                Called on several threads. What it is given last says whether the source is still wanted.
             forget: told the name of a source that is removed.
         """
-        self._path, self._read, self._open, self._forget = path, read, open_plan, forget
-        self._config = config
+        self._path, self._open, self._forget = path, open_plan, forget
+        self._file = WatchedFile(path, read)
+        self._config = self._found = config
         self._begun = _wanted(config)
-        self._awaited: dict[str, ExitStack] = {}  # what holds the run until the stream is there
+        self._awaited: dict[str, _Opening] = {}  # until their name is free
+        self._opening: dict[str, _Opening] = {}
         self._lock = threading.Lock()  # between the file's word on a stream and the stream's beginning
-        self._seen = self._applied = _state(path)
-        self._looked_s = time.monotonic()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def poll(self, pipeline: Pipeline) -> None:
-        """Looks, when it is time, and does what is to be done; returns at once. Always called on the same thread."""
-        now_s = time.monotonic()
-        if now_s - self._looked_s >= _LOOK_S:
-            self._looked_s = now_s
-            before, self._seen = self._seen, _state(self._path)
-            if self._seen == before and self._seen not in (None, self._applied):
-                self._applied = self._seen
-                with self._lock:
-                    self._apply(pipeline)
-        if self._awaited:
-            self._begin_awaited(pipeline)
+        """Begins to follow the file, and warns where it hangs; returns at once. Always called on the same thread."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._follow, args=(pipeline,), name="follow", daemon=True)
+            self._thread.start()
+        self._file.warn_if_it_hangs()
 
-    def _apply(self, pipeline: Pipeline) -> None:
-        """Removes and changes streams as the file now says, and notes which are to come."""
+    def close(self) -> None:
+        """Stops looking, and doesn't wait for a look that hangs."""
+        self._closed.set()
+
+    def _follow(self, pipeline: Pipeline) -> None:
+        looked_s = float("-inf")
+        while not self._closed.wait(_BEGIN_S if self._awaited else _LOOK_S):
+            try:
+                if time.monotonic() - looked_s >= _LOOK_S:
+                    looked_s = time.monotonic()
+                    self._look(pipeline)
+                self._begin_awaited(pipeline)
+            except Exception as error:
+                log.error("%s can't be followed: %s", self._path, one_line(f"{type(error).__name__}: {error}"))
+                log.debug("traceback", exc_info=True)
+                self._closed.wait(_LOOK_S)
+
+    def _look(self, pipeline: Pipeline) -> None:
         try:
-            config = self._read()
-            wanted = _wanted(config)
+            found = self._file.look()
+            if found is not None:
+                with self._lock:
+                    self._apply(pipeline, found)
         except StreamerError as error:
             log.warning("%s has changed and can't be followed: %s", self._path, error)
-            return
-        others = sorted(
-            key
-            for key in StreamConfig.model_fields
-            if key not in ("source", "wishes") and getattr(config, key) != getattr(self._config, key)
-        )
-        if others:
-            log.warning("%s: %s can't change while the run goes on; start it again", self._path, ", ".join(others))
-        running = {stream.name for stream in pipeline.streams}
-        gone = [name for name, old in self._begun.items() if name not in wanted or old.restarts(wanted[name])]
-        for name in wanted:
-            if (name not in self._begun or name in gone) and name not in self._awaited:
-                self._awaited[name] = ExitStack()
-                self._awaited[name].enter_context(pipeline.expecting())
-        for name in [name for name in self._awaited if name not in wanted]:
-            self._awaited.pop(name).close()
-        for name in gone:
+
+    def _apply(self, pipeline: Pipeline, found: StreamConfig) -> None:
+        """Removes and changes streams as the file now says, and notes which are to come.
+
+        Raises:
+            ConfigError: if the file contradicts itself; nothing has changed then.
+        """
+        config = self._config.model_copy(update={key: getattr(found, key) for key in _FOLLOWED})
+        wanted, begun = _wanted(config), self._begun
+        self._tell_what_cannot_change(found)
+        running = {stream.name for stream in pipeline.streams if not stream.is_removed}
+        on_their_way = self._awaited.keys() | self._opening.keys()
+        gone = [name for name in begun if name not in wanted]
+        anew = [
+            name
+            for name, old in begun.items()
+            if name in wanted
+            and (old.restarts(wanted[name]) or (old != wanted[name] and name not in running | on_their_way))
+        ]
+        changed = [name for name, old in begun.items() if name in wanted and old != wanted[name] and name not in anew]
+        self._begun, self._config = wanted, config
+        dropped = [opening for name in gone + anew if (opening := self._awaited.pop(name, None)) is not None]
+        for name in [*anew, *(name for name in wanted if name not in begun)]:
+            self._awaited[name] = opening = _Opening(ExitStack())
+            opening.held.enter_context(pipeline.expecting())
+        for opening in dropped:
+            opening.held.close()
+        for name in gone + anew:
             log.warning("source %r is %s", name, "begun anew" if name in wanted else "removed")
+            self._opening.pop(name, None)
             self._forget(name)
             if name in running:
                 pipeline.remove(name)
-        for name in running - set(gone):
-            if name in wanted and self._begun[name] != wanted[name]:
-                wishes = wanted[name].wishes
-                log.warning("source %r has changed: %s", name, wishes.model_dump(include=set(_IN_PLACE)))
-                pipeline.change(
-                    name,
-                    priority=wishes.priority,
-                    max_fps=wishes.max_fps,
-                    detect_every=wishes.detect_every or 1,
-                )
-        self._begun, self._config = wanted, config
+        for name in changed:
+            wishes = wanted[name].wishes
+            log.warning("source %r has changed: %s", name, wishes.model_dump(include=set(_IN_PLACE)))
+            if name in running:
+                pipeline.change(name, **_in_place(wishes))
+
+    def _tell_what_cannot_change(self, found: StreamConfig) -> None:
+        others = sorted(
+            key
+            for key in StreamConfig.model_fields
+            if key not in _FOLLOWED and getattr(found, key) != getattr(self._found, key)
+        )
+        self._found = found
+        if others:
+            log.warning("%s: %s can't change while the run goes on; start it again", self._path, ", ".join(others))
 
     def _begin_awaited(self, pipeline: Pipeline) -> None:
-        """Begins those streams whose name is free."""
+        """Begins to open those streams whose name is free."""
         running = {stream.name for stream in pipeline.streams}
         for name in [name for name in self._awaited if name not in running]:
-            job = (pipeline, name, self._begun[name], self._config, self._awaited.pop(name))
+            opening = self._opening[name] = self._awaited[name]
+            job = (pipeline, name, self._begun[name], self._config, opening)
             threading.Thread(target=self._add, args=job, name=f"open {name}", daemon=True).start()
+            del self._awaited[name]  # still there, to be tried again, where the system has no room for a thread
 
-    def _add(self, pipeline: Pipeline, name: str, wanted: _Wanted, config: StreamConfig, held: ExitStack) -> None:
-        with held:
+    def _add(self, pipeline: Pipeline, name: str, wanted: _Wanted, config: StreamConfig, opening: _Opening) -> None:
+        with opening.held:
             try:
-                plan = self._open(config, wanted.argument)
-            except StreamerError as error:
-                log.warning("source %r can't be added: %s", name, error)
+                plan = self._open(config, wanted.argument, lambda: self._is_wanted(name, opening))
+            except Exception as error:
+                said = str(error) if isinstance(error, StreamerError) else f"{type(error).__name__}: {error}"
+                log.warning("source %r can't be added: %s", name, one_line(said))
+                self._ends(name, opening)
                 return
             try:
                 with self._lock:
-                    if self._begun.get(name) != wanted:
+                    if not self._is_wanted(name, opening):
                         raise Closed("the file has changed again")
-                    pipeline.add(plan)
+                    pipeline.add(replace(plan, **_in_place(self._begun[name].wishes)))
+                    del self._opening[name]
             except (StreamerError, Closed) as error:
                 log.warning("source %r isn't added: %s", name, str(error) or "the run is ending")
+                self._ends(name, opening)
                 plan.source.close()
                 for _, sink in plan.sinks:
                     with contextlib.suppress(StreamerError):
@@ -160,12 +208,24 @@ class Watcher:
                 return
             log.warning("source %r is added", name)
 
+    def _is_wanted(self, name: str, opening: _Opening) -> bool:
+        return self._opening.get(name) is opening and not self._closed.is_set()
+
+    def _ends(self, name: str, opening: _Opening) -> None:
+        with self._lock:
+            if self._opening.get(name) is opening:
+                del self._opening[name]
+
+
+def _in_place(wishes: SourceWishes) -> dict[str, Any]:
+    return {"priority": wishes.priority, "max_fps": wishes.max_fps, "detect_every": wishes.detect_every or 1}
+
 
 def _wanted(config: StreamConfig) -> dict[str, _Wanted]:
     """Returns what each source is to be, by name.
 
     Raises:
-        ConfigError: if two have one name.
+        ConfigError: if two have one name, or wishes are for none of them.
     """
     found: dict[str, _Wanted] = {}
     for argument in config.source:
@@ -173,13 +233,7 @@ def _wanted(config: StreamConfig) -> dict[str, _Wanted]:
         if name in found:
             raise ConfigError(f"two sources are named {name!r}: name them, as in door={argument}")
         found[name] = _Wanted(argument, config.wishes_of(name))
+    unknown = set(config.wishes) - found.keys()
+    if unknown:
+        raise ConfigError(f"wishes for unknown sources: {', '.join(sorted(unknown))}")
     return found
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """Returns what tells one state of a file from another; None where it can't be looked at."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
