@@ -22,6 +22,7 @@ from streamer.graph_constants import fold_constants
 from streamer.int8 import is_quantized, quantize_convolution_outputs, use_uint8
 from streamer.model_shapes import dimensions, shapes_of
 from streamer.model_spec import ModelSpec
+from streamer.qoperator import use_pairs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -130,6 +131,7 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
     spec = _fit_input(proto, spec, path)
     try:
         _check_constants(proto)
+        use_pairs(proto)
         _fit_output(proto, spec)
     except ModelError as error:
         raise ModelError(f"{str(path)!r} {error}") from None
