@@ -3,53 +3,48 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from streamer.errors import ModelError
 from streamer.nanodet.network import NanoDet
+from streamer.nanodet.weights_file import read_weights
 
 _CONSTANT = "head.distribution_project."
 NEVER_APPLIED = (_CONSTANT, "head.gfl_reg.")
 """Beginnings of the parameter names that official networks hold but don't compute with: no exported file has them."""
 
-_PREFIXES = ("avg_model.", "model.", "module.")
+_AVERAGED = frozenset({"avg_model", "ema", "ema_model"})
+_PREFIXES = _AVERAGED | {"model", "module", "net", "network"}
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _TRAINING_ONLY = ("aux_fpn.", "aux_head.")
 _NAMED_AT_MOST = 3
-
-
-class _Inert:
-    """Takes the place of whatever class a training framework saved beside the weights: it keeps and does nothing."""
-
-    def __init__(self, *arguments: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
 
 
 def load_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], str]:
     """Reads the inference weights of a NanoDet checkpoint.
 
-    Reads ``{"state_dict": {...}}`` or a bare state dict, and files saved by Lightning: there the averaged weights
-    (``avg_model.``) are preferred to the last ones (``model.``), and the auxiliary training head is left out. Nothing
-    in the file is executed: torch's weights-only loader reads it, and other objects in it become empty ones.
+    Reads PyTorch's files, old and new, safetensors, ``.npz`` and pickled NumPy arrays: a bare state dict, or one under
+    the names that training frameworks use (``state_dict``, ``model``, ``ema``, ...). Prefixes are taken off; averaged
+    weights (``avg_model.``, ``ema``) are preferred to the last ones, and the auxiliary training head is left out.
+    Nothing in the file is executed: objects beside the weights are passed over.
 
     Returns:
         The weights on the CPU by the network's own parameter names, and the SHA-256 of the file in hex.
 
     Raises:
-        ModelError: the file is missing, cut short, or no checkpoint of a network.
+        ModelError: the file is missing, cut short, of another kind, or no checkpoint of a network.
     """
     path = Path(path)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: can't read the checkpoint: {error.strerror or error}") from None
-    weights = _own_names(_state_dict(_unpickle(content, path), path))
+    weights = _own_names(read_weights(content, path))
     if not weights:
         raise ModelError(f"{path}: not a NanoDet checkpoint: it has no weights")
     for name, value in weights.items():
@@ -58,47 +53,19 @@ def load_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], str]:
     return weights, hashlib.sha256(content).hexdigest()
 
 
-def _unpickle(content: bytes, path: Path) -> Any:
-    if not content:
-        raise ModelError(f"{path}: the checkpoint is empty: get it again")
-    if content.startswith(b"version https://git-lfs"):
-        raise ModelError(f"{path}: a Git LFS pointer, not the checkpoint itself: run 'git lfs pull'")
-    stream = io.BytesIO(content)
-    try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(stream)
-    except Exception:  # not a zip archive, or damaged: the reader below says so
-        foreign = []
-    stream.seek(0)
-    try:
-        with torch.serialization.safe_globals([(type("Inert", (_Inert,), {}), name) for name in foreign]):
-            return torch.load(stream, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can trip the reader anywhere
-        if foreign:
-            advice = "where you trust it, save its weights alone with torch.save({'state_dict': ...}, FILE)"
-            raise ModelError(f"{path}: holds what is not read for safety ({_few(foreign)}); {advice}") from error
-        raise ModelError(f"{path}: not a PyTorch checkpoint of plain weights, or cut short: get it again") from error
+def _own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Takes off the prefixes that training frameworks put on, in whatever order, and drops the auxiliary head.
 
-
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """Picks the state dict out of what the file held."""
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{path}: not a NanoDet checkpoint: it holds a {type(content).__name__}, not a state dict")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ModelError(f"{path}: not a NanoDet checkpoint: its entry {name!r} is not a tensor")
-    return dict(content)
-
-
-def _own_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Takes off the prefix a training framework put on, preferring averaged weights; drops the auxiliary head."""
-    for prefix in _PREFIXES:
-        chosen = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        if chosen:
-            weights = chosen
-            break
-    return {name: value for name, value in weights.items() if not name.startswith(_TRAINING_ONLY)}
+    Of several copies of the network the averaged one is taken, else the largest.
+    """
+    copies: dict[tuple[str, ...], dict[str, Tensor]] = {}
+    for name, value in weights.items():
+        parts = [part for part in name.split(".") if part not in _WRAPPERS]
+        prefixes = tuple(itertools.takewhile(_PREFIXES.__contains__, parts))
+        copies.setdefault(prefixes, {})[".".join(parts[len(prefixes) :])] = value
+    averaged = {prefixes: copy for prefixes, copy in copies.items() if not _AVERAGED.isdisjoint(prefixes)}
+    chosen = max((averaged or copies).values(), key=len, default={})
+    return {name: value for name, value in chosen.items() if not name.startswith(_TRAINING_ONLY)}
 
 
 def load_into(network: NanoDet, weights: Mapping[str, Tensor]) -> None:
