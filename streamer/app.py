@@ -42,7 +42,7 @@ def run(
     from streamer.pipeline import Pipeline
     from streamer.watch import Watcher
 
-    with Opener(config) as opener, ExitStack() as stack:
+    with Opener(config, follow[0] if follow is not None else None) as opener, ExitStack() as stack:
         sources = opener.sources(stack)
         several = len(sources) > 1
         live = opener.paced or any(source.info.live for source in sources)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,10 +15,12 @@ from streamer.config import StreamConfig
 from streamer.errors import ConfigError, SourceError
 from streamer.policy import Policy
 from streamer.sinks.options import SinkOptions
+from streamer.sinks.paths import OutputPaths
 
 if TYPE_CHECKING:
     from streamer.plan import StreamPlan
     from streamer.sinks.base import Sink
+    from streamer.sinks.paths import Claim
     from streamer.sinks.shared import SharedOutputs
     from streamer.sources import SourceInfo, SourceOptions
     from streamer.sources.base import Source
@@ -38,8 +39,12 @@ class Opener(Closing):
         paced: whether files wait for their own time.
     """
 
-    def __init__(self, config: StreamConfig) -> None:
+    def __init__(self, config: StreamConfig, config_file: Path | None = None) -> None:
         """Opens nothing yet.
+
+        Args:
+            config: the run.
+            config_file: where it was read from: no output may replace it.
 
         Raises:
             ConfigError: if the configuration contradicts itself.
@@ -53,7 +58,10 @@ class Opener(Closing):
         self._labels: Sequence[str] = ()
         self._shared: SharedOutputs | None = None
         self._infos: dict[str, SourceInfo] = {}
-        self._begun: Counter[str] = Counter()
+        self._read: dict[tuple[str, Path | None], SourceInfo] = {}  # of every source so far, also those removed
+        self._paths = OutputPaths()
+        self._report: Claim | None = None
+        self._inputs = _inputs(config, config_file)
         self._lock = threading.Lock()
         self._decoding = self._start_decoding()
 
@@ -88,7 +96,10 @@ class Opener(Closing):
         config = self._config
         self._labels = labels
         self._infos = {source.info.name: source.info for source in sources}
+        self._read = {(info.uri, info.path): info for info in self._infos.values()}
         self._check_outputs(config)
+        if config.report is not None:
+            self._report = self._paths.claim_report(config.report)
         common = [info for name, info in self._infos.items() if config.wishes_of(name).output is None]
         self._shared = SharedOutputs(
             self.outputs,
@@ -97,6 +108,7 @@ class Opener(Closing):
             layout=config.layout,
             options=self._sink_options,
             by_clock=self.paced or any(config.wishes_of(name).policy == "freshest" for name in self._infos),
+            paths=self._paths,
         )
         stack.callback(self._shared.close)
         return [self._plan(config, source, stack) for source in sources]
@@ -122,6 +134,7 @@ class Opener(Closing):
                 except BaseException:
                     del self._infos[source.info.name]  # it is in nobody's way
                     raise
+                self._read[source.info.uri, source.info.path] = source.info
             stack.pop_all()
         return plan
 
@@ -133,6 +146,8 @@ class Opener(Closing):
                 self._shared.remove(name)
 
     def close(self) -> None:
+        if self._report is not None:
+            self._report.close()
         if self._decoding is not None:
             self._decoding.close()
 
@@ -161,11 +176,11 @@ class Opener(Closing):
         return open_source(uri, name=name, options=wanted, wait=False)
 
     def _check_outputs(self, config: StreamConfig) -> None:
-        from streamer.sinks import is_video, refuse_conflicts
+        from streamer.sinks import is_segmented, refuse_conflicts
 
         own = {name: config.wishes_of(name).output for name in self._infos}
         every = [*self.outputs, *(output for outputs in own.values() for output in outputs or ())]
-        if config.segment is not None and not any(is_video(output) for output in every):
+        if config.segment is not None and not any(is_segmented(output) for output in every):
             raise ConfigError(
                 f"segment needs a video file among the outputs, got {', '.join(every)}: add --output out.mp4"
             )
@@ -174,6 +189,10 @@ class Opener(Closing):
             list(self._infos.values()),
             tiled=config.layout == "tiled",
             own={name: outputs for name, outputs in own.items() if outputs is not None},
+            read=tuple(self._read.values()),
+            inputs=self._inputs,
+            report=self._config.report,
+            options=self._sink_options,
         )
 
     def _plan(self, config: StreamConfig, source: Source, stack: ExitStack) -> StreamPlan:
@@ -181,7 +200,6 @@ class Opener(Closing):
 
         name = source.info.name
         wishes = config.wishes_of(name)
-        self._begun[name] += 1
         sinks = [
             (output.replace("{source}", name), stack.enter_context(self._open_sink(output, source, wishes.output)))
             for output in wishes.output or self.outputs
@@ -197,29 +215,22 @@ class Opener(Closing):
         )
 
     def _open_sink(self, output: str, source: Source, own: Sequence[str] | None) -> Sink:
-        """Opens an output; what a source of this name wrote earlier in the run isn't replaced."""
-        from streamer.sinks import is_video, open_sink
+        from streamer.sinks import open_sink
 
         assert self._shared is not None, "the run's outputs are opened before those of a source that is added"
-        time = self._begun[source.info.name]
-        in_segments = self._config.segment is not None and is_video(output)
-        if time > 1 and not in_segments and not self._shared.shares(output):
-            output = numbered(output, time)
         if own is None:
             return self._shared.open(output, source.info)
-        return open_sink(output, source.info, labels=self._labels, options=self._sink_options)
+        return open_sink(output, source.info, labels=self._labels, options=self._sink_options, paths=self._paths)
 
 
-def numbered(output: str, number: int) -> str:
-    """Returns an output's URI with a number in its name: ``door-2.mp4`` for ``door.mp4``."""
-    if output in ("window", "null"):
-        return output
-    if "{source}" in output:
-        return output.replace("{source}", f"{{source}}-{number}")
-    if output.endswith("/"):
-        return f"{output[:-1]}-{number}/"
-    path = Path(output)
-    return str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
+def _inputs(config: StreamConfig, config_file: Path | None) -> dict[Path, str]:
+    """Returns the files that a run reads beside its sources, and what each is."""
+    found = {
+        config_file: "the configuration",
+        Path(config.model).expanduser(): "the model",
+        config.model_config_file: "the model's description",
+    }
+    return {path: what for path, what in found.items() if path is not None}
 
 
 def _source_options(config: StreamConfig) -> SourceOptions:

@@ -158,6 +158,7 @@ class Pipeline:
         stream = self._named(name)
         stream.is_removed = True
         stream.end()
+        stream.interrupt_outputs()
 
     def expecting(self) -> AbstractContextManager[None]:
         """Within the block a stream is about to be added: the run goes on also when all others end."""
@@ -299,6 +300,7 @@ class Pipeline:
                 closing = True
                 for stream in self.streams:
                     stream.end()
+                    stream.interrupt_outputs()
             with self._lock:
                 mains = list(self._mains)
             for stream, outlet in mains:

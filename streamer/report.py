@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from streamer.detector.base import EngineInfo
 from streamer.errors import SinkError
+from streamer.sinks.files import is_special
 from streamer.whole_file import whole_file
 
 
@@ -76,14 +78,20 @@ class RunReport:
         return content
 
     def write(self, path: Path) -> None:
-        """Writes the JSON file; it appears whole or not at all.
+        """Writes the JSON file; it appears whole or not at all, unless it is a device or a pipe.
 
         Raises:
             SinkError: if it can't be written.
         """
+        content = json.dumps(self.to_json(), indent=2) + "\n"
         try:
-            with whole_file(path) as partial:
-                partial.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+            if is_special(path):
+                with os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb") as file:  # a pipe may have no reader
+                    os.set_blocking(file.fileno(), True)
+                    file.write(content.encode())
+            else:
+                with whole_file(path) as partial:
+                    partial.write_text(content, encoding="utf-8")
         except OSError as error:
             raise SinkError(f"can't write the report {str(path)!r}: {error.strerror or error}") from error
 

@@ -102,6 +102,11 @@ class Stream(Job, Taker):
         self.captured.close()
         self._ask_source(self.source.interrupt)
 
+    def interrupt_outputs(self) -> None:
+        """Has outputs that wait for a reader give up soon, so that the stream can end."""
+        for outlet in self.outlets:
+            outlet.sink.interrupt()
+
     def run_capture(self, stop: threading.Event) -> None:
         """Reads the source to its end, or until it fails (see `error`), and hands frames to detection."""
         try:

@@ -15,7 +15,7 @@ import pytest
 
 from streamer.config import SourceWishes, StreamConfig
 from streamer.errors import ConfigError
-from streamer.opening import Opener, numbered
+from streamer.opening import Opener
 from tests.fakes import wait_for
 from tests.media import write_clip
 from tests.rtsp_server import RtspServer
@@ -157,14 +157,3 @@ def test_a_source_whose_outputs_are_refused_is_in_nobodys_way(tmp_path: Path) ->
         assert [name for name, _ in plan.sinks] == [str(tmp_path / "c.jsonl")]
         for opened in (plan.source, plan.sinks[0][1]):
             opened.close()
-
-
-@pytest.mark.parametrize(
-    ("output", "wanted"),
-    [
-        ("a.mp4", "a-2.mp4"), ("x/{source}.jsonl", "x/{source}-2.jsonl"), ("x/", "x-2/"), ("null", "null"),
-        ("window", "window"),
-    ],
-)  # fmt: skip
-def test_a_second_time_is_numbered(output: str, wanted: str) -> None:
-    assert numbered(output, 2) == wanted

@@ -10,8 +10,9 @@ from pathlib import Path
 from streamer.errors import ConfigError, nearest, short
 from streamer.sinks.base import Sink as Sink
 from streamer.sinks.base import StopRequested as StopRequested
-from streamer.sinks.files import safe_name, same_file
+from streamer.sinks.files import is_device, safe_name, same_file
 from streamer.sinks.options import DEFAULT_SINK_OPTIONS, SinkOptions
+from streamer.sinks.paths import OutputPaths
 from streamer.sources.base import SourceInfo
 from streamer.sources.uri import PICTURE_SUFFIXES, is_pattern, local_path, redact, scheme_of
 
@@ -22,7 +23,12 @@ _KNOWN = f"window, null, a file ending in {', '.join(VIDEO_ENDINGS)} or {LINES_E
 
 
 def open_sink(
-    uri: str, source: SourceInfo, *, labels: Sequence[str], options: SinkOptions = DEFAULT_SINK_OPTIONS
+    uri: str,
+    source: SourceInfo,
+    *,
+    labels: Sequence[str],
+    options: SinkOptions = DEFAULT_SINK_OPTIONS,
+    paths: OutputPaths | None = None,
 ) -> Sink:
     """Opens an output for the frames of one source.
 
@@ -32,9 +38,12 @@ def open_sink(
         source: what will be written: its name, frame rate, and the file whose audio is copied.
         labels: the model's class names, by class id.
         options: wishes for recordings; other outputs take no notice.
+        paths: those that the run has begun to write: such a path isn't written again, its name gets a number. None is
+            a run of its own, which replaces what is there.
 
     Raises:
-        ConfigError: if `uri` is none of these, or is the source itself, or would delete it with old segments.
+        ConfigError: if `uri` is none of these, or is the source itself, or would delete it with old segments, or if
+            another run is writing it.
         SinkError: if the output can't be written, or there is no display for a window.
     """
     if uri == "null":
@@ -50,18 +59,18 @@ def open_sink(
     if _is_folder(uri, path):
         from streamer.sinks.images import ImagesSink
 
-        return ImagesSink(path)
+        return ImagesSink(path, paths=paths)
     if path.suffix.lower() == LINES_ENDING:
         from streamer.sinks.jsonl import JsonlSink
 
-        return JsonlSink(path, labels, live=source.live)
+        return JsonlSink(path, labels, live=source.live, paths=paths)
     if options.segment_s is not None:
         from streamer.sinks.segments import SegmentsSink
 
-        return SegmentsSink(path, source, options.segment_s, options.retain)
+        return SegmentsSink(path, source, options.segment_s, options.retain, paths=paths)
     from streamer.sinks.video import VideoSink
 
-    return VideoSink(path, source)
+    return VideoSink(path, source, paths=paths)
 
 
 def refuse_conflicts(
@@ -70,14 +79,22 @@ def refuse_conflicts(
     *,
     tiled: bool = True,
     own: Mapping[str, Sequence[str]] | None = None,
+    read: Sequence[SourceInfo] = (),
+    inputs: Mapping[Path, str] | None = None,
+    report: Path | None = None,
+    options: SinkOptions = DEFAULT_SINK_OPTIONS,
 ) -> None:
-    """Makes sure that no two outputs of a run are one file or folder, and that none is what any source reads.
+    """Makes sure that no two outputs of a run are one file or folder, and that none is anything that the run reads.
 
     Args:
         uris: the outputs of each source that has none of its own.
         sources: all sources.
         tiled: whether several sources may share a video.
         own: outputs of sources that have their own, by the source's name.
+        read: sources that the run has read before.
+        inputs: other files that the run reads, and what each is, such as ``the model``.
+        report: the report's file: it may be none of all these either.
+        options: wishes for recordings: where old segments are deleted, no source may be one.
 
     Raises:
         ConfigError: if it is so, or several sources can't share an output.
@@ -95,19 +112,24 @@ def refuse_conflicts(
                 raise ConfigError(f"several sources can't share {uri!r}: write {{source}} into its name{way}")
             writers = common[:1]
         wanted.append((uri, writers))
-    taken: set[str] = set()
-    for uri, writers in wanted:
-        if uri in _WORDS:
-            continue
-        for source in writers:
-            path = _path(uri, source)
-            for other in sources:
-                if _holds_source(path, _is_folder(uri, path), other):
-                    raise ConfigError(f"output {str(path)!r} is also the source {other.uri!r}; choose another")
-            real = os.path.realpath(path)
-            if real in taken:
+    outputs = [(_path(uri, source), uri) for uri, writers in wanted if uri not in _WORDS for source in writers]
+    taken: list[Path] = []
+    for path, uri in outputs:
+        for other in (*sources, *read):
+            _refuse_source(path, uri, other, options)
+        _refuse_input(path, f"output {str(path)!r}", inputs or {})
+        if not is_device(path):
+            if any(same_file(path, one) for one in taken):
                 raise ConfigError(f"two outputs are {str(path)!r}: leave one out, or name the sources, as in door=URI")
-            taken.add(real)
+            taken.append(path)
+    if report is not None and not is_device(report):
+        shown = f"the report {str(report)!r}"
+        for other in (*sources, *read):
+            if _holds_source(report, False, other):
+                raise ConfigError(f"{shown} is also the source {other.uri!r}; choose another")
+        _refuse_input(report, shown, inputs or {})
+        if any(same_file(report, path) for path in taken):
+            raise ConfigError(f"{shown} is also an output; choose another")
 
 
 def is_shared_video(uri: str) -> bool:
@@ -118,6 +140,11 @@ def is_shared_video(uri: str) -> bool:
 def is_video(uri: str) -> bool:
     """Whether an output is a video file, as opposed to a folder, a window and so on."""
     return Path(uri).suffix.lower() in VIDEO_ENDINGS and not _is_folder(uri, Path(uri).expanduser())
+
+
+def is_segmented(uri: str) -> bool:
+    """Whether an output is one that is written in segments where they are asked for."""
+    return is_video(uri)
 
 
 def refuse_overwriting_source(uri: str, source: SourceInfo, options: SinkOptions = DEFAULT_SINK_OPTIONS) -> None:
@@ -135,15 +162,7 @@ def refuse_overwriting_source(uri: str, source: SourceInfo, options: SinkOptions
         return
     path = _path(uri, source)
     _check_kind(uri, path)
-    if _holds_source(path, _is_folder(uri, path), source):
-        raise ConfigError(f"output {uri!r} is also the source {source.uri!r}; choose another")
-    if options.retain is not None and source.path is not None and is_video(uri):
-        from streamer.sinks.segments import segment_names
-
-        if segment_names(path).fullmatch(source.path.name) and same_file(source.path.parent, path.parent):
-            raise ConfigError(
-                f"source {source.uri!r} is an old segment of the output {str(path)!r}; choose another output"
-            )
+    _refuse_source(path, uri, source, options)
 
 
 def default_output() -> tuple[str, str]:
@@ -177,6 +196,25 @@ def _holds_source(path: Path, is_folder: bool, source: SourceInfo) -> bool:
         return any(same_file(folder, path) for folder in {Path(match).parent for match in matches})
     is_picture = source.path.suffix.lower() in PICTURE_SUFFIXES
     return same_file(path, source.path) or (is_folder and is_picture and same_file(path, source.path.parent))
+
+
+def _refuse_source(path: Path, uri: str, source: SourceInfo, options: SinkOptions) -> None:
+    """Raises ConfigError where writing to `path`, or deleting old segments there, would take what the source reads."""
+    if _holds_source(path, _is_folder(uri, path), source):
+        raise ConfigError(f"output {str(path)!r} is also the source {source.uri!r}; choose another")
+    if options.retain is not None and source.path is not None and is_segmented(uri):
+        from streamer.sinks.segments import segment_names
+
+        if segment_names(path).fullmatch(source.path.name) and same_file(source.path.parent, path.parent):
+            raise ConfigError(
+                f"source {source.uri!r} is an old segment of the output {str(path)!r}; choose another output"
+            )
+
+
+def _refuse_input(path: Path, shown: str, inputs: Mapping[Path, str]) -> None:
+    for file, what in inputs.items():
+        if same_file(path, file):
+            raise ConfigError(f"{shown} is also {what} {str(file)!r}; choose another")
 
 
 def _check_kind(uri: str, path: Path) -> None:

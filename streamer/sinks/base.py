@@ -46,6 +46,9 @@ class Sink(abc.ABC):
             StopRequested: when the person at the output asked the run to end.
         """
 
+    def interrupt(self) -> None:  # noqa: B027 - most outputs wait for nothing
+        """Has a `write` that waits for somebody to read give up soon with `SinkError`; from any thread."""
+
     @property
     def lingers(self) -> bool:
         """True when the person at the output still looks: the run then ends only by `poll` or a stop."""

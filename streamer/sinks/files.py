@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import logging
+import os
 import re
+import stat
+import tempfile
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from streamer.errors import SinkError
+from streamer.errors import ConfigError, SinkError
 from streamer.frame import Frame
 
 log = logging.getLogger(__name__)
@@ -27,28 +32,111 @@ def same_file(one: Path, other: Path) -> bool:
         return one.resolve() == other.resolve()
 
 
-def check_writable(path: Path) -> None:
-    """Makes sure that a file can be written at `path`, keeping what is there, and says when it will be replaced.
+def is_special(path: Path) -> bool:
+    """Whether a pipe, a device or a socket is at `path`, links followed: what is written there isn't kept."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def is_device(path: Path) -> bool:
+    """Whether a device such as ``/dev/null`` is at `path`, links followed: any number of outputs may write there."""
+    try:
+        return stat.S_ISCHR(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def behind_link(path: Path) -> Path:
+    """Returns where a link leads, be it to nothing; a path that is no link stays as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def check_folder(path: Path, shown: str | None = None) -> None:
+    """Makes sure that a new file can be made where `path` is to be.
+
+    Args:
+        path: the file.
+        shown: what an error calls it; None is its path.
 
     Raises:
         SinkError: if it can't.
     """
+    shown = shown or str(path)
     if not path.parent.is_dir():
-        raise SinkError(
-            f"can't write {path}: there is no folder {path.parent}; make it first, or choose another output"
-        )
+        raise SinkError(f"can't write {shown}: there is no folder {path.parent}; make it first, or choose another")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise SinkError(f"can't write {shown}: {reason(error)}; choose another") from error
+
+
+def check_writable(path: Path) -> None:
+    """Makes sure that a file can be written at `path`, keeping what is there, and says when it will be replaced.
+
+    A link is followed, be it to a file that isn't there yet.
+
+    Raises:
+        ConfigError: if another run is writing it.
+        SinkError: if it can't be written.
+    """
     if path.is_dir():
         raise SinkError(f"can't write {path}: it is a folder; choose another name, or end it with '/' for pictures")
-    existed = path.exists()
+    if not path.exists():
+        check_folder(behind_link(path))
+        return
     try:
-        with path.open("ab"):
-            pass
-        if not existed:
-            path.unlink()
+        os.close(open_file(path, os.O_WRONLY))
+    except BlockingIOError as error:
+        raise ConfigError(f"can't write {path}: {reason(error)}; choose another output") from None
     except OSError as error:
         raise SinkError(f"can't write {path}: {reason(error)}; choose another output") from error
-    if existed:
-        log.warning("replacing %s", path)
+    log.warning("replacing %s", path)
+
+
+def open_file(path: Path, flags: int) -> int:
+    """Opens a file and locks it for as long as it is open; what it holds stays.
+
+    Args:
+        path: the file.
+        flags: as `os.open` takes them; with ``O_EXCL`` nothing may be there, not even a link.
+
+    Returns:
+        The descriptor; other programs that this one starts don't get it.
+
+    Raises:
+        BlockingIOError: if another run has locked the file.
+        OSError: if it can't be opened.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        _lock(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Locks an open file where its file system can do that; the lock goes with the descriptor."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(errno.EWOULDBLOCK, "another run is writing it") from None
+    except OSError as error:
+        _say_unlocked(path.parent, reason(error))
+
+
+@functools.lru_cache(maxsize=64)  # once a folder
+def _say_unlocked(folder: Path, why: str) -> None:
+    log.warning("files in %s can't be locked (%s): see that no other run writes them", folder, why)
 
 
 def captured_utc(frame: Frame) -> datetime:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import cv2
@@ -13,7 +12,9 @@ from streamer.errors import SinkError
 from streamer.frame import Frame
 from streamer.sinks.base import Sink
 from streamer.sinks.files import reason, safe_name
+from streamer.sinks.paths import OutputPaths
 from streamer.sources.uri import PICTURE_SUFFIXES
+from streamer.whole_file import new_file_beside
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +25,21 @@ class ImagesSink(Sink):
     Other frames are called ``SOURCE_000123.jpg`` after their index. A file appears whole or not at all.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, paths: OutputPaths | None = None) -> None:
         """Makes the folder if it isn't there.
 
+        Args:
+            folder: the folder.
+            paths: those of the run; None is a run of its own.
+
         Raises:
+            ConfigError: if another run is writing pictures there.
             SinkError: if the folder can't be made or written into.
         """
-        self._folder = folder
+        self._claim = (paths or OutputPaths()).claim_folder(folder)
+        self._folder = self._claim.path
         self._names: set[str] = set()
         self._said = False
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            missing = f"there is no folder {folder.parent}" if not folder.parent.is_dir() else reason(error)
-            raise SinkError(f"can't make the folder {folder}: {missing}; choose another output") from error
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise SinkError(f"can't write into {folder}: permission denied; choose another output")
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Writes the frame's picture, which must have the boxes drawn on it already.
@@ -51,19 +51,22 @@ class ImagesSink(Sink):
         if path.exists() and not self._said:
             self._said = True
             log.warning("replacing pictures in %s, the first is %s", self._folder, path.name)
-        part = path.with_name(f".{path.name}.part")
         try:
             encoded, content = cv2.imencode(path.suffix, frame.image)
             if not encoded:
                 raise SinkError(f"can't encode {path}; give the source's picture another format")
-            part.write_bytes(content.data)
-            part.replace(path)
+            partial = new_file_beside(path)
+            try:
+                partial.write_bytes(content.data)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
         except (OSError, cv2.error) as error:
-            part.unlink(missing_ok=True)
             raise SinkError(f"can't write {path}: {reason(error)}; the pictures before are complete") from error
 
     def close(self) -> None:
-        """Does nothing: each picture was finished when it was written."""
+        """Lets other runs have the folder: each picture was finished when it was written."""
+        self._claim.close()
 
     @property
     def written(self) -> tuple[Path, ...]:

@@ -13,7 +13,9 @@ from streamer.detections import Detections
 from streamer.errors import SinkError
 from streamer.frame import Frame
 from streamer.sinks.base import Sink
-from streamer.sinks.files import captured_utc, check_writable, reason
+from streamer.sinks.files import captured_utc, reason
+from streamer.sinks.lines import Pipe, open_lines
+from streamer.sinks.paths import OutputPaths
 
 
 class JsonlSink(Sink):
@@ -27,25 +29,30 @@ class JsonlSink(Sink):
 
     needs_pixels = False
 
-    def __init__(self, path: Path, labels: Sequence[str], *, live: bool = False) -> None:
-        """Opens `path`, replacing what it holds.
+    def __init__(
+        self, path: Path, labels: Sequence[str], *, live: bool = False, paths: OutputPaths | None = None
+    ) -> None:
+        """Opens `path`, replacing what it holds; a pipe that is there gets the lines once it has a reader.
 
         Args:
             path: the file.
             labels: the model's class names, by class id.
             live: whether the source is live, so that the time of day means something.
+            paths: those of the run; None is a run of its own.
 
         Raises:
+            ConfigError: if another run is writing it.
             SinkError: if it can't be written.
         """
-        check_writable(path)
-        self._path = path
+        self._claim = (paths or OutputPaths()).claim_file(path)
+        self._path = self._claim.path
         self._labels = tuple(labels)
         self._live = live
         try:
-            self._file = path.open("w", encoding="utf-8", buffering=1)
+            self._lines = open_lines(self._claim)
         except OSError as error:
-            raise SinkError(f"can't write {path}: {reason(error)}; choose another output") from error
+            self._claim.close()
+            raise SinkError(f"can't write {self._path}: {reason(error)}; choose another output") from error
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Appends the frame's line.
@@ -71,7 +78,7 @@ class JsonlSink(Sink):
             ],
         }
         try:
-            self._file.write(_encode(line) + "\n")
+            self._lines.write(_encode(line) + "\n")
         except OSError as error:
             raise self._broken(error) from error
         except ValueError as error:
@@ -84,9 +91,16 @@ class JsonlSink(Sink):
             SinkError: if its last line can't be written.
         """
         try:
-            self._file.close()
+            self._lines.close()
         except OSError as error:
             raise self._broken(error) from error
+        finally:
+            self._claim.close()
+
+    def interrupt(self) -> None:
+        """Has a `write` that waits for the reader of a pipe give up soon."""
+        if isinstance(self._lines, Pipe):
+            self._lines.interrupt()
 
     @property
     def written(self) -> tuple[Path, ...]:

@@ -14,7 +14,7 @@ from streamer.errors import SinkError
 from streamer.frame import Frame
 from streamer.sinks.audio import Sound, SoundCopy, exact
 from streamer.sinks.encoder import VideoEncoder
-from streamer.sinks.files import reason
+from streamer.sinks.files import behind_link, reason
 from streamer.sinks.recoverable import RecoverableFile
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ class Recording:
         if self._is_playable:
             return SinkError(f"{self.path} broke off: {reason(cause)}; what it holds can be played")
         self.is_kept = False
-        self.path.unlink(missing_ok=True)
+        behind_link(self.path).unlink(missing_ok=True)
         return SinkError(f"can't write {self.path}: {reason(cause)}; nothing was kept")
 
     def _hold(self, packet: av.Packet[av.VideoStream]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from streamer.sinks.files import open_file
+
 
 class RecoverableFile:
     """The file object that a muxer writes through.
@@ -18,13 +20,16 @@ class RecoverableFile:
     """
 
     def __init__(self, path: Path, *, replace: bool = True) -> None:
-        """Opens `path`, replacing what it holds.
+        """Opens `path`, replacing what it holds, and locks it.
 
         Raises:
             FileExistsError: if there is something, be it a link, and `replace` is False.
+            BlockingIOError: if another run is writing it.
             OSError: if it can't be written.
         """
-        self._file = path.open("wb+" if replace else "xb+", buffering=0)
+        descriptor = open_file(path, os.O_RDWR | os.O_CREAT | (0 if replace else os.O_EXCL))
+        self._file = os.fdopen(descriptor, "wb+", buffering=0)
+        self._file.truncate(0)
         self._kept_bytes = 0
         self._undo: list[tuple[int, bytes]] = []
         self.error: OSError | None = None

@@ -7,15 +7,16 @@ import os
 import re
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from streamer.detections import Detections
 from streamer.frame import Frame
 from streamer.sinks.audio import Sound, open_sound
 from streamer.sinks.base import Sink
-from streamer.sinks.files import captured_utc, check_writable, reason
+from streamer.sinks.files import captured_utc, reason
 from streamer.sinks.options import Retention
+from streamer.sinks.paths import OutputPaths
 from streamer.sinks.recording import Recording
 from streamer.sources.base import SourceInfo
 
@@ -38,7 +39,15 @@ class SegmentsSink(Sink):
     captured. Later segments of a run have later names, also when the clock is set back; no file is replaced.
     """
 
-    def __init__(self, path: Path, source: SourceInfo, length_s: float, retain: Retention | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: SourceInfo,
+        length_s: float,
+        retain: Retention | None = None,
+        *,
+        paths: OutputPaths | None = None,
+    ) -> None:
         """Checks that segments can be written.
 
         Args:
@@ -46,12 +55,14 @@ class SegmentsSink(Sink):
             source: what is recorded: its frame rate, and the file whose audio is copied.
             length_s: a segment's length in seconds.
             retain: which segments are kept; None keeps all.
+            paths: those of the run; None is a run of its own.
 
         Raises:
-            SinkError: if they can't.
+            ConfigError: if another run is writing segments of that name.
+            SinkError: if they can't be written.
         """
-        check_writable(segment_path(path, datetime.now(timezone.utc)))
-        self._path = path
+        self._claim = (paths or OutputPaths()).claim_series(path)
+        self._path = path = self._claim.path
         self._source = source
         self._length_s = length_s
         self._shelf = Shelf(path, retain) if retain is not None else None
@@ -91,6 +102,7 @@ class SegmentsSink(Sink):
             SinkError: if it can't be finished. What was written before can be played.
         """
         if self._recording is None:
+            self._claim.close()
             return
         try:
             self._recording.finish()
@@ -98,6 +110,7 @@ class SegmentsSink(Sink):
             if self._sound is not None:
                 self._sound.close()
             self._tidy(self._recording.path)
+            self._claim.close()
 
     @property
     def written(self) -> tuple[Path, ...]:

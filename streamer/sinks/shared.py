@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from streamer.sinks import is_shared_video, open_sink, refuse_conflicts, refuse_overwriting_source
 from streamer.sinks.base import Sink
 from streamer.sinks.options import DEFAULT_SINK_OPTIONS, SinkOptions
+from streamer.sinks.paths import OutputPaths
 from streamer.sources.base import SourceInfo
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class SharedOutputs:
         layout: Literal["tiled", "separate"] = "tiled",
         options: SinkOptions = DEFAULT_SINK_OPTIONS,
         by_clock: bool = False,
+        paths: OutputPaths | None = None,
     ) -> None:
         """Opens what is shared.
 
@@ -45,6 +47,7 @@ class SharedOutputs:
             layout: whether there are shared outputs.
             options: wishes for recordings.
             by_clock: whether tiled videos go by the clock, as they do with a live source; else by the pictures' times.
+            paths: those that the run has begun to write.
 
         Raises:
             ConfigError: if outputs are in each other's way, or in a source's, or can't be shared.
@@ -52,7 +55,8 @@ class SharedOutputs:
         """
         is_tiled = layout == "tiled" and len(sources) > 1
         refuse_conflicts(outputs, sources, tiled=layout == "tiled")
-        self._labels, self._options = labels, options
+        self._labels, self._options, self._by_clock = labels, options, by_clock
+        self._paths = paths or OutputPaths()
         self._tiled: dict[str, TiledWindow | TiledVideo] = {}
         try:
             for output in dict.fromkeys(outputs) if is_tiled else ():
@@ -61,26 +65,26 @@ class SharedOutputs:
 
                     self._tiled[output] = TiledWindow()
                 elif is_shared_video(output):
-                    self._tiled[output] = self._tiled_video(output, sources, by_clock=by_clock)
+                    self._tiled[output] = self._tiled_video(output, sources)
         except BaseException:
             self.close()
             raise
 
-    def shares(self, output: str) -> bool:
-        """Whether an output is one for all."""
-        return output in self._tiled
-
     def open(self, output: str, source: SourceInfo) -> Sink:
         """Opens one of the outputs for one source; it is the caller's to close.
 
+        A tiled video that has ended with its last source isn't gone on with: another is begun beside it.
+
         Raises:
             ConfigError: if it is the source itself, or would delete it with old segments.
-            SinkError: if it can't be written, or is a tiled video that has ended with its last source.
+            SinkError: if it can't be written.
         """
         tiled = self._tiled.get(output)
         if tiled is None:
-            return open_sink(output, source, labels=self._labels, options=self._options)
+            return open_sink(output, source, labels=self._labels, options=self._options, paths=self._paths)
         refuse_overwriting_source(output, source, self._options)
+        if tiled.is_over:
+            tiled = self._tiled[output] = self._tiled_video(output, [source])
         return tiled.pane(source)
 
     def remove(self, name: str) -> None:
@@ -100,12 +104,12 @@ class SharedOutputs:
         for tiled in self._tiled.values():
             tiled.close()
 
-    def _tiled_video(self, output: str, sources: Sequence[SourceInfo], *, by_clock: bool) -> TiledVideo:
+    def _tiled_video(self, output: str, sources: Sequence[SourceInfo]) -> TiledVideo:
         from streamer.sinks.tiled_video import TiledVideo
 
         rates = [source.fps for source in sources if source.fps]
         fps = min(_MOST_FPS, max(rates, default=_USUAL_FPS))
         live = any(source.live for source in sources)
         info = SourceInfo(Path(output).stem, "tiles", fps=fps, live=live)
-        recording = open_sink(output, info, labels=self._labels, options=self._options)
-        return TiledVideo(recording, fps, by_clock=by_clock or live)
+        recording = open_sink(output, info, labels=self._labels, options=self._options, paths=self._paths)
+        return TiledVideo(recording, fps, by_clock=self._by_clock or live)

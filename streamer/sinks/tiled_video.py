@@ -64,6 +64,12 @@ class TiledVideo:
         self._is_over = False
         self._error: BaseException | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its last pane has gone, or it was closed: no other can be added."""
+        with self._changed:
+            return self._is_over
+
     def pane(self, source: SourceInfo) -> Sink:
         """Returns the output for one more source. With a live source, the video goes by the clock from now on.
 

@@ -24,7 +24,12 @@ class TiledWindow:
     until the source's first frame, and keeps the last one when the source has ended. The window opens at the first
     `Sink.poll`; the tiles are laid out anew when it is resized, and when a source comes or is removed. Everything but
     `pane` and `remove` happens on the main thread.
+
+    Attributes:
+        is_over: always False: a pane can be added at any time.
     """
+
+    is_over = False
 
     def __init__(self) -> None:
         """Opens nothing yet.

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from streamer.detections import Detections
+from streamer.errors import SinkError
 from streamer.frame import Frame
 from streamer.sinks.audio import Sound, open_sound
 from streamer.sinks.base import Sink
-from streamer.sinks.files import check_writable
+from streamer.sinks.files import is_special, reason
+from streamer.sinks.paths import OutputPaths
 from streamer.sinks.recording import Recording
 from streamer.sources.base import SourceInfo
 
@@ -19,18 +21,22 @@ class VideoSink(Sink):
     The file is made when the first frame comes; until then a file that is to be replaced stays.
     """
 
-    def __init__(self, path: Path, source: SourceInfo) -> None:
+    def __init__(self, path: Path, source: SourceInfo, *, paths: OutputPaths | None = None) -> None:
         """Checks that `path` can be written.
 
         Args:
             path: its ending is one of .mp4, .mov, .mkv, .avi.
             source: what is recorded: its frame rate, and the file whose audio is copied.
+            paths: those of the run; None is a run of its own.
 
         Raises:
-            SinkError: if it can't.
+            ConfigError: if another run is writing it.
+            SinkError: if it can't be written.
         """
-        check_writable(path)
-        self._path = path
+        if is_special(path):
+            raise SinkError(f"can't write {path}: a video needs a file, not a pipe or a device; choose another output")
+        self._claim = (paths or OutputPaths()).claim_file(path)
+        self._path = self._claim.path
         self._source = source
         self._sound: Sound | None = None
         self._recording: Recording | None = None
@@ -43,7 +49,7 @@ class VideoSink(Sink):
         """
         if self._recording is None:
             self._sound = open_sound(self._source.path)
-            self._recording = Recording(self._path, frame, self._source.fps, self._sound)
+            self._recording = self._begin(frame)
         self._recording.add(frame)
 
     def close(self) -> None:
@@ -58,8 +64,15 @@ class VideoSink(Sink):
         finally:
             if self._sound is not None:
                 self._sound.close()
+            self._claim.close()
 
     @property
     def written(self) -> tuple[Path, ...]:
         """The file, once it has a frame."""
         return (self._path,) if self._recording is not None and self._recording.is_kept else ()
+
+    def _begin(self, frame: Frame) -> Recording:
+        try:
+            return Recording(self._path, frame, self._source.fps, self._sound, replace=self._claim.replaces)
+        except FileExistsError as error:
+            raise SinkError(f"can't write {self._path}: {reason(error)}; choose another output") from error

@@ -1,0 +1,108 @@
+"""Where lines of text are written: a file, a device, or a pipe."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import stat
+import threading
+import time
+from pathlib import Path
+from typing import Protocol
+
+from streamer.sinks.files import is_special, open_file
+from streamer.sinks.paths import Claim
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.05
+_GRACE_S = 2.0
+
+
+class Lines(Protocol):
+    """Something that takes lines, each at once."""
+
+    def write(self, text: str) -> object:
+        """Writes a line, its end included; raises OSError if it can't."""
+
+    def close(self) -> None:
+        """Closes it; raises OSError if that fails."""
+
+
+def open_lines(claim: Claim) -> Lines:
+    """Opens what was claimed, empty; a pipe waits for its reader in the first `write`.
+
+    Raises:
+        OSError: if it can't be opened; FileExistsError if there is something that may not be replaced.
+    """
+    path = claim.path
+    if not is_special(path):
+        flags = os.O_CREAT if claim.replaces else os.O_CREAT | os.O_EXCL
+        descriptor = open_file(path, os.O_WRONLY | flags)
+        os.ftruncate(descriptor, 0)
+    elif stat.S_ISFIFO(path.stat().st_mode):
+        return Pipe(path)
+    else:
+        descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NOCTTY", 0))
+    return os.fdopen(descriptor, "w", encoding="utf-8", buffering=1)
+
+
+class Pipe:
+    """A named pipe: its lines wait for a reader, and for one that reads slowly, until `interrupt`."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens nothing yet."""
+        self._path = path
+        self._descriptor: int | None = None
+        self._interrupted = threading.Event()
+        self._interrupted_s = 0.0
+
+    def write(self, text: str) -> None:
+        """Writes a line, once the reader takes it.
+
+        Raises:
+            BrokenPipeError: if the reader has gone.
+            OSError: if there is no reader, or it takes nothing, and `interrupt` was called.
+        """
+        if self._descriptor is None:
+            self._descriptor = self._connect()
+        data = text.encode()
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                self._wait_for_room(self._descriptor)
+
+    def interrupt(self) -> None:
+        """Has a `write` that waits give up: at once without a reader, after two seconds if one takes nothing."""
+        self._interrupted_s = time.monotonic()
+        self._interrupted.set()
+
+    def close(self) -> None:
+        """Closes it: the reader reads to the end. Safe to call twice."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+    def _connect(self) -> int:
+        is_said = False
+        while True:
+            try:
+                return os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+            if not is_said:
+                is_said = True
+                log.warning("waiting for a reader of the pipe %s", self._path)
+            if self._interrupted.wait(_LOOK_S):
+                raise OSError(errno.ENXIO, "nothing reads the pipe")
+
+    def _wait_for_room(self, descriptor: int) -> None:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        while not poll.poll(_LOOK_S * 1000):
+            if self._interrupted.is_set() and time.monotonic() - self._interrupted_s > _GRACE_S:
+                raise OSError(errno.ETIMEDOUT, "its reader takes nothing more")

@@ -1,0 +1,222 @@
+"""The paths that a run writes: none twice in one run, and none that another run is writing."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from streamer.closing import Closing
+from streamer.errors import ConfigError, SinkError
+from streamer.sinks.files import behind_link, check_folder, check_writable, is_special, reason, same_file
+
+log = logging.getLogger(__name__)
+
+
+class Claim(Closing):
+    """A path that one output may write. Closing it lets other runs have it; this run never takes it again.
+
+    Attributes:
+        path: what to write. Where the run has written the wanted path before, its name has a number.
+        replaces: whether what is at `path` may be replaced; a path with a number must be new.
+    """
+
+    def __init__(self, path: Path, release: Callable[[], None] | None = None, *, replaces: bool = True) -> None:
+        self.path = path
+        self.replaces = replaces
+        self._release = release
+
+    def close(self) -> None:
+        """Lets other runs have the path. Safe to call twice."""
+        if self._release is not None:
+            self._release()
+
+
+class OutputPaths:
+    """Every path that a run has begun to write, by where it really leads. Its methods may be called on any thread.
+
+    A file or a folder is claimed once in a run, whatever becomes of it. A later claim of the same path, of a link or of
+    a hard link to it gets the next free number instead: ``out-2.mp4`` for ``out.mp4``. What nobody named, such a
+    number, never replaces a file that is there.
+    """
+
+    def __init__(self) -> None:
+        """Has no path yet."""
+        self._lock = threading.Lock()
+        self._had: list[Path] = []
+        self._open_series: set[Path] = set()
+
+    def claim_file(self, path: Path) -> Claim:
+        """Claims a file. A pipe or a device that is there already is neither locked nor numbered.
+
+        Raises:
+            ConfigError: if another run is writing it.
+            SinkError: if it can't be written.
+        """
+        return Claim(path) if is_special(path) else self._claim(path, _take_file)
+
+    def claim_folder(self, path: Path) -> Claim:
+        """Claims a folder for pictures, and makes it if it isn't there.
+
+        Raises:
+            ConfigError: if another run is writing pictures there.
+            SinkError: if it can't be made or written into.
+        """
+        return self._claim(path, _take_folder)
+
+    def claim_series(self, path: Path) -> Claim:
+        """Claims what segments are named after. Each is a new file, so a later output may go on with a series.
+
+        Raises:
+            ConfigError: if another run is writing segments of that name.
+            SinkError: if there is no such folder, or it can't be written into.
+        """
+        path = behind_link(path)
+        with self._lock:
+            place, number = path, 1
+            while _real(place) in self._open_series:
+                number += 1
+                place = numbered(path, number)
+            real = _real(place)
+            check_folder(place)
+            lock = PathLock(place, "segments")
+            self._open_series.add(real)
+        if place != path:
+            log.warning("another source is writing %s: writing %s", path, place)
+
+        def release() -> None:
+            lock.close()
+            with self._lock:
+                self._open_series.discard(real)
+
+        return Claim(place, release, replaces=False)
+
+    def claim_report(self, path: Path) -> Claim:
+        """Claims the file of the report, which is put in place whole at the end of the run.
+
+        Raises:
+            ConfigError: if it is a folder, holds anything but a report, or another run is to write it.
+            SinkError: if it can't be written.
+        """
+        if is_special(path):
+            return Claim(path)
+        shown = f"the report {str(path)!r}"
+        if path.is_dir():
+            raise ConfigError(f"{shown} is a folder; choose another name")
+        check_folder(behind_link(path), shown)
+        if not _may_become_report(path):
+            raise ConfigError(f"{shown} is there and is no report; choose another name, or remove it first")
+        with self._lock:
+            lock = PathLock(path)
+            self._had.append(_real(path))
+        return Claim(path, lock.close)
+
+    def _claim(self, path: Path, take: Callable[[Path, bool], PathLock]) -> Claim:
+        with self._lock:
+            place, number = path, 1
+            while self._has_had(place) or (number > 1 and os.path.lexists(place)):
+                number += 1
+                place = numbered(path, number)
+            replaces = number == 1
+            lock = take(place, replaces)
+            self._had.append(_real(place))
+        if not replaces:
+            log.warning("this run has written %s before: writing %s", path, place)
+        return Claim(place, lock.close, replaces=replaces)
+
+    def _has_had(self, path: Path) -> bool:
+        return _real(path) in self._had or any(same_file(path, had) for had in self._had)
+
+
+class PathLock(Closing):
+    """Keeps a path to one run on this machine until it is closed or the process ends, however that ends.
+
+    The lock is a socket's name in Linux's abstract namespace: it takes no file, whatever the folder allows, and nothing
+    can be left behind. Elsewhere, and between containers, a file is locked only while it is open.
+    """
+
+    def __init__(self, path: Path, kind: str = "file") -> None:
+        """Takes the lock.
+
+        Args:
+            path: a file, be it there or not, or a folder that is there.
+            kind: paths of different kinds are in nobody's way.
+
+        Raises:
+            ConfigError: if another run has it.
+        """
+        self._socket: socket.socket | None = None
+        if sys.platform != "linux":
+            return
+        taken = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            taken.bind(_lock_name(path, kind))
+        except OSError as error:
+            taken.close()
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(f"can't write {path}: another run is writing it; choose another output") from None
+            log.debug("can't lock %s: %s", path, reason(error))
+            return
+        self._socket = taken
+
+    def close(self) -> None:
+        """Lets the path go. Safe to call twice."""
+        if self._socket is not None:
+            self._socket.close()
+
+
+def numbered(path: Path, number: int) -> Path:
+    """Returns a path with a number in its name: ``door-2.mp4`` for ``door.mp4``."""
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _take_file(path: Path, replaces: bool) -> PathLock:
+    lock = PathLock(path)
+    try:
+        check_writable(path)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _take_folder(path: Path, replaces: bool) -> PathLock:
+    try:
+        behind_link(path).mkdir(exist_ok=replaces)
+    except OSError as error:
+        missing = f"there is no folder {path.parent}" if not path.parent.is_dir() else reason(error)
+        raise SinkError(f"can't make the folder {path}: {missing}; choose another output") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise SinkError(f"can't write into {path}: permission denied; choose another output")
+    return PathLock(path)
+
+
+def _may_become_report(path: Path) -> bool:
+    """Whether there is nothing yet, an empty file, or a report of an earlier run."""
+    try:
+        with path.open("rb") as file:
+            return re.match(rb'\s*(\{\s*"engine"|\Z)', file.read(200)) is not None
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def _lock_name(path: Path, kind: str) -> bytes:
+    """Returns a name that is the same for every path that leads to one place."""
+    real = _real(path)
+    folder, name = (real, "") if real.is_dir() else (real.parent, real.name)
+    place = folder.stat()
+    key = f"{kind}\n{place.st_dev}\n{place.st_ino}\n{name}"
+    return b"\0nanodet-streamer-" + hashlib.sha256(os.fsencode(key)).hexdigest().encode()
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))

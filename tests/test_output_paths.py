@@ -1,0 +1,502 @@
+"""What a run may write where: no path twice, none of another run, and nothing that a planted link leads to."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from streamer.config import SourceWishes, StreamConfig
+from streamer.detections import Detections
+from streamer.errors import ConfigError, SinkError
+from streamer.frame import Frame
+from streamer.opening import Opener
+from streamer.plan import StreamPlan
+from streamer.sinks import files, open_sink, refuse_conflicts
+from streamer.sinks.images import ImagesSink
+from streamer.sinks.jsonl import JsonlSink
+from streamer.sinks.options import Retention, SinkOptions
+from streamer.sinks.paths import OutputPaths
+from streamer.sinks.video import VideoSink
+from streamer.sources.base import SourceInfo
+from streamer.whole_file import whole_file
+from tests.fakes import wait_for
+from tests.media import picture, write_clip, write_image
+
+NOTHING = Detections.empty()
+ROOT = Path(__file__).parent.parent
+linux = pytest.mark.skipif(sys.platform != "linux", reason="runs lock paths that aren't open only on Linux")
+
+
+def frame(number: int = 0, source: str = "door") -> Frame:
+    return Frame(picture(number), source, number, number / 30, 0.0)
+
+
+def test_a_path_is_claimed_once_whatever_leads_to_it(tmp_path: Path) -> None:
+    paths = OutputPaths()
+    first = paths.claim_file(tmp_path / "out.jsonl")
+    (tmp_path / "out.jsonl").write_text("kept")
+    (tmp_path / "link.jsonl").symlink_to("out.jsonl")
+    (tmp_path / "hard.jsonl").hardlink_to(tmp_path / "out.jsonl")
+    (tmp_path / "ahead.jsonl").symlink_to("later.jsonl")
+    first.close()
+    later = [paths.claim_file(tmp_path / f"{name}.jsonl") for name in ("out", "link", "hard", "out", "ahead", "later")]
+    assert first.replaces
+    assert [claim.path.name for claim in later] == [
+        "out-2.jsonl", "link-2.jsonl", "hard-2.jsonl", "out-3.jsonl", "ahead.jsonl", "later-2.jsonl",
+    ]  # fmt: skip
+    assert [claim.replaces for claim in later] == [False, False, False, False, True, False]
+
+
+def test_a_number_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out-2.jsonl").write_text("somebody's")
+    (tmp_path / "out-3.jsonl").symlink_to("nowhere")
+    paths = OutputPaths()
+    for _ in range(2):
+        with JsonlSink(tmp_path / "out.jsonl", ["thing"], paths=paths) as sink:
+            sink.write(frame(), NOTHING)
+    assert sink.written == (tmp_path / "out-4.jsonl",)
+    assert (tmp_path / "out-2.jsonl").read_text() == "somebody's"
+    assert (tmp_path / "out-3.jsonl").is_symlink()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_number_that_is_taken_meanwhile_replaces_nothing(tmp_path: Path) -> None:
+    paths = OutputPaths()
+    VideoSink(tmp_path / "out.mp4", SourceInfo("a", ""), paths=paths).close()
+    sink = VideoSink(tmp_path / "out.mp4", SourceInfo("b", ""), paths=paths)
+    (tmp_path / "out-2.mp4").write_text("somebody's")
+    with pytest.raises(SinkError, match=r"can't write .*out-2\.mp4: File exists"):
+        sink.write(frame(), NOTHING)
+    assert (tmp_path / "out-2.mp4").read_text() == "somebody's"
+
+
+def test_folders_of_pictures_are_numbered_too(tmp_path: Path) -> None:
+    paths = OutputPaths()
+    (tmp_path / "in-2").mkdir()
+    for _ in range(2):
+        with ImagesSink(tmp_path / "in", paths=paths) as sink:
+            sink.write(frame(), NOTHING)
+    assert sink.written == (tmp_path / "in-3",)
+    assert [len(list((tmp_path / name).iterdir())) for name in ("in", "in-2", "in-3")] == [1, 0, 1]
+
+
+def test_a_series_is_gone_on_with_once_it_is_free(tmp_path: Path) -> None:
+    paths = OutputPaths()
+    with paths.claim_series(tmp_path / "out.mp4") as first, paths.claim_series(tmp_path / "out.mp4") as second:
+        assert [first.path.name, second.path.name] == ["out.mp4", "out-2.mp4"]
+    with paths.claim_series(tmp_path / "out.mp4") as third:
+        assert third.path.name == "out.mp4"
+
+
+@contextmanager
+def another_run(what: str, path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Has another process claim a path until it is killed."""
+    code = (
+        "import sys; from pathlib import Path; from streamer.sinks.paths import OutputPaths\n"
+        "from streamer.sinks.jsonl import JsonlSink\n"
+        "path = Path(sys.argv[2])\n"
+        "held = JsonlSink(path, []) if sys.argv[1] == 'lines' else getattr(OutputPaths(), sys.argv[1])(path)\n"
+        "print('held', flush=True); sys.stdin.read()\n"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, what, str(path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    with run:
+        try:
+            assert run.stdout is not None
+            assert run.stdout.readline() == "held\n"
+            yield run
+        finally:
+            run.kill()
+
+
+@linux
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize("what", ["claim_file", "claim_folder", "claim_series", "claim_report"])
+def test_a_path_belongs_to_one_run_until_that_is_killed(what: str, is_there: bool, tmp_path: Path) -> None:
+    path, link = tmp_path / "out", tmp_path / "link"
+    if is_there:
+        path.mkdir() if what == "claim_folder" else path.touch()
+    link.symlink_to("out")
+    before = {entry.name for entry in tmp_path.iterdir()}
+    with another_run(what, path) as other:
+        for one in (path, link, tmp_path / ".." / tmp_path.name / "out"):
+            with pytest.raises(ConfigError, match="can't write .*: another run is writing it"):
+                getattr(OutputPaths(), what)(one)
+        getattr(OutputPaths(), what)(tmp_path / "other").close()
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        with getattr(OutputPaths(), what)(path) as claim:
+            assert claim.path == path
+    left = {entry.name for entry in tmp_path.iterdir()} - before - {"other"}
+    assert left == ({"out"} if what == "claim_folder" and not is_there else set()), "nothing is left by a lock"
+
+
+def test_a_file_that_is_open_is_locked_under_every_name(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="no locks of open files on this system")
+    path = tmp_path / "out.jsonl"
+    with another_run("lines", path):
+        (tmp_path / "hard.jsonl").hardlink_to(path)
+        with pytest.raises(ConfigError, match=r"hard\.jsonl: another run is writing it"):
+            JsonlSink(tmp_path / "hard.jsonl", [])
+        (tmp_path / "hard.mkv").hardlink_to(path)
+        with pytest.raises(ConfigError, match=r"hard\.mkv: another run is writing it"):
+            VideoSink(tmp_path / "hard.mkv", SourceInfo("a", ""))
+
+
+def test_a_file_that_is_locked_only_later_is_not_emptied(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="no locks of open files on this system")
+    sink = VideoSink(tmp_path / "out.mkv", SourceInfo("a", ""))
+    held = tmp_path / "held.jsonl"
+    with another_run("lines", held):
+        held.write_text("a line\n")
+        (tmp_path / "out.mkv").hardlink_to(held)
+        with pytest.raises(SinkError, match=r"can't write .*out\.mkv: another run is writing it"):
+            sink.write(frame(), NOTHING)
+    assert held.read_text() == "a line\n"
+
+
+def test_where_files_cannot_be_locked_that_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="no locks of open files on this system")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    files._say_unlocked.cache_clear()
+    for name in ("a.jsonl", "b.jsonl"):
+        JsonlSink(tmp_path / name, []).close()
+    assert caplog.messages == [
+        f"files in {tmp_path} can't be locked (No locks available): see that no other run writes them"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_links_of_one_file_are_not_two_outputs(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").touch()
+    two = tmp_path / "two.jsonl"
+    two.hardlink_to(tmp_path / "one.jsonl") if kind == "hard" else two.symlink_to("one.jsonl")
+    with pytest.raises(ConfigError, match="two outputs are"):
+        refuse_conflicts([f"{tmp_path}/one.jsonl", f"{tmp_path}/two.jsonl"], [SourceInfo("a", "")])
+
+
+def test_any_number_of_outputs_go_to_a_device(tmp_path: Path) -> None:
+    for name in ("one.jsonl", "two.jsonl"):
+        (tmp_path / name).symlink_to(os.devnull)
+    refuse_conflicts([f"{tmp_path}/one.jsonl", f"{tmp_path}/two.jsonl"], [SourceInfo("a", "")])
+    with JsonlSink(tmp_path / "one.jsonl", []) as one, JsonlSink(tmp_path / "two.jsonl", []) as two:
+        one.write(frame(), NOTHING)
+        two.write(frame(), NOTHING)
+    assert (tmp_path / "one.jsonl").is_symlink()
+    with pytest.raises(SinkError, match="a video needs a file"):
+        (tmp_path / "video.mp4").symlink_to(os.devnull)
+        VideoSink(tmp_path / "video.mp4", SourceInfo("a", ""))
+
+
+def test_an_output_may_be_none_of_what_the_run_reads(tmp_path: Path) -> None:
+    model, config = tmp_path / "m.jsonl", tmp_path / "c.jsonl"
+    for path in (model, config):
+        path.touch()
+    inputs = {model: "the model", config: "the configuration"}
+    (tmp_path / "link.jsonl").symlink_to(model)
+    with pytest.raises(ConfigError, match=r"output '.*link\.jsonl' is also the model"):
+        refuse_conflicts([f"{tmp_path}/link.jsonl"], [SourceInfo("a", "")], inputs=inputs)
+    with pytest.raises(ConfigError, match=r"the report '.*c\.jsonl' is also the configuration"):
+        refuse_conflicts(["null"], [SourceInfo("a", "")], inputs=inputs, report=config)
+    with pytest.raises(ConfigError, match="the report .* is also an output"):
+        refuse_conflicts([f"{tmp_path}/r.jsonl"], [SourceInfo("a", "")], report=tmp_path / "r.jsonl")
+
+
+def test_no_source_is_deleted_as_an_old_segment_of_another_sources_output(tmp_path: Path) -> None:
+    old = write_clip(tmp_path / "out-20260102T030405.678Z.mp4", frames=2)
+    sources = [SourceInfo("a", "rtsp://a", live=True), SourceInfo("old", str(old), path=old)]
+    keep = SinkOptions(60, Retention(age_s=60))
+    with pytest.raises(ConfigError, match="is an old segment of the output"):
+        refuse_conflicts(["null"], sources, own={"a": [f"{tmp_path}/out.mp4"]}, options=keep)
+
+
+@pytest.mark.parametrize("content", ["x", '{"images": []}', '{"source": "a"}\n', "output: null\n", "\0\1\2"])
+def test_a_report_replaces_only_a_report(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="is there and is no report"):
+        OutputPaths().claim_report(path)
+    for report in ("", " \n", '{\n  "engine": {'):
+        path.write_text(report)
+        OutputPaths().claim_report(path).close()
+    with pytest.raises(ConfigError, match="is a folder"):
+        OutputPaths().claim_report(tmp_path)
+    with pytest.raises(SinkError, match="can't write the report .*there is no folder"):
+        OutputPaths().claim_report(tmp_path / "none" / "r.json")
+
+
+def test_a_whole_file_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "link").symlink_to("big/file")
+    for content in ("one", "two"):
+        with whole_file(tmp_path / "link") as partial:
+            partial.write_text(content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "big" / "file").read_text() == content
+    assert len(list((tmp_path / "big").iterdir())) == 1
+
+
+def test_a_whole_file_takes_no_devices_place(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="isn't a regular file"), whole_file(pipe) as partial:
+        partial.write_text("x")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_temporary_files_follow_no_planted_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in (".door_000000.jpg.part", f".r.json.{os.getpid()}.part", ".nanodet-fore-seen.part"):
+        (folder / name).symlink_to(victim)
+    with ImagesSink(folder) as sink:
+        sink.write(frame(), NOTHING)
+    with whole_file(folder / "r.json") as partial:
+        partial.write_text("report")
+    monkeypatch.setattr("streamer.whole_file.secrets.token_hex", lambda _: "fore-seen")
+    with pytest.raises(FileExistsError), whole_file(folder / "r.json") as partial:
+        partial.write_text("report")
+    assert victim.read_text() == "kept"
+
+
+def test_a_picture_takes_a_links_place_and_leaves_what_it_leads_to(tmp_path: Path) -> None:
+    victim = write_image(tmp_path / "victim.jpg")
+    content = victim.read_bytes()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "door_000000.jpg").symlink_to(victim)
+    with ImagesSink(tmp_path / "out") as sink:
+        sink.write(frame(), NOTHING)
+    assert victim.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.jsonl", "pictures/"])
+@pytest.mark.parametrize("segment_s", [None, 10.0])
+def test_an_output_is_written_through_a_link_to_nothing(name: str, segment_s: float | None, tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    link = tmp_path / name
+    link.symlink_to(Path("big") / name)
+    options = SinkOptions(segment_s)
+    with open_sink(f"{tmp_path}/{name}", SourceInfo("a", ""), labels=[], options=options) as sink:
+        sink.write(frame(), NOTHING)
+    assert link.is_symlink()
+    (written,) = [path for path in (tmp_path / "big").rglob("*") if path.is_file()]
+    assert written.stat().st_size > 0
+    assert {entry.name for entry in tmp_path.iterdir()} == {"big", link.name}
+
+
+def test_a_video_that_failed_leaves_its_link(tmp_path: Path) -> None:
+    link = tmp_path / "out.mkv"
+    link.symlink_to("/dev/shm/../../nowhere/there")
+    with pytest.raises(SinkError, match="there is no folder"):
+        VideoSink(link, SourceInfo("a", ""))
+    assert link.is_symlink()
+
+
+class Reader:
+    """Reads a pipe on a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines: list[str] = []
+        self._path = path
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with self._path.open() as file:
+            self.lines.extend(file)
+
+    def end(self) -> list[str]:
+        """Waits for the end; returns the lines."""
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        return self.lines
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """A named pipe."""
+    path = tmp_path / "pipe.jsonl"
+    os.mkfifo(path)
+    return path
+
+
+def test_a_pipe_gets_every_line_whenever_its_reader_comes(pipe: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sink = JsonlSink(pipe, [])
+
+    def write() -> None:
+        with sink:
+            for number in range(2000):  # more than a pipe holds
+                sink.write(frame(number), NOTHING)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    wait_for(lambda: caplog.messages == [f"waiting for a reader of the pipe {pipe}"])
+    reader = Reader(pipe)
+    writer.join(60)
+    assert not writer.is_alive()
+    assert len(reader.end()) == 2000
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_pipe_without_a_reader_is_given_up_when_asked(pipe: Path) -> None:
+    sink = JsonlSink(pipe, [])
+    sink.interrupt()
+    with pytest.raises(SinkError, match=r"pipe\.jsonl broke off: nothing reads the pipe"):
+        sink.write(frame(), NOTHING)
+    sink.close()
+    sink.close()
+
+
+def test_a_pipe_whose_reader_takes_nothing_is_given_up_when_asked(pipe: Path) -> None:
+    descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    sink = JsonlSink(pipe, [])
+    sink.interrupt()
+    with pytest.raises(SinkError, match="its reader takes nothing more"):
+        for number in range(10_000):
+            sink.write(frame(number), NOTHING)
+    sink.close()
+    os.close(descriptor)
+
+
+def test_a_pipe_whose_reader_has_gone_ends_alone(pipe: Path) -> None:
+    descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    sink = JsonlSink(pipe, [])
+    sink.write(frame(), NOTHING)
+    os.close(descriptor)
+    with pytest.raises(SinkError, match="broke off: Broken pipe"):
+        sink.write(frame(1), NOTHING)
+    sink.close()
+
+
+@contextmanager
+def opened(config: StreamConfig) -> Iterator[tuple[Opener, list[StreamPlan]]]:
+    """A run's sources and outputs, without the run."""
+    with Opener(config) as opener, ExitStack() as stack:
+        yield opener, opener.plans(opener.sources(stack), ("thing",), stack)
+
+
+def write_all(plan: StreamPlan, count: int = 3) -> list[Path]:
+    """Writes frames to a plan's outputs and closes them with their source; returns the files."""
+    for number in range(count):
+        for _, sink in plan.sinks:
+            sink.write(frame(number, plan.source.info.name), NOTHING)
+    for _, sink in plan.sinks:
+        sink.close()
+    plan.source.close()
+    return [path for _, sink in plan.sinks for path in sink.written]
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Path]:
+    """Three sources."""
+    return [write_clip(tmp_path / f"{name}.mp4", 2) for name in "abc"]
+
+
+@pytest.mark.parametrize("output", ["out.mp4", "out.jsonl", "out/", "out.mkv"])
+def test_another_source_leaves_what_the_one_before_has_written(output: str, tmp_path: Path, clips: list[Path]) -> None:
+    config = StreamConfig(source=(f"a={clips[0]}",), output=(f"{tmp_path}/{output}",), decode="cpu")
+    with opened(config) as (opener, plans):
+        (first,) = write_all(plans[0])
+        before = first.read_bytes() if first.is_file() else sorted(first.iterdir())
+        opener.forget("a")
+        (second,) = write_all(opener.plan_later(config, f"b={clips[1]}"), 1)
+        opener.forget("b")
+        (third,) = write_all(opener.plan_later(config, str(clips[2])), 1)
+    assert (first.read_bytes() if first.is_file() else sorted(first.iterdir())) == before
+    stem, _, ending = output.strip("/").partition(".")
+    assert [path.name for path in (first, second, third)] == [
+        f"{stem}{number}{'.' if ending else ''}{ending}" for number in ("", "-2", "-3")
+    ]
+    assert all(path.exists() for path in (second, third))
+
+
+def test_a_source_added_to_a_run_with_one_video_gets_its_own(tmp_path: Path, clips: list[Path]) -> None:
+    config = StreamConfig(source=(f"a={clips[0]}",), output=(f"{tmp_path}/wall.mp4",), decode="cpu")
+    with opened(config) as (opener, plans):
+        plans[0].sinks[0][1].write(frame(), NOTHING)
+        size = (tmp_path / "wall.mp4").stat().st_size
+        added = opener.plan_later(config, f"b={clips[1]}")
+        assert write_all(added) == [tmp_path / "wall-2.mp4"]
+        assert (tmp_path / "wall.mp4").stat().st_size == size
+        write_all(plans[0])
+    assert (tmp_path / "wall.mp4").stat().st_size > size
+
+
+def test_exchanging_all_sources_of_a_tiled_video_begins_another(tmp_path: Path, clips: list[Path]) -> None:
+    config = StreamConfig(
+        source=(f"a={clips[0]}", f"b={clips[1]}"), output=(f"{tmp_path}/wall.mp4",), decode="cpu", pace="source"
+    )
+    with opened(config) as (opener, plans):
+        for plan in plans:
+            plan.sinks[0][1].write(frame(), NOTHING)
+        wait_for((tmp_path / "wall.mp4").exists)
+        for name in "ab":
+            opener.forget(name)
+        for plan in plans:
+            plan.sinks[0][1].close()
+        content = (tmp_path / "wall.mp4").read_bytes()
+        added = opener.plan_later(config, f"c={clips[2]}")
+        assert write_all(added) == [tmp_path / "wall-2.mp4"]
+    assert (tmp_path / "wall.mp4").read_bytes() == content
+
+
+def test_outputs_of_ones_own_that_change_and_come_back(tmp_path: Path, clips: list[Path]) -> None:
+    def with_output(name: str) -> StreamConfig:
+        return config.model_copy(update={"wishes": {"a": SourceWishes(output=(f"{tmp_path}/{name}",))}})
+
+    config = StreamConfig(source=(f"a={clips[0]}",), output=("null",), decode="cpu")
+    with opened(with_output("x.jsonl")) as (opener, plans):
+        written = write_all(plans[0])
+        for name in ("y.jsonl", "x.jsonl"):
+            opener.forget("a")
+            written += write_all(opener.plan_later(with_output(name), f"a={clips[0]}"))
+    assert [path.name for path in written] == ["x.jsonl", "y.jsonl", "x-2.jsonl"]
+    assert [len(path.read_text().splitlines()) for path in written] == [3, 3, 3]
+
+
+def test_sources_whose_names_are_one_in_a_path_are_kept_apart(tmp_path: Path, clips: list[Path]) -> None:
+    config = StreamConfig(source=(f"a_b={clips[0]}",), output=(f"{tmp_path}/{{source}}.jsonl",), decode="cpu")
+    with opened(config) as (opener, plans):
+        (first,) = write_all(plans[0])
+        opener.forget("a_b")
+        (second,) = write_all(opener.plan_later(config, str(write_clip(tmp_path / "a b.mp4", 2))))
+    assert [first.name, second.name] == ["a_b.jsonl", "a_b-2.jsonl"]
+
+
+def test_what_the_run_has_read_is_no_output_later(tmp_path: Path, clips: list[Path]) -> None:
+    config = StreamConfig(source=(f"a={clips[0]}",), output=("null",), decode="cpu")
+    content = clips[0].read_bytes()
+    with opened(config) as (opener, _):
+        opener.forget("a")
+        wrong = config.model_copy(update={"wishes": {"b": SourceWishes(output=(str(clips[0]),))}})
+        with pytest.raises(ConfigError, match="is also the source"):
+            opener.plan_later(wrong, f"b={clips[1]}")
+    assert clips[0].read_bytes() == content
+
+
+def test_what_the_run_is_writing_is_no_source(tmp_path: Path, clips: list[Path]) -> None:
+    config = StreamConfig(source=(f"a={clips[0]}",), output=(f"{tmp_path}/out.mp4",), decode="cpu")
+    with opened(config) as (opener, plans):
+        write_all(plans[0])
+        with pytest.raises(ConfigError, match="is also the source"):
+            opener.plan_later(config, f"b={tmp_path / 'out.mp4'}")
