@@ -237,11 +237,11 @@ def test_delays_grow_while_connections_are_short(monkeypatch: pytest.MonkeyPatch
         assert delays_s[-1] == 0.25
 
 
-def test_a_bug_is_no_outage() -> None:
-    with live(Server(breaks_at(1, ZeroDivisionError("a bug")))) as source:
+def test_a_bug_is_an_outage_of_that_source() -> None:
+    with live(Server(breaks_at(1, ZeroDivisionError("a bug"))), reconnect=0) as source:
         frames = iter(source)
         next(frames)
-        with pytest.raises(ZeroDivisionError, match="a bug"):
+        with pytest.raises(SourceError, match="source 'door' failed: ZeroDivisionError: a bug"):
             next(frames)
 
 
@@ -274,3 +274,98 @@ def test_the_log_says_lost_and_back_once(caplog: pytest.LogCaptureFixture) -> No
         ("INFO", "refused; trying again"),
         ("WARNING", "source 'door' is back"),
     ]
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.sources.live._MAX_DELAY_S", 0.01)
+
+
+@pytest.mark.usefixtures("soon")
+def test_an_attempt_is_given_more_time_after_each_that_ran_out_of_it(forever: threading.Event) -> None:
+    patience = {"open_timeout_s": 0.4, "key_frame_timeout_s": 1.0, "stall_timeout_s": 60.0}
+
+    def answers_too_late(_: int) -> None:
+        forever.wait(0.5)
+        raise SourceError("did not answer")
+
+    server = Server(breaks_at(1), *[answers_too_late] * 2, SourceError("refused"), answers_too_late, well)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamer.sources.live._LEAST_PATIENCE_S", 0.1)
+        patch.setattr("streamer.sources.live._PATIENCE", 0.0)
+        with live(server, **patience) as source:
+            assert [frame.index for frame in islice(source, 2)] == [0, 1]
+            server.plans += [well]
+            source._reach_again(SourceError("cut"))
+    assert [options.open_timeout_s for options in server.options] == [0.4, 0.1, 0.2, 0.4, 0.4, 0.4, 0.1]
+
+
+def hanging(server: Server, until: threading.Event) -> Callable[[SourceOptions], Source]:
+    """Returns a connect that hangs after the server's first connection, as a driver does."""
+
+    def connect(options: SourceOptions) -> Source:
+        if server.options:
+            server.options.append(options)
+            until.wait(60)
+            raise SourceError("gone")
+        return server(options)
+
+    return connect
+
+
+NO_PATIENCE = SourceOptions(
+    freshest=False, open_timeout_s=0.01, key_frame_timeout_s=0.01, stall_timeout_s=0.01, reconnect=None
+)
+
+
+@pytest.mark.usefixtures("soon")
+def test_attempts_that_hang_are_bounded(forever: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(breaks_at(1))
+    source = LiveSource(hanging(server, forever), name="door", uri="0", options=NO_PATIENCE)
+    reader = threading.Thread(target=lambda: list(source))
+    reader.start()
+    wait_for(lambda: "3 attempts to open it hang" in caplog.text)
+    assert len(server.options) == 4
+    server.options.clear()
+    server.plans += [well]
+    forever.set()  # the library returns
+    wait_for(lambda: source.reconnects == 1)
+    source.close()
+    reader.join(20)
+    assert not reader.is_alive()
+
+
+@pytest.mark.usefixtures("soon")
+def test_after_attempts_that_hang_the_next_is_made_apart(forever: threading.Event) -> None:
+    server, other = Server(breaks_at(1)), Server(SourceError("refused"), breaks_at(1), well)
+    with LiveSource(hanging(server, forever), name="door", uri="0", options=NO_PATIENCE, connect_apart=other) as source:
+        assert [frame.index for frame in islice(source, 3)] == [0, 1, 2]
+        assert source.reconnects == 2
+    assert len(server.options) == 4 and len(other.options) == 3
+
+
+@pytest.mark.usefixtures("soon")
+def test_attempts_apart_that_hang_are_bounded_too(forever: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
+    server, other = Server(breaks_at(1)), Server()
+    other.options.append(NO_PATIENCE)
+    source = LiveSource(
+        hanging(server, forever), name="door", uri="0", options=NO_PATIENCE, connect_apart=hanging(other, forever)
+    )
+    reader = threading.Thread(target=lambda: list(source))
+    reader.start()
+    wait_for(lambda: "6 attempts to open it hang" in caplog.text)
+    source.close()
+    reader.join(20)
+    assert not reader.is_alive()
+    assert (len(server.options), len(other.options)) == (4, 4)
+
+
+def test_letting_a_connection_go_interrupts_it(forever: threading.Event) -> None:
+    server = Server(hangs_at(1, forever))
+    source = live(server)
+    source.wait_ready()
+    connection = server.connections[0]
+    connection.interrupt = forever.set  # type: ignore[method-assign]
+    source.close()
+    assert forever.is_set()
+    wait_for(lambda: connection.closed)

@@ -74,10 +74,9 @@ def _open_sample(uri: str, name: str, options: SourceOptions) -> Source:
 
 
 def _open_camera(uri: str, name: str, options: SourceOptions) -> Source:
-    from streamer.sources.live import LiveSource
     from streamer.sources.webcam import WebcamSource
 
-    return LiveSource(lambda o: WebcamSource(uri, name=name, options=o), name=name, uri=uri, options=options)
+    return _open_live(lambda o: WebcamSource(uri, name=name, options=o), uri, name, options, shown=uri)
 
 
 def _open_video(uri: str, name: str, options: SourceOptions) -> Source:
@@ -87,10 +86,24 @@ def _open_video(uri: str, name: str, options: SourceOptions) -> Source:
 
 
 def _open_stream(uri: str, name: str, options: SourceOptions) -> Source:
-    from streamer.sources.live import LiveSource
     from streamer.sources.video import VideoSource
 
-    return LiveSource(lambda o: VideoSource(uri, name=name, options=o), name=name, uri=redact(uri), options=options)
+    return _open_live(lambda o: VideoSource(uri, name=name, options=o), uri, name, options, shown=redact(uri))
+
+
+def _open_live(
+    connect: Callable[[SourceOptions], Source], uri: str, name: str, options: SourceOptions, *, shown: str
+) -> Source:
+    from streamer.sources.live import LiveSource
+    from streamer.sources.processes.pool import is_possible
+
+    def connect_apart(wanted: SourceOptions) -> Source:
+        from streamer.sources.processes.apart import SourceApart
+
+        return SourceApart(uri, name=name, options=wanted)
+
+    apart = connect_apart if is_possible() else None
+    return LiveSource(connect, name=name, uri=shown, options=options, connect_apart=apart)
 
 
 def _open_pictures(uri: str, name: str, options: SourceOptions) -> Source:

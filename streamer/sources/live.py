@@ -30,8 +30,10 @@ _LONG_OUTAGE_S = 60.0
 _MAX_DELAY_S, _MAX_DELAY_OF_LONG_OUTAGE_S = 1.0, 6.0
 _JITTER = 0.25
 _STEADY_S = 10.0  # a connection that lived shorter is no reason to begin the delays anew
-# An attempt may take a few times as long as the one that succeeded: a frozen server would hold it up for ever.
+# An attempt may take a few times as long as the last one that succeeded, since a frozen server would hold it up for
+# ever, and twice as long after each attempt that ran out of time, since the source may have become slow.
 _PATIENCE, _LEAST_PATIENCE_S = 3.0, 1.5
+_MOST_HANGING = 3  # abandoned connections of a source whose library doesn't return
 _LET_GO_S = 0.5
 _COLLECT_S = 10.0
 _collected_s = float("-inf")
@@ -47,10 +49,13 @@ class LiveSource(Source):
     (`info.live` is False) ends with its end.
 
     Every connection is read on a thread of its own, since a library's read may hang however its time-outs are set: a
-    thread that hangs is left behind, and ends when its library lets it.
+    thread that hangs is left behind, and ends when its library lets it. While three of them hang, further attempts are
+    made by `connect_apart`, in a process that can be killed; without it, the next attempt waits until one ends.
     """
 
-    def __init__(self, connect: Connect, *, name: str, uri: str, options: SourceOptions) -> None:
+    def __init__(
+        self, connect: Connect, *, name: str, uri: str, options: SourceOptions, connect_apart: Connect | None = None
+    ) -> None:
         """Begins to connect, and returns at once: see `wait_ready`.
 
         Args:
@@ -58,9 +63,11 @@ class LiveSource(Source):
             name: the source's short name.
             uri: what it is called in messages and reports, without any password.
             options: patience.
+            connect_apart: as `connect`, in a process that ends when the source it returns is closed; None where there
+                is no such thing.
         """
         self.info = SourceInfo(name, uri, live=True)
-        self._connect, self._options = connect, options
+        self._connect, self._connect_apart, self._options = connect, connect_apart, options
         self._closed = threading.Event()
         self._first: Frame | None = None
         self._taken = _Counts()
@@ -70,6 +77,8 @@ class LiveSource(Source):
         self._last_seen_s = self._began_s
         self._is_lost = False
         self._doublings = 0
+        self._timeouts = 0
+        self._hanging: list[_Connection] = []
         self._axes = Axes()
         self._connection = _Connection(connect, options, name, uri)
 
@@ -155,6 +164,7 @@ class LiveSource(Source):
         if first is None:
             return
         self._usual_open_s = time.perf_counter() - connection.began_s
+        self._timeouts = 0
         if not self._axes.is_begun:
             self.info = replace(connection.info or self.info, name=self.info.name)
         self._axes.begin(first)
@@ -179,7 +189,8 @@ class LiveSource(Source):
                 log.log(logging.WARNING if was_seen else logging.INFO, "%s; connecting again", cause)
             self._is_lost = True
             self._connection.let_go()
-            if self._closed.wait(self._delay_s()):
+            self._hanging.append(self._connection)
+            if not self._wait_for_thread() or self._closed.wait(self._delay_s()):
                 return
             self._connect_anew()
             if self._closed.is_set():  # `interrupt` may not have seen this connection
@@ -188,6 +199,7 @@ class LiveSource(Source):
             try:
                 self._take_first()
             except SourceError as error:
+                self._timeouts += self._connection.has_timed_out
                 if str(error) != str(cause):
                     log.info("%s; trying again", error)
                 cause = error
@@ -201,9 +213,28 @@ class LiveSource(Source):
     def _connect_anew(self) -> None:
         """Puts a new connection in the old one's place, whose counts it keeps."""
         counts = self._connection.counts()
-        self._connection = _Connection(self._connect, self._hurried(), self.info.name, self.info.uri)
+        connect = self._connect
+        if self._connect_apart is not None and self._count_hanging() >= _MOST_HANGING:
+            connect = self._connect_apart
+        self._connection = _Connection(connect, self._hurried(), self.info.name, self.info.uri)
         self._taken = _Counts(self._taken.passed_over + counts.passed_over, self._taken.damaged + counts.damaged)
         _collect_circles()
+
+    def _count_hanging(self) -> int:
+        """Returns how many abandoned connections are still in their library."""
+        self._hanging = [connection for connection in self._hanging if connection.is_alive]
+        return len(self._hanging)
+
+    def _wait_for_thread(self) -> bool:
+        """Waits until one more connection may be tried; returns False if the source was closed meanwhile."""
+        most = _MOST_HANGING if self._connect_apart is None else 2 * _MOST_HANGING
+        is_told = False
+        while not self._closed.is_set() and self._count_hanging() >= most:
+            if not is_told:
+                log.warning("source %r: %d attempts to open it hang; waiting for one to end", self.info.name, most)
+                is_told = True
+            self._closed.wait(_MAX_DELAY_S)
+        return not self._closed.is_set()
 
     def _delay_s(self) -> float:
         """Returns how long to wait before the next attempt, longer each time."""
@@ -214,10 +245,11 @@ class LiveSource(Source):
         return delay_s * random.uniform(1 - _JITTER, 1)
 
     def _hurried(self) -> SourceOptions:
-        """Returns the options for an attempt to come back: less patient the faster the source once answered."""
+        """Returns the options for an attempt to come back: the time-out follows the last successful connect."""
         if self._usual_open_s is None:
             return self._options
         patience_s = max(_LEAST_PATIENCE_S, _PATIENCE * self._usual_open_s)
+        patience_s *= 2.0 ** min(self._timeouts, _MOST_DOUBLINGS)
         return replace(self._options, open_timeout_s=min(self._options.open_timeout_s, patience_s))
 
 
@@ -252,6 +284,16 @@ class _Connection:
         self._thread.start()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether its thread still runs."""
+        return self._thread.is_alive()
+
+    @property
+    def has_timed_out(self) -> bool:
+        """Whether the time that it may take to open has passed."""
+        return time.perf_counter() - self.began_s >= self._options.open_timeout_s
+
+    @property
     def info(self) -> SourceInfo | None:
         """What the connection found, once it has its first frame."""
         return self._source.info if self._source is not None else None
@@ -284,8 +326,11 @@ class _Connection:
         return frame
 
     def let_go(self) -> None:
-        """Has the thread end after the read it is in; safe to call twice."""
+        """Has the thread end, at the latest after the read it is in; safe to call twice."""
         self._frames.abort()
+        source = self._source
+        if source is not None:
+            source.interrupt()
 
     def join(self, timeout_s: float) -> None:
         """Waits for the thread to end."""

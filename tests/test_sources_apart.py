@@ -1,0 +1,48 @@
+"""One connection in a process of its own: a real stream, and a server that never answers."""
+
+from __future__ import annotations
+
+import socket
+from itertools import islice
+
+import pytest
+
+from streamer.errors import SourceError
+from streamer.sources import SourceOptions, open_source
+from streamer.sources.live import LiveSource
+from streamer.sources.processes.apart import SourceApart
+from streamer.sources.processes.pool import is_possible
+from streamer.sources.video import VideoSource
+from tests.media import SIZE_WH, number_of
+from tests.rtsp_server import RtspServer
+
+pytestmark = pytest.mark.skipif(not is_possible(), reason="this system can't have decoding processes")
+
+EVERY = SourceOptions(freshest=False, open_timeout_s=30.0, stall_timeout_s=30.0)
+
+
+def test_frames_of_a_stream_read_apart() -> None:
+    with RtspServer(fps=60) as server, SourceApart(server.url, name="door", options=EVERY) as source:
+        assert source.info.live and source.info.name == "door" and source.info.size_wh == SIZE_WH
+        frames = list(islice(source, 5))
+        (process,) = source._processes._processes
+        assert process.is_alive
+    assert [number_of(frame.image) for frame in frames] == list(range(5))
+    assert not process.is_alive
+
+
+def test_a_server_that_never_answers_ends_the_process() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        options = SourceOptions(open_timeout_s=0.2, key_frame_timeout_s=0.2, stall_timeout_s=0.2)
+        with pytest.raises(SourceError, match=r"did not answer|gave no picture"):
+            SourceApart(f"rtsp://127.0.0.1:{server.getsockname()[1]}/", name="door", options=options)
+
+
+def test_a_source_whose_opening_hangs_in_this_process_is_read_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(source: VideoSource, *arguments: object, **options: object) -> None:
+        raise SourceError("hangs")
+
+    monkeypatch.setattr(VideoSource, "__init__", fail)
+    monkeypatch.setattr(LiveSource, "_count_hanging", lambda source: 3)
+    with RtspServer(fps=60) as server, open_source(server.url, options=EVERY, wait=False) as source:
+        assert [number_of(frame.image) for frame in islice(source, 3)] == [0, 1, 2]
