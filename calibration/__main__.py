@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from streamer.errors import EXIT_INTERRUPTED, StreamerError
+from streamer.errors import EXIT_INTERRUPTED, StreamerError, one_line
+from streamer.logs import start_logging
 
 # verb: (module, what it does)
 _VERBS = {
@@ -32,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.add_arguments(child)
         child.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    start_logging(logging.WARNING)
     try:
         status: int = options.run(options)
         return status
     except StreamerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamer.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, StreamerError, one_line
+from streamer.logs import start_logging
+from streamer.redaction import redact
 
 if TYPE_CHECKING:
     from streamer.pipeline import Pipeline
@@ -23,17 +25,21 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status: 0 done, 1 failed, 2 bad usage, 130 after Ctrl-C."""
-    options = vars(_parser().parse_args(arguments))
+    parser = _parser()
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(map(redact, unknown))}")
+    options = vars(parsed)
     listing = options.pop("list", None)
     level = options.get("log_level", "warning")
-    logging.basicConfig(level=level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr)
+    start_logging(level.upper())
     interrupt = _Interrupt()
     try:
         _require_opencv()
         if listing:
             from streamer.listing import list_known
 
-            print("\n".join(list_known(listing)))
+            print("\n".join(map(one_line, list_known(listing))))
             return EXIT_OK
         from streamer.config import read_config
 
@@ -67,8 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="nanodet-stream",
         description="Detects objects with NanoDet in a camera, a video or pictures, live.",
         argument_default=argparse.SUPPRESS,
@@ -120,7 +131,7 @@ def _say_end(report: RunReport) -> None:
     if any(source.frames_processed for source in report.sources):
         print(one_line(report.summary()))
     for what in report.skipped:
-        log.warning("skipped %s", one_line(what))
+        log.warning("skipped %s", what)
 
 
 def _count(text: str) -> int | str:

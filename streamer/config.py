@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from streamer.detector import DEFAULT_MODEL, MAX_DEPTH
 from streamer.errors import ConfigError, nearest, one_line, short
+from streamer.redaction import redact
 from streamer.sinks.options import Retention
 from streamer.units import parse_seconds
 from streamer.yaml_file import read_mapping
@@ -20,7 +21,12 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        populate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     @model_validator(mode="before")
@@ -34,7 +40,7 @@ class _Frozen(BaseModel):
             value = values.get(key)
             parts = value if isinstance(value, (list, tuple)) else [value]
             if field.annotation is not bool and any(isinstance(part, bool) for part in parts):
-                raise ValueError(f"{key}: true or false is none of its values, got {short(value)}")
+                raise ValueError(f"{key}: true or false is none of its values, got {_got(value)}")
         return values
 
 
@@ -53,7 +59,7 @@ class SourceWishes(_Frozen):
     detect_every: Annotated[int, Field(ge=1)] | None = None
     priority: int = 0
     policy: Literal["auto", "every-frame", "freshest"] | None = None
-    output: tuple[str, ...] | None = None
+    output: Annotated[tuple[str, ...] | None, Field(repr=False)] = None
 
     @field_validator("output", mode="before")
     @classmethod
@@ -103,10 +109,10 @@ class StreamConfig(_Frozen):
             ``separate`` each in its own.
     """
 
-    source: tuple[str, ...] = ("sample",)
-    wishes: Mapping[str, SourceWishes] = Field(default_factory=dict)
-    output: tuple[str, ...] = ()
-    model: str = DEFAULT_MODEL
+    source: Annotated[tuple[str, ...], Field(repr=False)] = ("sample",)
+    wishes: Annotated[Mapping[str, SourceWishes], Field(repr=False)] = Field(default_factory=dict)
+    output: Annotated[tuple[str, ...], Field(repr=False)] = ()
+    model: Annotated[str, Field(repr=False)] = DEFAULT_MODEL
     model_config_file: Path | None = Field(default=None, alias="model_config")
     engine: str = "auto"
     device: str = "auto"
@@ -269,11 +275,12 @@ def read_config(path: Path | None, options: Mapping[str, Any], *, names_source: 
     try:
         return StreamConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_say(dict(problem)) for problem in error.errors())) from error
+        problems = "; ".join(_say(dict(problem)) for problem in error.errors())
+        raise ConfigError(problems) from None  # pydantic's own text quotes what is hidden here
 
 
 def _say(problem: dict[str, Any]) -> str:
-    place = [str(part) for part in problem["loc"]]
+    place = [redact(str(part)) for part in problem["loc"]]
     key = one_line(".".join(place))
     if problem["type"] == "extra_forbidden":
         fields = SourceWishes.model_fields if place[0] == "wishes" else StreamConfig.model_fields
@@ -283,4 +290,11 @@ def _say(problem: dict[str, Any]) -> str:
     message = message.removeprefix("Value error, ")
     if not place:
         return message
-    return f"{key}: {message[:1].lower()}{message[1:]}, got {short(problem['input'])}"
+    return f"{key}: {message[:1].lower()}{message[1:]}, got {_got(problem['input'])}"
+
+
+def _got(value: object) -> str:
+    """Returns a wrong value as a message shows it: of several not what they are, since one may be a password."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return f"a list of {len(value)}" if isinstance(value, (list, tuple, set)) else short(value)

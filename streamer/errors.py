@@ -10,7 +10,17 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
-_SHORT = reprlib.Repr()  # never writes out the whole of what it cuts
+from streamer.redaction import redact, redact_text
+
+
+class _Short(reprlib.Repr):
+    """Never writes out the whole of what it cuts, and no secret of a URI."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(redact(x), level)
+
+
+_SHORT = _Short()
 _SHORT.maxlevel = 3
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
@@ -21,9 +31,13 @@ EXIT_INTERRUPTED = 130
 
 
 class StreamerError(Exception):
-    """Base of all errors this package raises on purpose; the message is one line and names the fix."""
+    """Base of all errors this package raises on purpose; its message is a line with the fix and without secrets."""
 
     exit_code = EXIT_FAILED
+
+    def __init__(self, message: str) -> None:
+        """Takes the message, in which it redacts all URIs: it may quote another library's."""
+        super().__init__(redact_text(message))
 
 
 class ConfigError(StreamerError):
@@ -62,5 +76,5 @@ def short(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """Returns `text` fit for a line on a terminal: what damaged files and odd file names put into it is escaped."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+    """Returns `text` fit for a line on a terminal: what could steer it is escaped, and URIs are redacted."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in redact_text(text))

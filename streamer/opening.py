@@ -14,8 +14,10 @@ from streamer.closing import Closing
 from streamer.config import StreamConfig
 from streamer.errors import ConfigError, SourceError
 from streamer.policy import Policy
+from streamer.redaction import redact
 from streamer.sinks.options import SinkOptions
 from streamer.sinks.paths import OutputPaths
+from streamer.sources.uri import same_name
 
 if TYPE_CHECKING:
     from streamer.plan import StreamPlan
@@ -76,11 +78,11 @@ class Opener(Closing):
         for argument in self._config.source:
             source = stack.enter_context(self._open(self._config, argument))
             if any(source.info.name == other.info.name for other in opened):
-                raise ConfigError(f"two sources are named {source.info.name!r}: name them, as in door={argument}")
+                raise same_name(argument)
             opened.append(source)
         unknown = set(self._config.wishes) - {source.info.name for source in opened}
         if unknown:
-            raise ConfigError(f"wishes for unknown sources: {', '.join(sorted(unknown))}")
+            raise ConfigError(f"wishes for unknown sources: {', '.join(map(redact, sorted(unknown)))}")
         _wait_ready(opened, patient=self._config.reconnect is not None)
         return opened
 
@@ -181,9 +183,8 @@ class Opener(Closing):
         own = {name: config.wishes_of(name).output for name in self._infos}
         every = [*self.outputs, *(output for outputs in own.values() for output in outputs or ())]
         if config.segment is not None and not any(is_segmented(output) for output in every):
-            raise ConfigError(
-                f"segment needs a video file among the outputs, got {', '.join(every)}: add --output out.mp4"
-            )
+            got = ", ".join(map(redact, every))
+            raise ConfigError(f"segment needs a video file among the outputs, got {got}: add --output out.mp4")
         refuse_conflicts(
             self.outputs,
             list(self._infos.values()),

@@ -23,6 +23,7 @@ from streamer.outlet import Outlet
 from streamer.plan import Shared
 from streamer.plan import StreamPlan as StreamPlan
 from streamer.policy import Closed, Meeting, Policy
+from streamer.redaction import redact_text
 from streamer.report import RunError, RunReport, SourceReport
 from streamer.sinks.base import StopRequested
 from streamer.stats import StageTimes, Window
@@ -224,7 +225,7 @@ class Pipeline:
             wall_s=wall_s,
             stages_ms=self._times.summary(),
             latency_ms=_latency([stream.stats.latency_ms for stream in streams]),
-            errors=tuple(RunError(where, str(error)) for where, error in self._failures()),
+            errors=tuple(RunError(where, redact_text(str(error))) for where, error in self._failures()),
             files=tuple(dict.fromkeys([*(f for each in past for f in each.files), *_files(streams)])),
             skipped=(*(s for each in past for s in each.skipped), *(s for st in streams for s in st.source.skipped)),
         )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from streamer.errors import one_line
+
 if TYPE_CHECKING:
     from streamer.pipeline import Pipeline
 
@@ -31,7 +33,9 @@ class Progress:
         if self._bar is None:
             self._bar = tqdm(total=_total(pipeline, max_frames), unit=" frames", dynamic_ncols=True, leave=False)
         lost = ((stream.source.info.name, stream.source.lost_s) for stream in pipeline.streams)
-        self._bar.set_postfix_str(", ".join(f"{n} lost for {s:.0f} s" for n, s in lost if s is not None), refresh=False)
+        self._bar.set_postfix_str(
+            ", ".join(f"{one_line(n)} lost for {s:.0f} s" for n, s in lost if s is not None), refresh=False
+        )
         self._bar.update(pipeline.processed - self._bar.n)
 
     def __enter__(self) -> Progress:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from streamer.closing import Closing
 from streamer.config import SourceWishes, StreamConfig
 from streamer.errors import ConfigError, StreamerError, one_line
 from streamer.policy import Closed
-from streamer.sources.uri import name_of
+from streamer.redaction import redact
+from streamer.sources.uri import name_of, same_name
 from streamer.watched_file import WatchedFile
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ Open = Callable[[StreamConfig, str, Callable[[], bool]], "StreamPlan"]
 class _Wanted:
     """A source as the configuration has it."""
 
-    argument: str
+    argument: str = field(repr=False)
     wishes: SourceWishes
 
     def restarts(self, other: _Wanted) -> bool:
@@ -231,9 +232,9 @@ def _wanted(config: StreamConfig) -> dict[str, _Wanted]:
     for argument in config.source:
         name = name_of(argument)
         if name in found:
-            raise ConfigError(f"two sources are named {name!r}: name them, as in door={argument}")
+            raise same_name(argument)
         found[name] = _Wanted(argument, config.wishes_of(name))
     unknown = set(config.wishes) - found.keys()
     if unknown:
-        raise ConfigError(f"wishes for unknown sources: {', '.join(sorted(unknown))}")
+        raise ConfigError(f"wishes for unknown sources: {', '.join(map(redact, sorted(unknown)))}")
     return found

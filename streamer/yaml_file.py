@@ -36,6 +36,8 @@ for _tag, _written, _first in (
     ("merge", r"<<", "<"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_written})\Z"), list(_first))
+# What PyYAML quotes of a file, which may be a password: not a character, nor a kind of token such as '<block end>'.
+_QUOTED = re.compile(r"'(?!<)[^']{3,}'")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{name} should hold keys and values, got a {type(found).__name__}")
     for key in found:
         if not isinstance(key, str):
-            raise ConfigError(f"{name} has the key {key!r}, wanted a word; put it in quotes if it is one")
+            raise ConfigError(f"{name} has the key {short(key)}, wanted a word; put it in quotes if it is one")
     return found
 
 
@@ -87,13 +89,15 @@ def _parsed(text: str, name: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        reason = " ".join(f"{error.problem or error.context}".split())
+        reason = _QUOTED.sub("'...'", " ".join(f"{error.problem or error.context}".split()))
         if "nesting depth" in reason:
             raise _too_deep(name) from None
         raise ConfigError(f"{name} is not a YAML file: {reason}{where}") from None
-    except Exception as error:  # of many kinds: a KeyError for `!!bool x`, an AttributeError for `!!timestamp x`
-        reason = " ".join(str(error).split())
+    except yaml.YAMLError as error:
+        reason = getattr(error, "reason", None) or "it can't be read"
         raise ConfigError(f"{name} is not a YAML file: {reason}") from None
+    except Exception:  # of many kinds: a KeyError for `!!bool x`, an AttributeError for `!!timestamp x`
+        raise ConfigError(f"{name} is not a YAML file: a value doesn't fit its '!!' tag") from None
 
 
 class _Checks:

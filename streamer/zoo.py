@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.errors import ConfigError, ModelError, nearest, short
+from streamer.redaction import redact
 from streamer.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def resolve_model(model: str) -> tuple[Path, ModelSpec | None]:
         except OSError as error:  # a name that is too long, for instance
             raise ConfigError(f"the model file {short(model)} can't be read: {error.strerror}") from None
         if not found:
-            raise ConfigError(f"the model file {model!r} does not exist{_near_files(path)}")
+            raise ConfigError(f"the model file {redact(model)!r} does not exist{_near_files(path)}")
         return path, None
     if model not in ZOO:
         raise ConfigError(
@@ -171,7 +173,7 @@ def download(url: str, path: Path, sha256: str | None) -> None:
                         digest.update(block)
                         size += len(block)
                         file.write(block)
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
                 raise ModelError(f"can't get {url} ({error}): {by_hand}") from error
         if wanted is not None and size != int(wanted):
             raise ModelError(f"{url} broke off after {size} of {wanted} bytes: try again, or {by_hand}")

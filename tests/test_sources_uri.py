@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.errors import ConfigError, SourceError
-from streamer.sources import SourceOptions, list_sources, open_source, redact, split_name
+from streamer.redaction import redact, redact_text
+from streamer.sources import SourceOptions, list_sources, open_source, split_name
 from streamer.sources import uri as uris
 from streamer.sources.cameras import cameras, cameras_text
 from tests.media import number_of, write_clip, write_image
@@ -70,26 +71,70 @@ def test_split_name_loses_nothing(uri: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "shown"),
     [
-        ("rtsp://admin:hunter2@cam:554/1", "rtsp://admin:***@cam:554/1"),
-        ("rtsp://admin:p@ss/w:rd?@cam/1", "rtsp://admin:***@cam/1"),
-        ("rtsp://me@home.org:hunter2@cam/1", "rtsp://me@home.org:***@cam/1"),
-        ("rtsp://:hunter2@cam/1", "rtsp://:***@cam/1"),
-        ("rtsp:/admin:hunter2@cam/1", "rtsp:/admin:***@cam/1"),
-        ("admin:hunter2@cam", "admin:***@cam"),
-        ("http://cam/video?user=a&password=hunter2&x=1", "http://cam/video?user=a&password=***&x=1"),
-        ("http://cam/video?Token=hunter2", "http://cam/video?Token=***"),
-        ("http://cam/v?api_key=hunter2&access_token=hunter2", "http://cam/v?api_key=***&access_token=***"),
-        ("rtsp://cam/user=admin_password=hunter2_channel=1", "rtsp://cam/user=admin_password=***"),
-        ("rtsp://admin@cam:554/1", "rtsp://admin@cam:554/1"),
-        ("rtsp://cam:554/a@b", "rtsp://cam:***@b"),  # more hidden than needed, never less
+        ("rtsp://admin:hunter2@cam:554/1", "rtsp://***@cam:554/1"),
+        ("rtsp://hunter2@cam/1", "rtsp://***@cam/1"),
+        ("rtsp://:hunter2@cam/1", "rtsp://***@cam/1"),
+        ("rtsp://me@home.org:hunter2@cam/1", "rtsp://***@cam/1"),
+        ("rtsp:/admin:hunter2@cam/1", "rtsp:/***@cam/1"),
+        ("rtsp//hunter2@cam/1", "***@cam/1"),
+        ("admin:hunter2@cam", "***@cam"),
+        ("cam/v.cgi?loginpas=hunter2", "cam/v.cgi?loginpas=***"),
+        ("rtsp://admin:hunter2:10.0.0.1/1", "rtsp://admin:***/1"),
+        # where the password has delimiters: more hidden than needed, never less
+        ("rtsp://admin:p@ss/w:rd@cam/1", "rtsp://***@cam/1"),
+        ("rtsp://admin:12/34@cam/1", "rtsp://***@cam/1"),
+        ("rtsp://admin:p@ss/w:rd?@cam/1", "rtsp://***"),
+        ("rtsp://cam:554/a@b", "rtsp://***@b"),
+        ("http://cam/v?pw=hun@ter2", "http://***"),
+        ("http://10.0.0.1:80/v?channel=1&pw=hun@ter2", "http://10.0.0.1:80/v?channel=1&pw=***"),
+        # the query, and what isn't sent
+        ("http://cam/video?user=a&password=hunter2&x=1", "http://cam/video?user=***&password=***&x=***"),
+        ("http://cam/video?hunter2", "http://cam/video?***"),
+        ("http://cam/video?aHVudGVyMg==", "http://cam/video?***"),
+        ("http://cam/video?pass%77ord=hunter2&hunter2", "http://cam/video?***"),
+        ("http://cam/video?channel=hunter2;subtype=0", "http://cam/video?channel=***&subtype=0"),
+        ("rtsp://cam/cam/realmonitor?channel=1&subtype=0", "rtsp://cam/cam/realmonitor?channel=1&subtype=0"),
+        (
+            "http://cam/axis-cgi/mjpg/video.cgi?resolution=640x480",
+            "http://cam/axis-cgi/mjpg/video.cgi?resolution=640x480",
+        ),
+        ("http://cam/video#hunter2", "http://cam/video#***"),
+        # the path
+        ("rtsp://cam/user=admin_password=hunter2_channel=1", "rtsp://cam/***"),
+        ("rtsps://10.0.0.1:7441/hunter2hunter2?enableSrtp", "rtsps://10.0.0.1:7441/***?***"),
+        ("rtmp://host/live2/hunt-er2h-unte", "rtmp://host/live2/***"),
+        ("https://cdn/hunter2/hls/index.m3u8", "https://cdn/***/hls/index.m3u8"),
+        ("https://cdn/12345678/index.m3u8", "https://cdn/***/index.m3u8"),
+        # without any secret
         ("rtsp://cam/1", "rtsp://cam/1"),
-        ("http://[::1]:8080/x", "http://[::1]:8080/x"),
+        ("rtsp://cam/Streaming/Channels/101", "rtsp://cam/Streaming/Channels/101"),
+        ("rtsp://cam/h264Preview_01_main", "rtsp://cam/h264Preview_01_main"),
+        ("http://[::1]:8080/live", "http://[::1]:8080/live"),
+        ("udp://@239.0.0.1:1234", "udp://@239.0.0.1:1234"),
+        ("file:///a@b.mp4", "file:///a@b.mp4"),
+        ("photos/a@2x.jpg", "photos/a@2x.jpg"),
         ("clip.mp4", "clip.mp4"),
         ("", ""),
     ],
 )
 def test_redact(uri: str, shown: str) -> None:
     assert redact(uri) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[Errno 5] I/O error: 'rtsp://a:hunter2@cam/1'", "[Errno 5] I/O error: 'rtsp://***@cam/1'"),
+        ("choice: 'rtsp://a:hunt er2@cam/1' (choose", "choice: 'rtsp://***@cam/1' (choose"),
+        ("{'door': \"rtsp://a:hunt'er2@cam/1\"}", "{'door': \"rtsp://***@cam/1\"}"),
+        ("see (http://a:hunter2@cam/live): no", "see (http://***@cam/live): no"),
+        ("rtsp://a:hunter2@cam/1, rtsp://b:hunter2@cam/2.", "rtsp://***@cam/1, rtsp://***@cam/2."),
+        ("get https://github.com/a/b.onnx: 404", "get https://github.com/a/b.onnx: 404"),
+        ("a path: /tmp/a@b, C:/tmp/a@b", "a path: /tmp/a@b, C:/tmp/a@b"),
+    ],
+)
+def test_redact_text(text: str, shown: str) -> None:
+    assert redact_text(text) == shown
 
 
 @given(password=PASSWORDS, scheme=st.sampled_from(uris.STREAM_SCHEMES), path=st.sampled_from(["", "/1", "/a?b=c"]))
@@ -125,6 +170,9 @@ def test_redacting_twice_changes_nothing(uri: str) -> None:
         ("sample", "sample"),
         ("rtsp://-/1", "stream"),
         ("rtsp://*", "stream"),
+        ("srt://me:secret@cam:9/x?passphrase=secret", "cam"),
+        ("me:secret@cam", "***@cam"),
+        ("cam/v.cgi?pw=secret", "cam"),
     ],
 )
 def test_default_name(uri: str, name: str) -> None:
@@ -174,7 +222,7 @@ def test_any_uri_has_a_kind_and_a_name_and_is_redacted_in_both(uri: str) -> None
     [
         ("", "a source's URI is empty"),
         ("rstp://cam/1", "unknown scheme 'rstp'; did you mean 'rtsp'"),
-        ("ftp://me:hunter2@host/x", r"'ftp://me:\*\*\*@host/x' has the unknown scheme 'ftp'"),
+        ("ftp://me:hunter2@host/x", r"'ftp://\*\*\*@host/x' has the unknown scheme 'ftp'"),
     ],
 )
 def test_a_uri_that_nothing_takes(uri: str, words: str) -> None:
@@ -192,7 +240,7 @@ def test_a_uri_that_nothing_takes(uri: str, words: str) -> None:
         ("no/such/clip.mp4", "does not exist; there is no readable folder 'no/such'"),
         ("no/", "'no/' does not exist"),
         ("file:///no/such/clip.mp4", "does not exist"),
-        ("rtsp:/me:hunter2@cam", r"'rtsp:/me:\*\*\*@cam' does not exist"),
+        ("rtsp:/me:hunter2@cam", r"'rtsp:/\*\*\*@cam' does not exist"),
         ("x" * 5000, "does not exist"),
         ("x" * 5000 + ".jpg", "does not exist"),
     ],

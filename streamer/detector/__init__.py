@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from streamer.errors import ConfigError, StreamerError, nearest
+from streamer.errors import ConfigError, StreamerError, nearest, short
 
 if TYPE_CHECKING:
     from streamer.detector.base import Detector
@@ -80,7 +80,7 @@ def open_detector(
             raise ConfigError(f"{name} wants 1 to {MAX_DEPTH} frames, got {count}")
     known = ("auto", *ENGINE_NAMES, *GPU_ENGINES)
     if engine not in known:
-        raise ConfigError(f"unknown engine {engine!r}{nearest(engine, known)} (known: {', '.join(known)})")
+        raise ConfigError(f"unknown engine {short(engine)}{nearest(engine, known)} (known: {', '.join(known)})")
     if device not in ("auto", "cpu"):
         parse_device(device)
     if device == "cpu" and engine in GPU_ENGINES:

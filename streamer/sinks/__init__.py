@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from streamer.errors import ConfigError, nearest, short
+from streamer.redaction import redact
 from streamer.sinks.base import Sink as Sink
 from streamer.sinks.base import StopRequested as StopRequested
 from streamer.sinks.files import is_device, safe_name, same_file
 from streamer.sinks.options import DEFAULT_SINK_OPTIONS, SinkOptions
 from streamer.sinks.paths import OutputPaths
 from streamer.sources.base import SourceInfo
-from streamer.sources.uri import PICTURE_SUFFIXES, is_pattern, local_path, redact, scheme_of
+from streamer.sources.uri import PICTURE_SUFFIXES, is_pattern, local_path, scheme_of
 
 VIDEO_ENDINGS = (".mp4", ".mkv", ".avi", ".mov")
 LINES_ENDING = ".jsonl"
@@ -109,7 +110,7 @@ def refuse_conflicts(
         if len(common) > 1 and "{source}" not in uri and uri not in _WORDS:
             if not (tiled and is_shared_video(uri)):
                 way = " (or choose --layout tiled for one video of all)" if is_shared_video(uri) else ""
-                raise ConfigError(f"several sources can't share {uri!r}: write {{source}} into its name{way}")
+                raise ConfigError(f"several sources can't share {redact(uri)!r}: write {{source}} into its name{way}")
             writers = common[:1]
         wanted.append((uri, writers))
     outputs = [(_path(uri, source), uri) for uri, writers in wanted if uri not in _WORDS for source in writers]
@@ -224,4 +225,4 @@ def _check_kind(uri: str, path: Path) -> None:
     ending = path.suffix.lower()
     if not _is_folder(uri, path) and ending not in (*VIDEO_ENDINGS, LINES_ENDING):
         near = nearest(ending, (*VIDEO_ENDINGS, LINES_ENDING)) if ending else nearest(uri, _WORDS)
-        raise ConfigError(f"unknown kind of output {uri!r}{near}; known: {_KNOWN}")
+        raise ConfigError(f"unknown kind of output {redact(uri)!r}{near}; known: {_KNOWN}")

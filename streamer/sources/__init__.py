@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from streamer.errors import ConfigError, SourceError, StreamerError, nearest
+from streamer.redaction import redact
 from streamer.sources import uri as uris
 from streamer.sources.base import Source, SourceInfo, as_source_error
 from streamer.sources.cameras import cameras
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
-from streamer.sources.uri import default_name, redact, split_name
+from streamer.sources.uri import default_name, split_name
 
 __all__ = ["Source", "SourceInfo", "SourceOptions", "is_video", "list_sources", "open_source", "redact", "split_name"]
 
@@ -132,11 +133,11 @@ def _check_exists(uri: str) -> None:
         if path.is_file() or path.is_dir():
             return
         if path.exists():
-            raise SourceError(f"source {uri!r} is neither a file nor a folder; give one of these")
+            raise SourceError(f"source {redact(uri)!r} is neither a file nor a folder; give one of these")
         near = nearest(path.name, [*(entry.name for entry in path.parent.iterdir()), "sample"])
         hint = near or "; check the path"
     except OSError:  # the folder isn't there either, or the name can't be one
-        hint = f"; there is no readable folder {str(path.parent)!r}"
+        hint = f"; there is no readable folder {redact(str(path.parent))!r}"
     raise SourceError(f"source {redact(uri)!r} does not exist{hint}")
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from streamer.errors import SourceError
 from streamer.frame import Frame
+from streamer.redaction import redact
 from streamer.sources.base import SourceInfo
 from streamer.sources.diagnosis import why_unreadable
 from streamer.sources.guarded import GuardedSource
@@ -101,15 +102,15 @@ def _list(uri: str) -> list[Path]:
     try:
         if is_pattern(uri):
             found = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - any start, any depth
-            wanted = f"no picture matches {uri!r}"
+            wanted = f"no picture matches {redact(uri)!r}"
         elif path.is_dir():
             found = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-            wanted = f"the folder {uri!r} holds no picture"
+            wanted = f"the folder {redact(uri)!r} holds no picture"
         else:
             return [path]
         paths = [entry for entry in found if entry.suffix.lower() in PICTURE_SUFFIXES and entry.is_file()]
     except OSError as error:
-        raise SourceError(f"source {uri!r} can't be listed: {error.strerror}; check its permissions") from error
+        raise SourceError(f"source {redact(uri)!r} can't be listed: {error.strerror}; check its permissions") from error
     if not paths:
         others = f" ({len(found)} other entries)" if found else ""
         raise SourceError(f"{wanted}{others}; files that end in {' '.join(PICTURE_SUFFIXES)} are taken")

@@ -1,4 +1,4 @@
-"""The ways to write a source: ``[name=]URI``, which kind it is, what to call it, and how to print it safely."""
+"""The ways to write a source: ``[name=]URI``, which kind it is, and what to call it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.request import url2pathname
 
 from streamer.errors import ConfigError
+from streamer.redaction import redact
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "tcp")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -17,10 +18,6 @@ SAMPLE = "sample"
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.*)", re.DOTALL)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/+)")
 _HOST = re.compile(r"://(?:[^/?#]*@)?(\[[^\]]*\]|[^/:?#]+)")
-_SECRET = re.compile(
-    r"((?:pass(?:word|wd|phrase|code)?|pwd|psw|secret|token|auth|key|sig(?:nature)?|credentials?)=)[^&]*",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 def split_name(argument: str) -> tuple[str | None, str]:
@@ -53,19 +50,10 @@ def name_of(argument: str) -> str:
     return name or default_name(uri)
 
 
-def redact(uri: str) -> str:
-    """Returns `uri` fit for a screen, a log or a report: passwords and tokens are replaced by ``***``.
-
-    Both ``user:password@host`` and ``password=...`` (also token, key, auth, and the like) are recognised, also in
-    text that is no proper URL; when in doubt more is hidden, never less.
-    """
-    scheme = _SCHEME.match(uri)
-    start = scheme.end() if scheme else 0
-    user, _, rest = uri[start:].partition(":")
-    _, at, host = rest.rpartition("@")  # a password may hold any other delimiter, '@' too, unescaped
-    if at:
-        uri = f"{uri[:start]}{user}:***@{host}"
-    return _SECRET.sub(r"\1***", uri)
+def same_name(argument: str) -> ConfigError:
+    """Returns what to raise where the source of a ``[name=]URI`` has the name of another."""
+    _, uri = split_name(argument)
+    return ConfigError(f"two sources are named {name_of(argument)!r}: name them, as in door={redact(uri)}")
 
 
 def scheme_of(uri: str) -> str | None:
@@ -109,13 +97,15 @@ def default_name(uri: str) -> str:
     """Returns what to call a source that wasn't named: ``camera0``, ``clip``, a folder's name, or a URL's host."""
     if is_camera(uri):
         return f"camera{uri.removeprefix('/dev/video')}"
-    if is_stream(uri):
+    if scheme_of(uri) not in (None, "file"):
         host = _HOST.search(redact(uri))
         return (re.sub(r"[^\w.-]+", "-", host[1]).strip("-") if host else "") or "stream"
     path = local_path(uri)
     if is_pattern(uri):
         return path.parent.name or "pictures"
-    return (path.resolve().name if _asks(path.is_dir) else path.stem) or "pictures"
+    if not _asks(path.exists):
+        return redact(path.stem) or "pictures"
+    return (path.resolve().name if path.is_dir() else path.stem) or "pictures"
 
 
 def _asks(question: Callable[[], bool]) -> bool:

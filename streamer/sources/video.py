@@ -8,6 +8,7 @@ from pathlib import Path
 
 from streamer.errors import SourceError
 from streamer.frame import Frame
+from streamer.redaction import redact
 from streamer.sources.base import SourceInfo, damage_phrase
 from streamer.sources.clock import PresentationClock
 from streamer.sources.decoder import VideoDecoder
@@ -16,7 +17,7 @@ from streamer.sources.ending import missing_end
 from streamer.sources.guarded import GuardedSource
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.packets import Picture
-from streamer.sources.uri import is_stream, local_path, redact, scheme_of
+from streamer.sources.uri import is_stream, local_path, scheme_of
 
 _NOMINAL_FPS = 25.0  # spaces frames without time stamps where no rate is known
 _MAX_FPS = 1000.0  # beyond, a rate is an artefact of the time base

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from streamer.cuda.lending import Lending, Slots
 from streamer.errors import EngineError, SourceError, StreamerError
 from streamer.frame import Frame
+from streamer.logs import start_logging
 from streamer.pacing import Pacer
 from streamer.sources import open_source
 from streamer.sources.base import Source, as_source_error
@@ -268,7 +269,7 @@ def main() -> None:
     parser.add_argument("board", type=int, help="descriptor of the memory shared with it")
     parser.add_argument("log_level", type=int)
     options = parser.parse_args()
-    logging.basicConfig(level=options.log_level, format="%(levelname)s: %(message)s")
+    start_logging(options.log_level)
     for number in (signal.SIGINT, signal.SIGTERM):  # the run ends first, and then its connection
         signal.signal(number, signal.SIG_IGN)
     Child(Wire(socket.socket(fileno=options.connection)), Board(options.board)).serve()

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 from streamer.closing import Closing
 from streamer.errors import ConfigError, SourceError
+from streamer.redaction import redact
 from streamer.sources.base import Source, SourceInfo
 from streamer.sources.options import SourceOptions
 from streamer.sources.processes.process import Process
 from streamer.sources.processes.remote import RemoteSource
-from streamer.sources.uri import default_name, is_stream, redact
+from streamer.sources.uri import default_name, is_stream
 
 log = logging.getLogger(__name__)
 
