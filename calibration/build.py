@@ -9,11 +9,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from streamer.errors import ConfigError
+from calibration.files import check_output, check_report
 from streamer.model_file import load_model
 from streamer.model_spec import ModelSpec
 from streamer.tensorrt import BuildOptions, Flavour, build_engine, parse_targets, plan, summary, write_engine
-from streamer.tensorrt.cache import timings_path
+from streamer.tensorrt.cache import report_path, timings_path
 from streamer.zoo import resolve_model
 
 _DEFAULTS = BuildOptions()
@@ -52,7 +52,8 @@ def run(options: argparse.Namespace) -> int:
     path, spec = resolve_model(options.model)
     if options.model_config:
         spec = ModelSpec.from_yaml(options.model_config)
-    _check_place(options.output)
+    check_output(options.output, path, options.model_config, ending=".engine")
+    check_report(report_path(options.output), rb'\{\s*"sha256"')
     flavour = Flavour(options.flavour)
     wanted = BuildOptions(
         targets=parse_targets(options.target) if options.target else (),
@@ -77,15 +78,6 @@ def run(options: argparse.Namespace) -> int:
     )
     print(summary(built.layers))
     return 0
-
-
-def _check_place(output: Path) -> None:
-    if output.suffix != ".engine":
-        raise ConfigError(f"{output}: an engine's file name ends in .engine")
-    if output.is_dir():
-        raise ConfigError(f"{output}: is a folder; give -o a file name")
-    if not output.parent.is_dir():
-        raise ConfigError(f"{output}: its folder doesn't exist; make it first")
 
 
 class _Bar:

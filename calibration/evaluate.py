@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from calibration.agreement import agreement
 from calibration.dataset import Sample, read_frame, read_samples
-from calibration.files import write_whole
+from calibration.files import check_output, check_report, write_whole
 from streamer.detections import Detections
 from streamer.detector import open_detector
 from streamer.detector.base import Detector
@@ -133,6 +133,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures one model's accuracy, beside another's where asked, and prints tables and a line of JSON."""
+    if options.json:
+        models = (Path(name) for name in (options.model, options.against) if name)
+        check_output(options.json, *models, options.model_config)
+        check_report(options.json, rb"\s*\{")
     found, accuracy, content = _measure(options.model, options, options.engine, options.device, options.precision)
     print(accuracy.table())
     if options.against:

@@ -79,7 +79,7 @@ def export(
     from streamer.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
     from streamer.self_check import record
 
-    check_output(output, checkpoint)
+    check_output(output, checkpoint, ending=".onnx")
     weights, checkpoint_sha256 = load_checkpoint(checkpoint)
     network = build(spec)
     load_into(network, weights)

@@ -1,27 +1,62 @@
-"""Writing results: all of a file or nothing."""
+"""Writing results: all of a file or nothing, and over nothing that is read."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from streamer.errors import ConfigError
+from streamer.sinks.files import same_file
 from streamer.whole_file import whole_file
 
 
-def check_output(output: Path, source: Path) -> None:
-    """Refuses an output that can't be written or is its own source, before any work is done.
+def check_output(output: Path, *inputs: Path | None, ending: str | None = None) -> None:
+    """Refuses an output that can't be written or is one of its own inputs, before any work is done.
+
+    Args:
+        output: the file to write.
+        inputs: what is read; None is no file.
+        ending: what the output's name ends in; None is anything.
 
     Raises:
         ConfigError: naming the fix.
     """
-    if output.resolve() == source.resolve():
-        raise ConfigError(f"{output}: the output is the input itself; give -o another name")
+    refuse_inputs(output, *inputs)
     if output.is_dir():
-        raise ConfigError(f"{output}: is a folder; give -o a file name ending .onnx")
+        raise ConfigError(f"{output}: is a folder; give a file name{f' ending in {ending}' if ending else ''}")
+    if ending is not None and output.suffix.lower() != ending:
+        raise ConfigError(f"{output}: the name of what is written here ends in {ending}")
     if not output.parent.is_dir():
         raise ConfigError(f"{output}: its folder doesn't exist; make it first")
+
+
+def refuse_inputs(output: Path, *inputs: Path | None) -> None:
+    """Refuses an output that is one of its own inputs, links and hard links followed; see `check_output`."""
+    if any(path is not None and same_file(output, path) for path in inputs):
+        raise ConfigError(f"{output}: the output is the input itself; give it another name")
+
+
+def check_report(path: Path, begins: bytes) -> None:
+    """Refuses to replace a file that isn't empty and doesn't begin as a report of the same kind does.
+
+    Args:
+        path: the report to write.
+        begins: pattern of how one begins.
+
+    Raises:
+        ConfigError: naming the fix.
+    """
+    try:
+        with path.open("rb") as file:
+            begun = file.read(200)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be replaced: {error.strerror or error}") from error
+    if begun.strip() and not re.match(begins, begun):
+        raise ConfigError(f"{path}: is there and is no such report; move it, or give the output another name")
 
 
 def write_whole(output: Path, content: bytes) -> None:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
-from calibration.files import write_whole
+from calibration.files import refuse_inputs, write_whole
 from streamer.errors import ConfigError, ModelError
 from streamer.model_spec import ModelSpec, packaged_config
 
@@ -158,6 +158,7 @@ def import_tfjs(model_json: Path, output: Path) -> ImportReport:
 
     spec = ModelSpec.from_yaml(packaged_config(_NETWORK))
     graph, weights, sha256 = _read(model_json)
+    refuse_inputs(output, *(model_json.with_name(name) for name in sha256))
     convolutions = _convolutions(graph, weights, model_json)
     state = _fill(spec, convolutions, model_json)
     stream = io.BytesIO()

@@ -18,7 +18,7 @@ from typing import Any
 from onnx import ModelProto
 from tqdm import tqdm
 
-from calibration.files import check_output, sha256_of_files, write_whole
+from calibration.files import check_output, check_report, sha256_of_files, write_whole
 from calibration.gate import Judge, Limits, Verdict, latencies_ms
 from calibration.methods import METHODS, Quantizer, check_float, quantized_layers, require_packages, without_layer
 from calibration.pictures import Deal, deal, network_input
@@ -83,7 +83,9 @@ def quantize(
     require_packages()
     if method not in ("auto", *METHODS):
         raise ConfigError(f"unknown method {method!r} (known: auto, {', '.join(METHODS)})")
-    check_output(output, model)
+    check_output(output, model, ending=".onnx")
+    check_report(output.with_suffix(".json"), rb'\{\s*"model"')
+    check_report(output.with_suffix(".md"), rb"# .*, INT8\n")
     began = time.monotonic()
     original = load_model(model, spec)
     check_float(original.proto, model)

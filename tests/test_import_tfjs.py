@@ -367,3 +367,12 @@ def test_published_files_give_the_known_checkpoint(tmp_path: Path) -> None:
     # The package lacks the never-applied `gfl_reg`; the known checkpoint has random numbers there.
     differing = [name for name in wanted if not torch.equal(got[name], wanted[name])]
     assert differing == [f"head.gfl_reg.{level}.weight" for level in range(3)]
+
+
+@pytest.mark.parametrize("name", ["model.json", "two.bin"])
+def test_an_output_is_none_of_the_files_read(writer: TfjsWriter, tmp_path: Path, name: str) -> None:
+    path = writer.write(tmp_path)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    with pytest.raises(ConfigError, match="the output is the input itself"):
+        import_tfjs(path, tmp_path / name)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
