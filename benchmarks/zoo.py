@@ -15,8 +15,9 @@ from statistics import median
 from benchmarks.machine import machine_line
 from benchmarks.options import positive
 from benchmarks.table import markdown_table, write_section
+from calibration.accuracy import coco_accuracy
 from calibration.dataset import read_frame, read_samples
-from calibration.evaluate import EVALUATION_CONF, coco_accuracy, detect_all
+from calibration.evaluate import EVALUATION_CONF, detect_all
 from streamer.detector import open_detector
 from streamer.engines import installed_engines, open_engine
 from streamer.engines.base import Engine
@@ -78,7 +79,7 @@ def measure(path: Path, options: argparse.Namespace) -> list[Row]:
         StreamerError: if the model can't be run.
     """
     model = load_model(path)
-    samples = read_samples(options.images, options.labels, model.spec.num_classes)
+    samples = read_samples(options.images, options.labels, model.spec.labels)
     wanted = [
         (engine, precision)
         for engine, missing in installed_engines().items()

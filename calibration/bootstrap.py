@@ -37,7 +37,7 @@ class WeightedAp:
                 owners.append(np.full(len(mine), index, np.int64))
                 hits.append(_hits(detections.boxes_xyxy[mine], _boxes(picture, int(class_id))))
             order = np.argsort(-np.concatenate(scores), kind="stable")
-            counts = np.array([int(np.sum(ids == class_id)) for ids in truth], np.int64)
+            counts = np.array([int(picture.sample.objects_of(int(class_id)).sum()) for picture in pictures], np.int64)
             self._classes.append((np.concatenate(owners)[order], np.concatenate(hits)[order], counts))
 
     def __call__(self, times: npt.NDArray[np.int64]) -> float:
@@ -77,8 +77,8 @@ def drop_interval(
 
 
 def _boxes(picture: Picture, class_id: int) -> npt.NDArray[np.float64]:
-    """Returns the ground truth of one class, xyxy in pixels of the file."""
-    boxes = picture.sample.boxes_cxcywh[picture.sample.class_ids == class_id]
+    """Returns the ground truth of one class but crowds, xyxy in pixels of the file."""
+    boxes = picture.sample.boxes_cxcywh[picture.sample.objects_of(class_id)]
     corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
     return corners * np.tile(picture.size_wh, 2)
 

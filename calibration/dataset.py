@@ -1,85 +1,132 @@
-"""Pictures with YOLO labels."""
+"""Pictures with labels: what to calibrate and to measure on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from calibration.labels import ClassNames, Sample, read_coco, read_voc, read_yolo
 from streamer.errors import ConfigError, SourceError
 from streamer.frame import Frame
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_LABEL_SUFFIXES = (".txt", ".xml")
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One picture's file and what is in it.
+def list_images(where: Path) -> list[Path]:
+    """Returns the pictures in a folder and its subfolders, by name, or those that a ``.txt`` file lists.
 
-    Attributes:
-        image: the picture's file.
-        class_ids: (N,) int64.
-        boxes_cxcywh: (N, 4) float64, centre and size relative to the picture, 0 to 1.
-    """
-
-    image: Path
-    class_ids: npt.NDArray[np.int64]
-    boxes_cxcywh: npt.NDArray[np.float64]
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Returns the pictures in `folder`, by name.
+    A line of a list is a path, relative to the list's folder or to the current one.
 
     Raises:
-        ConfigError: if there is no such folder or no picture in it.
+        ConfigError: if there is no such folder or list, no picture in it, or a listed one is missing.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"no folder {str(folder)!r}: --images wants a folder of pictures")
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if where.suffix.lower() == ".txt" and not where.is_dir():
+        return _read_list(where)
+    if not where.is_dir():
+        raise ConfigError(f"no folder {str(where)!r}: --images wants a folder of pictures, or a .txt list of them")
+    images = sorted(
+        path
+        for path in where.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(where).parts)
+    )
     if not images:
-        raise ConfigError(f"no pictures in {str(folder)!r} (known endings: {', '.join(IMAGE_SUFFIXES)})")
+        raise ConfigError(f"no pictures in {str(where)!r} (known endings: {', '.join(IMAGE_SUFFIXES)})")
     return images
 
 
-def read_samples(images: Path, labels: Path, num_classes: int) -> list[Sample]:
-    """Pairs every picture in `images` with `labels`/NAME.txt; a picture without one has nothing in it.
+def read_samples(images: Path, labels: Path, class_names: Sequence[str]) -> list[Sample]:
+    """Pairs pictures with their labels; a picture without labels has nothing in it.
 
-    Each line of a label file is ``class cx cy w h``, sizes relative to the picture.
+    Args:
+        images: a folder of pictures, or a list of them, see `list_images`.
+        labels: a folder with a YOLO ``NAME.txt`` or Pascal VOC ``NAME.xml`` for each picture, in the subfolder that the
+            picture has, or all in one; or a COCO ``.json`` file.
+        class_names: the model's labels, by class id. Those of VOC and COCO are matched by name, in any case.
 
     Raises:
-        ConfigError: if a folder is missing, no picture has labels, or a line is wrong (the file and line are named).
+        ConfigError: if something is missing, no picture has labels, no label an object, or a label is wrong (the file,
+            and of text the line, are named).
     """
     files = list_images(images)
-    if not labels.is_dir():
-        raise ConfigError(f"no folder {str(labels)!r}: --labels wants a folder of YOLO .txt files")
-    if not any((labels / f"{file.stem}.txt").is_file() for file in files):
-        raise ConfigError(f"no picture in {str(images)!r} has a label file of its name in {str(labels)!r}")
-    return [_read_sample(file, labels / f"{file.stem}.txt", num_classes) for file in files]
+    names = ClassNames(class_names)
+    if labels.suffix.lower() == ".json" and not labels.is_dir():
+        samples = read_coco(labels, names, _Finder(images, files))
+    else:
+        samples = _read_folder(images, files, labels, names)
+    count = sum(len(sample.class_ids) for sample in samples)
+    names.report(labels, count)
+    if not count:
+        raise ConfigError(f"{labels}: the labels of all {len(samples)} pictures are empty: there is nothing to measure")
+    return samples
 
 
-def _read_sample(image: Path, label: Path, num_classes: int) -> Sample:
-    class_ids: list[int] = []
-    boxes: list[list[float]] = []
-    lines = label.read_text(encoding="utf-8").splitlines() if label.is_file() else []
+def _read_list(path: Path) -> list[Path]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8: save the list as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't read the list of pictures: {error.strerror or error}") from None
+    images = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if not line or line.startswith("#"):
             continue
-        try:
-            class_id, *box = line.split()
-            values = [float(value) for value in box]
-            wrong = len(values) != 4 or not all(0 <= value <= 1 for value in values)
-            if wrong or not 0 <= int(class_id) < num_classes:
-                raise ValueError
-        except ValueError:
-            raise ConfigError(
-                f"{label}:{number}: wanted 'class cx cy w h' with class 0 to {num_classes - 1} and sizes 0 to 1, "
-                f"got {line.strip()!r}"
-            ) from None
-        class_ids.append(int(class_id))
-        boxes.append(values)
-    return Sample(image, np.array(class_ids, np.int64), np.array(boxes, np.float64).reshape(-1, 4))
+        found = next((image for image in (path.parent / line, Path(line)) if image.is_file()), None)
+        if found is None:
+            raise ConfigError(f"{path}:{number}: no picture {line!r}")
+        images.append(found)
+    if not images:
+        raise ConfigError(f"{path}: lists no pictures")
+    return images
+
+
+class _Finder:
+    """Finds the picture of a ``file_name`` in a COCO file: by its path among the pictures, else by its name alone."""
+
+    def __init__(self, images: Path, files: Sequence[Path]) -> None:
+        base = images if images.is_dir() else images.parent
+        self._by_path = {_relative(file, base).as_posix(): file for file in files}
+        counts = Counter(file.name for file in files)
+        self._by_name = {file.name: file for file in files if counts[file.name] == 1}
+
+    def __call__(self, name: str) -> Path | None:
+        return self._by_path.get(name) or self._by_name.get(name.replace("\\", "/").rsplit("/", 1)[-1])
+
+
+def _relative(file: Path, base: Path) -> Path:
+    return file.relative_to(base) if file.is_relative_to(base) else Path(file.name)
+
+
+def _read_folder(images: Path, files: Sequence[Path], labels: Path, names: ClassNames) -> list[Sample]:
+    if not labels.is_dir():
+        raise ConfigError(
+            f"no folder {str(labels)!r}: --labels wants a folder of YOLO .txt or Pascal VOC .xml files, or a COCO .json"
+        )
+    base = images if images.is_dir() else images.parent
+    counts = Counter(file.stem for file in files)
+    found: list[Path | None] = []
+    for file in files:
+        places = [labels / _relative(file, base).with_suffix(suffix) for suffix in _LABEL_SUFFIXES]
+        if counts[file.stem] == 1:
+            places += [labels / f"{file.stem}{suffix}" for suffix in _LABEL_SUFFIXES]
+        found.append(next((place for place in places if place.is_file()), None))
+    if not any(found):
+        raise ConfigError(f"no picture in {str(images)!r} has a label file of its name in {str(labels)!r}")
+    samples = []
+    for file, label in zip(files, found, strict=True):
+        if label is None:
+            objects = []
+        elif label.suffix == ".xml":
+            objects = read_voc(label, names)
+        else:
+            objects = read_yolo(label, len(names.labels))
+        samples.append(Sample.of(file, objects))
+    return samples
 
 
 def read_frame(image: Path, index: int) -> Frame:

@@ -3,113 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
+from calibration.accuracy import Accuracy, Found, coco_accuracy, coco_results
 from calibration.agreement import agreement
-from calibration.dataset import Sample, read_frame, read_samples
-from calibration.files import check_output, check_report, write_whole
-from streamer.detections import Detections
+from calibration.dataset import read_frame, read_samples
+from calibration.files import check_output, check_report, to_json, write_whole
+from calibration.labels import Sample, coco_categories
 from streamer.detector import open_detector
-from streamer.detector.base import Detector
+from streamer.detector.base import Detector, EngineInfo
 from streamer.detector.cuda import GPU_ENGINES
 from streamer.engines import ENGINE_NAMES, PRECISIONS
-from streamer.errors import ConfigError
 
 EVALUATION_CONF = 0.05
 """The least score that counts when accuracy is measured; upstream's own (`nanodet/model/head/gfl_head.py`)."""
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """COCO metrics x 100; small is under 32x32 pixels, medium under 96x96. NaN where there are no such objects."""
-
-    AP: float
-    AP50: float
-    AP75: float
-    APs: float
-    APm: float
-    APl: float
-
-    def table(self) -> str:
-        """Returns two lines: names and values."""
-        values = asdict(self)
-        return "\n".join(
-            ("  ".join(f"{name:>6}" for name in values), "  ".join(f"{value:6.2f}" for value in values.values()))
-        )
-
-
-def detect_all(detector: Detector, samples: Sequence[Sample]) -> Iterator[tuple[tuple[int, int], Detections]]:
+def detect_all(detector: Detector, samples: Sequence[Sample]) -> Iterator[Found]:
     """Yields every sample's picture size (width, height) and detections, in order, with a progress bar."""
     frames = (read_frame(sample.image, index) for index, sample in enumerate(samples))
     for frame, detections in tqdm(detector.stream(frames), total=len(samples), unit=" images", disable=None):
         yield frame.size_wh, detections
-
-
-def coco_accuracy(
-    samples: Sequence[Sample], found: Sequence[tuple[tuple[int, int], Detections]], labels: Sequence[str]
-) -> Accuracy:
-    """Compares detections with ground truth as COCO does.
-
-    Args:
-        samples: ground truth.
-        found: picture size (width, height) and detections of each sample, in the same order.
-        labels: class names.
-
-    Raises:
-        ConfigError: if the package that computes the metrics isn't installed.
-    """
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise ConfigError("measuring accuracy needs: pip install 'nanodet-streamer[calibration]'") from error
-    truth: dict[str, list[dict[str, Any]]] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": i, "name": label} for i, label in enumerate(labels)],
-    }
-    results: list[dict[str, Any]] = []
-    for image_id, (sample, (size_wh, detections)) in enumerate(zip(samples, found, strict=True), start=1):
-        truth["images"].append({"id": image_id, "width": size_wh[0], "height": size_wh[1]})
-        sizes = np.tile(size_wh, 2)
-        corners = sample.boxes_cxcywh - np.pad(sample.boxes_cxcywh[:, 2:] / 2, ((0, 0), (0, 2)))
-        for class_id, box in zip(sample.class_ids, corners * sizes, strict=True):
-            truth["annotations"].append(
-                {
-                    "id": len(truth["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": int(class_id),
-                    "bbox": box.tolist(),
-                    "area": float(box[2] * box[3]),
-                    "iscrowd": 0,
-                }
-            )
-        boxes = detections.boxes_xyxy.astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        for box, score, class_id in zip(boxes, detections.scores, detections.class_ids, strict=True):
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": int(class_id),
-                    "bbox": box.tolist(),
-                    "score": float(score),
-                }
-            )
-    if not results:
-        return Accuracy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(truth)
-        evaluation = COCOeval_faster(coco, coco.loadRes(results), "bbox")
-        evaluation.run()
-    return Accuracy(*(100 * value if value >= 0 else float("nan") for value in evaluation.stats[:6].tolist()))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,8 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME|FILE", help="a model's name or an ONNX file")
     parser.add_argument("--model-config", type=Path, metavar="FILE", help="YAML description of a foreign ONNX file")
     parser.add_argument("--against", metavar="NAME|FILE", help="another model to compare with, such as the float one")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="pictures")
-    parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="YOLO labels: class cx cy w h")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="pictures: a folder, or a .txt list")
+    parser.add_argument(
+        "--labels", type=Path, required=True, metavar="DIR|FILE", help="YOLO .txt or VOC .xml files, or a COCO .json"
+    )
     parser.add_argument("--engine", default="auto", choices=("auto", *ENGINE_NAMES, *GPU_ENGINES))
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--precision", default="auto", choices=PRECISIONS)
@@ -128,41 +49,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the other model runs on, at its own precision (default: the same engine, device and precision)",
     )
     parser.add_argument("--iou", type=float, default=0.6, help="overlap above which the weaker box goes (0.6)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, also of each class")
+    parser.add_argument("--per-class", action="store_true", help="print the AP of each class, the worst first")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write the detections there, as COCO results JSON")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one model found in the pictures, and how right it was."""
+
+    engine: EngineInfo
+    labels: Sequence[str]
+    samples: Sequence[Sample]
+    found: Sequence[Found]
+    accuracy: Accuracy
+
+    def content(self) -> dict[str, Any]:
+        """Returns the figures in the form of the JSON."""
+        return {"engine": asdict(self.engine), "images": len(self.samples), **asdict(self.accuracy)}
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures one model's accuracy, beside another's where asked, and prints tables and a line of JSON."""
-    if options.json:
-        models = (Path(name) for name in (options.model, options.against) if name)
-        check_output(options.json, *models, options.model_config)
-        check_report(options.json, rb"\s*\{")
-    found, accuracy, content = _measure(options.model, options, options.engine, options.device, options.precision)
-    print(accuracy.table())
+    read = [Path(name) for name in (options.model, options.against) if name] + [options.model_config, options.labels]
+    for output, begins in ((options.json, rb"\s*\{"), (options.results, rb"\s*\[")):
+        if output:
+            check_output(output, *read)
+            check_report(output, begins)
+            read.append(output)
+    measured = _measure(options.model, options, options.engine, options.device, options.precision)
+    print(measured.accuracy.table())
+    if options.per_class:
+        print(measured.accuracy.class_table())
+    content = measured.content()
     if options.against:
         how = (options.engine, options.device, options.precision)
         if options.against_engine is not None:
             how = (options.against_engine, "auto", "auto")
-        before, reference, described = _measure(options.against, options, *how)
-        seen = agreement([detections for _, detections in before], [detections for _, detections in found])
-        print(f"against {options.against}:\n{reference.table()}")
+        reference = _measure(options.against, options, *how)
+        seen = agreement([each for _, each in reference.found], [each for _, each in measured.found])
+        drop = reference.accuracy.AP - measured.accuracy.AP
+        print(f"against {options.against}:\n{reference.accuracy.table()}")
         print(
-            f"drop {reference.AP - accuracy.AP:+.2f} AP; agreement {seen.score:.3f}: {seen.matched} matched "
+            f"drop {drop:+.2f} AP; agreement {seen.score:.3f}: {seen.matched} matched "
             f"(IoU {seen.mean_iou:.3f}, score difference {seen.mean_score_difference:.3f}), {seen.misses} missed, "
             f"{seen.extras} extra"
         )
-        content["against"] = described | {"drop": reference.AP - accuracy.AP, "agreement": asdict(seen)}
-    text = json.dumps(content)
-    print(text)
+        content["against"] = reference.content() | {"drop": drop, "agreement": asdict(seen)}
+    print(to_json(_without_classes(content)))
     if options.json:
-        write_whole(options.json, f"{text}\n".encode())
+        write_whole(options.json, f"{to_json(content)}\n".encode())
+    if options.results:
+        is_coco = options.labels.suffix.lower() == ".json"
+        categories = coco_categories(options.labels, measured.labels) if is_coco else None
+        write_whole(options.results, to_json(coco_results(measured.samples, measured.found, categories)).encode())
     return 0
 
 
-def _measure(
-    model: str, options: argparse.Namespace, engine: str, device: str, precision: str
-) -> tuple[list[tuple[tuple[int, int], Detections]], Accuracy, dict[str, Any]]:
-    """Returns every picture's size and detections, the accuracy, and both in the form of the JSON."""
+def _without_classes(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the figures for the line that is printed, which those of eighty classes would drown."""
+    kept = {key: value for key, value in content.items() if key != "classes"}
+    return kept | {"against": _without_classes(kept["against"])} if "against" in kept else kept
+
+
+def _measure(model: str, options: argparse.Namespace, engine: str, device: str, precision: str) -> Measurement:
     with open_detector(
         model,
         model_config=options.model_config,
@@ -172,7 +122,7 @@ def _measure(
         conf=EVALUATION_CONF,
         iou=options.iou,
     ) as detector:
-        samples = read_samples(options.images, options.labels, len(detector.labels))
+        samples = read_samples(options.images, options.labels, detector.labels)
         found = list(detect_all(detector, samples))
         accuracy = coco_accuracy(samples, found, detector.labels)
-        return found, accuracy, {"engine": asdict(detector.info), "images": len(samples), **asdict(accuracy)}
+        return Measurement(detector.info, detector.labels, samples, found, accuracy)

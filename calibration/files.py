@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from streamer.errors import ConfigError
 from streamer.sinks.files import same_file
@@ -72,9 +75,22 @@ def write_whole(output: Path, content: bytes) -> None:
         raise ConfigError(f"{output}: can't be written: {error.strerror or error}") from error
 
 
+def to_json(content: object, indent: int | None = None) -> str:
+    """Returns JSON as every reader takes it: what isn't a finite number is null."""
+    return json.dumps(_without_nan(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
 def sha256_of_files(files: Iterable[Path]) -> str:
     """Returns the SHA-256, in hex, of the files' names and contents, in the order given."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

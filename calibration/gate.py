@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
+from calibration.accuracy import Accuracy, coco_accuracy
 from calibration.agreement import Agreement, Output, agreement, fidelity
 from calibration.bootstrap import drop_interval
-from calibration.evaluate import EVALUATION_CONF, Accuracy, coco_accuracy
+from calibration.evaluate import EVALUATION_CONF
 from calibration.pictures import Picture
 from streamer.decode import Decoder
 from streamer.detections import Detections

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from calibration.dataset import Sample, list_images, read_frame, read_samples
+from calibration.dataset import list_images, read_frame, read_samples
+from calibration.labels import Sample
 from streamer.errors import ConfigError, SourceError
 from streamer.letterbox import Letterbox
 from streamer.model_spec import ModelSpec
@@ -102,10 +103,9 @@ def _shuffled(pictures: Sequence[Picture]) -> list[Picture]:
 
 def _read(spec: ModelSpec, images: Path, labels: Path | None, unreadable: list[Path]) -> list[Picture]:
     if labels is None:
-        nothing = np.zeros(0, np.int64), np.zeros((0, 4))
-        samples = [Sample(file, *nothing) for file in list_images(images)]
+        samples = [Sample.of(file, []) for file in list_images(images)]
     else:
-        samples = read_samples(images, labels, spec.num_classes)
+        samples = read_samples(images, labels, spec.labels)
     if len(samples) < MIN_PICTURES:
         raise ConfigError(f"{images}: wanted at least {MIN_PICTURES} pictures, got {len(samples)}")
     width, height = spec.input_size_wh

@@ -272,13 +272,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say what to calibrate and judge on, and what may be lost."""
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="pictures to calibrate on, 16 or more"
+        "--images", type=Path, required=True, metavar="DIR", help="pictures to calibrate on, 16 or more; or a .txt list"
     )
-    parser.add_argument("--labels", type=Path, metavar="DIR", help="their YOLO labels, to measure AP on held-out ones")
+    parser.add_argument(
+        "--labels", type=Path, metavar="DIR|FILE", help="their labels, to measure AP on held-out ones: see evaluate"
+    )
     parser.add_argument(
         "--gate-images", type=Path, metavar="DIR", help="pictures to judge on, instead of held-out ones"
     )
-    parser.add_argument("--gate-labels", type=Path, metavar="DIR", help="their YOLO labels")
+    parser.add_argument("--gate-labels", type=Path, metavar="DIR|FILE", help="their labels")
     parser.add_argument("--method", default="auto", choices=("auto", *METHODS), help="auto tries all, keeps the best")
     parser.add_argument("--max-ap-drop", type=float, default=0.5, metavar="AP", help="AP that may be lost (0.5)")
     parser.add_argument(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from calibration.files import to_json
 from calibration.gate import Verdict
 
 
@@ -69,7 +68,7 @@ class QuantizationReport:
         content = asdict(self)
         for verdict, entry in zip(self.verdicts, content["verdicts"], strict=True):
             entry["agreement"]["score"] = verdict.agreement.score
-        return json.dumps(_without_nan(content), indent=2, ensure_ascii=False) + "\n"
+        return to_json(content, indent=2) + "\n"
 
     def to_markdown(self) -> str:
         """Returns a short page with a table of accuracy and one of latency."""
@@ -125,11 +124,3 @@ def _agreement_table(verdicts: tuple[Verdict, ...]) -> list[str]:
             f" | {seen.mean_iou:.3f} | {seen.mean_score_difference:.3f} |"
         )
     return lines
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from calibration.__main__ import main
-from calibration.dataset import Sample, read_samples
+from calibration.dataset import read_samples
+from calibration.labels import Sample
 from streamer.detections import Detections
 from streamer.errors import ConfigError
 from tests.media import write_image
@@ -31,7 +32,7 @@ class TestAccuracy:
         pytest.importorskip("faster_coco_eval", reason="COCO metrics come with [calibration]")
 
     def test_perfect_detections_have_100(self) -> None:
-        from calibration.evaluate import coco_accuracy
+        from calibration.accuracy import coco_accuracy
 
         truth = [sample((0, 0.5, 0.5, 0.5, 0.5), (1, 0.1, 0.1, 0.1, 0.1)), sample()]
         right = found((0, 0.9, 160, 120, 480, 360), (1, 0.8, 32, 24, 96, 72))
@@ -41,7 +42,7 @@ class TestAccuracy:
         assert np.isnan(accuracy.APs)
 
     def test_shifted_boxes_and_wrong_classes_cost(self) -> None:
-        from calibration.evaluate import coco_accuracy
+        from calibration.accuracy import coco_accuracy
 
         truth = [sample((0, 0.5, 0.5, 0.5, 0.5))]
         shifted = coco_accuracy(truth, [((640, 480), found((0, 0.9, 210, 120, 530, 360)))], LABELS)
@@ -50,7 +51,7 @@ class TestAccuracy:
         assert coco_accuracy(truth, [((640, 480), found((1, 0.9, 160, 120, 480, 360)))], LABELS).AP == 0
 
     def test_nothing_found(self) -> None:
-        from calibration.evaluate import coco_accuracy
+        from calibration.accuracy import coco_accuracy
 
         assert coco_accuracy([sample((0, 0.5, 0.5, 0.5, 0.5))], [((64, 48), Detections.empty())], LABELS).AP == 0
 
@@ -94,7 +95,7 @@ def folders(tmp_path: Path, label: str = "0 0.5 0.5 0.2 0.2\n") -> tuple[Path, P
 
 
 def test_pictures_pair_with_labels_by_name(tmp_path: Path) -> None:
-    first, second = read_samples(*folders(tmp_path, "1 0.5 0.25 0.2 0.1\n\n0 0 0 1 1\n"), 2)
+    first, second = read_samples(*folders(tmp_path, "1 0.5 0.25 0.2 0.1\n\n0 0 0 1 1\n"), LABELS)
     assert first.class_ids.tolist() == [1, 0]
     assert first.boxes_cxcywh.tolist() == [[0.5, 0.25, 0.2, 0.1], [0, 0, 1, 1]]
     assert len(second.class_ids) == 0
@@ -105,7 +106,7 @@ def test_pictures_pair_with_labels_by_name(tmp_path: Path) -> None:
 )
 def test_wrong_label_lines_are_named(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigError, match=r"a\.txt:2: wanted 'class cx cy w h'"):
-        read_samples(*folders(tmp_path, f"0 0.5 0.5 0.2 0.2\n{line}\n"), 2)
+        read_samples(*folders(tmp_path, f"0 0.5 0.5 0.2 0.2\n{line}\n"), LABELS)
 
 
 def test_one_engine_against_another(tmp_path: Path) -> None:
@@ -125,13 +126,13 @@ def test_folders_without_pictures_or_labels(tmp_path: Path) -> None:
     images, labels = folders(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no folder"):
-        read_samples(tmp_path / "none", labels, 2)
+        read_samples(tmp_path / "none", labels, LABELS)
     with pytest.raises(ConfigError, match="no pictures"):
-        read_samples(tmp_path / "empty", labels, 2)
+        read_samples(tmp_path / "empty", labels, LABELS)
     with pytest.raises(ConfigError, match="no folder"):
-        read_samples(images, tmp_path / "none", 2)
+        read_samples(images, tmp_path / "none", LABELS)
     with pytest.raises(ConfigError, match="has a label file"):
-        read_samples(images, tmp_path / "empty", 2)
+        read_samples(images, tmp_path / "empty", LABELS)
 
 
 @pytest.mark.parametrize("verb", ["export", "evaluate", "quantize", "make", "build", "inspect", "import-tfjs"])

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration.agreement import agreement, fidelity
 from calibration.bootstrap import WeightedAp, drop_interval
-from calibration.dataset import Sample
 from calibration.files import write_whole
+from calibration.labels import Sample
 from calibration.pictures import Picture, deal
 from calibration.quantize import quantize
 from streamer.detections import Detections
@@ -114,7 +114,7 @@ def random_scene(seed: int, count: int = 12) -> tuple[list[Picture], list[Detect
 
 def test_bootstrap_counts_ap_as_coco_does() -> None:
     pytest.importorskip("faster_coco_eval", reason="the calibration extra is not installed")
-    from calibration.evaluate import coco_accuracy
+    from calibration.accuracy import coco_accuracy
 
     for seed in range(4):
         scene, detections = random_scene(seed)

@@ -1,0 +1,169 @@
+"""COCO metrics of detections against ground truth, and detections in COCO's results form."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from calibration.labels import Sample
+from streamer.detections import Detections
+from streamer.errors import ConfigError
+
+Found = tuple[tuple[int, int], Detections]
+"""A picture's size (width, height) in pixels and what was found in it."""
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """AP x 100 of one class, and how many of its objects the pictures hold, crowds apart."""
+
+    AP: float
+    AP50: float
+    objects: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """COCO metrics x 100; small is under 32x32 pixels, medium under 96x96. NaN where there are no such objects.
+
+    Attributes:
+        classes: of each class that has objects, by label.
+    """
+
+    AP: float
+    AP50: float
+    AP75: float
+    APs: float
+    APm: float
+    APl: float
+    classes: Mapping[str, ClassAccuracy] = field(default_factory=dict)
+
+    def values(self) -> dict[str, float]:
+        """Returns the metrics of all classes by name."""
+        return {name: value for name, value in asdict(self).items() if name != "classes"}
+
+    def table(self) -> str:
+        """Returns two lines: names and values; ``-`` where there are no such objects."""
+        values = self.values()
+        figures = ("-" if np.isnan(value) else f"{value:.2f}" for value in values.values())
+        return "\n".join(("  ".join(f"{name:>6}" for name in values), "  ".join(f"{text:>6}" for text in figures)))
+
+    def class_table(self) -> str:
+        """Returns a line for each class that has objects, the worst first."""
+        worst_first = sorted(self.classes.items(), key=lambda item: item[1].AP)
+        lines = [f"{each.AP:6.2f}  {each.AP50:6.2f}  {each.objects:7}  {label}" for label, each in worst_first]
+        return "\n".join([f"{'AP':>6}  {'AP50':>6}  {'objects':>7}  class", *lines])
+
+
+def coco_accuracy(samples: Sequence[Sample], found: Sequence[Found], labels: Sequence[str]) -> Accuracy:
+    """Compares detections with ground truth as COCO does.
+
+    Args:
+        samples: ground truth.
+        found: picture size (width, height) and detections of each sample, in the same order.
+        labels: class names.
+
+    Raises:
+        ConfigError: if the package that computes the metrics isn't installed.
+    """
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise ConfigError("measuring accuracy needs: pip install 'nanodet-streamer[calibration]'") from error
+    truth = _truth(samples, found, labels)
+    results = [
+        {"image_id": image_id, "category_id": class_id, "bbox": box, "score": score}
+        for image_id, (_, detections) in enumerate(found, start=1)
+        for class_id, box, score in _rows(detections)
+    ]
+    counts = np.bincount(
+        [each["category_id"] for each in truth["annotations"] if not each["iscrowd"]], minlength=len(labels)
+    )
+    if not results:
+        nothing = {label: ClassAccuracy(0.0, 0.0, int(n)) for label, n in zip(labels, counts, strict=True) if n}
+        return Accuracy(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, nothing)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(truth)
+        evaluation = COCOeval_faster(coco, coco.loadRes(results), "bbox")
+        evaluation.run()
+    precision = evaluation.eval["precision"]  # (IoU, recall, class, area, most detections); -1 where no objects are
+    classes = {
+        label: ClassAccuracy(_mean(precision[:, :, i, 0, -1]), _mean(precision[0, :, i, 0, -1]), int(counts[i]))
+        for i, label in enumerate(labels)
+        if counts[i]
+    }
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    stats = [100 * value if value >= 0 else float("nan") for value in evaluation.stats[:6].tolist()]
+    return Accuracy(**dict(zip(names, stats, strict=True)), classes=classes)
+
+
+def coco_results(
+    samples: Sequence[Sample], found: Sequence[Found], category_ids: Mapping[int, int] | None = None
+) -> list[dict[str, Any]]:
+    """Returns detections in COCO's results form: ``image_id``, ``category_id``, ``bbox`` (x, y, w, h), ``score``.
+
+    Args:
+        samples: the pictures; one that is of a COCO file has its number there, another its place, from 1.
+        found: their sizes and detections, in the same order.
+        category_ids: categories of the COCO file by class id; without, a category is the class id.
+
+    Beside the four stands ``file_name``, which tools that read results pass over.
+    """
+    return [
+        {
+            "image_id": place if sample.image_id is None else sample.image_id,
+            "category_id": class_id if category_ids is None else category_ids[class_id],
+            "bbox": box,
+            "score": score,
+            "file_name": sample.image.name,
+        }
+        for place, (sample, (_, detections)) in enumerate(zip(samples, found, strict=True), start=1)
+        for class_id, box, score in _rows(detections)
+        if category_ids is None or class_id in category_ids
+    ]
+
+
+def _truth(samples: Sequence[Sample], found: Sequence[Found], labels: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    truth: dict[str, list[dict[str, Any]]] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": i, "name": label} for i, label in enumerate(labels)],
+    }
+    for image_id, (sample, (size_wh, _)) in enumerate(zip(samples, found, strict=True), start=1):
+        truth["images"].append({"id": image_id, "width": size_wh[0], "height": size_wh[1]})
+        corners = sample.boxes_cxcywh - np.pad(sample.boxes_cxcywh[:, 2:] / 2, ((0, 0), (0, 2)))
+        boxes = corners * np.tile(size_wh, 2)
+        areas = boxes[:, 2] * boxes[:, 3] if sample.areas is None else sample.areas * size_wh[0] * size_wh[1]
+        crowds = np.zeros(len(boxes), bool) if sample.is_crowd is None else sample.is_crowd
+        for class_id, box, area, is_crowd in zip(sample.class_ids, boxes, areas, crowds, strict=True):
+            truth["annotations"].append(
+                {
+                    "id": len(truth["annotations"]) + 1,
+                    "image_id": image_id,
+                    "category_id": int(class_id),
+                    "bbox": box.tolist(),
+                    "area": float(area),
+                    "iscrowd": int(is_crowd),
+                }
+            )
+    return truth
+
+
+def _rows(detections: Detections) -> list[tuple[int, list[float], float]]:
+    """Returns class id, box (x, y, w, h) in pixels and score of each detection."""
+    boxes = detections.boxes_xyxy.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    return [
+        (int(class_id), box.tolist(), float(score))
+        for class_id, box, score in zip(detections.class_ids, boxes, detections.scores, strict=True)
+    ]
+
+
+def _mean(precision: Any) -> float:
+    counted = precision[precision > -1]
+    return 100 * float(counted.mean()) if counted.size else float("nan")
