@@ -306,3 +306,17 @@ class TestFigures:
         assert "objects  class" in printed
         assert "classes" not in json.loads(printed.strip().splitlines()[-1], parse_constant=refuse)
         assert isinstance(json.loads((tmp_path / "r.json").read_text()), list)
+
+    @pytest.mark.parametrize(
+        ("option", "name"), [("--results", "a.json"), ("--json", "a.json"), ("--results", "e.json")]
+    )
+    def test_evaluate_overwrites_neither_labels_nor_its_own_figures(
+        self, tmp_path: Path, option: str, name: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        images = tree(tmp_path, "a.png")
+        (tmp_path / "a.json").write_text(json.dumps(coco()))
+        where = ["--images", str(images), "--labels", str(tmp_path / "a.json"), option, str(tmp_path / name)]
+        more = ["--json", str(tmp_path / "e.json")] if name == "e.json" else []
+        assert main(["evaluate", "--model", "nanodet-g_416", *more, *where]) == 2
+        assert "the output is the input itself" in capsys.readouterr().err
+        assert json.loads((tmp_path / "a.json").read_text()) == coco()
