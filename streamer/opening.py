@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from streamer.closing import Closing
 from streamer.config import StreamConfig
-from streamer.errors import ConfigError, SourceError
+from streamer.errors import ConfigError, StreamerError
 from streamer.policy import Policy
 from streamer.redaction import redact
 from streamer.sinks.options import SinkOptions
@@ -262,12 +262,16 @@ def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
     Raises:
         SourceError: if one can't be opened and won't be waited for.
     """
-    failed: list[tuple[Source, SourceError]] = []
+    from streamer.sources.base import as_source_error
+
+    failed: list[tuple[Source, StreamerError]] = []
     for source in sources:
         try:
             source.wait_ready()
-        except SourceError as error:
-            failed.append((source, error))
+        except ConfigError:
+            raise
+        except Exception as error:
+            failed.append((source, as_source_error(error, source.info.name)))
     for source, cause in failed:
         if not source.info.live or (not patient and len(failed) == len(sources)):
             raise cause

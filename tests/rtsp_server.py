@@ -105,6 +105,7 @@ class RtspServer(Closing):
         url: where to connect, without credentials.
         port: the port in use.
         sent: pictures sent to the client that came last.
+        stamp_off_s: by how much the stamp of the picture of a number is off; None stamps all rightly.
         damage: changes the payload of every packet sent from now on; None leaves it whole.
     """
 
@@ -125,6 +126,7 @@ class RtspServer(Closing):
         self.first, self.fps, self.hang_up_after, self.silent_after = first, fps, hang_up_after, silent_after
         self.origin_s, self.sent = origin_s, 0
         self.damage: Callable[[bytes], bytes] | None = None
+        self.stamp_off_s: Callable[[int], float] | None = None
         self.thawed = threading.Event()
         self.thawed.set()
         coded = footage or _coded_pictures(size_wh, fps)
@@ -264,8 +266,9 @@ class _Client(socketserver.StreamRequestHandler):
                 payloads = [payload for unit in units for payload in _rtp_payloads(unit)]
                 for at, payload in enumerate(payloads):
                     marker = 0x80 if at == len(payloads) - 1 else 0
-                    timestamp = _FIRST_TIMESTAMP + number * _CLOCK_HZ // camera.fps
-                    header = struct.pack(">BBHII", 0x80, marker | _PAYLOAD_TYPE, sequence & 0xFFFF, timestamp, 7)
+                    off_s = camera.stamp_off_s(number) if camera.stamp_off_s is not None else 0.0
+                    stamp = (_FIRST_TIMESTAMP + number * _CLOCK_HZ // camera.fps + int(off_s * _CLOCK_HZ)) & 0xFFFFFFFF
+                    header = struct.pack(">BBHII", 0x80, marker | _PAYLOAD_TYPE, sequence & 0xFFFF, stamp, 7)
                     packet = header + (payload if camera.damage is None else camera.damage(payload))
                     with self.sending:
                         self.wfile.write(struct.pack(">cBH", b"$", 0, len(packet)) + packet)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _JUMP_S = 10.0
 _ALLOWED_S = 0.5
-_WAITED_S = 0.003
+WAITED_S = 0.003
 _WAITS = 5
 
 
@@ -57,12 +57,12 @@ class Backlog:
             self._zero_s = self._least_waited_s = delay_s
             self._key_stamp_s = None
             self._passing = False
-        if waited_s > _WAITED_S:
+        if waited_s > WAITED_S:
             self._waits += 1
             self._least_waited_s = min(self._least_waited_s, delay_s)
             if self._waits >= _WAITS:
                 self._zero_s = self._least_waited_s
-        if waited_s <= _WAITED_S or self._waits >= _WAITS:
+        if waited_s <= WAITED_S or self._waits >= _WAITS:
             self._waits, self._least_waited_s = 0, float("inf")
         self._zero_s = min(self._zero_s, delay_s)
         return delay_s - self._zero_s

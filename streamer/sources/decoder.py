@@ -16,7 +16,8 @@ from av.video.stream import VideoStream
 
 from streamer.av_input import open_input
 from streamer.errors import SourceError
-from streamer.sources.backlog import Backlog
+from streamer.sources.arrival import ArrivalClock
+from streamer.sources.backlog import WAITED_S, Backlog
 from streamer.sources.diagnosis import why_unplayable
 from streamer.sources.hardware import GpuFirst
 from streamer.sources.options import SourceOptions
@@ -30,6 +31,7 @@ _RTSP_OPTIONS = {
     "tcp": {"rtsp_transport": "tcp"},
     "udp": {"rtsp_transport": "udp"},
 }
+_NOMINAL_FPS = 25
 _PLAYLISTS = ("hls", "dash")
 _AVFMT_NOTIMESTAMPS = 0x0080
 _MAX_BAD_IN_A_ROW = 100
@@ -51,6 +53,7 @@ class VideoDecoder:
         damaged: how many packets couldn't be read, or not wholly be decoded, not counting a stream's before its first
             picture.
         passed_over: how many of a stream's packets were left undecoded to catch up.
+        was_waited_for: whether the last picture had to be waited for, rather than lying there when it was asked for.
     """
 
     def __init__(self, target: str | Path, shown: str, options: SourceOptions) -> None:
@@ -93,6 +96,8 @@ class VideoDecoder:
         self.damaged = 0
         self.passed_over = 0
         self._backlog = Backlog() if self._path is None and self.has_timestamps and options.freshest else None
+        self._arrivals = ArrivalClock(float(1 / (self.stream.average_rate or _NOMINAL_FPS)))
+        self.was_waited_for = False
         self._bad_in_a_row = 0
         self._joined = False
         self._ready: deque[Picture] = deque()
@@ -104,9 +109,11 @@ class VideoDecoder:
             SourceError: if the video breaks off or can't be decoded.
         """
         started = time.perf_counter()
+        self.was_waited_for = False
         while not self._ready:
             asked_s = time.perf_counter()
             packet = self._next_packet()
+            self.was_waited_for |= time.perf_counter() - asked_s > WAITED_S
             if packet is None:
                 return None
             if self._backlog is not None and self._is_stale(packet, self._backlog, asked_s):
@@ -136,9 +143,12 @@ class VideoDecoder:
         if not packet.size:  # the end
             return False
         stamp = packet.dts if packet.dts is not None else packet.pts
-        stamp_s = None if stamp is None else stamp * self._tick_s
         now_s = time.perf_counter()
-        return backlog.passes_over(stamp_s, packet.is_keyframe, now_s, now_s - asked_s)
+        waited_s = now_s - asked_s
+        stamp_s = None
+        if stamp is not None:  # a stray one would look like a reader that is late
+            stamp_s = self._arrivals.at(stamp * self._tick_s, now_s, waited=waited_s > WAITED_S)
+        return backlog.passes_over(stamp_s, packet.is_keyframe, now_s, waited_s)
 
     def _next_packet(self) -> Packet[VideoStream] | None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from streamer.errors import SourceError
 from streamer.frame import Frame
 from streamer.redaction import redact
+from streamer.seldom import Seldom
+from streamer.sources.arrival import ArrivalClock
 from streamer.sources.base import SourceInfo, damage_phrase
 from streamer.sources.clock import PresentationClock
 from streamer.sources.decoder import VideoDecoder
@@ -18,6 +21,8 @@ from streamer.sources.guarded import GuardedSource
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.packets import Picture
 from streamer.sources.uri import is_stream, local_path, scheme_of
+
+log = logging.getLogger(__name__)
 
 _NOMINAL_FPS = 25.0  # spaces frames without time stamps where no rate is known
 _MAX_FPS = 1000.0  # beyond, a rate is an artefact of the time base
@@ -50,6 +55,7 @@ class VideoSource(GuardedSource):
         self._name = name
         self._count = 0
         self._notes: list[str] = []
+        self._complaint = Seldom()
         self._identity = _identity(self._path)
         self._decoder = VideoDecoder(uri if self._path is None else self._path, self._shown, options)
         self._begin()
@@ -76,7 +82,8 @@ class VideoSource(GuardedSource):
             damage = f" after {damage_phrase(self.damaged)}" if self.damaged else ""
             raise SourceError(f"source {self._shown!r} {reason or f'ended before its first frame{damage}'}")
         self.info = self._describe()
-        self._clock = PresentationClock(1.0 / (self.info.fps or _NOMINAL_FPS))
+        frame_s = 1.0 / (self.info.fps or _NOMINAL_FPS)
+        self._clock, self._arrivals = PresentationClock(frame_s), ArrivalClock(frame_s)
         frame = self._frame(picture)
         self.info = replace(self.info, size_wh=frame.size_wh)
         return frame
@@ -95,12 +102,29 @@ class VideoSource(GuardedSource):
 
     def _frame(self, picture: Picture) -> Frame:
         now_s = time.perf_counter()
-        is_unstamped = self.info.live and not self._decoder.has_timestamps
-        pts_s = self._clock.at(now_s if is_unstamped else picture.stamp_s)
+        pts_s = self._live_pts_s(picture, now_s) if self.info.live else self._clock.at(picture.stamp_s)
         self._end_s = pts_s + picture.duration_s
         index = self._count + self._decoder.passed_over
         self._count += 1
         return Frame(picture.pixels, self._name, index, pts_s, now_s)
+
+    def _live_pts_s(self, picture: Picture, now_s: float) -> float:
+        """Returns the time of a stream's picture, and says where its stamps don't fit."""
+        arrivals = self._arrivals
+        misfits = arrivals.misfits
+        if self._decoder.has_timestamps:
+            pts_s = arrivals.at(picture.stamp_s, now_s, waited=self._decoder.was_waited_for)
+        else:
+            pts_s = arrivals.at(None, now_s, waited=True)
+        if arrivals.misfits > misfits and self._complaint.is_due():
+            log.warning(
+                "source %r: a time stamp is %+.1f s off its frame's arrival (%d so far);"
+                " such frames are timed by arrival",
+                self._name,
+                arrivals.last_misfit_s,
+                arrivals.misfits,
+            )
+        return pts_s
 
     def _describe(self) -> SourceInfo:
         decoder = self._decoder
