@@ -89,6 +89,14 @@ def test_stamps_that_are_missing_or_repeated_are_replaced_by_arrival(stamp: Stam
     assert times(ArrivalClock(1 / FPS), 200, stamp) == in_step(200)
 
 
+@pytest.mark.parametrize("repeated_s", [0.0, 0.05])
+def test_frames_that_lay_there_follow_each_other_in_time(repeated_s: float) -> None:
+    clock = ArrivalClock(0.05)  # as FFmpeg gives an RTSP stream: the first without a stamp
+    stamps = [None, 0.05, repeated_s, 0.15, 0.2, 0.25]
+    found = [clock.at(stamp, 1000.0 + number * 0.001, waited=False) for number, stamp in enumerate(stamps)]
+    assert found == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25])
+
+
 def test_pauses_round_key_frames_keep_their_spacing() -> None:
     def arrival(number: int) -> float:  # a key frame a second takes half a second on the wire, and holds up the others
         return max(number / FPS, number // 10 + 0.5 + number % 10 * 0.001)

@@ -40,7 +40,7 @@ class ArrivalClock:
         self._first_arrived_s: float | None = None
         self._arrived_s = self._last_s = 0.0
         self._zero_s: float | None = None  # the stamp that is 0 on the axis
-        self._stamp_s = float("nan")  # the last that fitted
+        self._stamp_s: float | None = None  # the last that fitted
         self._doubted: tuple[float, float] | None = None  # the last that didn't, and its arrival
         self._repeats = 0
         self._fits = False  # whether the last frame's stamp did
@@ -97,13 +97,15 @@ class ArrivalClock:
             return None
         elapsed_s = self._elapsed_s
         lead_s = stamp_s - self._zero_s - elapsed_s
-        if stamp_s < self._stamp_s or lead_s > max(self._buffered_s, self._lead_s) + self._jump_s:
+        if (self._stamp_s is not None and stamp_s < self._stamp_s) or lead_s > max(
+            self._buffered_s, self._lead_s
+        ) + self._jump_s:
             self._note_misfit(stamp_s - self._zero_s - by_arrival_s)
             if not self._is_confirmed(stamp_s):
                 return None
             self._zero_s = stamp_s - by_arrival_s
             lead_s = by_arrival_s - elapsed_s
-        else:
+        elif self._stamp_s is not None:
             self._interval_s = min(_LONGEST_INTERVAL_S, max(stamp_s - self._stamp_s, self._interval_s * _FORGETS))
         self._doubted, self._repeats, self._stamp_s = None, 0, stamp_s
         correction_s = self._correction_s(passed_s) + self._excess_s(lead_s, elapsed_s, waited=waited)
