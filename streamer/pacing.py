@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import replace
 
 from streamer.frame import Frame
+from streamer.seldom import Seldom
 
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_S = 10.0
 _SAME_TIME_S = 1e-6
 
 
@@ -28,14 +33,30 @@ class Budget:
 
 
 class Pacer:
-    """Holds frames back until their own time, counted from the first."""
+    """Holds frames back until their own time, counted from the first; none for longer than 10 s.
+
+    A file may have a gap of hours between two frames, or a stray time stamp: it then goes on from there.
+    """
 
     def __init__(self) -> None:
         self._began_s: float | None = None
+        self._complaint = Seldom()
 
     def wait(self, frame: Frame, stop: threading.Event) -> Frame:
         """Returns the frame, captured now, once its time has come or `stop` is set."""
+        now_s = time.perf_counter()
         if self._began_s is None:
-            self._began_s = time.perf_counter() - frame.pts_s
-        stop.wait(max(0.0, self._began_s + frame.pts_s - time.perf_counter()))
+            self._began_s = now_s - frame.pts_s
+        early_s = self._began_s + frame.pts_s - now_s
+        if early_s > LONGEST_WAIT_S:
+            if self._complaint.is_due():
+                log.warning(
+                    "source %r: its next frame is %.0f s later, by its time stamp; it is shown after %g s",
+                    frame.source,
+                    early_s,
+                    LONGEST_WAIT_S,
+                )
+            self._began_s -= early_s - LONGEST_WAIT_S
+            early_s = LONGEST_WAIT_S
+        stop.wait(max(0.0, early_s))
         return replace(frame, captured_at_s=time.perf_counter())

@@ -10,9 +10,10 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -350,6 +351,41 @@ class TestPresentationClock:
         clock = PresentationClock(0.04)
         times = [clock.at(stamp) for stamp in stamps]
         assert times == sorted(times) and all(time >= 0 for time in times)
+
+
+def stamps_moved(path: Path, moved: Path, by_s: Callable[[int], float]) -> Path:
+    """Copies a clip's packets with the stamps of each number moved."""
+    with av.open(str(path)) as clip, av.open(str(moved), "w") as output:
+        copied = output.add_stream_from_template(clip.streams.video[0])
+        packets = [packet for packet in clip.demux(video=0) if packet.pts is not None]
+        for number, packet in enumerate(packets):
+            assert packet.pts is not None and packet.time_base is not None
+            packet.stream = copied
+            packet.dts = packet.pts + round(min(by_s(number), by_s(len(packets) - 1)) / packet.time_base)
+            packet.pts += round(by_s(number) / packet.time_base)
+            output.mux_one(packet)
+    return moved
+
+
+@pytest.mark.parametrize("stray", [5, 29])
+def test_a_stray_stamp_in_a_file_shifts_nothing(tmp_path: Path, stray: int, caplog: pytest.LogCaptureFixture) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", 30)
+    path = stamps_moved(clip, tmp_path / "moved.nut", lambda number: 37_600.0 if number == stray else 0.0)
+    with open_source(str(path)) as source:
+        times = [frame.pts_s for frame in source]
+    assert len(times) == 30
+    if stray == 29:  # nothing after it says that it is stray
+        assert times[-1] == pytest.approx(37_600 + 29 / 30, abs=2e-3)
+    assert times[:29] == pytest.approx([number / 30 for number in range(29)], abs=2e-3)
+    assert ("ahead of the next one" in caplog.text) is (stray == 5)
+
+
+def test_a_gap_in_a_file_stays(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", 30)
+    path = stamps_moved(clip, tmp_path / "moved.nut", lambda number: 36_000.0 if number >= 10 else 0.0)
+    with open_source(str(path)) as source:
+        times = [frame.pts_s for frame in source]
+    assert times == pytest.approx([n / 30 + 36_000.0 * (n >= 10) for n in range(30)], abs=2e-3)
 
 
 def test_pictures_are_freed_without_the_garbage_collector(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LEAP_S = 10.0
+
 
 class PresentationClock:
     """Turns the time stamps of a stream, as they come, into a frame's `pts_s`.
@@ -19,6 +21,10 @@ class PresentationClock:
         self._zero_s: float | None = None  # the stream's stamp that is 0 here
         self._last_s: float | None = None
         self._went_back = False
+
+    def leaps(self, stamp_s: float) -> bool:
+        """Whether a stamp is so far ahead of the frame before that it may be damage."""
+        return self._zero_s is not None and self._last_s is not None and stamp_s - self._zero_s > self._last_s + _LEAP_S
 
     def at(self, stamp_s: float | None) -> float:
         """Returns the frame's time for the stream's own time stamp in seconds, or None where it has none."""

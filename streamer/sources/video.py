@@ -56,6 +56,7 @@ class VideoSource(GuardedSource):
         self._count = 0
         self._notes: list[str] = []
         self._complaint = Seldom()
+        self._looked_at: Picture | None = None
         self._identity = _identity(self._path)
         self._decoder = VideoDecoder(uri if self._path is None else self._path, self._shown, options)
         self._begin()
@@ -89,7 +90,7 @@ class VideoSource(GuardedSource):
         return frame
 
     def _read(self) -> Frame | None:
-        picture = self._decoder.read()
+        picture = self._next_picture()
         if picture is not None:
             return self._frame(picture)
         if self.info.live:
@@ -97,7 +98,24 @@ class VideoSource(GuardedSource):
         self._note_missing_end()
         return None
 
+    def _next_picture(self) -> Picture | None:
+        """Returns the next picture; without its stamp where that leaps ahead and the one behind it is back again."""
+        picture, self._looked_at = self._looked_at or self._decoder.read(), None
+        if picture is None or picture.stamp_s is None or self.info.live or not self._clock.leaps(picture.stamp_s):
+            return picture
+        self._looked_at = after = self._decoder.read()
+        if after is None or after.stamp_s is None or after.stamp_s >= picture.stamp_s:
+            return picture
+        if self._complaint.is_due():
+            log.warning(
+                "source %r: a time stamp is %.0f s ahead of the next one; its picture follows the one before",
+                self._name,
+                picture.stamp_s - after.stamp_s,
+            )
+        return replace(picture, stamp_s=None)
+
     def _release(self) -> None:
+        self._looked_at = None
         self._decoder.close()
 
     def _frame(self, picture: Picture) -> Frame:
