@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from streamer.closing import Closing
 from streamer.config import StreamConfig
-from streamer.errors import ConfigError, StreamerError
+from streamer.errors import ConfigError, SourceError, StreamerError
 from streamer.policy import Policy
 from streamer.redaction import redact
 from streamer.sinks.options import SinkOptions
