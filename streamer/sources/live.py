@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from streamer.errors import SourceError
+from streamer.errors import SourceError, StreamerError
 from streamer.frame import Frame
 from streamer.policy import Closed, Handover, Policy
 from streamer.sources.axes import Axes
-from streamer.sources.base import Source, SourceInfo, damage_phrase
+from streamer.sources.base import Source, SourceInfo, as_source_error, damage_phrase
 from streamer.sources.options import SourceOptions
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class LiveSource(Source):
         self._timeouts = 0
         self._hanging: list[_Connection] = []
         self._axes = Axes()
-        self._connection = _Connection(connect, options, uri)
+        self._connection = _Connection(connect, options, name, uri)
 
     def wait_ready(self) -> None:
         """Waits for the first frame.
@@ -216,7 +216,7 @@ class LiveSource(Source):
         connect = self._connect
         if self._connect_apart is not None and self._count_hanging() >= _MOST_HANGING:
             connect = self._connect_apart
-        self._connection = _Connection(connect, self._hurried(), self.info.uri)
+        self._connection = _Connection(connect, self._hurried(), self.info.name, self.info.uri)
         self._taken = _Counts(self._taken.passed_over + counts.passed_over, self._taken.damaged + counts.damaged)
         _collect_circles()
 
@@ -273,11 +273,11 @@ class _Counts:
 class _Connection:
     """One connection, opened and read on a thread of its own."""
 
-    def __init__(self, connect: Connect, options: SourceOptions, shown: str) -> None:
+    def __init__(self, connect: Connect, options: SourceOptions, name: str, shown: str) -> None:
         self.began_s = time.perf_counter()
-        self._connect, self._options, self._shown = connect, options, shown
+        self._connect, self._options, self._name, self._shown = connect, options, name, shown
         self._source: Source | None = None
-        self._error: BaseException | None = None
+        self._error: StreamerError | None = None
         self._has_given = False
         self._frames: Handover[Frame] = Handover(1, Policy.EVERY_FRAME)
         self._thread = threading.Thread(target=self._run, name=f"read {shown}", daemon=True)
@@ -346,7 +346,7 @@ class _Connection:
                     self._frames.put(frame)
         except Closed:
             pass
-        except BaseException as error:  # for `read` to raise
-            self._error = error
+        except Exception as error:  # for `read` to raise
+            self._error = as_source_error(error, self._name)
         finally:
             self._frames.close()
