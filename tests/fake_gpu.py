@@ -279,8 +279,8 @@ class _Over(Exception):
 class _ChildHere:
     """In place of a process: a thread that serves the same connection, over descriptors of its own."""
 
-    def __init__(self, command: list[str], **_: Any) -> None:
-        connection, board = (os.dup(int(number)) for number in command[3:5])
+    def __init__(self, connection: int, board: int) -> None:
+        connection, board = os.dup(connection), os.dup(board)
         self._wire = Wire(socket.socket(fileno=connection))
         self._child = child.Child(self._wire, Board(board))
         os.close(board)
@@ -320,8 +320,7 @@ def threads_for_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         with contextlib.suppress(_Over):
             body()
 
-    popen = {name: getattr(subprocess, name) for name in ("TimeoutExpired", "DEVNULL")} | {"Popen": _ChildHere}
-    monkeypatch.setattr(process, "subprocess", types.SimpleNamespace(**popen))
+    monkeypatch.setattr(process, "launch", _ChildHere)
     monkeypatch.setattr(child, "time", types.SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter))
     monkeypatch.setattr(child, "gc", types.SimpleNamespace(freeze=lambda: None))
     monkeypatch.setattr(child, "_or_die", until_over)

@@ -1,8 +1,7 @@
-"""The process that reads and decodes sources for a run: ``python -m streamer.sources.processes.child``."""
+"""The process that reads and decodes sources for a run; `launch` starts it."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import itertools
@@ -25,6 +24,7 @@ from streamer.sources import open_source
 from streamer.sources.base import Source, as_source_error
 from streamer.sources.processes import messages
 from streamer.sources.processes.board import AHEAD, AHEAD_LIVE, Board
+from streamer.sources.processes.launch import HELD_BACK
 from streamer.sources.processes.wire import Wire
 
 if TYPE_CHECKING:
@@ -262,19 +262,17 @@ def _or_die(body: Callable[[], None]) -> None:
         os._exit(1)
 
 
-def main() -> None:
-    """Serves the run that started this process."""
-    parser = argparse.ArgumentParser(prog="python -m streamer.sources.processes.child", description=__doc__)
-    parser.add_argument("connection", type=int, help="descriptor of the socket to the run")
-    parser.add_argument("board", type=int, help="descriptor of the memory shared with it")
-    parser.add_argument("log_level", type=int)
-    options = parser.parse_args()
-    start_logging(options.log_level)
-    for number in (signal.SIGINT, signal.SIGTERM):  # the run ends first, and then its connection
+def main(connection: int, board: int, log_level: int) -> None:
+    """Serves the run that started this process; see `launch`.
+
+    Args:
+        connection: descriptor of the socket to the run.
+        board: descriptor of the memory shared with it.
+        log_level: least level to log.
+    """
+    for number in HELD_BACK:
         signal.signal(number, signal.SIG_IGN)
-    Child(Wire(socket.socket(fileno=options.connection)), Board(options.board)).serve()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+    start_logging(log_level)
+    Child(Wire(socket.socket(fileno=connection)), Board(board)).serve()
     os._exit(0)  # whatever still hangs in a driver or library
-
-
-if __name__ == "__main__":
-    main()

@@ -7,17 +7,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.errors import ConfigError, EngineError, SourceError, StreamerError
 from streamer.sources.processes import messages
 from streamer.sources.processes.board import SOURCES, Board
+from streamer.sources.processes.launch import launch
 from streamer.sources.processes.remote import Place, RemoteSource, broken_off
 from streamer.sources.processes.wire import Wire
 
@@ -52,14 +51,7 @@ class Process:
             self._board = Board(descriptor)
             ours.settimeout(_SILENT_S)  # for one that hangs in the middle of what it says
             self._wire = Wire(ours)
-            path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-            arguments = (theirs.fileno(), descriptor, logging.getLogger().getEffectiveLevel())
-            self._popen = subprocess.Popen(
-                [sys.executable, "-m", "streamer.sources.processes.child", *map(str, arguments)],
-                env={**os.environ, "PYTHONPATH": path},
-                pass_fds=(theirs.fileno(), descriptor),
-                stdin=subprocess.DEVNULL,
-            )
+            self._popen = launch(theirs.fileno(), descriptor)
         self._sources: dict[int, RemoteSource] = {}
         self._awaiting = list(sources)
         self._lock = threading.Lock()
