@@ -13,6 +13,7 @@ from streamer.detector import DEFAULT_MODEL, MAX_DEPTH
 from streamer.errors import ConfigError, nearest, one_line, short
 from streamer.redaction import redact
 from streamer.sinks.options import Retention
+from streamer.sources.options import MAX_PIXELS
 from streamer.units import parse_seconds
 from streamer.yaml_file import read_mapping
 
@@ -92,8 +93,9 @@ class StreamConfig(_Frozen):
         overlay, progress: whether to draw live figures, whether to show a progress bar.
         self_check: whether to run the model once on a packaged picture and refuse an engine that computes it wrongly.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        max_pixels: most pixels of a picture, width times height; larger ones are refused from their header.
         camera_size: width and height to ask of webcams, ``1280x720``; None leaves it to the camera.
-        camera_fps: frame rate to ask of webcams.
+        camera_fps: frame rate to ask of webcams, and at which snapshot URLs are asked for their picture (default 2).
         camera_format: pixel format to ask of webcams, four characters such as ``MJPG``.
         reconnect: how often in a row to try a lost camera or stream again, or ``forever``. None is for ever once a
             source has given a frame, and not at all before; a number or ``forever`` also holds at the start.
@@ -134,6 +136,7 @@ class StreamConfig(_Frozen):
     progress: bool = True
     self_check: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    max_pixels: Annotated[int, Field(gt=0)] = MAX_PIXELS
     camera_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
     camera_fps: Annotated[float, Field(gt=0)] | None = None
     camera_format: Annotated[str, Field(pattern=r"^[ -~]{4}$")] | None = None

@@ -247,6 +247,7 @@ def _source_options(config: StreamConfig) -> SourceOptions:
         rtsp_transport=config.rtsp_transport,
         stall_timeout_s=config.stall_timeout,
         reconnect=None if config.reconnect == "forever" else config.reconnect,
+        max_pixels=config.max_pixels,
         gpu=decoding_gpu(config.decode, device=config.device, engine=config.engine),
         gpu_only=config.decode == "gpu",
     )

@@ -20,7 +20,7 @@ from streamer.sources.arrival import ArrivalClock
 from streamer.sources.backlog import WAITED_S, Backlog
 from streamer.sources.diagnosis import why_unplayable
 from streamer.sources.hardware import GpuFirst
-from streamer.sources.options import SourceOptions
+from streamer.sources.options import SourceOptions, too_large
 from streamer.sources.packets import CpuPackets, Damage, PacketDecoder, Picture
 
 # What FFmpeg may look at before it hands a stream over. Its defaults wait seconds for what isn't needed here.
@@ -90,7 +90,7 @@ class VideoDecoder:
         self._tick_s = float(self.stream.time_base or 0)
         self._decoder: PacketDecoder
         if options.gpu is None:
-            self._decoder = CpuPackets(self.stream, self._tick_s)
+            self._decoder = CpuPackets(self.stream, self._tick_s, options.max_pixels)
         else:
             self._decoder = GpuFirst(self.stream, self._tick_s, shown, options, live=self._path is None)
         self.damaged = 0
@@ -194,6 +194,9 @@ class VideoDecoder:
             raise SourceError(f"source {self._shown!r} is in a codec this build of PyAV can't decode; convert it")
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
+        problem = too_large((context.width, context.height), self._options.max_pixels)
+        if problem is not None:
+            raise SourceError(f"source {self._shown!r} is too large: {problem}")
         if context.width * context.height <= _ONE_THREAD_PIXELS:
             context.thread_count, context.thread_type = 1, ThreadType.NONE
         else:

@@ -80,7 +80,7 @@ class GpuFirst(PacketDecoder):
             live: whether every picture is wanted as soon as it can be had.
         """
         self._stream, self._tick_s, self._shown, self._options, self._live = stream, tick_s, shown, options, live
-        self._cpu = CpuPackets(stream, tick_s)
+        self._cpu = CpuPackets(stream, tick_s, options.max_pixels)
         self._held: list[Packet[VideoStream]] = []
         self._chosen: PacketDecoder | None = None
 

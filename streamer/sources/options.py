@@ -7,6 +7,9 @@ from typing import Literal
 
 from streamer.errors import ConfigError
 
+MAX_PIXELS = 200_000_000
+"""Largest picture by default: that of the largest cameras, 0.6 GB as BGR."""
+
 
 @dataclass(frozen=True)
 class SourceOptions:
@@ -24,6 +27,7 @@ class SourceOptions:
         reconnect: how often in a row a lost live source is tried again; None for ever.
         freshest: whether a live source passes pictures over rather than give old ones: those that came before the
             next one was asked for, and, where decoding is too slow, those before a newer key frame.
+        max_pixels: most pixels of a picture, width times height; a larger one is refused from its header.
         gpu: number of the GPU that decodes files and streams, where it can; None leaves all to the CPU.
         gpu_only: whether what that GPU can't decode is refused, rather than decoded by the CPU.
 
@@ -41,11 +45,13 @@ class SourceOptions:
     stall_timeout_s: float = 5.0
     reconnect: int | None = None
     freshest: bool = True
+    max_pixels: int = MAX_PIXELS
     gpu: int | None = None
     gpu_only: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("width", "height", "fps", "open_timeout_s", "key_frame_timeout_s", "stall_timeout_s"):
+        patience = ("open_timeout_s", "key_frame_timeout_s", "stall_timeout_s")
+        for name in ("width", "height", "fps", "max_pixels", *patience):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above zero, got {value}")
@@ -53,6 +59,14 @@ class SourceOptions:
             raise ConfigError(f"reconnect must be at least 0, got {self.reconnect}")
         if self.pixel_format is not None and len(self.pixel_format) != 4:
             raise ConfigError(f"pixel_format has four characters, such as MJPG, got {self.pixel_format!r}")
+
+
+def too_large(size_wh: tuple[int, int], max_pixels: int) -> str | None:
+    """Returns what is wrong with a picture that has more pixels than are allowed, else None."""
+    width, height = size_wh
+    if width * height <= max_pixels:
+        return None
+    return f"{width}x{height} is above the limit of {max_pixels} pixels (--max-pixels)"
 
 
 DEFAULT_OPTIONS = SourceOptions()

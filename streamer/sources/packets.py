@@ -9,7 +9,9 @@ import av
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from streamer.errors import SourceError
 from streamer.frame import Pixels
+from streamer.sources.options import MAX_PIXELS, too_large
 from streamer.sources.pixels import Turn, pixels_of, turn_of
 
 
@@ -58,10 +60,11 @@ class CpuPackets(PacketDecoder):
         turn: how pictures are turned for display; None until the first.
     """
 
-    def __init__(self, stream: VideoStream, tick_s: float) -> None:
-        """Takes the stream that the packets are of, and the seconds a tick of its time stamps."""
+    def __init__(self, stream: VideoStream, tick_s: float, max_pixels: int = MAX_PIXELS) -> None:
+        """Takes the stream that the packets are of, the seconds a tick of its time stamps, and the largest picture."""
         self._context = stream.codec_context
-        self._tick_s = tick_s
+        self._tick_s, self._max_pixels = tick_s, max_pixels
+        self._context.options = {**self._context.options, "max_pixels": str(max_pixels)}
         self.turn: Turn | None = None
 
     def decode(self, packet: Packet[VideoStream]) -> list[Picture]:
@@ -70,6 +73,10 @@ class CpuPackets(PacketDecoder):
         except av.EOFError:  # the decoder was flushed before
             return []
         except av.FFmpegError as error:
+            context = self._context
+            problem = too_large((context.width, context.height), self._max_pixels)
+            if problem is not None:  # FFmpeg says of such a picture only that it is invalid
+                raise SourceError(f"is too large: {problem}") from None
             raise Damage(str(error.strerror)) from error
 
     def _picture(self, decoded: av.VideoFrame) -> Picture:

@@ -3,48 +3,53 @@
 from __future__ import annotations
 
 import glob
+import mimetypes
 import os
 import re
 import time
+from collections import Counter
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
 from streamer.errors import SourceError
-from streamer.frame import Frame
+from streamer.frame import Frame, HostPixels
 from streamer.redaction import redact
 from streamer.sources.base import SourceInfo
-from streamer.sources.diagnosis import why_unreadable
 from streamer.sources.guarded import GuardedSource
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
-from streamer.sources.quiet import quiet_opencv
-from streamer.sources.uri import PICTURE_SUFFIXES, is_pattern, local_path
+from streamer.sources.picture_file import read_gif, read_picture
+from streamer.sources.uri import READ_SUFFIXES, is_pattern, local_path
 
 SECONDS_A_PICTURE = 1.0
+GIF_SUFFIX = ".gif"
+_TAKEN = (*READ_SUFFIXES, GIF_SUFFIX)
+_TYPES = mimetypes.MimeTypes()  # Python's own list: the system's differ
+_MORE_PICTURES = (
+    *(".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".tga", ".exr", ".hdr", ".pfm", ".dds", ".xcf", ".dcm", ".raw", ".dng"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+)
+_CURES = {"image": "convert them to JPEG or PNG", "video": "give each as a source of its own"}
 
 
 class PicturesSource(GuardedSource):
     """Frames from picture files in natural order of their names (2.jpg before 10.jpg), as BGR.
 
     A folder gives its own pictures, not those of folders in it; names that begin with a dot are left out. EXIF
-    orientation is applied, transparency dropped. `pts_s` counts `SECONDS_A_PICTURE` for each, `name` is the file's
-    name. Files that can't be read are passed over and named in `skipped`.
+    orientation is applied, transparency dropped; a GIF gives all its pictures. `pts_s` counts `SECONDS_A_PICTURE` for
+    each, `name` is the file's name. Files that can't be read are passed over and named in `skipped`, and so are a
+    folder's pictures and videos of other kinds, once a kind.
     """
 
     def __init__(self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS) -> None:
-        """Lists the pictures of `uri` and reads the first good one; `options` holds nothing for pictures.
+        """Lists the pictures of `uri` and reads the first good one, of at most `options.max_pixels`.
 
         Raises:
             SourceError: if there is none, or none that can be read.
         """
-        quiet_opencv()
-        self._uri, self._name = uri, name
-        self._paths = _list(uri)
-        self._next_path = 0
+        self._uri, self._name, self._max_pixels = uri, name, options.max_pixels
+        self._paths, self._skipped = _list(uri)
+        self._pictures = self._read_all()
         self._count = 0
-        self._skipped: list[str] = []
         self._begin()
 
     @property
@@ -58,46 +63,43 @@ class PicturesSource(GuardedSource):
             names = ", ".join(self._skipped[:3]) + (", ..." if len(self._skipped) > 3 else "")
             raise SourceError(f"source {self._uri!r} has no picture that can be read: {names}; replace or convert them")
         alone = len(self._paths) == 1
+        has_gif = any(path.suffix.lower() == GIF_SUFFIX for path in self._paths)
         self.info = SourceInfo(
             name=self._name,
             uri=self._uri,
             size_wh=frame.size_wh if alone else None,
-            frame_count=len(self._paths),
-            duration_s=len(self._paths) * SECONDS_A_PICTURE,
+            frame_count=None if has_gif else len(self._paths),
+            duration_s=None if has_gif else len(self._paths) * SECONDS_A_PICTURE,
             path=local_path(self._uri) if not is_pattern(self._uri) else None,
         )
         return frame
 
     def _read(self) -> Frame | None:
-        while self._next_path < len(self._paths):
-            path = self._paths[self._next_path]
-            self._next_path += 1
-            image = self._decode(path)
-            if image is not None:
-                index, self._count = self._count, self._count + 1
-                pts_s = index * SECONDS_A_PICTURE
-                return Frame(image, self._name, index, pts_s, time.perf_counter(), path.name)
-        return None
+        found = next(self._pictures, None)
+        if found is None:
+            return None
+        path, pixels = found
+        index, self._count = self._count, self._count + 1
+        return Frame(pixels, self._name, index, index * SECONDS_A_PICTURE, time.perf_counter(), path.name)
 
     def _release(self) -> None:
-        self._next_path = len(self._paths)
+        self._pictures.close()
 
-    def _decode(self, path: Path) -> npt.NDArray[np.uint8] | None:
-        try:
-            content = path.read_bytes()  # not cv2.imread: it can't open every name, and it talks
-            problem = why_unreadable(content)
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if problem is None else None
-        except OSError as error:
-            image, problem = None, error.strerror
-        except (cv2.error, MemoryError):
-            image = None
-        if image is None:
-            self._skipped.append(f"{path.name} ({problem or 'damaged, or no picture'})")
-            return None
-        return np.asarray(image, np.uint8)
+    def _read_all(self) -> Generator[tuple[Path, HostPixels]]:
+        """Yields every picture with its file, and notes those that can't be read."""
+        for path in self._paths:
+            try:
+                if path.suffix.lower() == GIF_SUFFIX:
+                    for pixels in read_gif(path, self._max_pixels):
+                        yield path, pixels
+                else:
+                    yield path, read_picture(path, self._max_pixels)
+            except SourceError as error:
+                self._skipped.append(f"{path.name} ({error})")
 
 
-def _list(uri: str) -> list[Path]:
+def _list(uri: str) -> tuple[list[Path], list[str]]:
+    """Returns the pictures of a URI in order, and what is passed over, a phrase a kind."""
     path = local_path(uri)
     try:
         if is_pattern(uri):
@@ -107,14 +109,28 @@ def _list(uri: str) -> list[Path]:
             found = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
             wanted = f"the folder {redact(uri)!r} holds no picture"
         else:
-            return [path]
-        paths = [entry for entry in found if entry.suffix.lower() in PICTURE_SUFFIXES and entry.is_file()]
+            return [path], []
+        paths = [entry for entry in found if entry.suffix.lower() in _TAKEN and entry.is_file()]
+        others = _describe_others(found)
     except OSError as error:
         raise SourceError(f"source {redact(uri)!r} can't be listed: {error.strerror}; check its permissions") from error
     if not paths:
-        others = f" ({len(found)} other entries)" if found else ""
-        raise SourceError(f"{wanted}{others}; files that end in {' '.join(PICTURE_SUFFIXES)} are taken")
-    return sorted(paths, key=_natural)
+        count = f" ({len(found)} other entries)" if found else ""
+        kinds = f": {', '.join(others)}" if others else ""
+        raise SourceError(f"{wanted}{count}{kinds}; files that end in {' '.join(_TAKEN)} are taken")
+    return sorted(paths, key=_natural), others
+
+
+def _describe_others(found: Sequence[Path]) -> list[str]:
+    """Returns a phrase for each kind of picture or video that isn't taken from a folder, with how many there are."""
+    counts = Counter(path.suffix.lower() for path in found if path.suffix.lower() not in _TAKEN and path.is_file())
+    phrases = []
+    for suffix, count in sorted(counts.items()):
+        kind = (_TYPES.guess_type(f"a{suffix}")[0] or "").partition("/")[0]
+        if kind in _CURES or suffix in _MORE_PICTURES:
+            files = f"{count} {suffix} file{'s' * (count > 1)}"
+            phrases.append(f"{files} ({_CURES.get(kind, _CURES['image'])})")
+    return phrases
 
 
 def _natural(path: Path) -> tuple[list[str | int], str]:

@@ -17,6 +17,7 @@ from streamer.yuv import Yuv420, take_tags
 # (transpose, then flip as cv2.flip counts it: 1 left-right, 0 upside down, -1 both, None not at all)
 Turn = tuple[bool, int | None]
 UPRIGHT: Turn = (False, None)
+_QUARTERS: tuple[Turn, ...] = (UPRIGHT, (True, 0), (False, -1), (True, 1))  # anticlockwise
 _FLIPS = {(False, False): None, (True, False): 1, (False, True): 0, (True, True): -1}
 
 
@@ -50,9 +51,12 @@ def turn_of(picture: av.VideoFrame) -> Turn:
     The display matrix is [a b u; c d v; x y w] in 16.16 fixed point (ISO/IEC 14496-12, 6.2.2): a stored point (p, q)
     is shown at (a p + c q + x, b p + d q + y).
     """
-    side_data = cast("Mapping[Type, SideData]", picture.side_data)  # PyAV's own annotation is wrong
-    if Type.DISPLAYMATRIX not in side_data:
-        return UPRIGHT
+    try:
+        side_data = cast("Mapping[Type, SideData]", picture.side_data)  # PyAV's own annotation is wrong
+        if Type.DISPLAYMATRIX not in side_data:
+            return UPRIGHT
+    except ValueError:  # PyAV 18 doesn't know the type of EXIF data, which FFmpeg attaches since 8
+        return _QUARTERS[round(picture.rotation / 90) % 4]
     a, b, _, c, d = np.frombuffer(bytes(side_data[Type.DISPLAYMATRIX]), np.int32)[:5].tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
         return True, _FLIPS[c < 0, b < 0]

@@ -13,6 +13,8 @@ from streamer.redaction import redact
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "tcp")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+"""Formats that are read and written."""
+READ_SUFFIXES = (*PICTURE_SUFFIXES, ".avif", ".heic", ".heif")
 SAMPLE = "sample"
 
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.*)", re.DOTALL)
@@ -76,7 +78,7 @@ def is_pictures(uri: str) -> bool:
     """Whether `uri` is a picture file, a folder, or a pattern such as ``'*.jpg'``."""
     path = local_path(uri)
     is_folder = uri.endswith(("/", "\\")) or _asks(path.is_dir)
-    return is_folder or path.suffix.lower() in PICTURE_SUFFIXES or is_pattern(uri)
+    return is_folder or path.suffix.lower() in READ_SUFFIXES or is_pattern(uri)
 
 
 def is_pattern(uri: str) -> bool:
