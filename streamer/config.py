@@ -14,6 +14,7 @@ from streamer.errors import ConfigError, nearest, one_line, short
 from streamer.redaction import redact
 from streamer.sinks.options import Retention
 from streamer.sources.options import MAX_PIXELS
+from streamer.sources.uri import name_problem
 from streamer.units import parse_seconds
 from streamer.yaml_file import read_mapping
 
@@ -163,7 +164,7 @@ class StreamConfig(_Frozen):
             if isinstance(entry, Mapping):
                 rest = dict(entry)
                 sources[name] = rest.pop("uri", None)
-                wishes[name] = rest
+                wishes[str(name) if isinstance(name, int) else name] = rest
         return {**values, "source": sources, "wishes": wishes}
 
     @field_validator("source", mode="before")
@@ -175,6 +176,8 @@ class StreamConfig(_Frozen):
                     raise ValueError(f"wanted a URI behind {short(name)}")
                 if not isinstance(name, (str, int)) or isinstance(name, bool):
                     raise ValueError(f"a source's name is a word, got {short(name)}: put it in quotes if it is one")
+                if (problem := name_problem(str(name))) is not None:
+                    raise ValueError(f"no source can be named {short(str(name))}: {problem}")
             value = [f"{name}={uri}" for name, uri in value.items()]
         return _listed(value)
 

@@ -41,6 +41,7 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ("source: 0", ("0",)),
         ("source: [0, b.mp4]", ("0", "b.mp4")),
         ("source: {door: 'rtsp://a/1', yard: 2}", ("door=rtsp://a/1", "yard=2")),
+        ("source: {front door: a.mp4, t\u00fcre: b.mp4, 1: 2}", ("front door=a.mp4", "t\u00fcre=b.mp4", "1=2")),
     ],
 )
 def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tuple[str, ...]) -> None:
@@ -91,6 +92,10 @@ def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tup
         ("source: {door: {uri: 0, max_fps: true}}", "wishes.door: max_fps: true or false is none"),
         ("source: {true: 0}", "a source's name is a word, got True: put it in quotes"),
         ("source: {null: 0}", "a source's name is a word, got None"),
+        ("source: {a/b: 0}", "no source can be named 'a/b': it has one of = /"),
+        ("source: {a=b: 0}", "no source can be named 'a=b'"),
+        ("source: {'': 0}", "no source can be named '': it begins or ends with a space"),
+        ('source: {"a\\tb": 0}', "no source can be named .*can't be printed"),
         ("duration: 10:30", "duration: .*'10:30'"),
         ("max_frames: 0o17", "max_frames: .*'0o17'"),
         ("classes: []", "classes: wanted at least one label.*leave it out"),

@@ -12,11 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from streamer.detections import Detections
 from streamer.errors import SinkError
 from streamer.frame import Frame
 from streamer.sinks import open_sink
+from streamer.sinks.files import safe_name
 from streamer.sinks.images import ImagesSink
 from streamer.sinks.jsonl import JsonlSink
 from streamer.sinks.null import NullSink
@@ -159,6 +162,69 @@ def test_pictures_of_one_name_from_two_folders_are_both_kept(tmp_path: Path) -> 
             sink.write(frame(number, name="a.png"), Detections.empty())
     kept = {path.name: number_of(cv2.imread(str(path))) for path in tmp_path.iterdir()}
     assert kept == {"a.png": 1, "a_000002.png": 2, "a_000003.png": 3}
+
+
+def test_a_picture_that_has_the_name_of_anothers_index_is_kept_apart(tmp_path: Path) -> None:
+    names = ["a_000002.png", "a.png", "a.png", "a_000002.png", "a.png", "a_000004.png"]
+    with ImagesSink(tmp_path) as sink:
+        for number, name in enumerate(names):
+            sink.write(frame(number, name=name), Detections.empty())
+    assert sorted(number_of(cv2.imread(str(path))) for path in tmp_path.iterdir()) == [0, 1, 2, 3, 4, 5]
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.lists(st.sampled_from(["a.png", "a_000001.png", "a_000003.png", "a_000003_000004.png", None]), max_size=9)
+)
+def test_no_name_is_used_twice_however_few_are_remembered(
+    names: list[str | None], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.sinks.images._MOST_NAMES", 2)
+    folder = tmp_path_factory.mktemp("names")
+    with ImagesSink(folder) as sink:
+        for number, name in enumerate(names):
+            sink.write(frame(number, name=name, size_wh=(16, 16)), Detections.empty())
+        assert len(sink._names) <= 2
+    assert len(list(folder.iterdir())) == len(names)
+
+
+def test_names_of_frames_are_not_remembered(tmp_path: Path) -> None:
+    with ImagesSink(tmp_path) as sink:
+        for number in range(20):
+            sink.write(frame(number, size_wh=(16, 16)), Detections.empty())
+        assert not sink._names
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("front door", "front_door"),
+        ("t\u00fcre", "t\u00fcre"),
+        ("tu\u0308re", "t\u00fcre"),
+        ("1", "1"),
+        ("../../etc", "etc"),
+        ("a/b", "a_b"),
+        ("..", "source"),
+        ("", "source"),
+        ("CON", "_CON"),
+        ("nul.1", "_nul.1"),
+        ("console", "console"),
+        ("x" * 300, "x" * 100),
+        ("\u65e5" * 300, "\u65e5" * 33),
+        ("caf\udce9", "caf"),
+    ],
+)
+def test_names_in_paths_are_safe(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
+
+
+@given(st.text())
+def test_any_name_makes_one_part_of_a_path(name: str) -> None:
+    safe = safe_name(name)
+    assert safe == Path(safe).name
+    assert 0 < len(safe.encode()) <= 101
+    assert not safe.startswith(".")
 
 
 def test_replaced_pictures_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

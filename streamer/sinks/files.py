@@ -10,6 +10,7 @@ import re
 import stat
 import tempfile
 import time
+import unicodedata
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -18,10 +19,17 @@ from streamer.frame import Frame
 
 log = logging.getLogger(__name__)
 
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
 
 def safe_name(name: str) -> str:
-    """Returns `name` fit for part of a file's name: letters, digits, ``_``, ``-`` and ``.``, at most 100 of them."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("._")[:100] or "source"
+    """Returns `name` fit for part of a file's name: letters, digits, ``_``, ``-`` and ``.``, at most 100 bytes.
+
+    A name that Windows, and so many a network drive, takes for a device has ``_`` before it.
+    """
+    name = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._")
+    name = name.encode()[:100].decode(errors="ignore").rstrip("._") or "source"
+    return f"_{name}" if _DEVICES.fullmatch(name) else name
 
 
 def same_file(one: Path, other: Path) -> bool:
@@ -132,6 +140,17 @@ def _lock(descriptor: int, path: Path) -> None:
         raise BlockingIOError(errno.EWOULDBLOCK, "another run is writing it") from None
     except OSError as error:
         _say_unlocked(path.parent, reason(error))
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another run is writing a file, as far as its file system tells; a link isn't followed."""
+    try:
+        os.close(open_file(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @functools.lru_cache(maxsize=64)  # once a folder

@@ -18,6 +18,8 @@ from streamer.whole_file import new_file_beside
 
 log = logging.getLogger(__name__)
 
+_MOST_NAMES = 100_000
+
 
 class ImagesSink(Sink):
     """Writes each frame as a picture into a folder: under its own name if it came from a picture file.
@@ -39,6 +41,7 @@ class ImagesSink(Sink):
         self._claim = (paths or OutputPaths()).claim_folder(folder)
         self._folder = self._claim.path
         self._names: set[str] = set()
+        self._has_written = False
         self._said = False
 
     def write(self, frame: Frame, detections: Detections) -> None:
@@ -59,6 +62,7 @@ class ImagesSink(Sink):
             try:
                 partial.write_bytes(content.data)
                 partial.replace(path)
+                self._has_written = True
             finally:
                 partial.unlink(missing_ok=True)
         except (OSError, cv2.error) as error:
@@ -71,15 +75,22 @@ class ImagesSink(Sink):
     @property
     def written(self) -> tuple[Path, ...]:
         """The folder, once a picture is in it."""
-        return (self._folder,) if self._names else ()
+        return (self._folder,) if self._has_written else ()
 
     def _name(self, frame: Frame) -> str:
-        """Returns the picture's file name, not used before in this run."""
-        name = f"{safe_name(frame.source)}_{frame.index:06d}.jpg"
-        if frame.name is not None:
-            own = Path(frame.name)
-            name = own.name if own.suffix.lower() in PICTURE_SUFFIXES else f"{own.name}.jpg"
-            if name in self._names:  # pictures of the same name from several folders
-                name = f"{Path(name).stem}_{frame.index:06d}{Path(name).suffix}"
-        self._names.add(name)
+        """Returns the picture's file name, not used before in this run.
+
+        An index is used once, so a name that ends in it is new unless a picture came with that very name. Names that
+        pictures came with are remembered, up to a limit; beyond it every picture has its index in its name.
+        """
+        if frame.name is None:
+            return f"{safe_name(frame.source)}_{frame.index:06d}.jpg"
+        own = Path(frame.name)
+        name = own.name if own.suffix.lower() in PICTURE_SUFFIXES else f"{own.name}.jpg"
+        is_full = len(self._names) >= _MOST_NAMES
+        while is_full or name in self._names:  # pictures of the same name from several folders
+            is_full = False
+            name = f"{Path(name).stem}_{frame.index:06d}{Path(name).suffix}"
+        if len(self._names) < _MOST_NAMES:
+            self._names.add(name)
         return name

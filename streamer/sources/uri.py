@@ -17,7 +17,8 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 READ_SUFFIXES = (*PICTURE_SUFFIXES, ".avif", ".heic", ".heif")
 SAMPLE = "sample"
 
-_NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.*)", re.DOTALL)
+_NOT_IN_NAMES = '= / \\ : ? * [ ] < > | "'
+_NAMED = re.compile(r"([^=]*)=(.*)", re.DOTALL)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/+)")
 _HOST = re.compile(r"://(?:[^/?#]*@)?(\[[^\]]*\]|[^/:?#]+)")
 
@@ -25,7 +26,7 @@ _HOST = re.compile(r"://(?:[^/?#]*@)?(\[[^\]]*\]|[^/:?#]+)")
 def split_name(argument: str) -> tuple[str | None, str]:
     """Splits ``name=URI``.
 
-    A name is letters, digits, ``_`` and ``-``. An argument that is an existing file's path is never split, so that
+    See `name_problem` for what is a name. An argument that is an existing file's path is never split, so that
     ``a=1.mp4`` can be opened, and a URL's query isn't either, since a URL's beginning is no name.
 
     Returns:
@@ -35,11 +36,20 @@ def split_name(argument: str) -> tuple[str | None, str]:
         ConfigError: if nothing follows the ``=``.
     """
     named = _NAMED.fullmatch(argument)
-    if named is None or _asks(Path(argument).exists):
+    if named is None or name_problem(named[1]) is not None or _asks(Path(argument).exists):
         return None, argument
     if not named[2]:
         raise ConfigError(f"source {argument!r} names no URI after the '='; write name=URI, for instance door=0")
     return named[1], named[2]
+
+
+def name_problem(name: str) -> str | None:
+    """Returns why a source can't be called that, None if it can: ``front door``, ``türe`` and ``1`` are names."""
+    if not name.strip() or name != name.strip() or not name.isprintable():
+        return "it begins or ends with a space, or can't be printed"
+    if not set(_NOT_IN_NAMES.split()).isdisjoint(name):
+        return f"it has one of {_NOT_IN_NAMES}"
+    return None
 
 
 def name_of(argument: str) -> str:
