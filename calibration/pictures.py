@@ -117,7 +117,7 @@ def _read(spec: ModelSpec, images: Path, labels: Path | None, unreadable: list[P
         except SourceError:
             bad.append(sample.image)
             continue
-        letterbox = Letterbox.fit(frame.size_wh, spec.input_size_wh, spec.keep_ratio)
+        letterbox = Letterbox.for_model(frame.size_wh, spec)
         pixels = np.zeros((height, width, 3), np.uint8)
         letterbox.apply(frame, pixels)
         pictures.append(Picture(sample, frame.size_wh, letterbox, pixels))

@@ -86,7 +86,8 @@ class Decoder:
         shown = letterbox.to_source(boxes)  # a box in the padding has no area left here
         has_area = (shown[:, 2:] > shown[:, :2]).all(axis=1)
         shown, boxes, best, class_ids = shown[has_area], boxes[has_area], best[has_area], class_ids[has_area]
-        keep = nms(boxes, class_ids, self.iou, MAX_DETECTIONS)
+        groups = np.zeros_like(class_ids) if self.spec.class_agnostic else class_ids
+        keep = nms(boxes, groups, self.iou, MAX_DETECTIONS, distance=self.spec.nms == "diou")
         return Detections(shown[keep], best[keep], class_ids[keep])
 
     def _boxes(self, logits: npt.NDArray[np.float32], points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -101,7 +102,12 @@ class Decoder:
 
 
 def nms(
-    boxes_xyxy: npt.NDArray[np.float32], class_ids: npt.NDArray[np.int64], iou: float, limit: int
+    boxes_xyxy: npt.NDArray[np.float32],
+    class_ids: npt.NDArray[np.int64],
+    iou: float,
+    limit: int,
+    *,
+    distance: bool = False,
 ) -> npt.NDArray[np.int64]:
     """Greedy non-maximum suppression within each class; only boxes that are kept suppress others.
 
@@ -110,6 +116,8 @@ def nms(
         class_ids: (N,) classes; boxes of different classes never suppress each other.
         iou: overlap above which the weaker box is dropped.
         limit: how many boxes to keep at most.
+        distance: take from the overlap the squared distance of two boxes' centres, as a part of the squared diagonal of
+            the least box around both (DIoU-NMS, arXiv:1911.08287, section 3.4).
 
     Returns:
         Indices of the kept boxes, best first, (K,) int64.
@@ -124,6 +132,11 @@ def nms(
         corner = np.minimum(boxes_xyxy[first, 2:], others[:, 2:]) - np.maximum(boxes_xyxy[first, :2], others[:, :2])
         overlap = np.prod(np.maximum(corner, 0), axis=1)
         union = areas[first] + areas[rest] - overlap
-        suppressed = (overlap > iou * union) & (class_ids[rest] == class_ids[first])
+        least = iou * union
+        if distance:
+            around = np.maximum(boxes_xyxy[first, 2:], others[:, 2:]) - np.minimum(boxes_xyxy[first, :2], others[:, :2])
+            apart = (boxes_xyxy[first, :2] + boxes_xyxy[first, 2:] - others[:, :2] - others[:, 2:]) / 2
+            least = least + union * (apart**2).sum(axis=1) / np.maximum((around**2).sum(axis=1), 1e-9)
+        suppressed = (overlap > least) & (class_ids[rest] == class_ids[first])
         rest = rest[~suppressed]
     return np.array(keep, np.int64)

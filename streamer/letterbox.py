@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -11,13 +12,16 @@ import numpy.typing as npt
 
 from streamer.frame import Frame
 
+if TYPE_CHECKING:
+    from streamer.model_spec import ModelSpec
+
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Scales a picture into the network's input, centred and padded with black, or stretched.
+    """Scales a picture into the network's input, padded with black, or stretched.
 
     Upstream's `keep_ratio` (`nanodet/data/transform/warp.py`): True scales both axes alike and centres the picture,
-    False fills the input.
+    False fills the input. Others put it into the top left corner.
 
     Attributes:
         source_wh: width and height of the source frame in pixels.
@@ -33,7 +37,12 @@ class Letterbox:
 
     @staticmethod
     @lru_cache(maxsize=256)
-    def fit(source_wh: tuple[int, int], input_wh: tuple[int, int], keep_ratio: bool) -> Letterbox:
+    def fit(
+        source_wh: tuple[int, int],
+        input_wh: tuple[int, int],
+        keep_ratio: bool,
+        padding: Literal["centre", "top-left"] = "centre",
+    ) -> Letterbox:
         """Returns the transform for frames of one size.
 
         Raises:
@@ -46,7 +55,16 @@ class Letterbox:
         scale = min(input_wh[0] / source_wh[0], input_wh[1] / source_wh[1])
         resized = (max(1, round(source_wh[0] * scale)), max(1, round(source_wh[1] * scale)))
         offset = ((input_wh[0] - resized[0]) // 2, (input_wh[1] - resized[1]) // 2)
-        return Letterbox(source_wh, input_wh, resized, offset)
+        return Letterbox(source_wh, input_wh, resized, offset if padding == "centre" else (0, 0))
+
+    @staticmethod
+    def for_model(source_wh: tuple[int, int], spec: ModelSpec) -> Letterbox:
+        """Returns the transform for frames of one size into a model's input.
+
+        Raises:
+            ValueError: if the size isn't positive.
+        """
+        return Letterbox.fit(source_wh, spec.input_size_wh, spec.keep_ratio, spec.padding)
 
     def apply(self, frame: Frame, out: npt.NDArray[np.uint8]) -> None:
         """Writes the frame into `out`, (input h, input w, 3) uint8 BGR, padding included.

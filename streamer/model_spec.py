@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -21,6 +21,7 @@ from streamer.yaml_file import read_mapping
 
 METADATA_PREFIX = "nanodet."
 METADATA_VERSION = 1
+_OPTIONS = ("channel_order", "scores", "padding", "nms", "class_agnostic")
 _VERSION_KEY = f"{METADATA_PREFIX}format_version"
 _COCO_LABELS = Path(__file__).parent / "data" / "coco.txt"
 
@@ -32,20 +33,28 @@ Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 class ModelSpec(Frozen):
     """One model: its input, its output and its labels.
 
+    A description may also say ``pixel_range: 1`` where `mean_bgr` and `std_bgr` are of values 0 to 1: they are
+    multiplied by 255 when it is read.
+
     Attributes:
         name: the network, such as ``nanodet-m``.
         family: ``nanodet`` (v0: m and g) or ``nanodet-plus``.
         input_size_wh: network input (width, height) in pixels.
-        keep_ratio: whether a frame keeps its aspect ratio (centred, black borders) or is stretched.
-        mean_bgr: subtracted from the 0-255 pixel values, in B, G, R order.
+        keep_ratio: whether a frame keeps its aspect ratio (with black borders) or is stretched.
+        mean_bgr: subtracted from the 0-255 pixel values, in B, G, R order whatever `channel_order` is.
         std_bgr: what they are then divided by.
         strides: of the output levels, ascending, in pixels.
         reg_max: a box side is a distribution over 0 ... reg_max strides.
         anchor_offset: an anchor point lies at (i + offset) * stride; 0.5 for NanoDet, 0 for NanoDet-Plus.
-        activation: of every layer, unless a backbone has its own; LeakyReLU has slope 0.1.
+        activation: of every layer, unless a backbone has its own; LeakyReLU has slope 0.1. Any, without a `network`.
         labels: class names in output order.
         checkpoint_sha256: of the checkpoint file the weights came from, or None before they are known.
         network: the architecture, or None for a foreign ONNX file that is not to be rebuilt.
+        channel_order: of the file's input; what `load_model` returns is BGR.
+        scores: whether the file's scores are ``logits`` or ``probabilities``, where its graph doesn't tell (``auto``).
+        padding: where a picture that keeps its ratio lies in the input.
+        nms: overlap by which boxes are dropped: IoU, or DIoU, which is less by how far apart their centres are.
+        class_agnostic: whether boxes drop those of other classes too.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
@@ -57,12 +66,17 @@ class ModelSpec(Frozen):
     strides: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     reg_max: PositiveInt
     anchor_offset: Annotated[float, Field(ge=0, le=1)]
-    activation: ActivationName
+    activation: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
     checkpoint_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     network: NetworkSpec | None = None
+    channel_order: Literal["BGR", "RGB"] = "BGR"
+    scores: Literal["auto", "logits", "probabilities"] = "auto"
+    padding: Literal["centre", "top-left"] = "centre"
+    nms: Literal["iou", "diou"] = "iou"
+    class_agnostic: bool = False
 
-    @field_validator("keep_ratio", mode="before")
+    @field_validator("keep_ratio", "class_agnostic", mode="before")
     @classmethod
     def _words_of_yaml(cls, value: object) -> object:
         """Takes YAML 1.1's other words for true and false."""
@@ -92,6 +106,9 @@ class ModelSpec(Frozen):
     def _network_fits(self) -> ModelSpec:
         if self.network is None:
             return self
+        known = get_args(ActivationName)
+        if self.activation not in known:
+            raise ValueError(f"a network has no activation {self.activation!r}{nearest(self.activation, known)}")
         neck = "pan" if self.family == "nanodet" else "ghost_pan"
         if self.network.neck.type != neck:
             raise ValueError(f"family {self.family} has the neck {neck!r}, got {self.network.neck.type!r}")
@@ -149,7 +166,12 @@ class ModelSpec(Frozen):
     def to_metadata(self) -> dict[str, str]:
         """Returns this description as ONNX ``metadata_props``: keys under ``nanodet.``, values in JSON."""
         fields = self.model_dump(mode="json")
-        metadata = {f"{METADATA_PREFIX}{key}": json.dumps(value, ensure_ascii=False) for key, value in fields.items()}
+        plain = {key for key in _OPTIONS if fields[key] == type(self).model_fields[key].default}
+        metadata = {
+            f"{METADATA_PREFIX}{key}": json.dumps(value, ensure_ascii=False)
+            for key, value in fields.items()
+            if key not in plain
+        }
         return {_VERSION_KEY: json.dumps(METADATA_VERSION), **metadata}
 
     @classmethod
@@ -172,6 +194,8 @@ class ModelSpec(Frozen):
         values: dict[str, Any] = {}
         for field in cls.model_fields:
             key = f"{METADATA_PREFIX}{field}"
+            if field in _OPTIONS and key not in metadata:
+                continue
             try:
                 values[field] = json.loads(metadata[key])
             except KeyError:
@@ -199,6 +223,7 @@ class ModelSpec(Frozen):
         content = read_mapping(path)
         if isinstance(content.get("labels"), str):
             content["labels"] = _read_labels(content["labels"], path)
+        content = _of_values_0_to_255(content, path)
         try:
             return cls.model_validate_json(json.dumps(content, default=str), strict=True)
         except ValidationError as error:
@@ -261,6 +286,21 @@ def _nearest_model(name: str) -> str:
     return nearest(name, [f"{network}_{size}" for network in network_names() for size in (320, 416)])
 
 
+def _of_values_0_to_255(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns a description without its ``pixel_range``: mean and deviation are of pixel values 0 to 255."""
+    if "pixel_range" not in content:
+        return content
+    largest = content["pixel_range"]
+    if largest not in (1, 255) or isinstance(largest, bool):
+        raise ConfigError(f"{path}: pixel_range is 1 or 255, the largest pixel value, got {short(largest)}")
+    described = {key: value for key, value in content.items() if key != "pixel_range"}
+    for key in ("mean_bgr", "std_bgr"):
+        values = described.get(key)
+        if largest == 1 and isinstance(values, list):
+            described[key] = [255 * one if isinstance(one, (int, float)) else one for one in values]
+    return described
+
+
 def _read_labels(value: str, yaml_path: Path) -> list[str]:
     if value != "coco" and not value.endswith(".txt"):
         raise ConfigError(f"{yaml_path}: labels: 'coco', a list of names, or the path of a .txt file; got {value!r}")
@@ -287,7 +327,7 @@ def _in_one_line(error: ValidationError) -> str:
         place = [str(part) for part in detail["loc"]]
         key = ".".join(part for part in place if part not in SPECS_BY_TYPE)
         if detail["type"] == "extra_forbidden":
-            known = _MODELS_BY_PLACE[place[-2] if len(place) > 1 else ""].model_fields
+            known = [*_MODELS_BY_PLACE[place[-2] if len(place) > 1 else ""].model_fields, "pixel_range"]
             problems.append(f"unknown key {key!r}{nearest(place[-1], known)}")
         elif detail["type"] == "missing":
             problems.append(f"key {key!r} is missing")

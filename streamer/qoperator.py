@@ -162,8 +162,9 @@ class _Rewriter:
     def _scalar(self, name: str) -> str:
         if name not in self._scalars:
             value = self._constants.get(name)
-            is_list = value is not None and value.ndim > 0 and value.size == 1
-            self._scalars[name] = self._initializer(f"{name}.scalar", value.reshape(())) if is_list else name
+            self._scalars[name] = name
+            if value is not None and value.ndim > 0 and value.size == 1:
+                self._scalars[name] = self._initializer(f"{name}.scalar", value.reshape(()))
         return self._scalars[name]
 
     def _initializer(self, name: str, value: np.ndarray) -> str:

@@ -43,7 +43,7 @@ def find_in_picture(model: ModelFile, engine: Engine) -> Detections:
 
 
 def _run(model: ModelFile, engine: Engine, frame: Frame) -> Output:
-    letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
+    letterbox = Letterbox.for_model(frame.size_wh, model.spec)
     letterbox.apply(frame, engine.input(0))
     engine.start(0)
     return engine.wait(0)[0]
@@ -58,7 +58,7 @@ def packaged_frame() -> Frame:
 
 def _find(model: ModelFile, output_of: Callable[[Frame], Output]) -> Detections:
     frame = packaged_frame()
-    letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
+    letterbox = Letterbox.for_model(frame.size_wh, model.spec)
     output = output_of(frame)
     if not np.isfinite(output).all():
         raise EngineError(f"the model {model.path.name!r} {NOT_FINITE}")

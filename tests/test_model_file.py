@@ -171,15 +171,6 @@ def test_a_constant_of_another_size_than_it_says_is_refused(tmp_path: Path, cont
         load_model(tmp_path / "m.onnx", tiny_spec())
 
 
-def test_weights_in_another_file_are_refused_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model(tiny_spec())
-    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
-    for folder in (tmp_path, tmp_path.parent):  # whether or not the other file is found
-        monkeypatch.chdir(folder)
-        with pytest.raises(ModelError, match="keeps its weights in another file; make it one"):
-            load_model(tmp_path / "m.onnx", tiny_spec())
-
-
 def test_a_shape_that_only_computing_tells_is_taken_as_declared(tmp_path: Path, engine: str) -> None:
     model = tiny_model(tiny_spec())
     graph = model.graph

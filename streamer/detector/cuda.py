@@ -103,6 +103,7 @@ class CudaDetector(Detector):
         self._gpu = gpu
         self._engine = engine
         self._decode = Decoder(spec, conf, iou, class_ids)
+        self._kernels_suppress = spec.nms == "iou" and not spec.class_agnostic
         self._started = 0
         self._flying: deque[_Flight] = deque()
         self._landed: deque[tuple[Frame, Detections, DetectTimes]] = deque()
@@ -247,14 +248,14 @@ class CudaDetector(Detector):
                 staged.end()
         for index, frame in enumerate(flight.frames):
             began = time.perf_counter()
-            detections = flight.lane.detections(index)
-            if detections is None:  # so low a threshold that the kernels had no room: the reference does it
+            detections = flight.lane.detections(index) if self._kernels_suppress else None
+            if detections is None:  # so low a threshold that the kernels had no room, or another NMS: the reference
                 detections = self._decode(flight.lane.output(index), flight.letterboxes[index])
             postprocess_ms = (time.perf_counter() - began) * 1e3
             self._landed.append((frame, detections, DetectTimes(flight.preprocess_ms, inference_ms, postprocess_ms)))
 
     def _letterbox(self, frame: Frame) -> Letterbox:
-        return Letterbox.fit(frame.size_wh, self._spec.input_size_wh, self._spec.keep_ratio)
+        return Letterbox.for_model(frame.size_wh, self._spec)
 
     def close(self) -> None:
         if self._closed:

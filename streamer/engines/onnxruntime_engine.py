@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from streamer.engines.base import Engine, available_cores
 from streamer.errors import ConfigError, EngineError, StreamerError
-from streamer.model_file import FRAMES_INPUT, ModelFile
+from streamer.model_file import ModelFile
 
 
 class OnnxRuntimeEngine(Engine):
@@ -52,6 +52,7 @@ class OnnxRuntimeEngine(Engine):
         self.slots = slots
         self.device = "CPU"
         self.precision = "int8" if model.quantized else "f32"
+        self._input_name = self._session.get_inputs()[0].name
         self._inputs = [np.zeros((1, height, width, 3), np.uint8) for _ in range(slots)]
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="onnxruntime")
         self._running: list[Future[tuple[npt.NDArray[np.float32], float]] | None] = [None] * slots
@@ -65,7 +66,7 @@ class OnnxRuntimeEngine(Engine):
 
     def _run(self, slot: int) -> tuple[npt.NDArray[np.float32], float]:
         began = time.perf_counter()
-        (output,) = self._session.run(None, {FRAMES_INPUT: self._inputs[slot]})
+        (output,) = self._session.run(None, {self._input_name: self._inputs[slot]})
         return output[0], (time.perf_counter() - began) * 1e3
 
     def wait(self, slot: int) -> tuple[npt.NDArray[np.float32], float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ from streamer.nanodet.layers import (
     flatten_points,
 )
 from streamer.nanodet.necks import GhostPan, Pan
-from streamer.network_spec import GhostPanSpec, HeadSpec, NetworkSpec
+from streamer.network_spec import ActivationName, GhostPanSpec, HeadSpec, NetworkSpec
 
 
 class DistributionProject(nn.Module):
@@ -64,10 +66,11 @@ class NanoDet(nn.Module):
 
     def __init__(self, spec: ModelSpec, network: NetworkSpec) -> None:
         super().__init__()
-        activation = activation_factory(spec.activation)
+        name = cast(ActivationName, spec.activation)  # a ModelSpec with a network has no other
+        activation = activation_factory(name)
         self.spec = spec
         self.sigmoid_scores = False
-        self.backbone = build_backbone(network.backbone, spec.activation)
+        self.backbone = build_backbone(network.backbone, name)
         inputs, channels = self.backbone.channels, network.neck.channels
         self.fpn = (
             GhostPan(inputs, channels, network.neck.kernel, len(spec.strides) - len(inputs), activation)
