@@ -144,7 +144,7 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
         join_outputs(proto, layout)
     except ModelError as error:
         raise ModelError(f"{str(path)!r} {error}") from None
-    spec = spec.model_copy(update={"channel_order": "BGR", "scores": "auto"})
+    spec = spec.model_copy(update={"channel_order": "BGR", "scores": "auto", "order": "auto"})
     return ModelFile(path, digest, spec, proto, FileForm(image, layout))
 
 
@@ -165,7 +165,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, str]:
     try:
         proto = onnx.load_model_from_string(data)
         digest.update(load_external_data(proto, path))
-        onnx.checker.check_model(proto)
+        _check(proto)
         _check_constants(proto)
     except ModelError as error:
         raise ModelError(f"{str(path)!r} {error}") from None
@@ -176,6 +176,17 @@ def read_onnx(path: Path) -> tuple[ModelProto, str]:
             raise
         raise ModelError(f"{str(path)!r} is not an ONNX file (or was cut short): {_first_line(error)}") from error
     return proto, digest.hexdigest()
+
+
+def _check(proto: ModelProto) -> None:
+    """Lets ONNX check a model; that inputs and outputs say nothing of their shape is fine for every engine."""
+    values = (*proto.graph.input, *proto.graph.output)
+    undeclared = [value.type.tensor_type for value in values if not value.type.tensor_type.HasField("shape")]
+    for tensor in undeclared:
+        tensor.shape.SetInParent()
+    onnx.checker.check_model(proto)
+    for tensor in undeclared:
+        tensor.ClearField("shape")
 
 
 def _first_line(error: BaseException) -> str:

@@ -209,7 +209,7 @@ class _Reader:
         return levels
 
     def _is_scores(self, name: str, other: str) -> bool:
-        """Tells scores from boxes that have as many channels: by their sigmoid, else by their names.
+        """Tells scores from boxes that have as many channels: by their sigmoid, the description, or their names.
 
         Raises:
             ModelError: neither tells.
@@ -220,6 +220,8 @@ class _Reader:
         ]
         if kinds[0] != kinds[1]:
             return bool(kinds[0])
+        if self._spec.order != "auto":
+            return self._spec.order == "scores-first"
         words = [
             any(word in one.lower() for word in _SCORE_WORDS) - any(word in one.lower() for word in _BOX_WORDS)
             for one in (name, other)
@@ -227,7 +229,7 @@ class _Reader:
         if words[0] == words[1]:
             raise ModelError(
                 f"doesn't tell scores from boxes: {name!r} and {other!r} have as many channels, and neither alone is "
-                "behind a Sigmoid; name the outputs cls... and dis..., or export the scores after their sigmoid"
+                "behind a Sigmoid; say order: scores-first or boxes-first in the description"
             )
         return words[0] > words[1]
 
@@ -251,6 +253,13 @@ class _Reader:
                     "correct the labels and reg_max of the description, or export the file without it"
                 )
             order = orders[0]
+        elif self._spec.order != "auto":
+            order = scores_first if self._spec.order == "scores-first" else boxes_first
+        elif classes == box_channels and classes in borders:
+            raise ModelError(
+                f"doesn't tell scores from boxes: {name!r} has {classes} channels of each, and neither are behind a "
+                "Sigmoid; say order: scores-first or boxes-first in the description"
+            )
         elif (classes in borders) != (box_channels in borders):
             order = scores_first if classes in borders else boxes_first
         else:

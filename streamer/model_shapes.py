@@ -53,6 +53,12 @@ def shapes_of(proto: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
     del graph.value_info[:]  # what an exporter noted may be stale
+    for node in graph.node:
+        if node.op_type == "FusedConv":  # ONNX Runtime's own: a convolution with its activation
+            node.op_type, node.domain = "Conv", ""
+            del node.input[3:]
+            for attribute in [item for item in node.attribute if item.name.startswith("activation")]:
+                node.attribute.remove(attribute)
     try:
         graph = shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
     except Exception as error:  # of no base but Exception

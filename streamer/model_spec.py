@@ -21,7 +21,7 @@ from streamer.yaml_file import read_mapping
 
 METADATA_PREFIX = "nanodet."
 METADATA_VERSION = 1
-_OPTIONS = ("channel_order", "scores", "padding", "nms", "class_agnostic")
+_OPTIONS = ("channel_order", "scores", "order", "padding", "nms", "class_agnostic")
 _VERSION_KEY = f"{METADATA_PREFIX}format_version"
 _COCO_LABELS = Path(__file__).parent / "data" / "coco.txt"
 
@@ -52,6 +52,7 @@ class ModelSpec(Frozen):
         network: the architecture, or None for a foreign ONNX file that is not to be rebuilt.
         channel_order: of the file's input; what `load_model` returns is BGR.
         scores: whether the file's scores are ``logits`` or ``probabilities``, where its graph doesn't tell (``auto``).
+        order: whether scores or boxes come first in its outputs, likewise.
         padding: where a picture that keeps its ratio lies in the input.
         nms: overlap by which boxes are dropped: IoU, or DIoU, which is less by how far apart their centres are.
         class_agnostic: whether boxes drop those of other classes too.
@@ -72,6 +73,7 @@ class ModelSpec(Frozen):
     network: NetworkSpec | None = None
     channel_order: Literal["BGR", "RGB"] = "BGR"
     scores: Literal["auto", "logits", "probabilities"] = "auto"
+    order: Literal["auto", "scores-first", "boxes-first"] = "auto"
     padding: Literal["centre", "top-left"] = "centre"
     nms: Literal["iou", "diou"] = "iou"
     class_agnostic: bool = False

@@ -1,12 +1,14 @@
 """Does this processor and runtime compute the model rightly? One packaged picture, detections known beforehand.
 
 Runtimes have computed INT8 models wrongly without a word on processors they were never tried on. A model file can carry
-what it finds in one packaged picture; what an engine finds must match that before any frame is shown.
+what it finds in one packaged picture; what an engine finds must match that before any frame is shown. Of a file that
+says nothing, the engine's output must be that of the file itself (see `streamer.reference`).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from streamer.frame import Frame
 from streamer.letterbox import Letterbox
 from streamer.model_file import ModelFile
 from streamer.model_spec import METADATA_PREFIX
+from streamer.reference import approval, approve, difference_of_rows, reference_rows
+
+log = logging.getLogger(__name__)
 
 KEY = f"{METADATA_PREFIX}self_check"
 """Metadata: JSON of [[class id, score, left, top, right, bottom], ...] in pixels of the packaged picture."""
@@ -32,6 +37,8 @@ _SURE_CONF = 0.5
 _MIN_IOU = 0.75
 _CROWD = 20
 _MAX_SCORE_DIFFERENCE = 0.12
+_ROUNDING = 0.01
+_SIGMOID_OF_ONE = 0.7311
 
 
 Output = npt.NDArray[np.float32]
@@ -58,11 +65,26 @@ def packaged_frame() -> Frame:
 
 def _find(model: ModelFile, output_of: Callable[[Frame], Output]) -> Detections:
     frame = packaged_frame()
-    letterbox = Letterbox.for_model(frame.size_wh, model.spec)
-    output = output_of(frame)
+    return _decoded(model, output_of(frame), frame)
+
+
+def _decoded(model: ModelFile, output: Output, frame: Frame) -> Detections:
     if not np.isfinite(output).all():
         raise EngineError(f"the model {model.path.name!r} {NOT_FINITE}")
-    return Decoder(model.spec, _RECORDED_CONF)(output, letterbox)
+    found = Decoder(model.spec, _RECORDED_CONF)(output, Letterbox.for_model(frame.size_wh, model.spec))
+    scores = output[:, : model.spec.num_classes]
+    least, greatest = float(scores.min()), float(scores.max())
+    if least < -_ROUNDING or greatest > 1 + _ROUNDING:
+        raise ModelError(
+            f"{str(model.path)!r} gives scores from {least:.2f} to {greatest:.2f}, which are no probabilities: correct "
+            "labels, reg_max, scores or order of its description"
+        )
+    if least >= 0.5 and 0.5 < greatest <= _SIGMOID_OF_ONE:
+        raise ModelError(
+            f"{str(model.path)!r} gives no score below 0.5: they went through a sigmoid twice; say scores: "
+            "probabilities in its description"
+        )
+    return found
 
 
 def record(model: ModelFile, engine: Engine) -> None:
@@ -80,34 +102,68 @@ def record(model: ModelFile, engine: Engine) -> None:
 
 
 def check(model: ModelFile, engine: Engine) -> None:
-    """Runs the packaged picture and compares with what the model file says.
-
-    Of a file that says nothing only the form of its output is looked at.
+    """Runs the packaged picture and compares with what the model file says, or what it computes untouched.
 
     Raises:
-        EngineError: if the detections differ, or the output isn't finite: the file is damaged, or this processor or
-            runtime computes it wrongly.
-        ModelError: if the metadata is damaged, or the output has another shape than described.
+        EngineError: if the detections or outputs differ, or the output isn't finite: the file is damaged, or this
+            processor or runtime computes it wrongly.
+        ModelError: if the metadata is damaged, or the output has another shape than described, or no scores.
     """
-    check_output(model, engine.name, lambda frame: _run(model, engine, frame))
+    check_output(model, engine.name, lambda frame: _run(model, engine, frame), engine.precision)
 
 
-def check_output(model: ModelFile, engine_name: str, output_of: Callable[[Frame], Output]) -> None:
+def check_output(
+    model: ModelFile, engine_name: str, output_of: Callable[[Frame], Output], computed_by: str = ""
+) -> None:
     """Does what `check` does with whatever makes the network's raw output, (N, channels) float32, of a frame.
+
+    Args:
+        model: what is run.
+        engine_name: what runs it.
+        output_of: runs it.
+        computed_by: what the output depends on beside the engine's and the processor's names.
 
     Raises:
         EngineError, ModelError: as `check`.
     """
     text = next((entry.value for entry in model.proto.metadata_props if entry.key == KEY), None)
     expected = None if text is None else _read(text)
-    found = _find(model, output_of)
-    problem = None if expected is None else difference(expected, found)
+    frame = packaged_frame()
+    output = output_of(frame)
+    found = _decoded(model, output, frame)
+    if expected is None:
+        _compare_with_file(model, f"{engine_name} {computed_by}", output, frame)
+        return
+    problem = difference(expected, found)
     if problem:
         raise EngineError(
             f"{engine_name} computes {model.path.name} wrongly ({problem}): where the file is whole, this processor is "
             "at fault; get the file again, or use a float model (--model nanodet-g_416_float) or another --engine; "
             "--no-self-check runs it all the same"
         )
+
+
+def _compare_with_file(model: ModelFile, engine: str, output: Output, frame: Frame) -> None:
+    """Compares an engine's output for a frame with that of the untouched file, once for a file, engine and machine."""
+    approved = approval(model, engine)
+    if model.form is None or approved.is_file():
+        return
+    width, height = model.spec.input_size_wh
+    pixels = np.zeros((height, width, 3), np.uint8)
+    Letterbox.for_model(frame.size_wh, model.spec).apply(frame, pixels)
+    reference = reference_rows(model, pixels)
+    if reference is None:
+        log.warning(
+            "nothing here runs %s as it is: whether %s computes it rightly isn't known", model.path.name, engine
+        )
+        return
+    problem = difference_of_rows(reference, output, model.spec)
+    if problem:
+        raise EngineError(
+            f"{engine.strip()} computes {model.path.name} otherwise than the file says ({problem}): use another "
+            "--engine, or export or quantise the model again; --no-self-check runs it all the same"
+        )
+    approve(approved)
 
 
 def difference(expected: Detections, found: Detections) -> str | None:

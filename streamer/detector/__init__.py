@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from streamer.errors import ConfigError, StreamerError, nearest, short
+from streamer.errors import ConfigError, EngineError, StreamerError, nearest, short
 
 if TYPE_CHECKING:
     from streamer.detector.base import Detector
@@ -41,7 +42,8 @@ def open_detector(
         model: a name of ``--list models`` or an ONNX file.
         model_config: YAML description of a foreign ONNX file.
         engine: ``openvino`` or ``onnxruntime`` on the CPU, ``tensorrt`` or ``torch`` on a GPU; ``auto`` takes a GPU's
-            where one works (why not is logged), else a CPU's. An engine asked for by name is never replaced.
+            where one works (why not is logged), else the first of a CPU's that computes the model rightly. An engine
+            asked for by name is never replaced.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``f32``, ``bf16`` (CPU) or ``f16`` (GPU).
         conf: least score to keep, 0 to 1.
@@ -55,7 +57,8 @@ def open_detector(
         streams: how many streams there will be: no larger batch than they can fill is tried.
         live: whether a frame's delay matters; without, ``auto`` on a CPU takes two requests for each core.
         threads: cores to use; None uses all this process may run on.
-        self_check: run the model once on a packaged picture and refuse an engine that computes it wrongly.
+        self_check: run the model once on a packaged picture, and refuse an engine whose detections aren't those in the
+            file, or, for a file that holds none, whose output isn't that of the untouched file.
 
     Raises:
         ConfigError: if an argument is out of range or names something unknown.
@@ -66,7 +69,7 @@ def open_detector(
     from streamer.decode import Decoder
     from streamer.detector.cpu import PER_CORE, CpuDetector, open_tuned
     from streamer.detector.cuda import GPU_ENGINES, open_cuda_detector
-    from streamer.engines import ENGINE_NAMES, open_engine
+    from streamer.engines import ENGINE_NAMES, installed_engines, open_engine
     from streamer.engines.base import available_cores
     from streamer.model_file import load_model
     from streamer.model_spec import ModelSpec
@@ -111,23 +114,32 @@ def open_detector(
                 raise
             log.info("running on the CPU, not on a GPU: %s", error)
 
-    def open_one(requests: int) -> CpuDetector:
-        runner = open_engine(engine, loaded, slots=requests, precision=precision, threads=threads)
-        return CpuDetector(loaded, runner, Decoder(loaded.spec, conf, iou, wanted))
+    def open_with(name: str) -> CpuDetector:
+        def open_one(requests: int) -> CpuDetector:
+            runner = open_engine(name, loaded, slots=requests, precision=precision, threads=threads)
+            return CpuDetector(loaded, runner, Decoder(loaded.spec, conf, iou, wanted))
 
-    for_throughput = batch is None or (batch == "auto" and not live)
-    requests = depth or (PER_CORE * available_cores() if for_throughput else batch)
-    if isinstance(requests, int):
-        detector = open_one(requests)
-    else:
-        detector = open_tuned(open_one, streams, (loaded.sha256, engine, precision, threads))
-    if self_check:
+        for_throughput = batch is None or (batch == "auto" and not live)
+        requests = depth or (PER_CORE * available_cores() if for_throughput else batch)
+        if isinstance(requests, int):
+            detector = open_one(requests)
+        else:
+            detector = open_tuned(open_one, streams, (loaded.sha256, name, precision, threads))
+        if self_check:
+            try:
+                detector.check()
+            except BaseException:
+                detector.close()
+                raise
+        return detector
+
+    candidates = [name for name, missing in installed_engines().items() if missing is None] if engine == "auto" else []
+    for name, other in pairwise(candidates):
         try:
-            detector.check()
-        except BaseException:
-            detector.close()
-            raise
-    return detector
+            return open_with(name)
+        except EngineError as error:
+            log.warning("%s; using %s", error, other)
+    return open_with(candidates[-1] if candidates else engine)
 
 
 def class_ids(classes: Sequence[str] | None, labels: Sequence[str]) -> set[int] | None:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from streamer.decode import Decoder
 from streamer.detections import Detections
 from streamer.detector.base import Detector, DetectTimes, EngineInfo
-from streamer.detector.tuning import Speed, tuned, version_of
+from streamer.detector.tuning import Speed, tuned
 from streamer.engines import ENGINE_NAMES
 from streamer.engines.base import Engine, available_cores
 from streamer.frame import Frame
 from streamer.letterbox import Letterbox
 from streamer.model_file import ModelFile
-from streamer.processor import processor_name
+from streamer.processor import processor_name, version_of
 from streamer.self_check import check, packaged_frame
 
 PER_CORE = 2

@@ -24,11 +24,12 @@ from streamer.cuda.staging import Staged, StagingPool
 from streamer.decode import Decoder
 from streamer.detections import Detections
 from streamer.detector.base import Detector, DetectTimes, EngineInfo
-from streamer.detector.tuning import Speed, tuned, version_of
+from streamer.detector.tuning import Speed, tuned
 from streamer.errors import EngineError, StreamerError
 from streamer.frame import Frame
 from streamer.letterbox import Letterbox
 from streamer.model_file import ModelFile
+from streamer.processor import version_of
 from streamer.self_check import check_output, packaged_frame
 
 log = logging.getLogger(__name__)
@@ -323,7 +324,8 @@ def open_cuda_detector(
     detector = CudaDetector(model, gpu, loaded, slots=slots, conf=conf, iou=iou, class_ids=class_ids, batches=batches)
     if self_check:
         try:
-            check_output(model, loaded.name, detector.raw_output)
+            computed_by = f"{loaded.precision} on {gpu.name}"
+            check_output(model, loaded.name, detector.raw_output, computed_by)
         except BaseException:
             detector.close()
             raise

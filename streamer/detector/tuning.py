@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 from streamer.whole_file import whole_file
@@ -44,14 +43,6 @@ def choose(speeds: Sequence[Speed]) -> Speed:
     quick = [speed for speed in speeds if speed.latency_ms <= _PATIENCE_MS] or speeds[:1]
     best = max(speed.fps for speed in quick)
     return next(speed for speed in quick if speed.fps >= _ENOUGH * best)
-
-
-def version_of(package: str) -> str:
-    """Returns an installed package's version, or nothing."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def tuned(key: Sequence[object], sizes: Sequence[int], measure: Callable[[int], Speed]) -> int:
