@@ -1,48 +1,20 @@
-"""`python -m calibration <verb>`: see `--help`."""
+"""`python -m calibration <verb>`, from its first instruction on: see `--help`."""
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
-from collections.abc import Sequence
-from importlib import import_module
+from streamer.program import run_program
 
-from streamer.errors import EXIT_INTERRUPTED, StreamerError, one_line
-from streamer.logs import start_logging
-
-# verb: (module, what it does)
-_VERBS = {
-    "export": ("export", "checkpoint to ONNX"),
-    "evaluate": ("evaluate", "COCO accuracy of a model on pictures with labels"),
-    "quantize": ("quantize", "float ONNX to INT8, gated on accuracy"),
-    "make": ("make", "checkpoint to ONNX and INT8 ONNX with a report, in one go"),
-    "build": ("build", "ONNX to a TensorRT engine"),
-    "inspect": ("inspect_model", "what an ONNX file or an engine holds, layer by layer"),
-    "import-tfjs": ("import_tfjs", "TensorFlow.js NanoDet-g to a checkpoint"),
-}
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit status: 0 done, 1 failed, 2 bad usage."""
-    parser = argparse.ArgumentParser(prog="python -m calibration", description="From a checkpoint to a measured model.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb, (name, text) in _VERBS.items():
-        module = import_module(f"calibration.{name}")
-        child = verbs.add_parser(verb, help=text, description=text)
-        module.add_arguments(child)
-        child.set_defaults(run=module.run)
-    options = parser.parse_args(arguments)
-    start_logging(logging.WARNING)
-    try:
-        status: int = options.run(options)
-        return status
-    except StreamerError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    """Runs one verb, see `calibration.cli.main`."""
+    from calibration import cli
+
+    return cli.main(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(lambda: lambda _: main())

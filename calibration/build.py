@@ -14,6 +14,7 @@ from streamer.model_file import load_model
 from streamer.model_spec import ModelSpec
 from streamer.tensorrt import BuildOptions, Flavour, build_engine, parse_targets, plan, summary, write_engine
 from streamer.tensorrt.cache import report_path, timings_path
+from streamer.terminal import say
 from streamer.zoo import resolve_model
 
 _DEFAULTS = BuildOptions()
@@ -69,14 +70,14 @@ def run(options: argparse.Namespace) -> int:
         built = build_engine(job, timing_cache=timings_path(job), on_progress=bar.show)
     report = write_engine(options.output, built, model)
     for warning in built.warnings:
-        print(f"{flavour.value}: {warning}")
+        say(f"{flavour.value}: {warning}")
     width, height = model.spec.input_size_wh
-    print(
+    say(
         f"{options.output}: {model.spec.name} {width}x{height} for {', '.join(job.targets)} by {flavour.value}"
         f" {job.trt.__version__}, batch 1 to {wanted.max_batch}, {report.size_bytes / 1e6:.2f} MB,"
         f" sha256 {report.sha256}"
     )
-    print(summary(built.layers))
+    say(summary(built.layers))
     return 0
 
 

@@ -19,6 +19,7 @@ from streamer.detector import open_detector
 from streamer.detector.base import Detector, EngineInfo
 from streamer.detector.cuda import GPU_ENGINES
 from streamer.engines import ENGINE_NAMES, PRECISIONS
+from streamer.terminal import say
 
 EVALUATION_CONF = 0.05
 """The least score that counts when accuracy is measured; upstream's own (`nanodet/model/head/gfl_head.py`)."""
@@ -78,9 +79,9 @@ def run(options: argparse.Namespace) -> int:
             check_report(output, begins)
             read.append(output)
     measured = _measure(options.model, options, options.engine, options.device, options.precision)
-    print(measured.accuracy.table())
+    say(measured.accuracy.table())
     if options.per_class:
-        print(measured.accuracy.class_table())
+        say(measured.accuracy.class_table())
     content = measured.content()
     if options.against:
         how = (options.engine, options.device, options.precision)
@@ -89,14 +90,14 @@ def run(options: argparse.Namespace) -> int:
         reference = _measure(options.against, options, *how)
         seen = agreement([each for _, each in reference.found], [each for _, each in measured.found])
         drop = reference.accuracy.AP - measured.accuracy.AP
-        print(f"against {options.against}:\n{reference.accuracy.table()}")
-        print(
+        say(f"against {options.against}:\n{reference.accuracy.table()}")
+        say(
             f"drop {drop:+.2f} AP; agreement {seen.score:.3f}: {seen.matched} matched "
             f"(IoU {seen.mean_iou:.3f}, score difference {seen.mean_score_difference:.3f}), {seen.misses} missed, "
             f"{seen.extras} extra"
         )
         content["against"] = reference.content() | {"drop": drop, "agreement": asdict(seen)}
-    print(to_json(_without_classes(content)))
+    say(to_json(_without_classes(content)))
     if options.json:
         write_whole(options.json, f"{to_json(content)}\n".encode())
     if options.results:

@@ -13,14 +13,14 @@ import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calibration.files import check_output, write_whole
+from calibration.files import check_output, temporary_folder, write_whole
 from streamer.errors import ConfigError, ModelError
 from streamer.model_spec import ModelSpec, parse_size_wh, spec_for
+from streamer.terminal import say
 
 if TYPE_CHECKING:
     import onnx
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         spec = spec.with_input_size(parse_size_wh(args.input_size))
     report = export(spec, args.checkpoint, args.output, float16_weights=args.float16_weights)
     width, height = spec.input_size_wh
-    print(
+    say(
         f"{report.path}: {spec.name} {width}x{height}, {spec.num_classes} classes, {report.size_bytes / 1e6:.2f} MB,"
         f" relative error to PyTorch {report.relative_error:.1e}, sha256 {report.sha256}"
     )
@@ -173,9 +173,9 @@ def _trace(spec: ModelSpec, opset: int) -> onnx.ModelProto:
     for parameter in network.parameters():
         parameter.data = torch.rand(parameter.shape, generator=generator)
     width, height = spec.input_size_wh
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
+    with temporary_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the TorchScript exporter calls itself legacy, and fixed sizes a risk
-        exported = Path(folder) / "exported.onnx"
+        exported = folder / "exported.onnx"
         torch.onnx.export(
             network,
             (torch.zeros(1, 3, height, width),),

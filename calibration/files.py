@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from streamer.errors import ConfigError
+from streamer.interrupt import undone_when_stopped
 from streamer.sinks.files import same_file
 from streamer.whole_file import whole_file
 
@@ -78,6 +82,13 @@ def write_whole(output: Path, content: bytes) -> None:
 def to_json(content: object, indent: int | None = None) -> str:
     """Returns JSON as every reader takes it: what isn't a finite number is null."""
     return json.dumps(_without_nan(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Gives a folder that is gone after the block, and when a signal ends the program within it."""
+    with TemporaryDirectory() as name, undone_when_stopped(lambda: shutil.rmtree(name, ignore_errors=True)):
+        yield Path(name)
 
 
 def sha256_of_files(files: Iterable[Path]) -> str:

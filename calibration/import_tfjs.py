@@ -31,6 +31,7 @@ from pydantic import BaseModel, NonNegativeInt, ValidationError
 from calibration.files import refuse_inputs, write_whole
 from streamer.errors import ConfigError, ModelError
 from streamer.model_spec import ModelSpec, packaged_config
+from streamer.terminal import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,7 +188,7 @@ def run(args: argparse.Namespace) -> int:
     """
     report = import_tfjs(args.model_json, args.output)
     whose = "the published files" if report.published else "not the published files, but their structure fits"
-    print(
+    say(
         f"{report.output}: {_NETWORK}, {report.convolutions} convolutions, {report.parameters / 1e6:.2f} M parameters,"
         f" from {' and '.join(report.sha256)} ({whose})"
     )

@@ -17,6 +17,7 @@ from streamer.graph_constants import Constants
 from streamer.model_file import ModelFile, load_model
 from streamer.model_spec import ModelSpec
 from streamer.tensorrt import UNKNOWN, read_engine, read_report, summary
+from streamer.terminal import say
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
@@ -210,5 +211,5 @@ def run(options: argparse.Namespace) -> int:
         lines = describe_model(load_model(options.file, spec))
     else:
         raise ConfigError(f"{options.file}: wanted a file that ends in .onnx or .engine")
-    print("\n".join(lines))
+    say("\n".join(lines))
     return 0

@@ -9,6 +9,7 @@ from calibration import quantize
 from calibration.export import export
 from streamer.errors import ConfigError
 from streamer.model_spec import ModelSpec, spec_for
+from streamer.terminal import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"can't make the folder {str(options.folder)!r}: {error.strerror or error}") from error
     exported = export(spec, options.checkpoint, options.folder / f"{options.name}.onnx")
-    print(f"{exported.path}: {exported.size_bytes / 1e6:.2f} MB, sha256 {exported.sha256}", flush=True)
+    say(f"{exported.path}: {exported.size_bytes / 1e6:.2f} MB, sha256 {exported.sha256}")
     output = options.folder / f"{options.name}_int8.onnx"
     report = quantize.quantize(exported.path, output, **quantize.search_options(options))
     quantize.print_report(report, output)

@@ -15,12 +15,12 @@ import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from calibration.files import temporary_folder
 from streamer.errors import ConfigError, ModelError
 from streamer.graph_constants import fold_constants
 from streamer.int8 import RANGES_KEY, is_quantized
@@ -177,8 +177,8 @@ class Quantizer:
         wanted = {self.model.graph.input[0].name}
         wanted |= {node.output[0] for node in self.model.graph.node if node.op_type in _MAKES_VALUES}
         kind, options = ("MinMaxCalibrater", {"moving_average": True}) if method == "mean" else _CALIBRATORS[method]
-        with TemporaryDirectory() as folder:
-            plain, augmented = Path(folder) / "plain.onnx", Path(folder) / "augmented.onnx"
+        with temporary_folder() as folder:
+            plain, augmented = folder / "plain.onnx", folder / "augmented.onnx"
             onnx.save(self.model, plain)
             calibrator = getattr(calibrate, kind)(str(plain), None, str(augmented), **options)
             infos = {info.name: info for info in [*calibrator.model.graph.value_info, *calibrator.model.graph.input]}

@@ -29,6 +29,7 @@ from streamer.errors import ConfigError, EngineError, ModelError
 from streamer.model_file import ModelFile, load_model
 from streamer.model_spec import METADATA_PREFIX, ModelSpec
 from streamer.self_check import record
+from streamer.terminal import say
 
 CPU_ENGINES = tuple(name for name in ENGINE_NAMES if name in ("openvino", "onnxruntime"))
 _LOG = logging.getLogger(__name__)
@@ -309,11 +310,11 @@ def search_options(args: argparse.Namespace) -> dict[str, Any]:
 def print_report(report: QuantizationReport, output: Path) -> None:
     """Prints what was tried, the verdicts, and what was written."""
     for name in report.unreadable:
-        print(f"passed over, can't be read: {name}")
+        say(f"passed over, can't be read: {name}")
     for trial in report.trials:
-        print(trial.line())
+        say(trial.line())
     for verdict in report.verdicts:
-        print(verdict.line())
+        say(verdict.line())
     if report.float_layers:
-        print(f"left in float: {', '.join(report.float_layers)}")
-    print(f"{output}: {report.int8_bytes / 1e6:.2f} MB, method {report.method}, sha256 {report.int8_sha256}")
+        say(f"left in float: {', '.join(report.float_layers)}")
+    say(f"{output}: {report.int8_bytes / 1e6:.2f} MB, method {report.method}, sha256 {report.int8_sha256}")

@@ -10,9 +10,11 @@ with open_detector("nanodet-g_416") as detector, open_source("rtsp://camera/1") 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as in `typing`, whose import takes longer than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from streamer.detections import Detections as Detections
     from streamer.detector import open_detector as open_detector
     from streamer.frame import Frame as Frame

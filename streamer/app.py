@@ -23,6 +23,7 @@ def run(
     on_poll: Callable[[Pipeline], None] | None = None,
     on_end: Callable[[RunReport], None] | None = None,
     *,
+    on_opened: Callable[[], None] | None = None,
     follow: tuple[Path, Callable[[], StreamConfig]] | None = None,
 ) -> RunReport:
     """Does what `config` says.
@@ -31,6 +32,7 @@ def run(
         config: the run.
         on_poll: called about fifty times a second on this thread while the pipeline runs.
         on_end: called with the report once the pipeline has run, also when it failed.
+        on_opened: called once sources and detector are open, before any output is.
         follow: a file and what reads it again: sources that are added, changed or removed there come, change and go
             while the run goes on.
 
@@ -65,6 +67,8 @@ def run(
         )
         info = detector.info
         log.info("engine %s, precision %s, device %s, model %s", info.name, info.precision, info.device, info.model)
+        if on_opened is not None:
+            on_opened()
         plans = opener.plans(sources, detector.labels, stack)
         watcher = None
         if follow is not None:

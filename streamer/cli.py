@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamer.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, StreamerError, one_line
+from streamer.interrupt import Interrupt
+from streamer.limits import in_words
 from streamer.logs import start_logging
 from streamer.redaction import redact
+from streamer.terminal import complain, say
 
 if TYPE_CHECKING:
     from streamer.pipeline import Pipeline
@@ -23,8 +23,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit status: 0 done, 1 failed, 2 bad usage, 130 after Ctrl-C."""
+def main(arguments: Sequence[str] | None = None, interrupt: Interrupt | None = None) -> int:
+    """Runs the program.
+
+    Args:
+        arguments: of the command line; None takes the process's.
+        interrupt: what signals do, where they are handled; None leaves them to the caller.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 bad usage, 130 after Ctrl-C, 143 after SIGTERM.
+    """
     parser = _parser()
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -33,44 +41,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listing = options.pop("list", None)
     level = options.get("log_level", "warning")
     start_logging(level.upper())
-    interrupt = _Interrupt()
     try:
         _require_opencv()
         if listing:
             from streamer.listing import list_known
 
-            print("\n".join(map(one_line, list_known(listing))))
-            return EXIT_OK
-        from streamer.config import read_config
-
-        path = options.pop("config", None)
-        config = read_config(path, options)
-        logging.getLogger().setLevel(config.log_level.upper())
-        from streamer.app import run
-        from streamer.progress import Progress
-
-        with interrupt, Progress(enabled=config.progress and sys.stderr.isatty()) as progress:
-
-            def on_poll(pipeline: Pipeline) -> None:
-                interrupt.orderly = True
-                if interrupt.happened:
-                    pipeline.stop()
-                progress.show(pipeline, config.max_frames)
-
-            follow = None if path is None else (path, lambda: read_config(path, options, names_source=True))
-            run(config, on_poll, _say_end, follow=follow)
-        return interrupt.status or EXIT_OK
+            return EXIT_OK if say("\n".join(map(one_line, list_known(listing)))) else EXIT_FAILED
+        _run(options, interrupt or Interrupt())
     except StreamerError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        complain(str(error))
         log.debug("traceback", exc_info=True)
-        return interrupt.status or error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
-        return interrupt.status or EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     except Exception as error:
-        text = one_line(f"{type(error).__name__}: {error}")
-        print(f"error: {text} (--log-level debug shows where)", file=sys.stderr)
+        complain(f"{in_words(error)} (--log-level debug shows where)")
         log.debug("traceback", exc_info=True)
         return EXIT_FAILED
+    return EXIT_OK
+
+
+def _run(options: dict[str, Any], interrupt: Interrupt) -> None:
+    from streamer.config import read_config
+
+    path = options.pop("config", None)
+    config = read_config(path, options)
+    logging.getLogger().setLevel(config.log_level.upper())
+    from streamer.app import run
+    from streamer.progress import Progress
+
+    with Progress(enabled=config.progress and sys.stderr.isatty()) as progress:
+
+        def on_poll(pipeline: Pipeline) -> None:
+            interrupt.attend(pipeline.progress)
+            if interrupt.happened:
+                pipeline.stop()
+            progress.show(pipeline, config.max_frames)
+
+        def on_end(report: RunReport) -> None:
+            if any(source.frames_processed for source in report.sources):
+                say(one_line(report.summary()))
+            elif interrupt.happened:
+                log.warning("stopped before the first frame")
+            for what in report.skipped:
+                log.warning("skipped %s", what)
+
+        follow = None if path is None else (path, lambda: read_config(path, options, names_source=True))
+        run(config, on_poll, on_end, on_opened=interrupt.defer, follow=follow)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -127,14 +144,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _say_end(report: RunReport) -> None:
-    """Prints the closing line, unless nothing was done."""
-    if any(source.frames_processed for source in report.sources):
-        print(one_line(report.summary()))
-    for what in report.skipped:
-        log.warning("skipped %s", what)
-
-
 def _count(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
@@ -154,36 +163,3 @@ def _require_opencv() -> None:
             f"OpenCV misses a system library ({error}): install it (Debian, Ubuntu: apt install libgl1 libglib2.0-0), "
             "or pip install opencv-python-headless in opencv-python's place: everything but the window works with it"
         ) from error
-
-
-class _Interrupt:
-    """Turns the first Ctrl-C (or SIGTERM) into an orderly end; the second kills.
-
-    Attributes:
-        status: exit status to end with, 0 as long as nothing happened.
-        orderly: True once somebody looks at `happened`; before that, `KeyboardInterrupt` breaks off the opening.
-    """
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.orderly = False
-        self._previous: dict[int, Any] = {}
-
-    @property
-    def happened(self) -> bool:
-        return self.status != 0
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.happened:
-            os._exit(128 + number)
-        self.status = 128 + number
-        if not self.orderly:
-            raise KeyboardInterrupt

@@ -123,6 +123,11 @@ class Pipeline:
         with self._lock:
             return self._past_processed + sum(stream.stats.processed for stream in self._streams)
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """A value that changes whenever a frame has reached its sinks, or a thread has ended."""
+        return self.processed, len(self._threads)
+
     def add(self, plan: StreamPlan) -> None:
         """Takes over one more source and its sinks, and begins with it at once where the run has begun.
 

@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from streamer.interrupt import undone_when_stopped
+
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -24,12 +26,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     if place.exists() and not place.is_file():
         raise OSError(errno.EINVAL, "it isn't a regular file", str(path))
     partial = new_file_beside(place)
-    try:
-        yield partial
-        os.replace(partial, place)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    with undone_when_stopped(partial.unlink):
+        try:
+            yield partial
+            os.replace(partial, place)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
 
 def new_file_beside(path: Path) -> Path:

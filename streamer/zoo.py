@@ -6,13 +6,13 @@ import hashlib
 import http.client
 import logging
 import os
-import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamer.cache import cached_file
 from streamer.errors import ConfigError, ModelError, nearest, short
 from streamer.redaction import redact
 from streamer.whole_file import whole_file
@@ -61,25 +61,11 @@ ZOO = {
 }
 
 
-def cache_dir() -> Path:
-    """Returns the user's folder for downloaded models (`NANODET_STREAMER_CACHE` overrides it); it may not exist."""
-    override = os.environ.get("NANODET_STREAMER_CACHE")
-    if override:
-        return Path(override)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "nanodet-streamer"
-
-
 def where(model: ZooModel) -> str:
     """Returns where a model's file is now: ``packaged``, ``cached``, ``download`` or ``no public file``."""
     if (_PACKAGED / f"{model.name}.onnx").is_file():
         return "packaged"
-    if (cache_dir() / f"{model.name}.onnx").is_file():
+    if cached_file(f"{model.name}.onnx").is_file():
         return "cached"
     return "download" if model.onnx_url else "no public file"
 
@@ -137,7 +123,7 @@ def _near_files(path: Path) -> str:
 
 
 def _cached(model: ZooModel) -> Path:
-    path = cache_dir() / f"{model.name}.onnx"
+    path = cached_file(f"{model.name}.onnx")
     if path.is_file():
         return path
     if model.onnx_url is None:

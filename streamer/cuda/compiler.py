@@ -11,9 +11,9 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
+from streamer.cache import cached_file
 from streamer.errors import EngineError
 from streamer.whole_file import whole_file
-from streamer.zoo import cache_dir
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def cubin(name: str, arch: str) -> bytes:
         EngineError: if there is no nvcc, or it refuses the source or the architecture.
     """
     nvcc, toolkit = find_nvcc()
-    path = cache_dir() / "cuda" / f"{name}-{arch}-{cache_key(name, arch, toolkit)}.cubin"
+    path = cached_file("cuda", f"{name}-{arch}-{cache_key(name, arch, toolkit)}.cubin")
     if path.is_file():
         return path.read_bytes()
     log.info("compiling the %s kernels for %s with CUDA %s", name, arch, toolkit)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from streamer.cache import cached_file
 from streamer.whole_file import whole_file
-from streamer.zoo import cache_dir
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def tuned(key: Sequence[object], sizes: Sequence[int], measure: Callable[[int], 
     if len(sizes) == 1:
         return sizes[0]
     name = hashlib.sha256("\0".join(map(str, [*key, *sizes])).encode()).hexdigest()[:20]
-    path = cache_dir() / "batch" / f"{name}.json"
+    path = cached_file("batch", f"{name}.json")
     speeds = _read(path)
     if speeds is None:
         began = time.perf_counter()

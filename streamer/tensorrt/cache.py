@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from streamer.cache import cache_dir, cached_file
 from streamer.errors import EngineError
 from streamer.model_file import ModelFile
 from streamer.tensorrt.builder import BuiltEngine, Job, Port, Progress, build_engine, plan
@@ -19,7 +20,6 @@ from streamer.tensorrt.flavour import Flavour
 from streamer.tensorrt.layers import Layer
 from streamer.tensorrt.options import BuildOptions, cache_key, differences
 from streamer.whole_file import whole_file
-from streamer.zoo import cache_dir
 
 log = logging.getLogger(__name__)
 
@@ -170,10 +170,11 @@ def cached_engine(
     if shipped.is_file() and _fits(shipped, job.fingerprint):
         return shipped
     name = re.sub(r"[^\w.-]", "_", model.spec.name)
-    folder = _folder()
-    path = folder / f"{name}-{cache_key(job.fingerprint)}.engine"
+    path = cached_file("engines", f"{name}-{cache_key(job.fingerprint)}.engine")
     if path.is_file() and _fits(path, job.fingerprint):
         return path
+    folder = _folder()
+    path = folder / path.name
     lock = path.with_suffix(".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)

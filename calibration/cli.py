@@ -1,0 +1,44 @@
+"""The verbs of `python -m calibration`: options in, exit status out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from importlib import import_module
+
+from streamer.errors import EXIT_INTERRUPTED, StreamerError
+from streamer.logs import start_logging
+from streamer.terminal import complain
+
+# verb: (module, what it does)
+_VERBS = {
+    "export": ("export", "checkpoint to ONNX"),
+    "evaluate": ("evaluate", "COCO accuracy of a model on pictures with labels"),
+    "quantize": ("quantize", "float ONNX to INT8, gated on accuracy"),
+    "make": ("make", "checkpoint to ONNX and INT8 ONNX with a report, in one go"),
+    "build": ("build", "ONNX to a TensorRT engine"),
+    "inspect": ("inspect_model", "what an ONNX file or an engine holds, layer by layer"),
+    "import-tfjs": ("import_tfjs", "TensorFlow.js NanoDet-g to a checkpoint"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit status: 0 done, 1 failed, 2 bad usage."""
+    parser = argparse.ArgumentParser(prog="python -m calibration", description="From a checkpoint to a measured model.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, (name, text) in _VERBS.items():
+        module = import_module(f"calibration.{name}")
+        child = verbs.add_parser(verb, help=text, description=text)
+        module.add_arguments(child)
+        child.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    start_logging(logging.WARNING)
+    try:
+        status: int = options.run(options)
+        return status
+    except StreamerError as error:
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
