@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer import __version__
+from streamer.cache import cached_file
 from streamer.model_file import ModelFile
 from streamer.model_spec import ModelSpec
 from streamer.processor import processor_name, version_of
-from streamer.zoo import cache_dir
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def approval(model: ModelFile, engine: str) -> Path:
     versions = [f"{package} {version_of(package)}" for package in _PACKAGES]
     parts = [model.sha256, repr(model.form), model.spec.model_dump_json(), engine, processor_name(), *versions]
     name = hashlib.sha256("\0".join([__version__, *parts]).encode()).hexdigest()[:32]
-    return cache_dir() / "self_check" / name
+    return cached_file("self_check", name)
 
 
 def approve(approval: Path) -> None:
