@@ -209,7 +209,7 @@ class Opener(Closing):
             source,
             sinks,
             None if wishes.policy in (None, "auto") else Policy(wishes.policy),
-            self.paced and not source.info.live,
+            self.paced,
             wishes.priority,
             wishes.max_fps,
             wishes.detect_every or 1,

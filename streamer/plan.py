@@ -24,7 +24,7 @@ class StreamPlan:
         sinks: open outputs by the name they have in the report; the pipeline closes them.
         policy: what happens to frames that detection has no time for; None is freshest for live sources (and paced
             ones), every-frame for the rest.
-        paced: whether frames wait for their own time.
+        paced: whether frames of a file wait for their own time; a live source's can't.
         priority: where not all streams can be served, those of higher priority are served first.
         max_fps: frames to take of the source in a second, by its own time; None takes all.
         detect_every: the detector sees each so-manieth frame taken; the others are given the last one's boxes.
@@ -40,8 +40,8 @@ class StreamPlan:
 
     def chosen_policy(self) -> Policy:
         """Returns the policy in force."""
-        live = self.source.info.live or self.paced
-        return self.policy or (Policy.FRESHEST if live else Policy.EVERY_FRAME)
+        is_live = self.source.info.live or self.paced
+        return self.policy or (Policy.FRESHEST if is_live else Policy.EVERY_FRAME)
 
 
 @dataclass(frozen=True)

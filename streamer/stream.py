@@ -73,7 +73,7 @@ class Stream(Job, Taker):
         self.error: StreamerError | None = None
         self._shared = shared
         self._times = shared.times
-        self._paced = plan.paced
+        self._plan, self._paced = plan, plan.paced
         self.change(plan.priority, plan.max_fps, plan.detect_every)
         self._offered = 0
         self._found = Detections.empty()
@@ -111,7 +111,7 @@ class Stream(Job, Taker):
         """Reads the source to its end, or until it fails (see `error`), and hands frames to detection."""
         try:
             frames = self._ask_source(lambda: iter(self.source))
-            pacer = Pacer() if self._paced else None
+            pacer: Pacer | None = None
             while frames is not None and not stop.is_set():
                 self.captured.wait_for_room()
                 began = time.perf_counter()
@@ -119,6 +119,9 @@ class Stream(Job, Taker):
                 if frame is None:
                     break
                 self._times.add("capture", (time.perf_counter() - began) * 1e3)
+                if not self.stats.captured:
+                    self._look_again()
+                    pacer = Pacer() if self._paced and not self.source.info.live else None
                 if pacer is not None:
                     frame = pacer.wait(frame, stop)
                 self._accept(frame)
@@ -128,6 +131,13 @@ class Stream(Job, Taker):
             pass
         finally:
             self.source_ended(None)
+
+    def _look_again(self) -> None:
+        """Has nothing dropped of a source that could be reached only now, and turns out to be a file."""
+        if self.policy is Policy.FRESHEST and self._plan.chosen_policy() is Policy.EVERY_FRAME:
+            self.policy = self.captured.policy = Policy.EVERY_FRAME
+            for outlet in self.outlets:
+                outlet.inbox.policy = Policy.EVERY_FRAME
 
     def _ask_source(self, step: Callable[[], _T]) -> _T | None:
         """Returns what a call into the source returns; None where it fails, which ends the source alone."""

@@ -19,9 +19,11 @@ from streamer.errors import SourceError
 from streamer.sources.arrival import ArrivalClock
 from streamer.sources.backlog import WAITED_S, Backlog
 from streamer.sources.diagnosis import why_unplayable
+from streamer.sources.ending import Coverage, missing_at_end_s
 from streamer.sources.hardware import GpuFirst
 from streamer.sources.options import SourceOptions, too_large
 from streamer.sources.packets import CpuPackets, Damage, PacketDecoder, Picture
+from streamer.sources.web_diagnosis import why_unreadable_there
 
 # What FFmpeg may look at before it hands a stream over. Its defaults wait seconds for what isn't needed here.
 _STREAM_OPTIONS = {"analyzeduration": "200000", "fpsprobesize": "2", "buffer_size": "4194304"}
@@ -31,6 +33,10 @@ _RTSP_OPTIONS = {
     "tcp": {"rtsp_transport": "tcp"},
     "udp": {"rtsp_transport": "udp"},
 }
+_WEB_SCHEMES = ("http:", "https:")
+# A file whose size is known, on a server that serves byte ranges, is read on where a connection broke off. FFmpeg waits
+# 0, 1, 3, 7 ... s between attempts.
+_WEB_OPTIONS = {"reconnect": "1", "reconnect_delay_max": "7"}
 _NOMINAL_FPS = 25
 _PLAYLISTS = ("hls", "dash")
 _AVFMT_NOTIMESTAMPS = 0x0080
@@ -48,7 +54,8 @@ class VideoDecoder:
         stream: PyAV's video stream: rates, time base.
         frame_count: how many pictures the file says it has, or None.
         duration_s: the length in seconds that the container gives, or None.
-        is_whole: whether the container has an end that is known: its length, or its size in bytes.
+        is_live: whether it is a stream, which can't be waited with; a whole file on a web server is none: one that has
+            an end which is known, by its length or its size in bytes.
         has_timestamps: False where the format has none and FFmpeg makes them up (MJPEG over HTTP, raw H.264).
         damaged: how many packets couldn't be read, or not wholly be decoded, not counting a stream's before its first
             picture.
@@ -68,7 +75,7 @@ class VideoDecoder:
             SourceError: if it can't be opened or holds no video; the message says why.
         """
         self._shown, self._options = shown, options
-        self._path = target if isinstance(target, Path) else None
+        self._target, self._path = target, target if isinstance(target, Path) else None
         started = time.perf_counter()
         try:
             self._container = _open(target, options)
@@ -84,20 +91,20 @@ class VideoDecoder:
             raise
         self.frame_count = self.stream.frames or None
         self.duration_s = self._container.duration / 1e6 if self._container.duration else None
-        listed = self._container.format.name in _PLAYLISTS  # whose size says nothing of the stream's
-        self.is_whole = bool(self.duration_s) or ((self._container.size or 0) > 0 and not listed)
+        self.is_live = self._path is None and not (str(target).startswith(_WEB_SCHEMES) and self._has_end())
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
         self._tick_s = float(self.stream.time_base or 0)
         self._decoder: PacketDecoder
         if options.gpu is None:
             self._decoder = CpuPackets(self.stream, self._tick_s, options.max_pixels)
         else:
-            self._decoder = GpuFirst(self.stream, self._tick_s, shown, options, live=self._path is None)
+            self._decoder = GpuFirst(self.stream, self._tick_s, shown, options, live=self.is_live)
         self.damaged = 0
         self.passed_over = 0
-        self._backlog = Backlog() if self._path is None and self.has_timestamps and options.freshest else None
+        self._backlog = Backlog() if self.is_live and self.has_timestamps and options.freshest else None
         self._arrivals = ArrivalClock(float(1 / (self.stream.average_rate or _NOMINAL_FPS)))
         self.was_waited_for = False
+        self._coverage = Coverage() if self._is_listed and not self.is_live else None
         self._bad_in_a_row = 0
         self._joined = False
         self._ready: deque[Picture] = deque()
@@ -122,22 +129,48 @@ class VideoDecoder:
             try:
                 self._ready.extend(self._decoder.decode(packet))
             except Damage as damage:
-                self._note_damage(str(damage), bounded=self._path is not None)
+                self._note_damage(str(damage), bounded=not self.is_live)
             except SourceError as error:
                 raise SourceError(f"source {self._shown!r} {error}") from error
-            if self._path is None and not self._ready:
+            if self.is_live and not self._ready:
                 self._check_patience(time.perf_counter() - started)
         self._bad_in_a_row = 0
         self._joined = True
         picture = self._ready.popleft()
         self.damaged += picture.is_corrupt
+        if self._coverage is not None:
+            self._coverage.add(picture.stamp_s)
         return picture
+
+    def missing_s(self) -> float:
+        """Returns, at the end, how many seconds of pictures a playlist lists that weren't read; FFmpeg says nothing.
+
+        Raises:
+            SourceError: if the playlist can't be read any more.
+        """
+        coverage = self._coverage
+        if coverage is None or coverage.last_s is None or self.duration_s is None:
+            return 0.0
+        try:
+            with _open(self._target, self._options) as container:
+                at_end_s = missing_at_end_s(container, coverage.last_s, is_damaged=self.damaged > 0)
+        except av.FFmpegError as error:
+            raise SourceError(f"source {self._shown!r} {self._why_broken(error)}") from None
+        return coverage.missing_s(self.duration_s - at_end_s) + at_end_s
 
     def close(self) -> None:
         """Closes the file or connection. Safe to call twice."""
         self._ready.clear()
         self._decoder.close()
         self._container.close()
+
+    def _has_end(self) -> bool:
+        """Whether the container tells its length, or its size; a playlist's own size says nothing of what it lists."""
+        return bool(self.duration_s) or ((self._container.size or 0) > 0 and not self._is_listed)
+
+    @property
+    def _is_listed(self) -> bool:
+        return self._container.format.name in _PLAYLISTS
 
     def _is_stale(self, packet: Packet[VideoStream], backlog: Backlog, asked_s: float) -> bool:
         if not packet.size:  # the end
@@ -161,13 +194,15 @@ class VideoDecoder:
                 self._packets = self._container.demux(self.stream)
 
     def _why_broken(self, error: av.FFmpegError) -> str:
+        if not self._joined and (cause := why_unreadable_there(str(self._target), self._options.open_timeout_s)):
+            return cause
         if isinstance(error, (av.ExitError, TimeoutError)):
             return f"sent nothing for {self._options.stall_timeout_s:g} s; check its network and power"
         return f"broke off ({error.strerror}); check its network and power"
 
     def _note_damage(self, reason: str, *, bounded: bool) -> None:
         """Counts a bad packet; raises when `bounded` and too many came in a row."""
-        if self._joined or self._path is not None:  # a stream joined between key frames isn't damaged
+        if self._joined or not self.is_live:  # a stream joined between key frames isn't damaged
             self.damaged += 1
         self._bad_in_a_row += 1
         if bounded and self._bad_in_a_row >= _MAX_BAD_IN_A_ROW:
@@ -215,6 +250,9 @@ class VideoDecoder:
             return "wants a user and password, or others than given; write SCHEME://USER:PASSWORD@HOST/..."
         if isinstance(error, (av.HTTPClientError, av.HTTPError)):
             return f"answered: {error.strerror}; check the path in the URL"
+        cause = why_unreadable_there(str(self._target), self._options.open_timeout_s - waited_s)
+        if cause is not None:
+            return cause
         reason = getattr(error, "strerror", None) or type(error).__name__
         return f"can't be opened ({reason}); check its address, and that it serves video"
 
@@ -230,5 +268,7 @@ def _open(target: str | Path, options: SourceOptions) -> InputContainer:
     wishes = dict(_STREAM_OPTIONS)
     if target.startswith(_RTSP_SCHEMES):
         wishes |= _RTSP_OPTIONS[options.rtsp_transport]
+    if target.startswith(_WEB_SCHEMES):
+        wishes |= _WEB_OPTIONS
     timeout = (options.open_timeout_s, options.stall_timeout_s)
     return open_input(target, options=wishes, timeout=timeout)

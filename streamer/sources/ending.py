@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from av.container import InputContainer
 from streamer.av_input import open_input
 from streamer.sources.diagnosis import bytes_missing
 
-_LEAST_MISSING_S = 1.0
+_LEAST_MISSING_S, _LEAST_LISTED_S, _BEFORE_END_S = 1.0, 0.5, 0.05
+_INTERVALS, _GAP_INTERVALS, _REGULAR_SHARE = 49, 4.5, 0.9
 # Containers whose header states how long the longest of their streams is. FFmpeg measures or estimates it in others.
 _STATES_LENGTH = ("avi", "flv", "asf", "matroska", "mov")
 
@@ -54,3 +56,71 @@ def _packet_ends_s(container: InputContainer) -> Iterator[float]:
         for packet in container.demux():
             if packet.pts is not None and packet.time_base is not None:
                 yield float((packet.pts + (packet.duration or 0)) * packet.time_base)
+
+
+def missing_at_end_s(container: InputContainer, last_stamp_s: float, *, is_damaged: bool) -> float:
+    """Returns how many seconds of what a playlist lists weren't read at its end.
+
+    Its length alone proves nothing: sound may be longer than pictures, and old playlists round up each part's length.
+
+    Args:
+        container: the playlist, freshly opened.
+        last_stamp_s: of the last picture that was read.
+        is_damaged: whether packets couldn't be decoded.
+
+    Raises:
+        av.FFmpegError: if it can't be read.
+    """
+    began_s, length_s = (container.start_time or 0) / av.time_base, (container.duration or 0) / av.time_base
+    missing_s = length_s - (last_stamp_s - began_s)
+    if missing_s < _LEAST_LISTED_S:
+        return 0.0
+    container.seek(int((began_s + length_s - _BEFORE_END_S) * av.time_base))  # to the last part that it lists
+    is_there = False
+    for packet in container.demux():
+        if packet.pts is None or packet.time_base is None:
+            continue
+        is_there = True
+        if packet.stream.type == "video" and packet.pts * packet.time_base > last_stamp_s:
+            return missing_s
+    return missing_s if is_damaged or not is_there else 0.0
+
+
+class Coverage:
+    """How much of a listed video's length its pictures cover, where parts of it may not have been read.
+
+    FFmpeg passes over a part of a playlist that can't be read, or not wholly, without a word. Where pictures come at
+    regular intervals a gap among them shows it: the playlist's length then is longer than what was covered by as much.
+    Where the sender's clock leaps between two parts, it isn't.
+
+    Attributes:
+        last_s: the last picture's time stamp.
+    """
+
+    def __init__(self) -> None:
+        """Has seen no picture yet."""
+        self.last_s: float | None = None
+        self._intervals_s: list[float] = []
+        self._regular = self._count = 0
+        self._covered_s = self._gaps_s = 0.0
+
+    def add(self, stamp_s: float | None) -> None:
+        """Takes the next picture's time stamp, in order of presentation."""
+        last_s, self.last_s = self.last_s, stamp_s
+        if last_s is None or stamp_s is None:
+            return
+        step_s = stamp_s - last_s
+        if len(self._intervals_s) < _INTERVALS:
+            self._intervals_s.append(step_s)
+        interval_s = statistics.median(self._intervals_s)
+        is_gap = step_s > _GAP_INTERVALS * interval_s
+        self._count += 1
+        self._regular += 0.5 * interval_s < step_s < 1.5 * interval_s
+        self._gaps_s += step_s - interval_s if is_gap else 0.0
+        self._covered_s += interval_s if is_gap or step_s < 0 else step_s
+
+    def missing_s(self, length_s: float) -> float:
+        """Returns how many seconds of pictures are missing among those that came, of a video of this length."""
+        is_regular = self._regular >= _REGULAR_SHARE * self._count
+        is_shorter = length_s - self._covered_s > self._gaps_s / 2
+        return self._gaps_s if is_regular and is_shorter else 0.0

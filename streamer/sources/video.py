@@ -20,13 +20,12 @@ from streamer.sources.ending import missing_end
 from streamer.sources.guarded import GuardedSource
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.packets import Picture
-from streamer.sources.uri import is_stream, local_path, scheme_of
+from streamer.sources.uri import is_stream, local_path
 
 log = logging.getLogger(__name__)
 
 _NOMINAL_FPS = 25.0  # spaces frames without time stamps where no rate is known
 _MAX_FPS = 1000.0  # beyond, a rate is an artefact of the time base
-_WHOLE_FILE_SCHEMES = ("http", "https")
 
 
 class VideoSource(GuardedSource):
@@ -95,6 +94,12 @@ class VideoSource(GuardedSource):
             return self._frame(picture)
         if self.info.live:
             raise SourceError(f"source {self._shown!r} ended: the other side closed the stream; start it again there")
+        missing_s = self._decoder.missing_s()
+        if missing_s:
+            raise SourceError(
+                f"source {self._shown!r} lacks {missing_s:.1f} s of its pictures: a part of it could not be read;"
+                " check its server, and run it again"
+            )
         self._note_missing_end()
         return None
 
@@ -146,7 +151,7 @@ class VideoSource(GuardedSource):
 
     def _describe(self) -> SourceInfo:
         decoder = self._decoder
-        live = self._path is None and not (scheme_of(self._shown) in _WHOLE_FILE_SCHEMES and decoder.is_whole)
+        live = decoder.is_live
         fps = next((float(r) for r in (decoder.stream.average_rate, decoder.stream.guessed_rate) if r), 0.0)
         return SourceInfo(
             name=self._name,

@@ -201,7 +201,7 @@ class _Hosted:
             if frame is None:
                 return
             capture_ms = (time.perf_counter() - began) * 1e3
-            if self._pacer is not None:
+            if self._pacer is not None and not source.info.live:
                 frame = self._pacer.wait(frame, self._is_let_go)
             self._given += 1
             self._give(frame, capture_ms)
