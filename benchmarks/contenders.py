@@ -24,6 +24,7 @@ from streamer.draw import class_colour
 from streamer.int8 import quantize_convolution_outputs, use_uint8
 from streamer.letterbox import Letterbox
 from streamer.model_file import ModelFile
+from streamer.telemetry import without_telemetry
 
 Image = npt.NDArray[np.uint8]
 Tensor = npt.NDArray[np.float32]
@@ -142,7 +143,8 @@ def openvino_of(model: ModelFile, precision: str) -> Runtime:
     width, height = model.spec.input_size_wh
 
     def load() -> Network:
-        import openvino as ov
+        with without_telemetry():
+            import openvino as ov
 
         core = ov.Core()
         network = core.read_model(graph)

@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from calibration.files import temporary_folder
 from streamer.errors import ConfigError, ModelError
 from streamer.graph_constants import fold_constants
 from streamer.int8 import RANGES_KEY, is_quantized
+from streamer.telemetry import without_telemetry
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -41,9 +41,9 @@ _CALIBRATORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def require_packages() -> None:
     """Raises a ConfigError that names the fix when a package that quantising needs is missing."""
-    os.environ.setdefault("NNCF_CI", "1")  # NNCF reports its use over the network unless told that it runs in CI
     try:
-        import nncf  # noqa: F401
+        with without_telemetry():
+            import nncf  # noqa: F401
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"quantize needs {error.name}: pip install 'nanodet-streamer[calibration]'") from error

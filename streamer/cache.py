@@ -33,14 +33,6 @@ def cache_dir() -> Path:
     return temporary or users or Path(_NAME)
 
 
-def provide_home() -> None:
-    """Sets HOME to what is no folder, for libraries that ask for it and fail, where a user has none."""
-    try:
-        Path.home()
-    except (RuntimeError, KeyError):
-        os.environ["HOME"] = os.devnull
-
-
 def cached_file(*parts: str) -> Path:
     """Returns the path of a file in the cache: where it is, also in a folder that can't be written, or may be written.
 

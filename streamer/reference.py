@@ -68,9 +68,9 @@ def _run_onnxruntime(model: ModelFile, images: npt.NDArray[np.floating]) -> Mapp
 
 
 def _run_openvino(model: ModelFile, images: npt.NDArray[np.floating]) -> Mapping[str, Rows]:
-    import openvino as ov
+    from streamer.engines.openvino_engine import shared_core
 
-    core = ov.Core()
+    core = shared_core()
     network = core.read_model(str(model.path))
     network.reshape(list(images.shape))
     exact = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}

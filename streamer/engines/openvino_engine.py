@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from streamer.cache import provide_home
+from streamer.engines.base import Engine, available_cores
+from streamer.errors import ConfigError, EngineError
+from streamer.model_file import ModelFile
+from streamer.telemetry import without_telemetry
 
-provide_home()  # the import of OpenVINO fails for a user without HOME and entry in the system's list
-import openvino as ov  # noqa: E402
-
-from streamer.engines.base import Engine, available_cores  # noqa: E402
-from streamer.errors import ConfigError, EngineError  # noqa: E402
-from streamer.model_file import ModelFile  # noqa: E402
+with without_telemetry():
+    import openvino as ov
 
 _PRECISIONS = {"f32": "f32", "bf16": "bf16"}
 _HINT = "INFERENCE_PRECISION_HINT"
