@@ -15,8 +15,13 @@ from streamer.frame import Frame
 from streamer.sinks.base import Sink
 from streamer.sources.base import Source, SourceInfo
 
+WAIT_S = 60.0
+"""How long a test waits for what is bound to happen before it fails: long enough on a machine that is busy."""
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+_LIVE_INTERVAL_S = 0.001
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = WAIT_S) -> None:
     """Waits until `condition` holds; fails the test when it doesn't in time."""
     deadline_s = time.perf_counter() + timeout_s
     while not condition():
@@ -29,7 +34,10 @@ def no_fault(_: int) -> None:
 
 
 class CountingSource(Source):
-    """Gives `count` small frames; `before` is called with each index first and may raise or wait."""
+    """Gives `count` small frames; `before` is called with each index first and may raise or wait.
+
+    A live one gives at most a thousand frames a second, so that it leaves some of the processor to the test.
+    """
 
     def __init__(
         self, count: int, *, name: str = "fake", live: bool = False, before: Callable[[int], None] = no_fault
@@ -43,6 +51,8 @@ class CountingSource(Source):
     def __iter__(self) -> Iterator[Frame]:
         for index in range(self._count):
             self._before(index)
+            if self.info.live:
+                time.sleep(_LIVE_INTERVAL_S)
             pixels = np.full((24, 32, 3), index % 256, np.uint8)
             yield Frame(pixels, self.info.name, index, index / 30, time.perf_counter())
 

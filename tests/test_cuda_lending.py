@@ -26,12 +26,10 @@ from streamer.sources import SourceOptions
 from streamer.sources.processes import DecodingProcesses
 from streamer.sources.processes.board import Board
 from tests.fake_gpu import FakeGpu, install, threads_for_processes
-from tests.fakes import wait_for
+from tests.fakes import WAIT_S, wait_for
 from tests.lending import LARGE, SMALL, Processes, is_all_back, shown
 from tests.media import number_of, write_clip
 from tests.test_cuda_nvdec import ON_GPU, WITH_B_FRAMES, frames_of, planes_of
-
-WAIT_S = 20
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_segments_of_a_camera_carry_the_time_of_their_first_frame(tmp_path: Path
     with RtspServer(fps=FPS) as server:
         done = run(
             tmp_path, "--source", f"door={server.url}", "--output", "{source}.mkv", "--output", "{source}.jsonl",
-            "--model", model, "--segment", "1s", "--max-frames", "75",
+            "--model", model, "--segment", "1s", "--max-frames", "75", "--policy", "every-frame",
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "door.jsonl").read_text().splitlines()]

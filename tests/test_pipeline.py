@@ -14,9 +14,7 @@ from streamer.policy import Policy
 from streamer.report import RunError, RunReport
 from streamer.sinks.base import StopRequested
 from streamer.stream import Stream
-from tests.fakes import CountingSource, MemorySink, SlowDetector, no_fault, wait_for
-
-WAIT_S = 20
+from tests.fakes import WAIT_S, CountingSource, MemorySink, SlowDetector, no_fault, wait_for
 
 
 def fail_at(index: int, error: BaseException) -> Callable[[int], None]:

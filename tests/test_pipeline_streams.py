@@ -13,9 +13,8 @@ from streamer.frame import Frame
 from streamer.pipeline import Pipeline, StreamPlan
 from streamer.policy import Closed
 from streamer.report import RunReport
-from tests.fakes import CountingSource, MemorySink, SlowDetector, wait_for
+from tests.fakes import WAIT_S, CountingSource, MemorySink, SlowDetector, wait_for
 
-WAIT_S = 20
 ENDLESS = 10_000_000
 
 
@@ -205,7 +204,7 @@ def test_what_a_removed_stream_failed_with_is_still_told() -> None:
 
 
 def test_many_that_come_and_go_leave_little() -> None:
-    stays, sink = plan("stays")
+    stays, sink = plan("stays", live=True)
     pipeline = Pipeline([stays], SlowDetector())
     with running(pipeline):
         wait_for(lambda: sink.indices)

@@ -19,10 +19,9 @@ from streamer.sources.processes import DecodingProcesses, processes_for
 from streamer.sources.processes.board import AHEAD
 from streamer.sources.processes.messages import Begin
 from streamer.yuv import Yuv420
-from tests.fakes import wait_for
+from tests.fakes import WAIT_S, wait_for
 from tests.media import number_of, write_clip
 
-WAIT_S = 20
 A_MOMENT_S = 0.3
 CPU = SourceOptions()
 LONG = 4 * AHEAD

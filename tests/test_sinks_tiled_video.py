@@ -25,7 +25,7 @@ from tests.fakes import MemorySink, wait_for
 from tests.media import number_of, picture
 from tests.recordings import ENDINGS, NOTHING, as_planes
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 SIZE_WH = (96, 64)
 
 

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from streamer import writers
 from streamer.writers import Job, Writers
-from tests.fakes import wait_for
+from tests.fakes import WAIT_S, wait_for
 
-WAIT_S = 20
 FOR_EVER_S = 3600.0
 
 
