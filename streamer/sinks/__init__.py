@@ -68,10 +68,10 @@ def open_sink(
     if options.segment_s is not None:
         from streamer.sinks.segments import SegmentsSink
 
-        return SegmentsSink(path, source, options.segment_s, options.retain, paths=paths)
+        return SegmentsSink(path, source, options.segment_s, options.retain, crf=options.crf, paths=paths)
     from streamer.sinks.video import VideoSink
 
-    return VideoSink(path, source, paths=paths)
+    return VideoSink(path, source, crf=options.crf, paths=paths)
 
 
 def refuse_conflicts(

@@ -1,134 +1,208 @@
-"""The sound of a video file, copied as it is beside the pictures."""
+"""The sound of a video file, read beside the pictures and put on the same time axis."""
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections import deque
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 
 from streamer.av_input import open_input
 from streamer.sinks.files import reason
+from streamer.sources.base import SourceInfo
+from streamer.sources.clock import PresentationClock
 
 log = logging.getLogger(__name__)
 
-_HAVE_EDIT_LISTS = ("mp4", "mov")
-_SAME_PICTURE_S = Fraction(1, 1000)
+_USUAL_FPS = 25.0
+_SAME_OFFSET_S = Fraction(1, 1000)
+_BACK_S, _AHEAD_S = Fraction(1, 10), Fraction(1)  # stamps further from where the sound ended are a jump
+_LOOK_AHEAD_S, _MOST_AHEAD = 3, 2000
+_MOST_APART_S = 10
+_RECENT_PACKETS = 8
 
 
-class Sound:
-    """The packets of a file's first audio stream, taken one after the other by the files that are written of it.
+class TimedPacket(NamedTuple):
+    """A packet of sound, and when it begins: seconds on the source's axis, as `Frame.pts_s`."""
+
+    packet: av.Packet[Any]
+    time_s: Fraction
+
+
+class AudioReader:
+    """The packets of the sound that belongs to a file's pictures, taken one after the other by the files written of it.
+
+    Where the pictures' clock begins again (TS files joined end to end), the sound's does too, and both go on together.
 
     Attributes:
         name: the file.
         stream: where the packets come from.
-        zero_s: time of the file's first picture on the axis of the packets.
-        last_picture_s: time of the latest picture passed by so far, on the same axis.
         next: the packet to be taken next; None at the end.
+        recent: the packets taken last, oldest first.
+        last_picture_s: time of the latest picture passed by so far.
     """
 
-    def __init__(self, opened: av.container.InputContainer) -> None:
-        """Takes over `opened`, which has an audio stream. Use `open_sound`."""
+    def __init__(
+        self,
+        opened: av.container.InputContainer,
+        video: av.VideoStream | None,
+        audio: av.AudioStream,
+        first_stamp_s: float | None,
+    ) -> None:
+        """Takes over `opened`. Use `open_audio`.
+
+        Args:
+            opened: the file.
+            video: the pictures that are shown, None where there are none.
+            audio: the sound.
+            first_stamp_s: the file's own time stamp of the first picture that was shown, None if it isn't known.
+        """
         self._input = opened
         self.name = opened.name
-        self._packets = opened.demux()
-        self.stream = opened.streams.audio[0]
-        self.zero_s = Fraction(0)
-        video = opened.streams.video[0] if opened.streams.video else None
-        if video is not None and video.start_time is not None and video.time_base is not None:
-            self.zero_s = video.start_time * video.time_base
-        self.last_picture_s = self.zero_s - 1
-        self.next: av.Packet[Any] | None = None
-        self.take()
+        self.stream = audio
+        self._packets = opened.demux([stream for stream in (video, audio) if stream is not None])
+        self._pictures = _PictureTimes(video, first_stamp_s)
+        self._offset_s = self._pictures.offsets_s[0]
+        self._read: deque[av.Packet[Any]] = deque()
+        self._placed: deque[TimedPacket] = deque()
+        self._end_s: Fraction | None = None
+        self.recent: deque[TimedPacket] = deque(maxlen=_RECENT_PACKETS)
+        self._advance()
 
-    def take(self) -> av.Packet[Any] | None:
-        """Returns `next` and reads on to the packet after it."""
-        taken, self.next = self.next, None
-        try:
-            for packet in self._packets:
-                if packet.pts is None or packet.time_base is None:
-                    continue
-                if packet.stream.type == "video":
-                    self.last_picture_s = max(self.last_picture_s, _time(packet))
-                if packet.stream is self.stream:
-                    self.next = packet
-                    break
-        except av.FFmpegError as error:
-            log.warning("the sound of %s breaks off: %s", self.name, reason(error))
+    @property
+    def next(self) -> TimedPacket | None:
+        """The packet to be taken next; None at the end."""
+        return self._placed[0] if self._placed else None
+
+    @property
+    def last_picture_s(self) -> Fraction:
+        """Time of the latest picture passed by so far."""
+        return self._pictures.last_s
+
+    def peek(self, count: int) -> list[TimedPacket]:
+        """Returns up to `count` of the packets that come next; they stay to be taken."""
+        while len(self._placed) < count and self._advance():
+            pass
+        return list(itertools.islice(self._placed, count))
+
+    def take(self) -> TimedPacket:
+        """Returns `next`, which isn't None, and reads on to the packet after it."""
+        taken = self._placed.popleft()
+        self.recent.append(taken)
+        if not self._placed:
+            self._advance()
         return taken
 
     def close(self) -> None:
         """Lets the file go. Safe to call twice."""
-        self.next = None
+        self._placed.clear()
+        self._read.clear()
         self._packets = iter(())
         self._input.close()
 
+    def _advance(self) -> bool:
+        """Reads the next packet of sound and finds its time; returns whether there was one."""
+        while not self._read:
+            if not self._read_one():
+                return False
+        packet = self._read.popleft()
+        stamp_s = _time(packet)
+        if self._end_s is not None and not -_BACK_S <= stamp_s + self._offset_s - self._end_s <= _AHEAD_S:
+            self._find_offset(stamp_s, self._end_s)
+        time_s = stamp_s + self._offset_s
+        self._end_s = time_s + (packet.duration or 0) * _base(packet)
+        self._placed.append(TimedPacket(packet, time_s))
+        return True
 
-class SoundCopy:
-    """Copies sound into one container, without decoding, in step with the pictures.
+    def _find_offset(self, stamp_s: Fraction, expected_s: Fraction) -> None:
+        """Finds out on which of the pictures' clocks the sound goes on after its time stamps have jumped."""
+        while self.last_picture_s < expected_s + _LOOK_AHEAD_S and len(self._read) < _MOST_AHEAD and self._read_one():
+            pass
+        known = [self._offset_s, *self._pictures.offsets_s]
+        self._offset_s = min(known, key=lambda offset_s: abs(stamp_s + offset_s - expected_s))
+        if not expected_s - _AHEAD_S <= stamp_s + self._offset_s <= self.last_picture_s + _MOST_APART_S:
+            self._offset_s = expected_s - stamp_s  # a clock that no picture goes by
 
-    Times are seconds of the output. Packets that begin before its first picture are left out, but for a codec's lead-in
-    where the container can tell players to skip it; another one would show every picture later for its sake.
+    def _read_one(self) -> bool:
+        """Reads a packet of pictures or sound; returns False at the end."""
+        try:
+            packet = next(self._packets, None)
+        except av.FFmpegError as error:
+            log.warning("the sound of %s breaks off: %s", self.name, reason(error))
+            packet = None
+        if packet is None:
+            self._packets = iter(())
+            self._pictures.finish()
+            return False
+        if packet.time_base is None or packet.pts is None:
+            return True
+        if packet.stream.index == self.stream.index:
+            self._read.append(packet)
+        else:
+            self._pictures.pass_by(packet)
+        return True
+
+
+class _PictureTimes:
+    """Puts the time stamps of a file's pictures on the axis of its frames, as the source does that decodes them.
+
+    Attributes:
+        offsets_s: what was added to time stamps lately, newest last.
+        last_s: time of the latest picture.
     """
 
-    def __init__(self, sound: Sound, container: av.container.OutputContainer, start_s: float) -> None:
-        """Adds an audio stream to `container`.
+    def __init__(self, stream: av.VideoStream | None, first_stamp_s: float | None) -> None:
+        """Takes the stream and the time stamp of the first picture shown, as far as they are known."""
+        begins = Fraction(0)
+        if first_stamp_s is not None:
+            begins = exact(first_stamp_s)
+        elif stream is not None and stream.start_time is not None and stream.time_base is not None:
+            begins = Fraction(stream.start_time) * Fraction(stream.time_base)
+        rate = stream.average_rate if stream is not None else None
+        self._clock = PresentationClock(1 / float(rate or _USUAL_FPS))
+        self._clock.at(float(begins))
+        self._begins, self._has_begun = begins, False
+        self._waiting: list[Fraction] = []
+        self._last_dts_s: Fraction | None = None
+        self.offsets_s: deque[Fraction] = deque([-begins], maxlen=4)
+        self.last_s = Fraction(-1)
 
-        Args:
-            sound: where to copy from; what is taken here, another copy doesn't get.
-            container: where to copy to; its header isn't written yet.
-            start_s: time of the output's first picture, counted from the first picture of the file with the sound.
+    def pass_by(self, packet: av.Packet[Any]) -> None:
+        """Takes a packet, which has a time stamp. Pictures are put in order of presentation."""
+        stamp_s = _time(packet)
+        dts_s = stamp_s if packet.dts is None else packet.dts * _base(packet)
+        if self._last_dts_s is not None and dts_s < self._last_dts_s:
+            self.finish()
+        self._last_dts_s = dts_s
+        self._waiting.append(stamp_s)
+        self._place([stamp for stamp in self._waiting if stamp <= dts_s])
 
-        Raises:
-            ValueError: if the container can't hold this kind of audio.
-        """
-        self._sound = sound
-        self._container = container
-        self._to = container.add_stream_from_template(sound.stream)
-        self._zero_s = sound.zero_s + exact(start_s)
-        self._keeps_lead_in = start_s <= 0 and container.format.name in _HAVE_EDIT_LISTS
-        self._last_dts: int | None = None
+    def finish(self) -> None:
+        """Takes no more of this clock."""
+        self._place(self._waiting)
 
-    def copy_until(self, end_s: Fraction) -> None:
-        """Copies the packets that begin before `end_s`.
-
-        Raises:
-            av.FFmpegError: if the container can't take one.
-        """
-        while self._sound.next is not None and _time(self._sound.next) - self._zero_s < end_s:
-            self._mux(self._sound.take())
-
-    def copy_rest(self, last_picture_s: Fraction, end_s: Fraction) -> None:
-        """Copies up to `end_s`, and to the sound's own end where the file has no picture after `last_picture_s`.
-
-        Raises:
-            av.FFmpegError: if the container can't take a packet.
-        """
-        self.copy_until(end_s)
-        cut_s = self._zero_s + last_picture_s + _SAME_PICTURE_S
-        tail = []
-        while self._sound.next is not None and self._sound.last_picture_s <= cut_s:
-            tail.append(self._sound.take())
-        if self._sound.last_picture_s <= cut_s:
-            for packet in tail:
-                self._mux(packet)
-
-    def _mux(self, packet: av.Packet[Any] | None) -> None:
-        """Writes a packet with its times moved to the output's, unless it begins too early."""
-        assert packet is not None and packet.pts is not None and packet.time_base is not None
-        shift = round(self._zero_s / packet.time_base)
-        packet.dts = (packet.pts if packet.dts is None else packet.dts) - shift
-        packet.pts -= shift
-        if (packet.pts >= 0 or self._keeps_lead_in) and (self._last_dts is None or packet.dts > self._last_dts):
-            self._last_dts = packet.dts
-            packet.stream = self._to
-            self._container.mux(packet)
+    def _place(self, stamps_s: list[Fraction]) -> None:
+        self._waiting = [stamp for stamp in self._waiting if stamp not in stamps_s]
+        for stamp_s in sorted(stamps_s):
+            self._has_begun = self._has_begun or stamp_s >= self._begins
+            if not self._has_begun:  # couldn't be decoded: no frame
+                continue
+            time_s = exact(self._clock.at(float(stamp_s)))
+            self.last_s = max(self.last_s, time_s)
+            if abs(time_s - stamp_s - self.offsets_s[-1]) > _SAME_OFFSET_S:
+                self.offsets_s.append(time_s - stamp_s)
 
 
-def open_sound(path: Path | None) -> Sound | None:
-    """Returns the sound of a file, or None where there is none or (a warning says why) it can't be read."""
+def open_audio(source: SourceInfo) -> AudioReader | None:
+    """Returns the sound of a source, or None where there is none or (a warning says why) it can't be read.
+
+    Of several tracks it is the one that FFmpeg's players take, and of several programmes the pictures' own.
+    """
+    path = source.path
     if path is None or path.is_dir():  # of pictures
         return None
     try:
@@ -136,19 +210,37 @@ def open_sound(path: Path | None) -> Sound | None:
     except (av.FFmpegError, OSError) as error:
         log.warning("no sound: %s can't be opened a second time: %s", path, reason(error))
         return None
-    if opened.streams.audio:
-        if opened.streams.audio[0].codec_context is not None:
-            return Sound(opened)
+    if (found := _pick(opened, path)) is None:
+        opened.close()
+        return None
+    return AudioReader(opened, *found, source.first_stamp_s)
+
+
+def _pick(opened: av.container.InputContainer, path: Path) -> tuple[av.VideoStream | None, av.AudioStream] | None:
+    """Returns the pictures that are shown and their sound, or None where there is no sound."""
+    video = opened.streams.best("video")
+    audio = opened.streams.best("audio", related=video)
+    if audio is None:
+        return None
+    if video is not None and opened.streams.best("video", related=audio) is not video:
+        return None  # FFmpeg offers another programme's sound where the pictures' programme has none
+    if audio.codec_context is None:
         log.warning("no sound: the audio of %s is damaged, or in a codec this build of PyAV doesn't know", path)
-    opened.close()
-    return None
+        return None
+    assert isinstance(audio, av.AudioStream)
+    return video if isinstance(video, av.VideoStream) else None, audio
 
 
-def exact(time_s: float) -> Fraction:
+def exact(time_s: float | Fraction) -> Fraction:
     """Returns a time so that the end of one file and the beginning of the next are the same number."""
     return Fraction(time_s).limit_denominator(1_000_000)
 
 
+def _base(packet: av.Packet[Any]) -> Fraction:
+    assert packet.time_base is not None
+    return Fraction(packet.time_base)
+
+
 def _time(packet: av.Packet[Any]) -> Fraction:
-    assert packet.pts is not None and packet.time_base is not None
-    return packet.pts * packet.time_base
+    assert packet.pts is not None
+    return packet.pts * _base(packet)

@@ -18,8 +18,8 @@ from streamer.yuv_matrix import Matrix
 
 log = logging.getLogger(__name__)
 
-_X264_OPTIONS = {"preset": "ultrafast", "crf": "20", "forced-idr": "1"}
-_MPEG4_OPTIONS = {"qmin": "2", "qmax": "3"}
+_X264_OPTIONS = {"preset": "ultrafast", "forced-idr": "1"}
+_MPEG4_QUANTISERS = (2, 31)
 _KEY_EVERY_S = 2
 _GOP_FRAMES = 300  # only a bound: frames are made key frames by their time
 
@@ -34,17 +34,18 @@ _TIME_LOCKS = tuple(threading.Lock() for _ in range(61))
 class VideoEncoder:
     """The video stream of a container that is being written, and the encoder that feeds it.
 
-    H.264 at crf 20 by x264's ultrafast preset on one thread, with a key frame every 2 s. Measured on road footage of
+    H.264 by x264's ultrafast preset on one thread, with a key frame every 2 s. Measured at crf 20 on road footage of
     1280x720: 3.4 ms of CPU a frame, 340 kB/s at 25 frames a second, 48.7 dB PSNR over BGR (crf 23: 3.1 ms, 220 kB/s,
-    47.5 dB; superfast at crf 23: 9.2 ms, 48.6 dB). Where FFmpeg was built without x264, MPEG-4 part 2 at quantiser 2
-    to 3 takes its place.
+    47.5 dB; superfast at crf 23: 9.2 ms, 48.6 dB). Where FFmpeg was built without x264, MPEG-4 part 2 takes its place,
+    at a quantiser that gives about the same quality: 2 to 3 for crf 20.
 
     H.264 can't have an odd width or height in 4:2:0, so such pictures are written as 4:4:4 and keep their exact size.
     BGR becomes limited-range BT.601; decoded pictures keep their own matrix and range, and the stream is tagged so.
+    MPEG-4 part 2 is always limited range: MP4, MOV and AVI have no tag from which a reader could learn otherwise.
     """
 
     def __init__(
-        self, container: av.container.OutputContainer, frame: Frame, fps: Fraction, time_base: Fraction
+        self, container: av.container.OutputContainer, frame: Frame, fps: Fraction, time_base: Fraction, crf: int
     ) -> None:
         """Adds a stream of the size and the colours of `frame`.
 
@@ -53,11 +54,13 @@ class VideoEncoder:
             frame: the first picture; it is only looked at.
             fps: nominal frame rate.
             time_base: seconds a tick of the time stamps.
+            crf: x264's constant rate factor, 0 (lossless) to 51 (worst).
         """
         self._size_wh = frame.size_wh
         self._time_base = time_base
         self._key_pts: int | None = None
-        codec, options, self._format = _choice(frame)
+        self._last: av.VideoFrame | None = None
+        codec, options, self._format = _choice(frame, crf)
         stream = container.add_stream(codec, rate=fps, options=options)
         assert isinstance(stream, av.VideoStream)
         self._stream = stream
@@ -71,7 +74,7 @@ class VideoEncoder:
         pixels = frame.host_pixels
         if isinstance(pixels, Yuv420):
             theirs = pixels.av_frame
-            self._range = _FULL if pixels.full_range else _LIMITED
+            self._range = _FULL if pixels.full_range and codec == "libx264" else _LIMITED
             context.colorspace = theirs.colorspace
             context.color_primaries, context.color_trc = theirs.color_primaries, theirs.color_trc
         else:
@@ -86,7 +89,17 @@ class VideoEncoder:
         Raises:
             av.FFmpegError: if the encoder fails.
         """
-        picture = self._picture(frame)
+        self._last = self._picture(frame)
+        return self.repeat(pts)
+
+    def repeat(self, pts: int) -> list[av.Packet[av.VideoStream]]:
+        """Compresses the latest picture once more, to be seen from `pts` on.
+
+        Raises:
+            av.FFmpegError: if the encoder fails.
+        """
+        picture = self._last
+        assert picture is not None, "there is a picture to repeat"
         is_key = self._key_pts is None or (pts - self._key_pts) * self._time_base >= _KEY_EVERY_S
         if is_key:
             self._key_pts = pts
@@ -129,18 +142,26 @@ class VideoEncoder:
         )
 
 
-def _choice(frame: Frame) -> tuple[str, dict[str, str], str]:
+def _choice(frame: Frame, crf: int) -> tuple[str, dict[str, str], str]:
     """Returns the encoder's name, its options, and the pixel format that fits the frame's size and planes."""
     if "libx264" not in av.codecs_available:
         log.warning("this FFmpeg has no libx264: writing MPEG-4 part 2, which browsers can't play")
-        return "mpeg4", _MPEG4_OPTIONS, "yuv420p"
+        return "mpeg4", _mpeg4_options(crf), "yuv420p"
+    options = {**_X264_OPTIONS, "crf": str(crf)}
     width, height = frame.size_wh
     if width % 2 or height % 2:
         log.info("%dx%d is odd, which H.264 can't have in 4:2:0: writing 4:4:4", width, height)
-        return "libx264", _X264_OPTIONS, "yuv444p"
+        return "libx264", options, "yuv444p"
     pixels = frame.host_pixels
     own = pixels.av_frame.format.name if isinstance(pixels, Yuv420) else "yuv420p"
-    return "libx264", _X264_OPTIONS, own
+    return "libx264", options, own
+
+
+def _mpeg4_options(crf: int) -> dict[str, str]:
+    """Returns bounds for the quantiser; as H.264's, its step doubles with every 6 of the rate factor."""
+    least, most = _MPEG4_QUANTISERS
+    qmax = min(most, max(least, round(3 * 2 ** ((crf - 20) / 6))))
+    return {"qmin": str(max(least, qmax - 1)), "qmax": str(qmax)}
 
 
 def _halved_chroma(image: npt.NDArray[np.uint8]) -> av.VideoFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streamer.errors import nearest
 from streamer.units import parse_bytes, parse_seconds
 
 
@@ -42,6 +43,31 @@ class Retention:
         raise ValueError("wanted an age such as 24h or a size such as 50GB")
 
 
+QUALITIES = {"low": 50, "medium": 65, "high": 75, "best": 90}
+DEFAULT_QUALITY = "high"
+
+
+def parse_quality(value: str | int) -> int:
+    """Returns a video's quality, 1 (worst) to 100, for such a number or one of the words in `QUALITIES`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    text = str(value).strip().lower()
+    number = QUALITIES.get(text, int(text) if text.isdecimal() and len(text) <= 3 else 0)
+    if not 1 <= number <= 100:
+        raise ValueError(f"wanted {', '.join(QUALITIES)}, or a number from 1 to 100{nearest(text, QUALITIES)}")
+    return number
+
+
+def crf_of(quality: int) -> int:
+    """Returns x264's constant rate factor for a quality of 1 to 100: 50 to 10, 20 for 75."""
+    return round(50 - 0.4 * quality)
+
+
+DEFAULT_CRF = crf_of(QUALITIES[DEFAULT_QUALITY])
+
+
 @dataclass(frozen=True)
 class SinkOptions:
     """Wishes for recordings; each kind of output takes what concerns it.
@@ -49,10 +75,12 @@ class SinkOptions:
     Attributes:
         segment_s: length of a video file's segments in seconds; None writes one file.
         retain: which segments are kept; None keeps all.
+        crf: x264's constant rate factor for video files.
     """
 
     segment_s: float | None = None
     retain: Retention | None = None
+    crf: int = DEFAULT_CRF
 
 
 DEFAULT_SINK_OPTIONS = SinkOptions()

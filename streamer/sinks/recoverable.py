@@ -65,6 +65,13 @@ class RecoverableFile:
         self._undo.clear()
         return self._kept_bytes > before
 
+    def clear(self) -> None:
+        """Takes out all that was written, to begin anew."""
+        self._undo.clear()
+        self._kept_bytes = 0
+        self._file.seek(0)
+        self._file.truncate()
+
     def abandon(self) -> None:
         """Takes the file back to the state last kept, as far as the disk allows, and closes it."""
         if self._file.closed:

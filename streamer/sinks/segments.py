@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import time
@@ -11,11 +12,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from streamer.detections import Detections
+from streamer.errors import SinkError
 from streamer.frame import Frame
-from streamer.sinks.audio import Sound, open_sound
+from streamer.sinks.audio import AudioReader, open_audio
 from streamer.sinks.base import Sink
 from streamer.sinks.files import captured_utc, reason
-from streamer.sinks.options import Retention
+from streamer.sinks.options import DEFAULT_CRF, Retention
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.recording import Recording
 from streamer.sources.base import SourceInfo
@@ -27,13 +29,20 @@ _MOST_NAMED = 3
 _STAMP = r"[0-9]{8}T[0-9]{6}\.[0-9]{3}Z"
 _CLOCK_STEP = timedelta(milliseconds=1)
 _SAME_TIME_S = 1e-6  # times that are sums of frame times miss a boundary by less
+_OUTAGE_S, _OUTAGE_INTERVALS = 10.0, 10.0
+_RETRY_S = 10.0
 
 
 class SegmentsSink(Sink):
-    """Writes video files of equal length with the frames' own times and, for file sources, the source's audio.
+    """Writes video files of equal length with the frames' own times and, for file sources, the source's sound.
 
     A segment begins with the first frame at or after each multiple of the length, counted from the output's first
-    frame, and lasts until the next begins: their lengths add up to the whole, outages of a live source included.
+    frame, and lasts until the next begins: their lengths add up to the whole. After an outage, when frames are more
+    than 10 s apart and ten times as far as the two before, a new segment begins, and the one before it ends with its
+    last picture.
+
+    A segment that can't be written to its end is followed by another one: with the frame that failed if it held
+    something, else 10 s later. Closing then raises the first of these errors.
 
     ``out.mp4`` becomes ``out-20261123T123305.123Z.mp4``, after the time in UTC when the segment's first frame was
     captured. Later segments of a run have later names, also when the clock is set back; no file is replaced.
@@ -46,15 +55,17 @@ class SegmentsSink(Sink):
         length_s: float,
         retain: Retention | None = None,
         *,
+        crf: int = DEFAULT_CRF,
         paths: OutputPaths | None = None,
     ) -> None:
         """Checks that segments can be written.
 
         Args:
             path: what segments are named after; its ending is one of .mp4, .mov, .mkv, .avi.
-            source: what is recorded: its frame rate, and the file whose audio is copied.
+            source: what is recorded: its frame rate, and the file whose sound is written.
             length_s: a segment's length in seconds.
             retain: which segments are kept; None keeps all.
+            crf: x264's constant rate factor.
             paths: those of the run; None is a run of its own.
 
         Raises:
@@ -67,8 +78,13 @@ class SegmentsSink(Sink):
         self._length_s = length_s
         self._shelf = Shelf(path, retain) if retain is not None else None
         self._tidied_s = 0.0
-        self._first_s = 0.0
-        self._sound: Sound | None = None
+        self._crf = crf
+        self._first_s: float | None = None
+        self._last_s = 0.0
+        self._interval_s = 1 / source.fps if source.fps else math.inf
+        self._retry_at_s = -math.inf
+        self._failed: SinkError | None = None
+        self._sound: AudioReader | None = None
         self._recording: Recording | None = None
         self._number = 0
         self._stamp: datetime | None = None
@@ -76,49 +92,89 @@ class SegmentsSink(Sink):
         self._named: list[Path] = []
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Appends the frame, which must have the boxes drawn on it already, and deletes old segments now and then.
-
-        Raises:
-            SinkError: if the file can't take it. What was written before can be played.
-        """
-        if self._recording is None:
-            self._first_s = frame.pts_s
-            self._sound = open_sound(self._source.path)
-            self._recording = self._begin(frame)
-        else:
-            number = int((frame.pts_s - self._first_s + _SAME_TIME_S) // self._length_s)
-            if number > self._number:
-                self._number = number
-                self._recording.finish(frame.pts_s)
-                self._recording = self._begin(frame)
-        self._recording.add(frame)
+        """Appends the frame, which must have the boxes drawn on it already, and deletes old segments now and then."""
+        if self._first_s is None:
+            self._first_s = self._last_s = frame.pts_s
+            self._sound = open_audio(self._source)
+        self._finish_before(frame)
+        if self._recording is None and frame.pts_s < self._retry_at_s:
+            return
+        try:
+            self._add(frame)
+        except SinkError as error:
+            if self._note_failure(error):
+                try:
+                    self._add(frame)
+                except SinkError as again:
+                    self._note_failure(again)
+            self._retry_at_s = frame.pts_s + _RETRY_S
         if time.perf_counter() - self._tidied_s >= _TIDY_S:
-            self._tidy(self._recording.path)
+            self._tidy(self._recording.path if self._recording is not None else None)
 
     def close(self) -> None:
         """Finishes the last segment.
 
         Raises:
-            SinkError: if it can't be finished. What was written before can be played.
+            SinkError: if a segment couldn't be written to its end. What was written before can be played.
         """
-        if self._recording is None:
-            self._claim.close()
-            return
+        last = self._recording
         try:
-            self._recording.finish()
+            if last is not None:
+                last.finish()
+                self._recording = None
+        except SinkError as error:
+            self._note_failure(error)
         finally:
             if self._sound is not None:
                 self._sound.close()
-            self._tidy(self._recording.path)
+            if self._first_s is not None:
+                self._tidy(last.path if last is not None else None)
             self._claim.close()
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
 
     @property
     def written(self) -> tuple[Path, ...]:
         """The segments that are there while no more than three were begun, then one pattern such as ``out-*.mp4``."""
         if self._begun > _MOST_NAMED:
             return (self._path.with_name(f"{self._path.stem}-*{self._path.suffix}"),)
-        broken = self._recording.path if self._recording is not None and not self._recording.is_kept else None
-        return tuple(path for path in self._named if path != broken)
+        return tuple(self._named)
+
+    def _finish_before(self, frame: Frame) -> None:
+        """Finishes the open segment if a new one is to begin with a frame."""
+        assert self._first_s is not None
+        gap_s, usual_s = frame.pts_s - self._last_s, self._interval_s
+        if gap_s > 0:
+            self._last_s, self._interval_s = frame.pts_s, gap_s
+        is_outage = gap_s > _OUTAGE_S and usual_s < gap_s / _OUTAGE_INTERVALS
+        number = int((frame.pts_s - self._first_s + _SAME_TIME_S) // self._length_s)
+        is_due = number > self._number
+        self._number = max(number, self._number)
+        recording = self._recording
+        if recording is None or not (is_due or is_outage):
+            return
+        self._recording = None
+        try:
+            recording.finish(None if is_outage and self._sound is None else frame.pts_s)
+        except SinkError as error:
+            self._note_failure(error, recording)
+
+    def _add(self, frame: Frame) -> None:
+        if self._recording is None:
+            self._recording = self._begin(frame)
+        self._recording.add(frame)
+
+    def _note_failure(self, error: SinkError, recording: Recording | None = None) -> bool:
+        """Lets a segment that failed go; returns whether it held anything."""
+        recording, self._recording = recording or self._recording, None
+        log.warning("%s", error)
+        self._failed = self._failed or error
+        is_kept = recording is not None and recording.is_kept
+        if recording is not None and not is_kept:
+            self._named = [path for path in self._named if path != recording.path]
+            self._begun -= 1
+        return is_kept
 
     def _begin(self, frame: Frame) -> Recording:
         self._tidy(None)
@@ -128,7 +184,7 @@ class SegmentsSink(Sink):
         while True:
             path = segment_path(self._path, stamp)
             try:
-                recording = Recording(path, frame, self._source.fps, self._sound, replace=False)
+                recording = Recording(path, frame, self._source.fps, self._sound, crf=self._crf, replace=False)
             except FileExistsError:
                 stamp += _CLOCK_STEP
                 continue

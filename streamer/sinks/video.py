@@ -7,26 +7,30 @@ from pathlib import Path
 from streamer.detections import Detections
 from streamer.errors import SinkError
 from streamer.frame import Frame
-from streamer.sinks.audio import Sound, open_sound
+from streamer.sinks.audio import AudioReader, open_audio
 from streamer.sinks.base import Sink
 from streamer.sinks.files import is_special, reason
+from streamer.sinks.options import DEFAULT_CRF
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.recording import Recording
 from streamer.sources.base import SourceInfo
 
 
 class VideoSink(Sink):
-    """Writes a video file with the frames' own times and, for file sources, the source's audio.
+    """Writes a video file with the frames' own times and, for file sources, the source's sound.
 
     The file is made when the first frame comes; until then a file that is to be replaced stays.
     """
 
-    def __init__(self, path: Path, source: SourceInfo, *, paths: OutputPaths | None = None) -> None:
+    def __init__(
+        self, path: Path, source: SourceInfo, *, crf: int = DEFAULT_CRF, paths: OutputPaths | None = None
+    ) -> None:
         """Checks that `path` can be written.
 
         Args:
             path: its ending is one of .mp4, .mov, .mkv, .avi.
-            source: what is recorded: its frame rate, and the file whose audio is copied.
+            source: what is recorded: its frame rate, and the file whose sound is written.
+            crf: x264's constant rate factor.
             paths: those of the run; None is a run of its own.
 
         Raises:
@@ -38,7 +42,8 @@ class VideoSink(Sink):
         self._claim = (paths or OutputPaths()).claim_file(path)
         self._path = self._claim.path
         self._source = source
-        self._sound: Sound | None = None
+        self._crf = crf
+        self._sound: AudioReader | None = None
         self._recording: Recording | None = None
 
     def write(self, frame: Frame, detections: Detections) -> None:
@@ -48,7 +53,7 @@ class VideoSink(Sink):
             SinkError: if the file can't take it. What was written before can be played.
         """
         if self._recording is None:
-            self._sound = open_sound(self._source.path)
+            self._sound = open_audio(self._source)
             self._recording = self._begin(frame)
         self._recording.add(frame)
 
@@ -73,6 +78,6 @@ class VideoSink(Sink):
 
     def _begin(self, frame: Frame) -> Recording:
         try:
-            return Recording(self._path, frame, self._source.fps, self._sound, replace=self._claim.replaces)
+            return Recording(self._path, frame, self._source.fps, self._sound, crf=self._crf, replace=self._claim.replaces)
         except FileExistsError as error:
             raise SinkError(f"can't write {self._path}: {reason(error)}; choose another output") from error

@@ -26,6 +26,7 @@ class SourceInfo:
         duration_s: its length in seconds, or None when unknown.
         live: True when frames can't be asked for again or waited with (camera, network stream).
         path: the local file it reads, or None.
+        first_stamp_s: the file's own time stamp of the first frame in seconds, or None when unknown.
     """
 
     name: str
@@ -36,6 +37,7 @@ class SourceInfo:
     duration_s: float | None = None
     live: bool = False
     path: Path | None = None
+    first_stamp_s: float | None = None
 
 
 class Source(Closing):

@@ -85,7 +85,7 @@ class VideoSource(GuardedSource):
         frame_s = 1.0 / (self.info.fps or _NOMINAL_FPS)
         self._clock, self._arrivals = PresentationClock(frame_s), ArrivalClock(frame_s)
         frame = self._frame(picture)
-        self.info = replace(self.info, size_wh=frame.size_wh)
+        self.info = replace(self.info, size_wh=frame.size_wh, first_stamp_s=picture.stamp_s)
         return frame
 
     def _read(self) -> Frame | None:
