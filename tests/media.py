@@ -72,6 +72,9 @@ def write_clip(
     format: str | None = None,
     with_audio: bool = False,
     audio_s: float | None = None,
+    audio_codec: str = "aac",
+    audio_rate: int = 48_000,
+    tones_s: Sequence[tuple[float, float]] | None = None,
 ) -> Path:
     """Writes a clip whose frame number n is `picture(n)`; returns `path`.
 
@@ -88,8 +91,11 @@ def write_clip(
         vflip: mirroring upside down written to the container.
         codec_options: FFmpeg's options for the encoder, over one thread and a fast preset.
         container_options: FFmpeg's options for the muxer.
-        with_audio: adds a stereo AAC tone.
+        with_audio: adds a tone: AAC in stereo, or mono in another codec.
         audio_s: how long it is; None is as long as the pictures.
+        audio_codec: FFmpeg's encoder name.
+        audio_rate: samples a second.
+        tones_s: several tones in its place, as begins and ends in seconds.
     """
     if times_s is None:
         times_s = [index / fps for index in range(frames)]
@@ -103,7 +109,7 @@ def write_clip(
         stream.codec_context.time_base = time_base
         if rotation or hflip or vflip:
             stream.set_display_rotation(rotation, hflip=hflip, vflip=vflip)
-        tone = _add_tone(output) if with_audio else None
+        tone = _add_tone(output, audio_codec, audio_rate) if with_audio else None
         for number, time in enumerate(times_s):
             frame = av.VideoFrame.from_ndarray(picture(number, size_wh), format="bgr24").reformat(
                 format=pix_fmt, threads=1
@@ -112,22 +118,26 @@ def write_clip(
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
         if tone is not None:
-            _write_tone(output, tone, times_s[-1] + 1 / fps if audio_s is None else audio_s)
+            whole = (0.0, times_s[-1] + 1 / fps if audio_s is None else audio_s)
+            _write_tone(output, tone, tones_s or [whole])
     return path
 
 
-def _add_tone(output: av.container.OutputContainer) -> av.AudioStream:
-    stream = output.add_stream("aac", rate=48_000)
+def _add_tone(output: av.container.OutputContainer, codec: str, rate: int) -> av.AudioStream:
+    stream = output.add_stream(codec, rate=rate)
     assert isinstance(stream, av.AudioStream)
-    stream.layout = "stereo"
+    stream.layout = "stereo" if codec == "aac" else "mono"
     return stream
 
 
-def _write_tone(output: av.container.OutputContainer, stream: av.AudioStream, seconds: float) -> None:
-    rate, size = 48_000, 1024
-    for start in range(0, int(seconds * rate), size):
-        wave = 0.2 * np.sin(2 * np.pi * 440 / rate * np.arange(start, start + size))
-        frame = av.AudioFrame.from_ndarray(np.tile(wave.astype(np.float32), (2, 1)), format="fltp", layout="stereo")
-        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
-        output.mux(stream.encode(frame))
+def _write_tone(
+    output: av.container.OutputContainer, stream: av.AudioStream, tones_s: Sequence[tuple[float, float]]
+) -> None:
+    rate, size = stream.codec_context.sample_rate, 1024
+    for begin_s, end_s in tones_s:
+        for start in range(int(begin_s * rate), int(end_s * rate), size):
+            wave = 0.2 * np.sin(2 * np.pi * 440 / rate * np.arange(start, start + size))
+            frame = av.AudioFrame.from_ndarray(np.tile(wave.astype(np.float32), (2, 1)), format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            output.mux(stream.encode(frame))
     output.mux(stream.encode(None))

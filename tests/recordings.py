@@ -40,7 +40,7 @@ def even(count: int, fps: float = 30.0) -> list[float]:
 
 
 def read(path: Path) -> tuple[list[int], list[float], float]:
-    """Returns the numbers and the times of a file's pictures, times from the first, and the video's duration."""
+    """Returns the numbers and the times of a file's pictures, times from the first, and how long pictures are seen."""
     with av.open(str(path)) as opened:
         decoded = list(opened.decode(video=0))
         numbers = [number_of(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8)) for frame in decoded]
@@ -48,7 +48,9 @@ def read(path: Path) -> tuple[list[int], list[float], float]:
         stream = opened.streams.video[0]
         if stream.duration is not None and stream.time_base is not None:
             return numbers, times_s, float(stream.duration * stream.time_base)
-        return numbers, times_s, (opened.duration or 0) / av.time_base
+    with av.open(str(path)) as opened:  # Matroska only says how long pictures and sound last together
+        last = [packet for packet in opened.demux(video=0) if packet.pts is not None][-1]
+        return numbers, times_s, times_s[-1] + float(last.duration * last.time_base)
 
 
 def as_planes(frame: Frame, colorspace: int = 5, color_range: int = 1, format: str = "yuv420p") -> Frame:

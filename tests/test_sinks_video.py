@@ -17,10 +17,11 @@ import pytest
 from streamer.detections import Detections
 from streamer.draw import Annotator
 from streamer.frame import Frame
+from streamer.sinks.options import crf_of, parse_quality
 from streamer.sinks.video import VideoSink
 from streamer.yuv import Yuv420
 from tests.media import picture
-from tests.recordings import ENDINGS, as_planes, even, frames, info, read, write
+from tests.recordings import ENDINGS, NOTHING, as_planes, even, frames, info, read, write
 
 
 def psnr(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
@@ -186,6 +187,55 @@ def test_a_build_without_x264_writes_mpeg4_and_says_so(
         assert opened.streams.video[0].width == 97
     assert read(tmp_path / "out.mp4")[0] == list(range(5))
     assert "no libx264" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_mpeg4_of_full_range_pictures_is_read_back_as_they_were(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    source = [as_planes(frame, 5, 2, "yuvj420p") for frame in frames(even(3))]
+    write(tmp_path / f"out{ending}", info(), iter(source))
+    with av.open(str(tmp_path / f"out{ending}")) as opened:
+        decoded = [np.asarray(frame.to_ndarray(format="bgr24"), np.uint8) for frame in opened.decode(video=0)]
+    for written, seen in zip(source, decoded, strict=True):
+        assert np.abs(written.image.astype(int) - seen).mean() < 3
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_a_better_quality_is_nearer_and_larger(codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if codec == "mpeg4":
+        monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    sizes, quality_db = [], []
+    for quality in ("low", "medium", "high", "best", "100"):
+        path = tmp_path / f"{quality}.mp4"
+        with VideoSink(path, info(25.0), crf=crf_of(parse_quality(quality))) as sink:
+            for frame in photographs(8):
+                sink.write(frame, NOTHING)
+        with av.open(str(path)) as opened:
+            seen = [np.asarray(frame.to_ndarray(format="bgr24"), np.uint8) for frame in opened.decode(video=0)]
+        sizes.append(path.stat().st_size)
+        quality_db.append(min(psnr(frame.image, image) for frame, image in zip(photographs(8), seen, strict=True)))
+    assert all(later >= earlier for earlier, later in itertools.pairwise(sizes)), sizes
+    assert all(later >= earlier for earlier, later in itertools.pairwise(quality_db)), quality_db
+    assert sizes[3] > 2 * sizes[0]
+
+
+@pytest.mark.parametrize("hours", [10, 40, 24 * 9])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_hours_between_two_pictures_are_kept(ending: str, hours: int, tmp_path: Path) -> None:
+    gap_s = 3600.0 * hours
+    write(tmp_path / f"out{ending}", info(1.0), frames([0.0, 1.0, 2.0, gap_s, gap_s + 1.0]))
+    numbers, times_s, duration_s = read(tmp_path / f"out{ending}")
+    assert list(dict.fromkeys(numbers)) == [0, 1, 2, 3, 4]
+    assert times_s[numbers.index(3)] == pytest.approx(gap_s, abs=1e-2)
+    assert times_s[-1] == pytest.approx(gap_s + 1, abs=1e-2)
+    assert duration_s == pytest.approx(gap_s + 2, abs=1e-2)
+
+
+def test_a_gap_says_nothing_of_the_frame_rate(tmp_path: Path) -> None:
+    write(tmp_path / "out.mp4", info(None), frames([0.0, 0.1, 0.2, 3600.0, 3600.1]))
+    assert read(tmp_path / "out.mp4")[2] == pytest.approx(3600.2, abs=1e-2)
 
 
 def test_a_file_to_be_replaced_stays_until_the_first_frame(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from streamer.av_input import open_input
-from tests.media import picture, write_clip
-from tests.recordings import ENDINGS, SIZE_WH, even, frames, info, read, write
+from tests.media import write_clip
+from tests.recordings import ENDINGS, even, frames, info, read, write
 
 
 def audio(path: Path) -> list[tuple[float, bytes]]:
@@ -25,7 +25,7 @@ def test_the_sound_of_a_file_is_copied_in_step(ending: str, tmp_path: Path) -> N
     write(tmp_path / f"out{ending}", info(path=clip), frames(even(60)))
     wanted, got = audio(clip), audio(tmp_path / f"out{ending}")
     assert wanted[0][0] < 0, "the encoder's lead-in, which players are told to skip"
-    if ending in (".mkv", ".avi"):
+    if ending == ".avi" or (ending == ".mkv" and got[0][0] >= 0):  # FFmpeg tells Matroska's players since its version 9
         del wanted[0]
     assert [content for _, content in got] == [content for _, content in wanted]
     np.testing.assert_allclose([t for t, _ in got], [t for t, _ in wanted], atol=1.1e-3)
@@ -73,21 +73,15 @@ def lengthen_sound(clip: Path, to: Path) -> None:
                 output.mux(copied)
 
 
-def test_sound_that_the_container_does_not_take_is_left_out_aloud(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_sound_that_can_not_be_written_is_left_out_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clip = tmp_path / "clip.mkv"
-    with av.open(str(clip), "w") as output:
-        video, sound = output.add_stream("mpeg4", rate=30), output.add_stream("libopus", rate=48_000)
-        video.width, video.height = SIZE_WH
-        for number in range(6):
-            output.mux(video.encode(av.VideoFrame.from_ndarray(picture(number), format="bgr24")))
-        silence = av.AudioFrame(format="s16", layout="stereo", samples=960)
-        silence.sample_rate = 48_000
-        output.mux(sound.encode(silence))
-        output.mux([*video.encode(None), *sound.encode(None)])
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"aac"})
+    clip = write_clip(tmp_path / "clip.mkv", frames=6, with_audio=True, audio_codec="libopus")
     write(tmp_path / "out.avi", info(path=clip), frames(even(6)))
-    assert any("no sound: a avi file can't hold" in m or "can't hold the" in m for m in caplog.messages)
+    assert [m for m in caplog.messages if "no sound" in m] == [
+        f"no sound in {tmp_path / 'out.avi'}: the opus audio of {clip} can't be written (avi can't hold it)"
+    ]
     assert read(tmp_path / "out.avi")[0] == list(range(6))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from streamer.errors import nearest
@@ -47,16 +48,16 @@ QUALITIES = {"low": 50, "medium": 65, "high": 75, "best": 90}
 DEFAULT_QUALITY = "high"
 
 
-def parse_quality(value: str | int) -> int:
+def parse_quality(text: str) -> int:
     """Returns a video's quality, 1 (worst) to 100, for such a number or one of the words in `QUALITIES`.
 
     Raises:
         ValueError: if it is neither.
     """
-    text = str(value).strip().lower()
-    number = QUALITIES.get(text, int(text) if text.isdecimal() and len(text) <= 3 else 0)
+    word = text.strip().lower()
+    number = QUALITIES.get(word, int(word) if re.fullmatch("[0-9]{1,3}", word) else 0)
     if not 1 <= number <= 100:
-        raise ValueError(f"wanted {', '.join(QUALITIES)}, or a number from 1 to 100{nearest(text, QUALITIES)}")
+        raise ValueError(f"wanted {', '.join(QUALITIES)} or a number from 1 to 100{nearest(word, QUALITIES)}")
     return number
 
 

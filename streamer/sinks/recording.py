@@ -252,10 +252,9 @@ class Recording:
 
     def _leave_out(self, sound: AudioReader | None, error: Exception) -> None:
         assert sound is not None
-        codec = sound.stream.codec_context.name
-        log.warning(
-            "no sound in %s: the %s audio of %s can't be written (%s)", self.path, codec, sound.name, reason(error)
-        )
+        codec, why = sound.stream.codec_context.name, reason(error)
+        log.warning("no sound in %s: the %s audio of %s can't be written (%s)", self.path, codec, sound.name, why)
+        sound.close()  # neither in the files that follow
 
     def _lose_sound(self, time_s: Fraction, error: Exception) -> None:
         if self._audio is not None:

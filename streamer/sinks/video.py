@@ -78,6 +78,8 @@ class VideoSink(Sink):
 
     def _begin(self, frame: Frame) -> Recording:
         try:
-            return Recording(self._path, frame, self._source.fps, self._sound, crf=self._crf, replace=self._claim.replaces)
+            return Recording(
+                self._path, frame, self._source.fps, self._sound, crf=self._crf, replace=self._claim.replaces
+            )
         except FileExistsError as error:
             raise SinkError(f"can't write {self._path}: {reason(error)}; choose another output") from error

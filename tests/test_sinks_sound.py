@@ -1,0 +1,145 @@
+"""Sound of every kind into every container: there, in step, and never at the cost of a picture."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from streamer.sinks.segments import SegmentsSink
+from streamer.sinks.video import VideoSink
+from streamer.sources import open_source
+from tests.media import number_of, write_clip
+from tests.recordings import ENDINGS, NOTHING
+
+FPS = 30
+
+
+def record(source: Path, to: Path, length_s: float | None = None) -> list[Path]:
+    """Records a file as the program does; returns what was written."""
+    with open_source(str(source)) as opened:
+        sink = VideoSink(to, opened.info) if length_s is None else SegmentsSink(to, opened.info, length_s)
+        with sink:
+            for frame in opened:
+                sink.write(frame, NOTHING)
+        return list(sink.written)
+
+
+def pictures(path: Path) -> list[int]:
+    with av.open(str(path)) as opened:
+        return [number_of(np.asarray(f.to_ndarray(format="bgr24"), np.uint8)) for f in opened.decode(video=0)]
+
+
+def heard(path: Path) -> tuple[str | None, list[float]]:
+    """Returns the codec of a file's sound, and when a player hears it begin and end, pause by pause."""
+    loud: list[tuple[float, float]] = []
+    with av.open(str(path)) as opened:
+        if not opened.streams.audio:
+            return None, []
+        stream = opened.streams.audio[0]
+        resampler = av.AudioResampler("fltp", "mono", stream.codec_context.sample_rate)
+        for frame in opened.decode(stream):
+            time_s, frame.pts = frame.time, None
+            wave = np.concatenate([part.to_ndarray()[0] for part in resampler.resample(frame)])
+            for at in range(0, len(wave), 128):
+                if np.abs(wave[at : at + 128]).max() > 0.05:
+                    loud.append((time_s + at / frame.sample_rate, time_s + (at + 128) / frame.sample_rate))
+    edges = [loud[0][0], loud[-1][1]]
+    for (_, end_s), (begin_s, _) in itertools.pairwise(loud):
+        if begin_s - end_s > 0.2:
+            edges += [end_s, begin_s]
+    return stream.codec_context.name, sorted(edges)
+
+
+# codec, sampling rate, the container it comes in, and where it is copied as it is
+CODECS = [
+    ("aac", 48_000, ".ts", ENDINGS),
+    ("aac", 44_100, ".mkv", ENDINGS),
+    ("pcm_alaw", 8_000, ".mov", (".mov", ".mkv", ".avi")),
+    ("pcm_mulaw", 8_000, ".nut", (".mov", ".mkv", ".avi")),
+    ("g722", 16_000, ".nut", (".mkv", ".avi")),
+    ("adpcm_ima_wav", 22_050, ".avi", (".mkv", ".avi")),
+    ("adpcm_ms", 22_050, ".avi", (".mkv", ".avi")),
+    ("pcm_s16le", 44_100, ".mkv", (".mov", ".mkv", ".avi")),
+    ("pcm_s16be", 44_100, ".mov", (".mov", ".mkv")),
+    ("pcm_s24le", 48_000, ".mkv", (".mov", ".mkv", ".avi")),
+    ("pcm_f32le", 48_000, ".mkv", (".mov", ".mkv", ".avi")),
+    ("libmp3lame", 44_100, ".ts", ENDINGS),
+    ("mp2", 48_000, ".ts", ENDINGS),
+    ("ac3", 48_000, ".ts", ENDINGS),
+    ("eac3", 48_000, ".ts", (".mp4", ".mov", ".mkv")),
+    ("libopus", 48_000, ".mkv", (".mp4", ".mkv")),
+    ("flac", 44_100, ".mkv", (".mp4", ".mkv", ".avi")),
+    ("alac", 44_100, ".mov", (".mp4", ".mov", ".mkv")),
+]
+
+
+@pytest.mark.parametrize(("codec", "rate", "comes_in", "copied_into"), CODECS, ids=[f"{c[0]}{c[2]}" for c in CODECS])
+def test_sound_of_every_codec_goes_into_every_container(
+    codec: str, rate: int, comes_in: str, copied_into: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write_clip(
+        tmp_path / f"in{comes_in}", frames=60, with_audio=True, audio_codec=codec, audio_rate=rate, audio_s=2.0
+    )
+    with av.open(str(source)) as opened:
+        own = opened.streams.audio[0].codec_context.name
+    for ending in ENDINGS:
+        (out,) = record(source, tmp_path / f"out{ending}")
+        assert pictures(out) == list(range(60)), ending
+        name, (begins_s, ends_s) = heard(out)
+        if ending in copied_into:
+            assert {name, own} <= {own, "mp3float"}, ending
+        else:
+            assert name == "aac", ending
+        assert abs(begins_s) < 0.06, ending
+        assert abs(ends_s - 2.0) < 0.12, ending
+    assert not [message for message in caplog.messages if "sound" in message]
+
+
+def join(parts: list[Path], to: Path) -> Path:
+    to.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return to
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_sound_goes_on_where_the_clock_of_a_stream_begins_again(ending: str, tmp_path: Path) -> None:
+    part = write_clip(tmp_path / "part.ts", frames=60, with_audio=True, tones_s=[(0.5, 1.5)])
+    (out,) = record(join([part] * 3, tmp_path / "in.ts"), tmp_path / f"out{ending}")
+    assert pictures(out) == list(range(60)) * 3
+    np.testing.assert_allclose(heard(out)[1], [0.5, 1.5, 2.5, 3.5, 4.5, 5.5], atol=0.1)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_sound_whose_sampling_rate_changes_is_encoded_from_there_on(ending: str, tmp_path: Path) -> None:
+    one = write_clip(tmp_path / "one.ts", frames=60, with_audio=True, tones_s=[(0.0, 1.5)])
+    two = write_clip(tmp_path / "two.ts", frames=60, with_audio=True, tones_s=[(0.5, 1.5)], audio_rate=44_100)
+    (out,) = record(join([one, two], tmp_path / "in.ts"), tmp_path / f"out{ending}")
+    assert pictures(out) == list(range(60)) * 2
+    np.testing.assert_allclose(heard(out)[1], [0.0, 1.5, 2.5, 3.5], atol=0.1)
+
+
+@pytest.mark.parametrize("codec", ["aac", "flac"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_sound_that_begins_late_and_pauses_stays_in_step(ending: str, codec: str, tmp_path: Path) -> None:
+    tones_s = [(1.0, 2.0)] if codec == "flac" else [(1.0, 2.0), (3.0, 3.5)]
+    clip = write_clip(tmp_path / "in.mkv", frames=120, with_audio=True, audio_codec=codec, tones_s=tones_s)
+    (out,) = record(clip, tmp_path / f"out{ending}")
+    assert pictures(out) == list(range(120))
+    np.testing.assert_allclose(heard(out)[1], [time_s for tone_s in tones_s for time_s in tone_s], atol=0.12)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_sound_before_the_first_picture_that_can_be_decoded_is_left_out(ending: str, tmp_path: Path) -> None:
+    part = write_clip(
+        tmp_path / "part.ts", frames=90, with_audio=True, tones_s=[(0.5, 1.5)], codec_options={"g": "30", "bf": "0"}
+    )
+    content = part.read_bytes()
+    cut = tmp_path / "cut.ts"
+    cut.write_bytes(content[: 188 * 3] + content[188 * 6 :])  # the tables, and then the rest of a key frame
+    (out,) = record(cut, tmp_path / f"out{ending}")
+    first = pictures(out)[0]
+    assert first > 0, "pictures begin with a later one"
+    np.testing.assert_allclose(heard(out)[1], [max(0.0, 0.5 - first / 30), 1.5 - first / 30], atol=0.12)
