@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--decode-processes", type=_count, metavar="N|auto", help="processes that decode (default: auto, 0 for few)")
     add("--segment", metavar="LENGTH", help="start a new video file every 10m, 1h, ...")
     add("--retain", metavar="AGE|SIZE", help="delete the oldest segments: keep 24h, or 50GB")
+    add("--quality", metavar="WORD|N", help="of video outputs: low, medium, high (default, 75), best, or 1 to 100")
     add("--layout", choices=("tiled", "separate"), help="several sources in one window or video (default), or one each")
     add("--report", type=Path, metavar="FILE.json", help="write what the run did")
     add("--no-overlay", action="store_false", dest="overlay", help="draw no live figures")

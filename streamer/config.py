@@ -12,7 +12,7 @@ from typing_extensions import Self
 from streamer.detector import DEFAULT_MODEL, MAX_DEPTH
 from streamer.errors import ConfigError, nearest, one_line, short
 from streamer.redaction import redact
-from streamer.sinks.options import Retention
+from streamer.sinks.options import DEFAULT_QUALITY, QUALITIES, Retention, parse_quality
 from streamer.sources.options import MAX_PIXELS
 from streamer.sources.uri import name_problem
 from streamer.units import parse_seconds
@@ -108,6 +108,7 @@ class StreamConfig(_Frozen):
             at least two, and none for few or on a CPU.
         segment: length of a video output's segments: ``10m``, or a number of seconds; None writes one file.
         retain: which segments are kept: an age (``24h``) or a size (``50GB``) of all together; None keeps all.
+        quality: of video outputs: ``low``, ``medium``, ``high`` (75), ``best``, or a number from 1 to 100.
         layout: ``tiled`` shows several sources in one window, and in one video where its name has no ``{source}``;
             ``separate`` each in its own.
     """
@@ -148,6 +149,7 @@ class StreamConfig(_Frozen):
     decode_processes: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
     segment: Annotated[float, Field(gt=0)] | None = None
     retain: Retention | None = None
+    quality: int = QUALITIES[DEFAULT_QUALITY]
     layout: Literal["tiled", "separate"] = "tiled"
 
     @model_validator(mode="before")
@@ -212,6 +214,11 @@ class StreamConfig(_Frozen):
     @classmethod
     def _kept(cls, value: object) -> object:
         return value if value is None or isinstance(value, Retention) else Retention.parse(str(value))
+
+    @field_validator("quality", mode="before")
+    @classmethod
+    def _known_quality(cls, value: object) -> object:
+        return parse_quality(str(value))
 
     @model_validator(mode="after")
     def _retains_segments(self) -> Self:

@@ -15,7 +15,7 @@ from streamer.config import StreamConfig
 from streamer.errors import ConfigError, SourceError, StreamerError
 from streamer.policy import Policy
 from streamer.redaction import redact
-from streamer.sinks.options import SinkOptions
+from streamer.sinks.options import SinkOptions, crf_of
 from streamer.sinks.paths import OutputPaths
 from streamer.sources.uri import same_name
 
@@ -54,7 +54,7 @@ class Opener(Closing):
         """
         self._config = config
         self._options = _source_options(config)
-        self._sink_options = SinkOptions(config.segment, config.retain)
+        self._sink_options = SinkOptions(config.segment, config.retain, crf_of(config.quality))
         self.outputs = _chosen_outputs(config)
         self.paced = config.pace == "source" or (config.pace is None and "window" in self.outputs)
         self._labels: Sequence[str] = ()

@@ -75,6 +75,10 @@ def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tup
         ("segment: 10m\nretain: 500", "retain: wanted an age such as 24h or a size such as 50GB, got 500"),
         ("segment: 10m\nretain: 50G", "retain: wanted an age such as 24h or a size such as 50GB, got '50G'"),
         ("retain: 24h", "retain needs segment.*add --segment 10m"),
+        ("quality: hihg", "quality: wanted low, medium, high, best or a number from 1 to 100; did you mean 'high'"),
+        ("quality: 0", "quality: wanted low, medium, high, best or a number from 1 to 100, got 0"),
+        ("quality: 101", "quality: wanted"),
+        ("quality: [1]", "quality: wanted"),
         ("layout: stacked", "layout: .*'stacked'"),
         ("source: {a: [1, 2]}\nclasses: 3.5", "classes"),
         ("- a\n- b", "keys and values"),
@@ -121,6 +125,9 @@ def test_segments_are_written_as_people_say_them(tmp_path: Path) -> None:
     assert (config.segment, config.retain, config.layout) == (90, None, "tiled")
     config = read_config(None, {"segment": "1.5h", "retain": "24h"})
     assert (config.segment, config.retain) == (5400, Retention(age_s=86_400))
+    for written_as, quality in (("low", 50), ("High", 75), ("best", 90), ("80", 80), (1, 1), (100, 100)):
+        assert read_config(None, {"quality": written_as}).quality == quality
+    assert StreamConfig().quality == 75
     assert StreamConfig(segment=1, retain=Retention(age_s=1)).retain == Retention(age_s=1)
 
 
