@@ -87,9 +87,16 @@ def _open_video(uri: str, name: str, options: SourceOptions) -> Source:
 
 
 def _open_stream(uri: str, name: str, options: SourceOptions) -> Source:
-    from streamer.sources.video import VideoSource
+    def connect(wanted: SourceOptions) -> Source:
+        if uris.scheme_of(uri) in ("http", "https"):
+            from streamer.sources.http import open_http
 
-    return _open_live(lambda o: VideoSource(uri, name=name, options=o), uri, name, options, shown=redact(uri))
+            return open_http(uri, name=name, options=wanted)
+        from streamer.sources.video import VideoSource
+
+        return VideoSource(uri, name=name, options=wanted)
+
+    return _open_live(connect, uri, name, options, shown=redact(uri))
 
 
 def _open_live(

@@ -38,6 +38,18 @@ _WEB_SCHEMES = ("http:", "https:")
 # 0, 1, 3, 7 ... s between attempts.
 _WEB_OPTIONS = {"reconnect": "1", "reconnect_delay_max": "7"}
 _NOMINAL_FPS = 25
+# What a stream may lead to, by itself, by a redirect, or by a playlist: never to a file of this machine.
+_HTTP_PROTOCOLS = "http,https,httpproxy,tcp,tls,crypto"
+_PROTOCOLS = {
+    "http": _HTTP_PROTOCOLS,
+    "https": _HTTP_PROTOCOLS,
+    "rtsp": f"{_HTTP_PROTOCOLS},rtp,srtp,udp",
+    "rtsps": f"{_HTTP_PROTOCOLS},rtp,srtp,udp",
+    "rtmp": f"{_HTTP_PROTOCOLS},rtmp,rtmps,rtmpt,rtmpts,ffrtmphttp",
+    "rtmps": f"{_HTTP_PROTOCOLS},rtmp,rtmps,rtmpt,rtmpts,ffrtmphttp",
+    "udp": "udp,rtp",
+    "tcp": "tcp",
+}
 _PLAYLISTS = ("hls", "dash")
 _AVFMT_NOTIMESTAMPS = 0x0080
 _MAX_BAD_IN_A_ROW = 100
@@ -265,7 +277,7 @@ def _open(target: str | Path, options: SourceOptions) -> InputContainer:
     """
     if isinstance(target, Path):  # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme
         return open_input(f"file:{target}")
-    wishes = dict(_STREAM_OPTIONS)
+    wishes = _STREAM_OPTIONS | {"protocol_whitelist": _PROTOCOLS[target.partition(":")[0]]}
     if target.startswith(_RTSP_SCHEMES):
         wishes |= _RTSP_OPTIONS[options.rtsp_transport]
     if target.startswith(_WEB_SCHEMES):

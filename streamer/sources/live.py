@@ -101,6 +101,8 @@ class LiveSource(Source):
             try:
                 frame = self._next()
             except SourceError as cause:
+                if self._closed.is_set():  # its interrupted connection says that it broke off
+                    return
                 if not self.info.live:
                     raise
                 self._reach_again(cause)

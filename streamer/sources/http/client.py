@@ -1,0 +1,219 @@
+"""Asking a camera over HTTP: with its user and password, within a time for the whole answer, and nowhere but HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import socket
+import ssl
+import time
+import urllib.request
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+
+from streamer.errors import SourceError
+from streamer.sources.http.login import Login
+from streamer.sources.options import SourceOptions
+
+_HEADERS = {"User-Agent": "nanodet-streamer", "Accept": "*/*", "Connection": "close"}
+_PATH_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
+_MOST_REDIRECTS = 8
+_AT_ONCE = 1 << 16
+
+
+class NotHttpError(Exception):
+    """It can't be asked here: what answers doesn't begin with a status line, or a proxy is to be asked in its place."""
+
+
+class Answer:
+    """A camera's answer, whose body isn't read yet.
+
+    Attributes:
+        content_type: in lower case, without parameters; empty where none is given.
+        length: the body's length in bytes, None where it isn't known.
+    """
+
+    def __init__(self, response: http.client.HTTPResponse, deadline: _Deadline) -> None:
+        self._response, self._deadline = response, deadline
+        self.content_type = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+        self.length = response.length
+
+    def read(self, timeout_s: float | None = None) -> bytes:
+        """Returns what has come of the body, at least a byte; nothing at its end.
+
+        Args:
+            timeout_s: how long to wait for it; None leaves the time that is left of the last.
+
+        Raises:
+            OSError: if the connection breaks off, or the time is over (`TimeoutError`).
+        """
+        if timeout_s is not None:
+            self._deadline.extend(timeout_s)
+        try:
+            return self._response.read1(_AT_ONCE)
+        except (http.client.HTTPException, ValueError) as error:  # a chunk that is none, or closed meanwhile
+            raise ConnectionResetError("no proper answer") from error
+
+    def close(self) -> None:
+        """Closes the connection. Safe to call twice."""
+        self._response.close()
+
+
+class HttpClient:
+    """Asks one URL, as often as wanted."""
+
+    def __init__(self, uri: str, shown: str, options: SourceOptions) -> None:
+        """Asks nothing yet.
+
+        Args:
+            uri: with user and password, percent-encoded where they need it.
+            shown: what to call it in messages.
+            options: patience.
+        """
+        parts = urlsplit(uri)
+        self._parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+        self._shown, self._timeout_s = shown, options.open_timeout_s
+        self._login = Login(unquote(parts.username or ""), unquote(parts.password or ""))
+        self._socket: socket.socket | None = None
+
+    def get(self) -> Answer:
+        """Returns the answer's head, within the time that a camera has to open.
+
+        Raises:
+            NotHttpError: if it can't be asked here.
+            SourceError: if there is no answer, or one that says no.
+        """
+        deadline = _Deadline(self._timeout_s)
+        try:
+            return self._follow(deadline)
+        except http.client.RemoteDisconnected:
+            problem = "closed the connection without an answer; check the path in the URL"
+        except http.client.BadStatusLine:
+            raise NotHttpError from None
+        except TimeoutError:
+            problem = f"did not answer within {self._timeout_s:g} s; check its address and the network"
+        except ConnectionRefusedError:
+            problem = "refused the connection; check the port, and that the camera or server is running"
+        except http.client.HTTPException as error:  # too many or too long lines, for instance
+            problem = f"sent no proper HTTP answer ({type(error).__name__}: {error}); check the path in the URL"
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            problem = f"can't be opened ({reason}); check its address, and that it serves video"
+        raise SourceError(f"source {self._shown!r} {problem}") from None
+
+    def interrupt(self) -> None:
+        """Ends the connection, also while another thread reads from it."""
+        connection = self._socket
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                # Not the object's own method: that of TLS takes the connection apart while it is read from.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def _follow(self, deadline: _Deadline) -> Answer:
+        """Returns the answer behind all redirects, with the login that it asks for."""
+        parts, redirects = self._parts, 0
+        while True:
+            is_camera = (parts.scheme, parts.netloc) == (self._parts.scheme, self._parts.netloc)
+            login = self._login.header(f"{parts.scheme}://{parts.netloc}{_selector(parts)}") if is_camera else None
+            response = self._ask(parts, login, deadline)
+            if response.status == 200:
+                return Answer(response, deadline)
+            response.close()
+            if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
+                parts = urlsplit(urljoin(parts.geturl(), response.headers["Location"]))
+                redirects += 1
+                if parts.scheme not in ("http", "https") or redirects > _MOST_REDIRECTS:
+                    raise SourceError(
+                        f"source {self._shown!r} redirects too often, or to other than HTTP; check the path in the URL"
+                    )
+                continue
+            challenges = response.headers.get_all("WWW-Authenticate") or ()
+            is_asked = response.status == 401 and is_camera
+            if not (is_asked and self._login.take(challenges, was_sent=login is not None)):
+                raise SourceError(f"source {self._shown!r} {_refusal(response.status)}")
+
+    def _ask(self, parts: SplitResult, login: str | None, deadline: _Deadline) -> http.client.HTTPResponse:
+        host = parts.hostname or ""
+        if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+            raise NotHttpError  # FFmpeg knows how to ask a proxy
+        connection: http.client.HTTPConnection
+        if parts.scheme == "https":
+            connection = http.client.HTTPSConnection(host, parts.port, timeout=deadline.left_s(), context=_tls())
+        else:
+            connection = http.client.HTTPConnection(host, parts.port, timeout=deadline.left_s())
+        try:
+            connection.connect()
+            self._socket = connection.sock
+            # Its own attribute for this purpose; the class's constructor takes nothing but the socket.
+            connection.response_class = _response_within(deadline)  # type: ignore[assignment]
+            connection.request("GET", _selector(parts), headers=_HEADERS | ({"Authorization": login} if login else {}))
+            return connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
+
+
+class _Deadline:
+    """When what is being waited for must have come."""
+
+    def __init__(self, seconds: float) -> None:
+        self.extend(seconds)
+
+    def extend(self, seconds: float) -> None:
+        """Counts anew from now."""
+        self._at_s = time.monotonic() + seconds
+
+    def left_s(self) -> float:
+        """Returns how long is left; raises TimeoutError if nothing is."""
+        left_s = self._at_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        return left_s
+
+
+class _TimedReader(io.RawIOBase):
+    """What comes through a socket until a deadline: the socket's own time-out is for each byte anew."""
+
+    def __init__(self, connection: socket.socket, deadline: _Deadline) -> None:
+        self._socket, self._deadline = connection, deadline
+        self._file = connection.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._socket.settimeout(self._deadline.left_s())
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _response_within(deadline: _Deadline) -> type[http.client.HTTPResponse]:
+    class Response(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, **options: Any) -> None:
+            super().__init__(sock, **options)
+            self.fp.close()
+            self.fp = io.BufferedReader(_TimedReader(sock, deadline))
+
+    return Response
+
+
+def _selector(parts: SplitResult) -> str:
+    path = quote(parts.path or "/", safe=_PATH_CHARACTERS)
+    return f"{path}?{quote(parts.query, safe=_PATH_CHARACTERS)}" if parts.query else path
+
+
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _refusal(status: int) -> str:
+    if status == 401:
+        return "wants a user and password, or others than given; write SCHEME://USER:PASSWORD@HOST/..."
+    return f"answered: {status} {http.client.responses.get(status, 'unknown')}; check the path in the URL"

@@ -1,0 +1,74 @@
+"""A user and password for a camera that asks for them: basic or digest authentication (RFC 7617, RFC 7616)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import urllib.request
+from collections.abc import Callable, Sequence
+
+_HASHES = {"MD5": hashlib.md5, "SHA": hashlib.sha1, "SHA-256": hashlib.sha256}
+
+
+class Login(urllib.request.AbstractDigestAuthHandler):
+    """What to send to one host; a challenge that was answered once is answered beforehand the next times."""
+
+    def __init__(self, user: str, password: str) -> None:
+        """Takes both as they are typed, not percent-encoded."""
+        self._passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+        super().__init__(self._passwords)
+        self._user, self._password = user, password
+        self._challenge: dict[str, str] | None = None
+        self._is_basic = False
+
+    def header(self, url: str) -> str | None:
+        """Returns the value of ``Authorization`` for a request of `url`, None before the camera has asked for one.
+
+        Args:
+            url: the whole URL, without user and password.
+        """
+        if self._is_basic:
+            return "Basic " + base64.b64encode(f"{self._user}:{self._password}".encode()).decode()
+        if self._challenge is None:
+            return None
+        self._passwords.add_password(None, url, self._user, self._password)
+        digest = self.get_authorization(urllib.request.Request(url), self._challenge)
+        return None if digest is None else f"Digest {digest}"
+
+    def take(self, challenges: Sequence[str], *, was_sent: bool) -> bool:
+        """Takes what a camera asks for; returns whether to ask it again, with `header`.
+
+        Args:
+            challenges: the values of ``WWW-Authenticate``.
+            was_sent: whether it refuses what `header` gave, which is wrong then, unless it says that it is only stale.
+        """
+        if not self._user and not self._password:
+            return False
+        for scheme, values in map(_parse, challenges):
+            if scheme == "digest" and values.get("algorithm", "MD5") in _HASHES and "nonce" in values:
+                if was_sent and values.get("stale", "").lower() != "true":
+                    return False
+                self._challenge, self._is_basic = values, False
+                return True
+        if not was_sent and any(_parse(challenge)[0] == "basic" for challenge in challenges):
+            self._is_basic = True
+            return True
+        return False
+
+    def get_algorithm_impls(self, algorithm: str) -> tuple[Callable[[str], str], Callable[[str, str], str]]:
+        """Returns the hash of a text and that of two joined; Python's own know no SHA-256 before 3.14, nor UTF-8."""
+
+        def hashed(text: str) -> str:
+            return _HASHES[algorithm](text.encode()).hexdigest()
+
+        return hashed, lambda secret, data: hashed(f"{secret}:{data}")
+
+
+def _parse(challenge: str) -> tuple[str, dict[str, str]]:
+    """Returns a challenge's scheme in lower case, and its values."""
+    scheme, _, rest = challenge.strip().partition(" ")
+    items = [item for item in urllib.request.parse_http_list(rest) if "=" in item]
+    values = {key.lower(): value for key, value in urllib.request.parse_keqv_list(items).items()}
+    if "qop" in values:
+        values["qop"] = values["qop"].replace(" ", "")
+    return scheme.lower(), values

@@ -1,0 +1,64 @@
+"""A camera over HTTP on loopback that answers with any bytes, as tests plan them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+
+from typing_extensions import Self
+
+Reply = Callable[[str, Callable[[bytes], None]], None]
+"""Gets the request's head and what sends bytes; the connection is closed when it returns."""
+
+
+def head(content_type: str, *lines: str) -> bytes:
+    """Returns an answer's head, of status 200."""
+    return "\r\n".join(["HTTP/1.1 200 OK", f"Content-Type: {content_type}", *lines, "", ""]).encode()
+
+
+class HttpCamera:
+    """Answers each connection by `reply`, on a thread of its own."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.requests: list[str] = []
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for connection in self._open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join(20)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._server.accept()
+                self._open.append(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            request = b""
+            while b"\r\n\r\n" not in request:
+                data = connection.recv(65536)
+                if not data:
+                    return
+                request += data
+            self.requests.append(request.decode("latin-1"))
+            self._reply(self.requests[-1], connection.sendall)
+            connection.shutdown(socket.SHUT_RDWR)
