@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from streamer.cache import cached_file
 from streamer.errors import ConfigError, ModelError, nearest, short
 from streamer.redaction import redact
+from streamer.timed_http import Deadline, response_within
 from streamer.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 _PACKAGED = Path(__file__).parent / "data"
 _RELEASE = "https://github.com/RangiLyu/nanodet/releases/download/v1.0.0-alpha-1"
 _TIMEOUT_S = 20
+_LEAST_BYTES_A_S, _MAX_BYTES = 10_000, 1 << 29
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def download(url: str, path: Path, sha256: str | None) -> None:
     """Downloads `url` to `path`, which appears only once the whole file has come and its checksum fits.
 
     Raises:
-        ModelError: if the address can't be reached, breaks off, or gives another file than `sha256` says.
+        ModelError: if the address can't be reached, breaks off, sends less than 10 kB a second or more than 512 MiB,
+            or gives another file than `sha256` says.
         OSError: if `path` can't be written.
     """
     by_hand = f"download it by hand to {str(path)!r}, or give an .onnx file with --model"
@@ -153,15 +156,39 @@ def download(url: str, path: Path, sha256: str | None) -> None:
         size = 0
         with partial.open("wb") as file:
             try:
-                with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
+                deadline = Deadline(_TIMEOUT_S)
+                with _opener(deadline).open(url, timeout=_TIMEOUT_S) as response:
                     wanted = response.headers.get("Content-Length")
-                    while block := response.read(1 << 16):
+                    while block := response.read1(1 << 16):
                         digest.update(block)
                         size += len(block)
+                        if size > _MAX_BYTES:
+                            raise ModelError(f"{url} gives more than {_MAX_BYTES} bytes, which is no model: {by_hand}")
                         file.write(block)
+                        deadline.credit(len(block) / _LEAST_BYTES_A_S)
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
                 raise ModelError(f"can't get {url} ({error}): {by_hand}") from error
         if wanted is not None and size != int(wanted):
             raise ModelError(f"{url} broke off after {size} of {wanted} bytes: try again, or {by_hand}")
         if sha256 is not None and digest.hexdigest() != sha256:
             raise ModelError(f"{url} gave a file with SHA-256 {digest.hexdigest()}, wanted {sha256}: {by_hand}")
+
+
+def _opener(deadline: Deadline) -> urllib.request.OpenerDirector:
+    """Returns what opens a URL whose whole answer is to come until a deadline."""
+
+    class Connection(http.client.HTTPConnection):
+        response_class = response_within(deadline)
+
+    class TlsConnection(http.client.HTTPSConnection):
+        response_class = response_within(deadline)
+
+    class Handler(urllib.request.HTTPHandler):
+        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Connection, request)
+
+    class TlsHandler(urllib.request.HTTPSHandler):
+        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(TlsConnection, request)
+
+    return urllib.request.build_opener(Handler, TlsHandler)

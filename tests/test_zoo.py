@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import threading
@@ -12,11 +13,15 @@ from streamer import zoo
 from streamer.errors import ConfigError, ModelError
 from tests.tiny import write_tiny
 
+_LEFT = threading.Event()
 CONTENT = bytes(range(256)) * 400
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        if self.path == "/drip":
+            self._drip()
+            return
         if self.path == "/missing":
             self.send_error(404)
             return
@@ -24,6 +29,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
         self.wfile.write(CONTENT[:1000] if self.path == "/cut" else CONTENT)
+
+    def _drip(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while not _LEFT.wait(0.02):
+                self.wfile.write(b"x")
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
@@ -35,6 +47,7 @@ def server() -> Iterator[str]:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{running.server_address[1]}"
+        _LEFT.set()
         running.shutdown()
         thread.join()
 
@@ -122,3 +135,17 @@ def test_unwritable_cache(server: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(zoo.ZOO, "x", zoo.ZooModel("x", f"{server}/ok"))
     with pytest.raises(ModelError, match="can't write"):
         zoo._cached(zoo.ZOO["x"])
+
+
+def test_a_server_that_drips_is_given_up(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "_TIMEOUT_S", 0.5)
+    with pytest.raises(ModelError, match=r"can't get .* \(timed out\): download it by hand"):
+        zoo.download(f"{server}/drip", tmp_path / "m.onnx", None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_sends_too_much_is_refused(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "_MAX_BYTES", len(CONTENT) - 1)
+    with pytest.raises(ModelError, match=f"gives more than {len(CONTENT) - 1} bytes, which is no model"):
+        zoo.download(f"{server}/ok", tmp_path / "m.onnx", None)
+    assert list(tmp_path.iterdir()) == []

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import io
 import socket
 import ssl
-import time
 import urllib.request
-from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from streamer.errors import SourceError
 from streamer.sources.http.login import Login
 from streamer.sources.options import SourceOptions
+from streamer.timed_http import Deadline, response_within
 
 _HEADERS = {"User-Agent": "nanodet-streamer", "Accept": "*/*", "Connection": "close"}
 _PATH_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
@@ -34,7 +32,7 @@ class Answer:
         length: the body's length in bytes, None where it isn't known.
     """
 
-    def __init__(self, response: http.client.HTTPResponse, deadline: _Deadline) -> None:
+    def __init__(self, response: http.client.HTTPResponse, deadline: Deadline) -> None:
         self._response, self._deadline = response, deadline
         self.content_type = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
         self.length = response.length
@@ -84,7 +82,7 @@ class HttpClient:
             NotHttpError: if it can't be asked here.
             SourceError: if there is no answer, or one that says no.
         """
-        deadline = _Deadline(self._timeout_s)
+        deadline = Deadline(self._timeout_s)
         try:
             return self._follow(deadline)
         except http.client.RemoteDisconnected:
@@ -110,7 +108,7 @@ class HttpClient:
                 # Not the object's own method: that of TLS takes the connection apart while it is read from.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
-    def _follow(self, deadline: _Deadline) -> Answer:
+    def _follow(self, deadline: Deadline) -> Answer:
         """Returns the answer behind all redirects, with the login that it asks for."""
         parts, redirects = self._parts, 0
         while True:
@@ -133,7 +131,7 @@ class HttpClient:
             if not (is_asked and self._login.take(challenges, was_sent=login is not None)):
                 raise SourceError(f"source {self._shown!r} {_refusal(response.status)}")
 
-    def _ask(self, parts: SplitResult, login: str | None, deadline: _Deadline) -> http.client.HTTPResponse:
+    def _ask(self, parts: SplitResult, login: str | None, deadline: Deadline) -> http.client.HTTPResponse:
         host = parts.hostname or ""
         if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
             raise NotHttpError  # FFmpeg knows how to ask a proxy
@@ -146,60 +144,12 @@ class HttpClient:
             connection.connect()
             self._socket = connection.sock
             # Its own attribute for this purpose; the class's constructor takes nothing but the socket.
-            connection.response_class = _response_within(deadline)  # type: ignore[assignment]
+            connection.response_class = response_within(deadline)  # type: ignore[assignment]
             connection.request("GET", _selector(parts), headers=_HEADERS | ({"Authorization": login} if login else {}))
             return connection.getresponse()
         except BaseException:
             connection.close()
             raise
-
-
-class _Deadline:
-    """When what is being waited for must have come."""
-
-    def __init__(self, seconds: float) -> None:
-        self.extend(seconds)
-
-    def extend(self, seconds: float) -> None:
-        """Counts anew from now."""
-        self._at_s = time.monotonic() + seconds
-
-    def left_s(self) -> float:
-        """Returns how long is left; raises TimeoutError if nothing is."""
-        left_s = self._at_s - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("timed out")
-        return left_s
-
-
-class _TimedReader(io.RawIOBase):
-    """What comes through a socket until a deadline: the socket's own time-out is for each byte anew."""
-
-    def __init__(self, connection: socket.socket, deadline: _Deadline) -> None:
-        self._socket, self._deadline = connection, deadline
-        self._file = connection.makefile("rb", buffering=0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._socket.settimeout(self._deadline.left_s())
-        return self._file.readinto(buffer)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
-
-
-def _response_within(deadline: _Deadline) -> type[http.client.HTTPResponse]:
-    class Response(http.client.HTTPResponse):
-        def __init__(self, sock: socket.socket, **options: Any) -> None:
-            super().__init__(sock, **options)
-            self.fp.close()
-            self.fp = io.BufferedReader(_TimedReader(sock, deadline))
-
-    return Response
 
 
 def _selector(parts: SplitResult) -> str:
