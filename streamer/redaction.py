@@ -95,6 +95,23 @@ def userinfo_end(rest: str) -> int | None:
     return last + 1 if last < _first(_BEGINS_QUERY, rest) else None
 
 
+def cuts_userinfo(uri: str) -> bool | None:
+    """Whether a ``/``, ``?`` or ``#`` in a user or password ends a URL's host too early, None where that can't be told.
+
+    Example:
+        >>> cuts_userinfo("rtsp://me:a/b@host/1"), cuts_userinfo("rtsp://me:1/b@host/1"), cuts_userinfo("rtsp://host/1")
+        (True, None, False)
+    """
+    scheme = _SCHEME.match(uri)
+    rest = uri[scheme.end() :] if scheme else ""
+    end = _first(_ENDS_AUTHORITY, rest)
+    inside = rest.rfind("@", 0, end) + 1
+    if rest.rfind("@") < end or _ADDRESS.fullmatch(rest, inside, end):
+        return False
+    host = _HOST_AND_PORT.fullmatch(rest, inside, end)
+    return True if host is None or not _PORT.fullmatch(host[2] or ":") else None
+
+
 def _first(pattern: re.Pattern[str], text: str) -> int:
     found = pattern.search(text)
     return found.start() if found else len(text)

@@ -146,6 +146,29 @@ def test_redact_text(text: str, shown: str) -> None:
     assert redact_text(text) == shown
 
 
+@pytest.mark.parametrize("password", ["a/b", "a?b", "a#b", "a/1@b", "p:w/x?y#z"])
+def test_a_password_that_cuts_off_its_url_is_to_be_encoded(password: str) -> None:
+    told = r"'rtsp://\*\*\*.*' has a / \? or # in its user or password: write %2F for /, %3F for \?, %23 for #"
+    with pytest.raises(ConfigError, match=told) as caught:
+        open_source(f"rtsp://admin:{password}@127.0.0.1:9/live")
+    assert password not in str(caught.value)
+
+
+@pytest.mark.parametrize("user", ["admin:12/34", "TOKEN/x", "admin:p@ss/word"])
+def test_one_that_may_do_so_is_opened_and_said_on_failure(user: str) -> None:
+    with pytest.raises(SourceError, match=r"if its user or password holds one of / \? #, write %2F for /"):
+        open_source(f"rtsp://{user}@127.0.0.1:9/live", options=SourceOptions(reconnect=0, open_timeout_s=5.0))
+
+
+@pytest.mark.parametrize(
+    "uri", ["rtsp://127.0.0.1:9/a@b", "http://a:p%2Fw@127.0.0.1:9/x?y=a@b", "rtsp://a:p@b@127.0.0.1:9/"]
+)
+def test_no_word_of_it_where_the_host_is_an_address(uri: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        open_source(uri, options=SourceOptions(reconnect=0, open_timeout_s=5.0))
+    assert "%2F" not in str(caught.value)
+
+
 @given(password=PASSWORDS, scheme=st.sampled_from(uris.STREAM_SCHEMES), path=st.sampled_from(["", "/1", "/a?b=c"]))
 def test_a_password_before_the_host_is_never_shown(password: str, scheme: str, path: str) -> None:
     for written in (password, quote(password, safe="")):

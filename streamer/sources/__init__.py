@@ -87,6 +87,8 @@ def _open_video(uri: str, name: str, options: SourceOptions) -> Source:
 
 
 def _open_stream(uri: str, name: str, options: SourceOptions) -> Source:
+    uris.refuse_delimiters(uri)
+
     def connect(wanted: SourceOptions) -> Source:
         if uris.scheme_of(uri) in ("http", "https"):
             from streamer.sources.http import open_http

@@ -23,6 +23,7 @@ from streamer.sources.ending import Coverage, missing_at_end_s
 from streamer.sources.hardware import GpuFirst
 from streamer.sources.options import SourceOptions, too_large
 from streamer.sources.packets import CpuPackets, Damage, PacketDecoder, Picture
+from streamer.sources.uri import delimiters_hint
 from streamer.sources.web_diagnosis import why_unreadable_there
 
 # What FFmpeg may look at before it hands a stream over. Its defaults wait seconds for what isn't needed here.
@@ -94,7 +95,8 @@ class VideoDecoder:
         except (av.FFmpegError, ValueError) as error:
             waited_s = time.perf_counter() - started
             # Without its cause: av's own text holds the password.
-            raise SourceError(f"source {shown!r} {self._why_closed(error, waited_s)}") from None
+            hint = "" if self._path is not None else delimiters_hint(str(target))
+            raise SourceError(f"source {shown!r} {self._why_closed(error, waited_s)}{hint}") from None
         try:
             self.stream = self._pick_stream()
             self._packets: Iterator[Packet[VideoStream]] = self._container.demux(self.stream)

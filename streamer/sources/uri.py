@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.request import url2pathname
 
 from streamer.errors import ConfigError
-from streamer.redaction import redact
+from streamer.redaction import cuts_userinfo, redact
 
+_ENCODE = "write %2F for /, %3F for ?, %23 for #, %40 for @ and %25 for %"
 STREAM_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "tcp")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 """Formats that are read and written."""
@@ -66,6 +67,22 @@ def same_name(argument: str) -> ConfigError:
     """Returns what to raise where the source of a ``[name=]URI`` has the name of another."""
     _, uri = split_name(argument)
     return ConfigError(f"two sources are named {name_of(argument)!r}: name them, as in door={redact(uri)}")
+
+
+def delimiters_hint(uri: str) -> str:
+    """Returns what to try where a URL with an ``@`` behind its host can't be opened, as the end of a message."""
+    is_possible = is_stream(uri) and cuts_userinfo(uri) is not False
+    return f"; if its user or password holds one of / ? #, {_ENCODE}" if is_possible else ""
+
+
+def refuse_delimiters(uri: str) -> None:
+    """Makes sure that a URL isn't cut off in the middle of its password.
+
+    Raises:
+        ConfigError: if it is; the message says what to write.
+    """
+    if cuts_userinfo(uri):
+        raise ConfigError(f"source {redact(uri)!r} has a / ? or # in its user or password: {_ENCODE}")
 
 
 def scheme_of(uri: str) -> str | None:
