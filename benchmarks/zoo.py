@@ -91,7 +91,7 @@ def measure(path: Path, options: argparse.Namespace) -> list[Row]:
     for engine, precision in wanted:
         with open_detector(path, engine=engine, precision=precision, conf=EVALUATION_CONF) as detector:
             used[engine, precision] = detector.info.precision
-            found = list(detect_all(detector, samples))
+            samples, found = detect_all(detector, samples, options.images)
             accuracy[engine, precision] = coco_accuracy(samples, found, detector.labels).AP
     frames = [read_frame(sample.image, index) for index, sample in enumerate(samples[:16])]
     times: dict[tuple[str, str], dict[int, float]] = {choice: {} for choice in wanted}

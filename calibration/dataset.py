@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from calibration.labels import ClassNames, Sample, read_coco, read_voc, read_yolo
 from streamer.errors import ConfigError, SourceError
 from streamer.frame import Frame
+from streamer.sources.picture_file import read_picture
+from streamer.sources.uri import READ_SUFFIXES
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+MAX_UNREADABLE = 0.05
 _LABEL_SUFFIXES = (".txt", ".xml")
 
 
@@ -31,11 +31,11 @@ def list_images(where: Path) -> list[Path]:
     images = sorted(
         path
         for path in where.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
+        if path.suffix.lower() in READ_SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(where).parts)
     )
     if not images:
-        raise ConfigError(f"no pictures in {str(where)!r} (known endings: {', '.join(IMAGE_SUFFIXES)})")
+        raise ConfigError(f"no pictures in {str(where)!r} (known endings: {', '.join(READ_SUFFIXES)})")
     return images
 
 
@@ -133,11 +133,23 @@ def read_frame(image: Path, index: int) -> Frame:
     """Reads one picture as a frame.
 
     Raises:
-        SourceError: if it can't be read.
+        SourceError: if it can't be read, or has too many pixels.
     """
-    import cv2
+    try:
+        pixels = read_picture(image)
+    except SourceError as error:
+        raise SourceError(f"can't read the picture {str(image)!r}: {error}") from error
+    return Frame(pixels, "images", index, float(index), 0.0, image.name)
 
-    pixels = cv2.imread(str(image), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise SourceError(f"can't read the picture {str(image)!r}: it is missing or damaged")
-    return Frame(np.asarray(pixels, np.uint8), "images", index, float(index), 0.0, image.name)
+
+def check_unreadable(bad: Sequence[Path], count: int, images: Path) -> None:
+    """Lets one of `count` pictures be damaged, or 5 % of them.
+
+    Raises:
+        ConfigError: if more are; some are named.
+    """
+    if len(bad) > max(1, MAX_UNREADABLE * count):
+        names = ", ".join(file.name for file in bad[:5]) + (", ..." if len(bad) > 5 else "")
+        raise ConfigError(
+            f"{images}: {len(bad)} of {count} pictures can't be read ({names}): at most {MAX_UNREADABLE:.0%} may be so"
+        )

@@ -12,24 +12,50 @@ from tqdm import tqdm
 
 from calibration.accuracy import Accuracy, Found, coco_accuracy, coco_results
 from calibration.agreement import agreement
-from calibration.dataset import read_frame, read_samples
+from calibration.dataset import check_unreadable, read_frame, read_samples
 from calibration.files import check_output, check_report, to_json, write_whole
 from calibration.labels import Sample, coco_categories
 from streamer.detector import open_detector
 from streamer.detector.base import Detector, EngineInfo
 from streamer.detector.cuda import GPU_ENGINES
 from streamer.engines import ENGINE_NAMES, PRECISIONS
+from streamer.errors import SourceError
+from streamer.frame import Frame
 from streamer.terminal import say
 
 EVALUATION_CONF = 0.05
 """The least score that counts when accuracy is measured; upstream's own (`nanodet/model/head/gfl_head.py`)."""
 
 
-def detect_all(detector: Detector, samples: Sequence[Sample]) -> Iterator[Found]:
-    """Yields every sample's picture size (width, height) and detections, in order, with a progress bar."""
-    frames = (read_frame(sample.image, index) for index, sample in enumerate(samples))
-    for frame, detections in tqdm(detector.stream(frames), total=len(samples), unit=" images", disable=None):
-        yield frame.size_wh, detections
+def detect_all(detector: Detector, samples: Sequence[Sample], images: Path) -> tuple[list[Sample], list[Found]]:
+    """Detects in every picture, with a progress bar; one that can't be read is named and passed over.
+
+    Args:
+        detector: what detects.
+        samples: the pictures.
+        images: what to call them all in messages.
+
+    Returns:
+        The samples whose pictures could be read, and of each picture the size (width, height) and detections.
+
+    Raises:
+        ConfigError: if too many can't be read.
+    """
+    bad: dict[Path, str] = {}
+
+    def frames() -> Iterator[Frame]:
+        for index, sample in enumerate(samples):
+            try:
+                yield read_frame(sample.image, index)
+            except SourceError as error:
+                bad[sample.image] = str(error)
+
+    detected = tqdm(detector.stream(frames()), total=len(samples), unit=" images", disable=None)
+    found = [(frame.size_wh, detections) for frame, detections in detected]
+    for problem in bad.values():
+        say(f"passed over: {problem}")
+    check_unreadable(list(bad), len(samples), images)
+    return [sample for sample in samples if sample.image not in bad], found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +150,6 @@ def _measure(model: str, options: argparse.Namespace, engine: str, device: str, 
         iou=options.iou,
     ) as detector:
         samples = read_samples(options.images, options.labels, detector.labels)
-        found = list(detect_all(detector, samples))
+        samples, found = detect_all(detector, samples, options.images)
         accuracy = coco_accuracy(samples, found, detector.labels)
         return Measurement(detector.info, detector.labels, samples, found, accuracy)

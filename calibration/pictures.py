@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from calibration.dataset import list_images, read_frame, read_samples
+from calibration.dataset import check_unreadable, list_images, read_frame, read_samples
 from calibration.labels import Sample
 from streamer.errors import ConfigError, SourceError
 from streamer.letterbox import Letterbox
 from streamer.model_spec import ModelSpec
 
 MIN_PICTURES = 16
-MAX_UNREADABLE = 0.05
 _MIN_CALIBRATION = 8
 
 
@@ -121,11 +120,6 @@ def _read(spec: ModelSpec, images: Path, labels: Path | None, unreadable: list[P
         pixels = np.zeros((height, width, 3), np.uint8)
         letterbox.apply(frame, pixels)
         pictures.append(Picture(sample, frame.size_wh, letterbox, pixels))
-    if len(bad) > MAX_UNREADABLE * len(samples):
-        names = ", ".join(file.name for file in bad[:5]) + (", ..." if len(bad) > 5 else "")
-        raise ConfigError(
-            f"{images}: {len(bad)} of {len(samples)} pictures can't be read ({names}): at most"
-            f" {MAX_UNREADABLE:.0%} may be damaged"
-        )
+    check_unreadable(bad, len(samples), images)
     unreadable += bad
     return pictures

@@ -5,6 +5,8 @@ Every picture carries its number: `picture(7)` can be told from `picture(8)` aft
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -53,6 +55,17 @@ def write_image(path: Path, number: int = 0, size_wh: tuple[int, int] = SIZE_WH)
     assert done
     path.write_bytes(content.tobytes())
     return path
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """Returns a PNG's chunk with its length and checksum."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Returns a PNG of a few bytes that states any size."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
 
 
 def write_clip(

@@ -11,7 +11,7 @@ from calibration.dataset import read_samples
 from calibration.labels import Sample
 from streamer.detections import Detections
 from streamer.errors import ConfigError
-from tests.media import write_image
+from tests.media import png_header, write_image
 
 LABELS = ("person", "car")
 
@@ -141,3 +141,24 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
         main([verb, "--help"])
     assert ended.value.code == 0
     assert verb in capsys.readouterr().out
+
+
+def test_a_damaged_and_a_huge_picture_are_named_and_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faster_coco_eval", reason="COCO metrics come with [calibration]")
+    images, labels = folders(tmp_path)
+    (images / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
+    arguments = ["evaluate", "--model", "nanodet-g_416", "--images", str(images), "--labels", str(labels)]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "passed over: can't read the picture" in said and "damaged.jpg': damaged, or no picture" in said
+    assert json.loads(said.splitlines()[-1])["images"] == 2
+    (images / "damaged.jpg").unlink()
+    huge = png_header(40_000, 30_000)
+    (images / "huge.png").write_bytes(huge)
+    assert main(arguments) == 0
+    assert "huge.png': 40000x30000 is above the limit of 200000000 pixels" in capsys.readouterr().out
+    (images / "huge2.png").write_bytes(huge)
+    assert main(arguments) == 2
+    assert "2 of 4 pictures can't be read (huge.png, huge2.png)" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from streamer.errors import ConfigError, ModelError
 from streamer.int8 import RANGES_KEY
 from streamer.letterbox import Letterbox
 from streamer.model_file import load_model
+from tests.media import png_header
 from tests.tiny import tiny_model, tiny_spec, write_tiny
 
 
@@ -173,6 +174,12 @@ def test_unreadable_pictures_are_named_up_to_five_percent(tmp_path: Path) -> Non
         (images / f"bad{index}.png").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"3 of 42 .*bad1.png, bad2.png, bad3.png"):
         deal(tiny_spec(), images)
+
+
+def test_one_damaged_picture_of_a_few_is_passed_over(tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images", 16)
+    (images / "huge.png").write_bytes(png_header(40_000, 30_000))
+    assert [file.name for file in deal(tiny_spec(), images).unreadable] == ["huge.png"]
 
 
 def test_labels_of_other_pictures(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from pathlib import Path
 
 import av
@@ -18,7 +17,7 @@ from streamer.sources import SourceOptions, open_source
 from streamer.sources.options import MAX_PIXELS
 from streamer.sources.picture_file import decode_picture
 from streamer.sources.picture_size import picture_size
-from tests.media import number_of, picture, write_clip, write_image
+from tests.media import number_of, picture, png_chunk, png_header, write_clip, write_image
 
 SMALL = SourceOptions(max_pixels=64 * 48)
 TURNED_RIGHT = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
@@ -28,16 +27,6 @@ TURNED_RIGHT = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
 def with_exif(jpeg: bytes) -> bytes:
     segment = b"Exif\0\0" + TURNED_RIGHT
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png_header(width: int, height: int) -> bytes:
-    """Returns a PNG of a few bytes that states any size."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def write_gif(path: Path, numbers: list[int]) -> Path:
@@ -202,7 +191,7 @@ def test_sixteen_bit_grey_and_palette_tiff(tmp_path: Path) -> None:
 def test_webp_and_png_are_turned_by_their_exif(tmp_path: Path) -> None:
     png = write_image(tmp_path / "1.png", 0x1234, (64, 48))
     content = png.read_bytes()
-    png.write_bytes(content[:33] + chunk(b"eXIf", TURNED_RIGHT) + content[33:])
+    png.write_bytes(content[:33] + png_chunk(b"eXIf", TURNED_RIGHT) + content[33:])
     webp = write_image(tmp_path / "2.webp", 0x1234, (64, 48))
     body = webp.read_bytes()[12:]
     header = b"VP8X" + struct.pack("<I4B", 10, 8, 0, 0, 0) + (63).to_bytes(3, "little") + (47).to_bytes(3, "little")
