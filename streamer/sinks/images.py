@@ -10,6 +10,7 @@ import cv2
 from streamer.detections import Detections
 from streamer.errors import SinkError
 from streamer.frame import Frame
+from streamer.interrupt import undone_when_stopped
 from streamer.sinks.base import Sink
 from streamer.sinks.files import reason, safe_name
 from streamer.sinks.paths import OutputPaths
@@ -59,12 +60,13 @@ class ImagesSink(Sink):
             if not encoded:
                 raise SinkError(f"can't encode {path}; give the source's picture another format")
             partial = new_file_beside(path)
-            try:
-                partial.write_bytes(content.data)
-                partial.replace(path)
-                self._has_written = True
-            finally:
-                partial.unlink(missing_ok=True)
+            with undone_when_stopped(partial.unlink):
+                try:
+                    partial.write_bytes(content.data)
+                    partial.replace(path)
+                    self._has_written = True
+                finally:
+                    partial.unlink(missing_ok=True)
         except (OSError, cv2.error) as error:
             raise SinkError(f"can't write {path}: {reason(error)}; the pictures before are complete") from error
 
