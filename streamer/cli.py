@@ -130,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--reconnect", metavar="N|forever", help="tries in a row to reach a lost camera again (default: for ever)")
     add("--stall-timeout", type=float, metavar="SECONDS", help="silence after which a camera is lost (default 5)")
     add("--rtsp-transport", choices=("auto", "tcp", "udp"), help="default auto: TCP, UDP where that is refused")
+    add("--tls-verify", metavar="yes|no|FILE", help="check certificates (default), or against a file of authorities")
     add("--decode", choices=("auto", "gpu", "cpu"), help="who decodes files and streams; default auto: a GPU that can")
     add("--decode-processes", type=_count, metavar="N|auto", help="processes that decode (default: auto, 0 for few)")
     add("--segment", metavar="LENGTH", help="start a new video file every 10m, 1h, ...")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
@@ -18,6 +18,7 @@ from streamer.sources.uri import name_problem
 from streamer.units import parse_seconds
 from streamer.yaml_file import read_mapping
 
+_SWITCHES = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -41,7 +42,9 @@ class _Frozen(BaseModel):
             key = field.alias or name
             value = values.get(key)
             parts = value if isinstance(value, (list, tuple)) else [value]
-            if field.annotation is not bool and any(isinstance(part, bool) for part in parts):
+            if bool not in (field.annotation, *get_args(field.annotation)) and any(
+                isinstance(part, bool) for part in parts
+            ):
                 raise ValueError(f"{key}: true or false is none of its values, got {_got(value)}")
         return values
 
@@ -102,6 +105,8 @@ class StreamConfig(_Frozen):
             source has given a frame, and not at all before; a number or ``forever`` also holds at the start.
         stall_timeout: seconds without a frame after which a camera or stream counts as lost.
         rtsp_transport: ``tcp``, ``udp``, or ``auto``: TCP, and UDP where the server refuses it.
+        tls_verify: whether the certificates of https, rtsps and rtmps are checked against the authorities that the
+            system trusts; or a file of other authorities.
         decode: ``gpu`` has files and streams decoded by NVDEC, ``cpu`` by FFmpeg; ``auto`` takes NVDEC where the run
             uses a GPU and NVDEC can decode the video.
         decode_processes: how many processes of their own decode videos; ``auto`` is one for each 16 that a GPU decodes,
@@ -145,6 +150,7 @@ class StreamConfig(_Frozen):
     reconnect: Annotated[int, Field(ge=0)] | Literal["forever"] | None = None
     stall_timeout: Annotated[float, Field(gt=0)] = 5.0
     rtsp_transport: Literal["auto", "tcp", "udp"] = "auto"
+    tls_verify: bool | Path = True
     decode: Literal["auto", "gpu", "cpu"] = "auto"
     decode_processes: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
     segment: Annotated[float, Field(gt=0)] | None = None
@@ -205,6 +211,11 @@ class StreamConfig(_Frozen):
             return int(width), int(height)
         return value
 
+    @field_validator("tls_verify", mode="before")
+    @classmethod
+    def _trust(cls, value: object) -> object:
+        return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
+
     @field_validator("segment", mode="before")
     @classmethod
     def _length(cls, value: object) -> object:
@@ -226,7 +237,7 @@ class StreamConfig(_Frozen):
             raise ValueError("retain needs segment: only whole segments are deleted (add --segment 10m)")
         return self
 
-    @field_validator("source", "output", "model", "model_config_file", "report")
+    @field_validator("source", "output", "model", "model_config_file", "report", "tls_verify")
     @classmethod
     def _can_be_a_name(cls, value: object) -> object:
         if any("\0" in str(part) for part in (value if isinstance(value, tuple) else [value])):

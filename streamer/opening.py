@@ -17,7 +17,8 @@ from streamer.policy import Policy
 from streamer.redaction import redact
 from streamer.sinks.options import SinkOptions, crf_of
 from streamer.sinks.paths import OutputPaths
-from streamer.sources.uri import same_name
+from streamer.sources.uri import same_name, scheme_of
+from streamer.tls import SCHEMES, check_trust
 
 if TYPE_CHECKING:
     from streamer.plan import StreamPlan
@@ -65,6 +66,7 @@ class Opener(Closing):
         self._report: Claim | None = None
         self._inputs = _inputs(config, config_file)
         self._lock = threading.Lock()
+        self._is_warned = False
         self._decoding = self._start_decoding()
 
     def sources(self, stack: ExitStack) -> list[Source]:
@@ -173,6 +175,9 @@ class Opener(Closing):
 
         name, uri = split_name(argument)
         wanted = replace(self._options, freshest=config.wishes_of(name or "").policy != "every-frame")
+        if config.tls_verify is False and scheme_of(uri) in SCHEMES and not self._is_warned:
+            self._is_warned = True
+            log.warning("certificates aren't checked: whoever is on the way to a camera can read its password")
         if self._decoding is not None and is_video(uri):
             return self._decoding.open(uri, name=name, options=wanted)
         return open_source(uri, name=name, options=wanted, wait=False)
@@ -238,6 +243,7 @@ def _source_options(config: StreamConfig) -> SourceOptions:
     from streamer.sources import SourceOptions
     from streamer.sources.hardware import decoding_gpu
 
+    check_trust(config.tls_verify)
     width, height = config.camera_size or (None, None)
     return SourceOptions(
         width=width,
@@ -248,6 +254,7 @@ def _source_options(config: StreamConfig) -> SourceOptions:
         stall_timeout_s=config.stall_timeout,
         reconnect=None if config.reconnect == "forever" else config.reconnect,
         max_pixels=config.max_pixels,
+        tls_verify=config.tls_verify,
         gpu=decoding_gpu(config.decode, device=config.device, engine=config.engine),
         gpu_only=config.decode == "gpu",
     )

@@ -12,6 +12,7 @@ import math
 import re
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 import time
@@ -100,6 +101,7 @@ class RtspServer(Closing):
         footage: the pictures to send in a loop, see `coded_footage`; None makes numbered ones.
         origin_s: a moment at which it sends (`time.monotonic`), and so at every frame interval from there; None sends
             to each client from the moment it asks.
+        tls: encrypts the connections, with the certificate that it has.
 
     Attributes:
         url: where to connect, without credentials.
@@ -122,6 +124,7 @@ class RtspServer(Closing):
         key_frames: bool = True,
         footage: Sequence[list[bytes]] | None = None,
         origin_s: float | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.first, self.fps, self.hang_up_after, self.silent_after = first, fps, hang_up_after, silent_after
         self.origin_s, self.sent = origin_s, 0
@@ -139,7 +142,9 @@ class RtspServer(Closing):
         self._server = _TcpServer(("127.0.0.1", port), _Client)
         self._server.rtsp = self
         self.port: int = self._server.server_address[1]
-        self.url = f"rtsp://127.0.0.1:{self.port}/live"
+        self.url = f"{'rtsp' if tls is None else 'rtsps'}://127.0.0.1:{self.port}/live"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 

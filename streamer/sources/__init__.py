@@ -91,7 +91,7 @@ def _open_stream(uri: str, name: str, options: SourceOptions) -> Source:
 
     def connect(wanted: SourceOptions) -> Source:
         if uris.scheme_of(uri) in ("http", "https"):
-            from streamer.sources.http import open_http
+            from streamer.sources.http.opening import open_http
 
             return open_http(uri, name=name, options=wanted)
         from streamer.sources.video import VideoSource

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import av
 from av.codec.context import ThreadType
@@ -21,10 +23,13 @@ from streamer.sources.backlog import WAITED_S, Backlog
 from streamer.sources.diagnosis import why_unplayable
 from streamer.sources.ending import Coverage, missing_at_end_s
 from streamer.sources.hardware import GpuFirst
+from streamer.sources.http import playlist
 from streamer.sources.options import SourceOptions, too_large
 from streamer.sources.packets import CpuPackets, Damage, PacketDecoder, Picture
 from streamer.sources.uri import delimiters_hint
 from streamer.sources.web_diagnosis import why_unreadable_there
+from streamer.tls import SCHEMES as TLS_SCHEMES
+from streamer.tls import ffmpeg_options, why_distrusted
 
 # What FFmpeg may look at before it hands a stream over. Its defaults wait seconds for what isn't needed here.
 _STREAM_OPTIONS = {"analyzeduration": "200000", "fpsprobesize": "2", "buffer_size": "4194304"}
@@ -89,9 +94,10 @@ class VideoDecoder:
         """
         self._shown, self._options = shown, options
         self._target, self._path = target, target if isinstance(target, Path) else None
+        self._files: playlist.PlaylistFiles | None = None
         started = time.perf_counter()
         try:
-            self._container = _open(target, options)
+            self._container = self._open(target)
         except (av.FFmpegError, ValueError) as error:
             waited_s = time.perf_counter() - started
             # Without its cause: av's own text holds the password.
@@ -166,7 +172,7 @@ class VideoDecoder:
         if coverage is None or coverage.last_s is None or self.duration_s is None:
             return 0.0
         try:
-            with _open(self._target, self._options) as container:
+            with self._open(self._target) as container:
                 at_end_s = missing_at_end_s(container, coverage.last_s, is_damaged=self.damaged > 0)
         except av.FFmpegError as error:
             raise SourceError(f"source {self._shown!r} {self._why_broken(error)}") from None
@@ -264,25 +270,43 @@ class VideoDecoder:
             return "wants a user and password, or others than given; write SCHEME://USER:PASSWORD@HOST/..."
         if isinstance(error, (av.HTTPClientError, av.HTTPError)):
             return f"answered: {error.strerror}; check the path in the URL"
-        cause = why_unreadable_there(str(self._target), self._options.open_timeout_s - waited_s)
+        url, left_s = str(self._target), self._options.open_timeout_s - waited_s
+        cause = why_distrusted(url, self._options.tls_verify, left_s)
+        cause = cause or self._problem() or why_unreadable_there(url, left_s, self._options.tls_verify)
         if cause is not None:
             return cause
         reason = getattr(error, "strerror", None) or type(error).__name__
         return f"can't be opened ({reason}); check its address, and that it serves video"
 
+    def _open(self, target: str | Path) -> InputContainer:
+        """Opens a file, or a stream; RTSP by the transport wanted, a playlist on https with all that it names.
 
-def _open(target: str | Path, options: SourceOptions) -> InputContainer:
-    """Opens a file, or a stream; RTSP by the transport wanted.
+        Raises:
+            av.FFmpegError: if it can't be opened.
+        """
+        options = self._options
+        if isinstance(target, Path):  # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme
+            return open_input(f"file:{target}")
+        scheme = target.partition(":")[0]
+        wishes = _STREAM_OPTIONS | {"protocol_whitelist": _PROTOCOLS[scheme]}
+        if target.startswith(_RTSP_SCHEMES):
+            wishes |= _RTSP_OPTIONS[options.rtsp_transport]
+        if target.startswith(_WEB_SCHEMES):
+            wishes |= _WEB_OPTIONS
+        if scheme in TLS_SCHEMES:
+            wishes |= ffmpeg_options(options.tls_verify)
+        timeout = (options.open_timeout_s, options.stall_timeout_s)
+        if scheme != "https" or not playlist.is_needed(options):
+            return open_input(target, options=wishes, timeout=timeout)
+        if not urlsplit(target).path.lower().endswith((".m3u8", ".m3u")):
+            with contextlib.suppress(av.InvalidDataError):  # it may be a playlist whose segments can't be had
+                container = open_input(target, options=wishes, timeout=timeout)
+                if container.format.name not in _PLAYLISTS:
+                    return container
+                container.close()
+        self._files = playlist.PlaylistFiles(self._shown, options)
+        wishes = _STREAM_OPTIONS | playlist.NEEDS_OPTIONS
+        return open_input(target, format="hls", options=wishes, timeout=timeout, io_open=self._files)
 
-    Raises:
-        av.FFmpegError: if it can't be opened.
-    """
-    if isinstance(target, Path):  # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme
-        return open_input(f"file:{target}")
-    wishes = _STREAM_OPTIONS | {"protocol_whitelist": _PROTOCOLS[target.partition(":")[0]]}
-    if target.startswith(_RTSP_SCHEMES):
-        wishes |= _RTSP_OPTIONS[options.rtsp_transport]
-    if target.startswith(_WEB_SCHEMES):
-        wishes |= _WEB_OPTIONS
-    timeout = (options.open_timeout_s, options.stall_timeout_s)
-    return open_input(target, options=wishes, timeout=timeout)
+    def _problem(self) -> str | None:
+        return None if self._files is None else self._files.problem

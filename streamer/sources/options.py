@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamer.errors import ConfigError
+from streamer.tls import Trust
 
 MAX_PIXELS = 200_000_000
 """Largest picture by default: that of the largest cameras, 0.6 GB as BGR."""
@@ -28,6 +29,8 @@ class SourceOptions:
         freshest: whether a live source passes pictures over rather than give old ones: those that came before the
             next one was asked for, and, where decoding is too slow, those before a newer key frame.
         max_pixels: most pixels of a picture, width times height; a larger one is refused from its header.
+        tls_verify: whether the certificates of https, rtsps and rtmps are checked against the system's authorities; or
+            the file of other authorities, in PEM.
         gpu: number of the GPU that decodes files and streams, where it can; None leaves all to the CPU.
         gpu_only: whether what that GPU can't decode is refused, rather than decoded by the CPU.
 
@@ -46,6 +49,7 @@ class SourceOptions:
     reconnect: int | None = None
     freshest: bool = True
     max_pixels: int = MAX_PIXELS
+    tls_verify: Trust = True
     gpu: int | None = None
     gpu_only: bool = False
 

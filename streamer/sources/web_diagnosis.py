@@ -6,10 +6,12 @@ import http.client
 import urllib.request
 from urllib.parse import urlsplit
 
+from streamer.tls import Trust, tls_context
+
 _HEAD_BYTES = 4096
 
 
-def why_unreadable_there(url: str, timeout_s: float) -> str | None:
+def why_unreadable_there(url: str, timeout_s: float, trust: Trust = True) -> str | None:
     """Returns what is wrong with a web server's file that FFmpeg refuses, as the end of "source 'x' ...".
 
     It is asked for once more. None where nothing is known: also where a user and password would have to be sent.
@@ -17,13 +19,14 @@ def why_unreadable_there(url: str, timeout_s: float) -> str | None:
     Args:
         url: where it is; anything but HTTP gives None.
         timeout_s: how long the server may take.
+        trust: whose certificates are.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or "@" in parts.netloc:
         return None
     request = urllib.request.Request(url, headers={"Range": "bytes=0-"})
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+        with urllib.request.urlopen(request, timeout=timeout_s, context=tls_context(trust)) as answer:
             head, serves_ranges = answer.read(_HEAD_BYTES), answer.status == 206
     except (OSError, ValueError, http.client.HTTPException):
         return None

@@ -13,6 +13,7 @@ from streamer.errors import SourceError
 from streamer.sources.http.login import Login
 from streamer.sources.options import SourceOptions
 from streamer.timed_http import Deadline, response_within
+from streamer.tls import distrusted, tls_context
 
 _HEADERS = {"User-Agent": "nanodet-streamer", "Accept": "*/*", "Connection": "close"}
 _PATH_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
@@ -30,10 +31,11 @@ class Answer:
     Attributes:
         content_type: in lower case, without parameters; empty where none is given.
         length: the body's length in bytes, None where it isn't known.
+        url: where it came from in the end, without user and password.
     """
 
-    def __init__(self, response: http.client.HTTPResponse, deadline: Deadline) -> None:
-        self._response, self._deadline = response, deadline
+    def __init__(self, response: http.client.HTTPResponse, url: str, deadline: Deadline) -> None:
+        self._response, self.url, self._deadline = response, url, deadline
         self.content_type = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
         self.length = response.length
 
@@ -71,12 +73,15 @@ class HttpClient:
         """
         parts = urlsplit(uri)
         self._parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
-        self._shown, self._timeout_s = shown, options.open_timeout_s
+        self._shown, self._timeout_s, self._trust = shown, options.open_timeout_s, options.tls_verify
         self._login = Login(unquote(parts.username or ""), unquote(parts.password or ""))
         self._socket: socket.socket | None = None
 
-    def get(self) -> Answer:
+    def get(self, part: str | None = None) -> Answer:
         """Returns the answer's head, within the time that a camera has to open.
+
+        Args:
+            part: which bytes are wanted, as ``Range`` says it; None for all.
 
         Raises:
             NotHttpError: if it can't be asked here.
@@ -84,7 +89,7 @@ class HttpClient:
         """
         deadline = Deadline(self._timeout_s)
         try:
-            return self._follow(deadline)
+            return self._follow(deadline, {} if part is None else {"Range": part})
         except http.client.RemoteDisconnected:
             problem = "closed the connection without an answer; check the path in the URL"
         except http.client.BadStatusLine:
@@ -95,6 +100,8 @@ class HttpClient:
             problem = "refused the connection; check the port, and that the camera or server is running"
         except http.client.HTTPException as error:  # too many or too long lines, for instance
             problem = f"sent no proper HTTP answer ({type(error).__name__}: {error}); check the path in the URL"
+        except ssl.SSLCertVerificationError as error:
+            problem = distrusted(error)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             problem = f"can't be opened ({reason}); check its address, and that it serves video"
@@ -108,15 +115,16 @@ class HttpClient:
                 # Not the object's own method: that of TLS takes the connection apart while it is read from.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
-    def _follow(self, deadline: Deadline) -> Answer:
+    def _follow(self, deadline: Deadline, more: dict[str, str]) -> Answer:
         """Returns the answer behind all redirects, with the login that it asks for."""
         parts, redirects = self._parts, 0
         while True:
             is_camera = (parts.scheme, parts.netloc) == (self._parts.scheme, self._parts.netloc)
             login = self._login.header(f"{parts.scheme}://{parts.netloc}{_selector(parts)}") if is_camera else None
-            response = self._ask(parts, login, deadline)
-            if response.status == 200:
-                return Answer(response, deadline)
+            headers = _HEADERS | more | ({"Authorization": login} if login else {})
+            response = self._ask(parts, headers, deadline)
+            if response.status == (206 if "Range" in more else 200):
+                return Answer(response, parts._replace(fragment="").geturl(), deadline)
             response.close()
             if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
                 parts = urlsplit(urljoin(parts.geturl(), response.headers["Location"]))
@@ -131,13 +139,14 @@ class HttpClient:
             if not (is_asked and self._login.take(challenges, was_sent=login is not None)):
                 raise SourceError(f"source {self._shown!r} {_refusal(response.status)}")
 
-    def _ask(self, parts: SplitResult, login: str | None, deadline: Deadline) -> http.client.HTTPResponse:
+    def _ask(self, parts: SplitResult, headers: dict[str, str], deadline: Deadline) -> http.client.HTTPResponse:
         host = parts.hostname or ""
         if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
             raise NotHttpError  # FFmpeg knows how to ask a proxy
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
-            connection = http.client.HTTPSConnection(host, parts.port, timeout=deadline.left_s(), context=_tls())
+            context = tls_context(self._trust)
+            connection = http.client.HTTPSConnection(host, parts.port, timeout=deadline.left_s(), context=context)
         else:
             connection = http.client.HTTPConnection(host, parts.port, timeout=deadline.left_s())
         try:
@@ -145,7 +154,7 @@ class HttpClient:
             self._socket = connection.sock
             # Its own attribute for this purpose; the class's constructor takes nothing but the socket.
             connection.response_class = response_within(deadline)  # type: ignore[assignment]
-            connection.request("GET", _selector(parts), headers=_HEADERS | ({"Authorization": login} if login else {}))
+            connection.request("GET", _selector(parts), headers=headers)
             return connection.getresponse()
         except BaseException:
             connection.close()
@@ -155,12 +164,6 @@ class HttpClient:
 def _selector(parts: SplitResult) -> str:
     path = quote(parts.path or "/", safe=_PATH_CHARACTERS)
     return f"{path}?{quote(parts.query, safe=_PATH_CHARACTERS)}" if parts.query else path
-
-
-def _tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
 
 
 def _refusal(status: int) -> str:
