@@ -176,24 +176,26 @@ class _PictureTimes:
         stamp_s = _time(packet)
         dts_s = stamp_s if packet.dts is None else packet.dts * _base(packet)
         if self._last_dts_s is not None and dts_s < self._last_dts_s:
-            self.finish()
+            self._place(self._waiting, went_back=True)
         self._last_dts_s = dts_s
+        self._place([stamp for stamp in self._waiting if stamp < dts_s])
         self._waiting.append(stamp_s)
-        self._place([stamp for stamp in self._waiting if stamp <= dts_s])
 
     def finish(self) -> None:
-        """Takes no more of this clock."""
+        """Takes no more."""
         self._place(self._waiting)
 
-    def _place(self, stamps_s: list[Fraction]) -> None:
+    def _place(self, stamps_s: list[Fraction], *, went_back: bool = False) -> None:
+        """Puts pictures on the axis; one whose stamp leaps ahead before they go back has none, as in `VideoSource`."""
         self._waiting = [stamp for stamp in self._waiting if stamp not in stamps_s]
         for stamp_s in sorted(stamps_s):
             self._has_begun = self._has_begun or stamp_s >= self._begins
             if not self._has_begun:  # couldn't be decoded: no frame
                 continue
-            time_s = exact(self._clock.at(float(stamp_s)))
+            is_damaged = went_back and self._clock.leaps(float(stamp_s))
+            time_s = exact(self._clock.at(None if is_damaged else float(stamp_s)))
             self.last_s = max(self.last_s, time_s)
-            if abs(time_s - stamp_s - self.offsets_s[-1]) > _SAME_OFFSET_S:
+            if not is_damaged and abs(time_s - stamp_s - self.offsets_s[-1]) > _SAME_OFFSET_S:
                 self.offsets_s.append(time_s - stamp_s)
 
 
