@@ -169,7 +169,7 @@ class LoopBody:
     def __call__(self, frame: Image) -> Image:
         """Draws what is found onto `frame`, (H, W, 3) uint8 BGR, and returns it."""
         height, width = frame.shape[:2]
-        letterbox = Letterbox.for_model((width, height), self._spec)
+        letterbox = Letterbox.fit((width, height), self._spec.input_size_wh, self._spec.keep_ratio, self._spec.padding)
         output = self._network(self._preprocess(frame, letterbox))
         self._draw(frame, self._decode(output, letterbox))
         return frame

@@ -90,7 +90,7 @@ class Bench:
         self.bgr = Frame(picture, "bench", 0, 0.0, 0.0)
         planes: Any = PlainYuv(picture)
         self.yuv = Frame(planes, "bench", 0, 0.0, 0.0)
-        self.letterbox = Letterbox.for_model(SIZE_WH, spec)
+        self.letterbox = Letterbox.for_model(self.bgr, spec)
         self.pool = StagingPool(self.gpu, 64)
         self.rows: list[Row] = []
         self.figures: dict[str, Any] = {"model": self.name, "engine": self.engine.name, "gpu": self.gpu.name}

@@ -44,7 +44,7 @@ def tutorial_ms(model: ModelFile, frame: Frame, repeats: int) -> float:
     network.sigmoid_scores = True
     network = network.half().cuda()
     decode = Decoder(spec, CONF, IOU)
-    letterbox = Letterbox.for_model(frame.size_wh, spec)
+    letterbox = Letterbox.for_model(frame, spec)
     (x, y), (w, h) = letterbox.offset_xy, letterbox.resized_wh
     mean, std = np.array(spec.mean_bgr, np.float32), np.array(spec.std_bgr, np.float32)
 

@@ -103,7 +103,7 @@ def measure(path: Path, options: argparse.Namespace) -> list[Row]:
         samples_ms: dict[tuple[str, str], list[float]] = {choice: [] for choice in wanted}
         for turn in range(_WARM_UP + options.rounds):
             frame = frames[turn % len(frames)]
-            letterbox = Letterbox.for_model(frame.size_wh, model.spec)
+            letterbox = Letterbox.for_model(frame, model.spec)
             for choice, runner in runners.items():
                 letterbox.apply(frame, runner.input(0))
                 elapsed_ms = _timed(runner)

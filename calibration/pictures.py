@@ -116,7 +116,7 @@ def _read(spec: ModelSpec, images: Path, labels: Path | None, unreadable: list[P
         except SourceError:
             bad.append(sample.image)
             continue
-        letterbox = Letterbox.for_model(frame.size_wh, spec)
+        letterbox = Letterbox.for_model(frame, spec)
         pixels = np.zeros((height, width, 3), np.uint8)
         letterbox.apply(frame, pixels)
         pictures.append(Picture(sample, frame.size_wh, letterbox, pixels))

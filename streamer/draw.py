@@ -13,6 +13,7 @@ import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import cv2
@@ -106,11 +107,11 @@ class Annotator:
         canvas: _Canvas
         pixels = frame.host_pixels
         canvas = _YuvCanvas(pixels) if isinstance(pixels, Yuv420) else _BgrCanvas(frame.image)
-        style = _Style.of(*frame.size_wh)
+        style = _Style.of(*frame.size_wh, frame.pixel_aspect)
         shown = self._clipped(detections, frame.size_wh)
         for box_xyxy, class_id, _ in shown:
             colour = class_colour(class_id)
-            _outline(canvas, box_xyxy, style.line_px, colour, corners_only=detections.is_held)
+            _outline(canvas, box_xyxy, style.line_wh, colour, corners_only=detections.is_held)
         for box_xyxy, class_id, text in shown:
             self._paste_label(canvas, style, box_xyxy, class_id, text)
         if overlay_lines:
@@ -138,7 +139,7 @@ class Annotator:
         fill = class_colour(class_id)
         plate = self._kept(
             (canvas.kind, style, class_id, text),
-            lambda: canvas.plate(_text_mask((text,), style.text_px, style.pad_px), fill, ink_on(fill)),
+            lambda: canvas.plate(style.text_mask((text,), style.pad_px), fill, ink_on(fill)),
         )
         width, _ = canvas.size_wh
         plate_h, plate_w = plate[0].shape[:2]
@@ -147,7 +148,7 @@ class Annotator:
         canvas.paste(plate, x, top - plate_h if top >= plate_h else top)
 
     def _paste_overlay(self, canvas: _Canvas, style: _Style, lines: tuple[str, ...]) -> None:
-        (mask,) = self._kept((style, lines), lambda: (_text_mask(lines, style.text_px, 2 * style.pad_px),))
+        (mask,) = self._kept((style, lines), lambda: (style.text_mask(lines, 2 * style.pad_px),))
         canvas.dim_and_write(mask, style.margin_px)
 
     def _kept(self, key: Hashable, make: Callable[[], _Plate]) -> _Plate:
@@ -161,24 +162,39 @@ class Annotator:
 
 @dataclass(frozen=True)
 class _Style:
-    """Sizes in pixels that suit a picture: all even but the text's, so that edges fall between chroma samples."""
+    """Sizes in pixels that suit a picture: all even but the text's, so that edges fall between chroma samples.
 
-    line_px: int
+    `line_wh` is how wide an upright line is and how high a level one, which differ where pixels aren't square.
+    """
+
+    line_wh: tuple[int, int]
     text_px: int
     pad_px: int
     margin_px: int
+    pixel_aspect: Fraction
 
     @classmethod
     @lru_cache(maxsize=16)
-    def of(cls, width: int, height: int) -> _Style:
+    def of(cls, width: int, height: int, pixel_aspect: Fraction) -> _Style:
         side = math.sqrt(width * height)
+        wide = math.sqrt(pixel_aspect)
         text_px = max(11, round(side / 60))
         return cls(
-            line_px=max(2, 2 * round(side / 960)),
+            line_wh=(max(2, 2 * round(side / 960 / wide)), max(2, 2 * round(side / 960 * wide))),
             text_px=text_px,
             pad_px=max(2, 2 * round(text_px / 10)),
             margin_px=max(2, 2 * round(side / 240)),
+            pixel_aspect=pixel_aspect,
         )
+
+    def text_mask(self, lines: Sequence[str], pad_px: int) -> _U8:
+        """Returns the lines' coverage as `_text_mask`, in the picture's pixels."""
+        mask = _text_mask(lines, self.text_px, pad_px)
+        if self.pixel_aspect == 1:
+            return mask
+        wide = math.sqrt(self.pixel_aspect)
+        size_wh = _even_up(mask.shape[1] / wide), _even_up(mask.shape[0] * wide)
+        return np.asarray(cv2.resize(mask, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 class _Canvas(abc.ABC):
@@ -273,12 +289,17 @@ def _yuv_of(colour_bgr: Colour, matrix: Matrix, full_range: bool) -> Colour:
 
 
 def _outline(
-    canvas: _Canvas, box_xyxy: tuple[int, int, int, int], line_px: int, colour: Colour, *, corners_only: bool
+    canvas: _Canvas,
+    box_xyxy: tuple[int, int, int, int],
+    line_wh: tuple[int, int],
+    colour: Colour,
+    *,
+    corners_only: bool,
 ) -> None:
     """Draws the four sides of a box, or of each side a quarter at both of its ends."""
     left, top, right, bottom = box_xyxy
-    inner_left, inner_top = min(left + line_px, right), min(top + line_px, bottom)
-    inner_right, inner_bottom = max(_even_down(right) - line_px, left), max(_even_down(bottom) - line_px, top)
+    inner_left, inner_top = min(left + line_wh[0], right), min(top + line_wh[1], bottom)
+    inner_right, inner_bottom = max(_even_down(right) - line_wh[0], left), max(_even_down(bottom) - line_wh[1], top)
     across = _even_up((right - left) / 4) if corners_only else right - left
     down = _even_up((bottom - top) / 4) if corners_only else bottom - top
     for begin, end in {(left, min(left + across, right)), (max(_even_down(right - across), left), right)}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -49,6 +50,7 @@ class Frame:
         pts_s: presentation time in seconds from the source's start.
         captured_at_s: `time.perf_counter()` when the source had the frame ready.
         name: the file's name for a source made of image files, else None.
+        pixel_aspect: width of a pixel over its height, as it is to be shown.
 
     Raises:
         ValueError: if a BGR array isn't (H, W, 3) uint8 with H and W at least 1, or `pts_s` isn't a finite number.
@@ -60,6 +62,7 @@ class Frame:
     pts_s: float
     captured_at_s: float
     name: str | None = None
+    pixel_aspect: Fraction = Fraction(1)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.pts_s):
@@ -76,6 +79,13 @@ class Frame:
         if isinstance(self.pixels, np.ndarray):
             return self.pixels.shape[1], self.pixels.shape[0]
         return self.pixels.size_wh
+
+    @property
+    def shown_wh(self) -> tuple[int, int]:
+        """Width and height that show the picture in its true shape on square pixels; neither is less than its own."""
+        width, height = self.size_wh
+        aspect = self.pixel_aspect
+        return (round(width * aspect), height) if aspect >= 1 else (width, round(height / aspect))
 
     @cached_property
     def host_pixels(self) -> HostPixels:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Letterbox:
     """Scales a picture into the network's input, padded with black, or stretched.
 
-    Upstream's `keep_ratio` (`nanodet/data/transform/warp.py`): True scales both axes alike and centres the picture,
-    False fills the input. Others put it into the top left corner.
+    Upstream's `keep_ratio` (`nanodet/data/transform/warp.py`): True keeps the picture's shape and centres it, False
+    fills the input. Others put it into the top left corner.
 
     Attributes:
         source_wh: width and height of the source frame in pixels.
@@ -42,8 +42,16 @@ class Letterbox:
         input_wh: tuple[int, int],
         keep_ratio: bool,
         padding: Literal["centre", "top-left"] = "centre",
+        shown_wh: tuple[int, int] | None = None,
     ) -> Letterbox:
         """Returns the transform for frames of one size.
+
+        Args:
+            source_wh: width and height of the frames in pixels.
+            input_wh: width and height of the network's input.
+            keep_ratio: whether the picture keeps its shape.
+            padding: where it is then.
+            shown_wh: the picture's true shape where pixels aren't square, as `Frame.shown_wh`; None is `source_wh`.
 
         Raises:
             ValueError: if a size isn't positive.
@@ -52,19 +60,16 @@ class Letterbox:
             raise ValueError(f"wanted positive sizes, got source {source_wh} and input {input_wh}")
         if not keep_ratio:
             return Letterbox(source_wh, input_wh, input_wh, (0, 0))
-        scale = min(input_wh[0] / source_wh[0], input_wh[1] / source_wh[1])
-        resized = (max(1, round(source_wh[0] * scale)), max(1, round(source_wh[1] * scale)))
+        width, height = shown_wh or source_wh
+        scale = min(input_wh[0] / width, input_wh[1] / height)
+        resized = (max(1, round(width * scale)), max(1, round(height * scale)))
         offset = ((input_wh[0] - resized[0]) // 2, (input_wh[1] - resized[1]) // 2)
         return Letterbox(source_wh, input_wh, resized, offset if padding == "centre" else (0, 0))
 
     @staticmethod
-    def for_model(source_wh: tuple[int, int], spec: ModelSpec) -> Letterbox:
-        """Returns the transform for frames of one size into a model's input.
-
-        Raises:
-            ValueError: if the size isn't positive.
-        """
-        return Letterbox.fit(source_wh, spec.input_size_wh, spec.keep_ratio, spec.padding)
+    def for_model(frame: Frame, spec: ModelSpec) -> Letterbox:
+        """Returns the transform for frames like `frame` into a model's input."""
+        return Letterbox.fit(frame.size_wh, spec.input_size_wh, spec.keep_ratio, spec.padding, frame.shown_wh)
 
     def apply(self, frame: Frame, out: npt.NDArray[np.uint8]) -> None:
         """Writes the frame into `out`, (input h, input w, 3) uint8 BGR, padding included.

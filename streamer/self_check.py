@@ -50,7 +50,7 @@ def find_in_picture(model: ModelFile, engine: Engine) -> Detections:
 
 
 def _run(model: ModelFile, engine: Engine, frame: Frame) -> Output:
-    letterbox = Letterbox.for_model(frame.size_wh, model.spec)
+    letterbox = Letterbox.for_model(frame, model.spec)
     letterbox.apply(frame, engine.input(0))
     engine.start(0)
     return engine.wait(0)[0]
@@ -71,7 +71,7 @@ def _find(model: ModelFile, output_of: Callable[[Frame], Output]) -> Detections:
 def _decoded(model: ModelFile, output: Output, frame: Frame) -> Detections:
     if not np.isfinite(output).all():
         raise EngineError(f"the model {model.path.name!r} {NOT_FINITE}")
-    found = Decoder(model.spec, _RECORDED_CONF)(output, Letterbox.for_model(frame.size_wh, model.spec))
+    found = Decoder(model.spec, _RECORDED_CONF)(output, Letterbox.for_model(frame, model.spec))
     scores = output[:, : model.spec.num_classes]
     least, greatest = float(scores.min()), float(scores.max())
     if least < -_ROUNDING or greatest > 1 + _ROUNDING:
@@ -150,7 +150,7 @@ def _compare_with_file(model: ModelFile, engine: str, output: Output, frame: Fra
         return
     width, height = model.spec.input_size_wh
     pixels = np.zeros((height, width, 3), np.uint8)
-    Letterbox.for_model(frame.size_wh, model.spec).apply(frame, pixels)
+    Letterbox.for_model(frame, model.spec).apply(frame, pixels)
     reference = reference_rows(model, pixels)
     if reference is None:
         log.warning(

@@ -83,6 +83,7 @@ def write_clip(
     codec_options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
     format: str | None = None,
+    pixel_aspect: Fraction | None = None,
     with_audio: bool = False,
     audio_s: float | None = None,
     audio_codec: str = "aac",
@@ -104,6 +105,7 @@ def write_clip(
         vflip: mirroring upside down written to the container.
         codec_options: FFmpeg's options for the encoder, over one thread and a fast preset.
         container_options: FFmpeg's options for the muxer.
+        pixel_aspect: width of a pixel over its height.
         with_audio: adds a tone: AAC in stereo, or mono in another codec.
         audio_s: how long it is; None is as long as the pictures.
         audio_codec: FFmpeg's encoder name.
@@ -117,6 +119,8 @@ def write_clip(
         stream = output.add_stream(codec, rate=fps, options=options | (codec_options or {}))
         stream.width, stream.height = size_wh
         stream.pix_fmt = pix_fmt
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         constant = all(abs(time - index / fps) < 1e-9 for index, time in enumerate(times_s))
         time_base = Fraction(1, fps) if constant else _TIME_BASE
         stream.codec_context.time_base = time_base

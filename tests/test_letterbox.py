@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,3 +84,20 @@ def test_refuses_wrong_sizes() -> None:
         box.apply(frame(np.zeros((11, 20, 3), np.uint8)), np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(ValueError, match="positive"):
         Letterbox.fit((0, 10), (64, 64), True)
+
+
+def test_a_picture_of_wide_pixels_gets_its_true_shape_and_boxes_come_back_in_its_pixels() -> None:
+    frame = Frame(np.zeros((288, 352, 3), np.uint8), "pal", 0, 0.0, 0.0, pixel_aspect=Fraction(16, 11))
+    box = Letterbox.fit(frame.size_wh, (416, 416), True, shown_wh=frame.shown_wh)
+    assert box.resized_wh == (416, 234)
+    out = np.zeros((416, 416, 3), np.uint8)
+    box.apply(frame, out)
+    corners = np.array([[0, 91, 416, 325], [208, 91, 500, 208]], np.float32)
+    np.testing.assert_allclose(box.to_source(corners), [[0, 0, 352, 288], [176, 0, 352, 144]], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "shown_wh"), [(Fraction(1), (352, 288)), (Fraction(12, 11), (384, 288)), (Fraction(1, 2), (352, 576))]
+)
+def test_the_true_shape_has_no_fewer_pixels(aspect: Fraction, shown_wh: tuple[int, int]) -> None:
+    assert Frame(np.zeros((288, 352, 3), np.uint8), "pal", 0, 0.0, 0.0, pixel_aspect=aspect).shown_wh == shown_wh

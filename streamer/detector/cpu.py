@@ -51,7 +51,7 @@ class CpuDetector(Detector):
             raise ValueError(f"{self.depth} frames are in flight already: collect one first")
         began = time.perf_counter()
         slot = self._submitted % self.depth
-        letterbox = Letterbox.for_model(frame.size_wh, self._spec)
+        letterbox = Letterbox.for_model(frame, self._spec)
         letterbox.apply(frame, self._engine.input(slot))
         preprocess_ms = (time.perf_counter() - began) * 1e3
         self._engine.start(slot)

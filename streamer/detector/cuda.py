@@ -256,7 +256,7 @@ class CudaDetector(Detector):
             self._landed.append((frame, detections, DetectTimes(flight.preprocess_ms, inference_ms, postprocess_ms)))
 
     def _letterbox(self, frame: Frame) -> Letterbox:
-        return Letterbox.for_model(frame.size_wh, self._spec)
+        return Letterbox.for_model(frame, self._spec)
 
     def close(self) -> None:
         if self._closed:

@@ -47,7 +47,7 @@ class VideoEncoder:
     def __init__(
         self, container: av.container.OutputContainer, frame: Frame, fps: Fraction, time_base: Fraction, crf: int
     ) -> None:
-        """Adds a stream of the size and the colours of `frame`.
+        """Adds a stream of the size, the shape of pixels and the colours of `frame`.
 
         Args:
             container: where the stream is added; its header isn't written yet.
@@ -66,6 +66,7 @@ class VideoEncoder:
         self._stream = stream
         context = stream.codec_context
         context.width, context.height = self._size_wh
+        context.sample_aspect_ratio = frame.pixel_aspect
         context.pix_fmt = self._format
         context.time_base = stream.time_base = time_base
         context.thread_count = 1

@@ -14,6 +14,7 @@ from streamer.interrupt import undone_when_stopped
 from streamer.sinks.base import Sink
 from streamer.sinks.files import reason, safe_name
 from streamer.sinks.paths import OutputPaths
+from streamer.sinks.scaling import resized
 from streamer.sources.uri import PICTURE_SUFFIXES
 from streamer.whole_file import new_file_beside
 
@@ -25,7 +26,8 @@ _MOST_NAMES = 100_000
 class ImagesSink(Sink):
     """Writes each frame as a picture into a folder: under its own name if it came from a picture file.
 
-    Other frames are called ``SOURCE_000123.jpg`` after their index. A file appears whole or not at all.
+    Other frames are called ``SOURCE_000123.jpg`` after their index. A file appears whole or not at all. Pictures whose
+    pixels aren't square are scaled to their true shape.
     """
 
     def __init__(self, folder: Path, *, paths: OutputPaths | None = None) -> None:
@@ -56,7 +58,7 @@ class ImagesSink(Sink):
             self._said = True
             log.warning("replacing pictures in %s, the first is %s", self._folder, path.name)
         try:
-            encoded, content = cv2.imencode(path.suffix, frame.image)
+            encoded, content = cv2.imencode(path.suffix, resized(frame, frame.shown_wh))
             if not encoded:
                 raise SinkError(f"can't encode {path}; give the source's picture another format")
             partial = new_file_beside(path)

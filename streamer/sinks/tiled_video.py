@@ -206,7 +206,9 @@ class TiledVideo:
     def _new_canvas(self) -> YuvCanvas:
         """Returns a canvas of the size and the colours that suit the pictures there are and those known to come."""
         frames = [pane.tile.frame for pane in self._shown if pane.tile.frame is not None]
-        known = [frame.size_wh for frame in frames] + [pane.size_wh for pane in self._shown if pane.size_wh is not None]
+        known = [frame.shown_wh for frame in frames] + [
+            pane.size_wh for pane in self._shown if pane.size_wh is not None
+        ]
         largest = max(known, key=lambda size_wh: size_wh[0] * size_wh[1], default=TILE_WH)
         planes = [frame.host_pixels for frame in frames if isinstance(frame.host_pixels, Yuv420)]
         size_wh = canvas_wh(len(self._shown), largest, self._most_wh)

@@ -211,7 +211,7 @@ class Mosaic:
             words = _plate("no picture" if tile.is_over else "waiting", text_px, width)[:height]
             self._paste(words, box.left + (width - words.shape[1]) // 2, box.top + (height - words.shape[0]) // 2)
         else:
-            picture = self._centred(fitted(tile.frame.size_wh, box.size_wh, enlarge=True), box)
+            picture = self._centred(fitted(tile.frame.shown_wh, box.size_wh, enlarge=True), box)
             if picture != box:
                 self._canvas.fill(box, _BACKGROUND)
             self._canvas.put(picture, tile.frame)

@@ -143,7 +143,7 @@ class WindowSink(Sink):
         """
         self._frame = frame
         self._count += 1
-        self._window.show(frame.size_wh)
+        self._window.show(frame.shown_wh)
 
     @property
     def lingers(self) -> bool:
@@ -166,4 +166,4 @@ class WindowSink(Sink):
         assert self._frame is not None  # the window opens with the first
         if min(room_wh) < 1:
             return self._frame.image
-        return resized(self._frame, fitted(self._frame.size_wh, room_wh))
+        return resized(self._frame, fitted(self._frame.shown_wh, room_wh))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,7 @@ class SourceInfo:
         duration_s: its length in seconds, or None when unknown.
         live: True when frames can't be asked for again or waited with (camera, network stream).
         path: the local file it reads, or None.
+        pixel_aspect: width of a pixel over its height, as it is to be shown.
         first_stamp_s: the file's own time stamp of the first frame in seconds, or None when unknown.
     """
 
@@ -37,6 +39,7 @@ class SourceInfo:
     duration_s: float | None = None
     live: bool = False
     path: Path | None = None
+    pixel_aspect: Fraction = Fraction(1)
     first_stamp_s: float | None = None
 
 

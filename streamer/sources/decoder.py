@@ -7,6 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ from streamer.sources.ending import Coverage, missing_at_end_s
 from streamer.sources.hardware import GpuFirst
 from streamer.sources.http import playlist
 from streamer.sources.options import SourceOptions, too_large
-from streamer.sources.packets import CpuPackets, Damage, PacketDecoder, Picture
+from streamer.sources.packets import CpuPackets, Damage, Picture
 from streamer.sources.uri import delimiters_hint
 from streamer.sources.web_diagnosis import why_unreadable_there
 from streamer.tls import SCHEMES as TLS_SCHEMES
@@ -58,6 +59,7 @@ _PROTOCOLS = {
 }
 _PLAYLISTS = ("hls", "dash")
 _AVFMT_NOTIMESTAMPS = 0x0080
+_MOST_ASPECT = 8
 _MAX_BAD_IN_A_ROW = 100
 # One thread takes the least CPU a picture (measured at 720p: 12 % below two frame threads) and adds no delay;
 # above Full HD it may not keep up with real time.
@@ -114,7 +116,7 @@ class VideoDecoder:
         self.is_live = self._path is None and not (str(target).startswith(_WEB_SCHEMES) and self._has_end())
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
         self._tick_s = float(self.stream.time_base or 0)
-        self._decoder: PacketDecoder
+        self._decoder: CpuPackets | GpuFirst
         if options.gpu is None:
             self._decoder = CpuPackets(self.stream, self._tick_s, options.max_pixels)
         else:
@@ -177,6 +179,15 @@ class VideoDecoder:
         except av.FFmpegError as error:
             raise SourceError(f"source {self._shown!r} {self._why_broken(error)}") from None
         return coverage.missing_s(self.duration_s - at_end_s) + at_end_s
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width of a pixel over its height, once there is a picture; 1 where the video says nothing sensible."""
+        said = self.stream.sample_aspect_ratio
+        aspect = Fraction(said) if said else Fraction(1)
+        if not 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT:
+            return Fraction(1)
+        return 1 / aspect if self._decoder.turn is not None and self._decoder.turn[0] else aspect
 
     def close(self) -> None:
         """Closes the file or connection. Safe to call twice."""

@@ -12,6 +12,7 @@ from av.video.stream import VideoStream
 from streamer.errors import EngineError, SourceError
 from streamer.sources.options import SourceOptions
 from streamer.sources.packets import CpuPackets, Damage, PacketDecoder, Picture
+from streamer.sources.pixels import Turn
 
 if TYPE_CHECKING:
     from streamer.cuda.nvdec import NvdecPackets
@@ -90,6 +91,11 @@ class GpuFirst(PacketDecoder):
         pictures = self._cpu.decode(packet)
         self._held.append(packet)
         return self._choose(pictures) if pictures else []
+
+    @property
+    def turn(self) -> Turn | None:
+        """How pictures are turned for display; None until the first."""
+        return self._cpu.turn
 
     def close(self) -> None:
         self._held.clear()

@@ -26,7 +26,7 @@ def pixels_of(picture: av.VideoFrame, turn: Turn) -> HostPixels:
 
     8-bit 4:2:0 pictures pass through as they are; other YUV ones become 4:2:0 and keep their colour tags (higher bit
     depths are cut to 8 bits, HDR is not tone-mapped); all others become (H, W, 3) uint8 BGR, without transparency.
-    The sample aspect ratio is ignored.
+    The sample aspect ratio is left to `Frame.pixel_aspect`.
     """
     if not _is_yuv(picture.format):
         image = np.asarray(picture.reformat(format="bgr24", threads=1).to_ndarray(), np.uint8)

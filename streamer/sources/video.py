@@ -129,7 +129,7 @@ class VideoSource(GuardedSource):
         self._end_s = pts_s + picture.duration_s
         index = self._count + self._decoder.passed_over
         self._count += 1
-        return Frame(picture.pixels, self._name, index, pts_s, now_s)
+        return Frame(picture.pixels, self._name, index, pts_s, now_s, pixel_aspect=self.info.pixel_aspect)
 
     def _live_pts_s(self, picture: Picture, now_s: float) -> float:
         """Returns the time of a stream's picture, and says where its stamps don't fit."""
@@ -161,6 +161,7 @@ class VideoSource(GuardedSource):
             duration_s=None if live else decoder.duration_s,
             live=live,
             path=self._path,
+            pixel_aspect=decoder.pixel_aspect,
         )
 
     def _note_missing_end(self) -> None:

@@ -231,7 +231,8 @@ class RemoteSource(FedSource):
 
         assert self._looks is not None, "the process tells how pictures look before it gives the first"
         pixels = Nv12(loan, self._looks.size_wh, self._looks.tags)
-        frame = Frame(pixels, self.info.name, given.frame_index, given.pts_s, given.captured_at_s)
+        name, aspect = self.info.name, self.info.pixel_aspect
+        frame = Frame(pixels, name, given.frame_index, given.pts_s, given.captured_at_s, pixel_aspect=aspect)
         self.arrive(frame, given.capture_ms)
 
     def arrive(self, frame: Frame, capture_ms: float) -> None:
