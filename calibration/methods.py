@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.files import temporary_folder
+from calibration.prepare import prepared
 from streamer.errors import ConfigError, ModelError
-from streamer.graph_constants import fold_constants
 from streamer.int8 import RANGES_KEY, is_quantized
 from streamer.telemetry import without_telemetry
 
@@ -86,13 +86,9 @@ class Quantizer:
             model: float32, one input.
             inputs: calibration data, each (1, 3, H, W) float32, normalised.
         """
-        import onnx
-
         require_packages()
         quiet_onnxruntime()
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
-        fold_constants(self.model)
+        self.model = prepared(model, inputs[0])
         for index, node in enumerate(self.model.graph.node):
             node.name = node.name or f"node{index}"
         self._inputs = inputs
@@ -182,7 +178,8 @@ class Quantizer:
             onnx.save(self.model, plain)
             calibrator = getattr(calibrate, kind)(str(plain), None, str(augmented), **options)
             infos = {info.name: info for info in [*calibrator.model.graph.value_info, *calibrator.model.graph.input]}
-            calibrator.select_tensors_to_calibrate = lambda model: (wanted & set(infos), infos)
+            floats = {name for name, info in infos.items() if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+            calibrator.select_tensors_to_calibrate = lambda model: (wanted & floats, infos)
             with contextlib.redirect_stdout(io.StringIO()):
                 calibrator.augment_graph()
                 calibrator.create_inference_session()

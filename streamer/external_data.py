@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import AttributeProto, TensorProto, helper
 
 from streamer.errors import ModelError
 
@@ -53,14 +53,13 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
         yield from (sparse.values, sparse.indices)
     for node in graph.node:
         for attribute in node.attribute:
-            yield from (
-                attribute.t,
-                *attribute.tensors,
-                attribute.sparse_tensor.values,
-                attribute.sparse_tensor.indices,
-            )
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
+            if attribute.type in (AttributeProto.TENSOR, AttributeProto.TENSORS):
+                yield from (attribute.t, *attribute.tensors)
+            elif attribute.type == AttributeProto.SPARSE_TENSOR:
+                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+            elif attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+                for inner in (attribute.g, *attribute.graphs):
+                    yield from _tensors(inner)
 
 
 def _size(tensor: TensorProto) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -24,6 +24,7 @@ _COMPUTING = {
 }
 _QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 _ANY_SIZE = _REARRANGING | {"Cast", "CastLike", *_QUANTIZING}
+_LARGEST_SHAPE = 64
 _MOST_VALUES = 4096
 """In an operand of an operator whose result may be larger than what it reads."""
 
@@ -96,6 +97,8 @@ class Constants:
             return [first]
         if node.op_type in _QUANTIZING:
             return [_requantised(node, operands)]
+        if (value := _quickly(node, operands)) is not None:
+            return [value]
         sizes = [operand.size for operand in operands if operand is not None]
         if node.op_type not in _ANY_SIZE and max(sizes) > _MOST_VALUES:
             return nothing
@@ -110,6 +113,30 @@ class Constants:
             return [np.asarray(value) for value in evaluator.run(None, fed)]
         except Exception:  # a node that contradicts itself trips the evaluator anywhere; the checks say so
             return nothing
+
+
+def _quickly(node: NodeProto, operands: list[np.ndarray | None]) -> np.ndarray | None:
+    """Computes what arithmetic on shapes is made of, which the reference takes long for; None for all else."""
+    first, second = (*operands, None)[:2]
+    if first is None or first.dtype.kind not in "iu" or first.size > _LARGEST_SHAPE:
+        return None
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    match node.op_type:
+        case "Unsqueeze":
+            axes = second if second is not None else np.array(attributes["axes"].ints)
+            return np.expand_dims(first, tuple(int(axis) for axis in axes.reshape(-1)))
+        case "Concat" if all(operand is not None and operand.ndim == 1 for operand in operands):
+            return np.concatenate([operand for operand in operands if operand is not None])
+        case "Cast" if attributes["to"].i == TensorProto.INT64:
+            return first.astype(np.int64)
+        case "Add" | "Sub" | "Mul" | "Div" if second is not None and second.size == 1 == first.size:
+            if node.op_type == "Div":
+                return first // second if first.min() >= 0 and second.min() > 0 else None
+            return np.asarray({"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}[node.op_type](first, second))
+        case "Gather" if second is not None and second.size == 1 and first.ndim == 1:
+            place = int(second.reshape(())[()])
+            return first[np.full(second.shape, place)] if -first.size <= place < first.size else None
+    return None
 
 
 def _requantised(node: NodeProto, operands: list[np.ndarray | None]) -> np.ndarray | None:
@@ -186,6 +213,11 @@ def fold_constants(proto: ModelProto) -> None:
     kept = []
     stored: set[str] = set()
     for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+            continue
         values = {} if stored.intersection(node.input) else _folded(node, constants)
         if not values:
             kept.append(node)

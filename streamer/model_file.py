@@ -141,7 +141,7 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
         use_pairs(proto)
         shapes = shapes_of(proto, spec.input_size_wh)
         layout = read_layout(proto, spec, shapes)
-        join_outputs(proto, layout)
+        join_outputs(proto, layout, spec)
     except ModelError as error:
         raise ModelError(f"{str(path)!r} {error}") from None
     spec = spec.model_copy(update={"channel_order": "BGR", "scores": "auto", "order": "auto"})
@@ -164,8 +164,10 @@ def read_onnx(path: Path) -> tuple[ModelProto, str]:
     digest = hashlib.sha256(data)
     try:
         proto = onnx.load_model_from_string(data)
-        digest.update(load_external_data(proto, path))
-        _check(proto)
+        if external := load_external_data(proto, path):
+            digest.update(external)
+            data = b""
+        _check(proto, data)
         _check_constants(proto)
     except ModelError as error:
         raise ModelError(f"{str(path)!r} {error}") from None
@@ -178,13 +180,16 @@ def read_onnx(path: Path) -> tuple[ModelProto, str]:
     return proto, digest.hexdigest()
 
 
-def _check(proto: ModelProto) -> None:
-    """Lets ONNX check a model; that inputs and outputs say nothing of their shape is fine for every engine."""
+def _check(proto: ModelProto, data: bytes) -> None:
+    """Lets ONNX check a model; that inputs and outputs say nothing of their shape is fine for every engine.
+
+    `data` are the bytes that the model was read from, where these are all of it: to write it again takes time.
+    """
     values = (*proto.graph.input, *proto.graph.output)
     undeclared = [value.type.tensor_type for value in values if not value.type.tensor_type.HasField("shape")]
     for tensor in undeclared:
         tensor.shape.SetInParent()
-    onnx.checker.check_model(proto)
+    onnx.checker.check_model(proto if undeclared or not data else data)
     for tensor in undeclared:
         tensor.ClearField("shape")
 

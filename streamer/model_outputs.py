@@ -13,20 +13,27 @@ from streamer.model_layout import LEAST_PROBABILITY, Channels, Layout, Level
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from streamer.model_spec import ModelSpec
+
 OUTPUT = "output"
 _SIZES_ARE_INPUT_OPSET = 13
 
 
-def join_outputs(proto: ModelProto, layout: Layout) -> None:
+def join_outputs(proto: ModelProto, layout: Layout, spec: ModelSpec) -> None:
     """Makes a graph end in one float32 output (batch, points, classes + 4 (reg_max + 1)), in place.
 
     Args:
         proto: the graph.
         layout: of its outputs; see `read_layout`.
+        spec: what the model is.
     """
     halves = {value.name for value in proto.graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
     if not layout.is_plain or halves:
         _Writer(proto, halves, layout.reg_max).write(layout)
+    name = proto.graph.output[0].name
+    if not proto.graph.output[0].type.tensor_type.HasField("shape"):
+        size: list[str | int | None] = ["batch", spec.num_points, spec.output_channels]
+        proto.graph.output[0].CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, size))
 
 
 class _Writer:

@@ -9,16 +9,21 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
-from onnx import shape_inference
+from onnx import helper, numpy_helper, shape_inference
 
 from streamer.errors import ModelError
+from streamer.graph_constants import Constants, fold_constants
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
 _MOST_VALUES = 1 << 27
 """In one tensor; what NanoDet-g has at 4096x4096, the largest input."""
+
+_LARGEST_SHAPE = 64
+"""Values in a constant that may be a shape, or computed to one."""
 
 Shape = tuple[int, ...]
 
@@ -42,23 +47,64 @@ def shapes_of(proto: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
         ModelError: if the graph contradicts itself, or has a tensor too large for any NanoDet; the message goes behind
             the file's name.
     """
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(proto)
+    fixed = _without_weights(proto, size_wh)
     graph = fixed.graph
-    constants = {constant.name: tuple(constant.dims) for constant in graph.initializer}
-    for value in graph.input:
-        if value.name not in constants:
-            for dimension, size in zip(value.type.tensor_type.shape.dim, (1, 3, *size_wh[::-1]), strict=True):
-                dimension.dim_value = size
-    for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
-    del graph.value_info[:]  # what an exporter noted may be stale
     for node in graph.node:
         if node.op_type == "FusedConv":  # ONNX Runtime's own: a convolution with its activation
             node.op_type, node.domain = "Conv", ""
             del node.input[3:]
             for attribute in [item for item in node.attribute if item.name.startswith("activation")]:
                 node.attribute.remove(attribute)
+    shapes = _inferred(fixed, size_wh)
+    while any(0 in shapes.get(value.name, (0,)) for value in graph.output) and _compute_shapes(fixed, shapes):
+        shapes = _inferred(fixed, size_wh)
+    for value in proto.graph.output:  # what the file says of them counts where inference can't tell
+        said, found = dimensions(value), shapes.get(value.name, ())
+        if len(found) == len(said):
+            shapes[value.name] = tuple(one or other for one, other in zip(found, said, strict=True))
+        elif not found:
+            shapes[value.name] = said
+    for name, shape in shapes.items():
+        if min(shape, default=0) < 0 or prod(shape) > _MOST_VALUES:
+            raise ModelError(f"has a tensor {name!r} of {list(shape)}; get the file again")
+    for node in fixed.graph.node:
+        if node.op_type == "Reshape":  # whose sizes inference doesn't compare
+            before, after = (shapes.get(name, (0,)) for name in (node.input[0], node.output[0]))
+            if 0 not in before + after and prod(before) != prod(after):
+                raise ModelError(
+                    f"contradicts itself (Reshape makes {list(after)} of {list(before)}); get the file again"
+                )
+    return shapes
+
+
+def _without_weights(proto: ModelProto, size_wh: tuple[int, int]) -> ModelProto:
+    """Returns a copy for one picture whose weights are inputs, which spares copying their values again and again.
+
+    Nor does it hold what an exporter noted of shapes, which may be stale.
+    """
+    fixed = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
+    graph = fixed.graph
+    graph.name = proto.graph.name
+    graph.node.extend(proto.graph.node)
+    constants = {constant.name for constant in proto.graph.initializer}
+    for value in proto.graph.input:
+        if value.name not in constants:
+            graph.input.append(value)
+            for dimension, size in zip(graph.input[-1].type.tensor_type.shape.dim, (1, 3, *size_wh[::-1]), strict=True):
+                dimension.dim_value = size
+    for constant in proto.graph.initializer:
+        if prod(constant.dims) > _LARGEST_SHAPE:
+            graph.input.append(helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims))
+        else:
+            graph.initializer.append(constant)
+    for value in proto.graph.output:
+        graph.output.append(value)
+        graph.output[-1].type.tensor_type.ClearField("shape")
+    return fixed
+
+
+def _inferred(fixed: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
+    """Returns what ONNX infers of the shapes in a graph whose input's is known."""
     try:
         graph = shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
     except Exception as error:  # of no base but Exception
@@ -69,21 +115,33 @@ def shapes_of(proto: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
             "describe its input as it is"
         ) from error
     values = [*graph.input, *graph.value_info, *graph.output]
-    shapes = constants | {v.name: dimensions(v) for v in values if v.type.tensor_type.HasField("shape")}
-    for value in proto.graph.output:  # what the file says of them counts where inference can't tell
-        said, found = dimensions(value), shapes.get(value.name, ())
-        if len(found) == len(said):
-            shapes[value.name] = tuple(one or other for one, other in zip(found, said, strict=True))
-        elif not found:
-            shapes[value.name] = said
-    for name, shape in shapes.items():
-        if min(shape, default=0) < 0 or prod(shape) > _MOST_VALUES:
-            raise ModelError(f"has a tensor {name!r} of {list(shape)}; get the file again")
-    for node in graph.node:
-        if node.op_type == "Reshape":  # whose sizes inference doesn't compare
-            before, after = (shapes.get(name, (0,)) for name in (node.input[0], node.output[0]))
-            if 0 not in before + after and prod(before) != prod(after):
-                raise ModelError(
-                    f"contradicts itself (Reshape makes {list(after)} of {list(before)}); get the file again"
-                )
-    return shapes
+    shapes = {constant.name: tuple(constant.dims) for constant in graph.initializer}
+    return shapes | {v.name: dimensions(v) for v in values if v.type.tensor_type.HasField("shape")}
+
+
+def _compute_shapes(fixed: ModelProto, shapes: dict[str, Shape]) -> bool:
+    """Makes constants of what Shape nodes say and what is picked from that, where it is known; tells if any was.
+
+    Inference itself follows computed shapes only so far, the less the older the operator set.
+    """
+    constants = Constants(fixed)
+    said: dict[str, np.ndarray] = {}
+    found = False
+    for node in fixed.graph.node:
+        value = None
+        if node.op_type == "Shape" and shapes.get(node.input[0]):
+            ends = {attribute.name: attribute.i for attribute in node.attribute}
+            shape = shapes[node.input[0]]
+            value = said[node.output[0]] = np.array(shape[ends.get("start", 0) : ends.get("end", len(shape))], np.int64)
+        elif node.op_type == "Gather" and node.input[0] in said:
+            indices = constants.get(node.input[1])
+            size = len(said[node.input[0]])
+            if indices is not None and np.all((indices >= -size) & (indices < size)):
+                value = said[node.input[0]][indices]
+        if value is not None and np.all(value):
+            tensor = numpy_helper.from_array(np.asarray(value, np.int64))
+            node.CopyFrom(helper.make_node("Constant", [], list(node.output), value=tensor))
+            found = True
+    if found:
+        fold_constants(fixed)
+    return found
