@@ -111,8 +111,8 @@ class StreamConfig(_Frozen):
             uses a GPU and NVDEC can decode the video.
         decode_processes: how many processes of their own decode videos; ``auto`` is one for each 16 that a GPU decodes,
             at least two, and none for few or on a CPU.
-        segment: length of a video output's segments: ``10m``, or a number of seconds; None writes one file.
-        retain: which segments are kept: an age (``24h``) or a size (``50GB``) of all together; None keeps all.
+        segment: length of the segments of videos and JSON lines: ``10m``, or a number of seconds; None writes one file.
+        retain: which segments are kept: an age (``24h``) or a size (``50GB``) of all outputs together; None keeps all.
         quality: of video outputs: ``low``, ``medium``, ``high`` (75), ``best``, or a number from 1 to 100.
         layout: ``tiled`` shows several sources in one window, and in one video where its name has no ``{source}``;
             ``separate`` each in its own.

@@ -189,7 +189,7 @@ class Opener(Closing):
         every = [*self.outputs, *(output for outputs in own.values() for output in outputs or ())]
         if config.segment is not None and not any(is_segmented(output) for output in every):
             got = ", ".join(map(redact, every))
-            raise ConfigError(f"segment needs a video file among the outputs, got {got}: add --output out.mp4")
+            raise ConfigError(f"segment needs a video or JSON lines among the outputs, got {got}: add --output out.mp4")
         refuse_conflicts(
             self.outputs,
             list(self._infos.values()),

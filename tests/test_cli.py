@@ -182,7 +182,7 @@ def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--source", "clip.mp4", "--output", "clip.mp4"], 2, "source"),
         (["--source", "x=clip.mp4", "--source", "clip=sample", "--output", "{source}.mp4"], 2, "is also the source"),
         (["--source", "clip.mp4", "--output", "o.mp4", "--output", "./o.mp4"], 2, "two outputs are"),
-        (["--source", "clip.mp4", "--output", "o.jsonl", "--segment", "10m"], 2, "add --output out.mp4"),
+        (["--source", "clip.mp4", "--output", "null", "--segment", "10m"], 2, "add --output out.mp4"),
         (["--source", "clip.mp4", "--output", "o.mp4", "--segment", "soon"], 2, "10m"),
         (["--source", "clip.mp4", "--output", "o.mp4", "--retain", "24h"], 2, "--segment 10m"),
         (["--source", "clip.mp4", "--output", "none/o.mp4", "--segment", "10m"], 1, "none"),

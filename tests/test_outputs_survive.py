@@ -87,18 +87,25 @@ def test_a_killed_program_loses_two_seconds_at_most(tmp_path: Path, clip: Path, 
         assert len(lines) - 2 * FPS <= len(numbers) <= len(lines) + FPS
 
 
+def lines_in_segments(folder: Path) -> list[int]:
+    """Returns how many lines each segment of o.jsonl holds."""
+    return [lines_in(file) for file in sorted(folder.glob("o-*.jsonl"))]
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_program_leaves_every_segment_whole(
     tmp_path: Path, clip: Path, model: Path, number: signal.Signals, status: int
 ) -> None:
     outputs = [part for name in ("o.mp4", "o.mkv", "o.jsonl") for part in ("--output", name)]
     with running(tmp_path, "--source", clip, *outputs, "--model", model, "--segment", "0.5") as process:
-        assert until(lambda: lines_in(tmp_path / "o.jsonl") >= 1.8 * FPS or process.poll() is not None)
+        assert until(lambda: sum(lines_in_segments(tmp_path)) >= 1.8 * FPS or process.poll() is not None)
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert process.returncode == status, err
     assert err == ""
-    count = lines_in(tmp_path / "o.jsonl")
+    counts = lines_in_segments(tmp_path)
+    assert all(lines == FPS // 2 for lines in counts[:-1])
+    count = sum(counts)
     for ending in (".mp4", ".mkv"):
         files = sorted(tmp_path.glob(f"o-*{ending}"))
         parts = [read(file) for file in files]
@@ -130,9 +137,11 @@ def test_segments_of_a_camera_carry_the_time_of_their_first_frame(tmp_path: Path
             "--model", model, "--segment", "1s", "--max-frames", "75", "--policy", "every-frame",
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in (tmp_path / "door.jsonl").read_text().splitlines()]
+    parts = [file.read_text().splitlines() for file in sorted(tmp_path.glob("door-*.jsonl"))]
+    lines = [json.loads(line) for part in parts for line in part]
     files = sorted(tmp_path.glob("door-*.mkv"))
-    assert len(files) >= 3, "more where the camera was slow"
+    assert len(files) == len(parts) >= 3, "more where the camera was slow"
+    assert [frames_of(file) for file in files] == [len(part) for part in parts]
     first = 0
     for file in files:
         stamped = datetime.strptime(file.stem, "door-%Y%m%dT%H%M%S.%fZ")

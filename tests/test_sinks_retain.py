@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -15,36 +16,41 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamer.frame import Frame
-from streamer.sinks import segments
+from streamer.sinks.jsonl import JsonlSegmentsSink
 from streamer.sinks.options import Retention
-from streamer.sinks.segments import SegmentsSink, Shelf
+from streamer.sinks.paths import OutputPaths
+from streamer.sinks.retention import Series, Shelf
+from streamer.sinks.segments import SegmentsSink
 from tests.recordings import NOTHING, even, frames, info, read
 from tests.test_sinks_video_broken import noise
 
 OUTPUT = "out.v2.mp4"  # a dot in the stem: a pattern must take it as it is
 
 
+BEGUN_S = datetime(2026, 1, 23, tzinfo=timezone.utc).timestamp()  # what names count from
+
+
 def stamped(number: int, stem: str = "out.v2", ending: str = ".mp4") -> str:
-    return f"{stem}-20261123T{number // 3600:02d}{number // 60 % 60:02d}{number % 60:02d}.{number % 1000:03d}Z{ending}"
+    return f"{stem}-20260123T{number // 3600:02d}{number // 60 % 60:02d}{number % 60:02d}.{number % 1000:03d}Z{ending}"
 
 
 STRANGERS = (
     "out.v2.mp4",
     "out.v2-.mp4",
     "out.v2-holiday.mp4",
-    "out.v2-20261123T090000Z.mp4",
-    "out.v2-20261123T090000.000Z.mp4.part",
-    "out.v2-20261123T090000.000Z.mkv",
-    "out.v2-20261123T090000.000Z.MP4",
-    "out.v2-20261123T090000.000Z-2.mp4",
-    "out.v2-20261123T090000.000Z.mp4\n",
-    "out.v2-20261123T٠٩٠٠٠٠.٠٠٠Z.mp4",
-    "outxv2-20261123T090000.000Z.mp4",
-    "another-out.v2-20261123T090000.000Z.mp4",
-    ".out.v2-20261123T090000.000Z.mp4",
-    "out-20261123T090000.000Z.mp4",
-    "OUT.V2-20261123T090000.000Z.mp4",
-    "out.v2-20261123T090000000Z.mp4",
+    "out.v2-20260123T090000Z.mp4",
+    "out.v2-20260123T090000.000Z.mp4.part",
+    "out.v2-20260123T090000.000Z.mkv",
+    "out.v2-20260123T090000.000Z.MP4",
+    "out.v2-20260123T090000.000Z-2.mp4",
+    "out.v2-20260123T090000.000Z.mp4\n",
+    "out.v2-20260123T٠٩٠٠٠٠.٠٠٠Z.mp4",
+    "outxv2-20260123T090000.000Z.mp4",
+    "another-out.v2-20260123T090000.000Z.mp4",
+    ".out.v2-20260123T090000.000Z.mp4",
+    "out-20260123T090000.000Z.mp4",
+    "OUT.V2-20260123T090000.000Z.mp4",
+    "out.v2-20260123T090000000Z.mp4",
 )
 
 
@@ -102,7 +108,11 @@ def test_only_the_right_files_go_and_the_oldest_first(
 
     age_s = limit % 200 + 0.5  # ages are whole seconds: none is at the limit
     retain = Retention(age_s=age_s) if by_age else Retention(size_bytes=limit)
-    gone = Shelf(folder / OUTPUT, retain).tidy(folder / open_one if open_one else None)
+    shelf = Shelf(retain)
+    shelf.add(folder / OUTPUT)
+    if open_one is not None:
+        shelf.begin(folder / open_one)
+    shelf.tidy()
 
     total = sum(e.size for e in own)
     wanted = []
@@ -110,10 +120,23 @@ def test_only_the_right_files_go_and_the_oldest_first(
         if entry.name != open_one and (entry.age_s > age_s if by_age else total > limit):
             wanted.append(entry.name)
             total -= entry.size
-    assert [path.name for path in gone] == wanted
     assert listed(folder) == before - set(wanted)
     assert (folder.parent / "target").stat().st_size == 1000
     shutil.rmtree(folder.parent)
+
+
+class Clocks:
+    """The system's clock and that of the run, which go together unless one is set."""
+
+    def __init__(self, now_s: float = BEGUN_S + 86_400) -> None:
+        self.now_s, self.run_s = now_s, 1000.0
+
+    def pass_by(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.run_s += seconds
+
+    def shelf(self, retain: Retention) -> Shelf:
+        return Shelf(retain, clock=lambda: self.now_s, run_clock=lambda: self.run_s)
 
 
 def write_old(folder: Path, number: int, size: int, age_s: float = 0.0) -> Path:
@@ -154,19 +177,18 @@ def test_by_age_those_go_that_ended_too_long_ago(tmp_path: Path) -> None:
         assert len(sink.written) == 1
 
 
-def test_it_is_looked_after_every_ten_seconds_while_a_segment_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now_s = [1000.0]
-    monkeypatch.setattr(segments.time, "perf_counter", lambda: now_s[0])
-    with SegmentsSink(tmp_path / "out.mp4", info(), 3600.0, Retention(age_s=100)) as sink:
+def test_it_is_looked_after_every_ten_seconds_while_a_segment_is_written(tmp_path: Path) -> None:
+    clocks = Clocks()
+    paths = OutputPaths()
+    paths._shelf = clocks.shelf(Retention(size_bytes=100))
+    with SegmentsSink(tmp_path / "out.mp4", info(), 3600.0, Retention(size_bytes=100), paths=paths) as sink:
         pictures = frames(even(100))
         sink.write(next(pictures), NOTHING)
-        old = write_old(tmp_path, 1, 10, age_s=500.0)
-        now_s[0] += 9.9
+        old = write_old(tmp_path, 1, 1000)
+        clocks.pass_by(9.9)
         sink.write(next(pictures), NOTHING)
         assert old.exists()
-        now_s[0] += 0.2
+        clocks.pass_by(0.2)
         sink.write(next(pictures), NOTHING)
         assert not old.exists()
 
@@ -224,15 +246,18 @@ def test_a_file_that_vanishes_meanwhile_is_no_matter(
 ) -> None:
     old = [write_old(tmp_path, number, 100) for number in range(4)]
     unlink_fails(monkeypatch, lambda path: os.unlink(path))  # another program is faster  # noqa: PTH108
-    gone = Shelf(tmp_path / "out.mp4", Retention(size_bytes=250)).tidy()
-    assert gone == old[:2]
+    shelf = Shelf(Retention(size_bytes=250))
+    shelf.add(tmp_path / "out.mp4")
+    shelf.tidy()
     assert [path.exists() for path in old] == [False, False, True, True]
     assert not caplog.records
 
 
 def test_a_folder_that_vanishes_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    shelf = Shelf(tmp_path / "nowhere" / "out.mp4", Retention(age_s=1))
-    assert shelf.tidy() == shelf.tidy() == []
+    shelf = Shelf(Retention(age_s=1))
+    shelf.add(tmp_path / "nowhere" / "out.mp4")
+    shelf.tidy()
+    shelf.tidy()
     (message,) = caplog.messages
     assert message.startswith(f"can't look for old segments in {tmp_path / 'nowhere'}: No such file or directory")
 
@@ -247,3 +272,187 @@ def test_frames_go_on_while_segments_are_deleted(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in left) <= 30_000
     numbers = [number for path in left for number in read(path)[0]]
     assert numbers == list(range(numbers[0], 600))
+
+
+HOUR_S, DAY_S, YEAR_S = 3600.0, 86_400.0, 365 * 86_400.0
+
+
+def segment(folder: Path, begun_s: float, written_s: float | None = None, *, stem: str = "out", size: int = 10) -> Path:
+    """Writes a segment that was begun at one time by its name, and written last at another by the file system."""
+    begun = datetime.fromtimestamp(begun_s, timezone.utc)
+    path = folder / f"{stem}-{begun:%Y%m%dT%H%M%S}.{begun.microsecond // 1000:03d}Z.mp4"
+    path.write_bytes(b"x" * size)
+    written_s = begun_s + 600 if written_s is None else written_s
+    os.utime(path, (written_s, written_s))
+    return path
+
+
+def numbers(folder: Path, *paths: Path) -> list[int]:
+    """Returns which of the paths are there."""
+    return [number for number, path in enumerate(paths) if path.exists()]
+
+
+def record(series: Series, begun_s: float, *, size: int = 10) -> Path:
+    """Has a run write a segment, which the file system dates as the clock does."""
+
+    def make(path: Path) -> Path:
+        with path.open("xb") as file:
+            file.write(b"x" * size)
+        os.utime(path, (begun_s, begun_s))
+        return path
+
+    return series.begin(datetime.fromtimestamp(begun_s, timezone.utc), make)
+
+
+@pytest.mark.parametrize("retain", [Retention(size_bytes=45), Retention(age_s=DAY_S)], ids=["size", "age"])
+@pytest.mark.parametrize("away_s", [-57 * YEAR_S, -YEAR_S, -HOUR_S * 3])
+def test_with_a_clock_in_the_past_what_is_recorded_stays(retain: Retention, away_s: float, tmp_path: Path) -> None:
+    clocks = Clocks()
+    old = [segment(tmp_path, clocks.now_s - (3 - number) * HOUR_S) for number in range(3)]
+    clocks.now_s += away_s
+    series = Series(tmp_path / "out.mp4", clocks.shelf(retain))
+    new = []
+    for _ in range(3):
+        new.append(record(series, clocks.now_s))
+        clocks.pass_by(600)
+    series.close()
+    assert numbers(tmp_path, *new) == [0, 1, 2]
+    assert numbers(tmp_path, *old) == ([0, 1, 2] if retain.size_bytes is None else [2])
+
+
+@pytest.mark.parametrize("jump_s", [57 * YEAR_S, YEAR_S, 2 * DAY_S])
+def test_a_clock_that_is_put_right_in_the_run_deletes_nothing(jump_s: float, tmp_path: Path) -> None:
+    clocks = Clocks()
+    right_s = clocks.now_s
+    old = [segment(tmp_path, right_s - (3 - number) * HOUR_S) for number in range(3)]
+    clocks.now_s = right_s - jump_s
+    series = Series(tmp_path / "out.mp4", clocks.shelf(Retention(age_s=DAY_S)))
+    early = record(series, clocks.now_s)
+    clocks.pass_by(60)
+    clocks.now_s += jump_s
+    late = record(series, clocks.now_s)
+    series.tidy()
+    assert numbers(tmp_path, *old, early, late) == [0, 1, 2, 3, 4]
+    clocks.pass_by(DAY_S - 30)
+    record(series, clocks.now_s)
+    assert numbers(tmp_path, *old, early, late) == [3, 4], "by now all that was there has its age"
+    clocks.pass_by(HOUR_S)
+    record(series, clocks.now_s)
+    assert numbers(tmp_path, early, late) == [1]
+
+
+@pytest.mark.parametrize("is_at_start", [True, False])
+def test_with_a_clock_in_the_future_old_segments_stay_until_the_run_has_lasted(
+    is_at_start: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clocks = Clocks()
+    old = [segment(tmp_path, clocks.now_s - (50 - number) * HOUR_S) for number in range(50)]
+    if is_at_start:
+        clocks.now_s += 10 * YEAR_S
+    series = Series(tmp_path / "out.mp4", clocks.shelf(Retention(age_s=DAY_S)))
+    record(series, clocks.now_s)
+    if is_at_start:
+        assert all(path.exists() for path in old)
+        (message,) = caplog.messages
+        assert message.startswith(f"the clock may be wrong: 50 segments such as {old[-1]} are kept until this run has")
+    clocks.pass_by(600)
+    if not is_at_start:
+        clocks.now_s += 10 * YEAR_S
+    record(series, clocks.now_s)
+    assert len(numbers(tmp_path, *old)) == (50 if is_at_start else 24)
+    clocks.pass_by(DAY_S)
+    record(series, clocks.now_s)
+    assert not numbers(tmp_path, *old)
+
+
+def test_after_a_pause_of_days_the_clock_is_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clocks = Clocks()
+    old = segment(tmp_path, clocks.now_s - 5 * DAY_S)
+    record(Series(tmp_path / "out.mp4", clocks.shelf(Retention(age_s=DAY_S))), clocks.now_s)
+    assert not old.exists()
+    assert not caplog.messages
+
+
+def test_a_name_counts_only_where_the_files_own_time_bears_it_out(tmp_path: Path) -> None:
+    clocks = Clocks()
+    now_s = clocks.now_s
+    never_set = segment(tmp_path, 600.0, now_s - HOUR_S)  # the clock was put right while it was written
+    oldest = segment(tmp_path, now_s - 9 * HOUR_S)
+    ahead = segment(tmp_path, now_s + YEAR_S, now_s - 5 * HOUR_S)
+    copied = segment(tmp_path, now_s - 7 * HOUR_S, now_s)
+    in_order = [oldest, copied, ahead, never_set]
+    for kept in (3, 2, 1):
+        shelf = clocks.shelf(Retention(size_bytes=kept * 10))
+        shelf.add(tmp_path / "out.mp4")
+        shelf.tidy()
+        assert numbers(tmp_path, *in_order) == list(range(4 - kept, 4))
+
+
+def test_a_young_copy_of_an_old_segment_is_young(tmp_path: Path) -> None:
+    clocks = Clocks()
+    copied = segment(tmp_path, clocks.now_s - 5 * DAY_S, clocks.now_s - 60)
+    shelf = clocks.shelf(Retention(age_s=DAY_S))
+    shelf.add(tmp_path / "out.mp4")
+    shelf.tidy()
+    assert copied.exists()
+
+
+def test_a_limit_is_one_for_all_outputs_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    clocks = Clocks()
+    shelf = clocks.shelf(Retention(size_bytes=100))
+    outputs = [tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "elsewhere" / "a.mp4"]
+    old = [
+        segment(path.parent, clocks.now_s - (9 - number - 3 * hours) * HOUR_S, stem=path.stem, size=20)
+        for hours in range(2)
+        for number, path in enumerate(outputs)
+    ]
+    series = [Series(path, shelf) for path in outputs]
+    assert numbers(tmp_path, *old) == [0, 1, 2, 3, 4, 5]
+    new = [record(each, clocks.now_s, size=20) for each in series]
+    shelf.tidy()
+    assert numbers(tmp_path, *old) == [4, 5]
+    for each in series:
+        each.end()
+        clocks.pass_by(1)
+    new.append(record(series[2], clocks.now_s, size=70))
+    shelf.tidy()
+    assert numbers(tmp_path, *old) == []
+    assert numbers(tmp_path, *new) == [2, 3]
+
+
+def test_what_another_run_is_writing_stays(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="no locks of open files on this system")
+    clocks = Clocks()
+    old = [segment(tmp_path, clocks.now_s - (9 - number) * HOUR_S) for number in range(3)]
+    with old[0].open("rb+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        shelf = clocks.shelf(Retention(size_bytes=10))
+        shelf.add(tmp_path / "out.mp4")
+        shelf.tidy()
+    assert numbers(tmp_path, *old) == [0]
+
+
+def test_one_output_reached_by_two_paths_is_counted_once(tmp_path: Path) -> None:
+    clocks = Clocks()
+    (tmp_path / "link").symlink_to(".")
+    shelf = clocks.shelf(Retention(size_bytes=50))
+    for folder in (tmp_path, tmp_path / "link"):
+        record(Series(folder / "out.mp4", shelf), clocks.now_s, size=20)
+        clocks.pass_by(1)
+    shelf.tidy()
+    assert len(list(tmp_path.glob("out-*.mp4"))) == 2
+
+
+def test_lines_are_kept_within_the_limit_too(tmp_path: Path) -> None:
+    paths, keep = OutputPaths(), Retention(size_bytes=30_000)
+    lines = JsonlSegmentsSink(tmp_path / "out.jsonl", info(), [], 1.0, keep, paths=paths)
+    video = SegmentsSink(tmp_path / "out.mkv", info(), 1.0, keep, paths=paths)
+    with lines, video:
+        for frame in frames(even(300)):
+            lines.write(frame, NOTHING)
+            video.write(frame, NOTHING)
+    left = list(tmp_path.iterdir())
+    assert {path.suffix for path in left} == {".jsonl", ".mkv"}
+    assert sum(path.stat().st_size for path in left) <= 30_000
+    assert len(left) < 20

@@ -366,7 +366,7 @@ def test_a_segment_that_could_not_be_begun_is_not_named(tmp_path: Path) -> None:
 
 def test_the_resolver_gives_segments_where_they_are_asked_for(tmp_path: Path) -> None:
     options = SinkOptions(segment_s=60)
-    for name, kind in (("out.mp4", "SegmentsSink"), ("out.jsonl", "JsonlSink"), ("folder/", "ImagesSink")):
+    for name, kind in (("out.mp4", "SegmentsSink"), ("out.jsonl", "JsonlSegmentsSink"), ("folder/", "ImagesSink")):
         with open_sink(f"{tmp_path}/{name}", info(), labels=[], options=options) as sink:
             assert type(sink).__name__ == kind
     with open_sink(f"{tmp_path}/out.mp4", info(), labels=[], options=SinkOptions()) as sink:

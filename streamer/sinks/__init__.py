@@ -11,7 +11,7 @@ from streamer.errors import ConfigError, nearest, short
 from streamer.redaction import redact
 from streamer.sinks.base import Sink as Sink
 from streamer.sinks.base import StopRequested as StopRequested
-from streamer.sinks.files import is_device, safe_name, same_file
+from streamer.sinks.files import is_device, is_special, safe_name, same_file
 from streamer.sinks.options import DEFAULT_SINK_OPTIONS, SinkOptions
 from streamer.sinks.paths import OutputPaths
 from streamer.sources.base import SourceInfo
@@ -62,8 +62,10 @@ def open_sink(
 
         return ImagesSink(path, paths=paths)
     if path.suffix.lower() == LINES_ENDING:
-        from streamer.sinks.jsonl import JsonlSink
+        from streamer.sinks.jsonl import JsonlSegmentsSink, JsonlSink
 
+        if options.segment_s is not None and not is_special(path):
+            return JsonlSegmentsSink(path, source, labels, options.segment_s, options.retain, paths=paths)
         return JsonlSink(path, labels, live=source.live, paths=paths)
     if options.segment_s is not None:
         from streamer.sinks.segments import SegmentsSink
@@ -140,12 +142,14 @@ def is_shared_video(uri: str) -> bool:
 
 def is_video(uri: str) -> bool:
     """Whether an output is a video file, as opposed to a folder, a window and so on."""
-    return Path(uri).suffix.lower() in VIDEO_ENDINGS and not _is_folder(uri, Path(uri).expanduser())
+    path = _expanded(uri)
+    return path.suffix.lower() in VIDEO_ENDINGS and not _is_folder(uri, path)
 
 
 def is_segmented(uri: str) -> bool:
-    """Whether an output is one that is written in segments where they are asked for."""
-    return is_video(uri)
+    """Whether an output is one that is written in segments where they are asked for: a video, or JSON lines."""
+    path = _expanded(uri)
+    return is_video(uri) or (path.suffix.lower() == LINES_ENDING and not (_is_folder(uri, path) or is_special(path)))
 
 
 def refuse_overwriting_source(uri: str, source: SourceInfo, options: SinkOptions = DEFAULT_SINK_OPTIONS) -> None:
@@ -175,12 +179,16 @@ def default_output() -> tuple[str, str]:
 
 
 def _path(uri: str, source: SourceInfo) -> Path:
-    path = os.path.expanduser(uri.replace("{source}", safe_name(source.name)))  # noqa: PTH111 - raises for no such home
+    path = _expanded(uri.replace("{source}", safe_name(source.name)))
     try:
-        Path(path).exists()
+        path.exists()
     except OSError as error:
         raise ConfigError(f"output {short(uri)} can't be used: {error.strerror}; choose another") from None
-    return Path(path)
+    return path
+
+
+def _expanded(uri: str) -> Path:
+    return Path(os.path.expanduser(uri))  # noqa: PTH111 - Path.expanduser raises where there is no such home
 
 
 def _is_folder(uri: str, path: Path) -> bool:
@@ -204,7 +212,7 @@ def _refuse_source(path: Path, uri: str, source: SourceInfo, options: SinkOption
     if _holds_source(path, _is_folder(uri, path), source):
         raise ConfigError(f"output {str(path)!r} is also the source {source.uri!r}; choose another")
     if options.retain is not None and source.path is not None and is_segmented(uri):
-        from streamer.sinks.segments import segment_names
+        from streamer.sinks.retention import segment_names
 
         if segment_names(path).fullmatch(source.path.name) and same_file(source.path.parent, path.parent):
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -46,7 +47,41 @@ def open_lines(claim: Claim) -> Lines:
         return Pipe(path)
     else:
         descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NOCTTY", 0))
-    return os.fdopen(descriptor, "w", encoding="utf-8", buffering=1)
+    return LineFile(descriptor)
+
+
+class LineFile:
+    """A file or a device; of a line that can't be written whole nothing stays in a file."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Takes over an open file that is empty."""
+        self._descriptor: int | None = descriptor
+        self._kept_bytes = 0
+
+    def write(self, text: str) -> None:
+        """Writes a line.
+
+        Raises:
+            OSError: if it can't.
+        """
+        assert self._descriptor is not None, "the file is closed"
+        data = memoryview(text.encode())
+        size = len(data)
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            with contextlib.suppress(OSError):  # a device can't be cut
+                os.ftruncate(self._descriptor, self._kept_bytes)
+                os.lseek(self._descriptor, self._kept_bytes, os.SEEK_SET)
+            raise
+        self._kept_bytes += size
+
+    def close(self) -> None:
+        """Closes it. Safe to call twice."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
 
 
 class Pipe:

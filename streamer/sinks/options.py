@@ -11,7 +11,7 @@ from streamer.units import parse_bytes, parse_seconds
 
 @dataclass(frozen=True)
 class Retention:
-    """How much of a segmented recording is kept: by age, or by size; exactly one of the two.
+    """How many of a run's segments are kept, of all outputs together: by age, or by size; exactly one of the two.
 
     Attributes:
         age_s: segments that ended longer ago than this many seconds go.
@@ -74,7 +74,7 @@ class SinkOptions:
     """Wishes for recordings; each kind of output takes what concerns it.
 
     Attributes:
-        segment_s: length of a video file's segments in seconds; None writes one file.
+        segment_s: length of the segments of videos and JSON lines in seconds; None writes one file.
         retain: which segments are kept; None keeps all.
         crf: x264's constant rate factor for video files.
     """

@@ -16,6 +16,8 @@ from pathlib import Path
 from streamer.closing import Closing
 from streamer.errors import ConfigError, SinkError
 from streamer.sinks.files import behind_link, check_folder, check_writable, is_special, reason, same_file
+from streamer.sinks.options import Retention
+from streamer.sinks.retention import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class OutputPaths:
         self._lock = threading.Lock()
         self._had: list[Path] = []
         self._open_series: set[Path] = set()
+        self._shelf: Shelf | None = None
 
     def claim_file(self, path: Path) -> Claim:
         """Claims a file. A pipe or a device that is there already is neither locked nor numbered.
@@ -97,6 +100,13 @@ class OutputPaths:
                 self._open_series.discard(real)
 
         return Claim(place, release, replaces=False)
+
+    def shelf(self, retain: Retention | None) -> Shelf | None:
+        """Returns what keeps the run's segments within a limit, all outputs together; None where there is no limit."""
+        with self._lock:
+            if retain is not None and self._shelf is None:
+                self._shelf = Shelf(retain)
+            return self._shelf if retain is not None else None
 
     def claim_report(self, path: Path) -> Claim:
         """Claims the file of the report, which is put in place whole at the end of the run.
