@@ -104,6 +104,24 @@ def test_lines_go_through_a_pipe(tmp_path: Path, model: Path) -> None:  # noqa: 
     assert [line["index"] for line in lines] == list(range(20))
 
 
+@pytest.mark.parametrize("is_piped", [True, False])
+def test_lines_on_standard_output_are_not_written_over(tmp_path: Path, model: Path, is_piped: bool) -> None:  # noqa: F811
+    source = write_clip(tmp_path / "clip.mp4", 5)
+    (tmp_path / "out.jsonl").symlink_to("/dev/stdout")
+    arguments = command("--source", source, "--model", model, "--output", "out.jsonl")
+    if is_piped:
+        text = subprocess.run(
+            arguments, cwd=tmp_path, env=NO_DISPLAY, capture_output=True, text=True, check=True
+        ).stdout
+    else:
+        with (tmp_path / "all").open("w") as file:
+            subprocess.run(arguments, cwd=tmp_path, env=NO_DISPLAY, stdout=file, check=True)
+        text = (tmp_path / "all").read_text()
+    *lines, last = text.splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(5))
+    assert last.startswith("5 frames in")
+
+
 @pytest.mark.parametrize("has_reader", [False, True], ids=["no reader", "a reader that takes nothing"])
 def test_a_pipe_that_nobody_empties_holds_no_signal_up(
     tmp_path: Path, model: Path, clip: Path, has_reader: bool  # noqa: F811

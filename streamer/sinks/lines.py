@@ -18,6 +18,7 @@ from streamer.sinks.paths import Claim
 
 log = logging.getLogger(__name__)
 
+_STDOUT = 1
 _LOOK_S = 0.05
 _GRACE_S = 2.0
 
@@ -39,7 +40,9 @@ def open_lines(claim: Claim) -> Lines:
         OSError: if it can't be opened; FileExistsError if there is something that may not be replaced.
     """
     path = claim.path
-    if not is_special(path):
+    if not is_special(path) and _is_stdout(path):
+        descriptor = os.dup(_STDOUT)  # what else is printed there comes behind the lines, not over them
+    elif not is_special(path):
         flags = os.O_CREAT if claim.replaces else os.O_CREAT | os.O_EXCL
         descriptor = open_file(path, os.O_WRONLY | flags)
         os.ftruncate(descriptor, 0)
@@ -50,13 +53,20 @@ def open_lines(claim: Claim) -> Lines:
     return LineFile(descriptor)
 
 
+def _is_stdout(path: Path) -> bool:
+    try:
+        return path.samefile(f"/dev/fd/{_STDOUT}")
+    except OSError:
+        return False
+
+
 class LineFile:
     """A file or a device; of a line that can't be written whole nothing stays in a file."""
 
     def __init__(self, descriptor: int) -> None:
-        """Takes over an open file that is empty."""
+        """Takes over an open file, to write behind what it holds."""
         self._descriptor: int | None = descriptor
-        self._kept_bytes = 0
+        self._kept_bytes = os.fstat(descriptor).st_size
 
     def write(self, text: str) -> None:
         """Writes a line.
