@@ -50,7 +50,7 @@ def test_the_uri_says_which_output(uri: str, kind: str, tmp_path: Path, monkeypa
         ("out.json", "did you mean '.jsonl'"),
         ("", "known: window, null"),
         ("ftp://host/out.mp4", "ftp://"),
-        ("s3://user:secret@host/out.mp4", "user:***@host"),
+        ("s3://user:secret@host/out.mp4", "s3://***@host"),
     ],
 )
 def test_what_no_output_is_says_what_is(uri: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
