@@ -8,9 +8,8 @@ import pytest
 
 pytest.importorskip("openvino")
 
-import openvino as ov
-
 from streamer.engines import open_engine
+from streamer.engines.openvino_engine import shared_core
 from streamer.errors import ConfigError
 from streamer.model_file import ModelFile, load_model
 
@@ -47,7 +46,7 @@ def test_a_float_model_is_computed_in_bf16_only_with_amx(float_model: ModelFile,
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_what_is_asked_for_is_what_it_is_computed_in(float_model: ModelFile, precision: str) -> None:
-    if precision == "bf16" and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with pytest.raises(ConfigError, match="this processor doesn't compute in bf16"):
             precision_of(float_model, precision)
     else:

@@ -68,6 +68,7 @@ def test_clip_moves_throughout_and_is_never_blank() -> None:
         assert change > 5, f"frames {before} and {after} are alike"
 
 
+@pytest.mark.slow
 def test_clip_is_what_the_script_makes() -> None:
     pytest.importorskip("skimage", reason="scikit-image ships the photographs")
     packaged = clip_images(75)
@@ -165,6 +166,7 @@ def detect(network: Any, spec: ModelSpec, image: Image) -> Detections:
     return Decoder(spec, conf=0.4)(output[0].numpy(), letterbox)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not CHECKPOINT.is_file(), reason="no ../shared/weights/nanodet-g_416.pth")
 def test_default_model_sees_person_cup_and_cat() -> None:
