@@ -274,7 +274,7 @@ def test_the_program_gives_up_when_told_to_and_its_video_plays(camera: Camera, t
     out, errors = run.communicate(timeout=60)
     assert run.returncode == 1
     assert "frames in" in out
-    assert errors.splitlines()[-1].startswith("error: source 'rtsp://admin:***@127.0.0.1")
+    assert errors.splitlines()[-1].startswith("error: source 'rtsp://***@127.0.0.1")
     assert "tried again 2 times" in errors
     report = json.loads((tmp_path / "r").read_text())
     assert [error["where"] for error in report["errors"]] == ["127.0.0.1"]

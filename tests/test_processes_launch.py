@@ -38,12 +38,16 @@ def test_no_file_of_the_current_folder_is_run(planted: Path, model: Path) -> Non
 
 
 def test_the_package_is_found_where_the_run_found_it(tmp_path: Path) -> None:
-    """By PYTHONPATH from a clone, and from the clone's own folder."""
+    """By PYTHONPATH from a clone, and from the clone's own folder, also where another version is installed."""
+    other = tmp_path / "installed" / "streamer"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise ImportError('another version')\n")
+    installed = {"PYTHONPATH": str(other.parent)}
     code = (
         "from streamer.sources.processes import DecodingProcesses as D; from streamer.sources import SourceOptions as O"
         f"\nwith D(1) as d: d.open({str(SAMPLE)!r}, options=O()).wait_ready()"
     )
-    for folder, environment in ((tmp_path, {"PYTHONPATH": str(ROOT)}), (ROOT, {})):
+    for folder, environment in ((tmp_path, {"PYTHONPATH": str(ROOT)}), (ROOT, {}), (ROOT, installed)):
         run = [sys.executable, "-c", code]
         done = subprocess.run(run, cwd=folder, env=NO_DISPLAY | environment, capture_output=True, timeout=WAIT_S)
         assert (done.returncode, done.stderr) == (0, b"")

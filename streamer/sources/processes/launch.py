@@ -26,7 +26,8 @@ def launch(connection: int, board: int) -> subprocess.Popen[bytes]:
         OSError: if the system has no room for it.
     """
     paths = [path for path in sys.path if path]
-    paths += [_ROOT] * (_ROOT not in paths)
+    if _ROOT not in paths:  # found by the empty path, the current folder, which comes before all installed packages
+        paths.insert(0, _ROOT)
     arguments = [connection, board, logging.getLogger().getEffectiveLevel(), *paths]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # inherited, until the child ignores them
     try:
