@@ -1,4 +1,4 @@
-"""`python -m calibration inspect`: inputs, outputs, metadata and the precision of each layer of a model or engine."""
+"""`python -m calibration inspect`: a model file as it is and as it is used, or an engine, layer by layer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from onnx import TensorProto, shape_inference
 from calibration.cost import model_cost
 from streamer.errors import ConfigError
 from streamer.graph_constants import Constants
-from streamer.model_file import ModelFile, load_model
-from streamer.model_spec import ModelSpec
+from streamer.model_file import ModelFile, load_model, read_onnx
+from streamer.model_spec import METADATA_PREFIX, ModelSpec
 from streamer.tensorrt import UNKNOWN, read_engine, read_report, summary
 from streamer.terminal import say
 
@@ -47,9 +47,9 @@ class NodePrecision:
     stored: str
 
 
-def node_precisions(model: ModelFile) -> list[NodePrecision]:
-    """Returns the precision of every node of a model but Q/DQ nodes, constants and casts of weights, in graph order."""
-    reader = _Reader(shape_inference.infer_shapes(model.proto))
+def node_precisions(proto: ModelProto) -> list[NodePrecision]:
+    """Returns the precision of every node of a graph but Q/DQ nodes, constants and casts of weights, in graph order."""
+    reader = _Reader(shape_inference.infer_shapes(proto))
     return [reader.precision(node) for node in reader.graph.node if not reader.is_storage(node)]
 
 
@@ -114,25 +114,103 @@ def _name(kind: int | None) -> str:
     return _NAMES.get(kind, TensorProto.DataType.Name(kind))
 
 
-def describe_model(model: ModelFile) -> list[str]:
-    """Returns the lines that `inspect` prints of an ONNX file."""
-    graph = model.proto.graph
-    precisions = node_precisions(model)
+def describe_file(path: Path, proto: ModelProto, sha256: str) -> list[str]:
+    """Returns the lines that `inspect` prints of an ONNX file as it is, whatever it holds.
+
+    Args:
+        path: the file.
+        proto: what was read from it.
+        sha256: of its bytes, in hex.
+    """
+    graph = proto.graph
+    constants = {constant.name for constant in graph.initializer}
+    opsets = ", ".join(f"{entry.domain or 'onnx'} {entry.version}" for entry in proto.opset_import)
+    made_by = " ".join(filter(None, (proto.producer_name, proto.producer_version))) or UNKNOWN
+    return [
+        f"{path}: ONNX, {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256}",
+        f"opsets {opsets}; made by {made_by}; quantised {_quantisation(proto)}",
+        *(f"input  {_value(value)}" for value in graph.input if value.name not in constants),
+        *(f"output {_value(value)}" for value in graph.output),
+        *_metadata({entry.key: entry.value for entry in proto.metadata_props}),
+    ]
+
+
+def _quantisation(proto: ModelProto) -> str:
+    kinds = {node.op_type for node in proto.graph.node}
+    if any(kind.startswith("QLinear") for kind in kinds):
+        return "in QOperator form"
+    if kinds & {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}:
+        return "dynamically"
+    return "in Q/DQ form" if kinds & set(_QUANTIZING) else "not at all"
+
+
+def describe_use(model: ModelFile) -> list[str]:
+    """Returns the lines that `inspect` prints of how a model is used: how it was read, and what engines get."""
+    graph, spec = model.proto.graph, model.spec
+    padding = f"kept, padded {spec.padding}" if spec.keep_ratio else "stretched"
+    pixels = f"mean {_plain(list(spec.mean_bgr))}, std {_plain(list(spec.std_bgr))} in B, G, R order"
+    classes = "over all classes" if spec.class_agnostic else "within a class"
+    return [
+        f"used as {spec.name}: {spec.num_classes} labels, reg_max {spec.reg_max}, aspect ratio {padding}, {pixels}, "
+        f"NMS by {spec.nms.upper()} {classes}",
+        *_changes(model),
+        *(f"input  {_value(value)}" for value in graph.input),
+        *(f"output {_value(value)}" for value in graph.output),
+    ]
+
+
+def _changes(model: ModelFile) -> list[str]:
+    """Returns a line on the file's input and one on each way its outputs say scores and boxes."""
+    if model.form is None:
+        return []
+    image = model.form.image
+    said = [
+        f"batch {image.batch}" if image.batch else "any batch",
+        "float16" if image.is_half else "float32",
+        "channels last" if image.channels_last else "channels first",
+        "RGB" if image.is_rgb else "BGR",
+    ]
+    lines = [f"read   {image.name}: {', '.join(said)}"]
+    for level in model.form.layout.levels:
+        scores, boxes = level.scores, level.boxes
+        sigmoid = "after a sigmoid" if level.activated else "before a sigmoid, which is added"
+        lines.append(
+            f"read   scores from {scores.name} channels {scores.start} to {scores.stop - 1}, {sigmoid}; boxes from "
+            f"{boxes.name} channels {boxes.start} to {boxes.stop - 1}, as {level.form}"
+        )
+    return lines
+
+
+def describe_graph(proto: ModelProto) -> list[str]:
+    """Returns the lines that `inspect` prints of a graph's cost and layers."""
+    precisions = node_precisions(proto)
     by_op: dict[str, Counter[str]] = defaultdict(Counter)
     for node in precisions:
         by_op[node.op][node.precision] += 1
     stored = Counter(node.stored for node in precisions if node.stored)
-    constants = {constant.name for constant in graph.initializer}
     return [
-        f"{model.path}: ONNX, {model.path.stat().st_size / 1e6:.2f} MB, sha256 {model.sha256}",
-        *(f"input  {_value(value)}" for value in graph.input if value.name not in constants),
-        *(f"output {_value(value)}" for value in graph.output),
-        f"cost   {model_cost(model.proto)}",
-        *_metadata({entry.key: entry.value for entry in model.proto.metadata_props}),
+        f"cost   {model_cost(proto)}",
         *(f"layers {op}: {_counts(counts)}" for op, counts in sorted(by_op.items())),
         *(f"weights of {count} layers are stored in {kind}" for kind, count in stored.items()),
         *_table(("layer", "operator", "precision"), [(node.name, node.op, node.precision) for node in precisions]),
     ]
+
+
+def describe_onnx(path: Path, spec: ModelSpec | None) -> list[str]:
+    """Returns the lines that `inspect` prints of an ONNX file: as it is, then as it is used.
+
+    A file without a description is shown as it is alone.
+
+    Raises:
+        ModelError: it isn't an ONNX file, or doesn't fit its description.
+    """
+    proto, sha256 = read_onnx(path)
+    lines = describe_file(path, proto, sha256)
+    if spec is None and not any(entry.key.startswith(METADATA_PREFIX) for entry in proto.metadata_props):
+        undescribed = "not described: --model-config FILE shows how it would be used"
+        return [*lines, undescribed, *describe_graph(proto)]
+    model = load_model(path, spec)
+    return [*lines, *describe_use(model), *describe_graph(model.proto)]
 
 
 def describe_engine(path: Path) -> list[str]:
@@ -208,7 +286,7 @@ def run(options: argparse.Namespace) -> int:
         lines = describe_engine(options.file)
     elif options.file.suffix == ".onnx":
         spec = ModelSpec.from_yaml(options.model_config) if options.model_config else None
-        lines = describe_model(load_model(options.file, spec))
+        lines = describe_onnx(options.file, spec)
     else:
         raise ConfigError(f"{options.file}: wanted a file that ends in .onnx or .engine")
     say("\n".join(lines))

@@ -183,3 +183,21 @@ def test_any_output_gives_valid_detections(seed: int, width: int, height: int) -
     x0, y0, x1, y1 = found.boxes_xyxy.T
     assert (0 <= x0).all() and (x0 < x1).all() and (x1 <= width).all()
     assert (0 <= y0).all() and (y0 < y1).all() and (y1 <= height).all()
+
+
+def test_distance_iou_keeps_boxes_whose_centres_are_apart() -> None:
+    boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10]], np.float32)  # IoU 1/3; centres 5 apart in a diagonal of 18
+    classes = np.zeros(2, np.int64)
+    penalty = 25 / (15**2 + 10**2)
+    for iou, plain, distance in ((0.3, 1, 2), (1 / 3 - penalty - 0.01, 1, 1), (0.35, 2, 2)):
+        assert len(nms(boxes, classes, iou, 10)) == plain
+        assert len(nms(boxes, classes, iou, 10, distance=True)) == distance
+
+
+@pytest.mark.parametrize(("agnostic", "count"), [(False, 2), (True, 1)])
+def test_boxes_drop_those_of_other_classes_where_the_model_says_so(agnostic: bool, count: int) -> None:
+    spec = tiny_spec().model_copy(update={"class_agnostic": agnostic})
+    output = np.zeros((spec.num_points, spec.output_channels), np.float32)
+    output[9, :2] = 0.9, 0.8
+    found = Decoder(spec, 0.5)(output, Letterbox.fit((64, 64), (64, 64), True))
+    assert len(found) == count

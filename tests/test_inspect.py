@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,8 @@ from streamer.model_file import ModelFile
 from streamer.tensorrt import Layer, Port, read_engine, read_report, report_path, write_engine
 from streamer.tensorrt.builder import BuiltEngine
 from tests.tensorrt_models import float_model, quantized_graph, save
+from tests.variants import Variant
+from tests.variants import build as build_variant
 
 SCALES = {"s": 0.5, "s2": 0.5, "s3": 0.25}
 
@@ -30,12 +33,12 @@ def run(verb: ModuleType, *words: object) -> int:
 
 
 def by_name(model: ModelFile) -> dict[str, NodePrecision]:
-    return {node.name: node for node in node_precisions(model)}
+    return {node.name: node for node in node_precisions(model.proto)}
 
 
 class TestPrecisions:
     def test_a_float_model(self, tmp_path: Path) -> None:
-        nodes = node_precisions(float_model(tmp_path / "a.onnx"))
+        nodes = node_precisions(float_model(tmp_path / "a.onnx").proto)
         assert {node.precision for node in nodes} == {"FP32"}
         assert [node.op for node in nodes].count("Conv") == 3
 
@@ -96,7 +99,7 @@ class TestPrecisions:
         nodes = by_name(save(tmp_path / "b.onnx", model.proto))
         assert (nodes["conv8"].precision, nodes["conv8"].stored) == ("FP32", "FP16")
         assert nodes["conv16"].stored == ""
-        assert len(nodes) == len(node_precisions(model))
+        assert len(nodes) == len(node_precisions(model.proto))
 
     def test_a_type_the_file_does_not_tell_is_unknown(self, tmp_path: Path) -> None:
         model = float_model(tmp_path / "a.onnx")
@@ -118,6 +121,36 @@ class TestInspect:
         assert "layers Conv: 3 INT8" in lines
         assert "layers Sigmoid: 1 FP32" in lines
         assert re.fullmatch(r"conv16 +Conv +INT8", next(line for line in lines if line.startswith("conv16")))
+
+    def test_a_file_without_a_description_is_shown_as_it_is(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = build_variant(Variant(form="pairs-nchw", scores="logits", axes="four"), tmp_path)
+        assert run(inspect_model, path) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert "opsets onnx 17; made by unknown; quantised not at all" in lines
+        assert "input  images FP32 [4, 3, 64, 96]" in lines
+        assert "output out0 FP32 [4, 3, 8, 12]" in lines
+        assert "not described: --model-config FILE shows how it would be used" in lines
+        assert any(line.startswith("layers Conv: ") for line in lines)
+        assert not any(line.startswith("used as") for line in lines)
+
+    def test_a_described_file_is_shown_as_it_is_and_as_it_is_used(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        variant = Variant(form="distances", scores="logits", axes="four")
+        path = build_variant(variant, tmp_path)
+        described = {**variant.spec().model_dump(mode="json"), "input_size_wh": [96, 64], "nms": "diou"}
+        described |= {"padding": "top-left", "class_agnostic": True, "channel_order": "RGB", "activation": "Mish"}
+        (tmp_path / "m.yaml").write_text(json.dumps(described), encoding="utf-8")
+        assert run(inspect_model, path, "--model-config", tmp_path / "m.yaml") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines.index("input  images FP32 [4, 3, 64, 96]") < lines.index("input  images.2 FP32 [1, 3, 64, 96]")
+        assert "read   images: batch 4, float32, channels first, RGB" in lines
+        assert any("padded top-left" in line and "NMS by DIOU over all classes" in line for line in lines)
+        scores = "scores from out0 channels 4 to 6, before a sigmoid, which is added"
+        assert f"read   {scores}; boxes from out0 channels 0 to 3, as distances" in lines
+        assert "output output FP32 [batch, 126, 19]" in lines
 
     def test_an_engine(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         model = float_model(tmp_path / "a.onnx")

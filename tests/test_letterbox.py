@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streamer.frame import Frame
 from streamer.letterbox import Letterbox
+from tests.tiny import tiny_spec
 
 SIDES = st.integers(1, 4000)
 
@@ -101,3 +102,12 @@ def test_a_picture_of_wide_pixels_gets_its_true_shape_and_boxes_come_back_in_its
 )
 def test_the_true_shape_has_no_fewer_pixels(aspect: Fraction, shown_wh: tuple[int, int]) -> None:
     assert Frame(np.zeros((288, 352, 3), np.uint8), "pal", 0, 0.0, 0.0, pixel_aspect=aspect).shown_wh == shown_wh
+
+
+def test_the_top_left_corner_as_another_place_for_the_picture() -> None:
+    spec = tiny_spec().model_copy(update={"padding": "top-left"})
+    frame = Frame(np.zeros((64, 128, 3), np.uint8), "test", 0, 0.0, 0.0)
+    letterbox = Letterbox.for_model(frame, spec)
+    assert (letterbox.resized_wh, letterbox.offset_xy) == ((64, 32), (0, 0))
+    np.testing.assert_allclose(letterbox.to_source(np.array([[0, 0, 64, 32]], np.float32)), [[0, 0, 128, 64]])
+    assert Letterbox.for_model(frame, tiny_spec()).offset_xy == (0, 16)

@@ -249,3 +249,34 @@ def test_detector_keeps_order_with_frames_in_flight(tmp_path: Path, engine: str)
         np.testing.assert_allclose(found.boxes_xyxy, want.boxes_xyxy, atol=1e-2)
         np.testing.assert_array_equal(found.class_ids, want.class_ids)
     assert any(len(found) for found in wanted)
+
+
+def test_an_rgb_file_gets_its_channels_in_its_own_order(tmp_path: Path, engine: str) -> None:
+    spec = tiny_spec()
+    model = tiny_model(spec)
+    for constant in model.graph.initializer:
+        if constant.name.startswith("weight"):
+            weight = onnx.numpy_helper.to_array(constant)[:, ::-1]
+            constant.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(weight), constant.name))
+    onnx.save(model, tmp_path / "rgb.onnx")
+    rgb = spec.model_copy(update={"channel_order": "RGB"})
+    np.testing.assert_allclose(output_of(tmp_path / "rgb.onnx", engine, rgb), expected(), rtol=1e-3, atol=1e-3)
+    assert load_model(tmp_path / "rgb.onnx", rgb).spec == spec  # what engines get is BGR
+
+
+def test_an_input_with_the_channels_last(tmp_path: Path, engine: str) -> None:
+    model = tiny_model(tiny_spec())
+    image = model.graph.input[0]
+    model.graph.node.insert(0, helper.make_node("Transpose", ["pictures"], [image.name], perm=[0, 3, 1, 2]))
+    image.CopyFrom(helper.make_tensor_value_info("pictures", TensorProto.FLOAT, [1, 64, 64, 3]))
+    onnx.save(model, tmp_path / "m.onnx")
+    np.testing.assert_allclose(output_of(tmp_path / "m.onnx", engine, tiny_spec()), expected(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_sigmoid_over_some_other_channels_is_refused(tmp_path: Path) -> None:
+    model = tiny_model(tiny_spec())
+    model.graph.node[-1].output[0] = "half"
+    model.graph.node.append(helper.make_node("Sigmoid", ["half"], ["output"]))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="has a Sigmoid before channels of 'output' that are neither"):
+        load_model(tmp_path / "m.onnx", tiny_spec())

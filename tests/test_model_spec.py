@@ -335,3 +335,53 @@ def test_no_network_or_engine_is_imported() -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+OPTIONS = {"channel_order": "RGB", "padding": "top-left", "nms": "diou", "class_agnostic": True, "order": "boxes-first"}
+
+
+def test_options_go_into_the_metadata_only_where_they_differ() -> None:
+    spec = spec_for("nanodet-m_320")
+    assert not [key for key in spec.to_metadata() if key.removeprefix("nanodet.") in (*OPTIONS, "scores")]
+    changed = spec.model_copy(update=OPTIONS)
+    assert ModelSpec.from_metadata(changed.to_metadata()) == changed
+    assert ModelSpec.from_metadata(spec.to_metadata()) == spec
+
+
+def saved(tmp_path: Path, **changes: object) -> Path:
+    content = spec_for("nanodet-m_320").model_dump(mode="json") | {"network": None} | changes
+    path = tmp_path / "m.yaml"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_means_of_values_0_to_1_are_multiplied(tmp_path: Path) -> None:
+    path = saved(tmp_path, pixel_range=1, mean_bgr=[0.4, 0.5, 0.6], std_bgr=[0.2, 0.2, 0.4])
+    spec = ModelSpec.from_yaml(path)
+    assert spec.mean_bgr == pytest.approx((102, 127.5, 153))
+    assert spec.std_bgr == pytest.approx((51, 51, 102))
+    assert ModelSpec.from_yaml(saved(tmp_path, pixel_range=255)) == ModelSpec.from_yaml(saved(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"pixel_range": 2}, "pixel_range is 1 or 255"),
+        ({"pixel_range": True}, "pixel_range is 1 or 255"),
+        ({"pixel_rang": 1}, "unknown key 'pixel_rang'; did you mean 'pixel_range'"),
+        ({"padding": "left"}, "padding: .*'centre' or 'top-left'"),
+        ({"nms": "soft"}, "nms: .*'iou' or 'diou'"),
+        ({"channel_order": "rgb"}, "channel_order: .*'BGR' or 'RGB'"),
+        ({"activation": ""}, "activation: "),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path: Path, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        ModelSpec.from_yaml(saved(tmp_path, **changes))
+
+
+def test_a_file_that_is_not_rebuilt_may_have_any_activation(tmp_path: Path) -> None:
+    assert ModelSpec.from_yaml(saved(tmp_path, activation="Mish")).activation == "Mish"
+    network = spec_for("nanodet-m_320").model_dump(mode="json")["network"]
+    with pytest.raises(ConfigError, match="a network has no activation 'Mish'"):
+        ModelSpec.from_yaml(saved(tmp_path, activation="Mish", network=network))
