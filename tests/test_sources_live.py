@@ -71,6 +71,12 @@ def breaks_at(number: int, error: Exception | None = None) -> Plan:
     return plan
 
 
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits a tenth as long between the attempts."""
+    monkeypatch.setattr("streamer.sources.live._FIRST_DELAY_S", 0.025)
+
+
 @pytest.fixture
 def forever() -> Iterator[threading.Event]:
     event = threading.Event()
@@ -223,6 +229,7 @@ def test_a_source_that_answered_once_is_given_less_time_on_return() -> None:
 
 
 def test_delays_grow_while_connections_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.sources.live._FIRST_DELAY_S", 0.25)
     delays_s: list[float] = []
     monkeypatch.setattr("streamer.sources.live.random.uniform", lambda least, most: most)
     server = Server(*[breaks_at(1)] * 5, well)
