@@ -9,6 +9,8 @@ import av
 import numpy as np
 import pytest
 
+from streamer.sinks import audio_track
+from streamer.sinks.audio_copy import CopyForm
 from streamer.sinks.segments import SegmentsSink
 from streamer.sinks.video import VideoSink
 from streamer.sources import open_source
@@ -52,6 +54,16 @@ def heard(path: Path) -> tuple[str | None, list[float]]:
         if begin_s - end_s > 0.2:
             edges += [end_s, begin_s]
     return stream.codec_context.name, sorted(edges)
+
+
+def pitch_hz(path: Path, begin_s: float) -> float:
+    """Returns the loudest frequency in half a second of a file's sound."""
+    with av.open(str(path)) as opened:
+        stream = opened.streams.audio[0]
+        rate = stream.codec_context.sample_rate
+        waves = [frame.to_ndarray()[0] for frame in opened.decode(stream) if begin_s <= frame.time < begin_s + 0.5]
+    spectrum = np.abs(np.fft.rfft(np.concatenate(waves).astype(float)))
+    return float(spectrum.argmax() * rate / sum(wave.size for wave in waves))
 
 
 # codec, sampling rate, the container it comes in, and where it is copied as it is
@@ -119,6 +131,7 @@ def test_sound_whose_sampling_rate_changes_is_encoded_from_there_on(ending: str,
     (out,) = record(join([one, two], tmp_path / "in.ts"), tmp_path / f"out{ending}")
     assert pictures(out) == list(range(60)) * 2
     np.testing.assert_allclose(heard(out)[1], [0.0, 1.5, 2.5, 3.5], atol=0.1)
+    assert [pitch_hz(out, begin_s) for begin_s in (0.5, 2.7)] == pytest.approx([440, 440], abs=5)
 
 
 @pytest.mark.parametrize("codec", ["aac", "flac"])
@@ -143,3 +156,40 @@ def test_sound_before_the_first_picture_that_can_be_decoded_is_left_out(ending: 
     first = pictures(out)[0]
     assert first > 0, "pictures begin with a later one"
     np.testing.assert_allclose(heard(out)[1], [max(0.0, 0.5 - first / 30), 1.5 - first / 30], atol=0.12)
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+@pytest.mark.parametrize("ending", [".mp4", ".mov"])
+def test_sound_that_is_refused_behind_pictures_costs_none_of_them(
+    ending: str, at_the_end: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FFmpeg holds sound back to put it between the pictures, and refuses it when it is given a picture."""
+    monkeypatch.setattr(audio_track, "copy_form", lambda *_: CopyForm(None, None))  # ADTS headers stay: not for MP4
+    tones_s = [(1.9, 2.0)] if at_the_end else [(0.0, 2.0)]
+    source = write_clip(tmp_path / "in.ts", frames=60, with_audio=True, tones_s=tones_s)
+    (out,) = record(source, tmp_path / f"out{ending}")
+    assert pictures(out) == list(range(60))
+    assert len([message for message in caplog.messages if "the sound of" in message]) == 1
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv"])
+def test_no_sound_at_the_beginning_of_a_segment_is_skipped_as_a_lead_in(ending: str, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mp4", frames=60, with_audio=True)
+    files = record(clip, tmp_path / f"out{ending}", 0.7)
+    assert len(files) == 3
+    assert max(heard(file)[1][0] for file in files) < 0.025, "a packet lasts 0.021 s"
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_sound_on_both_sides_of_a_long_outage(ending: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gap_s = 15 * 3600.0
+    times_s = [index / 30 + begin_s for begin_s in (0.0, gap_s) for index in range(30)]
+    clip = write_clip(tmp_path / "in.mkv", times_s=times_s, with_audio=True, tones_s=[(0.0, 1.0), (gap_s, gap_s + 1.0)])
+    (out,) = record(clip, tmp_path / f"out{ending}")
+    assert list(dict.fromkeys(pictures(out))) == list(range(60))
+    ends = heard(out)[1]
+    if ending == ".avi":  # it can't say that sound pauses
+        assert [m for m in caplog.messages if "the sound of" in m and "it pauses for 539" in m]
+        assert ends == pytest.approx([0.0, 1.0], abs=0.1)
+    else:
+        assert ends[-2:] == pytest.approx([gap_s, gap_s + 1], abs=0.1)

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.resampler import AudioResampler
 
-from streamer.sinks.audio_copy import copy_of
+from streamer.sinks.audio_copy import NotCopied, copy_of
 
 _CODEC = "aac"
 _FRAME_SAMPLES = 1024
 _SILENT_FRAMES = 4
+_MOST_PAUSE_S = 600
 _BITS_A_CHANNEL = 96_000
 _MOST_BITS_A_SAMPLE = 5
 _RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # AAC has no others
@@ -70,6 +71,7 @@ class AacEncoder:
 
         Raises:
             av.FFmpegError: if the encoder fails.
+            NotCopied: if a pause is too long to be filled.
         """
         try:
             frames = packet.decode()
@@ -106,6 +108,8 @@ class AacEncoder:
         else:
             yield from self._fill_up()
             if self._fills_pauses:
+                if gap > _MOST_PAUSE_S * self.rate:
+                    raise NotCopied(f"it pauses for {gap / self.rate:.0f} s, too long to be filled with silence")
                 yield from self._pause_until(first)
             self._next = first
         self._has_begun = True
