@@ -22,7 +22,8 @@ def is_needed(options: SourceOptions) -> bool:
     """Whether FFmpeg would fetch a playlist's segments with other checks than wanted.
 
     It hands neither `tls_verify` nor `ca_file` on to them: before PyAV 19 it checks no segment's certificate, and since
-    then every one's, against authorities that it looks for where many systems have none.
+    then every one's, against authorities that it looks for where many systems have none
+    (`findings/pyav19-hls-tls-options.sh`).
     """
     return bool(options.tls_verify) or _CHECKS_ALWAYS
 
