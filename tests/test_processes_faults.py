@@ -19,12 +19,16 @@ import pytest
 
 from streamer.errors import SourceError
 from streamer.frame import Frame
-from streamer.sources.base import FedSource
+from streamer.sources import SourceOptions
+from streamer.sources.base import FedSource, SourceInfo
 from streamer.sources.processes import DecodingProcesses, pool, process
 from streamer.sources.processes.board import AHEAD
+from streamer.sources.processes.remote import RemoteSource
 from tests.fakes import wait_for
 from tests.media import write_clip
 from tests.test_processes import LONG, WAIT_S, Kept, opened
+
+CPU = SourceOptions()
 
 
 def pid_of(processes: DecodingProcesses, number: int = 0) -> int:
@@ -148,29 +152,120 @@ def test_a_process_that_hangs_is_ended(one_process: DecodingProcesses, long_clip
 
 
 @pytest.mark.usefixtures("watchful")
-def test_a_process_that_hangs_while_it_speaks_is_ended(
-    one_process: DecodingProcesses, long_clip: Path, tmp_path: Path
-) -> None:
-    large = opened(one_process, write_clip(tmp_path / "large.mp4", AHEAD, size_wh=(1920, 1080)), "large")
-    gate, taker = threading.Event(), Kept()
-    holds_up = Kept(before=gate)
-    opened(one_process, long_clip, "small").feed(holds_up, paced=False)
-    wait_for(lambda: holds_up.frames)
-    large.feed(taker, paced=False)  # 3 MB each, and nobody hears what is said
-    wire, waiting = one_process._processes[0]._wire, bytearray(4)
+def test_a_process_that_hangs_in_the_middle_of_a_message_holds_up_no_other(long_clip: Path, tmp_path: Path) -> None:
+    with DecodingProcesses(2) as processes:
+        large = opened(processes, write_clip(tmp_path / "large.mp4", AHEAD, size_wh=(1920, 1080)), "large")
+        gate, taker = threading.Event(), Kept()
+        other = Kept(before=gate)
+        small = opened(processes, long_clip, "small")
+        small.feed(other, paced=False)
+        wait_for(lambda: other.frames)
+        large.feed(taker, paced=False)  # 3 MB each, and nobody hears what is said
+        hung = processes._processes[0]
+        waiting = bytearray(4)
 
-    def is_full() -> bool:
-        fcntl.ioctl(wire, termios.FIONREAD, waiting)
-        return struct.unpack("i", waiting)[0] > 100_000
+        def is_full() -> bool:
+            fcntl.ioctl(hung, termios.FIONREAD, waiting)
+            return struct.unpack("i", waiting)[0] > 100_000
 
-    wait_for(is_full)
-    stop(one_process)
-    assert wire._socket.gettimeout() == 15
-    wire._socket.settimeout(0.2)
-    gate.set()
-    (hung,) = one_process._processes
-    wait_for(lambda: lose_patience(hung) and taker.ends and holds_up.ends)
-    assert "hung" in str(taker.ends[0])
+        wait_for(is_full)
+        stop(processes)
+        gate.set()
+        for taken in range(LONG):
+            wait_for(lambda taken=taken: len(other.frames) > taken)
+            small.count_taken()
+        wait_for(lambda: other.ends)
+        assert other.ends == [None] and len(other.frames) == LONG
+        assert hung.is_alive and hung.is_receiving and not taker.ends
+        wait_for(lambda: lose_patience(hung) and taker.ends)
+        assert "hung" in str(taker.ends[0])
+
+
+def child_that(code: str) -> Callable[[int, int], subprocess.Popen[bytes]]:
+    """Returns what starts a process, in place of `launch`, that has a `wire` to the run."""
+    begin = (
+        f"import socket, sys, time; sys.path[:] = {sys.path!r}; from streamer.sources.processes.wire import Wire\n"
+        "from streamer.sources.processes.messages import Alive\n"
+        "end = socket.socket(fileno=int(sys.argv[1])); wire = Wire(end)\n"
+    )
+
+    def start(connection: int, board: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", begin + code, str(connection)], pass_fds=(connection, board))
+
+    return start
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "end.sendall(bytes(range(256)) * 100); time.sleep(60)",
+        "end.sendall(b'\\xff' * 8); time.sleep(60)",
+        "end.sendall((5).to_bytes(8, 'big') + b'hello'); time.sleep(60)",
+        "wire.send(Alive()); end.sendall(b'GET / HTTP/1.1\\r\\n'); time.sleep(60)",
+    ],
+    ids=["bytes", "an enormous message", "no pickle", "text"],
+)
+def test_what_is_no_message_ends_the_process_alone(code: str, long_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DecodingProcesses(1) as processes:
+        monkeypatch.setattr(process, "launch", child_that(code))
+        assert processes._start()
+        good, odd = processes._processes
+        monkeypatch.undo()
+        source = processes.open(str(long_clip), name="a", options=CPU)
+        assert good.load == 1
+        file, live = (RemoteSource("x", SourceInfo("x", "x", live=live), CPU) for live in (False, True))
+        for each in (file, live):
+            odd.adopt(each)
+        with pytest.raises(SourceError, match="process that decoded it sent what can't be read"):
+            within(file.wait_ready)
+        assert len(list(source)) == LONG
+        wait_for(lambda: odd not in processes._processes)
+        assert live.is_wanted and not odd.is_alive
+
+
+@pytest.mark.usefixtures("watchful")
+def test_a_process_that_does_not_listen_holds_up_nobody(long_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DecodingProcesses(1) as processes:
+        monkeypatch.setattr(process, "launch", child_that("while True: wire.send(Alive()); time.sleep(0.01)"))
+        assert processes._start()
+        _, deaf = processes._processes
+        wait_for(lambda: deaf._has_spoken)
+        source = RemoteSource("x", SourceInfo("x", "x"), CPU)
+        deaf.adopt(source)
+
+        def speak() -> None:
+            while not deaf.is_deaf:
+                deaf._say(b"x" * 10_000)
+            deaf._say(b"x" * 1_000_000)
+
+        within(speak)
+        assert len(list(opened(processes, long_clip))) == LONG
+        assert deaf.is_alive
+        monkeypatch.setattr(process, "_SILENT_S", 0.5)
+        with pytest.raises(SourceError, match="hung"):
+            within(source.wait_ready)
+
+
+def test_a_process_that_listens_late_is_told_all(long_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "wire.send(Alive()); told = []\nwhile len(told) < 203: told += wire.receive()\n"
+        "assert [len(each) for each in told[:200]] == [10_000] * 200; end.sendall(b'x' * 8)"
+    )
+    with DecodingProcesses(1) as processes:
+        monkeypatch.setattr(process, "launch", child_that(code))
+        assert processes._start()
+        late = processes._processes[1]
+        wait_for(lambda: late._has_spoken)
+        os.kill(late._popen.pid, signal.SIGSTOP)
+        for _ in range(200):
+            within(lambda: late._say(b"x" * 10_000))
+        within(lambda: late._say(b"x" * 3_000_000))
+        assert late.is_deaf
+        os.kill(late._popen.pid, signal.SIGCONT)
+        for _ in range(2):
+            late._say(b"y")
+        wait_for(lambda: late._is_garbled)  # which it says once it has heard all
+        assert not late.is_deaf
 
 
 @pytest.mark.usefixtures("watchful")

@@ -24,7 +24,7 @@ from streamer.sources.base import SourceInfo
 from streamer.sources.options import SourceOptions
 from streamer.sources.processes import messages
 from streamer.sources.processes.board import SLOTS, SOURCES, Board
-from streamer.sources.processes.wire import Wire
+from streamer.sources.processes.wire import Garbled, Wire
 from streamer.yuv import Yuv420
 from streamer.yuv_matrix import Matrix
 from tests.fakes import WAIT_S
@@ -150,6 +150,75 @@ def test_it_is_readable_when_there_is_something(wires: tuple[Wire, Wire]) -> Non
     assert select.select([wires[1]], [], [], 0) == ([], [], [])
     wires[0].send(1)
     assert select.select([wires[1]], [], [], WAIT_S)[0] == [wires[1]]
+
+
+@pytest.fixture
+def open_wires() -> Iterator[tuple[Wire, socket.socket]]:
+    """An end that doesn't block, and the other's socket."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with closing(Wire(ours)) as wire, closing(theirs):
+        yield wire, theirs
+
+
+@given(sends=st.lists(st.lists(OBJECTS, max_size=3), max_size=4), data=st.data())
+def test_parts_are_kept_until_they_are_whole(sends: list[list[object]], data: st.DataObject) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    whole = b"".join(bytes_of(*each) for each in sends)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
+    with closing(Wire(ours)) as wire, closing(theirs):
+        got: list[object] = wire.receive()
+        assert got == []
+        for begin, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
+            theirs.sendall(whole[begin:end])
+            got += wire.receive()
+            assert wire.is_receiving == (b"".join(map(bytes_of, got)) != whole[:end])
+    assert got == [each for objects in sends for each in objects]
+
+
+@given(junk=st.binary(min_size=8, max_size=300))
+def test_junk_is_refused_or_awaited(junk: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with closing(Wire(ours)) as wire, closing(theirs):
+        theirs.sendall(bytes_of("first") + b"\x00" * 7 + junk[:1] + junk)
+        try:
+            assert wire.receive()[:1] == ["first"]
+        except Garbled:
+            pass
+
+
+@pytest.mark.parametrize("size", [(1 << 30) + 1, 1 << 63])
+def test_an_enormous_message_is_refused_by_its_first_bytes(open_wires: tuple[Wire, socket.socket], size: int) -> None:
+    wire, theirs = open_wires
+    theirs.sendall(size.to_bytes(8, "big"))
+    with pytest.raises(Garbled, match=f"{size} bytes"):
+        wire.receive()
+
+
+def test_what_is_not_read_is_kept_and_sent_later_in_order(open_wires: tuple[Wire, socket.socket]) -> None:
+    wire, theirs = open_wires
+    numbers = range(300)
+    for number in numbers:
+        wire.send((number, bytes(10_000)))
+    assert wire.is_sending
+    with closing(Wire(theirs.dup())) as other:
+        got: list[Any] = []
+        while len(got) < len(numbers):
+            got += other.receive()
+            wire.flush()
+    assert [number for number, _ in got] == list(numbers) and not wire.is_sending
+
+
+def test_what_is_not_read_is_forgotten_with_the_other_end(open_wires: tuple[Wire, socket.socket]) -> None:
+    wire, theirs = open_wires
+    while not wire.is_sending:
+        wire.send(bytes(100_000))
+    theirs.close()
+    with pytest.raises(OSError):
+        wire.flush()
+    assert not wire.is_sending
 
 
 def ended_within(whole: list[object], part: int) -> Wire:

@@ -26,7 +26,7 @@ _LEAST, _SOURCES_EACH = 2, 16
 _WORTH_IT = 4
 _PATIENCE_S = 2.0
 _LEAST_BETWEEN_S = 0.002
-_LOOK_S, _LOOK_AT_DYING_S = 1.0, 0.02
+_LOOK_S, _LOOK_SOON_S = 1.0, 0.02
 _MORE = 8  # processes above those wanted, to part sources
 _LONGEST_REST_S, _AGAIN_S = 60.0, 5.0
 
@@ -138,6 +138,8 @@ class DecodingProcesses(Closing):
                 if not process.hear():
                     self._selector.unregister(process)
                     self._dying.append(process)
+            for process in [each for each in self._processes if each.is_deaf]:
+                process.flush()
             for process in [each for each in self._dying if each.is_over()]:
                 self._dying.remove(process)
                 self._bury(process)
@@ -149,11 +151,12 @@ class DecodingProcesses(Closing):
                 for process in self._processes:
                     process.look()
             rest_s = _LEAST_BETWEEN_S - (time.perf_counter() - woken_s)
-            if rest_s > 0:
+            if rest_s > 0 and not any(process.is_receiving for process in self._processes):
                 time.sleep(rest_s)
 
     def _timeout_s(self, now_s: float) -> float:
-        longest_s = _LOOK_AT_DYING_S if self._dying else _LOOK_S
+        is_soon = self._dying or any(process.is_deaf for process in self._processes)
+        longest_s = _LOOK_SOON_S if is_soon else _LOOK_S
         return min([longest_s, *(each.due_s - now_s for each in self._awaited)])
 
     def _start(self, deaths: int = 0, sources: Sequence[RemoteSource] = ()) -> bool:

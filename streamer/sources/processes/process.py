@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ from streamer.sources.processes import messages
 from streamer.sources.processes.board import SOURCES, Board
 from streamer.sources.processes.launch import launch
 from streamer.sources.processes.remote import Place, RemoteSource, broken_off
-from streamer.sources.processes.wire import Wire
+from streamer.sources.processes.wire import Garbled, Wire
 
 if TYPE_CHECKING:
     from streamer.cuda.lending import Borrower
@@ -49,16 +50,16 @@ class Process:
             descriptor = Board.new()
             stack.callback(os.close, descriptor)
             self._board = Board(descriptor)
-            ours.settimeout(_SILENT_S)  # for one that hangs in the middle of what it says
+            ours.setblocking(False)  # nobody waits for one that hangs in the middle of what it says, or doesn't listen
             self._wire = Wire(ours)
             self._popen = launch(theirs.fileno(), descriptor)
         self._sources: dict[int, RemoteSource] = {}
         self._awaiting = list(sources)
         self._lock = threading.Lock()
-        self._ending = self._is_hung = self._is_gone = self._has_spoken = self._is_left = False
+        self._ending = self._is_hung = self._is_gone = self._has_spoken = self._is_left = self._is_garbled = False
         self._error: StreamerError | None = None
         self._deaths = deaths
-        self._started_s = self._gone_s = time.perf_counter()
+        self._started_s = self._gone_s = self._listened_s = time.perf_counter()
         self._patient_until_s = self._started_s + _STARTS_WITHIN_S
         self._borrower: Borrower | None = None
 
@@ -124,16 +125,33 @@ class Process:
                 log.warning("pictures of a decoding process can't be let go: %s", error)
 
     def _say(self, message: object) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it is gone: `hear` says so
             self._wire.send(message)
-        except TimeoutError:
-            self._give_up()
-        except OSError:
-            pass  # it is gone: `hear` says so
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a part of something has come that it says."""
+        return self._wire.is_receiving
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether it hasn't read all that it was told: `flush` tries again."""
+        return self._wire.is_sending
+
+    def flush(self) -> None:
+        """Tells it what it hasn't read yet, as far as it reads now."""
+        with contextlib.suppress(OSError):
+            self._wire.flush()
+        if not self.is_deaf:
+            self._listened_s = time.perf_counter()
 
     def look(self) -> None:
-        """Ends it where it has said nothing for too long, so that its sources don't hang."""
-        if time.perf_counter() > self._patient_until_s and not self._is_hung:
+        """Ends it where it has said nothing, or read nothing, for too long, so that its sources don't hang."""
+        now_s = time.perf_counter()
+        if not self.is_deaf:
+            self._listened_s = now_s
+        is_deaf = self._has_spoken and now_s - self._listened_s > _SILENT_S
+        if (is_deaf or now_s > self._patient_until_s) and not self._is_hung:
             self._give_up()
 
     def _give_up(self) -> None:
@@ -144,19 +162,23 @@ class Process:
 
     def hear(self) -> bool:
         """Hands on what it has said; returns False once nothing more comes: see `is_over`."""
-        self._patient_until_s = time.perf_counter() + _SILENT_S
         try:
-            for message in self._wire.receive():
+            said = self._wire.receive()
+            for message in said:
                 self._take(message)
-            self._has_spoken = True
-            awaiting, self._awaiting = self._awaiting, []
-            for source in awaiting:
-                self.adopt(source)
+            if said:
+                self._patient_until_s = time.perf_counter() + _SILENT_S
+                self._has_spoken = True
+                awaiting, self._awaiting = self._awaiting, []
+                for source in awaiting:
+                    self.adopt(source)
             return True
-        except TimeoutError:
-            self._give_up()
         except (EOFError, OSError):
             pass
+        except Garbled as error:
+            log.debug("a decoding process sent no message: %s", error)
+            self._is_garbled = True
+            self._popen.kill()
         except Exception as error:
             self._error = _as_ours(error)
             self._popen.kill()
@@ -239,6 +261,8 @@ class Process:
         return self._borrower
 
     def _how_it_ended(self) -> str:
+        if self._is_garbled:
+            return "sent what can't be read"
         if self._is_hung:
             said_nothing = f"said nothing for {_SILENT_S:g} s" if self._has_spoken else "was not ready in time"
             return f"hung: it {said_nothing}"
