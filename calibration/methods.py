@@ -28,6 +28,8 @@ from streamer.telemetry import without_telemetry
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+    from streamer.model_spec import ModelSpec
+
 METHODS = ("nncf", "minmax", "entropy", "percentile")
 """The order in which `auto` tries them: first what measured best and is quickest."""
 
@@ -112,12 +114,42 @@ class Quantizer:
         quantized = self._place(frozenset(float_layers))
         if method != "nncf":
             _set_scales(quantized, self._calibrate(method))
+        self._note_ranges(quantized)
+        return quantized
+
+    def tune(
+        self,
+        quantized: ModelProto,
+        spec: ModelSpec,
+        pictures: Sequence[npt.NDArray[np.uint8]],
+        deadline: float,
+    ) -> ModelProto:
+        """Returns a Q/DQ graph of `quantize` after training it towards the float model; see `calibration.distill`.
+
+        Args:
+            quantized: the graph, which isn't changed.
+            spec: the model's description.
+            pictures: network inputs, each (H, W, 3) uint8 BGR; labels aren't needed.
+            deadline: `time.monotonic` at which to stop.
+
+        Raises:
+            ModelError: if the graph has an operator that can't be trained.
+        """
+        from calibration.distill import tune
+
+        tuned, plain = tune(quantized, self.model, spec, pictures, deadline=deadline)
+        Quantizer(plain, self._inputs)._note_ranges(tuned)
+        return tuned
+
+    def _note_ranges(self, quantized: ModelProto) -> None:
+        """Writes the ranges of convolutions' outputs into the metadata: `streamer.int8` tells what for."""
+        import onnx
+
         outputs = [node.output[0] for node in quantized.graph.node if node.op_type == "Conv"]
         ranges = {name: pair for name, pair in self._calibrate("mean").items() if name in outputs}
         rounded = {name: [float(f"{low:.6g}"), float(f"{high:.6g}")] for name, (low, high) in ranges.items()}
-        text = json.dumps(rounded, sort_keys=True)
-        quantized.metadata_props.add(key=RANGES_KEY, value=text)
-        return quantized
+        metadata = {entry.key: entry.value for entry in quantized.metadata_props}
+        onnx.helper.set_model_props(quantized, metadata | {RANGES_KEY: json.dumps(rounded, sort_keys=True)})
 
     def _place(self, float_layers: frozenset[str]) -> ModelProto:
         """Returns a fresh copy of NNCF's result."""

@@ -61,11 +61,13 @@ def deal(
     labels: Path | None = None,
     gate_images: Path | None = None,
     gate_labels: Path | None = None,
+    extra_images: Path | None = None,
 ) -> Deal:
     """Reads the pictures and deals them out, by the hash of their names, so always alike.
 
     Without `gate_images`, a quarter of `images` (at least 8) calibrate and the rest are held out, since ranges settle
     sooner than AP; with them, all of `images` calibrate. Choice and gate get one half each of what is held out.
+    `extra_images` calibrate too; they need no labels.
 
     Raises:
         ConfigError: too few pictures, too many unreadable ones, or labels that don't fit.
@@ -85,6 +87,10 @@ def deal(
     else:
         count = max(_MIN_CALIBRATION, len(given) // 4)
         calibration, held_out = given[:count], given[count:]
+    if extra_images is not None:
+        used = {picture.sample.image.resolve() for picture in (*given, *held_out)}
+        extra = _read(spec, extra_images, None, unreadable, least=1)
+        calibration += [picture for picture in extra if picture.sample.image.resolve() not in used]
     middle = len(held_out) // 2
     return Deal(calibration, held_out[:middle], held_out[middle:], unreadable)
 
@@ -100,13 +106,15 @@ def _shuffled(pictures: Sequence[Picture]) -> list[Picture]:
     return sorted(pictures, key=lambda picture: hashlib.sha256(picture.sample.image.name.encode()).digest())
 
 
-def _read(spec: ModelSpec, images: Path, labels: Path | None, unreadable: list[Path]) -> list[Picture]:
+def _read(
+    spec: ModelSpec, images: Path, labels: Path | None, unreadable: list[Path], *, least: int = MIN_PICTURES
+) -> list[Picture]:
     if labels is None:
         samples = [Sample.of(file, []) for file in list_images(images)]
     else:
         samples = read_samples(images, labels, spec.labels)
-    if len(samples) < MIN_PICTURES:
-        raise ConfigError(f"{images}: wanted at least {MIN_PICTURES} pictures, got {len(samples)}")
+    if len(samples) < least:
+        raise ConfigError(f"{images}: wanted at least {least} pictures, got {len(samples)}")
     width, height = spec.input_size_wh
     pictures = []
     bad = []

@@ -54,11 +54,13 @@ def quantize(
     labels: Path | None = None,
     gate_images: Path | None = None,
     gate_labels: Path | None = None,
+    extra_images: Path | None = None,
     spec: ModelSpec | None = None,
     method: str = "auto",
     max_ap_drop: float = 0.5,
     min_agreement: float = 0.75,
     max_minutes: float = 10.0,
+    distill: bool = True,
 ) -> QuantizationReport:
     """Quantises a float model and writes it, with a report as ``.json`` and ``.md`` beside it, if it is good enough.
 
@@ -71,11 +73,14 @@ def quantize(
         labels: YOLO labels of `images`, used where pictures of it are held out.
         gate_images: folder of pictures to choose and judge on.
         gate_labels: YOLO labels of `gate_images`.
+        extra_images: more pictures to calibrate on, without labels.
         spec: describes a foreign model; None takes the file's own description.
         method: ``auto`` or one of `METHODS`.
         max_ap_drop: AP x 100 that may be lost, on the worst engine.
         min_agreement: least agreement with the float model without labels, 0 to 1, on the worst engine.
         max_minutes: when to stop trying; what was begun is finished.
+        distill: whether a model that fails the gate is first trained towards the float one, with PyTorch, before layers
+            of it are left in float.
 
     Raises:
         ConfigError: an option, a folder, a picture set or the output is wrong, or a package is missing.
@@ -93,11 +98,11 @@ def quantize(
     engines = [name for name in CPU_ENGINES if installed_engines()[name] is None]
     if not engines:
         raise EngineError("no inference engine is installed: pip install openvino")
-    pictures = deal(original.spec, images, labels, gate_images, gate_labels)
+    pictures = deal(original.spec, images, labels, gate_images, gate_labels, extra_images)
     labelled = bool(gate_labels if gate_images else labels)
     judge = Judge(original, engines, Limits(max_ap_drop, min_agreement), labelled)
     inputs = [network_input(picture, original.spec) for picture in pictures.calibration]
-    search = _Search(Quantizer(original.proto, inputs), judge, pictures, began + 60 * max_minutes)
+    search = _Search(Quantizer(original.proto, inputs), judge, pictures, began + 60 * max_minutes, distills=distill)
     best, verdicts = search.run(METHODS if method == "auto" else (method,))
     if not all(verdict.passed for verdict in verdicts):
         raise ModelError(_refusal(best, verdicts, labelled, max_ap_drop, min_agreement))
@@ -113,12 +118,13 @@ def quantize(
 class _Search:
     """Finds the method and the layers to leave in float."""
 
-    def __init__(self, quantizer: Quantizer, judge: Judge, pictures: Deal, deadline: float) -> None:
+    def __init__(self, quantizer: Quantizer, judge: Judge, pictures: Deal, deadline: float, *, distills: bool) -> None:
         self.trials: list[Trial] = []
         self.quantizer = quantizer
         self._judge = judge
         self._pictures = pictures
         self._deadline = deadline
+        self._distills = distills
 
     def run(self, methods: Sequence[str]) -> tuple[Candidate, list[Verdict]]:
         """Returns the best candidate and its verdicts: the first that passes, or the best of those that failed."""
@@ -126,6 +132,11 @@ class _Search:
         verdicts = self._verdicts(best)
         if all(verdict.passed for verdict in verdicts):
             return best, verdicts
+        tuned = self._tuned(best) if self._distills else None
+        if tuned is not None:
+            verdicts_of_tuned = self._verdicts(tuned)
+            if all(verdict.passed for verdict in verdicts_of_tuned):
+                return tuned, verdicts_of_tuned
         order = self._costliest_first(best)
         most = int(_MAX_FLOAT_SHARE * len(order))
         count = min(1, most)
@@ -136,6 +147,22 @@ class _Search:
                 break
             count = min(2 * count, most)
         return best, verdicts
+
+    def _tuned(self, candidate: Candidate) -> Candidate | None:
+        """Returns the candidate trained towards the float model in half of the time that is left, if that is better."""
+        now = time.monotonic()
+        try:
+            proto = self.quantizer.tune(
+                candidate.proto,
+                self._judge.original.spec,
+                [picture.pixels for picture in self._pictures.calibration],
+                now + (self._deadline - now) / 2,
+            )
+        except (ImportError, ModelError) as error:
+            _LOG.info("not distilled: %s", error)
+            return None
+        tuned = self._measured(proto, f"{candidate.trial.method}+distill", ())
+        return tuned if tuned.trial.fidelity > candidate.trial.fidelity else None
 
     def _verdicts(self, candidate: Candidate) -> list[Verdict]:
         verdicts = self._judge.judge(candidate.proto, self._pictures.gate)
@@ -156,7 +183,9 @@ class _Search:
         return best
 
     def _try(self, method: str, float_layers: tuple[str, ...]) -> Candidate:
-        proto = self.quantizer.quantize(method, float_layers)
+        return self._measured(self.quantizer.quantize(method, float_layers), method, float_layers)
+
+    def _measured(self, proto: ModelProto, method: str, float_layers: tuple[str, ...]) -> Candidate:
         trial = Trial(method, float_layers, self._judge.fidelity(proto, self._pictures.choice))
         self.trials.append(trial)
         _LOG.info("%s", trial.line())
@@ -282,12 +311,18 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         "--gate-images", type=Path, metavar="DIR", help="pictures to judge on, instead of held-out ones"
     )
     parser.add_argument("--gate-labels", type=Path, metavar="DIR|FILE", help="their labels")
+    parser.add_argument(
+        "--extra-images", type=Path, metavar="DIR", help="more pictures to calibrate on, without labels"
+    )
     parser.add_argument("--method", default="auto", choices=("auto", *METHODS), help="auto tries all, keeps the best")
     parser.add_argument("--max-ap-drop", type=float, default=0.5, metavar="AP", help="AP that may be lost (0.5)")
     parser.add_argument(
         "--min-agreement", type=float, default=0.75, metavar="A", help="without labels: least agreement, 0 to 1 (0.75)"
     )
     parser.add_argument("--max-minutes", type=float, default=10, metavar="M", help="when to stop trying (10)")
+    parser.add_argument(
+        "--no-distill", action="store_false", dest="distill", help="leave layers in float without training first"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -303,7 +338,18 @@ def run(args: argparse.Namespace) -> int:
 
 def search_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the options of `add_search_arguments` as arguments of `quantize`."""
-    names = ("images", "labels", "gate_images", "gate_labels", "method", "max_ap_drop", "min_agreement", "max_minutes")
+    names = (
+        "images",
+        "labels",
+        "gate_images",
+        "gate_labels",
+        "extra_images",
+        "method",
+        "max_ap_drop",
+        "min_agreement",
+        "max_minutes",
+        "distill",
+    )
     return {name: getattr(args, name) for name in names}
 
 

@@ -157,6 +157,15 @@ def test_deal_with_gate_pictures(tmp_path: Path) -> None:
         deal(tiny_spec(), images, None, None, tmp_path / "l")
 
 
+def test_extra_pictures_calibrate_and_never_judge(tmp_path: Path) -> None:
+    images, extra = pictures(tmp_path / "a", 40), pictures(tmp_path / "b", 3, first=100)
+    plain = deal(tiny_spec(), images)
+    dealt = deal(tiny_spec(), images, extra_images=extra)
+    assert len(dealt.calibration) == len(plain.calibration) + 3
+    assert [p.sample.image for p in dealt.gate] == [p.sample.image for p in plain.gate]
+    assert len(deal(tiny_spec(), images, extra_images=images).calibration) == len(plain.calibration)
+
+
 def test_too_few_or_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder, words in ((tmp_path / "empty", "no pictures"), (tmp_path / "missing", "no folder")):
