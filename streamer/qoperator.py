@@ -1,8 +1,8 @@
 """QOperator models brought into Q/DQ form: integer operators become float ones between Q/DQ pairs.
 
 ONNX Runtime's quantiser writes QLinearConv and its kin where it isn't told otherwise. OpenVINO computes one of them,
-QLinearLeakyRelu, wrongly without a word, and TensorRT takes none. An integer operator is by definition what its float one is between
-DequantizeLinear and QuantizeLinear, which every engine takes and fuses.
+QLinearLeakyRelu, wrongly without a word, and TensorRT takes none. An integer operator is by definition what its float
+one is between DequantizeLinear and QuantizeLinear, which every engine takes and fuses.
 """
 
 from __future__ import annotations

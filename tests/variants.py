@@ -295,11 +295,10 @@ def _store_half(model: onnx.ModelProto) -> None:
 
 
 def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
-    outputs = {value.name for value in model.graph.output}
-    names = {before: after for before, after in names.items() if after not in outputs}
+    taken = {value.name for value in model.graph.output}
     for node in model.graph.node:
         for field in (node.input, node.output):
-            field[:] = [names.get(name, name) for name in field]
+            field[:] = [names[name] if name in names and names[name] not in taken else name for name in field]
 
 
 def reference(variant: Variant, path: Path) -> np.ndarray:
@@ -370,8 +369,7 @@ def _possible(variant: Variant) -> bool:
 
 def corpus() -> Iterator[Variant]:
     """All variants: every form with every kind of scores, and each other difference with several forms."""
-    seen = set()
-    plain = Variant()
+    seen, plain = set(), Variant()
     some = [replace(plain, form=form) for form in ("joint", "boxes-first", "pairs-nchw", "pairs-rows", "distances")]
     groups: list[Iterator[Variant]] = [
         (replace(plain, form=f, scores=s) for f, s in product((*JOINT, *PAIRS, *BOXES), SCORES)),
