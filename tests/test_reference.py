@@ -13,7 +13,6 @@ import pytest
 
 from streamer import open_detector, self_check
 from streamer.engines import open_engine
-from streamer.engines.openvino_engine import OpenVinoEngine
 from streamer.errors import EngineError, ModelError
 from streamer.model_file import ModelFile, load_model
 from streamer.reference import reference_rows
@@ -111,6 +110,8 @@ def test_another_engine_is_taken_where_the_first_computes_wrongly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
+    from streamer.engines.openvino_engine import OpenVinoEngine
+
     path = write_tiny(tmp_path / "m.onnx")
     wait = OpenVinoEngine.wait
 
