@@ -181,11 +181,13 @@ def test_time_is_finite_and_never_goes_back_or_ahead_of_arrival(
 def test_a_camera_with_stray_stamps(off_s: float, freshest: bool, caplog: pytest.LogCaptureFixture) -> None:
     with RtspServer(fps=60) as server, caplog.at_level(logging.WARNING):
         server.stamp_off_s = lambda number: off_s if number and number % 20 == 0 else 0.0
-        with open_source(server.url, options=SourceOptions(freshest=freshest)) as source:
+        options = SourceOptions(freshest=freshest, open_timeout_s=60.0, stall_timeout_s=60.0)
+        with open_source(server.url, options=options) as source:
             frames = list(islice(source, 100))
-    for frame in frames:
-        assert frame.pts_s <= frame.index / 60 + 1.0
-    assert frames[-1].pts_s >= frames[-1].index / 60 - 0.5
+    began_s = frames[0].captured_at_s
+    for frame in frames:  # as it was filmed, or as it came where this machine was too busy to send or read it in time
+        assert frame.pts_s <= max(frame.index / 60, frame.captured_at_s - began_s) + 1.0
+    assert [frame.pts_s for frame in frames] == sorted(frame.pts_s for frame in frames)
     (line,) = [record.getMessage() for record in caplog.records if "time stamp" in record.getMessage()]
     assert "off its frame's arrival (1 so far); such frames are timed by arrival" in line
 

@@ -19,6 +19,7 @@ from tests.file_server import FileServer
 from tests.media import number_of, write_clip
 
 FRAMES = 150
+PATIENT = SourceOptions(open_timeout_s=60.0, stall_timeout_s=60.0)
 CLIPS = ("clip.mp4", "clip.mkv", "clip.ts", "clip.flv", "fragments.mp4")
 
 
@@ -62,7 +63,7 @@ def numbers_of(source: Source) -> list[int]:
 def test_it_is_what_the_local_file_is(server: FileServer, folder: Path, name: str) -> None:
     with open_source(str(folder / name)) as local:
         wanted = [(frame.index, frame.pts_s) for frame in local]
-    with open_source(f"{server.url}/{name}") as source:
+    with open_source(f"{server.url}/{name}", options=PATIENT) as source:
         assert not source.info.live
         found = [(frame.index, frame.pts_s) for frame in source]
         assert (source.skipped, source.reconnects, source.passed_over) == ((), 0, 0)
@@ -73,7 +74,7 @@ def test_it_is_what_the_local_file_is(server: FileServer, folder: Path, name: st
 @pytest.mark.parametrize("name", ["clip.mp4", "list.m3u8"])
 def test_no_frame_is_lost_however_slow_detection_is(server: FileServer, name: str) -> None:
     sink, slow = MemorySink(), threading.Event()
-    plan = StreamPlan(open_source(f"{server.url}/{name}"), [("m", sink)])
+    plan = StreamPlan(open_source(f"{server.url}/{name}", options=PATIENT), [("m", sink)])
     assert plan.chosen_policy() is Policy.EVERY_FRAME
     Pipeline([plan], SlowDetector(during=lambda index: slow.wait(0.05) if index < 20 else None)).run()
     assert sink.indices == list(range(FRAMES))
@@ -83,7 +84,7 @@ def test_no_frame_is_lost_however_slow_detection_is(server: FileServer, name: st
 def test_a_connection_that_breaks_is_read_on(server: FileServer, folder: Path, name: str) -> None:
     size = (folder / name).stat().st_size
     server.cuts[name] = [size // 2, size * 3 // 4]
-    with open_source(f"{server.url}/{name}") as source:
+    with open_source(f"{server.url}/{name}", options=PATIENT) as source:
         assert numbers_of(source) == list(range(FRAMES))
         assert source.skipped == ()
 
@@ -95,7 +96,7 @@ def test_a_connection_that_cannot_be_read_on_is_an_error(
 ) -> None:
     server.ranges, server.lengths = False, lengths
     server.cuts[name] = [(folder / name).stat().st_size // 2]
-    with open_source(f"{server.url}/{name}") as source:
+    with open_source(f"{server.url}/{name}", options=PATIENT) as source:
         frames = iter(source)
         numbers = []
         with pytest.raises(SourceError, match="broke off"):
@@ -131,7 +132,7 @@ def test_a_part_of_a_playlist_that_cannot_be_read_is_an_error(
 ) -> None:
     damage(server, folder, part)
     with (
-        open_source(f"{server.url}/{part[:4]}.m3u8") as source,
+        open_source(f"{server.url}/{part[:4]}.m3u8", options=PATIENT) as source,
         pytest.raises(SourceError, match=r"lacks \d\.\d s of its pictures"),
     ):
         list(source)
@@ -139,20 +140,20 @@ def test_a_part_of_a_playlist_that_cannot_be_read_is_an_error(
 
 def test_a_part_that_is_refused_once_is_read_again(server: FileServer) -> None:
     server.refused["list2.ts"] = [503]
-    with open_source(f"{server.url}/list.m3u8") as source:
+    with open_source(f"{server.url}/list.m3u8", options=PATIENT) as source:
         assert numbers_of(source) == list(range(FRAMES))
 
 
 def test_an_index_at_the_end_needs_byte_ranges(server: FileServer) -> None:
     server.ranges = False
     with pytest.raises(SourceError, match=r"index \(the moov box\) at the end, and the server can't seek"):
-        open_source(f"{server.url}/last.mp4")
+        open_source(f"{server.url}/last.mp4", options=PATIENT)
 
 
 def test_a_dash_manifest_is_named(server: FileServer, folder: Path) -> None:
     (folder / "dash.mpd").write_text('<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>')
     with pytest.raises(SourceError, match="is a DASH manifest"):
-        open_source(f"{server.url}/dash.mpd")
+        open_source(f"{server.url}/dash.mpd", options=PATIENT)
 
 
 @pytest.mark.parametrize("interval_s", [0.04, 1.0])
@@ -179,7 +180,7 @@ def test_pictures_at_irregular_times_lack_nothing() -> None:
 
 def test_a_file_that_is_reached_late_loses_nothing(server: FileServer) -> None:
     server.refused["clip.mp4"] = [503, 503]
-    source = open_source(f"{server.url}/clip.mp4", wait=False)
+    source = open_source(f"{server.url}/clip.mp4", options=PATIENT, wait=False)
     with pytest.raises(SourceError, match="5XX"):
         source.wait_ready()
     assert source.info.live  # as far as is known
