@@ -55,6 +55,12 @@ def server(folder: Path) -> Iterator[FileServer]:
         yield server
 
 
+def slow_at_first(index: int) -> None:
+    """Takes 50 ms for each of the first frames."""
+    if index < 20:
+        threading.Event().wait(0.05)
+
+
 def numbers_of(source: Source) -> list[int]:
     return [number_of(frame.image) for frame in source]
 
@@ -73,10 +79,10 @@ def test_it_is_what_the_local_file_is(server: FileServer, folder: Path, name: st
 
 @pytest.mark.parametrize("name", ["clip.mp4", "list.m3u8"])
 def test_no_frame_is_lost_however_slow_detection_is(server: FileServer, name: str) -> None:
-    sink, slow = MemorySink(), threading.Event()
+    sink = MemorySink()
     plan = StreamPlan(open_source(f"{server.url}/{name}", options=PATIENT), [("m", sink)])
     assert plan.chosen_policy() is Policy.EVERY_FRAME
-    Pipeline([plan], SlowDetector(during=lambda index: slow.wait(0.05) if index < 20 else None)).run()
+    Pipeline([plan], SlowDetector(during=slow_at_first)).run()
     assert sink.indices == list(range(FRAMES))
 
 
@@ -184,8 +190,8 @@ def test_a_file_that_is_reached_late_loses_nothing(server: FileServer) -> None:
     with pytest.raises(SourceError, match="5XX"):
         source.wait_ready()
     assert source.info.live  # as far as is known
-    sink, slow = MemorySink(), threading.Event()
+    sink = MemorySink()
     plan = StreamPlan(source, [("m", sink)])
     assert plan.chosen_policy() is Policy.FRESHEST
-    Pipeline([plan], SlowDetector(during=lambda index: slow.wait(0.05) if index < 20 else None)).run()
+    Pipeline([plan], SlowDetector(during=slow_at_first)).run()
     assert sink.indices == list(range(FRAMES))
