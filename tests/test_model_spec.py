@@ -284,7 +284,7 @@ specs = st.builds(
     reg_max=st.integers(1, 32),
     anchor_offset=st.floats(0, 1),
     activation=st.sampled_from(["LeakyReLU", "ReLU"]),
-    labels=st.lists(st.text(min_size=1).filter(str.strip), min_size=1, unique=True).map(tuple),
+    labels=st.lists(st.text(min_size=1, max_size=200).filter(str.strip), min_size=1, unique=True).map(tuple),
     checkpoint_sha256=st.none() | st.text("0123456789abcdef", min_size=64, max_size=64),
 )
 
