@@ -48,9 +48,11 @@ _KEYED_SECRET = re.compile(
 )
 
 _QUOTED_URI = re.compile(r"""(?<=(['"]))((?:[\w-]+=)?)([A-Za-z][A-Za-z0-9+.-]+:/.*?)(?=\1)""", re.DOTALL)
-_BARE_URI = re.compile(r"""(?<![A-Za-z0-9+.'"-])[A-Za-z][A-Za-z0-9+.-]+:/{2,}\S*?(?=[.,:;)\]}>'"]*(?:\s|\Z))""")
-
-
+_BARE_URI = re.compile(
+    r"""(?<![A-Za-z0-9+.'"-])(?:[A-Za-z][A-Za-z0-9+.-]+:/{2,}|(?:rtsps?|https?|rtmps?|srt|udp|tcp|ftp|s3|mqtts?):/)"""
+    r"""\S*?(?=[.,:;)\]}>'"]*(?:\s|\Z))""",  # of known schemes also where a path has lost a slash
+    re.IGNORECASE,
+)
 _BARE_USER = re.compile(r"""(?<![\w/*])[^\s'"/:@]+:[^\s'"/@]+@(?=[\w\[])""")  # of URIs without a scheme
 _BARE_QUERY = re.compile(r"""\?[^\s'"=?]+=[^\s'"]*""")
 

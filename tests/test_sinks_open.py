@@ -72,7 +72,7 @@ def test_a_name_that_is_too_long_is_refused(uri: str, tmp_path: Path, monkeypatc
 
 def test_a_home_that_is_not_there_is_a_missing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SinkError, match="there is no folder ~nobody-of-that-name"):
+    with pytest.raises(SinkError, match="there is no folder '~nobody-of-that-name"):
         open_sink("~nobody-of-that-name/out.jsonl", CAMERA, labels=[])
 
 
@@ -83,7 +83,7 @@ def test_the_source_is_named_in_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.jsonl"])
 def test_a_missing_folder_is_named_and_not_made(name: str, tmp_path: Path) -> None:
-    with pytest.raises(SinkError, match=r"there is no folder .*nowhere; make it"):
+    with pytest.raises(SinkError, match=r"there is no folder .*nowhere'; make it"):
         open_sink(str(tmp_path / "nowhere" / name), CAMERA, labels=[])
     assert not (tmp_path / "nowhere").exists()
 

@@ -292,7 +292,7 @@ def test_a_run_without_frames_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(SinkError, match=r"there is no folder .*nowhere; make it"):
+    with pytest.raises(SinkError, match=r"there is no folder .*nowhere'; make it"):
         SegmentsSink(tmp_path / "nowhere" / "out.mp4", info(), 1.0)
 
 

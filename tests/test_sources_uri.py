@@ -139,6 +139,7 @@ def test_redact(uri: str, shown: str) -> None:
         ("see (http://a:hunter2@cam/live): no", "see (http://***@cam/live): no"),
         ("rtsp://a:hunter2@cam/1, rtsp://b:hunter2@cam/2.", "rtsp://***@cam/1, rtsp://***@cam/2."),
         ("get https://github.com/a/b.onnx: 404", "get https://github.com/a/b.onnx: 404"),
+        ("no folder rtsp:/a:hunter2@cam; make it", "no folder rtsp:/***@cam; make it"),
         ("a path: /tmp/a@b, C:/tmp/a@b", "a path: /tmp/a@b, C:/tmp/a@b"),
     ],
 )

@@ -201,7 +201,7 @@ def _take_folder(path: Path, replaces: bool) -> PathLock:
     try:
         behind_link(path).mkdir(exist_ok=replaces)
     except OSError as error:
-        missing = f"there is no folder {path.parent}" if not path.parent.is_dir() else reason(error)
+        missing = f"there is no folder {str(path.parent)!r}" if not path.parent.is_dir() else reason(error)
         raise SinkError(f"can't make the folder {path}: {missing}; choose another output") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise SinkError(f"can't write into {path}: permission denied; choose another output")
