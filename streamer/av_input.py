@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import av
 from av.container import InputContainer
@@ -11,7 +11,14 @@ from av.container import InputContainer
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
-def open_input(target: str, **options: Any) -> InputContainer:
+class Readable(Protocol):
+    """Bytes in order."""
+
+    def read(self, size: int) -> bytes:
+        """Returns up to `size` bytes, none at the end."""
+
+
+def open_input(target: str | Readable, **options: Any) -> InputContainer:
     """Returns what `av.open` opens; metadata in whatever encoding is no obstacle.
 
     Raises:

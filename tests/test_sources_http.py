@@ -6,9 +6,11 @@ import base64
 import hashlib
 import itertools
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import cv2
 import pytest
@@ -101,6 +103,43 @@ def test_a_stream_without_a_status_line_is_left_to_ffmpeg() -> None:
 
     with HttpCamera(reply) as camera, open_source(camera.url, options=EVERY) as source:
         assert [number_of(frame.image) for frame in islice(source, 3)] == [0, 1, 2]
+
+
+def test_a_stream_that_is_given_once_is_asked_for_once(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.ts", 60).read_bytes()
+
+    def reply(request: str, send: Callable[[bytes], None]) -> None:
+        if len(camera.requests) == 1:
+            send(head("application/octet-stream") + clip)
+
+    with HttpCamera(reply) as camera, open_source(f"{camera.url}/feed", options=EVERY) as source:
+        frames = iter(source)
+        assert [number_of(frame.image) for frame in islice(frames, 60)] == list(range(60))
+        assert source.info.live
+        with pytest.raises(SourceError, match="ended: the other side closed the stream"):
+            next(frames)
+    assert len(camera.requests) == 1
+
+
+@pytest.mark.parametrize("whole_bytes", [500, 20_000])
+def test_a_video_that_drips_is_given_up(whole_bytes: int, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.ts", 300).read_bytes()
+    stop = threading.Event()
+
+    def reply(request: str, send: Callable[[bytes], None]) -> None:
+        send(head("video/mp2t") + clip[:whole_bytes])
+        for at in range(whole_bytes, len(clip)):
+            if stop.wait(0.05):
+                return
+            send(clip[at : at + 1])
+
+    options = SourceOptions(reconnect=0, open_timeout_s=0.5, key_frame_timeout_s=20.0, stall_timeout_s=0.5)
+    with HttpCamera(reply) as camera, pytest.raises(SourceError, match=r"sent no picture within 0.5 s|gave no picture"):
+        try:
+            with open_source(f"{camera.url}/feed", options=options) as source:
+                list(source)
+        finally:
+            stop.set()
 
 
 def test_a_stream_that_ends_is_an_outage() -> None:
@@ -211,7 +250,7 @@ def test_an_answer_that_is_always_announced_is_given_up() -> None:
         (b"HTTP/1.1 200 OK\r\nX: ", "did not answer within 0.5 s"),
         (head(MIXED) + b"--b\r\nX: ", "sent data for 0.5 s but no complete picture|sent nothing"),
         (head("image/jpeg", "Content-Length: 99999"), "sent no whole picture within 0.5 s"),
-        (head("application/octet-stream"), "broke off .timed out|did not answer"),
+        (head("application/octet-stream"), "broke off .timed out|sent no picture within 0.5 s"),
     ],
 )
 def test_an_answer_that_drips_is_given_up(start: bytes, words: str) -> None:
@@ -421,15 +460,34 @@ def test_a_stale_digest_is_answered_anew_and_a_wrong_one_once() -> None:
         assert not Login("a", "b").take([useless], was_sent=False)
 
 
-def test_a_playlist_over_tcp_reads_no_file_of_this_machine(tmp_path: object) -> None:
-    clip = write_clip(tmp_path / "clip.ts", 30)  # type: ignore[operator]
-    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\nfile://{clip}\n#EXT-X-ENDLIST\n".encode()
+def playlist_of(clip: Path) -> bytes:
+    return f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\nfile://{clip}\n#EXT-X-ENDLIST\n".encode()
+
+
+def test_a_playlist_on_a_web_server_reads_no_file_of_this_machine(tmp_path: Path) -> None:
+    playlist = playlist_of(write_clip(tmp_path / "clip.ts", 30))
 
     def reply(request: str, send: Callable[[bytes], None]) -> None:
         send(head("application/vnd.apple.mpegurl", f"Content-Length: {len(playlist)}") + playlist)
 
-    with HttpCamera(reply) as camera, pytest.raises(SourceError, match="can't be opened|holds no video"):
+    with HttpCamera(reply) as camera, pytest.raises(SourceError, match=r"can't be opened|holds no video"):
         open_source(f"{camera.url}/live.m3u8", options=SourceOptions(reconnect=0))
+
+
+def test_a_playlist_over_tcp_reads_no_file_of_this_machine(tmp_path: Path) -> None:
+    playlist = playlist_of(write_clip(tmp_path / "clip.ts", 30))
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(playlist)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        with pytest.raises(SourceError, match=r"can't be opened|holds no video"):
+            open_source(f"tcp://127.0.0.1:{server.getsockname()[1]}", options=SourceOptions(reconnect=0))
+        thread.join(20)
 
 
 JPEGS = [jpeg(1), jpeg(2, cv2.IMWRITE_JPEG_PROGRESSIVE, 1), jpeg(3, cv2.IMWRITE_JPEG_RST_INTERVAL, 1)]

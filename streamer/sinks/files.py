@@ -76,7 +76,9 @@ def check_folder(path: Path, shown: str | None = None) -> None:
     """
     shown = shown or str(path)
     if not path.parent.is_dir():
-        raise SinkError(f"can't write {shown}: there is no folder {str(path.parent)!r}; make it first, or choose another")
+        raise SinkError(
+            f"can't write {shown}: there is no folder {str(path.parent)!r}; make it first, or choose another"
+        )
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass

@@ -25,6 +25,7 @@ from streamer.sources.diagnosis import why_unplayable
 from streamer.sources.ending import Coverage, missing_at_end_s
 from streamer.sources.hardware import GpuFirst
 from streamer.sources.http import playlist
+from streamer.sources.http.body import VideoBody
 from streamer.sources.options import SourceOptions, too_large
 from streamer.sources.packets import CpuPackets, Damage, Picture
 from streamer.sources.uri import delimiters_hint
@@ -83,24 +84,30 @@ class VideoDecoder:
         was_waited_for: whether the last picture had to be waited for, rather than lying there when it was asked for.
     """
 
-    def __init__(self, target: str | Path, shown: str, options: SourceOptions) -> None:
+    def __init__(self, target: str | Path, shown: str, options: SourceOptions, body: VideoBody | None = None) -> None:
         """Opens `target` and finds its video.
 
         Args:
             target: a local file's path, or a stream's URL.
             shown: what to call it in messages: without any password.
             options: its timeouts, for a stream.
+            body: the stream itself, where it was asked for already; closed with this.
 
         Raises:
             SourceError: if it can't be opened or holds no video; the message says why.
         """
         self._shown, self._options = shown, options
         self._target, self._path = target, target if isinstance(target, Path) else None
+        self._body = body
         self._files: playlist.PlaylistFiles | None = None
         started = time.perf_counter()
         try:
             self._container = self._open(target)
+        except SourceError:  # of what reads the body
+            self._close_body()
+            raise
         except (av.FFmpegError, ValueError) as error:
+            self._close_body()
             waited_s = time.perf_counter() - started
             # Without its cause: av's own text holds the password.
             hint = "" if self._path is not None else delimiters_hint(str(target))
@@ -110,6 +117,7 @@ class VideoDecoder:
             self._packets: Iterator[Packet[VideoStream]] = self._container.demux(self.stream)
         except BaseException:
             self._container.close()
+            self._close_body()
             raise
         self.frame_count = self.stream.frames or None
         self.duration_s = self._container.duration / 1e6 if self._container.duration else None
@@ -194,6 +202,11 @@ class VideoDecoder:
         self._ready.clear()
         self._decoder.close()
         self._container.close()
+        self._close_body()
+
+    def _close_body(self) -> None:
+        if self._body is not None:
+            self._body.close()
 
     def _has_end(self) -> bool:
         """Whether the container tells its length, or its size; a playlist's own size says nothing of what it lists."""
@@ -216,6 +229,8 @@ class VideoDecoder:
 
     def _next_packet(self) -> Packet[VideoStream] | None:
         while True:
+            if self._body is not None:
+                self._body.allow(self._options.stall_timeout_s)
             try:
                 return next(self._packets, None)
             except av.FFmpegError as error:
@@ -298,6 +313,8 @@ class VideoDecoder:
         options = self._options
         if isinstance(target, Path):  # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme
             return open_input(f"file:{target}")
+        if self._body is not None:
+            return open_input(self._body)
         scheme = target.partition(":")[0]
         wishes = _STREAM_OPTIONS | {"protocol_whitelist": _PROTOCOLS[scheme]}
         if target.startswith(_RTSP_SCHEMES):

@@ -18,6 +18,7 @@ from streamer.sources.decoder import VideoDecoder
 from streamer.sources.diagnosis import why_unplayable
 from streamer.sources.ending import missing_end
 from streamer.sources.guarded import GuardedSource
+from streamer.sources.http.body import VideoBody
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.packets import Picture
 from streamer.sources.uri import is_stream, local_path
@@ -39,8 +40,16 @@ class VideoSource(GuardedSource):
     Closing waits for the frame being read, which a silent stream can hold back for `stall_timeout_s`.
     """
 
-    def __init__(self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS) -> None:
+    def __init__(
+        self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS, body: VideoBody | None = None
+    ) -> None:
         """Opens `uri`, a path or URL, and decodes its first picture.
+
+        Args:
+            uri: where it is.
+            name: the source's name.
+            options: patience, and who decodes.
+            body: what a web server has answered to `uri` already, to be read and closed; None asks it.
 
         Raises:
             SourceError: if it can't be opened, holds no video, or ends before its first frame.
@@ -57,7 +66,7 @@ class VideoSource(GuardedSource):
         self._complaint = Seldom()
         self._looked_at: Picture | None = None
         self._identity = _identity(self._path)
-        self._decoder = VideoDecoder(uri if self._path is None else self._path, self._shown, options)
+        self._decoder = VideoDecoder(uri if self._path is None else self._path, self._shown, options, body)
         self._begin()
 
     @property

@@ -31,6 +31,7 @@ class Answer:
     Attributes:
         content_type: in lower case, without parameters; empty where none is given.
         length: the body's length in bytes, None where it isn't known.
+        has_parts: whether a part of the body can be asked for alone.
         url: where it came from in the end, without user and password.
     """
 
@@ -38,6 +39,8 @@ class Answer:
         self._response, self.url, self._deadline = response, url, deadline
         self.content_type = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
         self.length = response.length
+        self.has_parts = (response.headers.get("Accept-Ranges") or "none").strip().lower() != "none"
+        self._kept = b""
 
     def read(self, timeout_s: float | None = None) -> bytes:
         """Returns what has come of the body, at least a byte; nothing at its end.
@@ -48,12 +51,31 @@ class Answer:
         Raises:
             OSError: if the connection breaks off, or the time is over (`TimeoutError`).
         """
+        if self._kept:
+            kept, self._kept = self._kept, b""
+            return kept
         if timeout_s is not None:
-            self._deadline.extend(timeout_s)
+            self.allow(timeout_s)
         try:
             return self._response.read1(_AT_ONCE)
         except (http.client.HTTPException, ValueError) as error:  # a chunk that is none, or closed meanwhile
             raise ConnectionResetError("no proper answer") from error
+
+    def allow(self, timeout_s: float) -> None:
+        """Gives all reading from now on so long."""
+        self._deadline.extend(timeout_s)
+
+    def peek(self, count: int) -> bytes:
+        """Returns the beginning of what is to be read, at least so many bytes where there are; raises as `read`."""
+        start = b""
+        while len(start) < count and (data := self.read()):
+            start += data
+        self._kept = start
+        return start
+
+    def unread(self, data: bytes) -> None:
+        """Has what was read come again."""
+        self._kept = data + self._kept
 
     def close(self) -> None:
         """Closes the connection. Safe to call twice."""

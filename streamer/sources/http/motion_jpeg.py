@@ -27,15 +27,12 @@ class MotionJpegSource(GuardedSource):
     over.
     """
 
-    def __init__(
-        self, client: HttpClient, answer: Answer, start: bytes, shown: str, *, name: str, options: SourceOptions
-    ) -> None:
+    def __init__(self, client: HttpClient, answer: Answer, shown: str, *, name: str, options: SourceOptions) -> None:
         """Reads the first picture.
 
         Args:
             client: of the answer.
             answer: its body is read to its end, and closed.
-            start: what was read of it already.
             shown: what to call it in messages.
             name: the source's name.
             options: patience, and the largest picture.
@@ -48,7 +45,6 @@ class MotionJpegSource(GuardedSource):
         self._turn = UPRIGHT
         self._scanner = JpegScanner()
         self._whole: deque[bytes] = deque()
-        self._start = start
         self._context = VideoCodecContext.create("mjpeg", "r")
         self._context.thread_count, self._context.thread_type = 1, ThreadType.NONE
         if options.gpu_only:
@@ -101,7 +97,7 @@ class MotionJpegSource(GuardedSource):
         started_s = time.perf_counter()
         while not self._whole:
             try:
-                data, self._start = self._start or self._answer.read(patience_s), b""
+                data = self._answer.read(patience_s)
                 if not data:
                     raise SourceError("ended: the other side closed the stream; start it again there")
                 self._whole.extend(self._scanner.feed(data))

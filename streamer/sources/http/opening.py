@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from streamer.errors import SourceError
 from streamer.redaction import redact
 from streamer.sources.base import Source
+from streamer.sources.http.body import VideoBody
 from streamer.sources.http.client import Answer, HttpClient, NotHttpError
 from streamer.sources.http.jpegs import MOST_PICTURE_BYTES, JpegScanner
 from streamer.sources.http.motion_jpeg import MotionJpegSource
@@ -23,6 +24,8 @@ _JPEG_TYPES = frozenset(("image/jpeg", "image/jpg", "image/pjpeg"))
 _PICTURE_TYPES = _JPEG_TYPES | {"image/png", "image/webp", "image/bmp", "image/x-ms-bmp", "image/tiff"}
 _VAGUE_TYPES = ("", "application/octet-stream", "text/plain", "binary/octet-stream")
 _PLAYLIST_TYPES = ("application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl", "audio/x-mpegurl")
+# What FFmpeg reads from the answer that is there already: some servers give a stream once.
+_STREAM_TYPES = ("", "application/octet-stream", "video/mp2t", "video/mpeg", "video/x-flv", "video/x-matroska")
 _JPEG_START, _PLAYLIST_START = b"\xff\xd8\xff", b"#EXTM3U"
 _MOST_PLAYLIST_BYTES = 16 << 20
 
@@ -51,6 +54,8 @@ def open_http(uri: str, *, name: str, options: SourceOptions) -> Source:
         raise
     if source is not None:
         return source
+    if answer.content_type in _STREAM_TYPES and answer.length is None and not answer.has_parts:
+        return VideoSource(uri, name=name, options=options, body=VideoBody(answer, shown, options.stall_timeout_s))
     answer.close()
     return VideoSource(uri, name=name, options=options)
 
@@ -59,45 +64,43 @@ def _open_pictures(client: HttpClient, answer: Answer, shown: str, name: str, op
     """Returns the source of a camera's pictures, None for what FFmpeg is to read."""
     kind = answer.content_type
     if kind.startswith("multipart/"):
-        return MotionJpegSource(client, answer, b"", shown, name=name, options=options)
+        return MotionJpegSource(client, answer, shown, name=name, options=options)
     if kind in _PICTURE_TYPES - _JPEG_TYPES or (kind in _JPEG_TYPES and answer.length is not None):
-        return SnapshotSource(client, answer, b"", shown, name=name, options=options)
+        return SnapshotSource(client, answer, shown, name=name, options=options)
     if kind not in (*_JPEG_TYPES, *_VAGUE_TYPES, *_PLAYLIST_TYPES):
         return None
-    start = b""
-    while len(start) < len(_PLAYLIST_START) and (data := answer.read()):
-        start += data
+    start = answer.peek(len(_PLAYLIST_START))
     if kind in _PLAYLIST_TYPES or start.startswith(_PLAYLIST_START):
-        _check_playlist(answer, len(start), shown)
+        _check_playlist(answer, shown)
         return None
     if start.startswith(_JPEG_START):
-        start, is_single = _read_single(answer, start)
-        kind_of_source = SnapshotSource if is_single else MotionJpegSource
-        return kind_of_source(client, answer, start, shown, name=name, options=options)
+        kind_of_source = SnapshotSource if _is_single(answer) else MotionJpegSource
+        return kind_of_source(client, answer, shown, name=name, options=options)
     if start.lstrip(b"\r\n").startswith(b"--") and answer.length is None:
-        return MotionJpegSource(client, answer, start, shown, name=name, options=options)
+        return MotionJpegSource(client, answer, shown, name=name, options=options)
     return None
 
 
-def _read_single(answer: Answer, start: bytes) -> tuple[bytes, bool]:
-    """Reads on until it is known whether an answer is one picture or many; returns what was read, and that."""
-    scanner = JpegScanner()
-    pictures = len(scanner.feed(start))
-    content = bytearray(start)
+def _is_single(answer: Answer) -> bool:
+    """Reads as far as tells whether an answer is one JPEG picture or many; what was read comes again."""
+    scanner, content, pictures = JpegScanner(), bytearray(), 0
     try:
-        while data := answer.read():
+        while pictures <= 1 and len(content) <= MOST_PICTURE_BYTES and (data := answer.read()):
             content += data
-            if pictures or len(content) > MOST_PICTURE_BYTES:
-                return bytes(content), False
-            pictures += len(scanner.feed(data))
+            if pictures:
+                return False
+            pictures = len(scanner.feed(data))
     except TimeoutError:  # the connection is kept, but nothing more comes
         if not pictures:
             raise
-    return bytes(content), pictures <= 1
+    finally:
+        answer.unread(bytes(content))
+    return pictures <= 1
 
 
-def _check_playlist(answer: Answer, size: int, shown: str) -> None:
+def _check_playlist(answer: Answer, shown: str) -> None:
     """Raises SourceError for a playlist of a size that FFmpeg shouldn't be given: it keeps all of it in memory."""
+    size = 0
     while data := answer.read():
         size += len(data)
         if size > _MOST_PLAYLIST_BYTES:

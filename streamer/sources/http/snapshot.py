@@ -25,15 +25,12 @@ class SnapshotSource(GuardedSource):
     nothing is detected twice for nothing. `pts_s` is the time since the first frame.
     """
 
-    def __init__(
-        self, client: HttpClient, answer: Answer, start: bytes, shown: str, *, name: str, options: SourceOptions
-    ) -> None:
+    def __init__(self, client: HttpClient, answer: Answer, shown: str, *, name: str, options: SourceOptions) -> None:
         """Reads the first picture.
 
         Args:
             client: asks for the next ones.
             answer: the first.
-            start: what was read of it already.
             shown: what to call it in messages.
             name: the source's name.
             options: rate, patience, and the largest picture.
@@ -47,7 +44,7 @@ class SnapshotSource(GuardedSource):
         self._damaged = self._count = 0
         self._ended = threading.Event()
         self._content = b""
-        self._answer, self._start = answer, start
+        self._answer = answer
         self._begin()
 
     @property
@@ -66,7 +63,7 @@ class SnapshotSource(GuardedSource):
 
     def _read_first(self) -> Frame:
         self._asked_s = self._given_s = self._first_s = time.perf_counter()
-        self._content = self._body(self._answer, self._start, self._options.open_timeout_s)
+        self._content = self._body(self._answer, self._options.open_timeout_s)
         try:
             frame = self._frame()
         except SourceError as error:
@@ -98,11 +95,11 @@ class SnapshotSource(GuardedSource):
             answer = self._client.get()
         except NotHttpError:
             raise SourceError(f"source {self._shown!r} gives no picture any more; check its URL") from None
-        return self._body(answer, b"", self._options.stall_timeout_s)
+        return self._body(answer, self._options.stall_timeout_s)
 
-    def _body(self, answer: Answer, start: bytes, timeout_s: float) -> bytes:
+    def _body(self, answer: Answer, timeout_s: float) -> bytes:
         """Returns all of an answer, which has so long for it."""
-        content, problem = bytearray(start), None
+        content, problem = bytearray(), None
         try:
             data = answer.read(timeout_s)
             while data and len(content) <= MOST_PICTURE_BYTES:
