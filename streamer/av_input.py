@@ -11,6 +11,13 @@ from av.container import InputContainer
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
+RAW_CLOCK = {"correct_ts_overflow": "0"}
+"""Options for files: an MPEG-TS clock that goes back is what it says, rather than 26.5 hours added to it.
+
+FFmpeg takes each step back for a clock that has run over. A file joined of two recordings then has a day between them.
+"""
+
+
 class Readable(Protocol):
     """Bytes in order."""
 

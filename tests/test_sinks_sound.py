@@ -124,6 +124,29 @@ def test_sound_goes_on_where_the_clock_of_a_stream_begins_again(ending: str, tmp
     np.testing.assert_allclose(heard(out)[1], [0.5, 1.5, 2.5, 3.5, 4.5, 5.5], atol=0.1)
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_a_clock_that_goes_back_leaves_no_day_between_two_pictures(ending: str, tmp_path: Path) -> None:
+    late = {"output_ts_offset": "5000"}
+    tones_s = [(0.5, 1.5)]
+    one = write_clip(tmp_path / "one.ts", frames=60, with_audio=True, tones_s=tones_s, container_options=late)
+    two = write_clip(tmp_path / "two.ts", frames=60, with_audio=True, tones_s=tones_s)
+    (out,) = record(join([one, two], tmp_path / "in.ts"), tmp_path / f"out{ending}")
+    assert pictures(out) == list(range(60)) * 2
+    np.testing.assert_allclose(heard(out)[1], [0.5, 1.5, 2.5, 3.5], atol=0.1)
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_a_clock_that_runs_over_goes_on(ending: str, tmp_path: Path) -> None:
+    late = {"output_ts_offset": "95442"}  # 33 bits of 90 kHz end at 95,443.7 s
+    tones_s = [(0.5, 1.2), (2.0, 2.8)]
+    source = write_clip(
+        tmp_path / "in.ts", frames=90, with_audio=True, audio_s=3.0, tones_s=tones_s, container_options=late
+    )
+    (out,) = record(source, tmp_path / f"out{ending}")
+    assert pictures(out) == list(range(90))
+    np.testing.assert_allclose(heard(out)[1], [0.5, 1.2, 2.0, 2.8], atol=0.1)
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_sound_whose_sampling_rate_changes_is_encoded_from_there_on(ending: str, tmp_path: Path) -> None:
     one = write_clip(tmp_path / "one.ts", frames=60, with_audio=True, tones_s=[(0.0, 1.5)])

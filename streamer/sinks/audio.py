@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import av
 
-from streamer.av_input import open_input
+from streamer.av_input import RAW_CLOCK, open_input
 from streamer.sinks.files import reason
 from streamer.sources.base import SourceInfo
 from streamer.sources.clock import PresentationClock
@@ -208,7 +208,7 @@ def open_audio(source: SourceInfo) -> AudioReader | None:
     if path is None or path.is_dir():  # of pictures
         return None
     try:
-        opened = open_input(str(path.absolute()))
+        opened = open_input(str(path.absolute()), options=RAW_CLOCK)
     except (av.FFmpegError, OSError) as error:
         log.warning("no sound: %s can't be opened a second time: %s", path, reason(error))
         return None

@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from streamer.av_input import open_input
+from streamer.av_input import RAW_CLOCK, open_input
 from streamer.errors import SourceError
 from streamer.sources.arrival import ArrivalClock
 from streamer.sources.backlog import WAITED_S, Backlog
@@ -312,7 +312,7 @@ class VideoDecoder:
         """
         options = self._options
         if isinstance(target, Path):  # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme
-            return open_input(f"file:{target}")
+            return open_input(f"file:{target}", options=RAW_CLOCK)
         if self._body is not None:
             return open_input(self._body)
         scheme = target.partition(":")[0]
