@@ -8,7 +8,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
+import cv2
 from typing_extensions import Self
+
+from streamer.sources import SourceOptions
+from tests.media import picture
 
 Reply = Callable[[str, Callable[[bytes], None]], None]
 """Gets the request's head and what sends bytes; the connection is closed when it returns."""
@@ -62,3 +66,35 @@ class HttpCamera:
             self.requests.append(request.decode("latin-1"))
             self._reply(self.requests[-1], connection.sendall)
             connection.shutdown(socket.SHUT_RDWR)
+
+
+MIXED = "multipart/x-mixed-replace; boundary=b"
+
+
+EVERY = SourceOptions(freshest=False, reconnect=0, open_timeout_s=30.0, key_frame_timeout_s=30.0, stall_timeout_s=30.0)
+
+
+HURRY = SourceOptions(reconnect=0, open_timeout_s=0.5, key_frame_timeout_s=0.5, stall_timeout_s=0.5)
+
+
+def jpeg(number: int, *parameters: int) -> bytes:
+    return bytes(cv2.imencode(".jpg", picture(number), parameters)[1])
+
+
+def stream(content_type: str, part: Callable[[bytes], bytes], *, first: bytes = b"", count: int = 6) -> Reply:
+    def reply(request: str, send: Callable[[bytes], None]) -> None:
+        send(head(content_type) + first)
+        for number in range(count):
+            send(part(jpeg(number)))
+
+    return reply
+
+
+def part_of(
+    *lines: str, boundary: str = "--b", end: bytes = b"\r\n", line_end: str = "\r\n"
+) -> Callable[[bytes], bytes]:
+    def part(content: bytes) -> bytes:
+        shown = [line.replace("LENGTH", str(len(content))) for line in lines]
+        return line_end.join([boundary, *shown, "", ""]).encode() + content + end
+
+    return part
