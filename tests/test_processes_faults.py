@@ -213,7 +213,8 @@ def test_what_is_no_message_ends_the_process_alone(code: str, long_clip: Path, m
         monkeypatch.undo()
         source = processes.open(str(long_clip), name="a", options=CPU)
         assert good.load == 1
-        file, live = (RemoteSource("x", SourceInfo("x", "x", live=live), CPU) for live in (False, True))
+        uri = str(long_clip)  # what can be read: the process that takes `live` over ends it else
+        file, live = (RemoteSource(uri, SourceInfo("x", uri, live=live), CPU) for live in (False, True))
         for each in (file, live):
             odd.adopt(each)
         with pytest.raises(SourceError, match="process that decoded it sent what can't be read"):
