@@ -111,6 +111,29 @@ def test_sound_of_every_codec_goes_into_every_container(
     assert not [message for message in caplog.messages if "sound" in message]
 
 
+@pytest.mark.parametrize("channels", ["7.1", "7.1(wide)", "6.1", "quad", "16"])
+def test_sound_of_many_channels_is_kept(channels: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip, source = write_clip(tmp_path / "in.mp4", frames=60), tmp_path / "in.mkv"
+    layout = av.AudioLayout("hexadecagonal" if channels == "16" else channels)
+    wave = (np.sin(np.arange(96_000) * 440 * 2 * np.pi / 48_000) * 8_000).astype(np.int16)
+    with av.open(str(clip)) as pictured, av.open(str(source), "w") as opened:
+        video = opened.add_stream_from_template(pictured.streams.video[0])
+        audio = opened.add_stream("pcm_s16le", rate=48_000, layout=layout.name)
+        samples = np.repeat(wave, layout.nb_channels)[None]
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout.name)
+        frame.sample_rate, frame.pts = 48_000, 0
+        opened.mux([*audio.encode(frame), *audio.encode(None)])
+        for packet in pictured.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = video
+                opened.mux(packet)
+    for ending in ENDINGS:
+        (out,) = record(source, tmp_path / f"out{ending}")
+        assert pictures(out) == list(range(60)), ending
+        assert heard(out)[1] == pytest.approx([0, 2], abs=0.12), ending
+    assert not [message for message in caplog.messages if "sound" in message]
+
+
 def join(parts: list[Path], to: Path) -> Path:
     to.write_bytes(b"".join(part.read_bytes() for part in parts))
     return to

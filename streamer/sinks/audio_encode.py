@@ -21,7 +21,7 @@ _MOST_PAUSE_S = 600
 _BITS_A_CHANNEL = 96_000
 _MOST_BITS_A_SAMPLE = 5
 _RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # AAC has no others
-_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "5.1"}  # PyAV can't fill a planar frame of eight channels
 _SAME_TIME_S = Fraction(1, 20)  # stamps miss the end of the sound before them by less
 
 
