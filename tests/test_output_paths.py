@@ -228,7 +228,9 @@ def test_no_source_is_deleted_as_an_old_segment_of_another_sources_output(tmp_pa
         refuse_conflicts(["null"], sources, own={"a": [f"{tmp_path}/out.mp4"]}, options=keep)
 
 
-@pytest.mark.parametrize("content", ["x", '{"images": []}', '{"source": "a"}\n', "output: null\n", "\0\1\2"])
+@pytest.mark.parametrize(
+    "content", ["x", '{"engine": "openvino"}', '{"images": []}', '{"source": "a"}\n', "output: null\n", "\0\1\2"]
+)
 def test_a_report_replaces_only_a_report(content: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text(content)

@@ -212,7 +212,7 @@ def _may_become_report(path: Path) -> bool:
     """Whether there is nothing yet, an empty file, or a report of an earlier run."""
     try:
         with path.open("rb") as file:
-            return re.match(rb'\s*(\{\s*"engine"|\Z)', file.read(200)) is not None
+            return re.match(rb'\s*(\{\s*"engine":\s*\{|\Z)', file.read(200)) is not None
     except FileNotFoundError:
         return True
     except OSError:
