@@ -62,7 +62,7 @@ class Watcher(Closing):
     That happens on a thread of its own, so that a file on a mount that hangs holds up nothing else. A file that is
     being written is left alone until it has stayed the same from one look to the next. One that is gone, names no
     source, can't be read or is wrong changes nothing, and is warned of. Each source is opened on another thread; one
-    that can't be opened is warned of, and tried again when its entry changes. A source whose URI, policy or outputs
+    that can't be opened is warned of, and tried again when the file changes. A source whose URI, policy or outputs
     change is ended and begun anew; a change of priority or budget takes hold at once.
     """
 
@@ -90,6 +90,7 @@ class Watcher(Closing):
         self._begun = _wanted(config)
         self._awaited: dict[str, _Opening] = {}  # until their name is free
         self._opening: dict[str, _Opening] = {}
+        self._failed: set[str] = set()  # couldn't be added since the file changed last
         self._lock = threading.Lock()  # between the file's word on a stream and the stream's beginning
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -143,10 +144,15 @@ class Watcher(Closing):
             name
             for name, old in begun.items()
             if name in wanted
-            and (old.restarts(wanted[name]) or (old != wanted[name] and name not in running | on_their_way))
+            and (
+                name in self._failed
+                or old.restarts(wanted[name])
+                or (old != wanted[name] and name not in running | on_their_way)
+            )
         ]
         changed = [name for name, old in begun.items() if name in wanted and old != wanted[name] and name not in anew]
         self._begun, self._config = wanted, config
+        self._failed.clear()
         dropped = [opening for name in gone + anew if (opening := self._awaited.pop(name, None)) is not None]
         for name in [*anew, *(name for name in wanted if name not in begun)]:
             self._awaited[name] = opening = _Opening(ExitStack())
@@ -216,6 +222,7 @@ class Watcher(Closing):
         with self._lock:
             if self._opening.get(name) is opening:
                 del self._opening[name]
+                self._failed.add(name)
 
 
 def _in_place(wishes: SourceWishes) -> dict[str, Any]:

@@ -347,6 +347,24 @@ def test_a_source_that_cannot_be_opened_is_told_and_may_be_mended(run: Run, capl
     wait_for(lambda: run.names == ["a", "b", "c"])
 
 
+def test_a_source_that_could_not_be_added_is_tried_again_when_another_goes(run: Run, caplog: Any) -> None:
+    """The one that goes may be what was in its way."""
+    refused = {"three"}
+    open_plan = run.watcher._open
+
+    def refusing(config: StreamConfig, argument: str, is_wanted: Callable[[], bool]) -> StreamPlan:
+        if split_name(argument)[1] in refused and len(config.source) > 1:
+            raise ConfigError("several sources can't share it")
+        return open_plan(config, argument, is_wanted)
+
+    run.watcher._open = refusing
+    run.write("source: {a: one, b: two, c: three}\n")
+    wait_for(lambda: "several sources can't share it" in caplog.text)
+    run.write("source: {c: three}\n")
+    wait_for(lambda: run.names == ["c"])
+    run.flows("c")
+
+
 def test_an_entry_that_changes_while_it_is_opened(run: Run) -> None:
     run.gate = threading.Event()
     run.write("source: {a: one, b: two, c: slow}\n")
