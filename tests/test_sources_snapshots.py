@@ -185,5 +185,45 @@ def test_a_stale_digest_is_answered_anew_and_a_wrong_one_once() -> None:
     assert 'nonce="2"' in (login.header("http://c/") or "")
     assert not login.take(['Digest realm="r", nonce="3"'], was_sent=True)
     assert not Login("", "").take(['Digest realm="r", nonce="1"'], was_sent=False)
-    for useless in ("", "Digest", "Negotiate", 'Digest realm="r", nonce="1", algorithm=XYZ', ",,=,"):
-        assert not Login("a", "b").take([useless], was_sent=False)
+    useless = ("", "Negotiate", ",,=,", "Digest", 'Digest nonce="1"', 'Digest realm="r"', 'Digest ,=,a="')
+    unknown = ('Digest realm="r", nonce="1", algorithm=XYZ', 'Digest realm="r", nonce="1", qop="auth-int"')
+    for challenge in (*useless, *unknown):
+        assert not Login("a", "b").take([challenge], was_sent=False)
+
+
+@pytest.mark.parametrize(
+    "rest", ["algorithm=md5", 'opaque=, algorithm=, qop=""', 'qop = "AUTH"', "qop=auth", 'opaque=""'], ids=str
+)
+def test_a_digest_is_answered_however_it_is_written(rest: str) -> None:
+    login = Login("a", "b")
+    assert login.take([f'digest  realm = "r",nonce="1" , {rest}'], was_sent=False)
+    given = login.header("http://c/x") or ""
+    assert 'username="a", realm="r", nonce="1", uri="/x"' in given and ("qop=auth" in given) == ("auth" in rest.lower())
+
+
+def test_a_login_that_is_always_stale_is_given_up() -> None:
+    def reply(request: str, send: Callable[[bytes], None]) -> None:
+        send(b'HTTP/1.1 401 No\r\nWWW-Authenticate: Digest realm="r", nonce="1", stale=true\r\n\r\n')
+
+    with HttpCamera(reply) as camera:
+        with pytest.raises(SourceError, match="wants a user and password"):
+            open_source(camera.url.replace("//", "//a:b@"), options=FAST)
+        assert len(camera.requests) == 4
+
+
+def test_a_redirect_to_the_same_host_written_otherwise_keeps_the_login() -> None:
+    good = snapshot(itertools.count())
+
+    def reply(request: str, send: Callable[[bytes], None]) -> None:
+        host = request.partition("Host: ")[2].split("\r")[0].replace("localhost", "LOCALHOST")
+        if "Authorization" not in request:
+            send(b'HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm="cam"\r\n\r\n')
+        elif "/moved" not in request:
+            send(f"HTTP/1.1 302 Found\r\nLocation: http://{host}/moved\r\n\r\n".encode())
+        else:
+            good(request, send)
+
+    with HttpCamera(reply) as camera:
+        url = camera.url.replace("//127.0.0.1", "//a:b@localhost")
+        with open_source(url, options=FAST) as source:
+            next(iter(source))

@@ -18,6 +18,7 @@ from streamer.tls import distrusted, tls_context
 _HEADERS = {"User-Agent": "nanodet-streamer", "Accept": "*/*", "Connection": "close"}
 _PATH_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 _MOST_REDIRECTS = 8
+_MOST_LOGINS = 3
 _AT_ONCE = 1 << 16
 
 
@@ -139,9 +140,9 @@ class HttpClient:
 
     def _follow(self, deadline: Deadline, more: dict[str, str]) -> Answer:
         """Returns the answer behind all redirects, with the login that it asks for."""
-        parts, redirects = self._parts, 0
+        parts, redirects, logins = self._parts, 0, 0
         while True:
-            is_camera = (parts.scheme, parts.netloc) == (self._parts.scheme, self._parts.netloc)
+            is_camera = _place(parts) == _place(self._parts)
             login = self._login.header(f"{parts.scheme}://{parts.netloc}{_selector(parts)}") if is_camera else None
             headers = _HEADERS | more | ({"Authorization": login} if login else {})
             response = self._ask(parts, headers, deadline)
@@ -157,7 +158,8 @@ class HttpClient:
                     )
                 continue
             challenges = response.headers.get_all("WWW-Authenticate") or ()
-            is_asked = response.status == 401 and is_camera
+            logins += 1
+            is_asked = response.status == 401 and is_camera and logins <= _MOST_LOGINS
             if not (is_asked and self._login.take(challenges, was_sent=login is not None)):
                 raise SourceError(f"source {self._shown!r} {_refusal(response.status)}")
 
@@ -181,6 +183,11 @@ class HttpClient:
         except BaseException:
             connection.close()
             raise
+
+
+def _place(parts: SplitResult) -> tuple[str, str | None, int]:
+    """Returns what tells one server from another, however its URL is written."""
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _selector(parts: SplitResult) -> str:

@@ -45,7 +45,7 @@ class Login(urllib.request.AbstractDigestAuthHandler):
         if not self._user and not self._password:
             return False
         for scheme, values in map(_parse, challenges):
-            if scheme == "digest" and values.get("algorithm", "MD5") in _HASHES and "nonce" in values:
+            if scheme == "digest" and _is_known(values):
                 if was_sent and values.get("stale", "").lower() != "true":
                     return False
                 self._challenge, self._is_basic = values, False
@@ -57,18 +57,24 @@ class Login(urllib.request.AbstractDigestAuthHandler):
 
     def get_algorithm_impls(self, algorithm: str) -> tuple[Callable[[str], str], Callable[[str, str], str]]:
         """Returns the hash of a text and that of two joined; Python's own know no SHA-256 before 3.14, nor UTF-8."""
+        of = _HASHES[algorithm.upper()]
 
         def hashed(text: str) -> str:
-            return _HASHES[algorithm](text.encode()).hexdigest()
+            return of(text.encode()).hexdigest()
 
         return hashed, lambda secret, data: hashed(f"{secret}:{data}")
 
 
+def _is_known(values: dict[str, str]) -> bool:
+    """Whether a digest challenge, complete and of a known kind, can be answered."""
+    is_hashed = values.get("algorithm", "MD5").upper() in _HASHES
+    return is_hashed and {"realm", "nonce"} <= values.keys() and "auth" in values.get("qop", "auth").split(",")
+
+
 def _parse(challenge: str) -> tuple[str, dict[str, str]]:
-    """Returns a challenge's scheme in lower case, and its values."""
+    """Returns a challenge's scheme in lower case, and its values; cameras leave some empty, with or without quotes."""
     scheme, _, rest = challenge.strip().partition(" ")
-    items = [item for item in urllib.request.parse_http_list(rest) if "=" in item]
-    values = {key.lower(): value for key, value in urllib.request.parse_keqv_list(items).items()}
-    if "qop" in values:
-        values["qop"] = values["qop"].replace(" ", "")
-    return scheme.lower(), values
+    items = (item.partition("=") for item in urllib.request.parse_http_list(rest) if "=" in item)
+    values = {key.strip().lower(): value.strip().strip('"') for key, _, value in items}
+    values["qop"] = values.get("qop", "").replace(" ", "").lower()
+    return scheme.lower(), {key: value for key, value in values.items() if value or key in ("realm", "nonce")}
