@@ -214,6 +214,8 @@ class StreamConfig(_Frozen):
     @field_validator("tls_verify", mode="before")
     @classmethod
     def _trust(cls, value: object) -> object:
+        if value == "" or not isinstance(value, (str, int, Path)):
+            raise ValueError("wanted yes, no, or a file of authorities")
         return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
     @field_validator("segment", mode="before")
