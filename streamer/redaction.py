@@ -47,7 +47,9 @@ _KEYED_SECRET = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-_QUOTED_URI = re.compile(r"""(?<=(['"]))((?:[\w-]+=)?)([A-Za-z][A-Za-z0-9+.-]+:/.*?)(?=\1)""", re.DOTALL)
+_QUOTED_URI = re.compile(  # to the quote's end, which may be cut off, and which an escaped quote isn't
+    r"""(?<=(['"]))((?:[\w-]+=)?)([A-Za-z][A-Za-z0-9+.-]+:/.*?)(?=(?<!\\)\1|\Z)""", re.DOTALL
+)
 _BARE_URI = re.compile(
     r"""(?<![A-Za-z0-9+.'"-])(?:[A-Za-z][A-Za-z0-9+.-]+:/{2,}|(?:rtsps?|https?|rtmps?|srt|udp|tcp|ftp|s3|mqtts?):/)"""
     r"""\S*?(?=[.,:;)\]}>'"]*(?:\s|\Z))""",  # of known schemes also where a path has lost a slash

@@ -138,6 +138,14 @@ def test_a_password_with_raw_delimiters_is_hidden_in_whole() -> None:
             assert_hidden(redact(uri), default_name(uri), redact_text(f"source {uri!r}: no"))
 
 
+def test_quotes_within_a_uri_and_a_quote_that_is_cut_off_hide_nothing_less() -> None:
+    for password in (f"x'\"{SECRET}", f"x\\'{SECRET}", f"x\\{SECRET}"):
+        assert_hidden(one_line(f"can't open {f'rtsp://a:{password}@{HOST}/1'!r}: no"))
+    for form in FORMS.values():
+        if "://" in form:
+            assert_hidden(one_line(f"can't open {form.format(h=HOST, s=SECRET)!r}"[:-1]))
+
+
 @URIS
 def test_a_source_that_cant_be_opened(uri: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
