@@ -193,6 +193,16 @@ def test_links_of_one_file_are_not_two_outputs(kind: str, tmp_path: Path) -> Non
         refuse_conflicts([f"{tmp_path}/one.jsonl", f"{tmp_path}/two.jsonl"], [SourceInfo("a", "")])
 
 
+@pytest.mark.parametrize("name", ["out.mp4", "out.jsonl"])
+def test_links_that_lead_in_a_circle_are_refused(name: str, tmp_path: Path) -> None:
+    out, source = tmp_path / name, SourceInfo("a", "a.ts", path=tmp_path / "a.ts")
+    out.symlink_to("other")
+    (tmp_path / "other").symlink_to(name)
+    with pytest.raises(SinkError, match="Too many levels of symbolic links"):  # noqa: SIM117
+        with open_sink(str(out), source, labels=["x"]) as sink:
+            sink.write(frame(), NOTHING)
+
+
 def test_any_number_of_outputs_go_to_a_device(tmp_path: Path) -> None:
     for name in ("one.jsonl", "two.jsonl"):
         (tmp_path / name).symlink_to(os.devnull)

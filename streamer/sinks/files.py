@@ -39,7 +39,7 @@ def same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
     except OSError:
-        return one.resolve() == other.resolve()
+        return os.path.realpath(one) == os.path.realpath(other)  # Path.resolve raises where links lead in a circle
 
 
 def is_special(path: Path) -> bool:
