@@ -16,6 +16,7 @@ from streamer.sources import Source, SourceOptions, open_source
 from streamer.sources.ending import Coverage
 from tests.fakes import MemorySink, SlowDetector
 from tests.file_server import FileServer
+from tests.http_camera import HttpCamera, head
 from tests.media import number_of, write_clip
 
 FRAMES = 150
@@ -109,6 +110,29 @@ def test_a_connection_that_cannot_be_read_on_is_an_error(
             for frame in frames:
                 numbers.append(number_of(frame.image))
     assert numbers == list(range(len(numbers))) and 10 < len(numbers) < FRAMES
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_a_file_of_unknown_size_has_an_end(server: FileServer, name: str) -> None:
+    server.ranges = server.lengths = False
+    with open_source(f"{server.url}/{name}", options=PATIENT) as source:
+        assert not source.info.live
+        assert numbers_of(source) == list(range(FRAMES))
+
+
+def test_a_chunked_file_that_breaks_off_is_an_error(folder: Path) -> None:
+    content = (folder / "clip.mp4").read_bytes()
+    half = content[: len(content) // 2]
+
+    def reply(request: str, send: Callable[[bytes], None]) -> None:
+        send(head("video/mp4", "Transfer-Encoding: chunked") + b"%x\r\n%b\r\n" % (len(half), half))
+
+    with (
+        HttpCamera(reply) as camera,
+        open_source(f"{camera.url}/clip.mp4", options=PATIENT) as source,
+        pytest.raises(SourceError, match="of its pictures: a part of it could not be read|broke off"),
+    ):
+        list(source)
 
 
 def test_a_server_that_breaks_off_again_and_again_is_an_error(server: FileServer, folder: Path) -> None:

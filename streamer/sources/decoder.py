@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import av
@@ -62,6 +64,7 @@ _PLAYLISTS = ("hls", "dash")
 _AVFMT_NOTIMESTAMPS = 0x0080
 _MOST_ASPECT = 8
 _MAX_BAD_IN_A_ROW = 100
+_LEAST_UNREAD_S = 0.5
 # One thread takes the least CPU a picture (measured at 720p: 12 % below two frame threads) and adds no delay;
 # above Full HD it may not keep up with real time.
 _ONE_THREAD_PIXELS = 1920 * 1088
@@ -136,6 +139,7 @@ class VideoDecoder:
         self.was_waited_for = False
         self._coverage = Coverage() if self._is_listed and not self.is_live else None
         self._bad_in_a_row = 0
+        self._read_to_s = 0.0
         self._joined = False
         self._ready: deque[Picture] = deque()
 
@@ -179,6 +183,8 @@ class VideoDecoder:
             SourceError: if the playlist can't be read any more.
         """
         coverage = self._coverage
+        if self._is_of_unknown_size and self.damaged:
+            return self._unread_s if self._unread_s >= _LEAST_UNREAD_S else 0.0
         if coverage is None or coverage.last_s is None or self.duration_s is None:
             return 0.0
         try:
@@ -213,6 +219,17 @@ class VideoDecoder:
         return bool(self.duration_s) or ((self._container.size or 0) > 0 and not self._is_listed)
 
     @property
+    def _is_of_unknown_size(self) -> bool:
+        """Whether it is a whole file whose server doesn't say its size: FFmpeg takes its end for a connection's."""
+        is_file = self._path is None and not self.is_live and not self._is_listed
+        return is_file and (self._container.size or 0) <= 0
+
+    @property
+    def _unread_s(self) -> float:
+        """How much of the length that the container gives is behind the last packet, below 0 if it is a part's."""
+        return (self.duration_s or 0.0) + (self._container.start_time or 0) / 1e6 - self._read_to_s
+
+    @property
     def _is_listed(self) -> bool:
         return self._container.format.name in _PLAYLISTS
 
@@ -232,8 +249,16 @@ class VideoDecoder:
             if self._body is not None:
                 self._body.allow(self._options.stall_timeout_s)
             try:
-                return next(self._packets, None)
+                packet = next(self._packets, None)
+                if packet is not None and packet.pts is not None:
+                    self._read_to_s = max(self._read_to_s, (packet.pts + (packet.duration or 0)) * self._tick_s)
+                return packet
             except av.FFmpegError as error:
+                if error.errno == errno.EIO and self._is_of_unknown_size and abs(self._unread_s) < _LEAST_UNREAD_S:
+                    self._packets = iter(())
+                    end = cast("Packet[VideoStream]", Packet())
+                    end.stream = self.stream
+                    return end
                 if self._path is None and not isinstance(error, av.InvalidDataError):
                     raise SourceError(f"source {self._shown!r} {self._why_broken(error)}") from None
                 self._note_damage(str(error.strerror), bounded=True)
