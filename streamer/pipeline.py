@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -26,8 +24,9 @@ from streamer.policy import Closed, Meeting, Policy
 from streamer.redaction import redact_text
 from streamer.report import RunError, RunReport, SourceReport
 from streamer.sinks.base import StopRequested
-from streamer.stats import StageTimes, Window
+from streamer.stats import StageTimes, latency_summary
 from streamer.stream import Stream
+from streamer.threads import join_all, work_in_bulk
 from streamer.writers import Writers
 
 log = logging.getLogger(__name__)
@@ -108,6 +107,7 @@ class Pipeline:
         self._past: deque[_Past] = deque(maxlen=_PAST_KEPT)
         self._past_processed = 0
         self._streams: list[Stream] = []
+        self._unadded: dict[str, StreamerError] = {}
         for plan in plans:
             self.add(plan)
 
@@ -142,10 +142,23 @@ class Pipeline:
             if self._stop.is_set():
                 raise Closed
             stream = Stream(plan, self._shared)
+            self._unadded.pop(name, None)
             self._detection.add(stream)
             self._streams.append(stream)
             if self._is_running:
                 self._start(stream)
+
+    def note_unadded(self, name: str, error: StreamerError | None) -> None:
+        """Counts a source that couldn't be added as a failure of the run, until it is added, or not wanted any more.
+
+        Args:
+            name: of the source.
+            error: why; None once it isn't wanted.
+        """
+        with self._lock:
+            self._unadded.pop(name, None)
+            if error is not None:
+                self._unadded[name] = error
 
     def change(self, name: str, *, priority: int = 0, max_fps: float | None = None, detect_every: int = 1) -> None:
         """Sets what a source may have of the machine, see `StreamPlan`, without a frame being lost for it.
@@ -200,7 +213,7 @@ class Pipeline:
             for stream, outlet in self._mains:
                 self._close(stream, outlet)
             self._writers.close()
-            stuck = _join(self._alive())
+            stuck = join_all(self._alive(), _JOIN_S)
         if stuck:
             log.warning("left behind, as it doesn't answer: %s", ", ".join(stuck))
         self._ended_s = time.perf_counter()
@@ -229,7 +242,7 @@ class Pipeline:
             fps=processed / wall_s if wall_s > 0 else 0.0,
             wall_s=wall_s,
             stages_ms=self._times.summary(),
-            latency_ms=_latency([stream.stats.latency_ms for stream in streams]),
+            latency_ms=latency_summary([stream.stats.latency_ms for stream in streams]),
             errors=tuple(RunError(where, redact_text(str(error))) for where, error in self._failures()),
             files=tuple(dict.fromkeys([*(f for each in past for f in each.files), *_files(streams)])),
             skipped=(*(s for each in past for s in each.skipped), *(s for st in streams for s in st.source.skipped)),
@@ -246,7 +259,8 @@ class Pipeline:
         found: list[tuple[str, BaseException]] = [] if self._error is None else [("run", self._error)]
         with self._lock:
             found += [failure for each in self._past for failure in each.failures]
-            return found + [failure for stream in self._streams for failure in stream.failures()]
+            found += [failure for stream in self._streams for failure in stream.failures()]
+            return [*found, *self._unadded.items()]
 
     def _start(self, stream: Stream) -> None:
         name, bulk = stream.name, stream.policy is Policy.EVERY_FRAME
@@ -274,7 +288,7 @@ class Pipeline:
 
     def _guarded(self, body: Callable[[], None], bulk: bool) -> None:
         if bulk:
-            _work_in_bulk()
+            work_in_bulk()
         try:
             body()
         except Closed:
@@ -376,26 +390,3 @@ class Pipeline:
 
 def _files(streams: Sequence[Stream]) -> tuple[Path, ...]:
     return tuple(path for stream in streams for outlet in stream.outlets for path in outlet.sink.written)
-
-
-def _work_in_bulk() -> None:
-    """Tells Linux that this thread wants throughput, not quick wake-ups: fewer preemptions, some more frames."""
-    if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-def _latency(windows: list[Window]) -> dict[str, float] | None:
-    summary = Window.merged(windows).summary()
-    if summary is None:
-        return None
-    del summary["mean"]
-    return summary
-
-
-def _join(threads: list[threading.Thread]) -> list[str]:
-    """Waits for all threads, not for ever; returns the names of those that didn't end."""
-    deadline = time.perf_counter() + _JOIN_S
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.perf_counter()))
-    return [thread.name for thread in threads if thread.is_alive()]

@@ -143,3 +143,12 @@ class StageTimes:
         """Returns ``{stage: {"mean", "p50", "p95", "p99"}}`` in milliseconds."""
         summaries = {stage: window.summary() for stage, window in list(self._windows.items())}
         return {s: {k: v for k, v in found.items() if k != "max"} for s, found in summaries.items() if found}
+
+
+def latency_summary(windows: list[Window]) -> dict[str, float] | None:
+    """Returns percentiles and maximum of several windows together, as the report has them; None without values."""
+    summary = Window.merged(windows).summary()
+    if summary is None:
+        return None
+    del summary["mean"]
+    return summary

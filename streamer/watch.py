@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamer.closing import Closing
 from streamer.config import SourceWishes, StreamConfig
-from streamer.errors import ConfigError, StreamerError, one_line
+from streamer.errors import ConfigError, SourceError, StreamerError, one_line
 from streamer.policy import Closed
 from streamer.redaction import redact
 from streamer.sources.uri import name_of, same_name
@@ -62,8 +62,9 @@ class Watcher(Closing):
     That happens on a thread of its own, so that a file on a mount that hangs holds up nothing else. A file that is
     being written is left alone until it has stayed the same from one look to the next. One that is gone, names no
     source, can't be read or is wrong changes nothing, and is warned of. Each source is opened on another thread; one
-    that can't be opened is warned of, and tried again when the file changes. A source whose URI, policy or outputs
-    change is ended and begun anew; a change of priority or budget takes hold at once.
+    that can't be opened is warned of, counts as a failure of the run, and is tried again when the file changes. A
+    source whose URI, policy or outputs change is ended and begun anew; a change of priority or budget takes hold at
+    once.
     """
 
     def __init__(
@@ -162,6 +163,7 @@ class Watcher(Closing):
         for name in gone + anew:
             log.warning("source %r is %s", name, "begun anew" if name in wanted else "removed")
             self._opening.pop(name, None)
+            pipeline.note_unadded(name, None)
             self._forget(name)
             if name in running:
                 pipeline.remove(name)
@@ -197,7 +199,7 @@ class Watcher(Closing):
             except Exception as error:
                 said = str(error) if isinstance(error, StreamerError) else f"{type(error).__name__}: {error}"
                 log.warning("source %r can't be added: %s", name, one_line(said))
-                self._ends(name, opening)
+                self._ends(pipeline, name, opening, said)
                 return
             try:
                 with self._lock:
@@ -207,7 +209,7 @@ class Watcher(Closing):
                     del self._opening[name]
             except (StreamerError, Closed) as error:
                 log.warning("source %r isn't added: %s", name, str(error) or "the run is ending")
-                self._ends(name, opening)
+                self._ends(pipeline, name, opening, str(error))
                 plan.source.close()
                 for _, sink in plan.sinks:
                     with contextlib.suppress(StreamerError):
@@ -218,11 +220,13 @@ class Watcher(Closing):
     def _is_wanted(self, name: str, opening: _Opening) -> bool:
         return self._opening.get(name) is opening and not self._closed.is_set()
 
-    def _ends(self, name: str, opening: _Opening) -> None:
+    def _ends(self, pipeline: Pipeline, name: str, opening: _Opening, why: str) -> None:
         with self._lock:
             if self._opening.get(name) is opening:
                 del self._opening[name]
                 self._failed.add(name)
+                if not self._closed.is_set():
+                    pipeline.note_unadded(name, SourceError(f"source {name!r} can't be added: {why}"))
 
 
 def _in_place(wishes: SourceWishes) -> dict[str, Any]:
