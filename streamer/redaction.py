@@ -96,6 +96,9 @@ def userinfo_end(rest: str) -> int | None:
     inside = rest.rfind("@", 0, end) + 1
     if last < end or _ADDRESS.fullmatch(rest, inside, end):
         return inside
+    host = _HOST_AND_PORT.fullmatch(rest, inside, end)
+    if host is not None and _PORT.fullmatch(host[2] or ":"):
+        return None  # a host and an "@" in its path, or a user whose password holds a "/"
     return last + 1 if last < _first(_BEGINS_QUERY, rest) else None
 
 

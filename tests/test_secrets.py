@@ -272,7 +272,13 @@ def test_what_the_watcher_says(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     def refuse(config: StreamConfig, argument: str, is_wanted: object) -> Any:
         raise SourceError(f"no, {argument!r}")
 
-    pipeline: Any = SimpleNamespace(streams=[], expecting=ExitStack, remove=lambda name: None)
+    noted: list[object] = []
+    pipeline: Any = SimpleNamespace(
+        streams=[],
+        expecting=ExitStack,
+        remove=lambda name: None,
+        note_unadded=lambda name, error: noted.append(error),
+    )
     watcher = Watcher(path, read_config(path, {}), lambda: read_config(path, {}), refuse, lambda name: None)
     watcher._file = SimpleNamespace(look=lambda: read_config(path, {}))  # type: ignore[assignment]
     for uri in uris(refusing()):
@@ -283,6 +289,8 @@ def test_what_the_watcher_says(tmp_path: Path, caplog: pytest.LogCaptureFixture)
             wait_for(lambda: not watcher._opening)
     assert_hidden(caplog.text)
     assert "can't be added" in caplog.text
+    assert_hidden("\n".join(map(str, noted)))
+    assert "can't be added" in str(noted[-1])
 
 
 @pytest.fixture(scope="module")
