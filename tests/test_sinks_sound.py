@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
 from streamer.sinks import audio_track
+from streamer.sinks.audio import TimedPacket
 from streamer.sinks.audio_copy import CopyForm
+from streamer.sinks.audio_encode import has_unsafe_channels
 from streamer.sinks.segments import SegmentsSink
 from streamer.sinks.video import VideoSink
 from streamer.sources import open_source
@@ -145,6 +150,23 @@ def test_sound_goes_on_where_the_clock_of_a_stream_begins_again(ending: str, tmp
     (out,) = record(join([part] * 3, tmp_path / "in.ts"), tmp_path / f"out{ending}")
     assert pictures(out) == list(range(60)) * 3
     np.testing.assert_allclose(heard(out)[1], [0.5, 1.5, 2.5, 3.5, 4.5, 5.5], atol=0.1)
+
+
+@pytest.mark.parametrize(("size", "is_safe"), [(2 * 1024 * 6, True), (2 * 1024 * 7, False), (2 * 1024 * 8, False)])
+def test_channels_that_pyav_cannot_tell_are_known_from_a_packets_size(
+    size: int, is_safe: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = SimpleNamespace(name="pcm_s16be", sample_rate=48_000)
+    stream: Any = SimpleNamespace(
+        codec_context=context, container=SimpleNamespace(format=SimpleNamespace(name="mov,mp4"))
+    )
+    packet: Any = SimpleNamespace(size=size, duration=1024, time_base=Fraction(1, 48_000))
+    timed = [TimedPacket(packet, Fraction(0))]
+    monkeypatch.setattr(av, "__version__", "18.1.0")
+    assert has_unsafe_channels(stream, timed) is not is_safe
+    assert not has_unsafe_channels(stream, [])
+    monkeypatch.setattr(av, "__version__", "19.0.0")
+    assert not has_unsafe_channels(stream, timed)
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.resampler import AudioResampler
 
+from streamer.sinks.audio import TimedPacket
 from streamer.sinks.audio_copy import NotCopied, copy_of
 
 _CODEC = "aac"
@@ -22,12 +24,28 @@ _BITS_A_CHANNEL = 96_000
 _MOST_BITS_A_SAMPLE = 5
 _RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # AAC has no others
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "5.1"}  # PyAV can't fill a planar frame of eight channels
+_MOST_SAFE_CHANNELS = 6
 _SAME_TIME_S = Fraction(1, 20)  # stamps miss the end of the sound before them by less
 
 
 def can_encode() -> bool:
     """Whether this build of PyAV has the encoder."""
     return _CODEC in av.codecs_available
+
+
+def has_unsafe_channels(stream: av.AudioStream, packets: Sequence[TimedPacket]) -> bool:
+    """Whether PyAV could damage its own memory by telling the order of a stream's channels.
+
+    Before 19 it frees twice what an order of the file's own holds, as MOV has for PCM of more than six channels. The
+    number of channels can't be asked either, so it is worked out from a packet's size.
+    """
+    name, is_new = stream.codec_context.name, int(av.__version__.partition(".")[0]) >= 19
+    if is_new or not packets or not name.startswith("pcm_") or "mov" not in stream.container.format.name:
+        return False
+    found = re.search(r"\d+", name)
+    packet, bits = packets[0].packet, int(found[0]) if found else 8  # A-law and mu-law
+    samples = round((packet.duration or 0) * float(packet.time_base or 0) * stream.codec_context.sample_rate)
+    return samples > 0 and packet.size * 8 // (samples * bits) > _MOST_SAFE_CHANNELS
 
 
 class AacEncoder:

@@ -13,7 +13,7 @@ from av.codec.context import Flags
 
 from streamer.sinks.audio import AudioReader, TimedPacket, exact
 from streamer.sinks.audio_copy import CopyForm, NotCopied, PacketCopy, copy_form, copy_of
-from streamer.sinks.audio_encode import AacEncoder, can_encode
+from streamer.sinks.audio_encode import AacEncoder, can_encode, has_unsafe_channels
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ class AudioTrack:
             self._copy = PacketCopy(container, reader.stream, form.config)
             self._to = self._copy.to
             self._early_s = form.lead_in_s if self._kind == "matroska" or start_s <= 0 else Fraction(0)
+        elif has_unsafe_channels(reader.stream, reader.peek(1)):
+            raise NotCopied("its order of channels can't be read safely by PyAV before 19: update it (Python 3.12)")
         elif can_encode():
             self._to = container.add_stream("aac")
             source = reader.stream.codec_context
