@@ -31,7 +31,7 @@ class Interrupt:
     """Ends the process when it is told to.
 
     At first a signal ends the process at once: nothing is open yet that would have to be closed. From `defer` on the
-    first one is only noted: whoever runs asks `happened`, closes the outputs and returns. A second one ends the process
+    first one is only noted: the run polls `happened`, closes the outputs and returns. A second one ends the process
     at once, and so does a run that doesn't begin to close within 5 s, or in which nothing moves for 20 s.
 
     Signals are heard by a thread, so also while the main thread is busy in a library.

@@ -42,7 +42,7 @@ def check_limits() -> None:
 
 
 def in_words(error: BaseException) -> str:
-    """Returns an error that nobody expected in one line, with the fix where it is a limit that was met."""
+    """Returns an unexpected error in one line, with the fix where a resource limit caused it."""
     if isinstance(error, MemoryError) or "failed to map segment" in str(error):
         return "there is not enough memory: give the program more, or fewer sources, or smaller pictures"
     if isinstance(error, RuntimeError) and "start new thread" in str(error):

@@ -120,7 +120,7 @@ class Opener(Closing):
     def plan_later(
         self, config: StreamConfig, argument: str, is_wanted: Callable[[], bool] = lambda: True
     ) -> StreamPlan:
-        """Opens one more source, or one anew, and its outputs, unless it isn't wanted any more once it is open.
+        """Opens a new or restarted source and its outputs, unless the source is no longer wanted once it is open.
 
         Raises:
             ConfigError, SourceError, SinkError: if that can't be done; nothing stays open then.
@@ -177,7 +177,7 @@ class Opener(Closing):
         wanted = replace(self._options, freshest=config.wishes_of(name or "").policy != "every-frame")
         if config.tls_verify is False and scheme_of(uri) in SCHEMES and not self._is_warned:
             self._is_warned = True
-            log.warning("certificates aren't checked: whoever is on the way to a camera can read its password")
+            log.warning("certificates aren't checked: anyone between here and a camera can read its password")
         if self._decoding is not None and is_video(uri):
             return self._decoding.open(uri, name=name, options=wanted)
         return open_source(uri, name=name, options=wanted, wait=False)

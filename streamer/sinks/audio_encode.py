@@ -1,4 +1,4 @@
-"""Sound encoded anew as AAC, for containers that don't take it as it is."""
+"""Transcodes sound to AAC, for containers that can't hold it as it is."""
 
 from __future__ import annotations
 

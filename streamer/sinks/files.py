@@ -27,7 +27,7 @@ _MOST_COMPARISONS, _CLOSE_S = 20, 50e-6
 def safe_name(name: str) -> str:
     """Returns `name` fit for part of a file's name: letters, digits, ``_``, ``-`` and ``.``, at most 100 bytes.
 
-    A name that Windows, and so many a network drive, takes for a device has ``_`` before it.
+    A name that Windows reserves for a device gets ``_`` in front, for network drives too.
     """
     name = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._")
     name = name.encode()[:100].decode(errors="ignore").rstrip("._") or "source"
