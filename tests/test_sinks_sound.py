@@ -169,6 +169,18 @@ def test_channels_that_pyav_cannot_tell_are_known_from_a_packets_size(
     assert not has_unsafe_channels(stream, timed)
 
 
+def test_sound_whose_channels_pyav_cannot_tell_is_left_out_and_the_pictures_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write_clip(tmp_path / "in.mov", frames=10, with_audio=True, audio_codec="pcm_s16be")
+    monkeypatch.setattr(audio_track, "has_unsafe_channels", lambda stream, packets: True)
+    (out,) = record(source, tmp_path / "out.mp4")
+    assert pictures(out) == list(range(10))
+    assert "order of channels can't be read safely" in caplog.text
+    with av.open(str(out)) as written:
+        assert not written.streams.audio
+
+
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
 def test_a_clock_that_goes_back_leaves_no_day_between_two_pictures(ending: str, tmp_path: Path) -> None:
     late = {"output_ts_offset": "5000"}
