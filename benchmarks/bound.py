@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.contenders import CONF, IOU
-from streamer.detections import Detections
 from streamer.detector import DEFAULT_MODEL, open_detector
-from streamer.draw import Annotator
-from streamer.frame import Frame
+from streamer.frames.detections import Detections
+from streamer.frames.draw import Annotator
+from streamer.frames.frame import Frame
 from streamer.sinks import open_sink
 from streamer.sinks.base import Sink
 from streamer.sources import open_source

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 from av.video.frame import PictureType
 
-from streamer.errors import ConfigError
+from streamer.common.errors import ConfigError
 
 SIZE_WH = (1280, 720)
 FPS = 25

@@ -1,7 +1,7 @@
 """What is measured: this program, and the loops that a competent user of its peers would write.
 
 Every contender reads the same clip, finds objects with the same network at the same thresholds, draws them and writes
-a video; all decode the network's output with `streamer.decode.Decoder`, so that only the plumbing differs.
+a video; all decode the network's output with `streamer.models.postprocess.Postprocessor`: only the plumbing differs.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy.typing as npt
 import onnx
 
 from benchmarks.machine import has_cpu_flag
-from streamer.decode import Decoder
-from streamer.detections import Detections
-from streamer.draw import class_colour
-from streamer.int8 import quantize_convolution_outputs, use_uint8
-from streamer.letterbox import Letterbox
-from streamer.model_file import ModelFile
-from streamer.telemetry import without_telemetry
+from streamer.common.telemetry import without_telemetry
+from streamer.frames.detections import Detections
+from streamer.frames.draw import class_colour
+from streamer.models.file import ModelFile
+from streamer.models.graph.int8 import quantize_convolution_outputs, use_uint8
+from streamer.models.letterbox import Letterbox
+from streamer.models.postprocess import Postprocessor
 
 Image = npt.NDArray[np.uint8]
 Tensor = npt.NDArray[np.float32]
@@ -73,8 +73,8 @@ class Streamer(Contender):
         self.streaming_fps: list[float] = []
 
     def run(self, clip: Path, output: Path) -> int:
-        from streamer.app import run
-        from streamer.config import StreamConfig
+        from streamer.app.config import StreamConfig
+        from streamer.app.run import run
 
         report = run(
             StreamConfig(
@@ -162,7 +162,7 @@ class LoopBody:
     def __init__(self, model: ModelFile, network: Network) -> None:
         self._spec = model.spec
         self._network = network
-        self._decode = Decoder(model.spec, CONF, IOU)
+        self._decode = Postprocessor(model.spec, CONF, IOU)
         self._mean = np.array(model.spec.mean_bgr, np.float32)
         self._std = np.array(model.spec.std_bgr, np.float32)
 

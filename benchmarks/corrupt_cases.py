@@ -18,7 +18,7 @@ import onnx
 from av.video.frame import PictureType
 
 from benchmarks.damage import damage, damage_graph, damage_values
-from streamer.model_spec import packaged_config
+from streamer.models.spec import packaged_config
 from tests.tiny import tiny_model, tiny_spec, write_tiny
 
 _DATA = Path(__file__).resolve().parent.parent / "streamer" / "data"

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from benchmarks.corrupt_cases import Kind, case_of
-from streamer.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from streamer.common.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 
 TIME_LIMIT_S = 20
 PEAK_BYTES = 1 << 30
@@ -71,7 +71,7 @@ Program = Callable[[list[str]], int]
 
 def run_program(arguments: list[str]) -> int:
     """Runs the program on a command line in this process and returns its exit status."""
-    from streamer.cli import main
+    from streamer.app.cli import main
 
     logging.getLogger().handlers.clear()  # so that the program sets its own up, as in a process of its own
     return main(arguments)

@@ -18,7 +18,7 @@ from benchmarks.isolated import isolated
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.measure import Miscounted
 from benchmarks.options import parser_of, write_results
-from streamer.errors import StreamerError
+from streamer.common.errors import StreamerError
 
 _CAMERA_PICTURES = 370
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clips import ENCODING, write_clip
-from streamer.closing import Closing
+from streamer.common.closeable import Closeable
 from tests.camera_wire import reserved_port
 from tests.rtsp_server import RtspServer, coded_footage
 
@@ -27,7 +27,7 @@ def write_footage(footage: Sequence[Path], target: Path, pictures: int) -> None:
     write_clip(footage, target, pictures, encoding=_ENCODING)
 
 
-class Cameras(Closing):
+class Cameras(Closeable):
     """So many cameras at `FPS` pictures a second, each from another place of the footage; a context manager.
 
     Its methods are for one thread at a time.

@@ -118,8 +118,8 @@ def run_files(clips: Sequence[Path], frames: int) -> FilesRound:
         Miscounted: if a stream's lines are more or fewer.
         StreamerError: if the run fails.
     """
-    from streamer.app import run
-    from streamer.config import StreamConfig
+    from streamer.app.config import StreamConfig
+    from streamer.app.run import run
 
     with tempfile.TemporaryDirectory() as folder:
         config = StreamConfig(

@@ -18,9 +18,9 @@ import numpy as np
 from benchmarks.fleet_cameras import FPS, Cameras
 from benchmarks.fleet_watch import PATIENCE_S, Got, NotedLines, Span, wait_for_all, watching
 from benchmarks.table import markdown_table
+from streamer.common.errors import StreamerError
 from streamer.detector import DEFAULT_MODEL, open_detector
-from streamer.errors import StreamerError
-from streamer.frame import Frame
+from streamer.frames.frame import Frame
 
 OPENCV_TIMEOUT_S = 30.0
 """OpenCV's own for reading and for opening through FFmpeg, where nobody sets another."""

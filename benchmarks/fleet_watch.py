@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from streamer.detections import Detections
+from streamer.common.errors import StreamerError
 from streamer.detector import DEFAULT_MODEL, open_detector
-from streamer.errors import StreamerError
-from streamer.frame import Frame
-from streamer.pipeline import Pipeline, StreamPlan
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sinks.jsonl import JsonlSink
 from streamer.sources import open_source
 
@@ -175,7 +175,7 @@ def watching(urls: Sequence[str]) -> Iterator[Watch]:
     ):
         sources = [open_source(url, name=f"camera {n}", wait=False) for n, url in enumerate(urls, 1)]
         sinks = [NotedLines(Path(folder, f"{source.info.name}.jsonl"), detector.labels) for source in sources]
-        plans = [StreamPlan(source, [("lines", sink)]) for source, sink in zip(sources, sinks, strict=True)]
+        plans = [StreamSpec(source, [("lines", sink)]) for source, sink in zip(sources, sinks, strict=True)]
         watch = Watch(sinks, Pipeline(plans, detector, overlay=False))
 
         def body() -> None:

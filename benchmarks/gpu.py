@@ -16,19 +16,19 @@ import numpy as np
 from benchmarks.gpu_parts import copy_rate, device_copy_rate, host_median_ms, measure_parts
 from benchmarks.gpu_rates import batched_fps, overlap, pinned_fps, prepared_fps, timeline
 from benchmarks.table import markdown_table
+from streamer.common.errors import StreamerError
 from streamer.cuda.engine import CudaEngine
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.lane import Lane
-from streamer.cuda.launch import Kernels
-from streamer.cuda.picture import Layout, colours_of
+from streamer.cuda.input_layout import Layout, colours_of
+from streamer.cuda.kernels import Kernels
+from streamer.cuda.slot import Lane
 from streamer.cuda.staging import Staged, StagingPool
 from streamer.detector.cuda import GPU_ENGINES, CudaDetector, open_cuda_detector, open_engine
-from streamer.errors import StreamerError
-from streamer.frame import Frame
-from streamer.letterbox import Letterbox
-from streamer.model_file import ModelFile, load_model
-from streamer.yuv_matrix import Matrix
-from streamer.zoo import resolve_model
+from streamer.frames.frame import Frame
+from streamer.frames.yuv_matrix import Matrix
+from streamer.models.file import ModelFile, load_model
+from streamer.models.letterbox import Letterbox
+from streamer.models.zoo import resolve_model
 
 SIZE_WH = (1920, 1080)
 CONF, IOU = 0.4, 0.6

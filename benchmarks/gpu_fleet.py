@@ -22,15 +22,15 @@ from benchmarks.clips import repeat_clip
 from benchmarks.fleet_watch import NotedLines
 from benchmarks.gpu_nvdec import decoder_rate
 from benchmarks.table import markdown_table
+from streamer.common.errors import StreamerError
 from streamer.detector import open_detector
 from streamer.detector.base import Detector
 from streamer.engines.base import available_cores
-from streamer.errors import StreamerError
-from streamer.frame import Frame
-from streamer.pipeline import Pipeline, StreamPlan
+from streamer.frames.frame import Frame
+from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.base import FedSource, Source, Taker
-from streamer.sources.processes import DecodingProcesses, processes_for
+from streamer.sources.base import FrameConsumer, PushSource, Source
+from streamer.sources.workers import DecodingProcesses, processes_for
 
 WANTED_STREAMS, WANTED_P95_MS = 60, 100.0
 _WARM_UP_S = 3.0
@@ -83,14 +83,14 @@ class LateStart(Source):
         self._source.close()
 
 
-class LateFeed(FedSource):
+class LateFeed(PushSource):
     """The same for a source that brings its frames."""
 
-    def __init__(self, source: FedSource, wait_s: float) -> None:
+    def __init__(self, source: PushSource, wait_s: float) -> None:
         self.info, self.ahead = source.info, source.ahead
         self._source, self._wait_s = source, wait_s
 
-    def feed(self, taker: Taker, *, paced: bool) -> None:
+    def feed(self, taker: FrameConsumer, *, paced: bool) -> None:
         timer = threading.Timer(self._wait_s, lambda: self._source.feed(taker, paced=paced))
         timer.daemon = True
         timer.start()
@@ -147,8 +147,8 @@ def _hold(
             output = str(folder / f"{streams}-{number}.jsonl")
             sinks.append(stack.enter_context(NotedLines(Path(output), detector.labels, live=False)))
             wait_s = number / streams / fps
-            late = LateFeed(source, wait_s) if isinstance(source, FedSource) else LateStart(source, wait_s)
-            plans.append(StreamPlan(late, [(output, sinks[-1])], paced=True))
+            late = LateFeed(source, wait_s) if isinstance(source, PushSource) else LateStart(source, wait_s)
+            plans.append(StreamSpec(late, [(output, sinks[-1])], paced=True))
         stack.pop_all()
     pipeline = Pipeline(plans, detector, overlay=False)
     marks: list[tuple[float, int, float]] = []

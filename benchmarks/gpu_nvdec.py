@@ -16,15 +16,15 @@ from statistics import median
 
 from benchmarks.clips import repeat_clip
 from benchmarks.table import markdown_table
+from streamer.common.errors import StreamerError
+from streamer.common.queues import OverflowPolicy
 from streamer.detector.cuda import GPU_ENGINES, CudaDetector, open_cuda_detector
-from streamer.errors import StreamerError
-from streamer.model_file import load_model
-from streamer.pipeline import Pipeline, StreamPlan
-from streamer.policy import Policy
+from streamer.models.file import load_model
+from streamer.models.zoo import resolve_model
+from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sinks import open_sink
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.processes import DecodingProcesses
-from streamer.zoo import resolve_model
+from streamer.sources.workers import DecodingProcesses
 
 WANTED_SHARE = 0.9
 
@@ -90,7 +90,7 @@ def pipeline_rate(clip: Path, detector: CudaDetector, folder: Path, sources: int
             output = folder / f"{number}.jsonl"
             output.unlink(missing_ok=True)
             sink = open_sink(str(output), source.info, labels=detector.labels)
-            plans.append(StreamPlan(source, [(str(output), sink)], Policy.EVERY_FRAME))
+            plans.append(StreamSpec(source, [(str(output), sink)], OverflowPolicy.BLOCK))
         report = Pipeline(plans, detector, overlay=False).run()
         frames = sum(source.frames_processed for source in report.sources)
         return Rate(report.fps, frames / (time.perf_counter() - began_s))

@@ -13,13 +13,13 @@ import numpy as np
 
 from streamer.cuda.engine import CudaEngine
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.launch import Kernels
+from streamer.cuda.input_layout import PICTURE_DTYPE, colours_of
+from streamer.cuda.kernels import Kernels
 from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
-from streamer.cuda.picture import PICTURE_DTYPE, colours_of
 from streamer.cuda.result import RESULT_DTYPE, ROOM
 from streamer.cuda.staging import Staged
-from streamer.frame import Frame
-from streamer.model_spec import ModelSpec
+from streamer.frames.frame import Frame
+from streamer.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)

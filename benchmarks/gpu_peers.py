@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_parts import host_median_ms
-from streamer.decode import Decoder
 from streamer.detector.cpu import CpuDetector
 from streamer.engines import open_engine
-from streamer.frame import Frame
-from streamer.letterbox import Letterbox
-from streamer.model_file import ModelFile
+from streamer.frames.frame import Frame
+from streamer.models.file import ModelFile
+from streamer.models.letterbox import Letterbox
+from streamer.models.postprocess import Postprocessor
 
 CONF, IOU = 0.4, 0.6
 
@@ -22,7 +22,7 @@ CONF, IOU = 0.4, 0.6
 def cpu_path_ms(model: ModelFile, frame: Frame, repeats: int) -> tuple[float, str]:
     """Returns the median time of one frame on the CPU path with one frame in flight, and the engine that ran it."""
     engine = open_engine("auto", model, slots=1)
-    with CpuDetector(model, engine, Decoder(model.spec, CONF, IOU)) as detector:
+    with CpuDetector(model, engine, Postprocessor(model.spec, CONF, IOU)) as detector:
 
         def one() -> None:
             detector.submit(frame)
@@ -43,7 +43,7 @@ def tutorial_ms(model: ModelFile, frame: Frame, repeats: int) -> float:
     network = rebuild(model)
     network.sigmoid_scores = True
     network = network.half().cuda()
-    decode = Decoder(spec, CONF, IOU)
+    decode = Postprocessor(spec, CONF, IOU)
     letterbox = Letterbox.for_model(frame, spec)
     (x, y), (w, h) = letterbox.offset_xy, letterbox.resized_wh
     mean, std = np.array(spec.mean_bgr, np.float32), np.array(spec.std_bgr, np.float32)

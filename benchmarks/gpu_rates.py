@@ -9,11 +9,11 @@ from collections import deque
 from dataclasses import dataclass
 
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.lane import Lane
-from streamer.cuda.picture import colours_of
+from streamer.cuda.input_layout import colours_of
+from streamer.cuda.slot import Lane
 from streamer.cuda.staging import Staged
 from streamer.detector.cuda import CudaDetector
-from streamer.frame import Frame
+from streamer.frames.frame import Frame
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import numpy as np
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.options import positive, results_parser, write_results
 from benchmarks.table import markdown_table
-from streamer.detections import Detections
+from streamer.common.errors import StreamerError
 from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.detector.base import Detector, DetectTimes
-from streamer.errors import StreamerError
-from streamer.frame import Frame
-from streamer.pipeline import Pipeline, StreamPlan
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sources import open_source
 from tests.camera import Camera
 from tests.camera_sink import CodeSink
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_streamer(url: str, least_s: float, seconds: float, sink: CodeSink) -> None:
     """Shows the camera through this program's pipeline for so many seconds."""
     with open_detector(DEFAULT_MODEL, device="cpu", depth=1) as detector:
-        plan = StreamPlan(open_source(url), [("codes", sink)])
+        plan = StreamSpec(open_source(url), [("codes", sink)])
         Pipeline([plan], Slowed(detector, least_s)).run(seconds)
 
 

@@ -15,9 +15,9 @@ from benchmarks.machine import describe_machine, machine_line
 from benchmarks.options import parser_of, positive, write_results
 from benchmarks.process import resident_bytes
 from benchmarks.table import markdown_table
+from streamer.common.errors import StreamerError
 from streamer.detector import DEFAULT_MODEL
-from streamer.errors import StreamerError
-from streamer.pipeline import Pipeline
+from streamer.runtime.pipeline import Pipeline
 
 _LOOP_FRAMES = 377
 _SAMPLES = 10
@@ -54,8 +54,8 @@ def watch(model: str, clip: Path, output: Path, frames: int) -> dict[int, int]:
     Returns:
         Resident size in bytes by the number of frames processed when it was read.
     """
-    from streamer.app import run
-    from streamer.config import StreamConfig
+    from streamer.app.config import StreamConfig
+    from streamer.app.run import run
 
     samples: dict[int, int] = {}
 

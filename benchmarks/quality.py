@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.contenders import CONF, IOU, Loop
-from streamer.detections import Detections
 from streamer.detector import open_detector
-from streamer.frame import Frame
-from streamer.pipeline import Pipeline, StreamPlan
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sinks import open_sink
 from streamer.sinks.base import Sink
 from streamer.sources import open_source
@@ -48,7 +48,7 @@ def streamer_psnr(model: str, clip: Path, output: Path, step: int) -> tuple[floa
     keeper = Keeper(step)
     with open_detector(model, device="cpu", conf=CONF, iou=IOU) as detector:
         video = open_sink(str(output), source.info, labels=detector.labels)
-        Pipeline([StreamPlan(source, [("video", video), ("keeper", keeper)])], detector).run()
+        Pipeline([StreamSpec(source, [("video", video), ("keeper", keeper)])], detector).run()
     return psnr_of(output, {index: frame.image for index, frame in keeper.kept.items()})
 
 

@@ -17,9 +17,9 @@ from benchmarks.machine import describe_machine, machine_line
 from benchmarks.options import positive, results_parser, write_results
 from benchmarks.process import Holdings, holdings
 from benchmarks.table import markdown_table
+from streamer.common.errors import StreamerError
 from streamer.detector import DEFAULT_MODEL, open_detector
-from streamer.errors import StreamerError
-from streamer.pipeline import Pipeline, StreamPlan
+from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sources import SourceOptions, open_source
 from tests.camera import Camera
 from tests.camera_sink import CodeSink
@@ -90,7 +90,7 @@ def run(count: int, *, long_outages: bool) -> tuple[list[Cycle], dict[int, Holdi
         before = holdings()
         options = SourceOptions(stall_timeout_s=_STALL_S)
         source = open_source(camera.direct_url, options=options)
-        pipeline = Pipeline([StreamPlan(source, [("codes", sink)])], found)
+        pipeline = Pipeline([StreamSpec(source, [("codes", sink)])], found)
 
         def body() -> None:
             try:

@@ -31,11 +31,11 @@ from benchmarks.measure import Figures, Miscounted, measure
 from benchmarks.options import parser_of, positive, write_results
 from benchmarks.quality import loop_psnr, streamer_psnr
 from benchmarks.table import markdown_table
+from streamer.common.errors import StreamerError
 from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.engines.base import available_cores
-from streamer.errors import StreamerError
-from streamer.model_file import load_model
-from streamer.zoo import resolve_model
+from streamer.models.file import load_model
+from streamer.models.zoo import resolve_model
 
 WANTED_OF_BOUND = 0.85
 WANTED_PSNR_DB = 36.0

@@ -16,9 +16,9 @@ from benchmarks.machine import describe_machine, machine_line
 from benchmarks.options import positive, results_parser, write_results
 from benchmarks.process import Holdings, holdings
 from benchmarks.table import markdown_table
+from streamer.common.errors import StreamerError
 from streamer.detector import DEFAULT_MODEL, open_detector
-from streamer.errors import StreamerError
-from streamer.pipeline import Pipeline, StreamPlan
+from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sinks import open_sink
 from streamer.sources import open_source
 from tests.camera import Camera
@@ -88,7 +88,7 @@ def run(seconds: float, every_s: float, fps: int) -> list[Sample]:
         source = open_source(camera.direct_url)
         outputs = [str(Path(folder, name)) for name in ("out.mp4", "out.jsonl")]
         sinks = [(uri, open_sink(uri, source.info, labels=detector.labels)) for uri in outputs]
-        Pipeline([StreamPlan(source, [("codes", sink), *sinks])], detector, on_poll=on_poll).run(seconds)
+        Pipeline([StreamSpec(source, [("codes", sink), *sinks])], detector, on_poll=on_poll).run(seconds)
     return samples
 
 

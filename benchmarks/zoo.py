@@ -18,12 +18,12 @@ from benchmarks.table import markdown_table, write_section
 from calibration.accuracy import coco_accuracy
 from calibration.dataset import read_frame, read_samples
 from calibration.evaluate import EVALUATION_CONF, detect_all
+from streamer.common.errors import StreamerError
 from streamer.detector import open_detector
 from streamer.engines import installed_engines, open_engine
 from streamer.engines.base import Engine
-from streamer.errors import StreamerError
-from streamer.letterbox import Letterbox
-from streamer.model_file import ModelFile, load_model
+from streamer.models.file import ModelFile, load_model
+from streamer.models.letterbox import Letterbox
 
 _WARM_UP = 5
 

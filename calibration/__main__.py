@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamer.program import run_program
+from streamer.app.program import run_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from calibration.labels import Sample
-from streamer.detections import Detections
-from streamer.errors import ConfigError
+from streamer.common.errors import ConfigError
+from streamer.frames.detections import Detections
 
 Found = tuple[tuple[int, int], Detections]
 """A picture's size (width, height) in pixels and what was found in it."""

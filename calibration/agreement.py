@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from streamer.detections import Detections
-from streamer.model_spec import ModelSpec
+from streamer.frames.detections import Detections
+from streamer.models.spec import ModelSpec
 
 Output = npt.NDArray[np.float32]
 """The network's raw output for one picture: (N, classes + 4 (reg_max + 1)), scores after sigmoid."""
@@ -108,7 +108,7 @@ def fidelity(spec: ModelSpec, reference: Sequence[Output], tested: Sequence[Outp
 def _point_boxes(
     spec: ModelSpec, logits: npt.NDArray[np.float32], points: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64]:
-    """Returns each point's box (M, 4), xyxy in input pixels, as `streamer.decode` works it out."""
+    """Returns each point's box (M, 4), xyxy in input pixels, as `streamer.models.postprocess` works it out."""
     bins = np.nan_to_num(logits.astype(np.float64)).reshape(-1, 4, spec.reg_max + 1)
     weights = np.exp(bins - bins.max(axis=2, keepdims=True))
     distances = (weights @ np.arange(spec.reg_max + 1)) / weights.sum(axis=2) * points[:, 2:3]

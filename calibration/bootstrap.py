@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from calibration.agreement import box_overlap
 from calibration.pictures import Picture
-from streamer.detections import Detections
+from streamer.frames.detections import Detections
 
 RESAMPLES = 400
 _SEED = 0

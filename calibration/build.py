@@ -10,12 +10,20 @@ from typing import Any
 from tqdm import tqdm
 
 from calibration.files import check_output, check_report
-from streamer.model_file import load_model
-from streamer.model_spec import ModelSpec
-from streamer.tensorrt import BuildOptions, Flavour, build_engine, parse_targets, plan, summary, write_engine
-from streamer.tensorrt.cache import report_path, timings_path
-from streamer.terminal import say
-from streamer.zoo import resolve_model
+from streamer.common.terminal import say
+from streamer.engines.tensorrt import (
+    BuildOptions,
+    TensorRTPackage,
+    build_engine,
+    parse_targets,
+    plan,
+    summary,
+    write_engine,
+)
+from streamer.engines.tensorrt.cache import report_path, timings_path
+from streamer.models.file import load_model
+from streamer.models.spec import ModelSpec
+from streamer.models.zoo import resolve_model
 
 _DEFAULTS = BuildOptions()
 
@@ -23,7 +31,9 @@ _DEFAULTS = BuildOptions()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the verb ``build``."""
     parser.add_argument("model", metavar="NAME|FILE", help="a model's name or an ONNX file, float or INT8")
-    parser.add_argument("--flavour", required=True, choices=[flavour.value for flavour in Flavour], help="the package")
+    parser.add_argument(
+        "--flavour", required=True, choices=[flavour.value for flavour in TensorRTPackage], help="the package"
+    )
     parser.add_argument("--target", metavar="SM[,SM]", help="GPU architectures, such as sm89,sm120 (the present GPU's)")
     parser.add_argument("--fp16", action="store_true", help="compute in FP16 what isn't quantised")
     parser.add_argument(
@@ -48,14 +58,14 @@ def run(options: argparse.Namespace) -> int:
     """Builds and writes one engine, and prints what it is.
 
     Raises:
-        StreamerError: see `streamer.tensorrt.build_engine` and `streamer.tensorrt.write_engine`.
+        StreamerError: see `streamer.engines.tensorrt.build_engine` and `streamer.engines.tensorrt.write_engine`.
     """
     path, spec = resolve_model(options.model)
     if options.model_config:
         spec = ModelSpec.from_yaml(options.model_config)
     check_output(options.output, path, options.model_config, ending=".engine")
     check_report(report_path(options.output), rb'\{\s*"sha256"')
-    flavour = Flavour(options.flavour)
+    flavour = TensorRTPackage(options.flavour)
     wanted = BuildOptions(
         targets=parse_targets(options.target) if options.target else (),
         fp16=options.fp16,

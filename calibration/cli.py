@@ -7,9 +7,9 @@ import logging
 from collections.abc import Sequence
 from importlib import import_module
 
-from streamer.errors import EXIT_INTERRUPTED, StreamerError
-from streamer.logs import start_logging
-from streamer.terminal import complain
+from streamer.common.errors import EXIT_INTERRUPTED, StreamerError
+from streamer.common.logs import start_logging
+from streamer.common.terminal import complain
 
 # verb: (module, what it does)
 _VERBS = {

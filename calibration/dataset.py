@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calibration.labels import ClassNames, Sample, read_coco, read_voc, read_yolo
-from streamer.errors import ConfigError, SourceError
-from streamer.frame import Frame
+from streamer.common.errors import ConfigError, SourceError
+from streamer.frames.frame import Frame
 from streamer.sources.picture_file import read_picture
 from streamer.sources.uri import READ_SUFFIXES
 

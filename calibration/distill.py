@@ -21,7 +21,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from calibration.torch_graph import TorchGraph
-from streamer.model_spec import ModelSpec
+from streamer.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -15,13 +15,13 @@ from calibration.agreement import agreement
 from calibration.dataset import check_unreadable, read_frame, read_samples
 from calibration.files import check_output, check_report, to_json, write_whole
 from calibration.labels import Sample, coco_categories
+from streamer.common.errors import SourceError
+from streamer.common.terminal import say
 from streamer.detector import open_detector
 from streamer.detector.base import Detector, EngineInfo
 from streamer.detector.cuda import GPU_ENGINES
 from streamer.engines import ENGINE_NAMES, PRECISIONS
-from streamer.errors import SourceError
-from streamer.frame import Frame
-from streamer.terminal import say
+from streamer.frames.frame import Frame
 
 EVALUATION_CONF = 0.05
 """The least score that counts when accuracy is measured; upstream's own (`nanodet/model/head/gfl_head.py`)."""

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calibration.files import check_output, temporary_folder, write_whole
-from streamer.errors import ConfigError, ModelError
-from streamer.model_spec import ModelSpec, parse_size_wh, spec_for
-from streamer.terminal import say
+from streamer.common.errors import ConfigError, ModelError
+from streamer.common.terminal import say
+from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
 
 if TYPE_CHECKING:
     import onnx
 
-    from streamer.nanodet import NanoDet
+    from streamer.models.nanodet import NanoDet
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "output"
@@ -63,7 +63,7 @@ def export(
 
     Args:
         spec: the model, with its architecture; its input size becomes the file's.
-        checkpoint: see `streamer.nanodet.load_checkpoint`.
+        checkpoint: see `streamer.models.nanodet.load_checkpoint`.
         output: the ``.onnx`` file to write.
         float16_weights: store convolution weights rounded to float16, each cast back to float32 in the graph, which
             computes in float32 (half the size; biases stay float32).
@@ -74,10 +74,10 @@ def export(
         ModelError: the checkpoint is unreadable or doesn't fit, or the exported graph computes something else.
     """
     _require_packages()
+    from streamer.detector.self_check import record
     from streamer.engines import open_engine
-    from streamer.model_file import ModelFile
-    from streamer.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
-    from streamer.self_check import record
+    from streamer.models.file import ModelFile
+    from streamer.models.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
 
     check_output(output, checkpoint, ending=".onnx")
     weights, checkpoint_sha256 = load_checkpoint(checkpoint)
@@ -164,7 +164,7 @@ def _trace(spec: ModelSpec, opset: int) -> onnx.ModelProto:
     import onnxsim
     import torch
 
-    from streamer.nanodet import build, fuse_batchnorm
+    from streamer.models.nanodet import build, fuse_batchnorm
 
     network = build(spec)
     fuse_batchnorm(network)
@@ -198,7 +198,7 @@ def _put_weights(model: onnx.ModelProto, network: NanoDet, float16_weights: bool
     """Replaces the stand-ins by the network's own weights, by name."""
     from onnx import TensorProto, helper, numpy_helper
 
-    from streamer.nanodet import NEVER_APPLIED
+    from streamer.models.nanodet import NEVER_APPLIED
 
     values = {name: value.numpy() for name, value in network.state_dict().items()}
     casts = []

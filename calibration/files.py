@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from streamer.errors import ConfigError
-from streamer.interrupt import undone_when_stopped
+from streamer.common.atomic_file import whole_file
+from streamer.common.errors import ConfigError
+from streamer.common.interrupt import undone_when_stopped
 from streamer.sinks.files import same_file
-from streamer.whole_file import whole_file
 
 
 def check_output(output: Path, *inputs: Path | None, ending: str | None = None) -> None:

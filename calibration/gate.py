@@ -15,10 +15,10 @@ from calibration.agreement import Agreement, Output, agreement, fidelity
 from calibration.bootstrap import drop_interval
 from calibration.evaluate import EVALUATION_CONF
 from calibration.pictures import Picture
-from streamer.decode import Decoder
-from streamer.detections import Detections
 from streamer.engines import open_engine
-from streamer.model_file import ModelFile
+from streamer.frames.detections import Detections
+from streamer.models.file import ModelFile
+from streamer.models.postprocess import Postprocessor
 
 _WARM_UP = 5
 _TIMED = 40
@@ -38,7 +38,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateResult:
     """One engine's judgement.
 
     Attributes:
@@ -77,7 +77,7 @@ class Verdict:
         return f"{self.engine}: {words}, {self.pictures} pictures: {'passed' if self.passed else 'failed'}"
 
 
-class Judge:
+class AccuracyGate:
     """Compares quantised forms of one float model with it, on every engine that is asked for."""
 
     def __init__(self, original: ModelFile, engines: Sequence[str], limits: Limits, labelled: bool) -> None:
@@ -86,7 +86,7 @@ class Judge:
         self.engines = tuple(engines)
         self._limits = limits
         self._labelled = labelled
-        self._decode = Decoder(original.spec, EVALUATION_CONF)
+        self._decode = Postprocessor(original.spec, EVALUATION_CONF)
         self._reference: dict[tuple[str, int], Output] = {}
 
     def fidelity(self, quantized: ModelProto, pictures: Sequence[Picture], engines: Sequence[str] = ()) -> float:
@@ -99,20 +99,20 @@ class Judge:
             for engine in engines or self.engines
         )
 
-    def judge(self, quantized: ModelProto, pictures: Sequence[Picture]) -> list[Verdict]:
+    def judge(self, quantized: ModelProto, pictures: Sequence[Picture]) -> list[GateResult]:
         """Returns every engine's verdict."""
         return [self._judge(quantized, engine, pictures) for engine in self.engines]
 
-    def _judge(self, quantized: ModelProto, engine: str, pictures: Sequence[Picture]) -> Verdict:
+    def _judge(self, quantized: ModelProto, engine: str, pictures: Sequence[Picture]) -> GateResult:
         before, after = self._float(engine, pictures), self._detect(quantized, engine, pictures)
         seen = agreement(before, after)
         if not self._labelled:
             passed = seen.score >= self._limits.min_agreement
-            return Verdict(engine, len(pictures), seen, None, None, None, None, passed)
+            return GateResult(engine, len(pictures), seen, None, None, None, None, passed)
         accurate, kept = self._accuracy(pictures, before), self._accuracy(pictures, after)
         drop = accurate.AP - kept.AP
         interval = drop_interval(pictures, before, after)
-        return Verdict(
+        return GateResult(
             engine, len(pictures), seen, accurate, kept, drop, interval, bool(drop <= self._limits.max_ap_drop)
         )
 

@@ -29,9 +29,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from calibration.files import refuse_inputs, write_whole
-from streamer.errors import ConfigError, ModelError
-from streamer.model_spec import ModelSpec, packaged_config
-from streamer.terminal import say
+from streamer.common.errors import ConfigError, ModelError
+from streamer.common.terminal import say
+from streamer.models.spec import ModelSpec, packaged_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -312,7 +312,7 @@ def _fill(spec: ModelSpec, convolutions: list[_Convolution], model_json: Path) -
     import torch
     from torch import nn
 
-    from streamer.nanodet import build
+    from streamer.models.nanodet import build
 
     network = build(spec)
     wanted = [

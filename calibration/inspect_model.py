@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto, shape_inference
 
 from calibration.cost import model_cost
-from streamer.errors import ConfigError
-from streamer.graph_constants import Constants
-from streamer.model_file import ModelFile, load_model, read_onnx
-from streamer.model_spec import METADATA_PREFIX, ModelSpec
-from streamer.tensorrt import UNKNOWN, read_engine, read_report, summary
-from streamer.terminal import say
+from streamer.common.errors import ConfigError
+from streamer.common.terminal import say
+from streamer.engines.tensorrt import UNKNOWN, read_engine, read_report, summary
+from streamer.models.file import ModelFile, load_model, read_onnx
+from streamer.models.graph.constants import Constants
+from streamer.models.spec import METADATA_PREFIX, ModelSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto

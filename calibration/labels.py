@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from streamer.errors import ConfigError, one_line, short
+from streamer.common.errors import ConfigError, one_line, short
 
 log = logging.getLogger(__name__)
 

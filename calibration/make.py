@@ -7,9 +7,9 @@ from pathlib import Path
 
 from calibration import quantize
 from calibration.export import export
-from streamer.errors import ConfigError
-from streamer.model_spec import ModelSpec, spec_for
-from streamer.terminal import say
+from streamer.common.errors import ConfigError
+from streamer.common.terminal import say
+from streamer.models.spec import ModelSpec, spec_for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 Placement, weights and bias correction are NNCF's; the ranges of activations are NNCF's too, or those of one of ONNX
 Runtime's calibrators. The placement, an int8 pair of one scale in front of each convolution and none between a
 convolution and its activation, is the one that OpenVINO fuses whole and TensorRT takes (docs/calibration.md tells how
-far TensorRT-RTX fuses it); `streamer.int8` tells how ONNX Runtime gets the rest.
+far TensorRT-RTX fuses it); `streamer.models.graph.int8` tells how ONNX Runtime gets the rest.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import numpy.typing as npt
 
 from calibration.files import temporary_folder
 from calibration.prepare import prepared
-from streamer.errors import ConfigError, ModelError
-from streamer.int8 import RANGES_KEY, is_quantized
-from streamer.telemetry import without_telemetry
+from streamer.common.errors import ConfigError, ModelError
+from streamer.common.telemetry import without_telemetry
+from streamer.models.graph.int8 import RANGES_KEY, is_quantized
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-    from streamer.model_spec import ModelSpec
+    from streamer.models.spec import ModelSpec
 
 METHODS = ("nncf", "minmax", "entropy", "percentile")
 """The order in which `auto` tries them: first what measured best and is quickest."""
@@ -142,7 +142,7 @@ class Quantizer:
         return tuned
 
     def _note_ranges(self, quantized: ModelProto) -> None:
-        """Writes the ranges of convolutions' outputs into the metadata: `streamer.int8` tells what for."""
+        """Writes the ranges of convolutions' outputs into the metadata: `streamer.models.graph.int8` tells what for."""
         import onnx
 
         outputs = [node.output[0] for node in quantized.graph.node if node.op_type == "Conv"]

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from calibration.dataset import check_unreadable, list_images, read_frame, read_samples
 from calibration.labels import Sample
-from streamer.errors import ConfigError, SourceError
-from streamer.letterbox import Letterbox
-from streamer.model_spec import ModelSpec
+from streamer.common.errors import ConfigError, SourceError
+from streamer.models.letterbox import Letterbox
+from streamer.models.spec import ModelSpec
 
 MIN_PICTURES = 16
 _MIN_CALIBRATION = 8
@@ -39,7 +39,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Deal:
+class DatasetSplit:
     """Which pictures serve what; no picture serves two purposes.
 
     Attributes:
@@ -62,7 +62,7 @@ def deal(
     gate_images: Path | None = None,
     gate_labels: Path | None = None,
     extra_images: Path | None = None,
-) -> Deal:
+) -> DatasetSplit:
     """Reads the pictures and deals them out, by the hash of their names, so always alike.
 
     Without `gate_images`, a quarter of `images` (at least 8) calibrate and the rest are held out, since ranges settle
@@ -92,7 +92,7 @@ def deal(
         extra = _read(spec, extra_images, None, unreadable, least=1)
         calibration += [picture for picture in extra if picture.sample.image.resolve() not in used]
     middle = len(held_out) // 2
-    return Deal(calibration, held_out[:middle], held_out[middle:], unreadable)
+    return DatasetSplit(calibration, held_out[:middle], held_out[middle:], unreadable)
 
 
 def network_input(picture: Picture, spec: ModelSpec) -> npt.NDArray[np.float32]:

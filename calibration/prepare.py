@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from streamer.errors import ConfigError, ModelError
-from streamer.graph_constants import fold_constants
-from streamer.graph_names import opset_of
+from streamer.common.errors import ConfigError, ModelError
+from streamer.models.graph.constants import fold_constants
+from streamer.models.graph.names import opset_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -19,17 +19,17 @@ from onnx import ModelProto
 from tqdm import tqdm
 
 from calibration.files import check_output, check_report, sha256_of_files, write_whole
-from calibration.gate import Judge, Limits, Verdict, latencies_ms
+from calibration.gate import AccuracyGate, GateResult, Limits, latencies_ms
 from calibration.methods import METHODS, Quantizer, check_float, quantized_layers, require_packages, without_layer
-from calibration.pictures import Deal, deal, network_input
+from calibration.pictures import DatasetSplit, deal, network_input
 from calibration.report import QuantizationReport, Trial
+from streamer.common.errors import ConfigError, EngineError, ModelError
+from streamer.common.terminal import say
+from streamer.detector.self_check import record
 from streamer.engines import ENGINE_NAMES, installed_engines, open_engine
 from streamer.engines.base import available_cores
-from streamer.errors import ConfigError, EngineError, ModelError
-from streamer.model_file import ModelFile, load_model
-from streamer.model_spec import METADATA_PREFIX, ModelSpec
-from streamer.self_check import record
-from streamer.terminal import say
+from streamer.models.file import ModelFile, load_model
+from streamer.models.spec import METADATA_PREFIX, ModelSpec
 
 CPU_ENGINES = tuple(name for name in ENGINE_NAMES if name in ("openvino", "onnxruntime"))
 _LOG = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def quantize(
         raise EngineError("no inference engine is installed: pip install openvino")
     pictures = deal(original.spec, images, labels, gate_images, gate_labels, extra_images)
     labelled = bool(gate_labels if gate_images else labels)
-    judge = Judge(original, engines, Limits(max_ap_drop, min_agreement), labelled)
+    judge = AccuracyGate(original, engines, Limits(max_ap_drop, min_agreement), labelled)
     inputs = [network_input(picture, original.spec) for picture in pictures.calibration]
     search = _Search(Quantizer(original.proto, inputs), judge, pictures, began + 60 * max_minutes, distills=distill)
     best, verdicts = search.run(METHODS if method == "auto" else (method,))
@@ -118,7 +118,9 @@ def quantize(
 class _Search:
     """Finds the method and the layers to leave in float."""
 
-    def __init__(self, quantizer: Quantizer, judge: Judge, pictures: Deal, deadline: float, *, distills: bool) -> None:
+    def __init__(
+        self, quantizer: Quantizer, judge: AccuracyGate, pictures: DatasetSplit, deadline: float, *, distills: bool
+    ) -> None:
         self.trials: list[Trial] = []
         self.quantizer = quantizer
         self._judge = judge
@@ -126,7 +128,7 @@ class _Search:
         self._deadline = deadline
         self._distills = distills
 
-    def run(self, methods: Sequence[str]) -> tuple[Candidate, list[Verdict]]:
+    def run(self, methods: Sequence[str]) -> tuple[Candidate, list[GateResult]]:
         """Returns the best candidate and its verdicts: the first that passes, or the best of those that failed."""
         best = self._best_method(methods)
         verdicts = self._verdicts(best)
@@ -164,7 +166,7 @@ class _Search:
         tuned = self._measured(proto, f"{candidate.trial.method}+distill", ())
         return tuned if tuned.trial.fidelity > candidate.trial.fidelity else None
 
-    def _verdicts(self, candidate: Candidate) -> list[Verdict]:
+    def _verdicts(self, candidate: Candidate) -> list[GateResult]:
         verdicts = self._judge.judge(candidate.proto, self._pictures.gate)
         for verdict in verdicts:
             _LOG.info("%s", verdict.line())
@@ -207,7 +209,7 @@ class _Search:
 
 
 def _refusal(
-    best: Candidate, verdicts: Sequence[Verdict], labelled: bool, max_ap_drop: float, min_agreement: float
+    best: Candidate, verdicts: Sequence[GateResult], labelled: bool, max_ap_drop: float, min_agreement: float
 ) -> str:
     limit = f"at most {max_ap_drop:g} AP may be lost" if labelled else f"agreement of at least {min_agreement:g}"
     fix = "--max-ap-drop" if labelled else "--min-agreement"
@@ -247,9 +249,9 @@ def _report(
     best: Candidate,
     original: ModelFile,
     content: bytes,
-    pictures: Deal,
+    pictures: DatasetSplit,
     search: _Search,
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[GateResult],
     calibration_sha256: str,
 ) -> QuantizationReport:
     sha256 = hashlib.sha256(content).hexdigest()

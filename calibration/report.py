@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from calibration.files import to_json
-from calibration.gate import Verdict
+from calibration.gate import GateResult
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class QuantizationReport:
     pictures: dict[str, int]
     unreadable: tuple[str, ...]
     trials: tuple[Trial, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[GateResult, ...]
     latency_ms: dict[str, dict[str, dict[str, float]]]
     machine: str
     versions: dict[str, str]
@@ -96,7 +96,7 @@ class QuantizationReport:
         return "\n".join(lines) + "\n"
 
 
-def _accuracy_table(verdicts: tuple[Verdict, ...]) -> list[str]:
+def _accuracy_table(verdicts: tuple[GateResult, ...]) -> list[str]:
     lines = ["| engine | model | AP | AP50 | small | medium | large | drop (95 %) | agreement |", "|---" * 9 + "|"]
     for verdict in verdicts:
         for name, accuracy in (("float32", verdict.float_accuracy), ("INT8", verdict.int8_accuracy)):
@@ -110,7 +110,7 @@ def _accuracy_table(verdicts: tuple[Verdict, ...]) -> list[str]:
     return lines
 
 
-def _agreement_table(verdicts: tuple[Verdict, ...]) -> list[str]:
+def _agreement_table(verdicts: tuple[GateResult, ...]) -> list[str]:
     lines = [
         "No labels were given: agreement with the float model's detections.",
         "",

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from streamer.errors import ModelError
+from streamer.common.errors import ModelError
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -15,17 +15,17 @@ TYPE_CHECKING = False  # as in `typing`, whose import takes longer than all else
 if TYPE_CHECKING:
     from typing import Any
 
-    from streamer.detections import Detections as Detections
     from streamer.detector import open_detector as open_detector
-    from streamer.frame import Frame as Frame
+    from streamer.frames.detections import Detections as Detections
+    from streamer.frames.frame import Frame as Frame
     from streamer.sinks import open_sink as open_sink
     from streamer.sources import open_source as open_source
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Detections": "streamer.detections",
-    "Frame": "streamer.frame",
+    "Detections": "streamer.frames.detections",
+    "Frame": "streamer.frames.frame",
     "open_detector": "streamer.detector",
     "open_sink": "streamer.sinks",
     "open_source": "streamer.sources",

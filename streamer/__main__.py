@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from streamer.program import run_program
+from streamer.app.program import run_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from streamer.interrupt import Interrupt
+    from streamer.common.interrupt import Interrupt
 
 
 def main() -> NoReturn:
@@ -18,7 +18,7 @@ def main() -> NoReturn:
 
 
 def _load() -> Callable[[Interrupt], int]:
-    from streamer.cli import main
+    from streamer.app.cli import main
 
     return lambda interrupt: main(interrupt=interrupt)
 

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from streamer.closing import Closing
+from streamer.common.closeable import Closeable
 from tests.camera_server import CODE_COLUMNS, CODE_HEIGHTS, CODE_ROWS, PATH, number_and_ms
 from tests.camera_wire import Wire, reserved_port
 
@@ -85,7 +85,7 @@ def camera_missing() -> str | None:
     return f"the simulated camera needs system packages: apt-get install {packages}" if packages else None
 
 
-class Camera(Closing):
+class Camera(Closeable):
     """Serves from construction to `close`; a context manager. Its methods are for one thread at a time.
 
     It films and encodes all the time, once for all its clients; who connects waits for the next key frame, as with

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from streamer.detections import Detections
-from streamer.frame import Frame
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.frames.yuv import Yuv420
 from streamer.sinks.base import Sink
-from streamer.yuv import Yuv420
 from tests.camera import Code, read_code
 
 

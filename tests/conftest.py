@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from streamer.sources.processes import DecodingProcesses
-from streamer.sources.processes.board import AHEAD
+from streamer.sources.workers import DecodingProcesses
+from streamer.sources.workers.shared_counters import AHEAD
 from tests.camera import camera_missing
 from tests.desktop import x_server
 from tests.media import write_clip
 
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # no test reports its use: streamer/telemetry.py
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # no test reports its use: streamer/common/telemetry.py
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes is no property
 settings.load_profile("untimed")

@@ -25,9 +25,10 @@ import av
 import numpy as np
 import pytest
 
-from streamer.sources.processes import child, process
-from streamer.sources.processes.board import Board
-from streamer.sources.processes.wire import Wire
+from streamer.sources.workers import decoder_worker as child
+from streamer.sources.workers import process
+from streamer.sources.workers.message_channel import MessageChannel
+from streamer.sources.workers.shared_counters import SharedCounters
 
 _FFMPEG_NAMES = {"H264": "h264", "HEVC": "hevc", "VP8": "vp8", "VP9": "vp9", "AV1": "libdav1d", "MPEG4": "mpeg4"}
 _FFMPEG_NAMES |= {"MPEG1": "mpeg1video", "MPEG2": "mpeg2video"}
@@ -281,8 +282,8 @@ class _ChildHere:
 
     def __init__(self, connection: int, board: int) -> None:
         connection, board = os.dup(connection), os.dup(board)
-        self._wire = Wire(socket.socket(fileno=connection))
-        self._child = child.Child(self._wire, Board(board))
+        self._wire = MessageChannel(socket.socket(fileno=connection))
+        self._child = child.DecoderWorker(self._wire, SharedCounters(board))
         os.close(board)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()

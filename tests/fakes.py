@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from streamer.detections import Detections
 from streamer.detector.base import Detector, DetectTimes, EngineInfo
-from streamer.frame import Frame
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
 from streamer.sinks.base import Sink
 from streamer.sources.base import Source, SourceInfo
 

@@ -7,10 +7,10 @@ import re
 import threading
 from pathlib import Path
 
-from streamer.closing import Closing
+from streamer.common.closeable import Closeable
 
 
-class FileServer(Closing):
+class FileServer(Closeable):
     """Serves a folder's files from construction to `close`; a context manager.
 
     Attributes:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamer.cuda import lending
+from streamer.cuda import ipc as lending
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.lending import Borrowed, Borrower, Lending, Slots
+from streamer.cuda.ipc import ImportedSurface, IpcExporter, IpcImporter, Slots
 from streamer.cuda.memory import Surface
-from streamer.cuda.staging import BufferPool, Loan
+from streamer.cuda.staging import BufferLease, BufferPool
 from tests.fake_gpu import FakeGpu
 
 SMALL, LARGE = 1024, 2048
@@ -33,7 +33,7 @@ class Origin:
     def __init__(self, slots: Slots, say: Callable[..., None], limit: int) -> None:
         gpu = Gpu(0)
         self.pool: BufferPool[Surface] = BufferPool(lambda nbytes: Surface(gpu, nbytes), limit, emptied=gpu.close)
-        self.lending = Lending(slots, functools.partial(say, "lent"), functools.partial(say, "freed"))
+        self.lending = IpcExporter(slots, functools.partial(say, "lent"), functools.partial(say, "freed"))
 
 
 class Processes:
@@ -47,9 +47,9 @@ class Processes:
 
     def __init__(self, *, slots: int = 4, limit: int = 3, boards: tuple[Any, Any] | None = None) -> None:
         theirs, ours = boards or (np.zeros(slots, np.uint32),) * 2
-        self.slots, self.borrower = Slots(theirs), Borrower(ours)
+        self.slots, self.borrower = Slots(theirs), IpcImporter(ours)
         self.line: deque[tuple[Any, ...]] = deque()
-        self.held: dict[int, Loan[Borrowed]] = {}
+        self.held: dict[int, BufferLease[ImportedSurface]] = {}
         self.limit, self.is_deaf = limit, False
         self.origin = Origin(self.slots, self.say, limit)
 
@@ -70,7 +70,7 @@ class Processes:
         if surface is None:
             return False
         surface.write(np.full(surface.nbytes // 8, number, np.uint64))
-        self.say("given", *self.origin.lending.lend(surface, Loan(self.origin.pool, surface)), number)
+        self.say("given", *self.origin.lending.lend(surface, BufferLease(self.origin.pool, surface)), number)
         return True
 
     def decode_again(self, number: int) -> bool:
@@ -112,7 +112,7 @@ class Processes:
         self.borrower.close()
 
 
-def shown(loan: Loan[Borrowed]) -> set[int]:
+def shown(loan: BufferLease[ImportedSurface]) -> set[int]:
     """Returns the number of the picture that lies in a surface: more than one where it is torn."""
     words = np.zeros(loan.buffer.nbytes // 8, np.uint64)
     loan.buffer.read(words)

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.letterbox import Letterbox
-from streamer.model_spec import ModelSpec
-from streamer.self_check import packaged_frame
+from streamer.detector.self_check import packaged_frame
+from streamer.models.letterbox import Letterbox
+from streamer.models.spec import ModelSpec
 
 CHANNELS = 8
 

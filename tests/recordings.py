@@ -8,11 +8,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from streamer.detections import Detections
-from streamer.frame import Frame
-from streamer.sinks.video import VideoSink
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.frames.yuv import Yuv420
+from streamer.sinks.video.sink import VideoSink
 from streamer.sources.base import SourceInfo
-from streamer.yuv import Yuv420
 from tests.media import number_of, picture
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".avi")

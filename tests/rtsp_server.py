@@ -22,7 +22,7 @@ from pathlib import Path
 
 import av
 
-from streamer.closing import Closing
+from streamer.common.closeable import Closeable
 from tests.media import SIZE_WH, picture
 
 _CLOCK_HZ = 90_000
@@ -86,7 +86,7 @@ def _sdp(first_picture: list[bytes]) -> str:
     )
 
 
-class RtspServer(Closing):
+class RtspServer(Closeable):
     """Serves from construction to `close`; a context manager.
 
     Args:

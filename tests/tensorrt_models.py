@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from streamer.model_file import ModelFile, load_model
-from streamer.model_spec import ModelSpec
+from streamer.models.file import ModelFile, load_model
+from streamer.models.spec import ModelSpec
 from tests.tiny import tiny_model, tiny_spec
 
 

@@ -18,11 +18,11 @@ torch = pytest.importorskip("torch", reason="the network is written in PyTorch")
 
 from pydantic import TypeAdapter  # noqa: E402
 
-from streamer import nanodet  # noqa: E402
-from streamer.errors import ConfigError  # noqa: E402
-from streamer.model_spec import ModelSpec, spec_for  # noqa: E402
-from streamer.nanodet.backbones import build_backbone  # noqa: E402
-from streamer.network_spec import BackboneSpec, GhostNetSpec, RepVggSpec  # noqa: E402
+from streamer.common.errors import ConfigError  # noqa: E402
+from streamer.models import nanodet  # noqa: E402
+from streamer.models.nanodet.backbones import build_backbone  # noqa: E402
+from streamer.models.network_spec import BackboneSpec, GhostNetSpec, RepVggSpec  # noqa: E402
+from streamer.models.spec import ModelSpec, spec_for  # noqa: E402
 from tests.test_nanodet import golden_value, randomised, run  # noqa: E402
 
 GOLDENS = json.loads((Path(__file__).parent / "data" / "backbones.json").read_text())

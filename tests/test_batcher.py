@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.batcher import Batcher, Lane
-from streamer.policy import Closed, Handover, Meeting, Policy
+from streamer.common.queues import BoundedQueue, Closed, OverflowPolicy, QueueSelector
+from streamer.runtime.batcher import Batcher, Lane
 from tests.fakes import wait_for
 
 FOREVER_S = 30.0
@@ -20,11 +20,11 @@ def batcher_of(
     *offers: int, size: int, timeout_s: float = 0.0, priorities: tuple[int, ...] = (), end: bool = True
 ) -> tuple[Batcher[tuple[int, int]], list[Lane[tuple[int, int]]]]:
     """Returns a batcher over lanes that hold so many items each: (lane's number, item's number)."""
-    meeting = Meeting()
+    meeting = QueueSelector()
     batcher = Batcher[tuple[int, int]](size, timeout_s, meeting)
     lanes = []
     for number, count in enumerate(offers):
-        inbox = Handover[tuple[int, int]](max(1, count), Policy.EVERY_FRAME, meeting)
+        inbox = BoundedQueue[tuple[int, int]](max(1, count), OverflowPolicy.BLOCK, meeting)
         for item in range(count):
             inbox.put((number, item))
         if end:
@@ -43,13 +43,13 @@ def drain(batcher: Batcher[tuple[int, int]]) -> list[list[tuple[int, int]]]:
 
 
 def test_without_lanes_it_is_at_its_end() -> None:
-    assert Batcher[int](4, 0.0, Meeting()).take(wait=True) is None
+    assert Batcher[int](4, 0.0, QueueSelector()).take(wait=True) is None
 
 
 @pytest.mark.parametrize(("size", "timeout_s"), [(0, 0.0), (1, -1.0)])
 def test_what_cannot_be(size: int, timeout_s: float) -> None:
     with pytest.raises(ValueError, match="at least"):
-        Batcher[int](size, timeout_s, Meeting())
+        Batcher[int](size, timeout_s, QueueSelector())
 
 
 @settings(max_examples=200)
@@ -119,7 +119,7 @@ def test_lanes_come_and_go_while_it_waits() -> None:
     got: list[object] = []
     taker = threading.Thread(target=lambda: got.extend((batcher.take(wait=True), batcher.take(wait=True))))
     taker.start()
-    inbox = Handover[tuple[int, int]](1, Policy.FRESHEST, lanes[0].inbox._meeting)
+    inbox = BoundedQueue[tuple[int, int]](1, OverflowPolicy.DROP_OLDEST, lanes[0].inbox._meeting)
     added = Lane(inbox)
     batcher.add(added)
     inbox.put((1, 7))
@@ -140,7 +140,7 @@ def test_lanes_come_and_go_while_it_waits() -> None:
 
 def test_the_end_waits_for_a_lane_that_is_expected() -> None:
     batcher, _ = batcher_of(0, size=1)
-    inbox = Handover[tuple[int, int]](1, Policy.FRESHEST, batcher._meeting)
+    inbox = BoundedQueue[tuple[int, int]](1, OverflowPolicy.DROP_OLDEST, batcher._meeting)
     got: list[object] = []
     taker = threading.Thread(target=lambda: got.append(batcher.take(wait=True)))
     with batcher.expecting():
@@ -224,12 +224,12 @@ def test_threads_that_put_at_once_lose_nothing(lanes: int, size: int, dice: obje
 @settings(max_examples=50)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 6))
 def test_lanes_that_have_come_and_gone_leave_nothing(counts: list[int], size: int) -> None:
-    meeting = Meeting()
+    meeting = QueueSelector()
     batcher = Batcher[int](size, 0.0, meeting)
-    stays = Lane(Handover[int](1, Policy.EVERY_FRAME, meeting))
+    stays = Lane(BoundedQueue[int](1, OverflowPolicy.BLOCK, meeting))
     batcher.add(stays)
     for count in counts:
-        inbox = Handover[int](max(1, count), Policy.EVERY_FRAME, meeting)
+        inbox = BoundedQueue[int](max(1, count), OverflowPolicy.BLOCK, meeting)
         for item in range(count):
             inbox.put(item)
         inbox.close()
@@ -252,9 +252,9 @@ def test_a_batch_that_may_still_grow_is_left_while_there_is_other_work() -> None
 
 
 def test_what_waits_for_others_may_still_be_replaced_by_something_newer() -> None:
-    meeting = Meeting()
+    meeting = QueueSelector()
     batcher = Batcher[int](2, FOREVER_S, meeting)
-    lanes = [Lane(Handover[int](1, Policy.FRESHEST, meeting)) for _ in range(2)]
+    lanes = [Lane(BoundedQueue[int](1, OverflowPolicy.DROP_OLDEST, meeting)) for _ in range(2)]
     for lane in lanes:
         batcher.add(lane)
     lanes[0].inbox.put(1)

@@ -18,13 +18,13 @@ from benchmarks.contenders import Contender, LoopBody, onnxruntime_of, openvino_
 from benchmarks.measure import Figures, Miscounted, Round, Spread, measure
 from benchmarks.quality import psnr_db, psnr_of
 from benchmarks.table import markdown_table, write_section
-from streamer.decode import Decoder
+from streamer.common.errors import ConfigError
 from streamer.detector import DEFAULT_MODEL, open_detector
-from streamer.errors import ConfigError
-from streamer.letterbox import Letterbox
-from streamer.model_file import load_model
+from streamer.models.file import load_model
+from streamer.models.letterbox import Letterbox
+from streamer.models.postprocess import Postprocessor
+from streamer.models.zoo import resolve_model
 from streamer.sources import open_source
-from streamer.zoo import resolve_model
 from tests.media import number_of, picture, write_clip
 from tests.tiny import tiny_spec, write_tiny
 
@@ -190,7 +190,7 @@ def test_peers_compute_the_packaged_model_as_we_do(package: str) -> None:
 
     LoopBody(model, kept)(frame.image.copy())
     letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
-    theirs = Decoder(model.spec, 0.4, 0.6)(outputs[0], letterbox)
+    theirs = Postprocessor(model.spec, 0.4, 0.6)(outputs[0], letterbox)
     assert len(ours) >= 2
     for box, class_id in zip(ours.boxes_xyxy, ours.class_ids, strict=True):
         same = theirs.boxes_xyxy[theirs.class_ids == class_id]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer import cache
+from streamer.common import cache
 from tests.test_cli import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")

@@ -8,7 +8,7 @@ import pytest
 
 from calibration.__main__ import main
 from calibration.files import check_output, check_report
-from streamer.errors import ConfigError
+from streamer.common.errors import ConfigError
 from tests.tiny import write_tiny
 
 

@@ -19,7 +19,7 @@ import av
 import numpy as np
 import pytest
 
-from streamer.cli import main
+from streamer.app.cli import main
 from tests.rtsp_server import RtspServer
 from tests.tiny import write_tiny
 
@@ -323,8 +323,8 @@ def test_missing_opencv_library_names_the_fix(tmp_path: Path) -> None:
 
 
 def test_engine_that_is_not_installed_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamer.common.errors import EngineError
     from streamer.detector import open_detector
-    from streamer.errors import EngineError
 
     monkeypatch.setattr("streamer.engines.importlib.util.find_spec", lambda name: None)
     with pytest.raises(EngineError, match="pip install"):

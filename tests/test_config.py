@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.config import SourceWishes, StreamConfig, read_config
-from streamer.errors import ConfigError
-from streamer.model_spec import configs_dir
+from streamer.app.config import SourceOverrides, StreamConfig, read_config
+from streamer.common.errors import ConfigError
+from streamer.models.spec import configs_dir
 from streamer.sinks.options import Retention
 
 
@@ -242,8 +242,8 @@ def test_a_source_may_have_wishes_of_its_own(tmp_path: Path) -> None:
     text = "source: {door: {uri: rtsp://a/1, max_fps: 5, priority: 2}, yard: 0}\nmax_fps: 10\ndetect_every: 3\n"
     config = read_config(written(tmp_path, text), {})
     assert config.source == ("door=rtsp://a/1", "yard=0")
-    assert config.wishes_of("door") == SourceWishes(max_fps=5, detect_every=3, priority=2, policy="auto")
-    assert config.wishes_of("yard") == SourceWishes(max_fps=10, detect_every=3, priority=0, policy="auto")
+    assert config.wishes_of("door") == SourceOverrides(max_fps=5, detect_every=3, priority=2, policy="auto")
+    assert config.wishes_of("yard") == SourceOverrides(max_fps=10, detect_every=3, priority=0, policy="auto")
 
 
 @pytest.mark.parametrize(

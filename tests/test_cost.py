@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.cost import ModelCost, model_cost
-from streamer.zoo import resolve_model
+from streamer.models.zoo import resolve_model
 
 
 def model(nodes: list[onnx.NodeProto], *, batch: int | str, **constants: tuple[int, ...]) -> onnx.ModelProto:

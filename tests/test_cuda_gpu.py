@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from streamer.common.errors import EngineError, StreamerError
 from streamer.cuda.engine import Binding, CudaEngine
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.lane import Lane
-from streamer.cuda.launch import Kernels
+from streamer.cuda.kernels import Kernels
 from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
 from streamer.cuda.result import ROOM
+from streamer.cuda.slot import Lane
 from streamer.cuda.staging import StagingPool
-from streamer.decode import Decoder
 from streamer.detector.cuda import CudaDetector, open_cuda_detector
-from streamer.errors import EngineError, StreamerError
-from streamer.frame import Frame
-from streamer.letterbox import Letterbox
-from streamer.model_file import ModelFile, load_model
-from streamer.model_spec import ModelSpec
-from streamer.yuv_matrix import Matrix
+from streamer.frames.frame import Frame
+from streamer.frames.yuv_matrix import Matrix
+from streamer.models.file import ModelFile, load_model
+from streamer.models.letterbox import Letterbox
+from streamer.models.postprocess import Postprocessor
+from streamer.models.spec import ModelSpec
 from tests.test_cuda_kernels import Planes, expected, frame_of, random_output
 from tests.tiny import tiny_spec, write_tiny
 
@@ -169,7 +169,7 @@ def test_a_lane_preprocesses_and_decodes(
             assert difference.mean() <= 0.5
             assert difference.max() <= 1.2
             letterbox = Letterbox.fit(frame.size_wh, spec.input_size_wh, spec.keep_ratio)
-            wanted = Decoder(spec, 0.4)(outputs[index].astype(np.float32), letterbox)
+            wanted = Postprocessor(spec, 0.4)(outputs[index].astype(np.float32), letterbox)
             got = lane.detections(index)
             assert got is not None
             assert len(got) > 0
@@ -208,7 +208,7 @@ def test_the_detector_keeps_order_and_count(gpu: Gpu, model: ModelFile) -> None:
     np.testing.assert_array_equal(detector.raw_output(frames[0]), output[0].astype(np.float32))
     for frame, detections in detector.stream(frames):
         letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
-        wanted = Decoder(model.spec, 0.4)(output[0].astype(np.float32), letterbox)
+        wanted = Postprocessor(model.spec, 0.4)(output[0].astype(np.float32), letterbox)
         np.testing.assert_allclose(detections.boxes_xyxy, wanted.boxes_xyxy, atol=0.02)
     detector.close()
     detector.close()
@@ -270,7 +270,7 @@ def test_more_candidates_than_room_go_to_the_reference(gpu: Gpu, tmp_path: Path)
     frame = frame_of(np.zeros((480, 640, 3), np.uint8))
     detector.submit(frame)
     got = detector.collect()[1]
-    wanted = Decoder(spec, 0.2)(output[0], Letterbox.fit((640, 480), (640, 640), spec.keep_ratio))
+    wanted = Postprocessor(spec, 0.2)(output[0], Letterbox.fit((640, 480), (640, 640), spec.keep_ratio))
     np.testing.assert_array_equal(got.class_ids, wanted.class_ids)
     detector.close()
 
@@ -312,7 +312,7 @@ def test_torch_on_the_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("PyTorch finds no CUDA")
     ort = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
-    from streamer.zoo import resolve_model
+    from streamer.models.zoo import resolve_model
 
     path, spec = resolve_model("nanodet-g_416_float")
     model = load_model(path, spec)

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from streamer.common.errors import ConfigError, EngineError
 from streamer.cuda import compiler
 from streamer.cuda import gpu as gpu_module
 from streamer.cuda.gpu import list_gpus, load_pycuda, parse_device
-from streamer.cuda.staging import BufferPool, Loan
+from streamer.cuda.staging import BufferLease, BufferPool
 from streamer.cuda.status import check, checking, failure
 from streamer.detector import cuda as cuda_detector
-from streamer.errors import ConfigError, EngineError
-from streamer.model_file import ModelFile, load_model
+from streamer.models.file import ModelFile, load_model
 from tests.tiny import write_tiny
 
 # --- status ---
@@ -374,13 +374,13 @@ def test_a_failed_allocation_is_not_counted() -> None:
 
 def test_a_loan_ends_once_by_word_or_by_itself() -> None:
     pool = pool_of(2)
-    loan = Loan(pool, pool.take(1))
+    loan = BufferLease(pool, pool.take(1))
     loan.end()
     loan.end()
     assert pool.take(1) is loan.buffer
     assert pool.take(1) is not None
     assert pool.take(1) is None
-    other = Loan(pool, loan.buffer)
+    other = BufferLease(pool, loan.buffer)
     cycle: list[Any] = [other]
     cycle.append(cycle)
     del other, cycle

@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
+from streamer.common.errors import EngineError
 from streamer.cuda.compiler import KERNELS
-from streamer.cuda.picture import PICTURE_DTYPE, Layout, PixelFormat, describe_transform, planes_of, touched_rows
+from streamer.cuda.input_layout import PICTURE_DTYPE, Layout, PixelFormat, describe_transform, planes_of, touched_rows
 from streamer.cuda.result import RESULT_DTYPE, ROOM, to_detections
-from streamer.decode import MAX_CANDIDATES, Decoder
-from streamer.errors import EngineError
-from streamer.frame import Frame
-from streamer.letterbox import Letterbox
-from streamer.model_spec import ModelSpec, spec_for
-from streamer.yuv_matrix import Matrix, bgr_from_yuv
+from streamer.frames.frame import Frame
+from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv
+from streamer.models.letterbox import Letterbox
+from streamer.models.postprocess import MAX_CANDIDATES, Postprocessor
+from streamer.models.spec import ModelSpec, spec_for
 from tests.tiny import tiny_spec
 
 HERE = Path(__file__).parent / "cuda_on_cpu"
@@ -44,7 +44,7 @@ class Planes:
         raise AssertionError
 
     def bgr_resized(self, size_wh: tuple[int, int]) -> np.ndarray:
-        """What `streamer.yuv.Yuv420.bgr_resized` does."""
+        """What `streamer.frames.yuv.Yuv420.bgr_resized` does."""
         planes = [cv2.resize(p, size_wh, interpolation=cv2.INTER_LINEAR) for p in (self.y, self.u, self.v)]
         return np.asarray(cv2.transform(cv2.merge(planes), bgr_from_yuv(self.matrix, self.full_range)), np.uint8)
 
@@ -250,7 +250,7 @@ def test_decode_equals_the_reference(
     letterboxes = [Letterbox.fit(wh, (160, 128), True) for wh in ((640, 480), (100, 300), (160, 128))]
     outputs = np.stack([random_output(spec, lambda s: RNG.random(s) ** power, dtype) for _ in letterboxes])
     results = decode(kernels, spec, outputs, letterboxes, conf, class_ids=class_ids)
-    reference = Decoder(spec, conf, 0.6, class_ids)
+    reference = Postprocessor(spec, conf, 0.6, class_ids)
     for index, letterbox in enumerate(letterboxes):
         got, wanted = to_detections(results, index), reference(outputs[index].astype(np.float32), letterbox)
         assert got is not None
@@ -264,7 +264,7 @@ def test_equal_scores_keep_the_order_of_the_output(kernels: ctypes.CDLL) -> None
     output = random_output(spec, lambda s: np.full(s, 0.5), np.float32)
     letterbox = Letterbox.fit(spec.input_size_wh, spec.input_size_wh, True)
     got = to_detections(decode(kernels, spec, output[None], [letterbox], 0.3), 0)
-    wanted = Decoder(spec, 0.3)(output, letterbox)
+    wanted = Postprocessor(spec, 0.3)(output, letterbox)
     assert got is not None
     np.testing.assert_array_equal(got.class_ids, wanted.class_ids)
     np.testing.assert_allclose(got.boxes_xyxy, wanted.boxes_xyxy, atol=1e-3)
@@ -296,7 +296,7 @@ def test_an_output_that_is_not_finite_is_left_to_the_reference(
     for index in range(1, len(outputs)):
         assert to_detections(results, index) is None  # so the detector calls the reference
         with pytest.raises(EngineError, match="aren't finite"):
-            Decoder(spec, 0.1)(outputs[index].astype(np.float32), letterbox)
+            Postprocessor(spec, 0.1)(outputs[index].astype(np.float32), letterbox)
 
 
 def test_boxes_without_area_are_left_out_as_the_reference_does(kernels: ctypes.CDLL) -> None:
@@ -310,7 +310,7 @@ def test_boxes_without_area_are_left_out_as_the_reference_does(kernels: ctypes.C
         sides[of_none, side] = [30, -120, -120, -120]
     output[:, spec.num_classes :] = sides.reshape(-1, 4 * bins)
     got = to_detections(decode(kernels, spec, output[None], [letterbox], 0.05), 0)
-    wanted = Decoder(spec, 0.05)(output, letterbox)
+    wanted = Postprocessor(spec, 0.05)(output, letterbox)
     assert got is not None
     assert 0 < len(wanted) < spec.num_points
     np.testing.assert_array_equal(got.class_ids, wanted.class_ids)
@@ -335,7 +335,7 @@ def test_one_detection_per_class_and_place_at_full_room(kernels: ctypes.CDLL) ->
     letterbox = Letterbox.fit((160, 128), (160, 128), True)
     results = decode(kernels, spec, output[None], [letterbox], 0.4)
     assert results["found"][0] == ROOM
-    got, wanted = to_detections(results, 0), Decoder(spec, 0.4)(output, letterbox)
+    got, wanted = to_detections(results, 0), Postprocessor(spec, 0.4)(output, letterbox)
     assert got is not None
     np.testing.assert_array_equal(got.class_ids, wanted.class_ids)
     np.testing.assert_allclose(got.boxes_xyxy, wanted.boxes_xyxy, atol=2e-3)

@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.lending import Borrowed, Slots, handle_of
+from streamer.cuda.ipc import ImportedSurface, Slots, handle_of
 from streamer.cuda.memory import Surface
 from streamer.cuda.nv12 import Nv12
-from streamer.cuda.staging import Loan
+from streamer.cuda.staging import BufferLease
 from streamer.sources import SourceOptions
-from streamer.sources.processes import DecodingProcesses
-from streamer.sources.processes.board import Board
+from streamer.sources.workers import DecodingProcesses
+from streamer.sources.workers.shared_counters import SharedCounters
 from tests.fake_gpu import FakeGpu, install, threads_for_processes
 from tests.fakes import WAIT_S, wait_for
 from tests.lending import LARGE, SMALL, Processes, is_all_back, shown
@@ -50,7 +50,7 @@ def test_a_handle_tells_where_in_its_block_a_surface_is(gpu: FakeGpu) -> None:
     assert (handle.offset, handle.nbytes, handle.gpu_index) == (512, SMALL, 0)
     assert isinstance(handle.handle, bytes)
     surface.write(np.arange(SMALL, dtype=np.uint8))
-    borrowed = Borrowed(device, 3, handle)
+    borrowed = ImportedSurface(device, 3, handle)
     words = np.zeros(SMALL, np.uint8)
     borrowed.read(words)
     np.testing.assert_array_equal(words, np.arange(SMALL, dtype=np.uint8))
@@ -260,13 +260,13 @@ def test_no_order_of_events_shows_a_wrong_picture(steps: list[tuple[str, int]], 
 
 
 def test_threads_that_give_back_at_once(gpu: FakeGpu) -> None:
-    descriptor = Board.new()
-    boards = Board(descriptor), Board(descriptor)
+    descriptor = SharedCounters.new()
+    boards = SharedCounters(descriptor), SharedCounters(descriptor)
     os.close(descriptor)
     both = Processes(limit=6, boards=(boards[0].returned, boards[1].returned))
     count, wrong = 300, []
     came: queue.SimpleQueue[None] = queue.SimpleQueue()
-    wanted: queue.SimpleQueue[tuple[int, Loan[Borrowed]] | None] = queue.SimpleQueue()
+    wanted: queue.SimpleQueue[tuple[int, BufferLease[ImportedSurface]] | None] = queue.SimpleQueue()
 
     def decode() -> None:
         for number in range(count):
@@ -315,7 +315,7 @@ def test_pictures_of_another_process_are_the_cpus(gpu: FakeGpu, processes: Decod
         got = list(source)  # all are kept
         assert [(frame.index, frame.pts_s) for frame in got] == [(frame.index, frame.pts_s) for frame in wanted]
         for ours, theirs in zip(got, wanted, strict=True):
-            assert isinstance(ours.pixels, Nv12) and isinstance(ours.pixels.surface, Borrowed)
+            assert isinstance(ours.pixels, Nv12) and isinstance(ours.pixels.surface, ImportedSurface)
             for plane, other in zip(planes_of(ours), planes_of(theirs), strict=True):
                 np.testing.assert_array_equal(plane, other)
             np.testing.assert_array_equal(ours.image, theirs.image)

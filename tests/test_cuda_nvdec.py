@@ -14,20 +14,21 @@ import av
 import numpy as np
 import pytest
 
+from streamer.common.errors import EngineError, SourceError
 from streamer.cuda import nvdec
 from streamer.cuda.nv12 import Nv12
 from streamer.cuda.nvdec import NvdecPackets, check_nvdec
-from streamer.detections import Detections
-from streamer.draw import Annotator
-from streamer.errors import EngineError, SourceError
-from streamer.frame import Frame
-from streamer.letterbox import Letterbox
-from streamer.sinks.video import VideoSink
+from streamer.frames.detections import Detections
+from streamer.frames.draw import Annotator
+from streamer.frames.frame import Frame
+from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture
+from streamer.frames.pixels import UPRIGHT
+from streamer.frames.yuv import Yuv420
+from streamer.frames.yuv_matrix import Matrix
+from streamer.models.letterbox import Letterbox
+from streamer.sinks.video.sink import VideoSink
 from streamer.sources import Source, SourceOptions, open_source
-from streamer.sources.packets import CpuPackets, Damage, Picture
-from streamer.sources.pixels import UPRIGHT
-from streamer.yuv import Yuv420
-from streamer.yuv_matrix import Matrix
+from streamer.sources.ffmpeg_packets import CpuPackets
 from tests.fake_gpu import FakeGpu, install
 from tests.fakes import wait_for
 from tests.media import number_of, write_clip
@@ -415,10 +416,10 @@ def test_damage_says_what_the_hardware_said(gpu: FakeGpu, tmp_path: Path) -> Non
         stream = container.streams.video[0]
         packets = list(container.demux(stream))
         cpu = CpuPackets(stream, float(stream.time_base or Fraction(1)))
-        first: Picture = next(made for packet in packets for made in cpu.decode(packet))
+        first: DecodedPicture = next(made for packet in packets for made in cpu.decode(packet))
         decoder = NvdecPackets(stream, 1.0, first, UPRIGHT, 0, live=False)
         gpu.refused = {0}
-        with pytest.raises(Damage, match=r"^NVDEC: Codec not supported on this GPU$"):
+        with pytest.raises(CorruptPacketError, match=r"^NVDEC: Codec not supported on this GPU$"):
             decoder.decode(packets[0])
         assert decoder.decode(packets[1]) == []
         decoder.close()

@@ -14,21 +14,22 @@ import av
 import numpy as np
 import pytest
 
-from streamer.cli import main
+from streamer.app.cli import main
+from streamer.common.errors import EngineError, SourceError
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceBuffer
 from streamer.cuda.nv12 import Nv12
 from streamer.cuda.nvdec import NvdecPackets, check_nvdec
-from streamer.cuda.staging import BufferPool, Loan
-from streamer.detections import Detections
-from streamer.draw import Annotator
-from streamer.errors import EngineError, SourceError
-from streamer.frame import Frame
-from streamer.sinks.video import VideoSink
+from streamer.cuda.staging import BufferLease, BufferPool
+from streamer.frames.detections import Detections
+from streamer.frames.draw import Annotator
+from streamer.frames.frame import Frame
+from streamer.frames.packet_decoder import DecodedPicture
+from streamer.frames.pixels import UPRIGHT
+from streamer.frames.yuv import Yuv420
+from streamer.sinks.video.sink import VideoSink
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.packets import CpuPackets, Picture
-from streamer.sources.pixels import UPRIGHT
-from streamer.yuv import Yuv420
+from streamer.sources.ffmpeg_packets import CpuPackets
 from tests.fakes import wait_for
 from tests.media import number_of, write_clip
 from tests.rtsp_server import RtspServer
@@ -80,7 +81,7 @@ def test_planes_round_trip(gpu: Gpu) -> None:
     buffer = pool.take(made.nbytes)
     assert buffer is not None
     buffer.write(made)
-    picture = Nv12(Loan(pool, buffer), (8, 4), Yuv420(av.VideoFrame(2, 2, "yuv420p")))
+    picture = Nv12(BufferLease(pool, buffer), (8, 4), Yuv420(av.VideoFrame(2, 2, "yuv420p")))
     planes = picture.to_host()
     np.testing.assert_array_equal(planes.y, made[:4])
     np.testing.assert_array_equal(planes.u, made[4:, 0::2])
@@ -219,7 +220,7 @@ def test_a_camera_is_joined_at_the_same_picture_as_on_the_cpu() -> None:
         assert numbers == list(range(10, 25))
 
 
-def packets_of(path: Path) -> tuple[Any, list[Any], Picture]:
+def packets_of(path: Path) -> tuple[Any, list[Any], DecodedPicture]:
     """Returns a clip's stream, its packets, and its first picture by the CPU; the container stays open."""
     container = av.open(str(path))
     stream = container.streams.video[0]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from streamer.engines import tensorrt_engine
-from streamer.model_file import load_model
-from streamer.tensorrt import BuildOptions, Flavour, build_engine, plan
+from streamer.engines.tensorrt import BuildOptions, TensorRTPackage, build_engine, plan
+from streamer.models.file import load_model
 from tests.tiny import write_tiny
 
 OWNERS = {
@@ -67,7 +67,7 @@ def test_graphs_are_asked_for_by_the_real_name(trt: Any) -> None:
 def test_the_engine_that_would_be_run_is_built_for_real(trt: Any, tmp_path: Path) -> None:
     model = load_model(write_tiny(tmp_path / "tiny.onnx"))
     options = BuildOptions(fp16=True, max_batch=1, targets=("sm89",))
-    built = build_engine(plan(model, Flavour.TENSORRT_RTX, options))
+    built = build_engine(plan(model, TensorRTPackage.TENSORRT_RTX, options))
     assert trt.__version__ in str(built.fingerprint)
     assert len(built.data) > 1000
     assert [port.precision for port in (*built.inputs, *built.outputs)] == ["FP32", "FP32"]
@@ -82,8 +82,8 @@ def test_the_installed_flavour_is_found(trt: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         tensorrt_engine.importlib.util, "find_spec", lambda name: None if name == "tensorrt" else here(name)
     )
-    assert tensorrt_engine.installed_flavour() is Flavour.TENSORRT_RTX
+    assert tensorrt_engine.installed_flavour() is TensorRTPackage.TENSORRT_RTX
     monkeypatch.setattr(tensorrt_engine.importlib.util, "find_spec", lambda name: object())
-    assert tensorrt_engine.installed_flavour() is Flavour.TENSORRT
+    assert tensorrt_engine.installed_flavour() is TensorRTPackage.TENSORRT
     monkeypatch.setattr(tensorrt_engine.importlib.util, "find_spec", lambda name: None)
     assert tensorrt_engine.installed_flavour() is None

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.decode import MAX_DETECTIONS, Decoder, nms
-from streamer.errors import EngineError, ModelError
-from streamer.letterbox import Letterbox
+from streamer.common.errors import EngineError, ModelError
+from streamer.models.letterbox import Letterbox
+from streamer.models.postprocess import MAX_DETECTIONS, Postprocessor, nms
 from tests.tiny import LABELS, tiny_spec
 
 SPEC = tiny_spec()
@@ -29,13 +29,13 @@ def put(output: np.ndarray, point: int, class_id: int, score: float, distances: 
 
 
 def test_nothing_found() -> None:
-    assert len(Decoder(SPEC)(blank(), SQUARE)) == 0
+    assert len(Postprocessor(SPEC)(blank(), SQUARE)) == 0
 
 
 def test_one_box_by_hand() -> None:
     output = blank()
     put(output, 8 * 3 + 2, 1, 0.9, (1, 2, 3, 0))  # stride 8, column 2, row 3: centre (20, 28)
-    found = Decoder(SPEC)(output, SQUARE)
+    found = Postprocessor(SPEC)(output, SQUARE)
     np.testing.assert_allclose(found.boxes_xyxy, [[12, 12, 44, 28]], atol=1e-4)
     np.testing.assert_allclose(found.scores, [0.9])
     np.testing.assert_array_equal(found.class_ids, [1])
@@ -45,7 +45,7 @@ def test_plus_has_other_centres() -> None:
     spec = tiny_spec(family="nanodet-plus")
     output = np.zeros((spec.num_points, spec.output_channels), np.float32)
     put(output, 8 * 3 + 2, 1, 0.9, (1, 2, 3, 0))
-    found = Decoder(spec)(output, Letterbox.fit((64, 64), (64, 64), False))
+    found = Postprocessor(spec)(output, Letterbox.fit((64, 64), (64, 64), False))
     np.testing.assert_allclose(found.boxes_xyxy, [[8, 8, 40, 24]], atol=1e-4)
 
 
@@ -54,7 +54,7 @@ def test_expectation_of_the_distribution() -> None:
     put(output, 0, 0, 0.8, (0, 0, 0, 1))
     probabilities = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
     output[0, C + 2 * BINS : C + 3 * BINS] = np.log(probabilities)
-    found = Decoder(SPEC)(output, SQUARE)
+    found = Postprocessor(SPEC)(output, SQUARE)
     assert found.boxes_xyxy[0, 2] == pytest.approx(4 + 8 * (probabilities @ np.arange(4)), abs=1e-4)
 
 
@@ -62,7 +62,7 @@ def test_boxes_go_back_to_the_source_and_are_clipped() -> None:
     output = blank()
     put(output, 64 + 4 + 1, 2, 0.7, (3, 3, 3, 3))  # stride 16, column 1, row 1: centre (24, 24)
     letterbox = Letterbox.fit((640, 320), (64, 64), True)  # 64x32 at offset (0, 16), scale 1/10
-    found = Decoder(SPEC)(output, letterbox)
+    found = Postprocessor(SPEC)(output, letterbox)
     np.testing.assert_allclose(found.boxes_xyxy, [[0, 0, 640, 320]], atol=1e-3)
 
 
@@ -70,24 +70,24 @@ def test_threshold_and_classes() -> None:
     output = blank()
     put(output, 0, 0, 0.5, (1, 1, 1, 1))
     put(output, 30, 1, 0.6, (1, 1, 1, 1))
-    assert list(Decoder(SPEC, conf=0.4)(output, SQUARE).class_ids) == [1, 0]
-    assert list(Decoder(SPEC, conf=0.55)(output, SQUARE).class_ids) == [1]
-    assert list(Decoder(SPEC, conf=0.4, class_ids={0})(output, SQUARE).class_ids) == [0]
-    assert len(Decoder(SPEC, conf=0.4, class_ids=set())(output, SQUARE)) == 0
+    assert list(Postprocessor(SPEC, conf=0.4)(output, SQUARE).class_ids) == [1, 0]
+    assert list(Postprocessor(SPEC, conf=0.55)(output, SQUARE).class_ids) == [1]
+    assert list(Postprocessor(SPEC, conf=0.4, class_ids={0})(output, SQUARE).class_ids) == [0]
+    assert len(Postprocessor(SPEC, conf=0.4, class_ids=set())(output, SQUARE)) == 0
 
 
 def test_one_point_may_see_two_classes() -> None:
     output = blank()
     put(output, 0, 0, 0.5, (1, 1, 1, 1))
     output[0, 2] = 0.45
-    found = Decoder(SPEC, conf=0.4)(output, SQUARE)
+    found = Postprocessor(SPEC, conf=0.4)(output, SQUARE)
     np.testing.assert_array_equal(found.class_ids, [0, 2])
     np.testing.assert_array_equal(found.boxes_xyxy[0], found.boxes_xyxy[1])
 
 
 def test_wrong_shape() -> None:
     with pytest.raises(ModelError, match="wanted a network output"):
-        Decoder(SPEC)(blank()[:-1], SQUARE)
+        Postprocessor(SPEC)(blank()[:-1], SQUARE)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
@@ -99,13 +99,13 @@ def test_an_output_that_is_not_finite_is_an_error(value: float, channel: int, fo
         put(output, 0, 0, 0.5, (1, 1, 1, 1))
     output[-1, channel] = value  # at a point where nothing is found
     with pytest.raises(EngineError, match="aren't finite"):
-        Decoder(SPEC)(output, SQUARE)
+        Postprocessor(SPEC)(output, SQUARE)
 
 
 def test_large_finite_numbers_are_none() -> None:
     output = blank()
     output[:, C:] = np.finfo(np.float32).max  # whose sum overflows
-    assert len(Decoder(SPEC)(output, SQUARE)) == 0
+    assert len(Postprocessor(SPEC)(output, SQUARE)) == 0
 
 
 def put_boxes_without_area(output: np.ndarray) -> None:
@@ -119,7 +119,7 @@ def test_boxes_without_area_are_left_out_and_take_no_place() -> None:
     output = blank()
     put_boxes_without_area(output)
     put(output, 64 + 5, 2, 0.6, (1, 1, 1, 1))  # stride 16, column 1, row 1: centre (24, 24)
-    found = Decoder(SPEC)(output, SQUARE)
+    found = Postprocessor(SPEC)(output, SQUARE)
     np.testing.assert_allclose(found.boxes_xyxy, [[8, 8, 40, 40]], atol=1e-4)
 
 
@@ -128,7 +128,7 @@ def test_a_box_that_lies_in_the_padding_is_left_out() -> None:
     put(output, 0, 0, 0.9, (0, 0, 1, 1))  # (4, 4, 12, 12) of the input
     put(output, 8 * 4 + 4, 0, 0.8, (1, 1, 1, 1))
     letterbox = Letterbox.fit((640, 320), (64, 64), True)  # rows 16 to 48 of the input
-    found = Decoder(SPEC)(output, letterbox)
+    found = Postprocessor(SPEC)(output, letterbox)
     np.testing.assert_allclose(found.scores, [0.8])
 
 
@@ -175,7 +175,7 @@ def test_any_output_gives_valid_detections(seed: int, width: int, height: int) -
     output = blank()
     output[:, :C] = random.random((len(output), C))
     output[:, C:] = random.standard_normal((len(output), 4 * BINS)) * 50
-    found = Decoder(SPEC, conf=0.3)(output, Letterbox.fit((width, height), SPEC.input_size_wh, True))
+    found = Postprocessor(SPEC, conf=0.3)(output, Letterbox.fit((width, height), SPEC.input_size_wh, True))
     assert 0 < len(found) <= MAX_DETECTIONS
     assert (np.diff(found.scores) <= 0).all()
     assert (found.scores > 0.3).all()
@@ -199,5 +199,5 @@ def test_boxes_drop_those_of_other_classes_where_the_model_says_so(agnostic: boo
     spec = tiny_spec().model_copy(update={"class_agnostic": agnostic})
     output = np.zeros((spec.num_points, spec.output_channels), np.float32)
     output[9, :2] = 0.9, 0.8
-    found = Decoder(spec, 0.5)(output, Letterbox.fit((64, 64), (64, 64), True))
+    found = Postprocessor(spec, 0.5)(output, Letterbox.fit((64, 64), (64, 64), True))
     assert len(found) == count

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from streamer.app.listing import list_known
+from streamer.common.errors import ConfigError, EngineError
 from streamer.detector import cuda, open_detector
 from streamer.detector.cpu import PER_CORE
 from streamer.engines.base import available_cores
-from streamer.errors import ConfigError, EngineError
-from streamer.listing import list_known
 from tests.fakes import SlowDetector
 from tests.tiny import write_tiny
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from streamer.common.errors import ConfigError
 from streamer.detector import open_detector, tuning
 from streamer.detector.tuning import Speed, choose, tuned
-from streamer.errors import ConfigError
 from tests.tiny import write_tiny
 
 

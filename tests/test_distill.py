@@ -16,8 +16,8 @@ ort = pytest.importorskip("onnxruntime", reason="the graph is compared with ONNX
 
 from calibration.distill import Recipe, distill, distillation_loss, tune  # noqa: E402
 from calibration.torch_graph import TorchGraph, fake_quantize  # noqa: E402
-from streamer.errors import ModelError  # noqa: E402
-from streamer.model_spec import ModelSpec, spec_for  # noqa: E402
+from streamer.common.errors import ModelError  # noqa: E402
+from streamer.models.spec import ModelSpec, spec_for  # noqa: E402
 
 CLASSES, BINS = 3, 8
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from streamer.detections import Detections
-from streamer.draw import Annotator, class_colour, ink_on
-from streamer.frame import Frame
-from streamer.yuv import Yuv420
+from streamer.frames.detections import Detections
+from streamer.frames.draw import Annotator, class_colour, ink_on
+from streamer.frames.frame import Frame
+from streamer.frames.yuv import Yuv420
 
 LABELS = ["person", "bicycle", "car", "Fußgänger", "行人"]
 GREY = 90

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.cli import main
-from streamer.errors import one_line, short
+from streamer.app.cli import main
+from streamer.common.errors import one_line, short
 from tests.media import write_clip
 from tests.tiny import write_tiny
 

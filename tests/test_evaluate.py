@@ -9,8 +9,8 @@ import pytest
 from calibration.__main__ import main
 from calibration.dataset import read_samples
 from calibration.labels import Sample
-from streamer.detections import Detections
-from streamer.errors import ConfigError
+from streamer.common.errors import ConfigError
+from streamer.frames.detections import Detections
 from tests.media import png_header, write_image
 
 LABELS = ("person", "car")

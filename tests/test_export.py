@@ -16,10 +16,10 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="export is checked in ON
 pytest.importorskip("onnxsim", reason="export simplifies the graph with onnxsim")
 
 from calibration.export import add_arguments, export, run  # noqa: E402
-from streamer import nanodet  # noqa: E402
+from streamer.common.errors import ConfigError, ModelError  # noqa: E402
 from streamer.engines.openvino_engine import shared_core  # noqa: E402
-from streamer.errors import ConfigError, ModelError  # noqa: E402
-from streamer.model_spec import ModelSpec, packaged_config, spec_for  # noqa: E402
+from streamer.models import nanodet  # noqa: E402
+from streamer.models.spec import ModelSpec, packaged_config, spec_for  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 FAMILIES = ("nanodet-m-0.5x_64", "nanodet-g_96x64", "nanodet-plus-m_64x96")

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from streamer.errors import ModelError
-from streamer.model_file import load_model
+from streamer.common.errors import ModelError
+from streamer.models.file import load_model
 from tests.tiny import tiny_model, tiny_spec, write_tiny
 
 

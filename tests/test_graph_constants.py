@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.graph_constants import Constants, fold_constants
+from streamer.models.graph.constants import Constants, fold_constants
 from tests.hidden_constants import FORMS
 
 

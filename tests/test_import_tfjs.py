@@ -18,9 +18,9 @@ torch = pytest.importorskip("torch", reason="torch makes the checkpoint")
 
 from calibration import import_tfjs as module  # noqa: E402
 from calibration.import_tfjs import add_arguments, import_tfjs, run  # noqa: E402
-from streamer.errors import ConfigError, ModelError  # noqa: E402
-from streamer.model_spec import ModelSpec, packaged_config  # noqa: E402
-from streamer.nanodet import build, load_checkpoint, load_into  # noqa: E402
+from streamer.common.errors import ConfigError, ModelError  # noqa: E402
+from streamer.models.nanodet import build, load_checkpoint, load_into  # noqa: E402
+from streamer.models.spec import ModelSpec, packaged_config  # noqa: E402
 
 SHARED_CHECKPOINT = Path(__file__).parents[2] / "shared" / "weights" / "nanodet-g_416.pth"
 TFJS_DIR = os.environ.get("NANODET_TFJS_DIR")

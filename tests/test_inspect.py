@@ -14,10 +14,10 @@ from onnx import TensorProto, helper
 
 from calibration import build, inspect_model
 from calibration.inspect_model import NodePrecision, node_precisions
-from streamer.errors import ConfigError, EngineError, ModelError
-from streamer.model_file import ModelFile
-from streamer.tensorrt import Layer, Port, read_engine, read_report, report_path, write_engine
-from streamer.tensorrt.builder import BuiltEngine
+from streamer.common.errors import ConfigError, EngineError, ModelError
+from streamer.engines.tensorrt import Layer, Port, read_engine, read_report, report_path, write_engine
+from streamer.engines.tensorrt.builder import BuiltEngine
+from streamer.models.file import ModelFile
 from tests.tensorrt_models import float_model, quantized_graph, save
 from tests.variants import Variant
 from tests.variants import build as build_variant

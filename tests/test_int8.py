@@ -14,11 +14,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from streamer.common.errors import ModelError
 from streamer.engines import open_engine
-from streamer.errors import ModelError
-from streamer.graph_constants import fold_constants
-from streamer.int8 import RANGES_KEY, is_quantized, quantize_convolution_outputs, use_uint8
-from streamer.model_file import load_model
+from streamer.models.file import load_model
+from streamer.models.graph.constants import fold_constants
+from streamer.models.graph.int8 import RANGES_KEY, is_quantized, quantize_convolution_outputs, use_uint8
 from tests.hidden_constants import FORMS, hide_constants
 from tests.tiny import tiny_spec
 

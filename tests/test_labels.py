@@ -16,8 +16,8 @@ from calibration.__main__ import main
 from calibration.accuracy import coco_accuracy, coco_results
 from calibration.dataset import list_images, read_samples
 from calibration.labels import ClassNames, Sample, coco_categories, read_coco, read_voc, read_yolo
-from streamer.detections import Detections
-from streamer.errors import ConfigError
+from streamer.common.errors import ConfigError
+from streamer.frames.detections import Detections
 from tests.media import write_image
 
 LABELS = ("person", "traffic light", "car")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.frame import Frame
-from streamer.letterbox import Letterbox
+from streamer.frames.frame import Frame
+from streamer.models.letterbox import Letterbox
 from tests.tiny import tiny_spec
 
 SIDES = st.integers(1, 4000)

@@ -15,12 +15,12 @@ from typing import Any
 import av
 import pytest
 
-from streamer.errors import SourceError
-from streamer.frame import Frame
-from streamer.pipeline import Pipeline, StreamPlan
-from streamer.sinks.video import VideoSink
+from streamer.common.errors import SourceError
+from streamer.frames.frame import Frame
+from streamer.frames.pixels import pixels_of
+from streamer.runtime.pipeline import Pipeline, StreamSpec
+from streamer.sinks.video.sink import VideoSink
 from streamer.sources import Source, SourceOptions, open_source
-from streamer.sources.pixels import pixels_of
 from tests.camera import Camera
 from tests.camera_sink import CodeSink, code_of
 from tests.fakes import SlowDetector, wait_for
@@ -117,7 +117,7 @@ def test_a_camera_that_comes_back_with_another_size_and_codec_fills_the_same_fil
     source = open_source(camera.url, options=WATCHFUL)
     sink, path = CodeSink(), tmp_path / "out.mp4"
     pipeline = Pipeline(
-        [StreamPlan(source, [("codes", sink), ("video", VideoSink(path, source.info))])], SlowDetector()
+        [StreamSpec(source, [("codes", sink), ("video", VideoSink(path, source.info))])], SlowDetector()
     )
     thread = run_in_background(pipeline)
     wait_for(lambda: len(sink.shown) > 20)
@@ -141,7 +141,7 @@ def test_a_camera_that_comes_back_with_another_size_and_codec_fills_the_same_fil
 
 def test_a_run_is_stopped_at_once_while_its_camera_is_lost(camera: Camera, caplog: pytest.LogCaptureFixture) -> None:
     source, sink = open_source(camera.url, options=WATCHFUL), CodeSink()
-    pipeline = Pipeline([StreamPlan(source, [("codes", sink)])], SlowDetector())
+    pipeline = Pipeline([StreamSpec(source, [("codes", sink)])], SlowDetector())
     thread = run_in_background(pipeline)
     wait_for(lambda: sink.shown)
     camera.freeze()
@@ -155,7 +155,7 @@ def test_a_run_is_stopped_at_once_while_its_camera_is_lost(camera: Camera, caplo
 
 def test_corrupt_packets_are_survived_and_counted(camera: Camera) -> None:
     sink, source = CodeSink(), open_source(camera.url, options=WATCHFUL)
-    pipeline = Pipeline([StreamPlan(source, [("codes", sink)])], SlowDetector())
+    pipeline = Pipeline([StreamSpec(source, [("codes", sink)])], SlowDetector())
     thread = run_in_background(pipeline)
     wait_for(lambda: len(sink.shown) > 5)
     camera.wire.corrupt(0.3, seed=1)
@@ -191,7 +191,7 @@ def test_a_key_frame_may_take_eleven_seconds() -> None:
 def test_what_is_shown_stays_fresh_however_slow_the_detector(camera: Camera) -> None:
     source, sink = open_source(camera.url), CodeSink()
     detector = SlowDetector(during=lambda _: time.sleep(1 / 3))
-    report = Pipeline([StreamPlan(source, [("codes", sink)])], detector).run(20.0)
+    report = Pipeline([StreamSpec(source, [("codes", sink)])], detector).run(20.0)
     assert len(sink.ages_s) > 30
     # One frame interval, one in flight, and the parser's frame; the rest is this machine's noise.
     assert sorted(sink.ages_s)[len(sink.ages_s) // 2] < 0.7
@@ -208,9 +208,9 @@ def test_decoding_too_slowly_passes_pictures_over_rather_than_fall_behind(
         time.sleep(0.1)  # ten a second, of thirty
         return pixels_of(*picture)
 
-    monkeypatch.setattr("streamer.sources.packets.pixels_of", slow_pixels_of)
+    monkeypatch.setattr("streamer.sources.ffmpeg_packets.pixels_of", slow_pixels_of)
     sink, source = CodeSink(), open_source(camera.url)
-    Pipeline([StreamPlan(source, [("codes", sink)])], SlowDetector()).run(8.0)
+    Pipeline([StreamSpec(source, [("codes", sink)])], SlowDetector()).run(8.0)
     assert source.passed_over > 60
     assert len(sink.shown) > 30
     assert max(sink.ages_s[-20:]) < 2.5  # a key frame interval of 1/3 s and 0.5 s, not half of eight seconds
@@ -219,11 +219,11 @@ def test_decoding_too_slowly_passes_pictures_over_rather_than_fall_behind(
 def test_one_dead_camera_leaves_the_others_alone(camera: Camera) -> None:
     well, lost = open_source(camera.url, name="well"), open_source(camera.direct_url, name="lost", options=WATCHFUL)
     sinks = CodeSink(), CodeSink()
-    plans = [StreamPlan(source, [("codes", sink)]) for source, sink in zip((well, lost), sinks, strict=True)]
+    plans = [StreamSpec(source, [("codes", sink)]) for source, sink in zip((well, lost), sinks, strict=True)]
     with Camera() as other:
         lost.close()
         lost = open_source(other.url, name="lost", options=WATCHFUL)
-        plans[1] = StreamPlan(lost, [("codes", sinks[1])])
+        plans[1] = StreamSpec(lost, [("codes", sinks[1])])
         pipeline = Pipeline(plans, SlowDetector())
         thread = run_in_background(pipeline)
         wait_for(lambda: len(sinks[0].shown) > 10 and len(sinks[1].shown) > 10)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.logs import SafeFormatter
+from streamer.common.logs import SafeFormatter
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\r\n\b\x9b31m\u202e\u2066\u2028\x00\udce9"
 
@@ -47,6 +47,6 @@ def test_a_stack_is_safe_too() -> None:
 
 def test_the_program_writes_such_lines() -> None:
 
-    code = "import logging, streamer.logs as l; l.start_logging('INFO'); logging.getLogger('av').info('a\\x1bb')"
+    code = "import logging, streamer.common.logs as l; l.start_logging('INFO'); logging.getLogger('av').info('a\\x1bb')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "INFO: a\\x1bb\n"

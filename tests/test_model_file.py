@@ -7,12 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from streamer.decode import Decoder
+from streamer.common.errors import ModelError
 from streamer.detector.cpu import CpuDetector
 from streamer.engines import open_engine
-from streamer.errors import ModelError
-from streamer.frame import Frame
-from streamer.model_file import load_model
+from streamer.frames.frame import Frame
+from streamer.models.file import load_model
+from streamer.models.postprocess import Postprocessor
 from tests.tiny import tiny_model, tiny_spec, write_tiny
 
 
@@ -34,7 +34,7 @@ def expected(seed: int = 0) -> np.ndarray:
 
 
 def output_of(path: Path, engine: str, spec: object = None) -> np.ndarray:
-    from streamer.letterbox import Letterbox
+    from streamer.models.letterbox import Letterbox
 
     model = load_model(path, spec)  # type: ignore[arg-type]
     runner = open_engine(engine, model, slots=1, precision="f32")
@@ -232,10 +232,10 @@ def test_detector_keeps_order_with_frames_in_flight(tmp_path: Path, engine: str)
     model = load_model(write_tiny(tmp_path / "m.onnx"))
     random = np.random.default_rng(0)
     frames = [Frame(random.integers(0, 256, (64, 64, 3), np.uint8), "t", i, i / 30, 0.0) for i in range(12)]
-    alone = CpuDetector(model, open_engine(engine, model, slots=1, precision="f32"), Decoder(model.spec, 0.1))
+    alone = CpuDetector(model, open_engine(engine, model, slots=1, precision="f32"), Postprocessor(model.spec, 0.1))
     with alone:
         wanted = [found for _, found in alone.stream(frames)]
-    many = CpuDetector(model, open_engine(engine, model, slots=3, precision="f32"), Decoder(model.spec, 0.1))
+    many = CpuDetector(model, open_engine(engine, model, slots=3, precision="f32"), Postprocessor(model.spec, 0.1))
     with many:
         results = list(many.stream(frames))
         with pytest.raises(ValueError, match="no frame is in flight"):

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from streamer.errors import ConfigError, ModelError
-from streamer.model_spec import ModelSpec, configs_dir, network_names, packaged_config, parse_size_wh, spec_for
+from streamer.common.errors import ConfigError, ModelError
+from streamer.models.spec import ModelSpec, configs_dir, network_names, packaged_config, parse_size_wh, spec_for
 
 NETWORKS = (
     "nanodet-efficientnet-lite0",
@@ -119,7 +119,7 @@ def test_configs_are_found_in_a_checkout_and_in_an_installed_package(
 ) -> None:
     package = tmp_path / "streamer"
     (tmp_path / "configs").mkdir()
-    monkeypatch.setattr("streamer.model_spec.__file__", str(package / "model_spec.py"))
+    monkeypatch.setattr("streamer.models.spec.__file__", str(package / "model_spec.py"))
     assert configs_dir() == tmp_path / "configs"
     (package / "configs").mkdir(parents=True)
     assert configs_dir() == package / "configs"
@@ -331,7 +331,7 @@ def test_metadata_values_are_json() -> None:
 
 
 def test_no_network_or_engine_is_imported() -> None:
-    code = "import sys, streamer.model_spec; print(sorted({'torch', 'onnx', 'openvino'} & set(sys.modules)))"
+    code = "import sys, streamer.models.spec; print(sorted({'torch', 'onnx', 'openvino'} & set(sys.modules)))"
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

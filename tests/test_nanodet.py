@@ -13,10 +13,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the network is written in PyTorch")
 
-from streamer import nanodet  # noqa: E402
-from streamer.errors import ModelError  # noqa: E402
-from streamer.model_spec import ModelSpec, spec_for  # noqa: E402
-from streamer.network_spec import (  # noqa: E402
+from streamer.common.errors import ModelError  # noqa: E402
+from streamer.models import nanodet  # noqa: E402
+from streamer.models.network_spec import (  # noqa: E402
     CspSpec,
     GhostPanSpec,
     HeadSpec,
@@ -24,6 +23,7 @@ from streamer.network_spec import (  # noqa: E402
     PanSpec,
     ShuffleNetV2Spec,
 )
+from streamer.models.spec import ModelSpec, spec_for  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = [

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from streamer.cli import main
+from streamer.app.cli import main
 from tests.test_cli import lines_in, write_clip
 from tests.tiny import tiny_model, tiny_spec
 

@@ -15,20 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from streamer.config import SourceWishes, StreamConfig
-from streamer.detections import Detections
-from streamer.errors import ConfigError, SinkError
-from streamer.frame import Frame
-from streamer.opening import Opener
-from streamer.plan import StreamPlan
+from streamer.app.config import SourceOverrides, StreamConfig
+from streamer.app.stream_factory import StreamFactory
+from streamer.common.atomic_file import whole_file
+from streamer.common.errors import ConfigError, SinkError
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.runtime.stream_spec import StreamSpec
 from streamer.sinks import files, open_sink, refuse_conflicts
 from streamer.sinks.images import ImagesSink
 from streamer.sinks.jsonl import JsonlSink
 from streamer.sinks.options import Retention, SinkOptions
 from streamer.sinks.paths import OutputPaths
-from streamer.sinks.video import VideoSink
+from streamer.sinks.video.sink import VideoSink
 from streamer.sources.base import SourceInfo
-from streamer.whole_file import whole_file
 from tests.fakes import wait_for
 from tests.media import picture, write_clip, write_image
 
@@ -285,7 +285,7 @@ def test_temporary_files_follow_no_planted_link(tmp_path: Path, monkeypatch: pyt
         sink.write(frame(), NOTHING)
     with whole_file(folder / "r.json") as partial:
         partial.write_text("report")
-    monkeypatch.setattr("streamer.whole_file.secrets.token_hex", lambda _: "fore-seen")
+    monkeypatch.setattr("streamer.common.atomic_file.secrets.token_hex", lambda _: "fore-seen")
     with pytest.raises(FileExistsError), whole_file(folder / "r.json") as partial:
         partial.write_text("report")
     assert victim.read_text() == "kept"
@@ -401,13 +401,13 @@ def test_a_pipe_whose_reader_has_gone_ends_alone(pipe: Path) -> None:
 
 
 @contextmanager
-def opened(config: StreamConfig) -> Iterator[tuple[Opener, list[StreamPlan]]]:
+def opened(config: StreamConfig) -> Iterator[tuple[StreamFactory, list[StreamSpec]]]:
     """A run's sources and outputs, without the run."""
-    with Opener(config) as opener, ExitStack() as stack:
+    with StreamFactory(config) as opener, ExitStack() as stack:
         yield opener, opener.plans(opener.sources(stack), ("thing",), stack)
 
 
-def write_all(plan: StreamPlan, count: int = 3) -> list[Path]:
+def write_all(plan: StreamSpec, count: int = 3) -> list[Path]:
     """Writes frames to a plan's outputs and closes them with their source; returns the files."""
     for number in range(count):
         for _, sink in plan.sinks:
@@ -431,9 +431,9 @@ def test_another_source_leaves_what_the_one_before_has_written(output: str, tmp_
         (first,) = write_all(plans[0])
         before = first.read_bytes() if first.is_file() else sorted(first.iterdir())
         opener.forget("a")
-        (second,) = write_all(opener.plan_later(config, f"b={clips[1]}"), 1)
+        (second,) = write_all(opener.open_stream(config, f"b={clips[1]}"), 1)
         opener.forget("b")
-        (third,) = write_all(opener.plan_later(config, str(clips[2])), 1)
+        (third,) = write_all(opener.open_stream(config, str(clips[2])), 1)
     assert (first.read_bytes() if first.is_file() else sorted(first.iterdir())) == before
     stem, _, ending = output.strip("/").partition(".")
     assert [path.name for path in (first, second, third)] == [
@@ -447,7 +447,7 @@ def test_a_source_added_to_a_run_with_one_video_gets_its_own(tmp_path: Path, cli
     with opened(config) as (opener, plans):
         plans[0].sinks[0][1].write(frame(), NOTHING)
         size = (tmp_path / "wall.mp4").stat().st_size
-        added = opener.plan_later(config, f"b={clips[1]}")
+        added = opener.open_stream(config, f"b={clips[1]}")
         assert write_all(added) == [tmp_path / "wall-2.mp4"]
         assert (tmp_path / "wall.mp4").stat().st_size == size
         write_all(plans[0])
@@ -467,21 +467,21 @@ def test_exchanging_all_sources_of_a_tiled_video_begins_another(tmp_path: Path, 
         for plan in plans:
             plan.sinks[0][1].close()
         content = (tmp_path / "wall.mp4").read_bytes()
-        added = opener.plan_later(config, f"c={clips[2]}")
+        added = opener.open_stream(config, f"c={clips[2]}")
         assert write_all(added) == [tmp_path / "wall-2.mp4"]
     assert (tmp_path / "wall.mp4").read_bytes() == content
 
 
 def test_outputs_of_ones_own_that_change_and_come_back(tmp_path: Path, clips: list[Path]) -> None:
     def with_output(name: str) -> StreamConfig:
-        return config.model_copy(update={"wishes": {"a": SourceWishes(output=(f"{tmp_path}/{name}",))}})
+        return config.model_copy(update={"wishes": {"a": SourceOverrides(output=(f"{tmp_path}/{name}",))}})
 
     config = StreamConfig(source=(f"a={clips[0]}",), output=("null",), decode="cpu")
     with opened(with_output("x.jsonl")) as (opener, plans):
         written = write_all(plans[0])
         for name in ("y.jsonl", "x.jsonl"):
             opener.forget("a")
-            written += write_all(opener.plan_later(with_output(name), f"a={clips[0]}"))
+            written += write_all(opener.open_stream(with_output(name), f"a={clips[0]}"))
     assert [path.name for path in written] == ["x.jsonl", "y.jsonl", "x-2.jsonl"]
     assert [len(path.read_text().splitlines()) for path in written] == [3, 3, 3]
 
@@ -491,7 +491,7 @@ def test_sources_whose_names_are_one_in_a_path_are_kept_apart(tmp_path: Path, cl
     with opened(config) as (opener, plans):
         (first,) = write_all(plans[0])
         opener.forget("a_b")
-        (second,) = write_all(opener.plan_later(config, str(write_clip(tmp_path / "a b.mp4", 2))))
+        (second,) = write_all(opener.open_stream(config, str(write_clip(tmp_path / "a b.mp4", 2))))
     assert [first.name, second.name] == ["a_b.jsonl", "a_b-2.jsonl"]
 
 
@@ -500,9 +500,9 @@ def test_what_the_run_has_read_is_no_output_later(tmp_path: Path, clips: list[Pa
     content = clips[0].read_bytes()
     with opened(config) as (opener, _):
         opener.forget("a")
-        wrong = config.model_copy(update={"wishes": {"b": SourceWishes(output=(str(clips[0]),))}})
+        wrong = config.model_copy(update={"wishes": {"b": SourceOverrides(output=(str(clips[0]),))}})
         with pytest.raises(ConfigError, match="is also the source"):
-            opener.plan_later(wrong, f"b={clips[1]}")
+            opener.open_stream(wrong, f"b={clips[1]}")
     assert clips[0].read_bytes() == content
 
 
@@ -511,4 +511,4 @@ def test_what_the_run_is_writing_is_no_source(tmp_path: Path, clips: list[Path])
     with opened(config) as (opener, plans):
         write_all(plans[0])
         with pytest.raises(ConfigError, match="is also the source"):
-            opener.plan_later(config, f"b={tmp_path / 'out.mp4'}")
+            opener.open_stream(config, f"b={tmp_path / 'out.mp4'}")

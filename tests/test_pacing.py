@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from streamer import pacing
-from streamer.frame import Frame
-from streamer.pacing import Pacer
+from streamer.frames.frame import Frame
+from streamer.sources import pacing
+from streamer.sources.pacing import Pacer
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 

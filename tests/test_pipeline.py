@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from streamer.errors import EngineError, SinkError, SourceError
-from streamer.frame import Frame
-from streamer.pacing import Budget
-from streamer.pipeline import Pipeline, StreamPlan
-from streamer.policy import Policy
-from streamer.report import RunError, RunReport
+from streamer.common.errors import EngineError, SinkError, SourceError
+from streamer.common.queues import OverflowPolicy
+from streamer.frames.frame import Frame
+from streamer.runtime.pipeline import Pipeline, StreamSpec
+from streamer.runtime.report import RunError, RunReport
+from streamer.runtime.stream import Stream
 from streamer.sinks.base import StopRequested
-from streamer.stream import Stream
+from streamer.sources.pacing import RateLimiter
 from tests.fakes import WAIT_S, CountingSource, MemorySink, SlowDetector, no_fault, wait_for
 
 
@@ -59,7 +59,7 @@ def test_every_frame_reaches_every_sink_in_order(depth: int) -> None:
     pipeline: Pipeline
     source, sinks = CountingSource(100), [MemorySink(), MemorySink(needs_pixels=True)]
     detector = SlowDetector(depth=depth, during=lambda _: until_frames_wait(pipeline, 2))
-    plan = StreamPlan(source, [("a", sinks[0]), ("b", sinks[1])])
+    plan = StreamSpec(source, [("a", sinks[0]), ("b", sinks[1])])
     pipeline = Pipeline([plan], detector)
     report = run_bounded(pipeline)
     for sink in sinks:
@@ -79,13 +79,13 @@ def test_every_frame_reaches_every_sink_in_order(depth: int) -> None:
 
 def test_only_sinks_that_show_get_drawn_frames() -> None:
     plain, drawn = MemorySink(), MemorySink(needs_pixels=True)
-    run_bounded(Pipeline([StreamPlan(CountingSource(1), [("p", plain), ("d", drawn)])], SlowDetector()))
+    run_bounded(Pipeline([StreamSpec(CountingSource(1), [("p", plain), ("d", drawn)])], SlowDetector()))
     assert (plain.frames[0].image == 0).all()
     assert (drawn.frames[0].image != 0).any()
 
 
 def test_nothing_is_drawn_when_nobody_looks() -> None:
-    report = run_bounded(Pipeline([StreamPlan(CountingSource(3), [("p", MemorySink())])], SlowDetector()))
+    report = run_bounded(Pipeline([StreamSpec(CountingSource(3), [("p", MemorySink())])], SlowDetector()))
     assert "draw" not in report.stages_ms
 
 
@@ -94,7 +94,7 @@ def test_freshest_drops_and_counts_and_ends_with_the_newest() -> None:
     source = CountingSource(50, live=True, before=lambda i: captured_all.set() if i == 49 else None)
     detector = SlowDetector(during=lambda i: None if i else captured_all.wait(WAIT_S))
     sink = MemorySink()
-    report = run_bounded(Pipeline([StreamPlan(source, [("m", sink)])], detector))
+    report = run_bounded(Pipeline([StreamSpec(source, [("m", sink)])], detector))
     assert sink.indices == sorted(sink.indices)
     assert sink.indices[-1] == 49
     assert len(sink.indices) < 50
@@ -106,7 +106,7 @@ def test_freshest_drops_and_counts_and_ends_with_the_newest() -> None:
 
 def test_policy_may_be_asked_for() -> None:
     sink = MemorySink()
-    plan = StreamPlan(CountingSource(50, live=True), [("m", sink)], policy=Policy.EVERY_FRAME)
+    plan = StreamSpec(CountingSource(50, live=True), [("m", sink)], policy=OverflowPolicy.BLOCK)
     run_bounded(Pipeline([plan], SlowDetector()))
     assert sink.indices == list(range(50))
 
@@ -115,7 +115,7 @@ def test_policy_may_be_asked_for() -> None:
 def test_max_frames_is_exact(live: bool) -> None:
     sink = MemorySink()
     source = CountingSource(10_000_000, live=live)
-    report = run_bounded(Pipeline([StreamPlan(source, [("m", sink)])], SlowDetector(), max_frames=7))
+    report = run_bounded(Pipeline([StreamSpec(source, [("m", sink)])], SlowDetector(), max_frames=7))
     assert len(sink.indices) == 7
     assert report.sources[0].frames_processed == 7
 
@@ -123,7 +123,7 @@ def test_max_frames_is_exact(live: bool) -> None:
 def test_stop_ends_an_endless_run_in_good_order() -> None:
     pipeline: Pipeline
     sink = MemorySink(before=lambda i: pipeline.stop() if i == 5 else None)
-    pipeline = Pipeline([StreamPlan(CountingSource(10_000_000), [("m", sink)])], SlowDetector())
+    pipeline = Pipeline([StreamSpec(CountingSource(10_000_000), [("m", sink)])], SlowDetector())
     report = run_bounded(pipeline)
     assert sink.closed == 1
     assert sink.indices == list(range(len(sink.indices)))
@@ -135,7 +135,7 @@ def test_duration_ends_a_source_that_says_nothing() -> None:
     try:
         source = CountingSource(10, live=True, before=lambda i: silent.wait(WAIT_S) if i == 3 else None)
         sink = MemorySink()
-        plan = StreamPlan(source, [("m", sink)], policy=Policy.EVERY_FRAME)
+        plan = StreamSpec(source, [("m", sink)], policy=OverflowPolicy.BLOCK)
         run_bounded(Pipeline([plan], SlowDetector()), duration_s=0.2)
         assert sink.closed == 1
         assert sink.indices == [0, 1, 2]
@@ -158,7 +158,9 @@ def test_failure_in_any_thread_ends_the_run_with_its_cause(
 ) -> None:
     fault = fail_at(4, error)
     if where == "draw":
-        monkeypatch.setattr("streamer.draw.Annotator.annotate", lambda self, frame, *_: fault(frame.index) or frame)
+        monkeypatch.setattr(
+            "streamer.frames.draw.Annotator.annotate", lambda self, frame, *_: fault(frame.index) or frame
+        )
     source = CountingSource(10_000_000, before=fault if where == "source" else no_fault)
     sinks = [
         MemorySink(before=fault if where == "sink" else no_fault, needs_pixels=True),
@@ -166,7 +168,7 @@ def test_failure_in_any_thread_ends_the_run_with_its_cause(
         MemorySink(),
     ]
     detector = SlowDetector(during=fault if where == "detector" else no_fault)
-    pipeline = Pipeline([StreamPlan(source, [(str(i), sink) for i, sink in enumerate(sinks)])], detector)
+    pipeline = Pipeline([StreamSpec(source, [(str(i), sink) for i, sink in enumerate(sinks)])], detector)
     with pytest.raises(type(error), match=str(error)):
         run_bounded(pipeline)
     assert [sink.closed >= 1 for sink in sinks] == [True] * 3
@@ -181,7 +183,7 @@ def test_failure_ends_the_run_though_another_sink_and_the_source_hang() -> None:
         source = CountingSource(100, before=lambda i: forever.wait(WAIT_S) if i == 3 else None)
         failing = MemorySink(before=fail_at(2, ZeroDivisionError("a bug")))
         hanging = MemorySink(before=lambda i: forever.wait(WAIT_S) if i == 1 else None)
-        pipeline = Pipeline([StreamPlan(source, [("f", failing), ("h", hanging)])], SlowDetector())
+        pipeline = Pipeline([StreamSpec(source, [("f", failing), ("h", hanging)])], SlowDetector())
         with pytest.raises(ZeroDivisionError, match="a bug"):
             run_bounded(pipeline)
     finally:
@@ -194,7 +196,7 @@ def test_an_output_that_fails_ends_alone(main_thread: bool, live: bool) -> None:
     failing = MemorySink(before=fail_at(5, SinkError("disk full")), main_thread=main_thread)
     going_on = MemorySink(needs_pixels=True)
     source = CountingSource(40, live=live)
-    plan = StreamPlan(source, [("bad.mp4", failing), ("good.mp4", going_on)], policy=Policy.EVERY_FRAME)
+    plan = StreamSpec(source, [("bad.mp4", failing), ("good.mp4", going_on)], policy=OverflowPolicy.BLOCK)
     pipeline = Pipeline([plan], SlowDetector())
     with pytest.raises(SinkError, match="disk full"):
         run_bounded(pipeline)
@@ -210,7 +212,7 @@ def test_an_output_that_fails_ends_alone(main_thread: bool, live: bool) -> None:
 @pytest.mark.parametrize("main_thread", [False, True])
 def test_without_an_output_left_the_run_ends(main_thread: bool) -> None:
     sink = MemorySink(before=fail_at(5, SinkError("disk full")), main_thread=main_thread)
-    pipeline = Pipeline([StreamPlan(CountingSource(10_000_000), [("m", sink)])], SlowDetector())
+    pipeline = Pipeline([StreamSpec(CountingSource(10_000_000), [("m", sink)])], SlowDetector())
     with pytest.raises(SinkError, match="disk full"):
         run_bounded(pipeline)
     assert pipeline.report().sources[0].frames_processed == 5
@@ -222,7 +224,7 @@ def test_a_source_without_an_output_left_ends_though_it_says_nothing() -> None:
         source = CountingSource(100, live=True, before=lambda i: forever.wait(WAIT_S) if i == 1 else None)
         sink = MemorySink(before=fail_at(0, SinkError("disk full")))
         with pytest.raises(SinkError, match="disk full"):
-            run_bounded(Pipeline([StreamPlan(source, [("m", sink)])], SlowDetector()))
+            run_bounded(Pipeline([StreamSpec(source, [("m", sink)])], SlowDetector()))
     finally:
         forever.set()
 
@@ -231,7 +233,7 @@ def test_a_source_that_fails_ends_alone() -> None:
     sinks = [MemorySink(), MemorySink()]
     lost = CountingSource(100, name="lost", before=fail_at(3, SourceError("camera gone")))
     well = CountingSource(100, name="well")
-    pipeline = Pipeline([StreamPlan(s, [("m", k)]) for s, k in zip((lost, well), sinks, strict=True)], SlowDetector())
+    pipeline = Pipeline([StreamSpec(s, [("m", k)]) for s, k in zip((lost, well), sinks, strict=True)], SlowDetector())
     with pytest.raises(SourceError, match="camera gone"):
         run_bounded(pipeline)
     assert sinks[0].indices == [0, 1, 2]
@@ -265,10 +267,10 @@ class FaultySource(CountingSource):
 def test_whatever_a_source_raises_ends_it_alone(where: str, given: int) -> None:
     sinks = [MemorySink(), MemorySink()]
     faulty, well = FaultySource(where), CountingSource(100, name="well")
-    plans = [StreamPlan(s, [("m", k)]) for s, k in zip((faulty, well), sinks, strict=True)]
+    plans = [StreamSpec(s, [("m", k)]) for s, k in zip((faulty, well), sinks, strict=True)]
     pipeline = Pipeline(plans, SlowDetector())
     if where == "interrupt":
-        pipeline.add(StreamPlan(CountingSource(1), [("m", MemorySink())]))
+        pipeline.add(StreamSpec(CountingSource(1), [("m", MemorySink())]))
         pipeline.remove("faulty")
     with pytest.raises(SourceError, match=r"source 'faulty' failed: ValueError: a bug") as caught:
         run_bounded(pipeline)
@@ -287,7 +289,7 @@ def test_frames_passed_over_count_for_the_rate_too() -> None:
     class PassingOver(CountingSource):
         passed_over = 100
 
-    report = run_bounded(Pipeline([StreamPlan(PassingOver(100), [("m", MemorySink())])], SlowDetector())).sources[0]
+    report = run_bounded(Pipeline([StreamSpec(PassingOver(100), [("m", MemorySink())])], SlowDetector())).sources[0]
     assert (report.frames_captured, report.frames_processed) == (200, 100)
     assert report.fps_captured == pytest.approx(report.fps_processed * 199 / 99)
 
@@ -298,7 +300,7 @@ def test_a_slow_recorder_of_a_live_source_loses_frames_of_its_own() -> None:
     slow = MemorySink(before=lambda i: held.wait(WAIT_S) if i == 0 else None)
     pipeline: Pipeline
     source = CountingSource(50, live=True, before=lambda i: wait_for(lambda: not pipeline.streams[0].captured))
-    pipeline = Pipeline([StreamPlan(source, [("shown", shown), ("slow", slow)])], SlowDetector())
+    pipeline = Pipeline([StreamSpec(source, [("shown", shown), ("slow", slow)])], SlowDetector())
     report = run_bounded(pipeline)
     assert shown.indices == list(range(50))
     assert slow.indices[0] == 0
@@ -312,7 +314,7 @@ def test_a_slow_recorder_of_a_live_source_loses_frames_of_its_own() -> None:
 def test_an_outage_is_shown_to_those_who_look_on_and_counts_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(
-        "streamer.draw.Annotator.annotate", lambda self, frame, found, lines: written.append(lines[0]) or frame
+        "streamer.frames.draw.Annotator.annotate", lambda self, frame, found, lines: written.append(lines[0]) or frame
     )
 
     def lose(index: int) -> None:
@@ -324,7 +326,7 @@ def test_an_outage_is_shown_to_those_who_look_on_and_counts_no_frame(monkeypatch
 
     source = CountingSource(2, live=True, before=lose)
     window, recorder = MemorySink(needs_pixels=True, live_view=True), MemorySink(needs_pixels=True)
-    report = run_bounded(Pipeline([StreamPlan(source, [("w", window), ("r", recorder)])], SlowDetector()))
+    report = run_bounded(Pipeline([StreamSpec(source, [("w", window), ("r", recorder)])], SlowDetector()))
     assert recorder.indices == [0, 1]
     assert window.indices[:3] == [0, 0, 0]
     assert written[0] == "starting"
@@ -335,7 +337,7 @@ def test_an_outage_is_shown_to_those_who_look_on_and_counts_no_frame(monkeypatch
 
 def test_main_thread_sink_is_written_polled_and_closed_by_the_caller() -> None:
     sink = MemorySink(main_thread=True)
-    pipeline = Pipeline([StreamPlan(CountingSource(5), [("w", sink)])], SlowDetector())
+    pipeline = Pipeline([StreamSpec(CountingSource(5), [("w", sink)])], SlowDetector())
     pipeline.run()
     assert sink.thread is threading.current_thread()
     assert sink.polls > 0
@@ -345,17 +347,17 @@ def test_main_thread_sink_is_written_polled_and_closed_by_the_caller() -> None:
 def test_a_sink_that_lingers_holds_the_run_open() -> None:
     sink = MemorySink(main_thread=True)
     sink.linger_polls = 5
-    run_bounded(Pipeline([StreamPlan(CountingSource(1), [("w", sink)])], SlowDetector()))
+    run_bounded(Pipeline([StreamSpec(CountingSource(1), [("w", sink)])], SlowDetector()))
     assert sink.linger_polls <= 0
     sink.linger_polls = 10**9
-    run_bounded(Pipeline([StreamPlan(CountingSource(1), [("w", sink)])], SlowDetector()), duration_s=0.2)
+    run_bounded(Pipeline([StreamSpec(CountingSource(1), [("w", sink)])], SlowDetector()), duration_s=0.2)
 
 
 def test_closing_the_window_is_no_failure() -> None:
     window = MemorySink(main_thread=True, before=fail_at(3, StopRequested()))
     other = MemorySink()
     report = run_bounded(
-        Pipeline([StreamPlan(CountingSource(10_000_000), [("w", window), ("m", other)])], SlowDetector())
+        Pipeline([StreamSpec(CountingSource(10_000_000), [("w", window), ("m", other)])], SlowDetector())
     )
     assert window.closed >= 1
     assert other.closed == 1
@@ -365,13 +367,13 @@ def test_closing_the_window_is_no_failure() -> None:
 
 def test_source_without_a_frame() -> None:
     with pytest.raises(SourceError, match="before its first frame"):
-        run_bounded(Pipeline([StreamPlan(CountingSource(0), [("m", MemorySink())])], SlowDetector()))
+        run_bounded(Pipeline([StreamSpec(CountingSource(0), [("m", MemorySink())])], SlowDetector()))
 
 
 def test_streams_share_the_detector_and_keep_apart() -> None:
     sinks = [MemorySink() for _ in range(3)]
     plans = [
-        StreamPlan(CountingSource(count, name=f"s{count}"), [("m", sink)])
+        StreamSpec(CountingSource(count, name=f"s{count}"), [("m", sink)])
         for count, sink in zip((5, 30, 60), sinks, strict=True)
     ]
     report = run_bounded(Pipeline(plans, SlowDetector(depth=2)))
@@ -384,7 +386,7 @@ def test_streams_share_the_detector_and_keep_apart() -> None:
 def test_outputs_of_a_stream_that_ends_are_finished_while_others_go_on() -> None:
     short, long = MemorySink(), MemorySink()
     going_on = CountingSource(50, name="long", before=lambda i: wait_for(lambda: short.closed) if i == 40 else None)
-    plans = [StreamPlan(CountingSource(5, name="short"), [("m", short)]), StreamPlan(going_on, [("m", long)])]
+    plans = [StreamSpec(CountingSource(5, name="short"), [("m", short)]), StreamSpec(going_on, [("m", long)])]
     run_bounded(Pipeline(plans, SlowDetector(depth=2)))
     assert (short.indices, short.closed) == (list(range(5)), 1)
     assert long.indices == list(range(50))
@@ -395,7 +397,7 @@ def test_streams_take_turns() -> None:
     pipeline: Pipeline
 
     sinks = [MemorySink(before=lambda _, name=name: order.append(name)) for name in "abc"]
-    plans = [StreamPlan(CountingSource(20, name=n), [("m", s)]) for n, s in zip("abc", sinks, strict=True)]
+    plans = [StreamSpec(CountingSource(20, name=n), [("m", s)]) for n, s in zip("abc", sinks, strict=True)]
     pipeline = Pipeline(plans, SlowDetector(during=lambda _: until_frames_wait(pipeline, 1)))
     submitted: list[str] = []
     detector = pipeline._detector
@@ -409,13 +411,13 @@ def test_streams_take_turns() -> None:
 
 
 def test_paced_source_is_live() -> None:
-    plan = StreamPlan(CountingSource(3), [("m", MemorySink())], paced=True)
-    assert plan.chosen_policy() is Policy.FRESHEST
+    plan = StreamSpec(CountingSource(3), [("m", MemorySink())], paced=True)
+    assert plan.chosen_policy() is OverflowPolicy.DROP_OLDEST
 
 
 def test_paced_frames_are_captured_at_their_own_time() -> None:
     sink = MemorySink()
-    plan = StreamPlan(CountingSource(4), [("m", sink)], policy=Policy.EVERY_FRAME, paced=True)
+    plan = StreamSpec(CountingSource(4), [("m", sink)], policy=OverflowPolicy.BLOCK, paced=True)
     run_bounded(Pipeline([plan], SlowDetector()))
     times = np.array([frame.captured_at_s for frame in sink.frames])
     assert (times - times[0] >= np.arange(4) / 30 - 1e-3).all()
@@ -423,7 +425,7 @@ def test_paced_frames_are_captured_at_their_own_time() -> None:
 
 def test_a_budget_thins_frames_by_their_own_time() -> None:
     sink = MemorySink()
-    plan = StreamPlan(CountingSource(90), [("m", sink)], max_fps=10.0)  # 30 a second
+    plan = StreamSpec(CountingSource(90), [("m", sink)], max_fps=10.0)  # 30 a second
     report = run_bounded(Pipeline([plan], SlowDetector()))
     assert sink.indices == list(range(0, 90, 3))
     part = report.sources[0]
@@ -432,7 +434,7 @@ def test_a_budget_thins_frames_by_their_own_time() -> None:
 
 @pytest.mark.parametrize(("max_fps", "kept"), [(20.0, 60), (29.0, 87), (30.0, 90), (100.0, 90), (0.5, 2)])
 def test_a_budget_is_kept_on_average(max_fps: float, kept: int) -> None:
-    budget = Budget(max_fps)
+    budget = RateLimiter(max_fps)
     assert sum(budget.allows(number / 30) for number in range(90)) == pytest.approx(kept, abs=1)
 
 
@@ -440,7 +442,7 @@ def test_a_budget_is_kept_on_average(max_fps: float, kept: int) -> None:
 def test_detecting_every_nth_frame_holds_the_boxes_between(depth: int) -> None:
     seen: list[int] = []
     sink = MemorySink()
-    plan = StreamPlan(CountingSource(20), [("m", sink)], detect_every=4)
+    plan = StreamSpec(CountingSource(20), [("m", sink)], detect_every=4)
     report = run_bounded(Pipeline([plan], SlowDetector(depth=depth, during=seen.append)))
     assert seen == list(range(0, 20, 4))
     assert sink.indices == list(range(20))
@@ -452,7 +454,7 @@ def test_detecting_every_nth_frame_holds_the_boxes_between(depth: int) -> None:
 def test_streams_with_and_without_held_boxes_keep_their_order() -> None:
     sinks = [MemorySink() for _ in range(3)]
     plans = [
-        StreamPlan(CountingSource(50, name=f"s{every}"), [("m", sink)], detect_every=every)
+        StreamSpec(CountingSource(50, name=f"s{every}"), [("m", sink)], detect_every=every)
         for every, sink in zip((1, 2, 7), sinks, strict=True)
     ]
     run_bounded(Pipeline(plans, SlowDetector(depth=2)))
@@ -464,7 +466,7 @@ def test_streams_with_and_without_held_boxes_keep_their_order() -> None:
 def test_higher_priority_is_served_first() -> None:
     pipeline: Pipeline
     plans = [
-        StreamPlan(CountingSource(20, name=name), [("m", MemorySink())], priority=priority)
+        StreamSpec(CountingSource(20, name=name), [("m", MemorySink())], priority=priority)
         for name, priority in (("low", 0), ("high", 1))
     ]
     pipeline = Pipeline(plans, SlowDetector(during=lambda _: until_frames_wait(pipeline, 1)))
@@ -488,8 +490,8 @@ def test_a_stream_whose_output_waits_for_another_stream_does_not_hold_it_up(dept
     waiting = MemorySink(before=until_the_other_is_done)
     going_on = MemorySink(before=lambda index: done.set() if index == 199 else None)
     plans = [
-        StreamPlan(CountingSource(200, name="waits"), [("wall", waiting)]),
-        StreamPlan(CountingSource(200, name="goes on"), [("wall", going_on)]),
+        StreamSpec(CountingSource(200, name="waits"), [("wall", waiting)]),
+        StreamSpec(CountingSource(200, name="goes on"), [("wall", going_on)]),
     ]
     run_bounded(Pipeline(plans[first:] + plans[:first], SlowDetector(depth=depth)))
     assert waiting.indices == going_on.indices == list(range(200))

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from streamer.errors import ConfigError, SinkError, SourceError
-from streamer.frame import Frame
-from streamer.pipeline import Pipeline, StreamPlan
-from streamer.policy import Closed
-from streamer.report import RunReport
+from streamer.common.errors import ConfigError, SinkError, SourceError
+from streamer.common.queues import Closed
+from streamer.frames.frame import Frame
+from streamer.runtime.pipeline import Pipeline, StreamSpec
+from streamer.runtime.report import RunReport
 from tests.fakes import WAIT_S, CountingSource, MemorySink, SlowDetector, wait_for
 
 ENDLESS = 10_000_000
@@ -39,9 +39,9 @@ def running(pipeline: Pipeline) -> Iterator[list[RunReport | BaseException]]:
         assert not thread.is_alive(), "the run hangs"
 
 
-def plan(name: str, count: int = ENDLESS, *, live: bool = False, **options: object) -> tuple[StreamPlan, MemorySink]:
+def plan(name: str, count: int = ENDLESS, *, live: bool = False, **options: object) -> tuple[StreamSpec, MemorySink]:
     sink = MemorySink()
-    return StreamPlan(CountingSource(count, name=name, live=live), [(f"{name}.out", sink)], **options), sink  # type: ignore[arg-type]
+    return StreamSpec(CountingSource(count, name=name, live=live), [(f"{name}.out", sink)], **options), sink  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -51,7 +51,7 @@ def test_a_blocked_output_holds_up_nobody_else(live: bool, depth: int) -> None:
     stuck = MemorySink(before=lambda i: gate.wait(WAIT_S) if i == 3 else None)  # type: ignore[arg-type, return-value]
     source = CountingSource(ENDLESS, name="stuck", live=live)
     (other, sink) = plan("other", 300)
-    pipeline = Pipeline([StreamPlan(source, [("stuck.out", stuck)]), other], SlowDetector(depth=depth))
+    pipeline = Pipeline([StreamSpec(source, [("stuck.out", stuck)]), other], SlowDetector(depth=depth))
     with running(pipeline):
         wait_for(lambda: len(sink.indices) == 300 and sink.closed)
         gate.set()
@@ -65,7 +65,7 @@ def test_a_blocked_output_with_a_number_of_frames_holds_up_nobody_else() -> None
     gate = threading.Event()
     stuck = MemorySink(before=lambda i: gate.wait(WAIT_S))  # type: ignore[arg-type, return-value]
     other, sink = plan("other", 100)
-    first = StreamPlan(CountingSource(ENDLESS, name="stuck", live=True), [("stuck.out", stuck)])
+    first = StreamSpec(CountingSource(ENDLESS, name="stuck", live=True), [("stuck.out", stuck)])
     pipeline = Pipeline([first, other], SlowDetector(), max_frames=50)
     with running(pipeline):
         wait_for(lambda: len(sink.indices) == 50)
@@ -78,7 +78,7 @@ def test_a_blocked_output_is_no_leak() -> None:
     stuck = MemorySink(before=lambda i: gate.wait(WAIT_S))  # type: ignore[arg-type, return-value]
     source = CountingSource(ENDLESS, name="stuck")
     other, sink = plan("other", 200)
-    pipeline = Pipeline([StreamPlan(source, [("stuck.out", stuck)]), other], SlowDetector(depth=2))
+    pipeline = Pipeline([StreamSpec(source, [("stuck.out", stuck)]), other], SlowDetector(depth=2))
     with running(pipeline):
         wait_for(lambda: len(sink.indices) == 200)
         (stream,) = [stream for stream in pipeline.streams if stream.name == "stuck"]
@@ -176,7 +176,7 @@ def test_a_stream_that_never_gave_a_frame_may_be_removed() -> None:
     silent = threading.Event()
     source = CountingSource(1, name="silent", live=True, before=lambda _: silent.wait(WAIT_S) and None)
     other, sink = plan("other")
-    pipeline = Pipeline([StreamPlan(source, [("s", MemorySink())]), other], SlowDetector())
+    pipeline = Pipeline([StreamSpec(source, [("s", MemorySink())]), other], SlowDetector())
     with running(pipeline) as result:
         wait_for(lambda: sink.indices)
         pipeline.remove("silent")
@@ -190,7 +190,7 @@ def test_what_a_removed_stream_failed_with_is_still_told() -> None:
         if index == 2:
             raise SinkError("disk full")
 
-    bad = StreamPlan(CountingSource(ENDLESS, name="bad"), [("bad.out", MemorySink(before=fail))])
+    bad = StreamSpec(CountingSource(ENDLESS, name="bad"), [("bad.out", MemorySink(before=fail))])
     other, sink = plan("other")
     pipeline = Pipeline([bad, other], SlowDetector())
     with running(pipeline) as result:
@@ -245,7 +245,7 @@ def test_the_lowest_priority_gives_way_first_and_it_is_told() -> None:
 
     important, important_sink = plan("important", live=True, priority=1)
     low_view = MemorySink(live_view=True, needs_pixels=True)
-    low = StreamPlan(CountingSource(ENDLESS, name="low", live=True), [("low.out", low_view)])
+    low = StreamSpec(CountingSource(ENDLESS, name="low", live=True), [("low.out", low_view)])
     detector = SlowDetector(during=both_offer)
     pipeline = Pipeline([important, low], detector)
     with running(pipeline):
@@ -272,7 +272,7 @@ def test_a_failing_source_among_added_ones_ends_alone() -> None:
     pipeline = Pipeline([stays], SlowDetector())
     with running(pipeline) as result:
         wait_for(lambda: sink.indices)
-        pipeline.add(StreamPlan(CountingSource(5, name="bad", before=fail), [("b", MemorySink())]))
+        pipeline.add(StreamSpec(CountingSource(5, name="bad", before=fail), [("b", MemorySink())]))
         wait_for(lambda: pipeline.report().errors)
         count = len(sink.indices)
         wait_for(lambda: len(sink.indices) > count)
@@ -296,7 +296,7 @@ def test_files_beside_a_camera_lose_nothing_and_the_camera_is_next() -> None:
     files = [plan(f"file{number}", 200) for number in range(2)]
     camera = CountingSource(100, name="camera", live=True, before=lambda i: wait_for(lambda: len(waits) > 2 * i))
     sink = MemorySink()
-    pipeline = Pipeline([StreamPlan(camera, [("c", sink)]), *(each for each, _ in files)], detector)
+    pipeline = Pipeline([StreamSpec(camera, [("c", sink)]), *(each for each, _ in files)], detector)
     with running(pipeline) as result:
         wait_for(lambda: result)
     assert isinstance(result[0], RunReport)

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from streamer.detections import Detections
-from streamer.draw import Annotator
-from streamer.frame import Frame
-from streamer.letterbox import Letterbox
+from streamer.frames.detections import Detections
+from streamer.frames.draw import Annotator
+from streamer.frames.frame import Frame
+from streamer.models.letterbox import Letterbox
 from streamer.sinks.images import ImagesSink
-from streamer.sinks.tiles import BgrCanvas, Mosaic, Tile
-from streamer.sinks.video import VideoSink
+from streamer.sinks.mosaic.tiles import BgrCanvas, Mosaic, Tile
+from streamer.sinks.video.sink import VideoSink
 from streamer.sources import open_source
 from tests.media import write_clip
 from tests.recordings import ENDINGS, NOTHING

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.policy import Closed, Handover, Policy
+from streamer.common.queues import BoundedQueue, Closed, OverflowPolicy
 
 
-def drained(inbox: Handover[int]) -> list[int]:
+def drained(inbox: BoundedQueue[int]) -> list[int]:
     items = []
     while True:
         try:
@@ -22,7 +22,7 @@ def drained(inbox: Handover[int]) -> list[int]:
 
 @given(st.lists(st.integers()), st.integers(1, 5))
 def test_freshest_keeps_the_newest_and_counts_the_rest(items: list[int], capacity: int) -> None:
-    inbox: Handover[int] = Handover(capacity, Policy.FRESHEST)
+    inbox: BoundedQueue[int] = BoundedQueue(capacity, OverflowPolicy.DROP_OLDEST)
     for item in items:
         inbox.put(item)
     inbox.close()
@@ -34,8 +34,8 @@ def test_freshest_keeps_the_newest_and_counts_the_rest(items: list[int], capacit
 
 def test_a_burst_is_kept_but_nothing_that_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
-    monkeypatch.setattr("streamer.policy.time.monotonic", lambda: now_s)
-    inbox: Handover[int] = Handover(1, Policy.FRESHEST, burst=2)
+    monkeypatch.setattr("streamer.common.queues.time.monotonic", lambda: now_s)
+    inbox: BoundedQueue[int] = BoundedQueue(1, OverflowPolicy.DROP_OLDEST, burst=2)
     assert [inbox.put(item) for item in range(4)] == [None, None, None, 0]
     now_s += 0.011
     assert inbox.put(4) == 1  # what waits has had its time
@@ -47,7 +47,7 @@ def test_a_burst_is_kept_but_nothing_that_has_waited(monkeypatch: pytest.MonkeyP
 
 
 def test_every_frame_loses_nothing_between_threads() -> None:
-    inbox: Handover[int] = Handover(2, Policy.EVERY_FRAME)
+    inbox: BoundedQueue[int] = BoundedQueue(2, OverflowPolicy.BLOCK)
 
     def produce() -> None:
         for item in range(2000):
@@ -63,7 +63,7 @@ def test_every_frame_loses_nothing_between_threads() -> None:
 
 @pytest.mark.parametrize("end", ["close", "abort"])
 def test_end_wakes_a_waiting_producer(end: str) -> None:
-    inbox: Handover[int] = Handover(1, Policy.EVERY_FRAME)
+    inbox: BoundedQueue[int] = BoundedQueue(1, OverflowPolicy.BLOCK)
     inbox.put(0)
     result: list[str] = []
     started = threading.Event()
@@ -86,7 +86,7 @@ def test_end_wakes_a_waiting_producer(end: str) -> None:
 
 
 def test_end_wakes_a_waiting_consumer() -> None:
-    inbox: Handover[int] = Handover(1, Policy.EVERY_FRAME)
+    inbox: BoundedQueue[int] = BoundedQueue(1, OverflowPolicy.BLOCK)
     result: list[list[int]] = []
     consumer = threading.Thread(target=lambda: result.append(drained(inbox)))
     consumer.start()
@@ -96,11 +96,11 @@ def test_end_wakes_a_waiting_consumer() -> None:
 
 
 def test_get_gives_up_in_time() -> None:
-    assert Handover[int](1, Policy.FRESHEST).get(timeout_s=0) is None
+    assert BoundedQueue[int](1, OverflowPolicy.DROP_OLDEST).get(timeout_s=0) is None
 
 
 def test_put_after_the_end() -> None:
-    inbox: Handover[int] = Handover(1, Policy.FRESHEST)
+    inbox: BoundedQueue[int] = BoundedQueue(1, OverflowPolicy.DROP_OLDEST)
     inbox.close()
     with pytest.raises(Closed):
         inbox.put(1)
@@ -108,11 +108,11 @@ def test_put_after_the_end() -> None:
 
 def test_refuses_no_room() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Handover(0, Policy.FRESHEST)
+        BoundedQueue(0, OverflowPolicy.DROP_OLDEST)
 
 
 def test_a_producer_may_wait_for_room_before_it_makes_an_item() -> None:
-    handover = Handover[int](1, Policy.EVERY_FRAME)
+    handover = BoundedQueue[int](1, OverflowPolicy.BLOCK)
     handover.wait_for_room()
     handover.put(1)
     waited = threading.Event()
@@ -128,7 +128,7 @@ def test_a_producer_may_wait_for_room_before_it_makes_an_item() -> None:
     assert waited.wait(20)
     thread.join()
     handover.put(2)
-    freshest = Handover[int](1, Policy.FRESHEST)
+    freshest = BoundedQueue[int](1, OverflowPolicy.DROP_OLDEST)
     freshest.put(1)
     freshest.wait_for_room()  # there is always some
     for ended in (handover, freshest):

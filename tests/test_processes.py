@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamer.errors import ConfigError, SourceError, StreamerError
-from streamer.frame import Frame
+from streamer.common.errors import ConfigError, SourceError, StreamerError
+from streamer.frames.frame import Frame
+from streamer.frames.yuv import Yuv420
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.base import FedSource, Taker
-from streamer.sources.processes import DecodingProcesses, processes_for
-from streamer.sources.processes.board import AHEAD
-from streamer.sources.processes.messages import Begin
-from streamer.yuv import Yuv420
+from streamer.sources.base import FrameConsumer, PushSource
+from streamer.sources.workers import DecodingProcesses, processes_for
+from streamer.sources.workers.messages import Begin
+from streamer.sources.workers.shared_counters import AHEAD
 from tests.fakes import WAIT_S, wait_for
 from tests.media import number_of, write_clip
 
@@ -27,7 +27,7 @@ CPU = SourceOptions()
 LONG = 4 * AHEAD
 
 
-class Kept(Taker):
+class Kept(FrameConsumer):
     """Keeps what a source brings, and makes room for more only where it is told to.
 
     Attributes:
@@ -36,7 +36,7 @@ class Kept(Taker):
         more: set when there are more than `most`.
     """
 
-    def __init__(self, source: FedSource | None = None, *, most: int = 1 << 30, before: threading.Event | None = None):
+    def __init__(self, source: PushSource | None = None, *, most: int = 1 << 30, before: threading.Event | None = None):
         self.frames: list[Frame] = []
         self.ends: list[StreamerError | None] = []
         self.more = threading.Event()
@@ -77,10 +77,10 @@ def both(_both: DecodingProcesses) -> Iterator[DecodingProcesses]:
     wait_for(lambda: loads(_both) == [0, 0])
 
 
-def opened(processes: DecodingProcesses, uri: Path | str, name: str = "a", options: SourceOptions = CPU) -> FedSource:
+def opened(processes: DecodingProcesses, uri: Path | str, name: str = "a", options: SourceOptions = CPU) -> PushSource:
     """Opens a source and waits for its first frame."""
     source = processes.open(str(uri), name=name, options=options)
-    assert isinstance(source, FedSource)
+    assert isinstance(source, PushSource)
     source.wait_ready()
     return source
 
@@ -163,7 +163,7 @@ def test_what_cannot_be_opened(
         with pytest.raises(kind, match=said):
             list(source)
         taker = Kept()
-        assert isinstance(source, FedSource)
+        assert isinstance(source, PushSource)
         source.feed(taker, paced=False)
         assert list(map(str, taker.ends)) == [str(caught.value)]
 

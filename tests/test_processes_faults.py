@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from streamer.errors import SourceError
-from streamer.frame import Frame
+from streamer.common.errors import SourceError
+from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
-from streamer.sources.base import FedSource, SourceInfo
-from streamer.sources.processes import DecodingProcesses, pool, process
-from streamer.sources.processes.board import AHEAD
-from streamer.sources.processes.remote import RemoteSource
+from streamer.sources.base import PushSource, SourceInfo
+from streamer.sources.workers import DecodingProcesses, pool, process
+from streamer.sources.workers.remote import RemoteSource
+from streamer.sources.workers.shared_counters import AHEAD
 from tests.fakes import wait_for
 from tests.media import write_clip
 from tests.test_processes import LONG, WAIT_S, Kept, opened
@@ -63,7 +63,7 @@ def within(body: Callable[[], Any], seconds: float = WAIT_S) -> Any:
     return value
 
 
-def begun(processes: DecodingProcesses, clip: Path, names: str) -> tuple[list[FedSource], list[Iterator[Frame]]]:
+def begun(processes: DecodingProcesses, clip: Path, names: str) -> tuple[list[PushSource], list[Iterator[Frame]]]:
     """Opens a source for each name, and takes its first frame."""
     sources = [opened(processes, clip, name) for name in names]
     frames = [iter(source) for source in sources]
@@ -109,7 +109,7 @@ def test_closing_ends_processes_and_sources(long_clip: Path) -> None:
 
 def test_a_process_does_not_outlive_the_run(long_clip: Path) -> None:
     code = (
-        "import os, sys; from streamer.sources.processes import DecodingProcesses as D; from streamer.sources import *;"
+        "import os, sys; from streamer.sources.workers import DecodingProcesses as D; from streamer.sources import *;"
         "d = D(1); d.open(sys.argv[1], name='a', options=SourceOptions()).wait_ready();"
         "print(d._processes[0]._popen.pid, flush=True); os._exit(0)"
     )
@@ -184,9 +184,10 @@ def test_a_process_that_hangs_in_the_middle_of_a_message_holds_up_no_other(long_
 def child_that(code: str) -> Callable[[int, int], subprocess.Popen[bytes]]:
     """Returns what starts a process, in place of `launch`, that has a `wire` to the run."""
     begin = (
-        f"import socket, sys, time; sys.path[:] = {sys.path!r}; from streamer.sources.processes.wire import Wire\n"
-        "from streamer.sources.processes.messages import Alive\n"
-        "end = socket.socket(fileno=int(sys.argv[1])); wire = Wire(end)\n"
+        f"import socket, sys, time; sys.path[:] = {sys.path!r}\n"
+        "from streamer.sources.workers.message_channel import MessageChannel\n"
+        "from streamer.sources.workers.messages import Alive\n"
+        "end = socket.socket(fileno=int(sys.argv[1])); wire = MessageChannel(end)\n"
     )
 
     def start(connection: int, board: int) -> subprocess.Popen[bytes]:

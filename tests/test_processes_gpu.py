@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from streamer.cli import main
+from streamer.app.cli import main
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.nv12 import Nv12
-from streamer.frame import Frame
+from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
-from streamer.sources.processes import DecodingProcesses
+from streamer.sources.workers import DecodingProcesses
 from tests.fakes import wait_for
 from tests.media import number_of, write_clip
 from tests.rtsp_server import RtspServer

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamer.sources import SourceOptions
-from streamer.sources.processes import DecodingProcesses
+from streamer.sources.workers import DecodingProcesses
 from tests.test_cli import NO_DISPLAY, ROOT, SAMPLE, command, model, write_clip  # noqa: F401 - `model` is a fixture
 
 WAIT_S = 60
@@ -44,7 +44,7 @@ def test_the_package_is_found_where_the_run_found_it(tmp_path: Path) -> None:
     (other / "__init__.py").write_text("raise ImportError('another version')\n")
     installed = {"PYTHONPATH": str(other.parent)}
     code = (
-        "from streamer.sources.processes import DecodingProcesses as D; from streamer.sources import SourceOptions as O"
+        "from streamer.sources.workers import DecodingProcesses as D; from streamer.sources import SourceOptions as O"
         f"\nwith D(1) as d: d.open({str(SAMPLE)!r}, options=O()).wait_ready()"
     )
     for folder, environment in ((tmp_path, {"PYTHONPATH": str(ROOT)}), (ROOT, {}), (ROOT, installed)):

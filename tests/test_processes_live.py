@@ -7,11 +7,11 @@ from contextlib import closing
 
 import pytest
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions
-from streamer.sources.base import FedSource
-from streamer.sources.processes import DecodingProcesses
-from streamer.sources.processes.board import AHEAD_LIVE
+from streamer.sources.base import PushSource
+from streamer.sources.workers import DecodingProcesses
+from streamer.sources.workers.shared_counters import AHEAD_LIVE
 from tests.fakes import wait_for
 from tests.rtsp_server import RtspServer
 from tests.test_processes import CPU, LONG, Kept, opened
@@ -55,7 +55,7 @@ def test_a_camera_that_refuses_may_come_later(one_process: DecodingProcesses) ->
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port: int = listener.getsockname()[1]
     source = one_process.open(f"rtsp://user:secret@127.0.0.1:{port}/live", name="door", options=CPU)
-    assert isinstance(source, FedSource)
+    assert isinstance(source, PushSource)
     assert "secret" not in source.info.uri
     with source:
         with pytest.raises(SourceError, match="refused the connection") as caught:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from streamer.errors import ConfigError, EngineError, SourceError
-from streamer.frame import Frame
+from streamer.common.errors import ConfigError, EngineError, SourceError
+from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
-from streamer.sources.base import FedSource, SourceInfo
-from streamer.sources.processes import DecodingProcesses, pool, process
-from streamer.sources.processes.remote import RemoteSource
+from streamer.sources.base import PushSource, SourceInfo
+from streamer.sources.workers import DecodingProcesses, pool, process
+from streamer.sources.workers.remote import RemoteSource
 from tests.fakes import wait_for
 from tests.rtsp_server import RtspServer
 from tests.test_processes import CPU, LONG, Kept, opened
@@ -39,7 +39,7 @@ def kill(processes: DecodingProcesses) -> None:
     wait_for(lambda: killed.isdisjoint(processes._processes))
 
 
-def fed(source: FedSource) -> Kept:
+def fed(source: PushSource) -> Kept:
     """Has a source bring its frames; returns who takes them, once there is one."""
     taker = Kept(source)
     source.feed(taker, paced=False)
@@ -156,7 +156,7 @@ def test_a_camera_that_has_not_answered_is_told_of_and_tried_again(one_process: 
     with RtspServer() as camera:
         camera.freeze()
         source = one_process.open(camera.url, name="door", options=CPU)
-        assert isinstance(source, FedSource)
+        assert isinstance(source, PushSource)
         wait_for(lambda: one_process._processes[0]._has_spoken)
         kill(one_process)
         with pytest.raises(SourceError, match="was killed by SIGKILL"):

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamer.errors import SourceError
-from streamer.frame import Frame
+from streamer.common.errors import SourceError
+from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
 from streamer.sources.base import SourceInfo
-from streamer.sources.processes import DecodingProcesses, pool
-from streamer.sources.processes.messages import Begin, LetGo, Open, Status
-from streamer.sources.processes.remote import Place, RemoteSource
+from streamer.sources.workers import DecodingProcesses, pool
+from streamer.sources.workers.messages import Begin, LetGo, Open, Status
+from streamer.sources.workers.remote import Place, RemoteSource
 from tests.test_processes import CPU, Kept
 
 GONE = SourceError("gone")

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from streamer.cli import main
-from streamer.errors import EngineError, SinkError, StreamerError
-from streamer.frame import Frame
-from streamer.pipeline import Pipeline, StreamPlan
-from streamer.policy import Policy
-from streamer.report import RunReport
+from streamer.app.cli import main
+from streamer.common.errors import EngineError, SinkError, StreamerError
+from streamer.common.queues import OverflowPolicy
+from streamer.frames.frame import Frame
+from streamer.runtime.pipeline import Pipeline, StreamSpec
+from streamer.runtime.report import RunReport
 from streamer.sources import Source, SourceOptions
-from streamer.sources.processes import DecodingProcesses
-from streamer.sources.processes.board import AHEAD
+from streamer.sources.workers import DecodingProcesses
+from streamer.sources.workers.shared_counters import AHEAD
 from tests.fakes import MemorySink, SlowDetector, wait_for
 from tests.media import number_of, write_clip
 from tests.rtsp_server import RtspServer
@@ -48,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- the pipeline ---
 
 
-def run(plans: list[StreamPlan], **options: int) -> RunReport:
+def run(plans: list[StreamSpec], **options: int) -> RunReport:
     return run_bounded(Pipeline(plans, SlowDetector(depth=8, batch=4), **options))  # type: ignore[arg-type]
 
 
@@ -56,7 +56,7 @@ def run(plans: list[StreamPlan], **options: int) -> RunReport:
 def test_every_frame_reaches_its_sink(two: DecodingProcesses, long_clip: Path, drawn: bool) -> None:
     sinks = [MemorySink(needs_pixels=drawn) for _ in range(3)]
     sources = [opened(two, long_clip, name) for name in "abc"]
-    report = run([StreamPlan(source, [("out", sink)]) for source, sink in zip(sources, sinks, strict=True)])
+    report = run([StreamSpec(source, [("out", sink)]) for source, sink in zip(sources, sinks, strict=True)])
     for sink, part, name in zip(sinks, report.sources, "abc", strict=True):
         assert sink.indices == list(range(LONG))
         assert {frame.source for frame in sink.frames} == {name}
@@ -70,7 +70,7 @@ def test_every_frame_reaches_its_sink(two: DecodingProcesses, long_clip: Path, d
 @pytest.mark.parametrize("count", [1, AHEAD, AHEAD + 5])
 def test_so_many_frames_and_no_more(two: DecodingProcesses, long_clip: Path, count: int) -> None:
     sinks = [MemorySink(), MemorySink()]
-    plans = [StreamPlan(opened(two, long_clip, name), [("out", sink)]) for name, sink in zip("ab", sinks, strict=True)]
+    plans = [StreamSpec(opened(two, long_clip, name), [("out", sink)]) for name, sink in zip("ab", sinks, strict=True)]
     report = run(plans, max_frames=count)
     assert [sink.indices for sink in sinks] == [list(range(count))] * 2
     assert [part.frames_processed for part in report.sources] == [count] * 2
@@ -79,26 +79,28 @@ def test_so_many_frames_and_no_more(two: DecodingProcesses, long_clip: Path, cou
 def test_a_sink_that_fails_ends_its_stream_alone(two: DecodingProcesses, long_clip: Path) -> None:
     full = MemorySink(before=fail_at(5, SinkError("the disk is full")))
     other = MemorySink()
-    plans = [StreamPlan(opened(two, long_clip, name), [(name, sink)]) for name, sink in (("a", full), ("b", other))]
+    plans = [StreamSpec(opened(two, long_clip, name), [(name, sink)]) for name, sink in (("a", full), ("b", other))]
     with pytest.raises(SinkError, match="the disk is full"):
         run(plans)
     assert full.indices == list(range(5))
     assert other.indices == list(range(LONG))
 
 
-@pytest.mark.parametrize("policy", list(Policy))
-def test_frames_beyond_the_budget_make_room_too(two: DecodingProcesses, long_clip: Path, policy: Policy) -> None:
+@pytest.mark.parametrize("policy", list(OverflowPolicy))
+def test_frames_beyond_the_budget_make_room_too(
+    two: DecodingProcesses, long_clip: Path, policy: OverflowPolicy
+) -> None:
     sink = MemorySink()
-    (part,) = run([StreamPlan(opened(two, long_clip), [("out", sink)], policy, max_fps=3)]).sources  # of 30
+    (part,) = run([StreamSpec(opened(two, long_clip), [("out", sink)], policy, max_fps=3)]).sources  # of 30
     wanted = list(range(0, LONG, 10))
     assert set(sink.indices) <= set(wanted)
-    assert policy is Policy.FRESHEST or sink.indices == wanted
+    assert policy is OverflowPolicy.DROP_OLDEST or sink.indices == wanted
     assert part.frames_captured == LONG
 
 
 def test_boxes_are_held_between(two: DecodingProcesses, long_clip: Path) -> None:
     sink = MemorySink()
-    run([StreamPlan(opened(two, long_clip), [("out", sink)], detect_every=4)])
+    run([StreamSpec(opened(two, long_clip), [("out", sink)], detect_every=4)])
     assert sink.indices == list(range(LONG))
     assert [found.is_held for found in sink.detections] == [index % 4 != 0 for index in range(LONG)]
 
@@ -106,7 +108,7 @@ def test_boxes_are_held_between(two: DecodingProcesses, long_clip: Path) -> None
 def test_frames_wait_for_their_own_time(two: DecodingProcesses, tmp_path: Path) -> None:
     source, sink = opened(two, write_clip(tmp_path / "slow.mp4", 6, fps=10)), MemorySink()
     began_s = time.perf_counter()
-    run([StreamPlan(source, [("out", sink)], Policy.EVERY_FRAME, paced=True)])
+    run([StreamSpec(source, [("out", sink)], OverflowPolicy.BLOCK, paced=True)])
     assert sink.indices == list(range(6))
     assert all(frame.captured_at_s >= began_s + frame.pts_s - 0.001 for frame in sink.frames)
 
@@ -118,7 +120,7 @@ def test_a_busy_detector_holds_up_no_word_of_the_processes(long_clip: Path) -> N
         gate.wait(WAIT_S)
 
     with DecodingProcesses(1) as processes:
-        plan = StreamPlan(opened(processes, long_clip), [("out", sink)])
+        plan = StreamSpec(opened(processes, long_clip), [("out", sink)])
         pipeline = Pipeline([plan], SlowDetector(during=wait))
         (stream,) = pipeline.streams
         with running(pipeline) as result:
@@ -137,7 +139,7 @@ def test_a_detector_that_cannot_take_a_frame_ends_the_run(long_clip: Path, error
                 raise error
 
     with DecodingProcesses(2) as processes:
-        plans = [StreamPlan(opened(processes, long_clip, name), [("out", MemorySink())]) for name in "ab"]
+        plans = [StreamSpec(opened(processes, long_clip, name), [("out", MemorySink())]) for name in "ab"]
         with pytest.raises(StreamerError, match=str(error)):
             run_bounded(Pipeline(plans, Refusing(depth=4)))
 
@@ -175,7 +177,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
         found.append(Watched(count))
         return found[-1]
 
-    monkeypatch.setattr("streamer.sources.processes.DecodingProcesses", start)
+    monkeypatch.setattr("streamer.sources.workers.DecodingProcesses", start)
     return found
 
 

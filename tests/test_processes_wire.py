@@ -18,15 +18,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.errors import ConfigError, SourceError
-from streamer.frame import Frame
+from streamer.common.errors import ConfigError, SourceError
+from streamer.frames.frame import Frame
+from streamer.frames.yuv import Yuv420
+from streamer.frames.yuv_matrix import Matrix
 from streamer.sources.base import SourceInfo
 from streamer.sources.options import SourceOptions
-from streamer.sources.processes import messages
-from streamer.sources.processes.board import SLOTS, SOURCES, Board
-from streamer.sources.processes.wire import Garbled, Wire
-from streamer.yuv import Yuv420
-from streamer.yuv_matrix import Matrix
+from streamer.sources.workers import messages
+from streamer.sources.workers.message_channel import Garbled, MessageChannel
+from streamer.sources.workers.shared_counters import SLOTS, SOURCES, SharedCounters
 from tests.fakes import WAIT_S
 
 UNSPECIFIED, BT709, SMPTE170M, BT2020 = 2, 1, 6, 9
@@ -37,24 +37,24 @@ OBJECTS = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.tu
 
 
 @pytest.fixture
-def wires() -> Iterator[tuple[Wire, Wire]]:
+def wires() -> Iterator[tuple[MessageChannel, MessageChannel]]:
     """Both ends."""
-    ends = tuple(Wire(end) for end in socket.socketpair())
+    ends = tuple(MessageChannel(end) for end in socket.socketpair())
     yield ends[0], ends[1]
     for end in ends:
         end.close()
 
 
 def bytes_of(*messages: object) -> bytes:
-    """Returns what `Wire.send` puts on the line."""
+    """Returns what `MessageChannel.send` puts on the line."""
     ours, theirs = socket.socketpair()
     with closing(theirs):
-        with closing(Wire(ours)) as wire:
+        with closing(MessageChannel(ours)) as wire:
             wire.send(*messages)
         return b"".join(iter(lambda: theirs.recv(1 << 20), b""))
 
 
-def received(wire: Wire, count: int) -> list[Any]:
+def received(wire: MessageChannel, count: int) -> list[Any]:
     """Receives until there are so many objects."""
     found: list[Any] = []
     while len(found) < count:
@@ -64,7 +64,7 @@ def received(wire: Wire, count: int) -> list[Any]:
     return found
 
 
-def rest_of(wire: Wire) -> list[Any]:
+def rest_of(wire: MessageChannel) -> list[Any]:
     """Receives to the end."""
     found: list[Any] = []
     while True:
@@ -94,7 +94,7 @@ def test_objects_come_whole_and_in_order_however_their_bytes_are_split(
                 ours.sendall(part)
 
     sender = threading.Thread(target=send)
-    with closing(Wire(theirs)) as wire:
+    with closing(MessageChannel(theirs)) as wire:
         sender.start()
         wanted = [each for objects in sends for each in objects]
         assert received(wire, len(wanted)) == wanted
@@ -103,7 +103,7 @@ def test_objects_come_whole_and_in_order_however_their_bytes_are_split(
     sender.join(WAIT_S)
 
 
-def test_big_objects_go_both_ways_at_once(wires: tuple[Wire, Wire]) -> None:
+def test_big_objects_go_both_ways_at_once(wires: tuple[MessageChannel, MessageChannel]) -> None:
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 256, (1080, 1920, 3), np.uint8) for _ in range(2)]
     senders = [
@@ -123,7 +123,7 @@ def test_big_objects_go_both_ways_at_once(wires: tuple[Wire, Wire]) -> None:
         np.testing.assert_array_equal(half, picture[::2])
 
 
-def test_what_several_threads_send_is_not_mixed_up(wires: tuple[Wire, Wire]) -> None:
+def test_what_several_threads_send_is_not_mixed_up(wires: tuple[MessageChannel, MessageChannel]) -> None:
     def send(who: int) -> None:
         for number in range(10):
             wires[0].send((who, number), bytes([who]) * 500_000)
@@ -140,24 +140,24 @@ def test_what_several_threads_send_is_not_mixed_up(wires: tuple[Wire, Wire]) -> 
         assert [number for each, number in heads if each == who] == list(range(10))
 
 
-def test_nothing_may_be_sent(wires: tuple[Wire, Wire]) -> None:
+def test_nothing_may_be_sent(wires: tuple[MessageChannel, MessageChannel]) -> None:
     wires[0].send()
     wires[0].send("one")
     assert wires[1].receive() == ["one"]
 
 
-def test_it_is_readable_when_there_is_something(wires: tuple[Wire, Wire]) -> None:
+def test_it_is_readable_when_there_is_something(wires: tuple[MessageChannel, MessageChannel]) -> None:
     assert select.select([wires[1]], [], [], 0) == ([], [], [])
     wires[0].send(1)
     assert select.select([wires[1]], [], [], WAIT_S)[0] == [wires[1]]
 
 
 @pytest.fixture
-def open_wires() -> Iterator[tuple[Wire, socket.socket]]:
+def open_wires() -> Iterator[tuple[MessageChannel, socket.socket]]:
     """An end that doesn't block, and the other's socket."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    with closing(Wire(ours)) as wire, closing(theirs):
+    with closing(MessageChannel(ours)) as wire, closing(theirs):
         yield wire, theirs
 
 
@@ -167,7 +167,7 @@ def test_parts_are_kept_until_they_are_whole(sends: list[list[object]], data: st
     ours.setblocking(False)
     whole = b"".join(bytes_of(*each) for each in sends)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
-    with closing(Wire(ours)) as wire, closing(theirs):
+    with closing(MessageChannel(ours)) as wire, closing(theirs):
         got: list[object] = wire.receive()
         assert got == []
         for begin, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
@@ -181,7 +181,7 @@ def test_parts_are_kept_until_they_are_whole(sends: list[list[object]], data: st
 def test_junk_is_refused_or_awaited(junk: bytes) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    with closing(Wire(ours)) as wire, closing(theirs):
+    with closing(MessageChannel(ours)) as wire, closing(theirs):
         theirs.sendall(bytes_of("first") + b"\x00" * 7 + junk[:1] + junk)
         try:
             assert wire.receive()[:1] == ["first"]
@@ -190,20 +190,22 @@ def test_junk_is_refused_or_awaited(junk: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [(1 << 30) + 1, 1 << 63])
-def test_an_enormous_message_is_refused_by_its_first_bytes(open_wires: tuple[Wire, socket.socket], size: int) -> None:
+def test_an_enormous_message_is_refused_by_its_first_bytes(
+    open_wires: tuple[MessageChannel, socket.socket], size: int
+) -> None:
     wire, theirs = open_wires
     theirs.sendall(size.to_bytes(8, "big"))
     with pytest.raises(Garbled, match=f"{size} bytes"):
         wire.receive()
 
 
-def test_what_is_not_read_is_kept_and_sent_later_in_order(open_wires: tuple[Wire, socket.socket]) -> None:
+def test_what_is_not_read_is_kept_and_sent_later_in_order(open_wires: tuple[MessageChannel, socket.socket]) -> None:
     wire, theirs = open_wires
     numbers = range(300)
     for number in numbers:
         wire.send((number, bytes(10_000)))
     assert wire.is_sending
-    with closing(Wire(theirs.dup())) as other:
+    with closing(MessageChannel(theirs.dup())) as other:
         got: list[Any] = []
         while len(got) < len(numbers):
             got += other.receive()
@@ -211,7 +213,7 @@ def test_what_is_not_read_is_kept_and_sent_later_in_order(open_wires: tuple[Wire
     assert [number for number, _ in got] == list(numbers) and not wire.is_sending
 
 
-def test_what_is_not_read_is_forgotten_with_the_other_end(open_wires: tuple[Wire, socket.socket]) -> None:
+def test_what_is_not_read_is_forgotten_with_the_other_end(open_wires: tuple[MessageChannel, socket.socket]) -> None:
     wire, theirs = open_wires
     while not wire.is_sending:
         wire.send(bytes(100_000))
@@ -221,12 +223,12 @@ def test_what_is_not_read_is_forgotten_with_the_other_end(open_wires: tuple[Wire
     assert not wire.is_sending
 
 
-def ended_within(whole: list[object], part: int) -> Wire:
+def ended_within(whole: list[object], part: int) -> MessageChannel:
     """Returns an end that gets whole objects, and of one more only its first bytes, before the other is closed."""
     ours, theirs = socket.socketpair()
     with closing(ours):
         ours.sendall(b"".join(bytes_of(each) for each in whole) + bytes_of(b"x" * 10_000)[:part])
-    return Wire(theirs)
+    return MessageChannel(theirs)
 
 
 @pytest.mark.parametrize(("whole", "part"), [([], 0), ([1, ("b", 2)], 0), ([], 1), ([], 7), ([], 8), ([], 9_000)])
@@ -245,14 +247,14 @@ def test_what_came_whole_is_not_lost_with_what_did_not(part: int) -> None:
         assert rest_of(wire) == [1, ("b", 2)]
 
 
-def test_sending_to_nobody(wires: tuple[Wire, Wire]) -> None:
+def test_sending_to_nobody(wires: tuple[MessageChannel, MessageChannel]) -> None:
     wires[1].close()
     with pytest.raises(OSError):
         wires[0].send("is there anybody?")
 
 
 @pytest.mark.parametrize("ending", [0, 1])
-def test_ending_wakes_both_ends(wires: tuple[Wire, Wire], ending: int) -> None:
+def test_ending_wakes_both_ends(wires: tuple[MessageChannel, MessageChannel], ending: int) -> None:
     ended: list[int] = []
 
     def wait(end: int) -> None:
@@ -277,8 +279,8 @@ def test_ending_wakes_both_ends(wires: tuple[Wire, Wire], ending: int) -> None:
 
 
 def test_two_mappings_show_the_same_counters() -> None:
-    descriptor = Board.new()
-    ours, theirs = Board(descriptor), Board(descriptor)
+    descriptor = SharedCounters.new()
+    ours, theirs = SharedCounters(descriptor), SharedCounters(descriptor)
     os.close(descriptor)  # the mappings stay
     assert ours.taken.shape == (SOURCES,) and ours.returned.shape == (SLOTS,)
     assert not theirs.taken.any() and not theirs.returned.any()
@@ -293,8 +295,8 @@ def test_two_mappings_show_the_same_counters() -> None:
 def test_boards_have_nothing_in_common() -> None:
     boards = []
     for _ in range(2):
-        descriptor = Board.new()
-        boards.append(Board(descriptor))
+        descriptor = SharedCounters.new()
+        boards.append(SharedCounters(descriptor))
         os.close(descriptor)
     boards[0].taken[:], boards[0].returned[:] = 1, 1
     assert not boards[1].taken.any() and not boards[1].returned.any()
@@ -331,7 +333,9 @@ def assert_same(got: Yuv420, wanted: Yuv420) -> None:
 
 @pytest.mark.parametrize("size_wh", [(96, 64), (97, 64), (96, 65), (97, 65), (2, 2), (1, 1), (1920, 1081)])
 @pytest.mark.parametrize("format", ["yuv420p", "yuvj420p"])
-def test_a_picture_is_the_same_over_there(wires: tuple[Wire, Wire], size_wh: tuple[int, int], format: str) -> None:
+def test_a_picture_is_the_same_over_there(
+    wires: tuple[MessageChannel, MessageChannel], size_wh: tuple[int, int], format: str
+) -> None:
     sent = picture(size_wh, format)
     sender = threading.Thread(target=wires[0].send, args=(sent,))
     sender.start()
@@ -354,7 +358,7 @@ def test_colours_are_kept(colorspace: int, matrix: Matrix, color_range: int) -> 
     assert (got.matrix, got.full_range) == (matrix, color_range == FULL)
 
 
-def test_a_picture_without_a_time(wires: tuple[Wire, Wire]) -> None:
+def test_a_picture_without_a_time(wires: tuple[MessageChannel, MessageChannel]) -> None:
     sent = Yuv420(av.VideoFrame(16, 16, "yuv420p"))
     assert sent.av_frame.pts is None
     wires[0].send(sent)
@@ -374,7 +378,7 @@ def test_a_picture_is_a_copy() -> None:
 @pytest.mark.parametrize(
     "pixels", [picture((98, 66)), np.random.default_rng(1).integers(0, 256, (66, 98, 3), np.uint8)]
 )
-def test_frames_with_their_pixels(wires: tuple[Wire, Wire], pixels: Yuv420 | np.ndarray) -> None:
+def test_frames_with_their_pixels(wires: tuple[MessageChannel, MessageChannel], pixels: Yuv420 | np.ndarray) -> None:
     wires[0].send(messages.Copied(3, Frame(pixels, "door", 7, 0.25, 12.5, "a.jpg"), 1.5))
     (got,) = wires[1].receive()
     assert isinstance(got, messages.Copied)
@@ -386,7 +390,9 @@ def test_frames_with_their_pixels(wires: tuple[Wire, Wire], pixels: Yuv420 | np.
 
 
 @pytest.mark.parametrize("error", [None, SourceError("it 'broke' off"), ConfigError("no")])
-def test_what_is_said_of_a_source(wires: tuple[Wire, Wire], error: SourceError | ConfigError | None) -> None:
+def test_what_is_said_of_a_source(
+    wires: tuple[MessageChannel, MessageChannel], error: SourceError | ConfigError | None
+) -> None:
     status = messages.Status(1.5, 1, 2, 3, ("3 damaged packets",))
     said = [
         messages.Open(0, "rtsp://door", "door", SourceOptions(stall_timeout_s=1.0, gpu=0)),

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from streamer import limits
-from streamer.errors import StreamerError
+from streamer.app.run import limits
+from streamer.common.errors import StreamerError
 from tests.test_cli import NO_DISPLAY, ROOT, command, model, write_clip  # noqa: F401 - `model` is a fixture
 
 NUMBERS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -25,8 +25,8 @@ HANGS = """
 import ctypes, logging, sys
 from pathlib import Path
 from streamer import interrupt
-from streamer.interrupt import undone_when_stopped
-from streamer.program import run_program
+from streamer.common.interrupt import undone_when_stopped
+from streamer.app.program import run_program
 
 def hang():
     print("ready", flush=True)
@@ -122,7 +122,7 @@ def test_a_signal_between_imports(tmp_path: Path, number: signal.Signals, status
     assert process.stderr is not None
     begun = 0
     for line in process.stderr:
-        begun += line.endswith(" streamer.program\n") or bool(begun)
+        begun += line.endswith(" streamer.app.program\n") or bool(begun)
         if begun == after:
             process.send_signal(number)
             break

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.errors import ModelError
-from streamer.int8 import use_uint8
-from streamer.qoperator import use_pairs
+from streamer.common.errors import ModelError
+from streamer.models.graph.int8 import use_uint8
+from streamer.models.graph.qoperator import use_pairs
 from tests.quantized import network, normalised, pixels, quantized
 from tests.tiny import tiny_spec
 

@@ -17,11 +17,11 @@ from calibration.files import write_whole
 from calibration.labels import Sample
 from calibration.pictures import Picture, deal
 from calibration.quantize import quantize
-from streamer.detections import Detections
-from streamer.errors import ConfigError, ModelError
-from streamer.int8 import RANGES_KEY
-from streamer.letterbox import Letterbox
-from streamer.model_file import load_model
+from streamer.common.errors import ConfigError, ModelError
+from streamer.frames.detections import Detections
+from streamer.models.file import load_model
+from streamer.models.graph.int8 import RANGES_KEY
+from streamer.models.letterbox import Letterbox
 from tests.media import png_header
 from tests.tiny import tiny_model, tiny_spec, write_tiny
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamer import open_detector, self_check
+from streamer import open_detector
+from streamer.common.errors import EngineError, ModelError
+from streamer.detector import self_check
+from streamer.detector.reference import reference_rows
 from streamer.engines import open_engine
-from streamer.errors import EngineError, ModelError
-from streamer.model_file import ModelFile, load_model
-from streamer.reference import reference_rows
+from streamer.models.file import ModelFile, load_model
 from tests.quantized import pixels
 from tests.tiny import tiny_model, tiny_spec, write_tiny
 from tests.variants import Variant, build

@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from streamer.common.errors import ConfigError, SinkError
 from streamer.data import make_sample as module
 from streamer.data.make_sample import frames, load_prints, main, make_sample
-from streamer.decode import Decoder
-from streamer.detections import Detections
-from streamer.errors import ConfigError, SinkError
-from streamer.frame import Frame
-from streamer.letterbox import Letterbox
-from streamer.model_spec import ModelSpec, spec_for
-from streamer.yuv import Yuv420
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.frames.yuv import Yuv420
+from streamer.models.letterbox import Letterbox
+from streamer.models.postprocess import Postprocessor
+from streamer.models.spec import ModelSpec, spec_for
 
 Image = npt.NDArray[np.uint8]
 
@@ -163,7 +163,7 @@ def detect(network: Any, spec: ModelSpec, image: Image) -> Detections:
     normalised = (pixels - np.array(spec.mean_bgr)) / np.array(spec.std_bgr)
     with torch.inference_mode():
         output = network(torch.from_numpy(normalised.transpose(2, 0, 1)[None].astype(np.float32)))
-    return Decoder(spec, conf=0.4)(output[0].numpy(), letterbox)
+    return Postprocessor(spec, conf=0.4)(output[0].numpy(), letterbox)
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def detect(network: Any, spec: ModelSpec, image: Image) -> Detections:
 @pytest.mark.skipif(not CHECKPOINT.is_file(), reason="no ../shared/weights/nanodet-g_416.pth")
 def test_default_model_sees_person_cup_and_cat() -> None:
     pytest.importorskip("torch", reason="torch runs the checkpoint")
-    from streamer.nanodet import build, load_checkpoint, load_into
+    from streamer.models.nanodet import build, load_checkpoint, load_into
 
     spec = spec_for("nanodet-g_416")
     network = build(spec)

@@ -17,21 +17,21 @@ from urllib.parse import quote
 import pytest
 import yaml
 
-from streamer.cli import main
-from streamer.config import SourceWishes, StreamConfig, read_config
+from streamer.app.cli import main
+from streamer.app.config import SourceOverrides, StreamConfig, read_config
+from streamer.app.reload import Watcher
+from streamer.common.errors import SourceError, StreamerError, one_line, short
+from streamer.common.logs import SafeFormatter
+from streamer.common.redaction import redact, redact_text
 from streamer.detector import open_detector
-from streamer.errors import SourceError, StreamerError, one_line, short
-from streamer.logs import SafeFormatter
-from streamer.model_file import load_model
-from streamer.model_spec import ModelSpec
-from streamer.redaction import redact, redact_text
+from streamer.models.file import load_model
+from streamer.models.spec import ModelSpec
+from streamer.models.zoo import download, resolve_model
 from streamer.sinks import open_sink, refuse_conflicts
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.base import SourceInfo
-from streamer.sources.processes import DecodingProcesses
 from streamer.sources.uri import default_name
-from streamer.watch import Watcher
-from streamer.zoo import download, resolve_model
+from streamer.sources.workers import DecodingProcesses
 from tests.fakes import wait_for
 from tests.media import write_clip
 from tests.test_cli import model, run  # noqa: F401 - `model` is a fixture
@@ -259,7 +259,7 @@ def test_files_that_are_no_yaml(text: str, tmp_path: Path) -> None:
 
 @URIS
 def test_what_a_configuration_is_printed_as(uri: str) -> None:
-    config = StreamConfig(source=(uri,), output=(uri,), model=uri, wishes={"door": SourceWishes(output=(uri,))})
+    config = StreamConfig(source=(uri,), output=(uri,), model=uri, wishes={"door": SourceOverrides(output=(uri,))})
     assert_hidden(config, repr(config))
 
 

@@ -7,13 +7,12 @@ import numpy as np
 import onnx
 import pytest
 
-from streamer import self_check
-from streamer.detections import Detections
-from streamer.detector import open_detector
+from streamer.common.errors import EngineError, ModelError
+from streamer.detector import open_detector, self_check
 from streamer.engines import open_engine
-from streamer.errors import EngineError, ModelError
-from streamer.model_file import load_model
-from streamer.zoo import ZOO, resolve_model, where
+from streamer.frames.detections import Detections
+from streamer.models.file import load_model
+from streamer.models.zoo import ZOO, resolve_model, where
 from tests.tiny import tiny_spec, write_tiny
 
 PACKAGED = [name for name, model in ZOO.items() if where(model) == "packaged"]

@@ -45,7 +45,7 @@ ENGINES = """
 import gc
 from pathlib import Path
 from streamer.engines import open_engine
-from streamer.model_file import load_model
+from streamer.models.file import load_model
 
 def check(when):
     stack = signal_stack()

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamer.detections import Detections
-from streamer.errors import SinkError
-from streamer.frame import Frame
+from streamer.common.errors import SinkError
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
 from streamer.sinks import open_sink
 from streamer.sinks.files import safe_name
 from streamer.sinks.images import ImagesSink

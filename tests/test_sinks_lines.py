@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamer.errors import SinkError
+from streamer.common.errors import SinkError
 from streamer.sinks.boundaries import Boundaries, Boundary
 from streamer.sinks.jsonl import JsonlSegmentsSink, JsonlSink
 from streamer.sinks.lines import LineFile
 from streamer.sinks.paths import OutputPaths
-from streamer.sinks.segments import SegmentsSink
+from streamer.sinks.video.segments import SegmentsSink
 from tests.recordings import NOTHING, even, frames, info, read
 from tests.test_sinks_video_broken import file_size_limit
 

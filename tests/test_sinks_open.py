@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.errors import ConfigError, SinkError
+from streamer.common.errors import ConfigError, SinkError
 from streamer.sinks import default_output, open_sink, refuse_overwriting_source
 from streamer.sources.base import SourceInfo
 from tests.media import write_clip, write_image
@@ -154,9 +154,9 @@ def test_pictures_are_not_written_over_the_pictures_read(tmp_path: Path) -> None
 
 
 def test_the_output_by_default_is_a_window_only_where_one_can_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.sinks.display.display_problem", lambda: None)
+    monkeypatch.setattr("streamer.sinks.window.display.display_problem", lambda: None)
     assert default_output()[0] == "window"
-    monkeypatch.setattr("streamer.sinks.display.display_problem", lambda: "there is no display")
+    monkeypatch.setattr("streamer.sinks.window.display.display_problem", lambda: "there is no display")
     assert default_output() == ("out.mp4", "there is no display")
 
 

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamer.frame import Frame
+from streamer.frames.frame import Frame
 from streamer.sinks.jsonl import JsonlSegmentsSink
 from streamer.sinks.options import Retention
 from streamer.sinks.paths import OutputPaths
-from streamer.sinks.retention import Series, Shelf
-from streamer.sinks.segments import SegmentsSink
+from streamer.sinks.retention import SegmentRetention, Series
+from streamer.sinks.video.segments import SegmentsSink
 from tests.recordings import NOTHING, even, frames, info, read
 from tests.test_sinks_video_broken import noise
 
@@ -108,11 +108,11 @@ def test_only_the_right_files_go_and_the_oldest_first(
 
     age_s = limit % 200 + 0.5  # ages are whole seconds: none is at the limit
     retain = Retention(age_s=age_s) if by_age else Retention(size_bytes=limit)
-    shelf = Shelf(retain)
+    shelf = SegmentRetention(retain)
     shelf.add(folder / OUTPUT)
     if open_one is not None:
         shelf.begin(folder / open_one)
-    shelf.tidy()
+    shelf.prune()
 
     total = sum(e.size for e in own)
     wanted = []
@@ -135,8 +135,8 @@ class Clocks:
         self.now_s += seconds
         self.run_s += seconds
 
-    def shelf(self, retain: Retention) -> Shelf:
-        return Shelf(retain, clock=lambda: self.now_s, run_clock=lambda: self.run_s)
+    def shelf(self, retain: Retention) -> SegmentRetention:
+        return SegmentRetention(retain, clock=lambda: self.now_s, run_clock=lambda: self.run_s)
 
 
 def write_old(folder: Path, number: int, size: int, age_s: float = 0.0) -> Path:
@@ -246,18 +246,18 @@ def test_a_file_that_vanishes_meanwhile_is_no_matter(
 ) -> None:
     old = [write_old(tmp_path, number, 100) for number in range(4)]
     unlink_fails(monkeypatch, lambda path: os.unlink(path))  # another program is faster  # noqa: PTH108
-    shelf = Shelf(Retention(size_bytes=250))
+    shelf = SegmentRetention(Retention(size_bytes=250))
     shelf.add(tmp_path / "out.mp4")
-    shelf.tidy()
+    shelf.prune()
     assert [path.exists() for path in old] == [False, False, True, True]
     assert not caplog.records
 
 
 def test_a_folder_that_vanishes_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    shelf = Shelf(Retention(age_s=1))
+    shelf = SegmentRetention(Retention(age_s=1))
     shelf.add(tmp_path / "nowhere" / "out.mp4")
-    shelf.tidy()
-    shelf.tidy()
+    shelf.prune()
+    shelf.prune()
     (message,) = caplog.messages
     assert message.startswith(f"can't look for old segments in {tmp_path / 'nowhere'}: No such file or directory")
 
@@ -331,7 +331,7 @@ def test_a_clock_that_is_put_right_in_the_run_deletes_nothing(jump_s: float, tmp
     clocks.pass_by(60)
     clocks.now_s += jump_s
     late = record(series, clocks.now_s)
-    series.tidy()
+    series.prune()
     assert numbers(tmp_path, *old, early, late) == [0, 1, 2, 3, 4]
     clocks.pass_by(DAY_S - 30)
     record(series, clocks.now_s)
@@ -384,7 +384,7 @@ def test_a_name_counts_only_where_the_files_own_time_bears_it_out(tmp_path: Path
     for kept in (3, 2, 1):
         shelf = clocks.shelf(Retention(size_bytes=kept * 10))
         shelf.add(tmp_path / "out.mp4")
-        shelf.tidy()
+        shelf.prune()
         assert numbers(tmp_path, *in_order) == list(range(4 - kept, 4))
 
 
@@ -393,7 +393,7 @@ def test_a_young_copy_of_an_old_segment_is_young(tmp_path: Path) -> None:
     copied = segment(tmp_path, clocks.now_s - 5 * DAY_S, clocks.now_s - 60)
     shelf = clocks.shelf(Retention(age_s=DAY_S))
     shelf.add(tmp_path / "out.mp4")
-    shelf.tidy()
+    shelf.prune()
     assert copied.exists()
 
 
@@ -410,13 +410,13 @@ def test_a_limit_is_one_for_all_outputs_of_a_run(tmp_path: Path) -> None:
     series = [Series(path, shelf) for path in outputs]
     assert numbers(tmp_path, *old) == [0, 1, 2, 3, 4, 5]
     new = [record(each, clocks.now_s, size=20) for each in series]
-    shelf.tidy()
+    shelf.prune()
     assert numbers(tmp_path, *old) == [4, 5]
     for each in series:
         each.end()
         clocks.pass_by(1)
     new.append(record(series[2], clocks.now_s, size=70))
-    shelf.tidy()
+    shelf.prune()
     assert numbers(tmp_path, *old) == []
     assert numbers(tmp_path, *new) == [2, 3]
 
@@ -429,7 +429,7 @@ def test_what_another_run_is_writing_stays(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX)
         shelf = clocks.shelf(Retention(size_bytes=10))
         shelf.add(tmp_path / "out.mp4")
-        shelf.tidy()
+        shelf.prune()
     assert numbers(tmp_path, *old) == [0]
 
 
@@ -440,7 +440,7 @@ def test_one_output_reached_by_two_paths_is_counted_once(tmp_path: Path) -> None
     for folder in (tmp_path, tmp_path / "link"):
         record(Series(folder / "out.mp4", shelf), clocks.now_s, size=20)
         clocks.pass_by(1)
-    shelf.tidy()
+    shelf.prune()
     assert len(list(tmp_path.glob("out-*.mp4"))) == 2
 
 

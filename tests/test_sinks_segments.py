@@ -16,11 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamer.errors import ConfigError, SinkError
-from streamer.frame import Frame
-from streamer.sinks import open_sink, segments
+from streamer.common.errors import ConfigError, SinkError
+from streamer.frames.frame import Frame
+from streamer.sinks import open_sink
 from streamer.sinks.options import Retention, SinkOptions
-from streamer.sinks.segments import SegmentsSink
+from streamer.sinks.video.segments import SegmentsSink
+from streamer.sinks.video.sink import segments
 from streamer.sources.base import SourceInfo
 from tests.media import picture, write_clip
 from tests.recordings import ENDINGS, NOTHING, even, frames, info, read

@@ -9,11 +9,11 @@ from pathlib import Path
 import av
 import pytest
 
-from streamer.errors import ConfigError, SinkError
-from streamer.frame import Frame
+from streamer.common.errors import ConfigError, SinkError
+from streamer.frames.frame import Frame
 from streamer.sinks import refuse_conflicts
 from streamer.sinks.options import Retention, SinkOptions
-from streamer.sinks.shared import SharedOutputs
+from streamer.sinks.shared_outputs import SharedOutputs
 from streamer.sources.base import SourceInfo
 from tests.media import picture, write_clip
 from tests.recordings import NOTHING

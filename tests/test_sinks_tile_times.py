@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.frame import Frame
-from streamer.sinks.tile_times import ByClock, ByPictures, Feed
+from streamer.frames.frame import Frame
+from streamer.sinks.mosaic.schedule import PtsSchedule, TileQueue, WallClockSchedule
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 Shown = list[tuple[int, tuple[int | None, ...]]]
@@ -19,9 +19,9 @@ def frame(index: int, pts_s: float) -> Frame:
     return Frame(PIXELS, "x", index, pts_s, 0.0)
 
 
-def played(times: ByPictures, sources: list[list[float]], order: random.Random) -> Shown:
+def played(times: PtsSchedule, sources: list[list[float]], order: random.Random) -> Shown:
     """Offers pictures of sources in any order; returns each canvas's number and which picture of each it shows."""
-    feeds = [Feed() for _ in sources]
+    feeds = [TileQueue() for _ in sources]
     left = [list(enumerate(source)) for source in sources]
     shown: Shown = []
     newest: list[int | None] = [None] * len(sources)
@@ -71,25 +71,25 @@ spans_ms = st.lists(st.integers(0, 300), max_size=25)
 def test_canvases_do_not_depend_on_who_is_first(sources: list[list[int]], fps: float, seed: int) -> None:
     # Off the canvases' own times, which are whole thirds of a millisecond, so that rounding decides nothing.
     times_s = [list(np.cumsum(np.array([0, *source]) / 1000) + 1 / 7000) for source in sources]
-    assert played(ByPictures(fps), times_s, random.Random(seed)) == wanted(fps, times_s)
+    assert played(PtsSchedule(fps), times_s, random.Random(seed)) == wanted(fps, times_s)
 
 
 def test_pictures_at_the_canvases_own_times_are_each_on_one() -> None:
     exact = [index / 30 for index in range(100)]
     rounded = [round(index / 30, 3) for index in range(100)]
     half = [index / 15 for index in range(50)]
-    shown = played(ByPictures(30.0), [exact, rounded, half], random.Random(1))
+    shown = played(PtsSchedule(30.0), [exact, rounded, half], random.Random(1))
     assert shown == [(number, (number, number, number // 2)) for number in range(100)]
 
 
 def test_a_gap_in_the_times_makes_no_canvases() -> None:
-    shown = played(ByPictures(30.0), [[0.0, 1e6], [0.0, 1.0]], random.Random(1))
+    shown = played(PtsSchedule(30.0), [[0.0, 1e6], [0.0, 1.0]], random.Random(1))
     assert shown == [(0, (0, 0)), (30, (0, 1)), (30_000_000, (1, 1))]
 
 
 def test_a_source_that_comes_later_begins_with_the_next_canvas() -> None:
-    times = ByPictures(10.0)
-    one, two = Feed(), Feed()
+    times = PtsSchedule(10.0)
+    one, two = TileQueue(), TileQueue()
     for index in range(3):
         assert times.offer(one, frame(index, index / 10))
     assert times.next([one], is_news=False) == 0
@@ -102,9 +102,9 @@ def test_a_source_that_comes_later_begins_with_the_next_canvas() -> None:
 
 def test_by_the_clock_the_newest_is_shown_and_what_is_missed_is_left_out() -> None:
     now_s = [7.0]
-    times = ByClock(10.0, lambda: now_s[0])
-    feed = Feed()
-    feeds = [feed, Feed()]
+    times = WallClockSchedule(10.0, lambda: now_s[0])
+    feed = TileQueue()
+    feeds = [feed, TileQueue()]
     assert times.next(feeds, is_news=False) is None, "nothing to show"
     for index in range(5):
         assert times.offer(feed, frame(index, 0.0)), "never full"
@@ -114,9 +114,9 @@ def test_by_the_clock_the_newest_is_shown_and_what_is_missed_is_left_out() -> No
     assert times.take(feeds[1]) is None
     times.offer(feed, frame(5, 0.0))
     assert times.next(feeds, is_news=False) is None, "too early"
-    assert abs(times.patience_s() - 0.1) < 0.001
+    assert abs(times.next_wakeup_s() - 0.1) < 0.001
     now_s[0] += 0.35
-    assert abs(times.patience_s() - 0.05) < 0.001
+    assert abs(times.next_wakeup_s() - 0.05) < 0.001
     assert times.next(feeds, is_news=False) == 3
     assert times.take(feed) is not None
     now_s[0] += 0.5
@@ -130,8 +130,8 @@ def test_by_the_clock_the_newest_is_shown_and_what_is_missed_is_left_out() -> No
 
 def test_by_the_clock_the_last_pictures_are_shown_at_once() -> None:
     now_s = [7.0]
-    times = ByClock(10.0, lambda: now_s[0], last=41)
-    feed = Feed()
+    times = WallClockSchedule(10.0, lambda: now_s[0], last=41)
+    feed = TileQueue()
     times.offer(feed, frame(0, 0.0))
     assert times.next([feed], is_news=False) == 42
     times.take(feed)

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.detections import Detections
-from streamer.frame import Frame
-from streamer.sinks import tiled_window
-from streamer.sinks.tiled_window import TiledWindow
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.sinks.mosaic import window as tiled_window
+from streamer.sinks.mosaic.window import TiledWindow
 from streamer.sources.base import SourceInfo
 from tests.desktop import PATIENCE_S, press_close_button, press_until_gone, screenshot, until, window_ids
 from tests.media import write_clip
@@ -30,10 +30,10 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="displays as Lin
 
 VIEWER = """
 import sys, numpy as np
-from streamer.detections import Detections
-from streamer.frame import Frame
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
 from streamer.sinks.base import StopRequested
-from streamer.sinks.tiled_window import TiledWindow
+from streamer.sinks.mosaic.window import TiledWindow
 from streamer.sources.base import SourceInfo
 
 window = TiledWindow()

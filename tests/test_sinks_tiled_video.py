@@ -12,14 +12,14 @@ import av
 import numpy as np
 import pytest
 
-from streamer.errors import SinkError
-from streamer.frame import Frame
+from streamer.common.errors import SinkError
+from streamer.frames.frame import Frame
 from streamer.sinks.base import Sink
+from streamer.sinks.mosaic.tiles import boxes
+from streamer.sinks.mosaic.video import TiledVideo
 from streamer.sinks.scaling import fitted
-from streamer.sinks.segments import SegmentsSink
-from streamer.sinks.tiled_video import TiledVideo
-from streamer.sinks.tiles import boxes
-from streamer.sinks.video import VideoSink
+from streamer.sinks.video.segments import SegmentsSink
+from streamer.sinks.video.sink import VideoSink
 from streamer.sources.base import SourceInfo
 from tests.fakes import MemorySink, wait_for
 from tests.media import number_of, picture

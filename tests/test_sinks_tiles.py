@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.frame import Frame
+from streamer.frames.frame import Frame
+from streamer.frames.yuv import Yuv420
+from streamer.sinks.mosaic.tiles import BgrCanvas, Box, Canvas, Mosaic, Tile, YuvCanvas, boxes, canvas_wh, grid
 from streamer.sinks.scaling import fill_plane
-from streamer.sinks.tiles import BgrCanvas, Box, Canvas, Mosaic, Tile, YuvCanvas, boxes, canvas_wh, grid
-from streamer.yuv import Yuv420
 from tests.media import picture
 from tests.recordings import as_planes
 

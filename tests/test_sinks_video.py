@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from streamer.detections import Detections
-from streamer.draw import Annotator
-from streamer.frame import Frame
+from streamer.frames.detections import Detections
+from streamer.frames.draw import Annotator
+from streamer.frames.frame import Frame
+from streamer.frames.yuv import Yuv420
 from streamer.sinks.options import crf_of, parse_quality
-from streamer.sinks.video import VideoSink
-from streamer.yuv import Yuv420
+from streamer.sinks.video.sink import VideoSink
 from tests.media import picture
 from tests.recordings import ENDINGS, NOTHING, as_planes, even, frames, info, read, write
 

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from streamer.av_input import open_input
+from streamer.sources.av_input import open_input
 from tests.media import write_clip
 from tests.recordings import ENDINGS, even, frames, info, read, write
 

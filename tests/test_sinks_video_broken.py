@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
-from streamer.errors import SinkError
-from streamer.frame import Frame
-from streamer.sinks.video import VideoSink
+from streamer.common.errors import SinkError
+from streamer.frames.frame import Frame
+from streamer.sinks.video.sink import VideoSink
 from tests.media import write_clip
 from tests.recordings import ENDINGS, NOTHING, info, read, write
 

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from streamer.errors import SinkError
-from streamer.sinks.display import display_problem
-from streamer.sinks.window import WindowSink, fitted
+from streamer.common.errors import SinkError
+from streamer.sinks.window.display import display_problem
+from streamer.sinks.window.sink import WindowSink, fitted
 from tests.desktop import PATIENCE_S, press, press_close_button, press_until_gone, screenshot, until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,10 +23,10 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="displays as Lin
 
 VIEWER = """
 import sys, numpy as np
-from streamer.detections import Detections
-from streamer.frame import Frame
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
 from streamer.sinks.base import StopRequested
-from streamer.sinks.window import WindowSink
+from streamer.sinks.window.sink import WindowSink
 
 width, height = int(sys.argv[1]), int(sys.argv[2])
 pixels = np.zeros((height, width, 3), np.uint8)
@@ -150,7 +150,7 @@ def test_a_machine_without_a_display_gets_a_clear_word_and_no_abort(environment:
     if not cv2.currentUIFramework().startswith("QT"):
         pytest.skip("another window library than Qt")
     code = """
-        from streamer.errors import SinkError
+        from streamer.common.errors import SinkError
         from streamer.sinks import default_output, open_sink
         from streamer.sources.base import SourceInfo
         print(default_output())

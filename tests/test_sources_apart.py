@@ -7,12 +7,12 @@ from itertools import islice
 
 import pytest
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.live import LiveSource
-from streamer.sources.processes.apart import SourceApart
-from streamer.sources.processes.pool import is_possible
 from streamer.sources.video import VideoSource
+from streamer.sources.workers.pool import is_possible
+from streamer.sources.workers.worker_source import SourceApart
 from tests.media import SIZE_WH, number_of
 from tests.rtsp_server import RtspServer
 

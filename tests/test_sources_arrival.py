@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.seldom import Seldom
+from streamer.common.log_limit import LogLimit
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.arrival import ArrivalClock
 from tests.rtsp_server import RtspServer
@@ -194,7 +194,7 @@ def test_a_camera_with_stray_stamps(off_s: float, freshest: bool, caplog: pytest
 
 def test_what_is_said_seldom() -> None:
     now_s = [0.0]
-    seldom = Seldom(60.0, clock=lambda: now_s[0])
+    seldom = LogLimit(60.0, clock=lambda: now_s[0])
     said = []
     for now_s[0] in (0.0, 59.0, 60.0, 61.0, 200.0, 210.0):
         said.append(seldom.is_due())

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.frame import Frame
-from streamer.sources.axes import Axes
+from streamer.frames.frame import Frame
+from streamer.sources.timeline import ContinuousTimeline
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 CONNECTION = st.tuples(st.integers(0, 9), st.floats(0, 100), st.floats(0, 10), st.integers(1, 5))
@@ -17,7 +17,7 @@ CONNECTION = st.tuples(st.integers(0, 9), st.floats(0, 100), st.floats(0, 10), s
 
 @given(st.lists(CONNECTION, min_size=1, max_size=5))
 def test_neither_goes_back_whatever_a_connection_begins_with(connections: list[tuple[int, float, float, int]]) -> None:
-    axes, placed, now_s = Axes(), [], 1000.0
+    axes, placed, now_s = ContinuousTimeline(), [], 1000.0
     for first_index, first_pts_s, away_s, count in connections:
         now_s += away_s
         frames = [Frame(PIXELS, "x", first_index + n, first_pts_s + 3 * n, now_s) for n in range(count)]
@@ -30,7 +30,7 @@ def test_neither_goes_back_whatever_a_connection_begins_with(connections: list[t
 
 
 def test_an_outage_is_in_the_time() -> None:
-    axes = Axes()
+    axes = ContinuousTimeline()
     for index, at_s, wanted_s in ((0, 50.0, 0.0), (0, 62.0, 12.0)):
         frame = Frame(PIXELS, "x", index, 0.0, at_s)
         axes.begin(frame)

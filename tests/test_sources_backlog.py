@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from streamer.sources.backlog import Backlog
+from streamer.sources.stale_packets import StalePacketFilter
 
 SECOND = 10
 
@@ -16,7 +16,7 @@ class Reader:
     def __init__(self, *, key_every: int | None = SECOND) -> None:
         self.took: list[int] = []
         self.behind_s: list[float] = []
-        self._backlog = Backlog()
+        self._backlog = StalePacketFilter()
         self._key_every = key_every
         self._now_s = 0.0
 
@@ -28,7 +28,7 @@ class Reader:
             waited_s = max(0.0, sent_s - self._now_s)
             self._now_s += waited_s
             is_key = self._key_every is not None and number % self._key_every == 0
-            if not self._backlog.passes_over(stamp(number), is_key, self._now_s, waited_s):
+            if not self._backlog.should_skip(stamp(number), is_key, self._now_s, waited_s):
                 self.took.append(number)
                 self.behind_s.append(self._now_s - sent_s)
                 self._now_s += cost_s
@@ -49,8 +49,8 @@ def test_a_moment_of_work_is_caught_up_without_loss() -> None:
 
 
 def test_a_burst_on_joining_is_not_behind() -> None:
-    backlog = Backlog()
-    assert not any(backlog.passes_over(number / 10, number % 10 == 0, 5 + number / 1000, 0.0) for number in range(100))
+    backlog = StalePacketFilter()
+    assert not any(backlog.should_skip(number / 10, number % 10 == 0, 5 + number / 1000, 0.0) for number in range(100))
 
 
 def test_a_reader_too_slow_stays_within_a_key_frame_interval() -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from streamer.app import run
-from streamer.cli import main
-from streamer.config import StreamConfig, read_config
+from streamer.app.cli import main
+from streamer.app.config import StreamConfig, read_config
+from streamer.app.listing import list_known
+from streamer.app.run import run
+from streamer.common.errors import ConfigError, EngineError, SourceError
 from streamer.cuda import nvdec
 from streamer.cuda.nv12 import Nv12
 from streamer.detector import cuda as cuda_detector
-from streamer.errors import ConfigError, EngineError, SourceError
-from streamer.listing import list_known
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.hardware import decoding_gpu
 from tests.fake_gpu import FakeGpu, install

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
+from streamer.frames.yuv import Yuv420
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.http.jpegs import JpegScanner
-from streamer.yuv import Yuv420
 from tests.http_camera import EVERY, MIXED, HttpCamera, Reply, head, jpeg, part_of, stream
 from tests.media import SIZE_WH, number_of, write_clip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions, open_source
 from tests.http_camera import EVERY, HURRY, MIXED, HttpCamera, Reply, head, jpeg
 from tests.media import write_clip

@@ -11,8 +11,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from streamer.errors import SourceError
-from streamer.frame import Frame
+from streamer.common.errors import SourceError
+from streamer.frames.frame import Frame
 from streamer.sources.base import Source, SourceInfo
 from streamer.sources.live import LiveSource
 from streamer.sources.options import SourceOptions

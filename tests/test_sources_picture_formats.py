@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.options import MAX_PIXELS
 from streamer.sources.picture_file import decode_picture

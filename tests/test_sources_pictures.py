@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
 from streamer.sources import open_source
 from streamer.sources.diagnosis import why_unreadable
 from streamer.sources.uri import PICTURE_SUFFIXES

@@ -12,7 +12,7 @@ from itertools import islice
 import cv2
 import pytest
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.http.login import Login
 from tests.http_camera import EVERY, HttpCamera, Reply, head, jpeg

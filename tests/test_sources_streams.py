@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
+from streamer.frames.yuv import Yuv420
 from streamer.sources import SourceOptions, open_source
-from streamer.yuv import Yuv420
 from tests.media import SIZE_WH, number_of, picture, write_clip
 from tests.rtsp_server import RtspServer
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.errors import ConfigError, SourceError
-from streamer.redaction import redact, redact_text
+from streamer.common.errors import ConfigError, SourceError
+from streamer.common.redaction import redact, redact_text
 from streamer.sources import SourceOptions, list_sources, open_source, split_name
 from streamer.sources import uri as uris
 from streamer.sources.cameras import cameras, cameras_text

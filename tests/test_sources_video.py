@@ -20,13 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.errors import SourceError
-from streamer.frame import Frame
+from streamer.common.errors import SourceError
+from streamer.frames.frame import Frame
+from streamer.frames.yuv import Yuv420
+from streamer.frames.yuv_matrix import Matrix
 from streamer.sources import Source, open_source
 from streamer.sources.clock import PresentationClock
 from streamer.sources.diagnosis import bytes_missing
-from streamer.yuv import Yuv420
-from streamer.yuv_matrix import Matrix
 from tests.media import number_of, picture, write_clip
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import av
 import pytest
 
-from streamer.errors import SourceError
-from streamer.pipeline import Pipeline, StreamPlan
-from streamer.policy import Policy
+from streamer.common.errors import SourceError
+from streamer.common.queues import OverflowPolicy
+from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sources import Source, SourceOptions, open_source
 from streamer.sources.ending import Coverage
 from tests.fakes import MemorySink, SlowDetector
@@ -81,8 +81,8 @@ def test_it_is_what_the_local_file_is(server: FileServer, folder: Path, name: st
 @pytest.mark.parametrize("name", ["clip.mp4", "list.m3u8"])
 def test_no_frame_is_lost_however_slow_detection_is(server: FileServer, name: str) -> None:
     sink = MemorySink()
-    plan = StreamPlan(open_source(f"{server.url}/{name}", options=PATIENT), [("m", sink)])
-    assert plan.chosen_policy() is Policy.EVERY_FRAME
+    plan = StreamSpec(open_source(f"{server.url}/{name}", options=PATIENT), [("m", sink)])
+    assert plan.chosen_policy() is OverflowPolicy.BLOCK
     Pipeline([plan], SlowDetector(during=slow_at_first)).run()
     assert sink.indices == list(range(FRAMES))
 
@@ -215,7 +215,7 @@ def test_a_file_that_is_reached_late_loses_nothing(server: FileServer) -> None:
         source.wait_ready()
     assert source.info.live  # as far as is known
     sink = MemorySink()
-    plan = StreamPlan(source, [("m", sink)])
-    assert plan.chosen_policy() is Policy.FRESHEST
+    plan = StreamSpec(source, [("m", sink)])
+    assert plan.chosen_policy() is OverflowPolicy.DROP_OLDEST
     Pipeline([plan], SlowDetector(during=slow_at_first)).run()
     assert sink.indices == list(range(FRAMES))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import cv2
 import pytest
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.webcam import WebcamSource
 from tests.media import number_of, picture
@@ -176,7 +176,7 @@ def test_opencv_says_nothing_of_a_missing_camera() -> None:
     code = "\n".join(
         [
             "import streamer.sources.webcam as webcam",
-            "from streamer.errors import SourceError",
+            "from streamer.common.errors import SourceError",
             "webcam._check_node = lambda uri: None",  # let OpenCV itself find out
             "try: webcam.WebcamSource('99', name='c')",
             "except SourceError as error: print(error)",

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamer.common.errors import SinkError
+from streamer.common.stats import Rate, StageTimes, Window
 from streamer.detector.base import EngineInfo
-from streamer.errors import SinkError
-from streamer.report import RunError, RunReport, SourceReport
-from streamer.stats import Rate, StageTimes, Window
+from streamer.runtime.report import RunError, RunReport, SourceReport
 
 REPORT = RunReport(
     engine=EngineInfo("openvino", "bf16", "a cpu", "nanodet-g_416", "ab"),
@@ -60,7 +60,7 @@ def test_merged_windows() -> None:
 
 def test_rate_counts_events(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("streamer.stats.time.perf_counter", lambda: now)
+    monkeypatch.setattr("streamer.common.stats.time.perf_counter", lambda: now)
     rate = Rate()
     for _ in range(21):
         rate.tick()

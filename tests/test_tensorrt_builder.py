@@ -17,23 +17,31 @@ import onnx
 import pytest
 from onnx import helper
 
-from streamer.errors import ConfigError, EngineError, ModelError
-from streamer.model_file import ModelFile
-from streamer.tensorrt import BuildOptions, BuiltEngine, Flavour, GpuModel, build_engine, plan, shared_logger
+from streamer.common.errors import ConfigError, EngineError, ModelError
+from streamer.engines.tensorrt import (
+    BuildOptions,
+    BuiltEngine,
+    GpuModel,
+    TensorRTPackage,
+    build_engine,
+    plan,
+    shared_logger,
+)
+from streamer.models.file import ModelFile
 from tests.tensorrt_models import float_model, quantized_graph, save
 from tests.tiny import tiny_spec
 
 trt = pytest.importorskip("tensorrt_rtx", reason="engines are built for real with TensorRT-RTX")
 
-RTX = Flavour.TENSORRT_RTX
+RTX = TensorRTPackage.TENSORRT_RTX
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "streamer" / "tensorrt"
 
 INTERRUPTED = """
 import os, signal, sys
 from pathlib import Path
-from streamer.model_file import load_model
-from streamer.tensorrt import BuildOptions, Flavour, build_engine, plan
+from streamer.models.file import load_model
+from streamer.engines.tensorrt import BuildOptions, Flavour, build_engine, plan
 
 job = plan(load_model(Path(sys.argv[1])), Flavour.TENSORRT_RTX, BuildOptions(targets=("sm89",)))
 before, told = signal.getsignal(signal.SIGINT), []
@@ -143,7 +151,7 @@ class TestRefusals:
     def test_the_parser_would_refuse_it_too(
         self, graph: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("streamer.tensorrt.builder.check_quantization", lambda proto, name: None)
+        monkeypatch.setattr("streamer.engines.tensorrt.builder.check_quantization", lambda proto, name: None)
         with pytest.raises(EngineError, match=says) as error:
             build(save(tmp_path / "a.onnx", quantized_graph(**graph)))
         assert "\n" not in str(error.value)
@@ -173,7 +181,8 @@ class TestRefusals:
 
     def test_a_failed_build_says_why(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            "streamer.tensorrt.builder._profile", lambda job, builder, network: builder.create_optimization_profile()
+            "streamer.engines.tensorrt.builder._profile",
+            lambda job, builder, network: builder.create_optimization_profile(),
         )
         with pytest.raises(EngineError, match=r"tensorrt-rtx .* can't build a\.onnx: .*images") as error:
             build(float_model(tmp_path / "a.onnx"))
@@ -206,7 +215,7 @@ class TestLogger:
 
     def test_it_passes_on_what_matters(self, caplog: pytest.LogCaptureFixture) -> None:
         logger = shared_logger(trt)
-        with caplog.at_level(logging.DEBUG, logger="streamer.tensorrt.log"):
+        with caplog.at_level(logging.DEBUG, logger="streamer.engines.tensorrt.log"):
             logger.log(trt.ILogger.ERROR, "out of memory")
             logger.log(trt.ILogger.WARNING, "slow")
             logger.log(trt.ILogger.VERBOSE, "chatter")
@@ -231,12 +240,14 @@ class TestTensorRT:
         module.__dict__.update({name: value for name, value in vars(trt).items() if name != "ComputeCapability"})
         module.__version__ = "10.13.0"  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "tensorrt", module)
-        monkeypatch.setattr("streamer.tensorrt.builder.present_gpu", lambda device: GpuModel("NVIDIA L4", "sm89"))
+        monkeypatch.setattr(
+            "streamer.engines.tensorrt.builder.present_gpu", lambda device: GpuModel("NVIDIA L4", "sm89")
+        )
         return module
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     def test_it_builds_for_the_present_gpu_with_a_timing_cache(self, tmp_path: Path) -> None:
-        job = plan(float_model(tmp_path / "a.onnx"), Flavour.TENSORRT, BuildOptions())
+        job = plan(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions())
         assert job.targets == ("sm89",)
         timings = tmp_path / "timings.cache"
         assert build_engine(job, timing_cache=timings).data
@@ -250,19 +261,19 @@ class TestTensorRT:
     def test_timings_that_cannot_be_kept_do_not_end_the_build(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        job = plan(float_model(tmp_path / "a.onnx"), Flavour.TENSORRT, BuildOptions())
+        job = plan(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions())
         assert build_engine(job, timing_cache=tmp_path / "none" / "timings.cache").data
         assert "can't keep kernel timings" in caplog.text
 
     def test_it_builds_for_no_other(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="builds only for the present GPU, sm89"):
-            plan(float_model(tmp_path / "a.onnx"), Flavour.TENSORRT, BuildOptions(targets=("sm120",)))
+            plan(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions(targets=("sm120",)))
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     def test_version_compatible_is_a_flag(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         flags = []
         monkeypatch.setattr(trt.IBuilderConfig, "set_flag", lambda config, flag: flags.append(flag))
-        job = plan(float_model(tmp_path / "a.onnx"), Flavour.TENSORRT, BuildOptions(version_compatible=True))
+        job = plan(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions(version_compatible=True))
         build_engine(job)
         assert trt.BuilderFlag.VERSION_COMPATIBLE in flags
 

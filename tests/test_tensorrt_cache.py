@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from streamer.errors import EngineError
-from streamer.model_file import ModelFile
-from streamer.tensorrt import (
+from streamer.common.errors import EngineError
+from streamer.engines.tensorrt import (
     BuildOptions,
     BuiltEngine,
-    Flavour,
     Layer,
     Port,
+    TensorRTPackage,
     build_engine,
     cached_engine,
     plan,
@@ -31,10 +30,11 @@ from streamer.tensorrt import (
     report_path,
     write_engine,
 )
+from streamer.models.file import ModelFile
 from tests.tensorrt_models import float_model
 
 ROOT = Path(__file__).resolve().parent.parent
-RTX = Flavour.TENSORRT_RTX
+RTX = TensorRTPackage.TENSORRT_RTX
 OPTIONS = BuildOptions(targets=("sm89",))
 
 
@@ -155,7 +155,7 @@ class TestCache:
             names.append(job.model.path.name)
             return build_engine(job, **more)
 
-        monkeypatch.setattr("streamer.tensorrt.cache.build_engine", counted)
+        monkeypatch.setattr("streamer.engines.tensorrt.cache.build_engine", counted)
         return names
 
     def test_it_is_built_once(self, model: ModelFile, cache: Path, built: list[str]) -> None:
@@ -244,7 +244,7 @@ class TestCache:
     ) -> None:
         shipped = model.path.with_suffix(".engine")
         write_engine(shipped, made_up(), model)
-        with caplog.at_level(logging.INFO, logger="streamer.tensorrt.cache"):
+        with caplog.at_level(logging.INFO, logger="streamer.engines.tensorrt.cache"):
             assert cached_engine(model, RTX, OPTIONS) != shipped
         assert "another engine than the one wanted" in caplog.text
         assert read_engine(shipped) == made_up().data
@@ -252,8 +252,8 @@ class TestCache:
     def test_two_processes_build_once(self, model: ModelFile, cache: Path) -> None:
         script = (
             "import sys; from pathlib import Path\n"
-            "from streamer.model_file import load_model\n"
-            "from streamer.tensorrt import *\n"
+            "from streamer.models.file import load_model\n"
+            "from streamer.engines.tensorrt import *\n"
             "told = []\n"
             "path = cached_engine(load_model(Path(sys.argv[1])), Flavour.TENSORRT_RTX,\n"
             "    BuildOptions(targets=('sm89',)), on_progress=lambda *words: told.append(words))\n"
@@ -291,7 +291,7 @@ class TestCache:
         def must_not(*words: Any, **more: Any) -> BuiltEngine:
             raise AssertionError("built a second time")
 
-        monkeypatch.setattr("streamer.tensorrt.cache.build_engine", must_not)
+        monkeypatch.setattr("streamer.engines.tensorrt.cache.build_engine", must_not)
         with FileLock(path.with_suffix(".lock")):
             monkeypatch.setattr(FileLock, "acquire", acquire)
             thread = threading.Thread(target=lambda: answers.append(cached_engine(model, RTX, OPTIONS)))

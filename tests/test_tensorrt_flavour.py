@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from streamer.errors import ConfigError, EngineError
-from streamer.tensorrt.flavour import (
-    Flavour,
+from streamer.common.errors import ConfigError, EngineError
+from streamer.engines.tensorrt.package import (
     GpuModel,
+    TensorRTPackage,
     choose_targets,
     known_targets,
     load_flavour,
@@ -29,8 +29,8 @@ ADA = GpuModel("NVIDIA GeForce RTX 4090", "sm89")
 HOPPER = GpuModel("NVIDIA H100", "sm90")
 
 
-@pytest.mark.parametrize("flavour", list(Flavour))
-def test_a_missing_package_names_its_command(flavour: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("flavour", list(TensorRTPackage))
+def test_a_missing_package_names_its_command(flavour: TensorRTPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, flavour.module_name, None)
     with pytest.raises(EngineError, match=re.escape(f"pip install 'nanodet-streamer[{flavour.value}]'")):
         load_flavour(flavour)
@@ -40,18 +40,18 @@ def test_a_package_whose_libraries_are_missing_says_which(monkeypatch: pytest.Mo
     def broken(name: str) -> ModuleType:
         raise OSError("libnvinfer.so.11: cannot open shared object file\nNo such file")
 
-    monkeypatch.setattr("streamer.tensorrt.flavour.import_module", broken)
+    monkeypatch.setattr("streamer.engines.tensorrt.package.import_module", broken)
     with pytest.raises(
         EngineError, match=r"tensorrt is installed but can't be loaded \(libnvinfer\.so\.11.*file\)"
     ) as e:
-        load_flavour(Flavour.TENSORRT)
+        load_flavour(TensorRTPackage.TENSORRT)
     assert "\n" not in str(e.value)
 
 
 def test_an_old_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="8.6.1"))
     with pytest.raises(EngineError, match=r"tensorrt 8\.6\.1 is too old, wanted 10 or later"):
-        load_flavour(Flavour.TENSORRT)
+        load_flavour(TensorRTPackage.TENSORRT)
 
 
 def test_known_targets_are_the_numbered_ones_in_order() -> None:
@@ -76,15 +76,15 @@ def test_what_is_no_target_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("flavour", "trt", "wanted", "gpu", "targets"),
     [
-        (Flavour.TENSORRT_RTX, RTX, ("sm120", "sm89"), None, ("sm89", "sm120")),
-        (Flavour.TENSORRT_RTX, RTX, (), ADA, ("sm89",)),
-        (Flavour.TENSORRT_RTX, RTX, ("sm75",), ADA, ("sm75",)),
-        (Flavour.TENSORRT, PLAIN, (), HOPPER, ("sm90",)),
-        (Flavour.TENSORRT, PLAIN, ("sm90",), HOPPER, ("sm90",)),
+        (TensorRTPackage.TENSORRT_RTX, RTX, ("sm120", "sm89"), None, ("sm89", "sm120")),
+        (TensorRTPackage.TENSORRT_RTX, RTX, (), ADA, ("sm89",)),
+        (TensorRTPackage.TENSORRT_RTX, RTX, ("sm75",), ADA, ("sm75",)),
+        (TensorRTPackage.TENSORRT, PLAIN, (), HOPPER, ("sm90",)),
+        (TensorRTPackage.TENSORRT, PLAIN, ("sm90",), HOPPER, ("sm90",)),
     ],
 )
 def test_targets_are_chosen(
-    flavour: Flavour, trt: Any, wanted: tuple[str, ...], gpu: GpuModel | None, targets: tuple[str, ...]
+    flavour: TensorRTPackage, trt: Any, wanted: tuple[str, ...], gpu: GpuModel | None, targets: tuple[str, ...]
 ) -> None:
     assert choose_targets(flavour, trt, wanted, gpu) == targets
 
@@ -93,22 +93,36 @@ def test_targets_are_chosen(
     ("flavour", "trt", "wanted", "gpu", "error", "says"),
     [
         (
-            Flavour.TENSORRT_RTX,
+            TensorRTPackage.TENSORRT_RTX,
             RTX,
             ("sm89", "sm999"),
             None,
             ConfigError,
             "tensorrt-rtx 1.7.0 can't build for sm999: it knows sm75, sm89, sm120",
         ),
-        (Flavour.TENSORRT_RTX, RTX, (), HOPPER, ConfigError, "can't build for sm90: it knows sm75, sm89, sm120"),
-        (Flavour.TENSORRT_RTX, RTX, (), None, EngineError, "name one with --target (tensorrt-rtx 1.7.0: sm75, sm89"),
-        (Flavour.TENSORRT, PLAIN, (), None, EngineError, "this machine has none"),
-        (Flavour.TENSORRT, PLAIN, ("sm89",), None, EngineError, "--flavour tensorrt-rtx builds for a named"),
-        (Flavour.TENSORRT, PLAIN, ("sm89",), HOPPER, ConfigError, "builds only for the present GPU, sm90"),
+        (
+            TensorRTPackage.TENSORRT_RTX,
+            RTX,
+            (),
+            HOPPER,
+            ConfigError,
+            "can't build for sm90: it knows sm75, sm89, sm120",
+        ),
+        (
+            TensorRTPackage.TENSORRT_RTX,
+            RTX,
+            (),
+            None,
+            EngineError,
+            "name one with --target (tensorrt-rtx 1.7.0: sm75, sm89",
+        ),
+        (TensorRTPackage.TENSORRT, PLAIN, (), None, EngineError, "this machine has none"),
+        (TensorRTPackage.TENSORRT, PLAIN, ("sm89",), None, EngineError, "--flavour tensorrt-rtx builds for a named"),
+        (TensorRTPackage.TENSORRT, PLAIN, ("sm89",), HOPPER, ConfigError, "builds only for the present GPU, sm90"),
     ],
 )
 def test_targets_that_cannot_be_built_for(
-    flavour: Flavour,
+    flavour: TensorRTPackage,
     trt: Any,
     wanted: tuple[str, ...],
     gpu: GpuModel | None,

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.errors import EngineError, ModelError
-from streamer.tensorrt.graph import check_quantization, to_float16
+from streamer.common.errors import EngineError, ModelError
+from streamer.engines.tensorrt.graph import check_quantization, to_float16
 from tests.hidden_constants import FORMS, hide_constants
 from tests.tensorrt_models import quantized_graph
 from tests.tiny import tiny_model, tiny_spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamer.tensorrt.layers import Layer, parse_layers, summary
+from streamer.engines.tensorrt.layers import Layer, parse_layers, summary
 
 RTX_LOG = (
     "Layers:\n"

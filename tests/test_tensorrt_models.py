@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from streamer.model_file import load_model
-from streamer.model_spec import spec_for
-from streamer.tensorrt import BuildOptions, BuiltEngine, Flavour, Layer, build_engine, plan
+from streamer.engines.tensorrt import BuildOptions, BuiltEngine, Layer, TensorRTPackage, build_engine, plan
+from streamer.models.file import load_model
+from streamer.models.spec import spec_for
 from tests.conftest import SHARED
 
 pytest.importorskip("tensorrt_rtx", reason="engines are built for real with TensorRT-RTX")
@@ -34,7 +34,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def build(path: Path, target: str, **options: Any) -> BuiltEngine:
     wanted = BuildOptions(targets=(target,), max_batch=4, **options)
-    return build_engine(plan(load_model(path), Flavour.TENSORRT_RTX, wanted))
+    return build_engine(plan(load_model(path), TensorRTPackage.TENSORRT_RTX, wanted))
 
 
 def count(path: Path) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from onnx import helper
 
-from streamer.errors import ConfigError
-from streamer.tensorrt.flavour import Flavour, GpuModel
-from streamer.tensorrt.options import BuildOptions, cache_key, differences, fingerprint
+from streamer.common.errors import ConfigError
+from streamer.engines.tensorrt.options import BuildOptions, cache_key, differences, fingerprint
+from streamer.engines.tensorrt.package import GpuModel, TensorRTPackage
 from tests.tensorrt_models import float_model, save
 from tests.tiny import tiny_model, tiny_spec
 
@@ -26,7 +26,7 @@ GPU = GpuModel("NVIDIA L4", "sm89")
 def built(tmp_path: Path) -> dict[str, Any]:
     model = float_model(tmp_path / "a.onnx")
     options = BuildOptions(max_batch=4)
-    return fingerprint(model, Flavour.TENSORRT_RTX, RTX, ("sm89", "sm120"), options, GPU)
+    return fingerprint(model, TensorRTPackage.TENSORRT_RTX, RTX, ("sm89", "sm120"), options, GPU)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_it_names_model_package_and_options(tmp_path: Path, built: dict[str, Any
 
 def test_a_package_that_builds_for_one_gpu_names_it(tmp_path: Path) -> None:
     model = float_model(tmp_path / "a.onnx")
-    wanted = fingerprint(model, Flavour.TENSORRT, PLAIN, ("sm89",), BuildOptions(), GPU)
+    wanted = fingerprint(model, TensorRTPackage.TENSORRT, PLAIN, ("sm89",), BuildOptions(), GPU)
     assert wanted["gpu"] == "NVIDIA L4"
     assert wanted["platform"]
 
@@ -72,17 +72,20 @@ def test_a_package_that_builds_for_one_gpu_names_it(tmp_path: Path) -> None:
 def test_calibration_is_taken_from_the_metadata(tmp_path: Path) -> None:
     proto = tiny_model(tiny_spec())
     model = save(tmp_path / "a.onnx", proto)
-    assert fingerprint(model, Flavour.TENSORRT_RTX, RTX, ("sm89",), BuildOptions(), None)["calibration_sha256"] is None
+    assert (
+        fingerprint(model, TensorRTPackage.TENSORRT_RTX, RTX, ("sm89",), BuildOptions(), None)["calibration_sha256"]
+        is None
+    )
     helper.set_model_props(model.proto, {"nanodet.int8_calibration_sha256": '"abc"'})
-    wanted = fingerprint(model, Flavour.TENSORRT_RTX, RTX, ("sm89",), BuildOptions(), None)
+    wanted = fingerprint(model, TensorRTPackage.TENSORRT_RTX, RTX, ("sm89",), BuildOptions(), None)
     assert wanted["calibration_sha256"] == "abc"
 
 
 def test_another_graph_of_the_same_file_differs(tmp_path: Path) -> None:
     model = float_model(tmp_path / "a.onnx")
-    first = fingerprint(model, Flavour.TENSORRT_RTX, RTX, ("sm89",), BuildOptions(), None)
+    first = fingerprint(model, TensorRTPackage.TENSORRT_RTX, RTX, ("sm89",), BuildOptions(), None)
     model.proto.graph.node[0].name = "renamed"
-    second = fingerprint(model, Flavour.TENSORRT_RTX, RTX, ("sm89",), BuildOptions(), None)
+    second = fingerprint(model, TensorRTPackage.TENSORRT_RTX, RTX, ("sm89",), BuildOptions(), None)
     assert differences(first, second) == ["graph_sha256"]
 
 

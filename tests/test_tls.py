@@ -19,13 +19,13 @@ import av
 import cv2
 import pytest
 
-from streamer import tls
-from streamer.config import StreamConfig, read_config
-from streamer.errors import ConfigError, ModelError, SourceError
-from streamer.opening import Opener
+from streamer.app.config import StreamConfig, read_config
+from streamer.app.stream_factory import StreamFactory
+from streamer.common import tls
+from streamer.common.errors import ConfigError, ModelError, SourceError
+from streamer.common.tls import Trust, check_trust, ffmpeg_options
+from streamer.models.zoo import download
 from streamer.sources import SourceOptions, open_source
-from streamer.tls import Trust, check_trust, ffmpeg_options
-from streamer.zoo import download
 from tests.media import number_of, picture, write_clip
 from tests.rtsp_server import RtspServer
 from tests.test_cli import main, model  # noqa: F401 - `model` is a fixture
@@ -302,13 +302,13 @@ def test_a_file_of_authorities_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").touch()
     for path, why in ((tmp_path / "empty.pem", "holds no certificate"), (tmp_path / "none", "can't be read: No such")):
         with pytest.raises(ConfigError, match=f"tls_verify: .*{path.name}.* {why}"):
-            Opener(StreamConfig(tls_verify=path))
+            StreamFactory(StreamConfig(tls_verify=path))
 
 
 def test_it_is_warned_of_once(caplog: pytest.LogCaptureFixture, web: Web) -> None:
     def warnings(*sources: str, **options: Any) -> int:
         caplog.clear()
-        with Opener(StreamConfig(source=sources, **options)) as opener:
+        with StreamFactory(StreamConfig(source=sources, **options)) as opener:
             for argument in sources:
                 opener._open(opener._config, argument).close()
         return caplog.text.count("certificates aren't checked")

@@ -9,15 +9,15 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from streamer.errors import ModelError
-from streamer.model_file import ModelFile, load_model
-from streamer.zoo import resolve_model
+from streamer.common.errors import ModelError
+from streamer.models.file import ModelFile, load_model
+from streamer.models.zoo import resolve_model
 from tests.tiny import write_tiny
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from streamer.engines import torch_engine  # noqa: E402  (imports torch)
-from streamer.nanodet import NEVER_APPLIED  # noqa: E402  (likewise)
+from streamer.models.nanodet import NEVER_APPLIED  # noqa: E402  (likewise)
 
 
 @pytest.fixture(scope="module")

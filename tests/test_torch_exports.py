@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
-from streamer import self_check
+from streamer.detector import self_check
+from streamer.detector.reference import reference_rows
 from streamer.engines import open_engine
-from streamer.model_file import load_model
-from streamer.model_spec import ModelSpec, spec_for
-from streamer.reference import reference_rows
+from streamer.models.file import load_model
+from streamer.models.spec import ModelSpec, spec_for
 from tests.quantized import normalised, pixels
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -28,7 +28,7 @@ SPEC = spec_for("nanodet-m-0.5x_320").with_input_size((128, 96))
 
 def random_network() -> Any:
     """Random weights, whose scores differ from point to point."""
-    from streamer.nanodet import build, fuse_batchnorm
+    from streamer.models.nanodet import build, fuse_batchnorm
 
     torch.manual_seed(0)
     built = build(SPEC)
@@ -89,7 +89,7 @@ def test_fake_quantised_training(signed: bool, shared: Path, tmp_path: Path) -> 
     """Scales are initializers, zero points Constant nodes, weights float behind Q/DQ, and much is behind Identity."""
     from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver, PerChannelMinMaxObserver
 
-    from streamer.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
+    from streamer.models.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
 
     class Quantized(torch.nn.Module):
         def __init__(self, convolution: Any) -> None:

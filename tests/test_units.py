@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamer.common.units import parse_bytes, parse_seconds
 from streamer.sinks.options import Retention
-from streamer.units import parse_bytes, parse_seconds
 
 NUMBERS = st.integers(1, 9000)  # with TB still exact
 SPACES = st.sampled_from(["", " ", "  "])

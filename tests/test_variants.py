@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamer import self_check
+from streamer.common.errors import ModelError
+from streamer.detector import self_check
 from streamer.engines import open_engine
-from streamer.errors import ModelError
-from streamer.model_file import load_model
-from streamer.model_spec import ModelSpec
+from streamer.models.file import load_model
+from streamer.models.spec import ModelSpec
 from tests.quantized import pixels
 from tests.variants import BOXES, JOINT, PAIRS, QUANTISERS, Variant, build, corpus, reference, softmax
 

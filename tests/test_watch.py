@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from streamer import watch, watched_file
-from streamer.config import StreamConfig, read_config
-from streamer.errors import ConfigError, SourceError
-from streamer.pipeline import Pipeline, StreamPlan
-from streamer.report import RunReport
+from streamer.app.config import StreamConfig, read_config
+from streamer.app.reload import Watcher
+from streamer.app.run import reload as watch
+from streamer.app.run import watched_file
+from streamer.app.watched_file import WatchedFile
+from streamer.common.errors import ConfigError, SourceError
+from streamer.runtime.pipeline import Pipeline, StreamSpec
+from streamer.runtime.report import RunReport
 from streamer.sources.uri import split_name
-from streamer.watch import Watcher
-from streamer.watched_file import WatchedFile
 from tests.fakes import CountingSource, MemorySink, SlowDetector, wait_for
 
 ENDLESS = 10_000_000
@@ -45,7 +46,7 @@ class Run:
         self.thread.start()
         wait_for(lambda: self.pipeline._is_running)
 
-    def open(self, config: StreamConfig, argument: str, is_wanted: Callable[[], bool] = lambda: True) -> StreamPlan:
+    def open(self, config: StreamConfig, argument: str, is_wanted: Callable[[], bool] = lambda: True) -> StreamSpec:
         name, uri = split_name(argument)
         assert name is not None
         if "refused" in uri:
@@ -58,7 +59,7 @@ class Run:
         self.opened.setdefault(name, []).append((uri, sink))
         wishes = config.wishes_of(name)
         source = CountingSource(3 if "short" in uri else ENDLESS, name=name)
-        return StreamPlan(
+        return StreamSpec(
             source, [("out", sink)], None, False, wishes.priority, wishes.max_fps, wishes.detect_every or 1
         )
 
@@ -366,7 +367,7 @@ def test_a_source_that_could_not_be_added_is_tried_again_when_another_goes(run: 
     refused = {"three"}
     open_plan = run.watcher._open
 
-    def refusing(config: StreamConfig, argument: str, is_wanted: Callable[[], bool]) -> StreamPlan:
+    def refusing(config: StreamConfig, argument: str, is_wanted: Callable[[], bool]) -> StreamSpec:
         if split_name(argument)[1] in refused and len(config.source) > 1:
             raise ConfigError("several sources can't share it")
         return open_plan(config, argument, is_wanted)

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="the network is written in PyTorch")
 
-from streamer import nanodet  # noqa: E402
-from streamer.errors import ModelError  # noqa: E402
-from streamer.nanodet.safe_pickle import SafePickle, Unread  # noqa: E402
-from streamer.nanodet.weights_file import read_weights  # noqa: E402
+from streamer.common.errors import ModelError  # noqa: E402
+from streamer.models import nanodet  # noqa: E402
+from streamer.models.nanodet.safe_pickle import SafePickle, Unread  # noqa: E402
+from streamer.models.nanodet.weights_file import read_weights  # noqa: E402
 from tests.test_nanodet import randomised, tiny  # noqa: E402
 
 WEIGHTS = {name: value.clone() for name, value in randomised(tiny()).state_dict().items()}

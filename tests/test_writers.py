@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer import writers
-from streamer.writers import Job, Writers
+from streamer.runtime import sink_executor as writers
+from streamer.runtime.sink_executor import SerialTask, SinkExecutor
 from tests.fakes import WAIT_S, wait_for
 
 FOR_EVER_S = 3600.0
 
 
-class Tray(Job):
+class Tray(SerialTask):
     """Does what lies in it, and ends with a `None`; `during` is called with each item and may raise or wait.
 
     Attributes:
@@ -72,9 +72,9 @@ class Crew:
         self.threads: list[threading.Thread] = []
         self.failures: list[BaseException] = []
         self.gate = threading.Event()
-        self.writers = Writers(self._start, self.failures.append)
+        self.writers = SinkExecutor(self._start, self.failures.append)
 
-    def take_on(self, *jobs: Job) -> None:
+    def take_on(self, *jobs: SerialTask) -> None:
         for job in jobs:
             self.writers.add(job)
 
@@ -94,7 +94,7 @@ class Crew:
 
     def looks_after(self) -> bool:
         """Does what a run does a few dozen times a second; returns True."""
-        self.writers.look_after()
+        self.writers.ensure_worker()
         return True
 
     def end(self) -> None:
@@ -165,7 +165,7 @@ def test_nothing_is_lost_and_no_job_is_served_twice_at_once(counts: list[list[in
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            crew.writers.look_after()
+            crew.writers.ensure_worker()
         for tray, shares in zip(trays, counts, strict=True):
             wait_for(tray.has_done(sum(shares)))  # without another word
             tray.inbox.append(None)
@@ -228,10 +228,10 @@ def test_a_thread_is_added_only_once_a_job_takes_too_long(crew: Crew, patience: 
     stuck, others = crew.hold_up(1), [Tray(1) for _ in range(2)]
     crew.take_on(*others)
     crew.writers.ready(others[0])
-    crew.writers.look_after()
+    crew.writers.ensure_worker()
     assert len(crew.threads) == 1
     patience(0.0)
-    crew.writers.look_after()
+    crew.writers.ensure_worker()
     wait_for(lambda: others[0].done)
     patience(FOR_EVER_S)
     crew.writers.ready(others[1])
@@ -244,7 +244,7 @@ def test_what_becomes_ready_after_that_need_not_wait_for_a_look(crew: Crew, pati
     patience(0.0)
     stuck, other = crew.hold_up(1), Tray(1)
     crew.take_on(other)
-    crew.writers.look_after()
+    crew.writers.ensure_worker()
     assert len(crew.threads) == 1  # nothing waits
     crew.writers.ready(other)
     wait_for(lambda: other.done)
@@ -258,7 +258,7 @@ def test_no_thread_is_added_for_one_that_is_only_being_woken(crew: Crew, patienc
     for number in range(200):
         tray.inbox.append(number)
         crew.writers.ready(tray)
-        crew.writers.look_after()
+        crew.writers.ensure_worker()
     wait_for(tray.has_done(200))
     assert len(crew.threads) == 1
 
@@ -278,7 +278,7 @@ def test_who_look_at_once_add_one_thread_together(crew: Crew, patience: Callable
     crew.take_on(other, *(Tray() for _ in range(8)))
     crew.writers.ready(other)
     patience(0.0)
-    lookers = [threading.Thread(target=crew.writers.look_after) for _ in range(6)]
+    lookers = [threading.Thread(target=crew.writers.ensure_worker) for _ in range(6)]
     for looker in lookers:
         looker.start()
     for looker in lookers:

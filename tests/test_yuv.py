@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from streamer.yuv import Yuv420, take_tags
-from streamer.yuv_matrix import Matrix, bgr_from_yuv
+from streamer.frames.yuv import Yuv420, take_tags
+from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv
 
 UNSPECIFIED, BT709, BT470BG, SMPTE170M, BT2020 = 2, 1, 5, 6, 9
 LIMITED, FULL = 1, 2

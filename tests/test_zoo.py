@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from streamer import zoo
-from streamer.errors import ConfigError, ModelError
+from streamer.common.errors import ConfigError, ModelError
+from streamer.models import zoo
 from tests.tiny import write_tiny
 
 _LEFT = threading.Event()

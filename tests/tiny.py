@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.model_spec import ModelSpec
+from streamer.models.spec import ModelSpec
 
 LABELS = ("person", "car", "cat")
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.model_spec import ModelSpec
+from streamer.models.spec import ModelSpec
 from tests.hidden_constants import FORMS as CONSTANT_FORMS
 from tests.hidden_constants import hide_constants
 from tests.quantized import network, normalised, pixels, quantized

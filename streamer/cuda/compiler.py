@@ -11,13 +11,13 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
-from streamer.cache import cached_file
-from streamer.errors import EngineError
-from streamer.whole_file import whole_file
+from streamer.common.atomic_file import whole_file
+from streamer.common.cache import cached_file
+from streamer.common.errors import EngineError
 
 log = logging.getLogger(__name__)
 
-KERNELS = Path(__file__).parent / "kernels"
+KERNELS = Path(__file__).parent / "source"
 # Without contraction into fused multiply-adds, sums round as NumPy's do.
 _OPTIONS = ("-cubin", "--fmad=false", "-O3", "-std=c++17")
 _TIMEOUT_S = 300

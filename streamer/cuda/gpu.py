@@ -6,9 +6,9 @@ import importlib.util
 from types import TracebackType
 from typing import Any
 
-from streamer.closing import Closing
+from streamer.common.closeable import Closeable
+from streamer.common.errors import ConfigError, EngineError
 from streamer.cuda.status import checking, failure
-from streamer.errors import ConfigError, EngineError
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING, for every stream of ours: what others put on the default stream waits for none of them.
@@ -82,7 +82,7 @@ def list_gpus() -> list[str]:
     return lines or ["cuda           no NVIDIA GPU is visible"]
 
 
-class Gpu(Closing):
+class Gpu(Closeable):
     """A GPU's primary context and what was allocated on it.
 
     A context must be current on every thread that calls CUDA: each public method of the objects made from a `Gpu`

@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from streamer.cuda.lending import Borrowed
+from streamer.cuda.input_layout import PICTURE_DTYPE, PixelFormat, describe_transform
+from streamer.cuda.ipc import ImportedSurface
 from streamer.cuda.memory import Surface
-from streamer.cuda.picture import PICTURE_DTYPE, PixelFormat, describe_transform
-from streamer.cuda.staging import Loan
-from streamer.frame import DevicePixels
-from streamer.letterbox import Letterbox
-from streamer.yuv import Yuv420, take_tags
-from streamer.yuv_matrix import Matrix
+from streamer.cuda.staging import BufferLease
+from streamer.frames.frame import DevicePixels
+from streamer.frames.yuv import Yuv420, take_tags
+from streamer.frames.yuv_matrix import Matrix
+from streamer.models.letterbox import Letterbox
 
 
 class Nv12(DevicePixels):
@@ -34,7 +34,9 @@ class Nv12(DevicePixels):
         surface: its memory.
     """
 
-    def __init__(self, loan: Loan[Surface] | Loan[Borrowed], size_wh: tuple[int, int], tags: Yuv420) -> None:
+    def __init__(
+        self, loan: BufferLease[Surface] | BufferLease[ImportedSurface], size_wh: tuple[int, int], tags: Yuv420
+    ) -> None:
         """Takes the memory, the size, and any picture with the same colour tags and pixel format."""
         self.size_wh = size_wh
         self.matrix = tags.matrix
@@ -43,10 +45,10 @@ class Nv12(DevicePixels):
         self._loan = loan
 
     @property
-    def surface(self) -> Surface | Borrowed:
+    def surface(self) -> Surface | ImportedSurface:
         return self._loan.buffer
 
-    def spare(self) -> tuple[Surface | Borrowed, ...]:
+    def spare(self) -> tuple[Surface | ImportedSurface, ...]:
         """Returns the surfaces in which later pictures will lie, as far as there are some already."""
         return self._loan.spare()
 

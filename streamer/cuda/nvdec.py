@@ -13,16 +13,16 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from streamer.common.errors import EngineError, SourceError, StreamerError
+from streamer.cuda.driver_copy import copy_on_device
 from streamer.cuda.gpu import NON_BLOCKING, Gpu, find_gpu
 from streamer.cuda.memory import Surface
 from streamer.cuda.nv12 import Nv12, tags_like
-from streamer.cuda.quick import copy_on_device
-from streamer.cuda.staging import BufferPool, Loan
+from streamer.cuda.staging import BufferLease, BufferPool
 from streamer.cuda.status import checking
-from streamer.errors import EngineError, SourceError, StreamerError
-from streamer.sources.packets import Damage, PacketDecoder, Picture
-from streamer.sources.pixels import UPRIGHT, Turn
-from streamer.yuv import Yuv420
+from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture, PacketDecoder
+from streamer.frames.pixels import UPRIGHT, Orientation
+from streamer.frames.yuv import Yuv420
 
 _INSTALL = "pip install 'nanodet-streamer[nvdec]'"
 # FFmpeg's names to members of PyNvVideoCodec.cudaVideoCodec.
@@ -70,7 +70,7 @@ def load_nvdec() -> Any:
 
 
 class NvdecPackets(PacketDecoder):
-    """Decodes on a GPU; `Picture.pixels` are `Nv12`.
+    """Decodes on a GPU; `DecodedPicture.pixels` are `Nv12`.
 
     Each picture is copied within the GPU once (microseconds), because NVDEC uses its own surfaces again: on the stream
     on which NVDEC writes them, so nobody waits for the copy but who reads the picture. Damage that
@@ -79,7 +79,14 @@ class NvdecPackets(PacketDecoder):
     """
 
     def __init__(
-        self, stream: VideoStream, tick_s: float, first: Picture, turn: Turn, gpu_index: int, *, live: bool
+        self,
+        stream: VideoStream,
+        tick_s: float,
+        first: DecodedPicture,
+        turn: Orientation,
+        gpu_index: int,
+        *,
+        live: bool,
     ) -> None:
         """Opens the decoder.
 
@@ -129,7 +136,7 @@ class NvdecPackets(PacketDecoder):
             self.close()
             raise
 
-    def decode(self, packet: Packet[VideoStream]) -> list[Picture]:
+    def decode(self, packet: Packet[VideoStream]) -> list[DecodedPicture]:
         if self._begins_anew and packet.is_keyframe:
             self._begin_anew()
         if self._decoder is None:
@@ -145,8 +152,8 @@ class NvdecPackets(PacketDecoder):
         try:
             parts = self._byte_stream(packet)
         except av.FFmpegError as error:
-            raise Damage(str(error.strerror)) from error
-        pictures: list[Picture] = []
+            raise CorruptPacketError(str(error.strerror)) from error
+        pictures: list[DecodedPicture] = []
         try:
             with self._gpu.active():
                 for part in parts:
@@ -163,7 +170,7 @@ class NvdecPackets(PacketDecoder):
             raise
         except Exception as error:  # what PyNvVideoCodec raises has no base in common
             self._let_go()
-            raise Damage(f"NVDEC: {_one_line(error)}") from error
+            raise CorruptPacketError(f"NVDEC: {_one_line(error)}") from error
         return pictures
 
     def close(self) -> None:
@@ -210,7 +217,7 @@ class NvdecPackets(PacketDecoder):
         self._sequence = found or before
         return bool(before and found and found != before)
 
-    def _flush(self, pictures: list[Picture]) -> None:
+    def _flush(self, pictures: list[DecodedPicture]) -> None:
         """Takes the pictures that NVDEC still holds."""
         end = self._nvc.PacketData()
         end.bsl = 0
@@ -227,7 +234,7 @@ class NvdecPackets(PacketDecoder):
             return (Packet(headers + bytes(packet)),)
         return (packet,)
 
-    def _take(self, surfaces: Iterable[Any], pictures: list[Picture]) -> None:
+    def _take(self, surfaces: Iterable[Any], pictures: list[DecodedPicture]) -> None:
         """Begins to copy NVDEC's pictures into memory of our own."""
         for surface in surfaces:
             if surface.shape != self._shape:
@@ -235,14 +242,14 @@ class NvdecPackets(PacketDecoder):
             buffer = self._pool.take(self._nbytes)
             if buffer is None:
                 raise SourceError(f"has {_MOST_HELD} decoded pictures in use at once: lower --depth")
-            pixels = Nv12(Loan(self._pool, buffer), self._size_wh, self._tags)
+            pixels = Nv12(BufferLease(self._pool, buffer), self._size_wh, self._tags)
             copy_on_device(buffer.address, surface.GetPtrToPlane(0), self._nbytes, self._stream.handle)
             buffer.written.record(self._stream)
             stamp = surface.timestamp
             if stamp >= 1 << 63:
                 stamp -= 1 << 64
             stamp_s = None if stamp == _NO_STAMP else stamp * self._tick_s
-            pictures.append(Picture(pixels, stamp_s, self._duration_s, self._is_corrupt))
+            pictures.append(DecodedPicture(pixels, stamp_s, self._duration_s, self._is_corrupt))
             self._is_corrupt = False
 
     def _measure(self, surface: Any) -> None:
@@ -274,7 +281,7 @@ def sequence_of(codec: str, data: bytes) -> bytes:
     return b"\0".join(dict.fromkeys(sets))
 
 
-def _check_video(codec: str, context: VideoCodecContext, first: Picture, turn: Turn) -> None:
+def _check_video(codec: str, context: VideoCodecContext, first: DecodedPicture, turn: Orientation) -> None:
     """Raises EngineError if NVDEC or this program can't do what the video needs."""
     if codec not in _CODECS:
         raise EngineError(f"NVDEC has no {codec}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from streamer.decode import MAX_DETECTIONS
-from streamer.detections import Detections
+from streamer.frames.detections import Detections
+from streamer.models.postprocess import MAX_DETECTIONS
 
 ROOM = 4096
 """(point, class) pairs above the threshold that the kernels have room for in one picture."""

@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from streamer.cuda.gpu import Gpu
+from streamer.cuda.input_layout import Layout
 from streamer.cuda.memory import DeviceBuffer, DeviceMemory, PinnedBuffer
-from streamer.cuda.picture import Layout
-from streamer.frame import Frame
-from streamer.letterbox import Letterbox
+from streamer.frames.frame import Frame
+from streamer.models.letterbox import Letterbox
 
 Buffer = TypeVar("Buffer", bound=DeviceBuffer | PinnedBuffer)
 Memory = TypeVar("Memory", bound=DeviceMemory | PinnedBuffer)
@@ -111,7 +111,7 @@ class BufferPool(Lender[Buffer]):
             emptied()
 
 
-class Loan(Generic[Memory]):
+class BufferLease(Generic[Memory]):
     """A buffer taken from a pool, given back by `end`, or at the latest with the last reference to this.
 
     Attributes:
@@ -137,7 +137,7 @@ class Loan(Generic[Memory]):
             self.end()
 
 
-class Staged(Loan[PinnedBuffer]):
+class Staged(BufferLease[PinnedBuffer]):
     """A frame's pixels in page-locked memory.
 
     Attributes:

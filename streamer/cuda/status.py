@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from streamer.errors import EngineError
+from streamer.common.errors import EngineError
 
 # (what the message holds, what to do), in lower case; the first that fits is taken. The words are PyCUDA's
 # (`curesult_to_str`) and the names those of the driver API's CUresult and the runtime's cudaError_t.

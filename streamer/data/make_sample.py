@@ -26,9 +26,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from streamer.errors import ConfigError, SinkError, StreamerError
-from streamer.whole_file import whole_file
-from streamer.yuv_matrix import Matrix, bgr_from_yuv
+from streamer.common.atomic_file import whole_file
+from streamer.common.errors import ConfigError, SinkError, StreamerError
+from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv
 
 Image = npt.NDArray[np.uint8]
 

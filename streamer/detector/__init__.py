@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from streamer.errors import ConfigError, EngineError, StreamerError, nearest, short
+from streamer.common.errors import ConfigError, EngineError, StreamerError, nearest, short
 
 if TYPE_CHECKING:
     from streamer.detector.base import Detector
@@ -66,14 +66,14 @@ def open_detector(
         EngineError: if the engine isn't installed, refuses the model, or computes it wrongly.
     """
     from streamer.cuda.gpu import parse_device
-    from streamer.decode import Decoder
     from streamer.detector.cpu import PER_CORE, CpuDetector, open_tuned
     from streamer.detector.cuda import GPU_ENGINES, open_cuda_detector
     from streamer.engines import ENGINE_NAMES, installed_engines, open_engine
     from streamer.engines.base import available_cores
-    from streamer.model_file import load_model
-    from streamer.model_spec import ModelSpec
-    from streamer.zoo import resolve_model
+    from streamer.models.file import load_model
+    from streamer.models.postprocess import Postprocessor
+    from streamer.models.spec import ModelSpec
+    from streamer.models.zoo import resolve_model
 
     for name, value in (("conf", conf), ("iou", iou)):
         if not 0 <= value <= 1:
@@ -117,7 +117,7 @@ def open_detector(
     def open_with(name: str) -> CpuDetector:
         def open_one(requests: int) -> CpuDetector:
             runner = open_engine(name, loaded, slots=requests, precision=precision, threads=threads)
-            return CpuDetector(loaded, runner, Decoder(loaded.spec, conf, iou, wanted))
+            return CpuDetector(loaded, runner, Postprocessor(loaded.spec, conf, iou, wanted))
 
         for_throughput = batch is None or (batch == "auto" and not live)
         requests = depth or (PER_CORE * available_cores() if for_throughput else batch)

@@ -6,9 +6,9 @@ import abc
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from streamer.closing import Closing
-from streamer.detections import Detections
-from streamer.frame import Frame
+from streamer.common.closeable import Closeable
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DetectTimes:
     postprocess_ms: float
 
 
-class Detector(Closing):
+class Detector(Closeable):
     """Takes frames and gives them back with detections, in order, several in flight. Driven by one thread.
 
     Attributes:

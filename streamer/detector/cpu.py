@@ -6,17 +6,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from streamer.decode import Decoder
-from streamer.detections import Detections
+from streamer.common.cpu_info import processor_name, version_of
 from streamer.detector.base import Detector, DetectTimes, EngineInfo
+from streamer.detector.self_check import check, packaged_frame
 from streamer.detector.tuning import Speed, tuned
 from streamer.engines import ENGINE_NAMES
 from streamer.engines.base import Engine, available_cores
-from streamer.frame import Frame
-from streamer.letterbox import Letterbox
-from streamer.model_file import ModelFile
-from streamer.processor import processor_name, version_of
-from streamer.self_check import check, packaged_frame
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.models.file import ModelFile
+from streamer.models.letterbox import Letterbox
+from streamer.models.postprocess import Postprocessor
 
 PER_CORE = 2
 """Requests for each core, for throughput: one that is computed and one that waits (measured with two cores and YUV
@@ -29,7 +29,7 @@ _WARM_UPS = 3
 class CpuDetector(Detector):
     """Drives an asynchronous CPU engine; slots are used in turn, so frames come back in order."""
 
-    def __init__(self, model: ModelFile, engine: Engine, decoder: Decoder) -> None:
+    def __init__(self, model: ModelFile, engine: Engine, decoder: Postprocessor) -> None:
         """Takes over `engine`: closing the detector closes it."""
         spec = model.spec
         self.info = EngineInfo(engine.name, engine.precision, engine.device, model.path.stem, model.sha256)

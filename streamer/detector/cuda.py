@@ -14,23 +14,23 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
+from streamer.common.cpu_info import version_of
+from streamer.common.errors import EngineError, StreamerError
 from streamer.cuda.engine import CudaEngine
 from streamer.cuda.gpu import Gpu, parse_device
-from streamer.cuda.lane import Lane
-from streamer.cuda.launch import Kernels
+from streamer.cuda.input_layout import colours_of
+from streamer.cuda.kernels import Kernels
 from streamer.cuda.nv12 import Nv12
-from streamer.cuda.picture import colours_of
+from streamer.cuda.slot import Lane
 from streamer.cuda.staging import Staged, StagingPool
-from streamer.decode import Decoder
-from streamer.detections import Detections
 from streamer.detector.base import Detector, DetectTimes, EngineInfo
+from streamer.detector.self_check import check_output, packaged_frame
 from streamer.detector.tuning import Speed, tuned
-from streamer.errors import EngineError, StreamerError
-from streamer.frame import Frame
-from streamer.letterbox import Letterbox
-from streamer.model_file import ModelFile
-from streamer.processor import version_of
-from streamer.self_check import check_output, packaged_frame
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.models.file import ModelFile
+from streamer.models.letterbox import Letterbox
+from streamer.models.postprocess import Postprocessor
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class CudaDetector(Detector):
         self._spec = spec
         self._gpu = gpu
         self._engine = engine
-        self._decode = Decoder(spec, conf, iou, class_ids)
+        self._decode = Postprocessor(spec, conf, iou, class_ids)
         self._kernels_suppress = spec.nms == "iou" and not spec.class_agnostic
         self._started = 0
         self._flying: deque[_Flight] = deque()

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from streamer.cache import cached_file
-from streamer.whole_file import whole_file
+from streamer.common.atomic_file import whole_file
+from streamer.common.cache import cached_file
 
 log = logging.getLogger(__name__)
 

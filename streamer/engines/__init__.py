@@ -6,11 +6,11 @@ import importlib.util
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from streamer.errors import ConfigError, EngineError, nearest
+from streamer.common.errors import ConfigError, EngineError, nearest
 
 if TYPE_CHECKING:
     from streamer.engines.base import Engine
-    from streamer.model_file import ModelFile
+    from streamer.models.file import ModelFile
 
 # name: (package it needs, how to get it, where it lives); `auto` takes the first whose package is installed.
 _ENGINES = {

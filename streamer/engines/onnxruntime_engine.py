@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from streamer.common.errors import ConfigError, EngineError, StreamerError
 from streamer.engines.base import Engine, available_cores
-from streamer.errors import ConfigError, EngineError, StreamerError
-from streamer.model_file import ModelFile
+from streamer.models.file import ModelFile
 
 
 class OnnxRuntimeEngine(Engine):

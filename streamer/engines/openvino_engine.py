@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from streamer.common.errors import ConfigError, EngineError
+from streamer.common.telemetry import without_telemetry
 from streamer.engines.base import Engine, available_cores
-from streamer.errors import ConfigError, EngineError
-from streamer.model_file import ModelFile
-from streamer.telemetry import without_telemetry
+from streamer.models.file import ModelFile
 
 with without_telemetry():
     import openvino as ov

@@ -8,21 +8,28 @@ from typing import Any
 
 import numpy as np
 
+from streamer.common.errors import ConfigError, EngineError
 from streamer.cuda.engine import Binding, CudaEngine, Launch
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceBuffer
-from streamer.errors import ConfigError, EngineError
-from streamer.model_file import ModelFile
-from streamer.tensorrt import BuildOptions, Flavour, cached_engine, load_flavour, read_engine, shared_logger
+from streamer.engines.tensorrt import (
+    BuildOptions,
+    TensorRTPackage,
+    cached_engine,
+    load_flavour,
+    read_engine,
+    shared_logger,
+)
+from streamer.models.file import ModelFile
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "f16", "f32")
 
 
-def installed_flavour() -> Flavour | None:
+def installed_flavour() -> TensorRTPackage | None:
     """Returns the package that is installed, `tensorrt` before `tensorrt_rtx`; None where neither is."""
-    return next((flavour for flavour in Flavour if importlib.util.find_spec(flavour.module_name)), None)
+    return next((flavour for flavour in TensorRTPackage if importlib.util.find_spec(flavour.module_name)), None)
 
 
 class TensorRtEngine(CudaEngine):
@@ -33,7 +40,7 @@ class TensorRtEngine(CudaEngine):
     input_type = output_type = np.dtype(np.float32)
 
     def __init__(
-        self, model: ModelFile, gpu: Gpu, flavour: Flavour, *, precision: str = "auto", batch: int = 1
+        self, model: ModelFile, gpu: Gpu, flavour: TensorRTPackage, *, precision: str = "auto", batch: int = 1
     ) -> None:
         """Finds the engine for this GPU in the cache, or builds it, and loads it.
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo import config as _dynamo_config
 
-from streamer.cache import cache_dir
+from streamer.common.cache import cache_dir
+from streamer.common.errors import ConfigError, EngineError, ModelError
 from streamer.cuda.engine import Binding, CudaEngine, Launch
 from streamer.cuda.gpu import Gpu
-from streamer.errors import ConfigError, EngineError, ModelError
-from streamer.graph_constants import Constants
-from streamer.model_file import ModelFile
-from streamer.nanodet import NanoDet, build, fuse_batchnorm, load_into
+from streamer.models.file import ModelFile
+from streamer.models.graph.constants import Constants
+from streamer.models.nanodet import NanoDet, build, fuse_batchnorm, load_into
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from streamer.errors import ConfigError, nearest, short
-from streamer.redaction import redact
+from streamer.common.errors import ConfigError, nearest, short
+from streamer.common.redaction import redact
 from streamer.sinks.base import Sink as Sink
 from streamer.sinks.base import StopRequested as StopRequested
 from streamer.sinks.files import is_device, is_special, safe_name, same_file
@@ -52,7 +52,7 @@ def open_sink(
 
         return NullSink()
     if uri == "window":
-        from streamer.sinks.window import WindowSink
+        from streamer.sinks.window.sink import WindowSink
 
         return WindowSink(source.name)
     refuse_overwriting_source(uri, source, options)
@@ -68,10 +68,10 @@ def open_sink(
             return JsonlSegmentsSink(path, source, labels, options.segment_s, options.retain, paths=paths)
         return JsonlSink(path, labels, live=source.live, paths=paths)
     if options.segment_s is not None:
-        from streamer.sinks.segments import SegmentsSink
+        from streamer.sinks.video.segments import SegmentsSink
 
         return SegmentsSink(path, source, options.segment_s, options.retain, crf=options.crf, paths=paths)
-    from streamer.sinks.video import VideoSink
+    from streamer.sinks.video.sink import VideoSink
 
     return VideoSink(path, source, crf=options.crf, paths=paths)
 
@@ -172,7 +172,7 @@ def refuse_overwriting_source(uri: str, source: SourceInfo, options: SinkOptions
 
 def default_output() -> tuple[str, str]:
     """Returns the output to use where none was asked for, and why: a window where one can be opened, else a file."""
-    from streamer.sinks.display import display_problem
+    from streamer.sinks.window.display import display_problem
 
     problem = display_problem()
     return ("window", "there is a display") if problem is None else ("out.mp4", problem)

@@ -11,9 +11,9 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from streamer.detections import Detections
-from streamer.errors import SinkError
-from streamer.frame import Frame
+from streamer.common.errors import SinkError
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
 
 log = logging.getLogger(__name__)
 

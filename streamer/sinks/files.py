@@ -15,8 +15,8 @@ import unicodedata
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from streamer.errors import ConfigError, SinkError
-from streamer.frame import Frame
+from streamer.common.errors import ConfigError, SinkError
+from streamer.frames.frame import Frame
 
 log = logging.getLogger(__name__)
 

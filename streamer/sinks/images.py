@@ -7,16 +7,16 @@ from pathlib import Path
 
 import cv2
 
-from streamer.detections import Detections
-from streamer.errors import SinkError
-from streamer.frame import Frame
-from streamer.interrupt import undone_when_stopped
+from streamer.common.atomic_file import new_file_beside
+from streamer.common.errors import SinkError
+from streamer.common.interrupt import undone_when_stopped
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
 from streamer.sinks.base import Sink
 from streamer.sinks.files import reason, safe_name
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.scaling import resized
 from streamer.sources.uri import PICTURE_SUFFIXES
-from streamer.whole_file import new_file_beside
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from streamer.detections import Detections
-from streamer.errors import SinkError
-from streamer.frame import Frame
+from streamer.common.errors import SinkError
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
 from streamer.sinks.base import Sink
 from streamer.sinks.boundaries import Boundaries
 from streamer.sinks.files import captured_utc, reason
@@ -153,7 +153,7 @@ class JsonlSegmentsSink(Sink):
             self._fail(error)
             self._finish()
             self._retry_at_s = frame.pts_s + _RETRY_S
-        self._series.tidy()
+        self._series.prune()
 
     def close(self) -> None:
         """Finishes the last segment.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from streamer.detections import Detections
-from streamer.frame import Frame
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
 from streamer.sinks.base import Sink
 
 

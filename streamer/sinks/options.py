@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from streamer.errors import nearest
-from streamer.units import parse_bytes, parse_seconds
+from streamer.common.errors import nearest
+from streamer.common.units import parse_bytes, parse_seconds
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from streamer.closing import Closing
-from streamer.errors import ConfigError, SinkError
+from streamer.common.closeable import Closeable
+from streamer.common.errors import ConfigError, SinkError
 from streamer.sinks.files import behind_link, check_folder, check_writable, is_special, reason, same_file
 from streamer.sinks.options import Retention
-from streamer.sinks.retention import Shelf
+from streamer.sinks.retention import SegmentRetention
 
 log = logging.getLogger(__name__)
 
 
-class Claim(Closing):
+class Claim(Closeable):
     """A path that one output may write. Closing it lets other runs have it; this run never takes it again.
 
     Attributes:
@@ -54,7 +54,7 @@ class OutputPaths:
         self._lock = threading.Lock()
         self._had: list[Path] = []
         self._open_series: set[Path] = set()
-        self._shelf: Shelf | None = None
+        self._shelf: SegmentRetention | None = None
 
     def claim_file(self, path: Path) -> Claim:
         """Claims a file. A pipe or a device that is there already is neither locked nor numbered.
@@ -101,11 +101,11 @@ class OutputPaths:
 
         return Claim(place, release, replaces=False)
 
-    def shelf(self, retain: Retention | None) -> Shelf | None:
+    def shelf(self, retain: Retention | None) -> SegmentRetention | None:
         """Returns what keeps the run's segments within a limit, all outputs together; None where there is no limit."""
         with self._lock:
             if retain is not None and self._shelf is None:
-                self._shelf = Shelf(retain)
+                self._shelf = SegmentRetention(retain)
             return self._shelf if retain is not None else None
 
     def claim_report(self, path: Path) -> Claim:
@@ -145,7 +145,7 @@ class OutputPaths:
         return _real(path) in self._had or any(same_file(path, had) for had in self._had)
 
 
-class PathLock(Closing):
+class PathLock(Closeable):
     """Keeps a path to one run on this machine until it is closed or the process ends, however that ends.
 
     The lock is a socket's name in Linux's abstract namespace: it takes no file, whatever the folder allows, and nothing

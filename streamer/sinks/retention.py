@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TypeVar
 
-from streamer.closing import Closing
+from streamer.common.closeable import Closeable
 from streamer.sinks.files import is_locked, reason
 from streamer.sinks.options import Retention
 
@@ -58,7 +58,7 @@ class Segment:
         return max(self.begun_s, self.written_s)
 
 
-class Shelf:
+class SegmentRetention:
     """The segments of all outputs of one run, those of earlier runs included. Its methods may be called on any thread.
 
     What this run has written is newer than all else, and as old as the time that has passed since, whatever the clock
@@ -108,7 +108,7 @@ class Shelf:
             if path in self._own:
                 self._own[path] = self._run_clock()
 
-    def tidy(self, *, now_and_then: bool = False) -> None:
+    def prune(self, *, now_and_then: bool = False) -> None:
         """Deletes the oldest segments as far as they aren't to be kept.
 
         By age, segments go that were finished too long ago; by size, the oldest of all outputs until the rest, those
@@ -218,7 +218,7 @@ class Shelf:
             log.warning("can't %s %s: %s; old segments stay there", what, path, reason(error))
 
 
-class Series(Closing):
+class Series(Closeable):
     """The segments of one output: their names, and how many were begun.
 
     Attributes:
@@ -226,7 +226,7 @@ class Series(Closing):
         newest: the segment begun last, or `path` before the first.
     """
 
-    def __init__(self, path: Path, shelf: Shelf | None) -> None:
+    def __init__(self, path: Path, shelf: SegmentRetention | None) -> None:
         """Has no segment yet.
 
         Args:
@@ -251,7 +251,7 @@ class Series(Closing):
         """
         self.end()
         if self._shelf is not None:
-            self._shelf.tidy()
+            self._shelf.prune()
         stamp = begun if self._stamp is None else max(begun, self._stamp + _CLOCK_STEP)
         while True:
             path = self.newest = segment_path(self.path, stamp)
@@ -279,15 +279,15 @@ class Series(Closing):
         self._begun -= 1
         self.end()
 
-    def tidy(self) -> None:
+    def prune(self) -> None:
         """Deletes old segments now and then."""
         if self._shelf is not None:
-            self._shelf.tidy(now_and_then=True)
+            self._shelf.prune(now_and_then=True)
 
     def close(self) -> None:
         """Deletes old segments for the last time; the open one stays and is finished. Safe to call twice."""
         if self._shelf is not None and self._open is not None:
-            self._shelf.tidy()
+            self._shelf.prune()
         self.end()
 
     @property

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from streamer.frame import Frame
-from streamer.yuv_matrix import Matrix, bgr_from_yuv
+from streamer.frames.frame import Frame
+from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv
 
 Image = npt.NDArray[np.uint8]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from streamer.errors import ConfigError, SourceError, StreamerError, nearest
-from streamer.redaction import redact
+from streamer.common.errors import ConfigError, SourceError, StreamerError, nearest
+from streamer.common.redaction import redact
 from streamer.sources import uri as uris
 from streamer.sources.base import Source, SourceInfo, as_source_error
 from streamer.sources.cameras import cameras
@@ -105,10 +105,10 @@ def _open_live(
     connect: Callable[[SourceOptions], Source], uri: str, name: str, options: SourceOptions, *, shown: str
 ) -> Source:
     from streamer.sources.live import LiveSource
-    from streamer.sources.processes.pool import is_possible
+    from streamer.sources.workers.pool import is_possible
 
     def connect_apart(wanted: SourceOptions) -> Source:
-        from streamer.sources.processes.apart import SourceApart
+        from streamer.sources.workers.worker_source import SourceApart
 
         return SourceApart(uri, name=name, options=wanted)
 

@@ -9,9 +9,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
-from streamer.closing import Closing
-from streamer.errors import SourceError, StreamerError
-from streamer.frame import Frame
+from streamer.common.closeable import Closeable
+from streamer.common.errors import SourceError, StreamerError
+from streamer.frames.frame import Frame
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SourceInfo:
     first_stamp_s: float | None = None
 
 
-class Source(Closing):
+class Source(Closeable):
     """Frames in order, once. Open on construction; a context manager that lets its device or file go.
 
     Iterating raises `SourceError` when the source breaks off, and ends normally at its end.
@@ -100,7 +100,7 @@ class Source(Closing):
         return ()
 
 
-class Taker(Protocol):
+class FrameConsumer(Protocol):
     """Who is brought a source's frames, all on one thread; must not wait."""
 
     def take(self, frame: Frame, capture_ms: float) -> None:
@@ -110,7 +110,7 @@ class Taker(Protocol):
         """No more come: the source has ended, or failed."""
 
 
-class FedSource(Source):
+class PushSource(Source):
     """A source that can bring its frames on a thread that serves many sources, so that none has to wait for them.
 
     Attributes:
@@ -120,7 +120,7 @@ class FedSource(Source):
     ahead: int
 
     @abc.abstractmethod
-    def feed(self, taker: Taker, *, paced: bool) -> None:
+    def feed(self, taker: FrameConsumer, *, paced: bool) -> None:
         """Begins to bring frames, in place of iterating; returns at once.
 
         Args:

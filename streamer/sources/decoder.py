@@ -19,21 +19,22 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from streamer.av_input import RAW_CLOCK, open_input
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
+from streamer.common.tls import SCHEMES as TLS_SCHEMES
+from streamer.common.tls import ffmpeg_options, why_distrusted
+from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture
 from streamer.sources.arrival import ArrivalClock
-from streamer.sources.backlog import WAITED_S, Backlog
+from streamer.sources.av_input import RAW_CLOCK, open_input
 from streamer.sources.diagnosis import why_unplayable
 from streamer.sources.ending import Coverage, missing_at_end_s
+from streamer.sources.ffmpeg_packets import CpuPackets
 from streamer.sources.hardware import GpuFirst
 from streamer.sources.http import playlist
 from streamer.sources.http.body import VideoBody
 from streamer.sources.options import SourceOptions, too_large
-from streamer.sources.packets import CpuPackets, Damage, Picture
+from streamer.sources.stale_packets import WAITED_S, StalePacketFilter
 from streamer.sources.uri import delimiters_hint
 from streamer.sources.web_diagnosis import why_unreadable_there
-from streamer.tls import SCHEMES as TLS_SCHEMES
-from streamer.tls import ffmpeg_options, why_distrusted
 
 # What FFmpeg may look at before it hands a stream over. Its defaults wait seconds for what isn't needed here.
 _STREAM_OPTIONS = {"analyzeduration": "200000", "fpsprobesize": "2", "buffer_size": "4194304"}
@@ -134,16 +135,16 @@ class VideoDecoder:
             self._decoder = GpuFirst(self.stream, self._tick_s, shown, options, live=self.is_live)
         self.damaged = 0
         self.passed_over = 0
-        self._backlog = Backlog() if self.is_live and self.has_timestamps and options.freshest else None
+        self._backlog = StalePacketFilter() if self.is_live and self.has_timestamps and options.freshest else None
         self._arrivals = ArrivalClock(float(1 / (self.stream.average_rate or _NOMINAL_FPS)))
         self.was_waited_for = False
         self._coverage = Coverage() if self._is_listed and not self.is_live else None
         self._bad_in_a_row = 0
         self._read_to_s = 0.0
         self._joined = False
-        self._ready: deque[Picture] = deque()
+        self._ready: deque[DecodedPicture] = deque()
 
-    def read(self) -> Picture | None:
+    def read(self) -> DecodedPicture | None:
         """Returns the next picture, or None at the end.
 
         Raises:
@@ -162,7 +163,7 @@ class VideoDecoder:
                 continue
             try:
                 self._ready.extend(self._decoder.decode(packet))
-            except Damage as damage:
+            except CorruptPacketError as damage:
                 self._note_damage(str(damage), bounded=not self.is_live)
             except SourceError as error:
                 raise SourceError(f"source {self._shown!r} {error}") from error
@@ -233,7 +234,7 @@ class VideoDecoder:
     def _is_listed(self) -> bool:
         return self._container.format.name in _PLAYLISTS
 
-    def _is_stale(self, packet: Packet[VideoStream], backlog: Backlog, asked_s: float) -> bool:
+    def _is_stale(self, packet: Packet[VideoStream], backlog: StalePacketFilter, asked_s: float) -> bool:
         if not packet.size:  # the end
             return False
         stamp = packet.dts if packet.dts is not None else packet.pts
@@ -242,7 +243,7 @@ class VideoDecoder:
         stamp_s = None
         if stamp is not None:  # a stray one would look like a reader that is late
             stamp_s = self._arrivals.at(stamp * self._tick_s, now_s, waited=waited_s > WAITED_S)
-        return backlog.passes_over(stamp_s, packet.is_keyframe, now_s, waited_s)
+        return backlog.should_skip(stamp_s, packet.is_keyframe, now_s, waited_s)
 
     def _next_packet(self) -> Packet[VideoStream] | None:
         while True:

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
-from streamer.av_input import open_input
+from streamer.sources.av_input import open_input
 from streamer.sources.diagnosis import bytes_missing
 
 _LEAST_MISSING_S, _LEAST_LISTED_S, _BEFORE_END_S = 1.0, 0.5, 0.05

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from streamer.errors import EngineError, SourceError
+from streamer.common.errors import EngineError, SourceError
+from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture, PacketDecoder
+from streamer.frames.pixels import Orientation
+from streamer.sources.ffmpeg_packets import CpuPackets
 from streamer.sources.options import SourceOptions
-from streamer.sources.packets import CpuPackets, Damage, PacketDecoder, Picture
-from streamer.sources.pixels import Turn
 
 if TYPE_CHECKING:
     from streamer.cuda.nvdec import NvdecPackets
@@ -85,7 +86,7 @@ class GpuFirst(PacketDecoder):
         self._held: list[Packet[VideoStream]] = []
         self._chosen: PacketDecoder | None = None
 
-    def decode(self, packet: Packet[VideoStream]) -> list[Picture]:
+    def decode(self, packet: Packet[VideoStream]) -> list[DecodedPicture]:
         if self._chosen is not None:
             return self._chosen.decode(packet)
         pictures = self._cpu.decode(packet)
@@ -93,7 +94,7 @@ class GpuFirst(PacketDecoder):
         return self._choose(pictures) if pictures else []
 
     @property
-    def turn(self) -> Turn | None:
+    def turn(self) -> Orientation | None:
         """How pictures are turned for display; None until the first."""
         return self._cpu.turn
 
@@ -103,14 +104,14 @@ class GpuFirst(PacketDecoder):
         if self._chosen is not None:
             self._chosen.close()
 
-    def _choose(self, pictures: list[Picture]) -> list[Picture]:
+    def _choose(self, pictures: list[DecodedPicture]) -> list[DecodedPicture]:
         """Returns the pictures so far, by whoever decodes from now on: `pictures` are the CPU's."""
         packets, self._held = _from_key_frame(self._held, pictures[0].stamp_s, self._tick_s), []
         gpu: NvdecPackets | None = None
         try:
             gpu = self._open_gpu(pictures[0])
             decoded = [picture for packet in packets for picture in gpu.decode(packet)]
-        except (EngineError, SourceError, Damage) as error:
+        except (EngineError, SourceError, CorruptPacketError) as error:
             if gpu is not None:
                 gpu.close()
             if self._options.gpu_only:
@@ -123,7 +124,7 @@ class GpuFirst(PacketDecoder):
         self._cpu.close()
         return decoded
 
-    def _open_gpu(self, first: Picture) -> NvdecPackets:
+    def _open_gpu(self, first: DecodedPicture) -> NvdecPackets:
         from streamer.cuda.nvdec import NvdecPackets
 
         assert self._options.gpu is not None and self._cpu.turn is not None

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from streamer.errors import SourceError, StreamerError
-from streamer.frame import Frame
-from streamer.policy import Closed, Handover, Policy
-from streamer.sources.axes import Axes
+from streamer.common.errors import SourceError, StreamerError
+from streamer.common.queues import BoundedQueue, Closed, OverflowPolicy
+from streamer.frames.frame import Frame
 from streamer.sources.base import Source, SourceInfo, as_source_error, damage_phrase
 from streamer.sources.options import SourceOptions
+from streamer.sources.timeline import ContinuousTimeline
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class LiveSource(Source):
         self._doublings = 0
         self._timeouts = 0
         self._hanging: list[_Connection] = []
-        self._axes = Axes()
+        self._axes = ContinuousTimeline()
         self._connection = _Connection(connect, options, name, uri)
 
     def wait_ready(self) -> None:
@@ -250,9 +250,9 @@ class LiveSource(Source):
         """Returns the options for an attempt to come back: the time-out follows the last successful connect."""
         if self._usual_open_s is None:
             return self._options
-        patience_s = max(_LEAST_PATIENCE_S, _PATIENCE * self._usual_open_s)
-        patience_s *= 2.0 ** min(self._timeouts, _MOST_DOUBLINGS)
-        return replace(self._options, open_timeout_s=min(self._options.open_timeout_s, patience_s))
+        next_wakeup_s = max(_LEAST_PATIENCE_S, _PATIENCE * self._usual_open_s)
+        next_wakeup_s *= 2.0 ** min(self._timeouts, _MOST_DOUBLINGS)
+        return replace(self._options, open_timeout_s=min(self._options.open_timeout_s, next_wakeup_s))
 
 
 def _collect_circles() -> None:
@@ -281,7 +281,7 @@ class _Connection:
         self._source: Source | None = None
         self._error: StreamerError | None = None
         self._has_given = False
-        self._frames: Handover[Frame] = Handover(1, Policy.EVERY_FRAME)
+        self._frames: BoundedQueue[Frame] = BoundedQueue(1, OverflowPolicy.BLOCK)
         self._thread = threading.Thread(target=self._run, name=f"read {shown}", daemon=True)
         self._thread.start()
 
@@ -343,7 +343,7 @@ class _Connection:
             with self._connect(self._options) as source:
                 self._source = source
                 if source.info.live and self._options.freshest:
-                    self._frames.policy = Policy.FRESHEST
+                    self._frames.policy = OverflowPolicy.DROP_OLDEST
                 for frame in source:
                     self._frames.put(frame)
         except Closed:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from streamer.errors import ConfigError
-from streamer.tls import Trust
+from streamer.common.errors import ConfigError
+from streamer.common.tls import Trust
 
 MAX_PIXELS = 200_000_000
 """Largest picture by default: that of the largest cameras, 0.6 GB as BGR."""

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from streamer.av_input import open_input
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
+from streamer.sources.av_input import open_input
 from streamer.sources.diagnosis import why_unreadable
+from streamer.sources.opencv_logging import quiet_opencv
 from streamer.sources.options import MAX_PIXELS, too_large
 from streamer.sources.picture_size import picture_size
-from streamer.sources.quiet import quiet_opencv
 
 Image = npt.NDArray[np.uint8]
 _HEIF = re.compile(rb"....ftyp(?:heic|heix|heim|heis|mif1)", re.DOTALL)
@@ -109,7 +109,7 @@ def _turned(image: Image, properties: bytes) -> Image:
 
 def _decode_heif(content: bytes) -> Image:
     """Returns the picture of a HEIC file, through FFmpeg, which neither joins tiles nor crops."""
-    from streamer.sources.pixels import pixels_of, turn_of
+    from streamer.frames.pixels import orientation_of, pixels_of
 
     properties = content[:_PROPERTIES_BYTES]
     if b"clap" in properties or b"grid" in properties:
@@ -117,7 +117,7 @@ def _decode_heif(content: bytes) -> Image:
     try:
         with av.open(io.BytesIO(content)) as container:
             decoded = next(container.decode(video=0))
-            pixels = pixels_of(decoded, turn_of(decoded))
+            pixels = pixels_of(decoded, orientation_of(decoded))
     except (av.FFmpegError, StopIteration, IndexError) as error:
         raise SourceError(f"a HEIC picture that can't be decoded; {_CONVERT}") from error
     return pixels if isinstance(pixels, np.ndarray) else pixels.to_bgr()

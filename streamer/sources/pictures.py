@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from streamer.errors import SourceError
-from streamer.frame import Frame, HostPixels
-from streamer.redaction import redact
+from streamer.common.errors import SourceError
+from streamer.common.redaction import redact
+from streamer.frames.frame import Frame, HostPixels
 from streamer.sources.base import SourceInfo
-from streamer.sources.guarded import GuardedSource
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.picture_file import read_gif, read_picture
+from streamer.sources.prefetched import PrefetchedSource
 from streamer.sources.uri import READ_SUFFIXES, is_pattern, local_path
 
 SECONDS_A_PICTURE = 1.0
@@ -31,7 +31,7 @@ _MORE_PICTURES = (
 _CURES = {"image": "convert them to JPEG or PNG", "video": "give each as a source of its own"}
 
 
-class PicturesSource(GuardedSource):
+class PicturesSource(PrefetchedSource):
     """Frames from picture files in natural order of their names (2.jpg before 10.jpg), as BGR.
 
     A folder gives its own pictures, not those of folders in it; names that begin with a dot are left out. EXIF

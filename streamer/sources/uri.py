@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.request import url2pathname
 
-from streamer.errors import ConfigError
-from streamer.redaction import cuts_userinfo, redact
+from streamer.common.errors import ConfigError
+from streamer.common.redaction import cuts_userinfo, redact
 
 _ENCODE = "write %2F for /, %3F for ?, %23 for #, %40 for @ and %25 for %"
 STREAM_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "tcp")

@@ -7,20 +7,20 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from streamer.errors import SourceError
-from streamer.frame import Frame
-from streamer.redaction import redact
-from streamer.seldom import Seldom
+from streamer.common.errors import SourceError
+from streamer.common.log_limit import LogLimit
+from streamer.common.redaction import redact
+from streamer.frames.frame import Frame
+from streamer.frames.packet_decoder import DecodedPicture
 from streamer.sources.arrival import ArrivalClock
 from streamer.sources.base import SourceInfo, damage_phrase
 from streamer.sources.clock import PresentationClock
 from streamer.sources.decoder import VideoDecoder
 from streamer.sources.diagnosis import why_unplayable
 from streamer.sources.ending import missing_end
-from streamer.sources.guarded import GuardedSource
 from streamer.sources.http.body import VideoBody
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
-from streamer.sources.packets import Picture
+from streamer.sources.prefetched import PrefetchedSource
 from streamer.sources.uri import is_stream, local_path
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _NOMINAL_FPS = 25.0  # spaces frames without time stamps where no rate is known
 _MAX_FPS = 1000.0  # beyond, a rate is an artefact of the time base
 
 
-class VideoSource(GuardedSource):
+class VideoSource(PrefetchedSource):
     """Frames of one video, in presentation order, as 4:2:0 planes where it has them, else BGR.
 
     `index` counts decoded frames. A file's `pts_s` are its own time stamps, from its first frame; a live stream
@@ -63,8 +63,8 @@ class VideoSource(GuardedSource):
         self._name = name
         self._count = 0
         self._notes: list[str] = []
-        self._complaint = Seldom()
-        self._looked_at: Picture | None = None
+        self._complaint = LogLimit()
+        self._looked_at: DecodedPicture | None = None
         self._identity = _identity(self._path)
         self._decoder = VideoDecoder(uri if self._path is None else self._path, self._shown, options, body)
         self._begin()
@@ -112,7 +112,7 @@ class VideoSource(GuardedSource):
         self._note_missing_end()
         return None
 
-    def _next_picture(self) -> Picture | None:
+    def _next_picture(self) -> DecodedPicture | None:
         """Returns the next picture; without its stamp where that leaps ahead and the one behind it is back again."""
         picture, self._looked_at = self._looked_at or self._decoder.read(), None
         if picture is None or picture.stamp_s is None or self.info.live or not self._clock.leaps(picture.stamp_s):
@@ -132,7 +132,7 @@ class VideoSource(GuardedSource):
         self._looked_at = None
         self._decoder.close()
 
-    def _frame(self, picture: Picture) -> Frame:
+    def _frame(self, picture: DecodedPicture) -> Frame:
         now_s = time.perf_counter()
         pts_s = self._live_pts_s(picture, now_s) if self.info.live else self._clock.at(picture.stamp_s)
         self._end_s = pts_s + picture.duration_s
@@ -140,7 +140,7 @@ class VideoSource(GuardedSource):
         self._count += 1
         return Frame(picture.pixels, self._name, index, pts_s, now_s, pixel_aspect=self.info.pixel_aspect)
 
-    def _live_pts_s(self, picture: Picture, now_s: float) -> float:
+    def _live_pts_s(self, picture: DecodedPicture, now_s: float) -> float:
         """Returns the time of a stream's picture, and says where its stamps don't fit."""
         arrivals = self._arrivals
         misfits = arrivals.misfits

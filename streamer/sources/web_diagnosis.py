@@ -6,7 +6,7 @@ import http.client
 import urllib.request
 from urllib.parse import urlsplit
 
-from streamer.tls import Trust, tls_context
+from streamer.common.tls import Trust, tls_context
 
 _HEAD_BYTES = 4096
 

@@ -10,19 +10,19 @@ import time
 import cv2
 import numpy as np
 
-from streamer.errors import SourceError
-from streamer.frame import Frame
+from streamer.common.errors import SourceError
+from streamer.frames.frame import Frame
 from streamer.sources.base import SourceInfo
 from streamer.sources.cameras import cameras_text
-from streamer.sources.guarded import GuardedSource
+from streamer.sources.opencv_logging import quiet_opencv
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
-from streamer.sources.quiet import quiet_opencv
+from streamer.sources.prefetched import PrefetchedSource
 
 _log = logging.getLogger(__name__)
 _FPS_TOLERANCE = 0.5  # a driver that gives 29.97 for 30 gave what was asked
 
 
-class WebcamSource(GuardedSource):
+class WebcamSource(PrefetchedSource):
     """Frames of a camera as BGR, live; `pts_s` is the time since its first frame, by the process's clock.
 
     What the device grants of the requested size, rate and format is logged, and a request it doesn't grant is warned

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
 from streamer.sources.http.client import Answer
 
 

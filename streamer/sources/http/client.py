@@ -9,11 +9,11 @@ import ssl
 import urllib.request
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
+from streamer.common.timed_http import Deadline, response_within
+from streamer.common.tls import distrusted, tls_context
 from streamer.sources.http.login import Login
 from streamer.sources.options import SourceOptions
-from streamer.timed_http import Deadline, response_within
-from streamer.tls import distrusted, tls_context
 
 _HEADERS = {"User-Agent": "nanodet-streamer", "Accept": "*/*", "Connection": "close"}
 _PATH_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"

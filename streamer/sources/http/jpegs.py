@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
 
 MOST_PICTURE_BYTES = 64 << 20
 _MOST_BETWEEN_BYTES = 1 << 20

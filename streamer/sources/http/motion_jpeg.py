@@ -9,18 +9,18 @@ import av
 from av.codec.context import ThreadType
 from av.video.codeccontext import VideoCodecContext
 
-from streamer.errors import SourceError
-from streamer.frame import Frame
+from streamer.common.errors import SourceError
+from streamer.frames.frame import Frame
+from streamer.frames.pixels import UPRIGHT, orientation_of, pixels_of
 from streamer.sources.base import SourceInfo, damage_phrase
-from streamer.sources.guarded import GuardedSource
 from streamer.sources.http.client import Answer, HttpClient
 from streamer.sources.http.jpegs import JpegScanner
 from streamer.sources.options import SourceOptions, too_large
 from streamer.sources.picture_size import picture_size
-from streamer.sources.pixels import UPRIGHT, pixels_of, turn_of
+from streamer.sources.prefetched import PrefetchedSource
 
 
-class MotionJpegSource(GuardedSource):
+class MotionJpegSource(PrefetchedSource):
     """Frames of one connection, as 4:2:0 planes; `pts_s` is the time since the first, by arrival.
 
     Where several pictures have come (`SourceOptions.freshest`), the newest is decoded and the others count as passed
@@ -80,30 +80,30 @@ class MotionJpegSource(GuardedSource):
     def _release(self) -> None:
         self._answer.close()
 
-    def _next_frame(self, patience_s: float) -> Frame:
+    def _next_frame(self, silence_s: float) -> Frame:
         """Returns the next picture that can be decoded; raises if none comes in time."""
         started_s = time.perf_counter()
         while True:
-            left_s = patience_s - (time.perf_counter() - started_s)
+            left_s = silence_s - (time.perf_counter() - started_s)
             if left_s <= 0:
                 raise SourceError(
-                    f"source {self._shown!r} sent data for {patience_s:g} s but no complete picture; check its network"
+                    f"source {self._shown!r} sent data for {silence_s:g} s but no complete picture; check its network"
                 )
             frame = self._decode(self._next_jpeg(left_s))
             if frame is not None:
                 return frame
 
-    def _next_jpeg(self, patience_s: float) -> bytes:
+    def _next_jpeg(self, silence_s: float) -> bytes:
         started_s = time.perf_counter()
         while not self._whole:
             try:
-                data = self._answer.read(patience_s)
+                data = self._answer.read(silence_s)
                 if not data:
                     raise SourceError("ended: the other side closed the stream; start it again there")
                 self._whole.extend(self._scanner.feed(data))
             except TimeoutError:
                 raise SourceError(
-                    f"source {self._shown!r} sent nothing for {patience_s:.3g} s; check its network and power"
+                    f"source {self._shown!r} sent nothing for {silence_s:.3g} s; check its network and power"
                 ) from None
             except OSError as error:
                 raise SourceError(
@@ -111,7 +111,7 @@ class MotionJpegSource(GuardedSource):
                 ) from None
             except SourceError as error:
                 raise SourceError(f"source {self._shown!r} {error}") from None
-            if not self._whole and time.perf_counter() - started_s > patience_s:
+            if not self._whole and time.perf_counter() - started_s > silence_s:
                 return b""  # data, but no picture
         if self._options.freshest:
             self._passed_over += len(self._whole) - 1
@@ -135,7 +135,7 @@ class MotionJpegSource(GuardedSource):
             return None
         now_s = time.perf_counter()
         if not self._count:
-            self._turn, self._first_s = turn_of(decoded), now_s
+            self._turn, self._first_s = orientation_of(decoded), now_s
         self._damaged += bool(decoded.is_corrupt)
         index = self._count + self._passed_over
         self._count += 1

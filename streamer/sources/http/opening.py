@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from streamer.errors import SourceError
-from streamer.redaction import redact
+from streamer.common.errors import SourceError
+from streamer.common.redaction import redact
 from streamer.sources.base import Source
 from streamer.sources.http.body import VideoBody
 from streamer.sources.http.client import Answer, HttpClient, NotHttpError

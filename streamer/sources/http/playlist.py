@@ -8,7 +8,7 @@ from urllib.parse import urljoin, urlsplit
 
 import av
 
-from streamer.errors import SourceError
+from streamer.common.errors import SourceError
 from streamer.sources.http.client import Answer, HttpClient, NotHttpError
 from streamer.sources.options import SourceOptions
 

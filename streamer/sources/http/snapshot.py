@@ -5,20 +5,20 @@ from __future__ import annotations
 import threading
 import time
 
-from streamer.errors import SourceError
-from streamer.frame import Frame
+from streamer.common.errors import SourceError
+from streamer.frames.frame import Frame
 from streamer.sources.base import SourceInfo, damage_phrase
-from streamer.sources.guarded import GuardedSource
 from streamer.sources.http.client import Answer, HttpClient, NotHttpError
 from streamer.sources.http.jpegs import MOST_PICTURE_BYTES
 from streamer.sources.options import SourceOptions
 from streamer.sources.picture_file import decode_picture
+from streamer.sources.prefetched import PrefetchedSource
 
 DEFAULT_FPS = 2.0
 _LONGEST_UNCHANGED_S = 2.0
 
 
-class SnapshotSource(GuardedSource):
+class SnapshotSource(PrefetchedSource):
     """Frames of a URL that is asked for its picture `SourceOptions.fps` times a second, `DEFAULT_FPS` without a wish.
 
     A picture of the same bytes as the last is given again only every 2 s, so that the source is seen to live and

@@ -1,0 +1,1 @@
+"""The program: command line, configuration, opening what it names, following the configuration file."""

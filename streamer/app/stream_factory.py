@@ -1,0 +1,301 @@
+"""Opening what a configuration names: sources, and the outputs of each, at the beginning of a run and later."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamer.app.config import StreamConfig
+from streamer.common.closeable import Closeable
+from streamer.common.errors import ConfigError, SourceError, StreamerError
+from streamer.common.queues import OverflowPolicy
+from streamer.common.redaction import redact
+from streamer.common.tls import SCHEMES, check_trust
+from streamer.sinks.options import SinkOptions, crf_of
+from streamer.sinks.paths import OutputPaths
+from streamer.sources.uri import same_name, scheme_of
+
+if TYPE_CHECKING:
+    from streamer.runtime.stream_spec import StreamSpec
+    from streamer.sinks.base import Sink
+    from streamer.sinks.paths import Claim
+    from streamer.sinks.shared_outputs import SharedOutputs
+    from streamer.sources import SourceInfo, SourceOptions
+    from streamer.sources.base import Source
+    from streamer.sources.workers import DecodingProcesses
+
+log = logging.getLogger(__name__)
+
+
+class StreamFactory(Closeable):
+    """Makes the streams of one run. `sources` first, then `plans`, once each; then `open_stream`, on any thread.
+
+    Closing it, when the run is over, ends the processes that decode for it.
+
+    Attributes:
+        outputs: those of every source that has none of its own.
+        paced: whether files wait for their own time.
+    """
+
+    def __init__(self, config: StreamConfig, config_file: Path | None = None) -> None:
+        """Opens nothing yet.
+
+        Args:
+            config: the run.
+            config_file: where it was read from: no output may replace it.
+
+        Raises:
+            ConfigError: if the configuration contradicts itself.
+            EngineError: if a GPU is to decode and can't.
+        """
+        self._config = config
+        self._options = _source_options(config)
+        self._sink_options = SinkOptions(config.segment, config.retain, crf_of(config.quality))
+        self.outputs = _chosen_outputs(config)
+        self.paced = config.pace == "source" or (config.pace is None and "window" in self.outputs)
+        self._labels: Sequence[str] = ()
+        self._shared: SharedOutputs | None = None
+        self._infos: dict[str, SourceInfo] = {}
+        self._read: dict[tuple[str, Path | None], SourceInfo] = {}  # of every source so far, also those removed
+        self._paths = OutputPaths()
+        self._report: Claim | None = None
+        self._inputs = _inputs(config, config_file)
+        self._lock = threading.Lock()
+        self._is_warned = False
+        self._decoding = self._start_decoding()
+
+    def sources(self, stack: ExitStack) -> list[Source]:
+        """Opens all sources at once; `stack` closes them.
+
+        Raises:
+            ConfigError: if two have one name, or one can't be a source.
+            SourceError: if one can't be opened and won't be waited for.
+        """
+        opened: list[Source] = []
+        for argument in self._config.source:
+            source = stack.enter_context(self._open(self._config, argument))
+            if any(source.info.name == other.info.name for other in opened):
+                raise same_name(argument)
+            opened.append(source)
+        unknown = set(self._config.wishes) - {source.info.name for source in opened}
+        if unknown:
+            raise ConfigError(f"wishes for unknown sources: {', '.join(map(redact, sorted(unknown)))}")
+        _wait_ready(opened, patient=self._config.reconnect is not None)
+        return opened
+
+    def plans(self, sources: Sequence[Source], labels: Sequence[str], stack: ExitStack) -> list[StreamSpec]:
+        """Opens the outputs of every source; `stack` closes them.
+
+        Raises:
+            ConfigError: if outputs are in each other's way, or in a source's.
+            SinkError: if one can't be opened.
+        """
+        from streamer.sinks.shared_outputs import SharedOutputs
+
+        config = self._config
+        self._labels = labels
+        self._infos = {source.info.name: source.info for source in sources}
+        self._read = {(info.uri, info.path): info for info in self._infos.values()}
+        self._check_outputs(config)
+        if config.report is not None:
+            self._report = self._paths.claim_report(config.report)
+        common = [info for name, info in self._infos.items() if config.wishes_of(name).output is None]
+        self._shared = SharedOutputs(
+            self.outputs,
+            common,
+            labels=labels,
+            layout=config.layout,
+            options=self._sink_options,
+            by_clock=self.paced or any(config.wishes_of(name).policy == "freshest" for name in self._infos),
+            paths=self._paths,
+        )
+        stack.callback(self._shared.close)
+        return [self._plan(config, source, stack) for source in sources]
+
+    def open_stream(
+        self, config: StreamConfig, argument: str, is_wanted: Callable[[], bool] = lambda: True
+    ) -> StreamSpec:
+        """Opens a new or restarted source and its outputs, unless the source is no longer wanted once it is open.
+
+        Raises:
+            ConfigError, SourceError, SinkError: if that can't be done; nothing stays open then.
+        """
+        with ExitStack() as stack:
+            source = stack.enter_context(self._open(config, argument))
+            _wait_ready([source], patient=True)
+            with self._lock:
+                if not is_wanted():
+                    raise SourceError("its entry has changed, or the run has ended, while it was opened")
+                self._infos[source.info.name] = source.info
+                try:
+                    self._check_outputs(config)
+                    plan = self._plan(config, source, stack)
+                except BaseException:
+                    del self._infos[source.info.name]  # it is in nobody's way
+                    raise
+                self._read[source.info.uri, source.info.path] = source.info
+            stack.pop_all()
+        return plan
+
+    def forget(self, name: str) -> None:
+        """Notes that a source was removed: its tile goes from what all share."""
+        with self._lock:
+            self._infos.pop(name, None)
+            if self._shared is not None:
+                self._shared.remove(name)
+
+    def close(self) -> None:
+        if self._report is not None:
+            self._report.close()
+        if self._decoding is not None:
+            self._decoding.close()
+
+    def _start_decoding(self) -> DecodingProcesses | None:
+        """Starts the processes that are to decode videos, if any."""
+        from streamer.engines.base import available_cores
+        from streamer.sources import is_video, split_name
+        from streamer.sources.workers import DecodingProcesses, processes_for
+
+        count = self._config.decode_processes
+        if count == "auto":
+            videos = sum(is_video(split_name(argument)[1]) for argument in self._config.source)
+            count = processes_for(videos, available_cores()) if self._options.gpu is not None else 0
+        if not count:
+            return None
+        log.info("videos are decoded in %d processes", count)
+        return DecodingProcesses(count)
+
+    def _open(self, config: StreamConfig, argument: str) -> Source:
+        from streamer.sources import is_video, open_source, split_name
+
+        name, uri = split_name(argument)
+        wanted = replace(self._options, freshest=config.wishes_of(name or "").policy != "every-frame")
+        if config.tls_verify is False and scheme_of(uri) in SCHEMES and not self._is_warned:
+            self._is_warned = True
+            log.warning("certificates aren't checked: anyone between here and a camera can read its password")
+        if self._decoding is not None and is_video(uri):
+            return self._decoding.open(uri, name=name, options=wanted)
+        return open_source(uri, name=name, options=wanted, wait=False)
+
+    def _check_outputs(self, config: StreamConfig) -> None:
+        from streamer.sinks import is_segmented, refuse_conflicts
+
+        own = {name: config.wishes_of(name).output for name in self._infos}
+        every = [*self.outputs, *(output for outputs in own.values() for output in outputs or ())]
+        if config.segment is not None and not any(is_segmented(output) for output in every):
+            got = ", ".join(map(redact, every))
+            raise ConfigError(f"segment needs a video or JSON lines among the outputs, got {got}: add --output out.mp4")
+        refuse_conflicts(
+            self.outputs,
+            list(self._infos.values()),
+            tiled=config.layout == "tiled",
+            own={name: outputs for name, outputs in own.items() if outputs is not None},
+            read=tuple(self._read.values()),
+            inputs=self._inputs,
+            report=self._config.report,
+            options=self._sink_options,
+        )
+
+    def _plan(self, config: StreamConfig, source: Source, stack: ExitStack) -> StreamSpec:
+        from streamer.runtime.stream_spec import StreamSpec
+
+        name = source.info.name
+        wishes = config.wishes_of(name)
+        sinks = [
+            (output.replace("{source}", name), stack.enter_context(self._open_sink(output, source, wishes.output)))
+            for output in wishes.output or self.outputs
+        ]
+        return StreamSpec(
+            source,
+            sinks,
+            None if wishes.policy in (None, "auto") else OverflowPolicy(wishes.policy),
+            self.paced,
+            wishes.priority,
+            wishes.max_fps,
+            wishes.detect_every or 1,
+        )
+
+    def _open_sink(self, output: str, source: Source, own: Sequence[str] | None) -> Sink:
+        from streamer.sinks import open_sink
+
+        assert self._shared is not None, "the run's outputs are opened before those of a source that is added"
+        if own is None:
+            return self._shared.open(output, source.info)
+        return open_sink(output, source.info, labels=self._labels, options=self._sink_options, paths=self._paths)
+
+
+def _inputs(config: StreamConfig, config_file: Path | None) -> dict[Path, str]:
+    """Returns the files that a run reads beside its sources, and what each is."""
+    found = {
+        config_file: "the configuration",
+        Path(config.model).expanduser(): "the model",
+        config.model_config_file: "the model's description",
+    }
+    return {path: what for path, what in found.items() if path is not None}
+
+
+def _source_options(config: StreamConfig) -> SourceOptions:
+    from streamer.sources import SourceOptions
+    from streamer.sources.hardware import decoding_gpu
+
+    check_trust(config.tls_verify)
+    width, height = config.camera_size or (None, None)
+    return SourceOptions(
+        width=width,
+        height=height,
+        fps=config.camera_fps,
+        pixel_format=config.camera_format,
+        rtsp_transport=config.rtsp_transport,
+        stall_timeout_s=config.stall_timeout,
+        reconnect=None if config.reconnect == "forever" else config.reconnect,
+        max_pixels=config.max_pixels,
+        tls_verify=config.tls_verify,
+        gpu=decoding_gpu(config.decode, device=config.device, engine=config.engine),
+        gpu_only=config.decode == "gpu",
+    )
+
+
+def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
+    """Waits for every source's first frame, all at once; a live one may come later where there are others.
+
+    Args:
+        sources: open sources.
+        patient: whether to wait for live sources even where there is no other.
+
+    Raises:
+        SourceError: if one can't be opened and won't be waited for.
+    """
+    from streamer.sources.base import as_source_error
+
+    failed: list[tuple[Source, StreamerError]] = []
+    for source in sources:
+        try:
+            source.wait_ready()
+        except ConfigError:
+            raise
+        except Exception as error:
+            failed.append((source, as_source_error(error, source.info.name)))
+    for source, cause in failed:
+        if not source.info.live or (not patient and len(failed) == len(sources)):
+            raise cause
+        log.warning("%s; the run begins without it, and goes on trying", cause)
+
+
+def _chosen_outputs(config: StreamConfig) -> Sequence[str]:
+    from streamer.sinks import default_output
+    from streamer.sources.uri import name_of
+
+    if config.output:
+        return config.output
+    if all(config.wishes_of(name_of(argument)).output for argument in config.source):
+        return ()
+    output, why = default_output()
+    log.warning("writing to %s: %s", output, why)
+    if len(config.source) > 1 and output != "window":
+        output = "{source}-" + output
+    return (output,)

@@ -1,0 +1,80 @@
+"""What can go wrong, as one small family of exceptions.
+
+Every message is one line for the person at the keyboard: what was wanted, what was got, and the fix.
+The command line prints it and exits with the class's ``exit_code``; no traceback is shown above debug level.
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable
+
+from streamer.common.redaction import redact, redact_text
+
+
+class _Short(reprlib.Repr):
+    """Never writes out the whole of what it cuts, and no secret of a URI."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(redact(x), level)
+
+
+_SHORT = _Short()
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class StreamerError(Exception):
+    """Base of all errors this package raises on purpose; its message is a line with the fix and without secrets."""
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str) -> None:
+        """Takes the message, in which it redacts all URIs: it may quote another library's."""
+        super().__init__(redact_text(message))
+
+
+class ConfigError(StreamerError):
+    """A wrong option, configuration key or value: nothing was started."""
+
+    exit_code = EXIT_USAGE
+
+
+class SourceError(StreamerError):
+    """A source that can't be opened or that broke off."""
+
+
+class SinkError(StreamerError):
+    """An output that can't be opened or written."""
+
+
+class ModelError(StreamerError):
+    """A model file that is missing, damaged, or not a NanoDet."""
+
+
+class EngineError(StreamerError):
+    """An inference engine that is missing, unsuitable or failed."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns ``"; did you mean 'a' or 'b'?"`` for the known words nearest to `word`, or ``""`` if none is near."""
+    close = difflib.get_close_matches(word.lower(), {k.lower(): k for k in known}, n=3, cutoff=0.55)
+    names = [k for c in close for k in known if k.lower() == c]
+    return f"; did you mean {' or '.join(repr(n) for n in dict.fromkeys(names))}?" if names else ""
+
+
+def short(value: object) -> str:
+    """Returns a value as an error message shows it: in one line, cut where it is long or deep."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_line(text: str) -> str:
+    """Returns `text` fit for a line on a terminal: what could steer it is escaped, and URIs are redacted."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in redact_text(text))

@@ -1,0 +1,29 @@
+"""Lines for the person at the terminal; one that can't be printed fails nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+
+from streamer.common.errors import one_line
+
+log = logging.getLogger(__name__)
+
+
+def say(text: str) -> bool:
+    """Prints to standard output; returns whether that worked. A reader that has gone away is no failure."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        pass
+    except (OSError, ValueError) as error:  # a full disk; closed, or an encoding that doesn't have a letter of it
+        log.warning("can't print to standard output: %s", one_line(str(error)))
+        return False
+    return True
+
+
+def complain(text: str) -> None:
+    """Prints an error to standard error, as one line."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"error: {one_line(text)}", file=sys.stderr, flush=True)

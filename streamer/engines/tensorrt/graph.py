@@ -1,0 +1,105 @@
+"""What is done to a graph before TensorRT's parser sees it: checks of its Q/DQ nodes, and the cast to FP16."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper, version_converter
+
+from streamer.common.errors import EngineError, ModelError
+from streamer.models.graph.constants import Constants
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+_QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
+_FP16_OPSET = 19  # the first in which Q/DQ scales may be float16
+_AGAIN = "quantise the float model again: python -m calibration quantize"
+
+
+def check_quantization(proto: ModelProto, name: str) -> None:
+    """Refuses Q/DQ nodes that TensorRT refuses, or computes otherwise than other engines without saying so.
+
+    TensorRT wants signed 8-bit values with zero point 0 and a bias left in float. Its parser refuses an int32 bias and
+    any other zero point; unsigned values with zero point 0 it takes for signed ones, which clips half of their range.
+
+    Args:
+        proto: the graph.
+        name: what to call the model in the error.
+
+    Raises:
+        ModelError: there is such a node.
+    """
+    constants = Constants(proto)
+    for node in proto.graph.node:
+        if node.op_type not in _QUANTIZING:
+            continue
+        zero_point = constants.get(node.input[2]) if len(node.input) > 2 else None
+        if len(node.input) > 2 and node.input[2] and zero_point is None:
+            raise ModelError(
+                f"{name}: node {node.name!r} ({node.op_type}) computes its zero point, TensorRT takes only 0: {_AGAIN}"
+            )
+        if zero_point is not None and np.any(zero_point):
+            worst = zero_point.reshape(-1)[np.flatnonzero(zero_point)[0]]
+            raise ModelError(
+                f"{name}: node {node.name!r} ({node.op_type}) has zero point {worst}, TensorRT takes only 0: {_AGAIN}"
+            )
+        kind = _quantized_type(node, zero_point, constants)
+        if kind == np.int32:
+            raise ModelError(
+                f"{name}: node {node.name!r} dequantises {node.input[0]!r} from int32, TensorRT takes only int8: leave"
+                f" the bias in float and {_AGAIN}"
+            )
+        if kind == np.uint8:
+            raise ModelError(
+                f"{name}: node {node.name!r} ({node.op_type}) is uint8, TensorRT takes it for int8 and clips: {_AGAIN}"
+            )
+
+
+def _quantized_type(node: NodeProto, zero_point: np.ndarray | None, constants: Constants) -> np.dtype[Any] | None:
+    """Returns the type of a Q/DQ node's quantised side, as far as constants tell; without a zero point ONNX says uint8.
+
+    A DequantizeLinear without a zero point takes the type of its input, which a QuantizeLinear made.
+    """
+    if zero_point is not None:
+        return zero_point.dtype
+    if node.op_type == "DequantizeLinear":
+        value = constants.get(node.input[0])
+        return None if value is None else value.dtype
+    named = [a.i for a in node.attribute if a.name == "output_dtype" and a.i]
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(named[0])) if named else np.dtype(np.uint8)
+
+
+def to_float16(proto: ModelProto, name: str) -> ModelProto:
+    """Returns a copy that computes in float16 what it computed in float32, Q/DQ scales included.
+
+    Input and output stay float32, and so does the sigmoid. Under strong typing this is how TensorRT is told to use
+    FP16.
+
+    Args:
+        proto: the graph, float32.
+        name: what to call the model in an error.
+
+    Raises:
+        EngineError: ONNX Runtime, whose converter does it, isn't installed.
+        ModelError: a constant exceeds float16's range.
+    """
+    try:
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
+    except ImportError as error:
+        raise EngineError("FP16 needs ONNX Runtime's converter: pip install 'nanodet-streamer[onnxruntime]'") from error
+    limit = float(np.finfo(np.float16).max)
+    for constant in proto.graph.initializer:
+        if constant.data_type == TensorProto.FLOAT and np.abs(numpy_helper.to_array(constant)).max(initial=0) > limit:
+            raise ModelError(f"{name}: {constant.name!r} exceeds float16's range: build without FP16")
+    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    if opset < _FP16_OPSET and any(node.op_type in _QUANTIZING for node in proto.graph.node):
+        copy = version_converter.convert_version(copy, _FP16_OPSET)
+    half: ModelProto = convert_float_to_float16(copy, keep_io_types=True, op_block_list=["Sigmoid"])
+    OnnxModel.graph_topological_sort(half.graph)  # the converter appends its casts at the end
+    return half

@@ -1,0 +1,115 @@
+"""What an engine is built with, and the fingerprint that says whether a file is the engine that is wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from streamer.common.errors import ConfigError
+from streamer.engines.tensorrt.package import GpuModel, TensorRTPackage, known_targets
+from streamer.models.spec import METADATA_PREFIX
+
+if TYPE_CHECKING:
+    from streamer.models.file import ModelFile
+
+_FORMAT = 1
+"""Raised when engines of an older release must not be used: another report, or a graph built otherwise."""
+
+_CALIBRATION_KEY = f"{METADATA_PREFIX}int8_calibration_sha256"
+"""Metadata of an INT8 model: JSON, hash of the pictures it was calibrated on; `calibration.quantize` writes it."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build an engine.
+
+    Attributes:
+        targets: GPU architectures such as ``sm89``; empty for the present GPU's.
+        fp16: compute in FP16 what isn't quantised; input and output stay float32.
+        max_batch: largest batch, for which the kernels are chosen; any from 1 up to it can be run.
+        workspace_mib: limit of the memory that layers may use for themselves, in MiB.
+        version_compatible: the engine runs on later versions of the package too, of the same major version.
+        hardware_compatible: the engine runs on every Ampere or later GPU.
+    """
+
+    targets: tuple[str, ...] = ()
+    fp16: bool = False
+    max_batch: int = 1
+    workspace_mib: int = 1024
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "workspace_mib"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"an engine's {name} is at least 1, got {getattr(self, name)}")
+        wrong = next((target for target in self.targets if not re.fullmatch(r"sm\d{2,3}", target)), None)
+        if wrong is not None:
+            raise ConfigError(f"an architecture is written sm89 or sm120, got {wrong!r}")
+
+
+def fingerprint(
+    model: ModelFile,
+    flavour: TensorRTPackage,
+    trt: Any,
+    targets: tuple[str, ...],
+    options: BuildOptions,
+    gpu: GpuModel | None,
+) -> dict[str, Any]:
+    """Returns all that decides what an engine is, in values that JSON gives back unchanged.
+
+    Args:
+        model: what is built.
+        flavour: the package.
+        trt: its module.
+        targets: the architectures, from `choose_targets`.
+        options: the rest; its own `targets` is not looked at.
+        gpu: the present GPU. It and the operating system count only where the package builds for nothing else.
+    """
+    portable = known_targets(trt) is not None
+    settings = asdict(options)
+    del settings["targets"]
+    graph = model.proto.SerializeToString(deterministic=True)
+    calibration = next((entry.value for entry in model.proto.metadata_props if entry.key == _CALIBRATION_KEY), None)
+    return {
+        "format": _FORMAT,
+        "onnx_sha256": model.sha256,
+        "graph_sha256": hashlib.sha256(graph).hexdigest(),
+        "calibration_sha256": calibration.strip('"') if calibration else None,
+        "package": flavour.value,
+        "package_version": str(trt.__version__),
+        "targets": list(targets),
+        "gpu": None if portable or gpu is None else gpu.name,
+        "platform": None if portable else f"{sys.platform}-{platform.machine()}",
+        "options": settings,
+    }
+
+
+def differences(built: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Returns the names of the entries that keep an engine with fingerprint `built` from standing for `wanted`.
+
+    More architectures and a larger batch than wanted do no harm; all else must be the same.
+    """
+    exact = [key for key in wanted if key not in ("targets", "options")]
+    wrong = [key for key in exact if key not in built or built[key] != wanted[key]]
+    targets, settings = built.get("targets"), built.get("options")
+    if not isinstance(targets, list) or not set(wanted["targets"]) <= set(targets):
+        wrong.append("targets")
+    if not isinstance(settings, dict):
+        return [*wrong, "options"]
+    for key, value in wanted["options"].items():
+        found = settings.get(key)
+        larger = key == "max_batch" and isinstance(found, int) and found >= value
+        if not larger and found != value:
+            wrong.append(key)
+    return wrong
+
+
+def cache_key(wanted: dict[str, Any]) -> str:
+    """Returns a short name for a fingerprint, the same on every machine."""
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:20]

@@ -1,0 +1,1 @@
+"""Pictures and what is found in them: pixels, YUV planes, detections, drawing."""

@@ -1,0 +1,1 @@
+"""Model files: their description, graph, input geometry and decoding."""

@@ -1,0 +1,215 @@
+"""A NanoDet ONNX file, read once: its description, and the graph that the CPU engines run.
+
+Our own exports describe themselves. A foreign one is brought into the same form with the help of a YAML description:
+its constants, quantisation, input and outputs, each in a module of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.checker import ValidationError
+
+from streamer.common.errors import ModelError
+from streamer.models.graph.constants import fold_constants
+from streamer.models.graph.external_data import load_external_data
+from streamer.models.graph.inputs import ImageForm, fit_input
+from streamer.models.graph.int8 import is_quantized, quantize_convolution_outputs, use_uint8
+from streamer.models.graph.layout import Layout, read_layout
+from streamer.models.graph.names import Names
+from streamer.models.graph.outputs import join_outputs
+from streamer.models.graph.qoperator import use_pairs
+from streamer.models.graph.shapes import shapes_of
+from streamer.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_FRAMES = "frames"
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """What the file itself takes and gives, before it was brought into the one form.
+
+    Attributes:
+        image: its input.
+        layout: of its outputs.
+    """
+
+    image: ImageForm
+    layout: Layout
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """A model in the form every engine takes.
+
+    Attributes:
+        path: the file it was read from.
+        sha256: of the file's bytes.
+        spec: what preprocessing and decoding need to know.
+        proto: one input (batch, 3, H, W) float32, normalised BGR; one output (batch, N, channels) float32, scores
+            after sigmoid.
+        form: of the file itself; None for a graph made here.
+    """
+
+    path: Path
+    sha256: str
+    spec: ModelSpec
+    proto: ModelProto
+    form: FileForm | None = None
+
+    @cached_property
+    def quantized(self) -> bool:
+        """True when the graph holds INT8 Q/DQ nodes."""
+        return is_quantized(self.proto)
+
+    def with_uint8_input(
+        self, *, activations: Literal["uint8", "int8"] = "uint8", convolution_outputs: bool = False
+    ) -> bytes:
+        """Returns the serialised graph with one input (batch, H, W, 3) uint8 BGR, normalisation inside.
+
+        Args:
+            activations: how an INT8 model's are stored; the values are the same (see `streamer.models.graph.int8`).
+            convolution_outputs: quantise those of an INT8 model too, as ONNX Runtime needs; wants uint8 activations.
+
+        Raises:
+            ModelError: if an INT8 model is of a form that can't be adapted.
+        """
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        if self.quantized and activations == "uint8":
+            use_uint8(proto)
+            if convolution_outputs:
+                quantize_convolution_outputs(proto)
+        graph = proto.graph
+        image = graph.input[0]
+        names = Names(proto)
+        spec = self.spec
+        width, height = spec.input_size_wh
+        batch = image.type.tensor_type.shape.dim[0]
+        scale = 1 / np.array(spec.std_bgr, np.float32)
+        mean = np.array(spec.mean_bgr, np.float32)
+        given, floats, centred, normalised, means, scales = (
+            names.fresh(f"{_FRAMES}{part}") for part in ("", ".float", ".centred", ".normalised", ".mean", ".scale")
+        )
+        graph.initializer.append(numpy_helper.from_array(mean, means))
+        graph.initializer.append(numpy_helper.from_array(scale, scales))
+        nodes = [
+            helper.make_node("Cast", [given], [floats], to=TensorProto.FLOAT),
+            helper.make_node("Sub", [floats, means], [centred]),
+            helper.make_node("Mul", [centred, scales], [normalised]),
+            helper.make_node("Transpose", [normalised], [image.name], perm=[0, 3, 1, 2]),
+        ]
+        kept = list(graph.node)
+        del graph.node[:]
+        graph.node.extend(nodes + kept)
+        size: list[int | str | None] = [batch.dim_param or batch.dim_value or "batch", height, width, 3]
+        frames = helper.make_tensor_value_info(given, TensorProto.UINT8, size)
+        del graph.input[:]
+        graph.input.append(frames)
+        return proto.SerializeToString()
+
+
+def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
+    """Reads an ONNX file, and its weights where they are in another file beside it.
+
+    Args:
+        path: the file.
+        spec: describes a foreign file; None takes the description from the file's own metadata.
+
+    Raises:
+        ModelError: if it can't be read, isn't ONNX, isn't a NanoDet, or doesn't fit its description.
+    """
+    proto, digest = read_onnx(path)
+    if spec is None:
+        metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        try:
+            spec = ModelSpec.from_metadata(metadata)
+        except ModelError as error:
+            raise ModelError(f"{str(path)!r}: {error}; a NanoDet from elsewhere needs --model-config") from error
+    try:
+        image, spec = fit_input(proto, spec)
+        use_pairs(proto)
+        shapes = shapes_of(proto, spec.input_size_wh)
+        layout = read_layout(proto, spec, shapes)
+        join_outputs(proto, layout, spec)
+    except ModelError as error:
+        raise ModelError(f"{str(path)!r} {error}") from None
+    spec = spec.model_copy(update={"channel_order": "BGR", "scores": "auto", "order": "auto"})
+    return ModelFile(path, digest, spec, proto, FileForm(image, layout))
+
+
+def read_onnx(path: Path) -> tuple[ModelProto, str]:
+    """Reads a file as it is, but for its constants: what the graph computes from constants alone is one, too.
+
+    Returns:
+        The model, and the SHA-256 of the file, and of what it keeps in others, in hex.
+
+    Raises:
+        ModelError: if it can't be read, or isn't ONNX.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"can't read the model {str(path)!r}: {error.strerror or error}") from error
+    digest = hashlib.sha256(data)
+    try:
+        proto = onnx.load_model_from_string(data)
+        if external := load_external_data(proto, path):
+            digest.update(external)
+            data = b""
+        _check(proto, data)
+        _check_constants(proto)
+    except ModelError as error:
+        raise ModelError(f"{str(path)!r} {error}") from None
+    except (ValidationError, ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
+        raise ModelError(f"{str(path)!r} is not a readable ONNX file: {_first_line(error)}") from error
+    except Exception as error:  # protobuf's DecodeError has no stable home
+        if type(error).__name__ != "DecodeError":
+            raise
+        raise ModelError(f"{str(path)!r} is not an ONNX file (or was cut short): {_first_line(error)}") from error
+    return proto, digest.hexdigest()
+
+
+def _check(proto: ModelProto, data: bytes) -> None:
+    """Lets ONNX check a model; that inputs and outputs say nothing of their shape is fine for every engine.
+
+    `data` are the bytes that the model was read from, where these are all of it: to write it again takes time.
+    """
+    values = (*proto.graph.input, *proto.graph.output)
+    undeclared = [value.type.tensor_type for value in values if not value.type.tensor_type.HasField("shape")]
+    for tensor in undeclared:
+        tensor.shape.SetInParent()
+    onnx.checker.check_model(proto if undeclared or not data else data)
+    for tensor in undeclared:
+        tensor.ClearField("shape")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_constants(proto: ModelProto) -> None:
+    """Makes sure that every constant is as large as it says, and computes what is constant.
+
+    Raises:
+        ModelError: if one isn't; the message goes behind the file's name.
+    """
+    name = ""
+    try:
+        for constant in proto.graph.initializer:
+            name = constant.name
+            numpy_helper.to_array(constant)
+        name = "of a node"
+        fold_constants(proto)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"is damaged at its constant {name!r} ({_first_line(error)})") from error

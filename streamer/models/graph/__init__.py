@@ -1,0 +1,1 @@
+"""Reads and rewrites ONNX graphs: foreign forms become one."""

@@ -1,0 +1,151 @@
+"""Brings a graph's input into the one form that every engine feeds: float32 (batch, 3, H, W), normalised, BGR."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper, numpy_helper
+
+from streamer.common.errors import ConfigError, ModelError
+from streamer.models.graph.names import Names
+from streamer.models.graph.shapes import dimensions
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+    from streamer.models.spec import ModelSpec
+
+INPUT = "images"
+_KINDS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_SHAPE_OPERANDS = {"Reshape": 1, "Expand": 1, "Resize": 3}
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """What a file itself takes.
+
+    Attributes:
+        name: of its input.
+        batch: pictures that it wants at once; 0 for any number.
+        is_half: whether they are float16, rather than float32.
+        channels_last: whether they are (batch, H, W, 3), rather than (batch, 3, H, W).
+        is_rgb: whether red is the first channel.
+    """
+
+    name: str
+    batch: int
+    is_half: bool
+    channels_last: bool
+    is_rgb: bool
+
+    def of(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
+        """Returns one normalised picture (1, 3, H, W), BGR, as the file takes it, repeated to fill its batch."""
+        taken: npt.NDArray[np.floating] = images[:, ::-1] if self.is_rgb else images
+        if self.channels_last:
+            taken = taken.transpose(0, 2, 3, 1)
+        repeated = np.repeat(taken, max(1, self.batch), axis=0)
+        return np.ascontiguousarray(repeated, np.float16 if self.is_half else np.float32)
+
+
+def fit_input(proto: ModelProto, spec: ModelSpec) -> tuple[ImageForm, ModelSpec]:
+    """Makes a graph take one input (batch, 3, H, W), float32 BGR, in place.
+
+    Constants that the file lists among its inputs are no inputs. A float16 input gets a cast, one with the channels
+    last a transposition, one of RGB an exchange of channels, and a batch that the file fixes becomes 1.
+
+    Returns:
+        The input as it was, and `spec` with the input size that the graph really has.
+
+    Raises:
+        ModelError: the graph has no such input; the message goes behind the file's name.
+    """
+    graph = proto.graph
+    constants = {constant.name for constant in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    shape = dimensions(inputs[0]) if len(inputs) == 1 else ()
+    if len(inputs) == 1 and not inputs[0].type.tensor_type.HasField("shape"):
+        shape = (0, 0, 0, 0)
+    channels_last = len(shape) == 4 and shape[3] == 3 and shape[1] not in (0, 3)
+    if channels_last:
+        shape = (shape[0], shape[3], shape[1], shape[2])
+    if len(shape) != 4 or shape[1] not in (0, 3) or inputs[0].type.tensor_type.elem_type not in _KINDS:
+        found = ", ".join(f"{value.name} {list(dimensions(value))}" for value in inputs) or "none"
+        raise ModelError(f"is not a NanoDet: wanted one float32 or float16 input (batch, 3, H, W), found {found}")
+    image = inputs[0]
+    height, width = shape[2:]
+    if height and width:
+        try:
+            spec = spec.with_input_size((width, height))
+        except ConfigError as error:
+            raise ModelError(f"is not a NanoDet: {error}") from None
+    if shape[0] > 1:
+        _unfix_batch(proto, image, shape[0])
+    batch = image.type.tensor_type.shape.dim[0].dim_param if image.type.tensor_type.HasField("shape") else ""
+    size = [1 if shape[0] else batch or "batch", 3, height or "height", width or "width"]
+    is_half = image.type.tensor_type.elem_type == TensorProto.FLOAT16
+    value = helper.make_tensor_value_info(image.name, TensorProto.FLOAT, size)
+    form = ImageForm(image.name, shape[0], is_half, channels_last, spec.channel_order == "RGB")
+    if form.is_half or form.channels_last or form.is_rgb:
+        value.name = _adapt(proto, form)
+    del graph.input[:]
+    graph.input.append(value)
+    return form, spec
+
+
+def _adapt(proto: ModelProto, form: ImageForm) -> str:
+    """Puts nodes in front of a file's input and returns what they read."""
+    names = Names(proto)
+    given = names.fresh(INPUT)
+    nodes: list[NodeProto] = []
+    current = given
+
+    def add(kind: str, *more: str, **attributes: Any) -> None:
+        nonlocal current
+        output = names.fresh(f"{INPUT}.{kind}")
+        nodes.append(helper.make_node(kind, [current, *more], [output], **attributes))
+        current = output
+
+    if form.is_rgb:
+        order = names.fresh(f"{INPUT}.order")
+        proto.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), order))
+        add("Gather", order, axis=1)
+    if form.channels_last:
+        add("Transpose", perm=[0, 2, 3, 1])
+    if form.is_half:
+        add("Cast", to=TensorProto.FLOAT16)
+    nodes[-1].output[0] = form.name
+    kept = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes + kept)
+    return given
+
+
+def _unfix_batch(proto: ModelProto, image: ValueInfoProto, batch: int) -> None:
+    """Makes a graph for pictures in batches of a fixed size one for single pictures, in place.
+
+    The batch is the first number of each constant shape that begins with it. What doesn't hold together then is told
+    by the shapes of all tensors.
+    """
+    graph = proto.graph
+    image.type.tensor_type.shape.dim[0].dim_value = 1
+    constants = {constant.name: constant for constant in graph.initializer}
+    names = Names(proto)
+    for node in graph.node:
+        place = _SHAPE_OPERANDS.get(node.op_type)
+        if place is None or len(node.input) <= place or node.input[place] not in constants:
+            continue
+        sizes = numpy_helper.to_array(constants[node.input[place]])
+        if sizes.size and sizes.flat[0] == batch:
+            alone = sizes.copy()
+            alone.flat[0] = 1
+            name = names.fresh(f"{node.input[place]}.alone")
+            graph.initializer.append(numpy_helper.from_array(alone, name))
+            node.input[place] = name
+    for value in graph.output:
+        shape = value.type.tensor_type.shape
+        if shape.dim and shape.dim[0].dim_value == batch:
+            shape.dim[0].dim_value = 1
+    del graph.value_info[:]

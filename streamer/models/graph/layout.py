@@ -1,0 +1,302 @@
+"""How a NanoDet's outputs say scores and boxes: recognised once, then brought into one form, in the graph or in NumPy.
+
+The one form is (batch, points, classes + 4 (reg_max + 1)): points of all strides in order, scores after sigmoid, then
+the distributions of the distances as logits. Files have it in one output, in two, or in one or two for each stride;
+with channels first or last; with or without a batch dimension; boxes first or scores first; distances as logits, as
+probabilities, or integrated (four numbers, in strides).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from streamer.common.errors import ModelError
+from streamer.models.graph.trace import Activation, ActivationTracer
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from streamer.models.graph.shapes import Shape
+    from streamer.models.spec import ModelSpec
+
+BoxForm = Literal["logits", "probabilities", "distances"]
+LEAST_PROBABILITY = 1e-6
+_BOX_WORDS = ("dis", "reg", "box", "bbox", "loc")
+_SCORE_WORDS = ("cls", "class", "score", "conf", "prob")
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Some channels of an output of the file.
+
+    Attributes:
+        name: of the output.
+        batched: whether its first dimension is the batch.
+        last: whether channels are its last dimension, or the first behind the batch.
+        start: first channel.
+        stop: channel behind the last.
+        total: channels that the output has.
+        rank: its number of dimensions.
+    """
+
+    name: str
+    batched: bool
+    last: bool
+    start: int
+    stop: int
+    total: int
+    rank: int
+
+    def rows(self, outputs: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        """Returns the first picture's channels as (points, channels)."""
+        values = outputs[self.name][0] if self.batched else outputs[self.name]
+        rows = values if self.last else np.moveaxis(values, 0, -1)
+        return rows.reshape(-1, self.total)[:, self.start : self.stop].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Level:
+    """The scores and boxes of one stride, or of all; whether the scores are after a sigmoid; the boxes' form."""
+
+    scores: Channels
+    boxes: Channels
+    activated: bool
+    form: BoxForm
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where all scores and boxes lie: levels in the order of strides.
+
+    Attributes:
+        levels: one for each stride, or one for all.
+        reg_max: of the model.
+    """
+
+    levels: tuple[Level, ...]
+    reg_max: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file has the one form already."""
+        (level, *others) = self.levels
+        scores, boxes = level.scores, level.boxes
+        whole = scores.name == boxes.name and scores.batched and scores.last and scores.rank == 3
+        return not others and whole and scores.start == 0 and level.activated and level.form == "logits"
+
+    def rows(self, outputs: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        """Returns the one form, (points, channels), of the first picture of the file's own outputs by name."""
+        levels = []
+        for level in self.levels:
+            scores: npt.NDArray[np.floating] = level.scores.rows(outputs)
+            boxes: npt.NDArray[np.floating] = level.boxes.rows(outputs)
+            if not level.activated:
+                scores = 1 / (1 + np.exp(-np.clip(scores, -80, 80)))
+            if level.form == "distances":
+                near = 1 - np.abs(np.clip(boxes, 0, self.reg_max)[:, :, None] - np.arange(self.reg_max + 1))
+                boxes = near.reshape(len(boxes), -1)
+            if level.form != "logits":
+                boxes = np.log(np.maximum(boxes, LEAST_PROBABILITY))
+            levels.append(np.concatenate([scores, boxes], axis=1))
+        return np.concatenate(levels).astype(np.float32)
+
+
+def read_layout(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape]) -> Layout:
+    """Recognises how the outputs of a graph say scores and boxes.
+
+    Args:
+        proto: the graph.
+        spec: what the model is said to be.
+        shapes: of its tensors for one picture; see `shapes_of`.
+
+    Raises:
+        ModelError: the outputs don't fit the description, or don't tell scores from boxes; the message goes behind the
+            file's name.
+    """
+    names = [value.name for value in proto.graph.output]
+    strides = len(spec.strides)
+    reader = _Reader(spec, {name: shapes.get(name, ()) for name in names}, ActivationTracer(proto, shapes))
+    bins = 4 * (spec.reg_max + 1)
+    if len(names) not in (1, 2, strides, 2 * strides):
+        raise ModelError(
+            f"is not a NanoDet: wanted one output or {2 * strides} (two for each stride), found {', '.join(names)}"
+        )
+    whole = [(spec.num_points,)]
+    for channels in (bins, 4):
+        for grids in (whole, reader.grids):
+            levels = reader.levels(grids, channels) if len(names) in (len(grids), 2 * len(grids)) else None
+            if levels is not None:
+                return Layout(tuple(levels), spec.reg_max)
+    if len(names) == 1:
+        found = list(shapes.get(names[0], ()))
+        raise ModelError(
+            f"does not fit its description: wanted an output (batch, {spec.num_points} points, {spec.output_channels} "
+            f"channels) for {spec.num_classes} labels, reg_max {spec.reg_max} and input {spec.input_size_wh[0]}x"
+            f"{spec.input_size_wh[1]}, found {found}"
+        )
+    found_all = ", ".join(f"{name} {list(shapes.get(name, ()))}" for name in names)
+    wanted = " and ".join(str(prod(grid)) for grid in reader.grids)
+    raise ModelError(
+        f"does not fit its description: wanted outputs of {wanted} points with {spec.num_classes} and {bins} (or 4) "
+        f"channels for strides {', '.join(map(str, spec.strides))}; it has {found_all}"
+    )
+
+
+class _Reader:
+    """Matches outputs with what a description wants."""
+
+    def __init__(self, spec: ModelSpec, shapes: Mapping[str, Shape], tracer: ActivationTracer) -> None:
+        width, height = spec.input_size_wh
+        self.grids: list[Shape] = [(-(-height // stride), -(-width // stride)) for stride in spec.strides]
+        self._spec = spec
+        self._shapes = shapes
+        self._tracer = tracer
+
+    def levels(self, grids: Sequence[Shape], box_channels: int) -> list[Level] | None:
+        """Returns a level for each grid, or None where the outputs aren't such."""
+        classes = self._spec.num_classes
+        joint = len(self._shapes) == len(grids)
+        for batched, last in ((True, True), (True, False), (False, True), (False, False)):
+            if joint:
+                found = self._matching(grids, classes + box_channels, batched, last)
+                if found is not None:
+                    return [self._joint(name, box_channels, batched, last) for name in found]
+                continue
+            for batched_too, last_too in ((batched, last), (batched, not last)):
+                pairs = self._pairs(grids, box_channels, (batched, last), (batched_too, last_too))
+                if pairs is not None:
+                    return pairs
+        return None
+
+    def _matching(
+        self, grids: Sequence[Shape], channels: int, batched: bool, last: bool, without: Sequence[str] = ()
+    ) -> list[str] | None:
+        """Returns the output of each grid, or None where one has none; among equals, in the file's order."""
+        left = [name for name in self._shapes if name not in without]
+        found = []
+        for grid in grids:
+            name = next((name for name in left if _has_form(self._shapes[name], grid, channels, batched, last)), None)
+            if name is None:
+                return None
+            left.remove(name)
+            found.append(name)
+        return found
+
+    def _pairs(
+        self, grids: Sequence[Shape], box_channels: int, scores_form: tuple[bool, bool], boxes_form: tuple[bool, bool]
+    ) -> list[Level] | None:
+        classes = self._spec.num_classes
+        scores = self._matching(grids, classes, *scores_form)
+        boxes = None if scores is None else self._matching(grids, box_channels, *boxes_form, without=scores)
+        if scores is None or boxes is None:
+            return None
+        levels = []
+        for name, other in zip(scores, boxes, strict=True):
+            pair = (name, other)
+            if classes == box_channels and scores_form == boxes_form and not self._is_scores(*pair):
+                pair = (other, name)
+            parts = [self._channels(name, *form) for name, form in zip(pair, (scores_form, boxes_form), strict=True)]
+            of_scores, of_boxes = (set(self._activations(part)) for part in parts)
+            if Activation.SIGMOID not in of_scores and self._hides_sigmoid(parts[0]):
+                of_scores = {Activation.SIGMOID}
+            levels.append(self._level(parts[0], parts[1], of_scores, of_boxes))
+        return levels
+
+    def _is_scores(self, name: str, other: str) -> bool:
+        """Tells scores from boxes that have as many channels: by their sigmoid, the description, or their names.
+
+        Raises:
+            ModelError: neither tells.
+        """
+        kinds = [
+            {kind for axis in (1, -1) for kind in self._tracer.trace(one, axis)} & {Activation.SIGMOID}
+            for one in (name, other)
+        ]
+        if kinds[0] != kinds[1]:
+            return bool(kinds[0])
+        if self._spec.order != "auto":
+            return self._spec.order == "scores-first"
+        words = [
+            any(word in one.lower() for word in _SCORE_WORDS) - any(word in one.lower() for word in _BOX_WORDS)
+            for one in (name, other)
+        ]
+        if words[0] == words[1]:
+            raise ModelError(
+                f"doesn't tell scores from boxes: {name!r} and {other!r} have as many channels, and neither alone is "
+                "behind a Sigmoid; say order: scores-first or boxes-first in the description"
+            )
+        return words[0] > words[1]
+
+    def _joint(self, name: str, box_channels: int, batched: bool, last: bool) -> Level:
+        classes = self._spec.num_classes
+        total = classes + box_channels
+        whole = self._channels(name, batched, last)
+        kinds = self._activations(whole) or [Activation.NONE] * total
+        borders = self._tracer.borders
+        scores_first = slice(0, classes), slice(classes, total)
+        boxes_first = slice(box_channels, total), slice(0, box_channels)
+        if Activation.SIGMOID in kinds:
+            orders = [
+                (scores, boxes)
+                for scores, boxes in (scores_first, boxes_first)
+                if set(kinds[scores]) == {Activation.SIGMOID} and Activation.SIGMOID not in kinds[boxes]
+            ]
+            if not orders:
+                raise ModelError(
+                    f"has a Sigmoid before channels of {name!r} that are neither the {classes} scores nor all of them; "
+                    "correct the labels and reg_max of the description, or export the file without it"
+                )
+            order = orders[0]
+        elif self._spec.order != "auto":
+            order = scores_first if self._spec.order == "scores-first" else boxes_first
+        elif classes == box_channels and classes in borders:
+            raise ModelError(
+                f"doesn't tell scores from boxes: {name!r} has {classes} channels of each, and neither are behind a "
+                "Sigmoid; say order: scores-first or boxes-first in the description"
+            )
+        elif (classes in borders) != (box_channels in borders):
+            order = scores_first if classes in borders else boxes_first
+        else:
+            order = boxes_first if box_channels == 4 else scores_first
+        if not self._tracer.certain and self._tracer.meets_sigmoid(name):
+            kinds[order[0]] = [Activation.SIGMOID] * classes
+        scores, boxes = (Channels(name, batched, last, part.start, part.stop, total, whole.rank) for part in order)
+        return self._level(scores, boxes, set(kinds[order[0]]), set(kinds[order[1]]))
+
+    def _level(self, scores: Channels, boxes: Channels, of_scores: set[Activation], of_boxes: set[Activation]) -> Level:
+        said = self._spec.scores
+        activated = Activation.NONE not in of_scores and bool(of_scores) if said == "auto" else said == "probabilities"
+        form: BoxForm = "probabilities" if of_boxes == {Activation.SOFTMAX} else "logits"
+        return Level(scores, boxes, activated, "distances" if boxes.stop - boxes.start == 4 else form)
+
+    def _hides_sigmoid(self, channels: Channels) -> bool:
+        """Whether scores are behind a sigmoid that unknown shapes are in front of."""
+        self._activations(channels)
+        return not self._tracer.certain and self._tracer.meets_sigmoid(channels.name)
+
+    def _channels(self, name: str, batched: bool, last: bool) -> Channels:
+        shape = self._shapes[name]
+        total = shape[-1] if last else shape[int(batched)]
+        return Channels(name, batched, last, 0, total, total, len(shape))
+
+    def _activations(self, channels: Channels) -> list[Activation]:
+        return self._tracer.trace(channels.name, -1 if channels.last else int(channels.batched))
+
+
+def _has_form(shape: Shape, grid: Shape, channels: int, batched: bool, last: bool) -> bool:
+    """Whether a shape is (points, channels), channels first or last; the points of all strides may be unknown."""
+    if batched:
+        if not shape or shape[0] not in (0, 1):
+            return False
+        shape = shape[1:]
+    if len(shape) not in (2, 3):
+        return False
+    spatial, found = (shape[:-1], shape[-1]) if last else (shape[1:], shape[0])
+    unknown = len(grid) == 1 and spatial == (0,)
+    return (unknown or spatial in (grid, (prod(grid),))) and found == channels

@@ -1,0 +1,120 @@
+"""Brings a graph's outputs into the one form that every engine's output has, with nodes behind them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from streamer.models.graph.layout import LEAST_PROBABILITY, Channels, Layout, Level
+from streamer.models.graph.names import Names, opset_of
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from streamer.models.spec import ModelSpec
+
+OUTPUT = "output"
+_SIZES_ARE_INPUT_OPSET = 13
+
+
+def join_outputs(proto: ModelProto, layout: Layout, spec: ModelSpec) -> None:
+    """Makes a graph end in one float32 output (batch, points, classes + 4 (reg_max + 1)), in place.
+
+    Args:
+        proto: the graph.
+        layout: of its outputs; see `read_layout`.
+        spec: what the model is.
+    """
+    halves = {value.name for value in proto.graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    if not layout.is_plain or halves:
+        _Writer(proto, halves, layout.reg_max).write(layout)
+    name = proto.graph.output[0].name
+    if not proto.graph.output[0].type.tensor_type.HasField("shape"):
+        size: list[str | int | None] = ["batch", spec.num_points, spec.output_channels]
+        proto.graph.output[0].CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, size))
+
+
+class _Writer:
+    def __init__(self, proto: ModelProto, halves: set[str], reg_max: int) -> None:
+        self._graph = proto.graph
+        self._names = Names(proto)
+        self._halves = halves
+        self._reg_max = reg_max
+        self._sizes_are_input = opset_of(proto) >= _SIZES_ARE_INPUT_OPSET
+        self._rows_of: dict[str, str] = {}
+
+    def write(self, layout: Layout) -> None:
+        levels = [self._level(level) for level in layout.levels]
+        output = levels[0] if len(levels) == 1 else self._add("Concat", levels, OUTPUT, axis=1)
+        del self._graph.output[:]
+        self._graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
+
+    def _level(self, level: Level) -> str:
+        scores, boxes = self._parts(level.scores, level.boxes)
+        if not level.activated:
+            scores = self._add("Sigmoid", [scores], f"{scores}.sigmoid")
+        if level.form == "distances":
+            boxes = self._distribution(boxes)
+        if level.form != "logits":
+            least = self._constant(np.array(LEAST_PROBABILITY, np.float32), "least_probability")
+            boxes = self._add("Log", [self._add("Max", [boxes, least], f"{boxes}.limited")], f"{boxes}.logits")
+        return self._add("Concat", [scores, boxes], OUTPUT, axis=2)
+
+    def _parts(self, scores: Channels, boxes: Channels) -> tuple[str, str]:
+        """Returns scores and boxes as (batch, points, channels) each."""
+        if scores.name != boxes.name:
+            return self._rows(scores), self._rows(boxes)
+        whole = self._rows(scores)
+        (first, second), names = sorted((scores, boxes), key=lambda part: part.start), {}
+        for part, kind in ((scores, "scores"), (boxes, "boxes")):
+            names[part.start] = self._names.fresh(f"{whole}.{kind}")
+        sizes = [first.stop, second.stop - second.start]
+        outputs = [names[first.start], names[second.start]]
+        if self._sizes_are_input:
+            inputs = [whole, self._constant(np.array(sizes, np.int64), f"{whole}.sizes")]
+            self._graph.node.append(helper.make_node("Split", inputs, outputs, axis=2))
+        else:
+            self._graph.node.append(helper.make_node("Split", [whole], outputs, axis=2, split=sizes))
+        return names[scores.start], names[boxes.start]
+
+    def _rows(self, part: Channels) -> str:
+        """Returns an output of the file as float32 (batch, points, channels)."""
+        if part.name in self._rows_of:
+            return self._rows_of[part.name]
+        name = part.name
+        if name in self._halves:
+            name = self._add("Cast", [name], f"{name}.float", to=TensorProto.FLOAT)
+        if not part.batched or part.rank == 4:
+            batch = 0 if part.batched else 1
+            size = [batch, -1, part.total] if part.last else [batch, part.total, -1]
+            name = self._reshape(name, size)
+        if not part.last:
+            name = self._add("Transpose", [name], f"{part.name}.rows", perm=[0, 2, 1])
+        self._rows_of[part.name] = name
+        return name
+
+    def _distribution(self, distances: str) -> str:
+        """Returns probabilities of 0 to reg_max strides whose expectation is the distance: of the two whole ones
+        around it, by nearness."""
+        bins = np.arange(self._reg_max + 1, dtype=np.float32)
+        least, most = (self._constant(np.array(end, np.float32), f"bin.{end}") for end in (0, self._reg_max))
+        limited = self._add("Min", [self._add("Max", [distances, least], "distances.0"), most], "distances.limited")
+        each = self._reshape(limited, [0, 0, 4, 1])
+        apart = self._add("Abs", [self._add("Sub", [each, self._constant(bins, "bins")], "apart.signed")], "apart")
+        near = self._add("Sub", [self._constant(np.array(1, np.float32), "one"), apart], "near")
+        return self._reshape(near, [0, 0, 4 * len(bins)])
+
+    def _reshape(self, name: str, size: list[int]) -> str:
+        return self._add("Reshape", [name, self._constant(np.array(size, np.int64), f"{name}.size")], f"{name}.shaped")
+
+    def _add(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        name = self._names.fresh(name)
+        self._graph.node.append(helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
+    def _constant(self, value: np.ndarray, name: str) -> str:
+        name = self._names.fresh(name)
+        self._graph.initializer.append(numpy_helper.from_array(value, name))
+        return name

@@ -1,0 +1,103 @@
+"""The way from a source frame's pixels to the network's input and back, worked out once for each frame size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from streamer.frames.frame import Frame
+
+if TYPE_CHECKING:
+    from streamer.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Scales a picture into the network's input, padded with black, or stretched.
+
+    Upstream's `keep_ratio` (`nanodet/data/transform/warp.py`): True keeps the picture's shape and centres it, False
+    fills the input. Others put it into the top left corner.
+
+    Attributes:
+        source_wh: width and height of the source frame in pixels.
+        input_wh: width and height of the network's input.
+        resized_wh: size of the picture inside the input.
+        offset_xy: left and top padding in input pixels.
+    """
+
+    source_wh: tuple[int, int]
+    input_wh: tuple[int, int]
+    resized_wh: tuple[int, int]
+    offset_xy: tuple[int, int]
+
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def fit(
+        source_wh: tuple[int, int],
+        input_wh: tuple[int, int],
+        keep_ratio: bool,
+        padding: Literal["centre", "top-left"] = "centre",
+        shown_wh: tuple[int, int] | None = None,
+    ) -> Letterbox:
+        """Returns the transform for frames of one size.
+
+        Args:
+            source_wh: width and height of the frames in pixels.
+            input_wh: width and height of the network's input.
+            keep_ratio: whether the picture keeps its shape.
+            padding: where it is then.
+            shown_wh: the picture's true shape where pixels aren't square, as `Frame.shown_wh`; None is `source_wh`.
+
+        Raises:
+            ValueError: if a size isn't positive.
+        """
+        if min(*source_wh, *input_wh) < 1:
+            raise ValueError(f"wanted positive sizes, got source {source_wh} and input {input_wh}")
+        if not keep_ratio:
+            return Letterbox(source_wh, input_wh, input_wh, (0, 0))
+        width, height = shown_wh or source_wh
+        scale = min(input_wh[0] / width, input_wh[1] / height)
+        resized = (max(1, round(width * scale)), max(1, round(height * scale)))
+        offset = ((input_wh[0] - resized[0]) // 2, (input_wh[1] - resized[1]) // 2)
+        return Letterbox(source_wh, input_wh, resized, offset if padding == "centre" else (0, 0))
+
+    @staticmethod
+    def for_model(frame: Frame, spec: ModelSpec) -> Letterbox:
+        """Returns the transform for frames like `frame` into a model's input."""
+        return Letterbox.fit(frame.size_wh, spec.input_size_wh, spec.keep_ratio, spec.padding, frame.shown_wh)
+
+    def apply(self, frame: Frame, out: npt.NDArray[np.uint8]) -> None:
+        """Writes the frame into `out`, (input h, input w, 3) uint8 BGR, padding included.
+
+        Raises:
+            ValueError: if `out` or the frame has another size than this transform was made for.
+        """
+        if frame.size_wh != self.source_wh or out.shape != (self.input_wh[1], self.input_wh[0], 3):
+            raise ValueError(
+                f"wanted a frame of {self.source_wh} and an input of {self.input_wh}, "
+                f"got {frame.size_wh} and {out.shape}"
+            )
+        (x, y), (w, h) = self.offset_xy, self.resized_wh
+        out[:y] = 0
+        out[y + h :] = 0
+        out[y : y + h, :x] = 0
+        out[y : y + h, x + w :] = 0
+        pixels = frame.host_pixels
+        if isinstance(pixels, np.ndarray):
+            resized = cv2.resize(pixels, (w, h), interpolation=cv2.INTER_LINEAR)
+        else:
+            resized = pixels.bgr_resized((w, h))
+        out[y : y + h, x : x + w] = resized
+
+    def to_source(self, boxes_xyxy: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Maps boxes (N, 4) from input pixels to source pixels, clipped to the source frame; returns a new array."""
+        scale = np.array(self.source_wh, np.float32) / np.array(self.resized_wh, np.float32)
+        offset = np.array(self.offset_xy, np.float32)
+        limit = np.array(self.source_wh, np.float32)
+        corners = (boxes_xyxy.reshape(-1, 2, 2) - offset) * scale
+        return np.clip(corners, 0, limit).reshape(-1, 4).astype(np.float32, copy=False)

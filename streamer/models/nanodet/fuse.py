@@ -1,0 +1,47 @@
+"""Folding batch normalisation into the convolutions before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from streamer.models.nanodet.backbones.repvgg import RepVggBlock
+
+
+def fuse_batchnorm(network: nn.Module) -> None:
+    """Folds every BatchNorm2d into its convolution, in place; evaluation-mode outputs stay the same.
+
+    The branches of a RepVGG block become one convolution. Each other convolution keeps its weight's name and gets a
+    `bias` beside it, and the BatchNorm2d becomes an identity with no parameters: so the file exported from a fused
+    network can be loaded into another fused network by name. Doing it twice changes nothing more.
+    """
+    for module in list(network.modules()):
+        if isinstance(module, RepVggBlock):
+            module.reparameterize()
+    for module in list(network.modules()):
+        for conv_name, norm_name in _conv_norm_names(module):
+            layer, norm = getattr(module, conv_name), getattr(module, norm_name)
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                _fold(layer, norm)
+                setattr(module, norm_name, nn.Identity())
+
+
+def _conv_norm_names(module: nn.Module) -> Iterable[tuple[str, str]]:
+    """Returns the names of children that follow each other: in a Sequential all neighbours, else what it declares."""
+    if isinstance(module, nn.Sequential):
+        return pairwise([name for name, _ in module.named_children()])
+    return getattr(module, "conv_norm_names", ())
+
+
+@torch.no_grad()
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Folds in float64: w' = w * gamma / sqrt(var + eps), b' = (b - mean) * gamma / sqrt(var + eps) + beta."""
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None, "a BatchNorm2d of this network keeps running statistics"
+    factor = norm.weight.double() / (var.double() + norm.eps).sqrt()
+    bias = -mean.double() if conv.bias is None else conv.bias.double() - mean.double()
+    conv.weight.copy_(conv.weight.double() * factor[:, None, None, None])
+    conv.bias = nn.Parameter((bias * factor + norm.bias.double()).to(conv.weight.dtype), requires_grad=False)

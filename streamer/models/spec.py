@@ -1,0 +1,349 @@
+"""What a NanoDet model is, apart from its weights: all that preprocessing, decoding and rebuilding it need.
+
+A `ModelSpec` comes from a YAML file of ``configs/models`` or from the metadata of an exported ONNX file, and goes into
+the latter unchanged. Nothing here imports a network or an engine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from streamer.common.errors import ConfigError, ModelError, nearest, short
+from streamer.common.yaml_file import read_mapping
+from streamer.models.network_spec import (
+    SPECS_BY_TYPE,
+    ActivationName,
+    Frozen,
+    HeadSpec,
+    NetworkSpec,
+    PositiveInt,
+    Scale,
+)
+
+METADATA_PREFIX = "nanodet."
+METADATA_VERSION = 1
+_OPTIONS = ("channel_order", "scores", "order", "padding", "nms", "class_agnostic")
+_VERSION_KEY = f"{METADATA_PREFIX}format_version"
+_COCO_LABELS = Path(__file__).parent.parent / "data" / "coco.txt"
+
+MIN_SIDE, MAX_SIDE = 32, 4096
+LONGEST_NAME = 200
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
+
+
+class ModelSpec(Frozen):
+    """One model: its input, its output and its labels.
+
+    A description may also say ``pixel_range: 1`` where `mean_bgr` and `std_bgr` are of values 0 to 1: they are
+    multiplied by 255 when it is read.
+
+    Attributes:
+        name: the network, such as ``nanodet-m``.
+        family: ``nanodet`` (v0: m and g) or ``nanodet-plus``.
+        input_size_wh: network input (width, height) in pixels.
+        keep_ratio: whether a frame keeps its aspect ratio (with black borders) or is stretched.
+        mean_bgr: subtracted from the 0-255 pixel values, in B, G, R order whatever `channel_order` is.
+        std_bgr: what they are then divided by.
+        strides: of the output levels, ascending, in pixels.
+        reg_max: a box side is a distribution over 0 ... reg_max strides.
+        anchor_offset: an anchor point lies at (i + offset) * stride; 0.5 for NanoDet, 0 for NanoDet-Plus.
+        activation: of every layer, unless a backbone has its own; LeakyReLU has slope 0.1. Any, without a `network`.
+        labels: class names in output order.
+        checkpoint_sha256: of the checkpoint file the weights came from, or None before they are known.
+        network: the architecture, or None for a foreign ONNX file that is not to be rebuilt.
+        channel_order: of the file's input; what `load_model` returns is BGR.
+        scores: whether the file's scores are ``logits`` or ``probabilities``, where its graph doesn't tell (``auto``).
+        order: whether scores or boxes come first in its outputs, likewise.
+        padding: where a picture that keeps its ratio lies in the input.
+        nms: overlap by which boxes are dropped: IoU, or DIoU, which is less by how far apart their centres are.
+        class_agnostic: whether boxes drop those of other classes too.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+    family: Literal["nanodet", "nanodet-plus"]
+    input_size_wh: tuple[Side, Side]
+    keep_ratio: bool
+    mean_bgr: tuple[float, float, float]
+    std_bgr: tuple[Scale, Scale, Scale]
+    strides: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    reg_max: PositiveInt
+    anchor_offset: Annotated[float, Field(ge=0, le=1)]
+    activation: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    checkpoint_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    network: NetworkSpec | None = None
+    channel_order: Literal["BGR", "RGB"] = "BGR"
+    scores: Literal["auto", "logits", "probabilities"] = "auto"
+    order: Literal["auto", "scores-first", "boxes-first"] = "auto"
+    padding: Literal["centre", "top-left"] = "centre"
+    nms: Literal["iou", "diou"] = "iou"
+    class_agnostic: bool = False
+
+    @field_validator("keep_ratio", "class_agnostic", mode="before")
+    @classmethod
+    def _words_of_yaml(cls, value: object) -> object:
+        """Takes YAML 1.1's other words for true and false."""
+        words = {"yes": True, "on": True, "no": False, "off": False}
+        return words.get(value.lower(), value) if isinstance(value, str) else value
+
+    @field_validator("strides")
+    @classmethod
+    def _strides_ascend(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
+        if list(strides) != sorted(set(strides)):
+            raise ValueError(f"strides ascend, got {list(strides)}")
+        return strides
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not label.strip() for label in labels):
+            raise ValueError(f"label {[bool(label.strip()) for label in labels].index(False)} is empty")
+        longest = max(labels, key=len)
+        if len(longest) > LONGEST_NAME:
+            raise ValueError(f"label {labels.index(longest)} has {len(longest)} characters, {LONGEST_NAME} at most")
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"label {next(a for a in labels if labels.count(a) > 1)!r} occurs twice")
+        return labels
+
+    @model_validator(mode="after")
+    def _network_fits(self) -> ModelSpec:
+        if self.network is None:
+            return self
+        known = get_args(ActivationName)
+        if self.activation not in known:
+            raise ValueError(f"a network has no activation {self.activation!r}{nearest(self.activation, known)}")
+        neck = "pan" if self.family == "nanodet" else "ghost_pan"
+        if self.network.neck.type != neck:
+            raise ValueError(f"family {self.family} has the neck {neck!r}, got {self.network.neck.type!r}")
+        levels = len(self.strides)
+        made = tuple(8 << level for level in range(levels))
+        if self.strides != made or levels < 3 or (neck == "pan" and levels != 3):
+            wanted = "8, 16, 32" if neck == "pan" else "8, 16, 32 and any further doublings"
+            raise ValueError(f"a network with the neck {neck!r} has strides {wanted}, got {list(self.strides)}")
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """Number of class scores of an anchor point."""
+        return len(self.labels)
+
+    @property
+    def output_channels(self) -> int:
+        """Values of an anchor point: class scores, then (reg_max + 1) bins for left, top, right and bottom."""
+        return self.num_classes + 4 * (self.reg_max + 1)
+
+    @property
+    def num_points(self) -> int:
+        """Number of anchor points N over all levels."""
+        return sum(columns * rows for columns, rows in self._grids_wh())
+
+    def _grids_wh(self) -> list[tuple[int, int]]:
+        width, height = self.input_size_wh
+        return [(-(-width // stride), -(-height // stride)) for stride in self.strides]
+
+    def anchor_points(self) -> np.ndarray:
+        """Returns the anchor points in output order.
+
+        Returns:
+            (N, 3) float32 array of (x, y, stride) in input pixels: levels in the order of `strides`, each row by row;
+            x = (column + anchor_offset) * stride.
+        """
+        levels = []
+        for stride, (columns, rows) in zip(self.strides, self._grids_wh(), strict=True):
+            y, x = np.mgrid[:rows, :columns].reshape(2, -1)
+            points = np.stack([x + self.anchor_offset, y + self.anchor_offset, np.ones(len(x))], axis=1)
+            levels.append(points * stride)
+        return np.concatenate(levels).astype(np.float32)
+
+    def with_input_size(self, size_wh: tuple[int, int]) -> ModelSpec:
+        """Returns this model for another input (width, height); the network is fully convolutional.
+
+        Raises:
+            ConfigError: a side is below `MIN_SIDE` or above `MAX_SIDE` pixels.
+        """
+        if min(size_wh) < MIN_SIDE or max(size_wh) > MAX_SIDE:
+            limits = f"{MIN_SIDE} to {MAX_SIDE} pixels a side"
+            raise ConfigError(f"{self.name!r}: wanted an input of {limits}, got {size_wh[0]}x{size_wh[1]}")
+        return self.model_copy(update={"input_size_wh": (int(size_wh[0]), int(size_wh[1]))})
+
+    def to_metadata(self) -> dict[str, str]:
+        """Returns this description as ONNX ``metadata_props``: keys under ``nanodet.``, values in JSON."""
+        fields = self.model_dump(mode="json")
+        plain = {key for key in _OPTIONS if fields[key] == type(self).model_fields[key].default}
+        metadata = {
+            f"{METADATA_PREFIX}{key}": json.dumps(value, ensure_ascii=False)
+            for key, value in fields.items()
+            if key not in plain
+        }
+        return {_VERSION_KEY: json.dumps(METADATA_VERSION), **metadata}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> ModelSpec:
+        """Reads back what `to_metadata` wrote; keys of others are passed over.
+
+        Raises:
+            ModelError: there is no description, or it is damaged, or of a version this program doesn't know.
+        """
+        if _VERSION_KEY not in metadata:
+            raise ModelError(
+                f"the model's metadata has no {_VERSION_KEY!r}: it was not exported by this project;"
+                " describe it with --model-config configs/models/<network>.yaml"
+            )
+        if metadata[_VERSION_KEY] != json.dumps(METADATA_VERSION):
+            raise ModelError(
+                f"the model's metadata has format version {short(metadata[_VERSION_KEY])}, this program"
+                f" reads {METADATA_VERSION}: export the model again, or use a matching release"
+            )
+        values: dict[str, Any] = {}
+        for field in cls.model_fields:
+            key = f"{METADATA_PREFIX}{field}"
+            if field in _OPTIONS and key not in metadata:
+                continue
+            try:
+                values[field] = json.loads(metadata[key])
+            except KeyError:
+                raise ModelError(f"the model's metadata lacks {key!r}: export the model again") from None
+            except (ValueError, RecursionError):
+                raise ModelError(f"the model's metadata is damaged at {key!r}: export the model again") from None
+        try:
+            return cls.model_validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            raise ModelError(f"the model's metadata is damaged: {_in_one_line(error)}; export it again") from None
+        except RecursionError:
+            raise ModelError("the model's metadata is damaged: it is nested too deep; export it again") from None
+
+    @classmethod
+    def from_yaml(cls, path: Path | str) -> ModelSpec:
+        """Reads a model description such as ``configs/models/nanodet-m.yaml``.
+
+        ``labels`` is ``coco``, or a list of names, or the path of a ``.txt`` file, one name a line, relative to the
+        YAML file.
+
+        Raises:
+            ConfigError: the file can't be read, or a key or value in it is wrong.
+        """
+        path = Path(path)
+        content = read_mapping(path)
+        if isinstance(content.get("labels"), str):
+            content["labels"] = _read_labels(content["labels"], path)
+        content = _of_values_0_to_255(content, path)
+        try:
+            return cls.model_validate_json(json.dumps(content, default=str), strict=True)
+        except ValidationError as error:
+            raise ConfigError(f"{path}: {_in_one_line(error)}") from None
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{path}: not a plain model description: {error}") from None
+
+
+def configs_dir() -> Path:
+    """Returns the folder of the packaged configurations: within the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "configs"
+    return installed if installed.exists() else package.parent / "configs"
+
+
+def network_names() -> tuple[str, ...]:
+    """Returns the names of the networks described in ``configs/models``."""
+    return tuple(sorted(path.stem for path in (configs_dir() / "models").glob("*.yaml")))
+
+
+def packaged_config(name: str) -> Path:
+    """Returns the description file of a network by its name, such as ``nanodet-m``.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    known = network_names()
+    if name not in known:
+        hint = nearest(name, known) or f"; there are {', '.join(known)}"
+        raise ConfigError(f"no network is named {name!r}{hint}")
+    return configs_dir() / "models" / f"{name}.yaml"
+
+
+def parse_size_wh(text: str) -> tuple[int, int]:
+    """Reads an input size, ``320`` for a square or ``416x320`` for width x height, in pixels.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text, flags=re.ASCII)
+    if not match:
+        raise ConfigError(f"an input size is W or WxH in pixels, such as 320 or 416x320; got {text!r}")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def spec_for(name: str) -> ModelSpec:
+    """Returns the packaged model of a name ``<network>_<size>``, such as ``nanodet-m_320`` or ``nanodet-g_416x320``.
+
+    Raises:
+        ConfigError: the network or the size isn't one.
+    """
+    network, separator, size = name.partition("_")
+    if not separator:
+        raise ConfigError(f"a model name is <network>_<size> (nanodet-m_320), got {name!r}{_nearest_model(name)}")
+    if network not in network_names():
+        raise ConfigError(f"no model is named {name!r}{_nearest_model(name) or '; see --list models'}")
+    return ModelSpec.from_yaml(packaged_config(network)).with_input_size(parse_size_wh(size))
+
+
+def _nearest_model(name: str) -> str:
+    return nearest(name, [f"{network}_{size}" for network in network_names() for size in (320, 416)])
+
+
+def _of_values_0_to_255(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns a description without its ``pixel_range``: mean and deviation are of pixel values 0 to 255."""
+    if "pixel_range" not in content:
+        return content
+    largest = content["pixel_range"]
+    if largest not in (1, 255) or isinstance(largest, bool):
+        raise ConfigError(f"{path}: pixel_range is 1 or 255, the largest pixel value, got {short(largest)}")
+    described = {key: value for key, value in content.items() if key != "pixel_range"}
+    for key in ("mean_bgr", "std_bgr"):
+        values = described.get(key)
+        if largest == 1 and isinstance(values, list):
+            described[key] = [255 * one if isinstance(one, (int, float)) else one for one in values]
+    return described
+
+
+def _read_labels(value: str, yaml_path: Path) -> list[str]:
+    if value != "coco" and not value.endswith(".txt"):
+        raise ConfigError(f"{yaml_path}: labels: 'coco', a list of names, or the path of a .txt file; got {value!r}")
+    path = _COCO_LABELS if value == "coco" else yaml_path.parent / value
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that can't be one
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(f"{yaml_path}: labels: can't read {str(path)!r}: {reason}") from None
+
+
+_MODELS_BY_PLACE: dict[str, type[BaseModel]] = {
+    "": ModelSpec,
+    "network": NetworkSpec,
+    "head": HeadSpec,
+    **SPECS_BY_TYPE,
+}
+
+
+def _in_one_line(error: ValidationError) -> str:
+    """Says every problem with its key; for an unknown key, the nearest that exist there."""
+    problems = []
+    for detail in error.errors():
+        place = [str(part) for part in detail["loc"]]
+        key = ".".join(part for part in place if part not in SPECS_BY_TYPE)
+        if detail["type"] == "extra_forbidden":
+            known = [*_MODELS_BY_PLACE[place[-2] if len(place) > 1 else ""].model_fields, "pixel_range"]
+            problems.append(f"unknown key {key!r}{nearest(place[-1], known)}")
+        elif detail["type"] == "missing":
+            problems.append(f"key {key!r} is missing")
+        else:
+            message = detail["msg"].removeprefix("Value error, ")
+            got = "" if detail["type"] == "value_error" else f", got {short(detail['input'])}"
+            problems.append(f"{key}: {message}{got}" if key else message)
+    return "; ".join(problems)

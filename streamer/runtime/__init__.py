@@ -1,0 +1,1 @@
+"""Threads and queues between sources, the detector and sinks."""

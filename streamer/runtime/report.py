@@ -1,0 +1,119 @@
+"""What a run did: the closing line and the JSON report."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from streamer.common.atomic_file import whole_file
+from streamer.common.errors import SinkError
+from streamer.detector.base import EngineInfo
+from streamer.sinks.files import is_special
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """One source's part. `fps_*` are frames over the time between the source's first and last frame.
+
+    `gave_way` counts frames dropped (or, under every-frame, kept waiting) while sources of higher priority were served.
+    """
+
+    name: str
+    uri: str
+    frames_captured: int
+    frames_processed: int
+    frames_dropped: int
+    reconnects: int
+    fps_captured: float
+    fps_processed: float
+    gave_way: int = 0
+
+
+@dataclass(frozen=True)
+class RunError:
+    """What failed: the source's or output's name (``run`` for the run as a whole), and why."""
+
+    where: str
+    what: str
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One run.
+
+    Attributes:
+        engine: what computed.
+        sources: one part each.
+        fps: unique frames whose detections reached every sink, over `wall_s`.
+        wall_s: seconds from the first thread's start to the last output's end.
+        stages_ms: mean, p50, p95 and p99 of each stage's time a frame, over its last 4,096 frames.
+        latency_ms: p50, p95, p99 (last 4,096 frames of each source) and max from capture to the last sink.
+        errors: sources and outputs that failed; the others went on.
+        files: what was written.
+        skipped: what sources had to pass over.
+    """
+
+    engine: EngineInfo
+    sources: tuple[SourceReport, ...]
+    fps: float
+    wall_s: float
+    stages_ms: dict[str, dict[str, float]]
+    latency_ms: dict[str, float] | None
+    errors: tuple[RunError, ...] = ()
+    files: tuple[Path, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns engine, sources, fps, wall_s, stages_ms, latency_ms; errors and gave_way where there were any."""
+        content = asdict(self)
+        del content["files"], content["skipped"]
+        for source in content["sources"]:
+            if not source["gave_way"]:
+                del source["gave_way"]
+        if not self.errors:
+            del content["errors"]
+        return content
+
+    def write(self, path: Path) -> None:
+        """Writes the JSON file; it appears whole or not at all, unless it is a device or a pipe.
+
+        Raises:
+            SinkError: if it can't be written.
+        """
+        content = json.dumps(self.to_json(), indent=2) + "\n"
+        try:
+            if is_special(path):
+                with os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb") as file:  # a pipe may have no reader
+                    os.set_blocking(file.fileno(), True)
+                    file.write(content.encode())
+            else:
+                with whole_file(path) as partial:
+                    partial.write_text(content, encoding="utf-8")
+        except OSError as error:
+            raise SinkError(f"can't write the report {str(path)!r}: {error.strerror or error}") from error
+
+    def summary(self) -> str:
+        """Returns the closing line: frames, FPS, mean and p95 inference time, drops, files written."""
+        frames = sum(source.frames_processed for source in self.sources)
+        dropped = sum(source.frames_dropped for source in self.sources)
+        parts = [f"{frames} frames in {self.wall_s:.1f} s", f"{self.fps:.1f} FPS"]
+        inference = self.stages_ms.get("inference")
+        if inference:
+            engine = f"{self.engine.name} {self.engine.precision}"
+            parts.append(f"inference {inference['mean']:.1f} ms mean, {inference['p95']:.1f} ms p95 ({engine})")
+        parts.append(f"{dropped} dropped")
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} skipped")
+        if self.files:
+            parts.append(f"wrote {_named(self.files)}")
+        return ", ".join(parts)
+
+
+def _named(files: tuple[Path, ...]) -> str:
+    if len(files) <= 3:
+        return " ".join(str(file) for file in files)
+    folders = sorted({str(file.parent) for file in files})
+    return f"{len(files)} files in {' '.join(folders)}"

@@ -1,0 +1,115 @@
+"""The outputs of several sources: which of them are one for all, and which are one each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from streamer.sinks import is_shared_video, open_sink, refuse_conflicts, refuse_overwriting_source
+from streamer.sinks.base import Sink
+from streamer.sinks.options import DEFAULT_SINK_OPTIONS, SinkOptions
+from streamer.sinks.paths import OutputPaths
+from streamer.sources.base import SourceInfo
+
+if TYPE_CHECKING:
+    from streamer.sinks.mosaic.video import TiledVideo
+    from streamer.sinks.mosaic.window import TiledWindow
+
+_MOST_FPS, _USUAL_FPS = 30.0, 25.0
+
+
+class SharedOutputs:
+    """Opens outputs for one source after the other, also while a run goes on.
+
+    With several sources and the layout ``tiled``, a window is one for all of them, and so is a video whose name has no
+    ``{source}``; such an output is finished when all that was opened of it is closed. Everything else is opened for
+    each source.
+    """
+
+    def __init__(
+        self,
+        outputs: Sequence[str],
+        sources: Sequence[SourceInfo],
+        *,
+        labels: Sequence[str],
+        layout: Literal["tiled", "separate"] = "tiled",
+        options: SinkOptions = DEFAULT_SINK_OPTIONS,
+        by_clock: bool = False,
+        paths: OutputPaths | None = None,
+    ) -> None:
+        """Opens what is shared.
+
+        Args:
+            outputs: URIs as `open_sink` takes them.
+            sources: those that the run begins with.
+            labels: the model's class names, by class id.
+            layout: whether there are shared outputs.
+            options: wishes for recordings.
+            by_clock: whether tiled videos go by the clock, as they do with a live source; else by the pictures' times.
+            paths: those that the run has begun to write.
+
+        Raises:
+            ConfigError: if outputs are in each other's way, or in a source's, or can't be shared.
+            SinkError: if a shared output can't be written, or there is no display for a window.
+        """
+        is_tiled = layout == "tiled" and len(sources) > 1
+        refuse_conflicts(outputs, sources, tiled=layout == "tiled")
+        self._labels, self._options, self._by_clock = labels, options, by_clock
+        self._paths = paths or OutputPaths()
+        self._tiled: dict[str, TiledWindow | TiledVideo] = {}
+        try:
+            for output in dict.fromkeys(outputs) if is_tiled else ():
+                if output == "window":
+                    from streamer.sinks.mosaic.window import TiledWindow
+
+                    self._tiled[output] = TiledWindow()
+                elif is_shared_video(output):
+                    self._tiled[output] = self._tiled_video(output, sources)
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self, output: str, source: SourceInfo) -> Sink:
+        """Opens one of the outputs for one source; it is the caller's to close.
+
+        A tiled video that has ended with its last source isn't gone on with: another is begun beside it.
+
+        Raises:
+            ConfigError: if it is the source itself, or would delete it with old segments.
+            SinkError: if it can't be written.
+        """
+        tiled = self._tiled.get(output)
+        if tiled is None:
+            return open_sink(output, source, labels=self._labels, options=self._options, paths=self._paths)
+        refuse_overwriting_source(output, source, self._options)
+        if tiled.is_over:
+            tiled = self._tiled[output] = self._tiled_video(output, [source])
+        return tiled.pane(source)
+
+    def remove(self, name: str) -> None:
+        """Takes a source's tile out of every shared output, on any thread; one that only ends keeps its last picture.
+
+        What was opened for it is still to be closed.
+        """
+        for tiled in self._tiled.values():
+            tiled.remove(name)
+
+    def close(self) -> None:
+        """Finishes the shared outputs, whatever is still open of them. Safe to call twice.
+
+        Raises:
+            SinkError: if one can't be finished.
+        """
+        for tiled in self._tiled.values():
+            tiled.close()
+
+    def _tiled_video(self, output: str, sources: Sequence[SourceInfo]) -> TiledVideo:
+        from streamer.sinks.mosaic.video import TiledVideo
+
+        rates = [source.fps for source in sources if source.fps]
+        fps = min(_MOST_FPS, max(rates, default=_USUAL_FPS))
+        live = any(source.live for source in sources)
+        info = SourceInfo(Path(output).stem, "tiles", fps=fps, live=live)
+        recording = open_sink(output, info, labels=self._labels, options=self._options, paths=self._paths)
+        return TiledVideo(recording, fps, by_clock=self._by_clock or live)

@@ -1,0 +1,85 @@
+"""Video files: one for the whole run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from streamer.common.errors import SinkError
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.sinks.base import Sink
+from streamer.sinks.files import is_special, reason
+from streamer.sinks.options import DEFAULT_CRF
+from streamer.sinks.paths import OutputPaths
+from streamer.sinks.video.audio import AudioReader, open_audio
+from streamer.sinks.video.file_writer import VideoFileWriter
+from streamer.sources.base import SourceInfo
+
+
+class VideoSink(Sink):
+    """Writes a video file with the frames' own times and, for file sources, the source's sound.
+
+    The file is made when the first frame comes; until then a file that is to be replaced stays.
+    """
+
+    def __init__(
+        self, path: Path, source: SourceInfo, *, crf: int = DEFAULT_CRF, paths: OutputPaths | None = None
+    ) -> None:
+        """Checks that `path` can be written.
+
+        Args:
+            path: its ending is one of .mp4, .mov, .mkv, .avi.
+            source: what is recorded: its frame rate, and the file whose sound is written.
+            crf: x264's constant rate factor.
+            paths: those of the run; None is a run of its own.
+
+        Raises:
+            ConfigError: if another run is writing it.
+            SinkError: if it can't be written.
+        """
+        if is_special(path):
+            raise SinkError(f"can't write {path}: a video needs a file, not a pipe or a device; choose another output")
+        self._claim = (paths or OutputPaths()).claim_file(path)
+        self._path = self._claim.path
+        self._source = source
+        self._crf = crf
+        self._sound: AudioReader | None = None
+        self._recording: VideoFileWriter | None = None
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Appends the frame, which must have the boxes drawn on it already.
+
+        Raises:
+            SinkError: if the file can't take it. What was written before can be played.
+        """
+        if self._recording is None:
+            self._sound = open_audio(self._source)
+            self._recording = self._begin(frame)
+        self._recording.add(frame)
+
+    def close(self) -> None:
+        """Finishes the file.
+
+        Raises:
+            SinkError: if it can't be finished. What was written before can be played.
+        """
+        try:
+            if self._recording is not None:
+                self._recording.finish()
+        finally:
+            if self._sound is not None:
+                self._sound.close()
+            self._claim.close()
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The file, once it has a frame."""
+        return (self._path,) if self._recording is not None and self._recording.is_kept else ()
+
+    def _begin(self, frame: Frame) -> VideoFileWriter:
+        try:
+            return VideoFileWriter(
+                self._path, frame, self._source.fps, self._sound, crf=self._crf, replace=self._claim.replaces
+            )
+        except FileExistsError as error:
+            raise SinkError(f"can't write {self._path}: {reason(error)}; choose another output") from error

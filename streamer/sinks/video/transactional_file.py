@@ -1,0 +1,96 @@
+"""A file under a muxer that stays playable when writing breaks off."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from streamer.sinks.files import open_file
+
+
+class TransactionalFile:
+    """The file object that a muxer writes through.
+
+    `keep` says that what is in the file now can be played as it is. When a later write fails, `abandon` takes the file
+    back to that state: the half-written rest is cut off and bytes before it that were overwritten are put back.
+
+    Attributes:
+        error: why a write failed, or None.
+        closed: True once nothing more can be written; the muxer then leaves its closing parts out.
+    """
+
+    def __init__(self, path: Path, *, replace: bool = True) -> None:
+        """Opens `path`, replacing what it holds, and locks it.
+
+        Raises:
+            FileExistsError: if there is something, be it a link, and `replace` is False.
+            BlockingIOError: if another run is writing it.
+            OSError: if it can't be written.
+        """
+        descriptor = open_file(path, os.O_RDWR | os.O_CREAT | (0 if replace else os.O_EXCL))
+        self._file = os.fdopen(descriptor, "wb+", buffering=0)
+        self._file.truncate(0)
+        self._kept_bytes = 0
+        self._undo: list[tuple[int, bytes]] = []
+        self.error: OSError | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed."""
+        return self._file.closed
+
+    def write(self, data: bytes) -> int:
+        """Writes all of `data` at the current position; returns its length."""
+        try:
+            self._remember(len(data))
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self.error = error
+            raise
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves the position; returns it."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Returns the position."""
+        return self._file.tell()
+
+    def keep(self) -> bool:
+        """Takes the file's present state as one to come back to; returns whether the file has grown since the last."""
+        before, self._kept_bytes = self._kept_bytes, os.fstat(self._file.fileno()).st_size
+        self._undo.clear()
+        return self._kept_bytes > before
+
+    def clear(self) -> None:
+        """Takes out all that was written, to begin anew."""
+        self._undo.clear()
+        self._kept_bytes = 0
+        self._file.seek(0)
+        self._file.truncate()
+
+    def abandon(self) -> None:
+        """Takes the file back to the state last kept, as far as the disk allows, and closes it."""
+        if self._file.closed:
+            return
+        try:
+            for offset, data in reversed(self._undo):
+                self._file.seek(offset)
+                self._file.write(data)
+            self._file.truncate(self._kept_bytes)
+        finally:
+            self._file.close()
+
+    def close(self) -> None:
+        """Closes the file as it is."""
+        self._file.close()
+
+    def _remember(self, count: int) -> None:
+        position = self._file.tell()
+        count = min(count, self._kept_bytes - position)
+        if count > 0:
+            self._undo.append((position, self._file.read(count)))
+            self._file.seek(position)

@@ -1,0 +1,73 @@
+"""Whether a window can be opened here: asked before the GUI library is, since that one ends the process without one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import cv2
+
+from streamer.sinks.window.x11 import X11Display, x11_display
+
+_ROOM_WH = (1280, 720)
+_NO_GUI = "this OpenCV has no windows: pip uninstall opencv-python-headless, then pip install opencv-python"
+
+
+def display_problem() -> str | None:
+    """Returns why no window can be opened, in one phrase with the fix, or None if one can."""
+    framework = cv2.currentUIFramework()
+    if not framework:
+        return _NO_GUI
+    if sys.platform != "linux":
+        return None
+    return _linux_problem(framework)
+
+
+def window_room_wh() -> tuple[int, int]:
+    """Returns the width and height that a new window may have: 1280x720, or less on a screen known to be small."""
+    x11 = _x11()
+    width, height = x11.screen_wh if x11 else _ROOM_WH
+    return min(_ROOM_WH[0], width), min(_ROOM_WH[1], height)
+
+
+def reannounce_windows() -> None:
+    """Makes up for the event that a new window of OpenCV's may have missed; does nothing where there is no X server."""
+    x11 = _x11()
+    if x11:
+        x11.tell_own_windows_mapped()
+
+
+def quiet_qt() -> None:
+    """Keeps the Qt inside OpenCV's wheel from warning of what it lacks: a Wayland plugin, and fonts, unused here."""
+    fonts = os.environ.get("QT_QPA_FONTDIR")
+    if fonts and not Path(fonts).is_dir():
+        os.environ["QT_QPA_FONTDIR"] = str(Path(fonts).parent)
+    if _qt_platforms() == {"xcb"}:
+        os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
+
+
+def _linux_problem(framework: str) -> str | None:
+    platforms = _qt_platforms() if framework.startswith("QT") else set()
+    chosen = os.environ.get("QT_QPA_PLATFORM", "").split(":")[0]
+    if chosen and platforms and chosen not in platforms:
+        return f"QT_QPA_PLATFORM={chosen}, but OpenCV's windows know only {', '.join(sorted(platforms))}: unset it"
+    if os.environ.get("WAYLAND_DISPLAY") and (not platforms or "wayland" in platforms):
+        return None
+    display = os.environ.get("DISPLAY")
+    if not display:
+        return "there is no display (DISPLAY isn't set): run it on a desktop, or over ssh -X"
+    if x11_display(display) is None:
+        return f"the display {display} doesn't answer: check DISPLAY, and xauth where you changed user"
+    return None
+
+
+def _x11() -> X11Display | None:
+    name = os.environ.get("DISPLAY")
+    return x11_display(name) if sys.platform == "linux" and name else None
+
+
+def _qt_platforms() -> set[str]:
+    """Returns the window systems that the Qt inside OpenCV's wheel knows; empty for an OpenCV built otherwise."""
+    folder = Path(cv2.__file__).parent / "qt" / "plugins" / "platforms"
+    return {file.name.removeprefix("libq").split(".")[0] for file in folder.glob("libq*.so")}

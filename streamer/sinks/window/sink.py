@@ -1,0 +1,169 @@
+"""A window on the desktop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import cv2
+
+from streamer.common.errors import SinkError
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.sinks.base import Sink, StopRequested
+from streamer.sinks.files import reason
+from streamer.sinks.scaling import Image, fitted, resized
+from streamer.sinks.window.display import display_problem, quiet_qt, reannounce_windows, window_room_wh
+
+_QUIT_KEYS = (ord("q"), ord("Q"), 27)
+_REPAINT_S = 0.2
+_REANNOUNCE_S = (0.1, 0.3, 1.0, 3.0)  # after opening
+_KEY_BITS = 0xFFFF  # above are modifiers such as Num Lock
+_FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_GUI_NORMAL
+
+
+class DesktopWindow:
+    """A window that shows what is painted for it, and turns ``q``, Esc and its close button into `StopRequested`.
+
+    Everything happens on the main thread. The window can be resized.
+    """
+
+    def __init__(self, title: str, paint: Callable[[tuple[int, int]], Image], *, keep_ratio: bool = True) -> None:
+        """Opens nothing yet: the window appears with the first `show`.
+
+        Args:
+            title: the window's title, different for each window.
+            paint: returns the picture to show, (H, W, 3) uint8 BGR, for the window's present width and height, both 0
+                while it isn't laid out; a picture of another size is stretched.
+            keep_ratio: whether it is stretched in its own ratio only.
+
+        Raises:
+            SinkError: if there is no display, or OpenCV was built without windows.
+        """
+        problem = display_problem()
+        if problem:
+            raise SinkError(f"can't open a window: {problem}, or choose another --output")
+        quiet_qt()
+        self._title = title
+        self._paint = paint
+        self._flags = _FLAGS | (cv2.WINDOW_KEEPRATIO if keep_ratio else cv2.WINDOW_FREERATIO)
+        self._opened_s = self._shown_s = 0.0
+        self._reannounced = 0
+        self.is_open = False
+
+    def show(self, size_wh: tuple[int, int]) -> None:
+        """Has the picture painted and shows it; `poll` lets it appear.
+
+        Args:
+            size_wh: the size to open at where the window isn't open yet; it is reduced to what fits 1280x720 and the
+                screen.
+
+        Raises:
+            SinkError: if the window system refuses.
+        """
+        try:
+            if not self.is_open:
+                cv2.namedWindow(self._title, self._flags)
+                self.is_open = True
+                self._opened_s = time.perf_counter()
+                cv2.resizeWindow(self._title, *fitted(size_wh, window_room_wh()))
+            self._show()
+        except cv2.error as error:
+            raise SinkError(f"the window failed: {reason(error)}; choose another --output") from error
+
+    def poll(self) -> None:
+        """Lets the window handle its events, and has it painted again now and then.
+
+        A window that has just appeared or changed its size may have dropped what was painted.
+
+        Raises:
+            StopRequested: when a key or the close button asked for the end.
+        """
+        if not self.is_open:
+            return
+        key = cv2.pollKey()
+        if not self._is_visible():
+            self.is_open = False
+            raise StopRequested
+        if key != -1 and key & _KEY_BITS in _QUIT_KEYS:
+            raise StopRequested
+        now_s = time.perf_counter()
+        if self._reannounced < len(_REANNOUNCE_S) and now_s - self._opened_s > _REANNOUNCE_S[self._reannounced]:
+            self._reannounced += 1
+            reannounce_windows()
+        if now_s - self._shown_s > _REPAINT_S:
+            self._show()
+
+    def close(self) -> None:
+        """Takes the window away. Safe to call twice."""
+        if self.is_open:
+            self.is_open = False
+            if self._is_visible():
+                cv2.destroyWindow(self._title)
+                cv2.pollKey()
+
+    def _is_visible(self) -> bool:
+        try:
+            return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error:  # with its last window, OpenCV's Qt has gone too
+            return False
+
+    def _show(self) -> None:
+        _, _, width, height = cv2.getWindowImageRect(self._title)
+        is_laid_out = min(width, height) > 0  # not so while minimised, either
+        cv2.imshow(self._title, self._paint((width, height) if is_laid_out else (0, 0)))
+        self._shown_s = time.perf_counter()
+
+
+class WindowSink(Sink):
+    """Shows frames; ``q``, Esc or the window's close button asks the run to end.
+
+    The window can be resized and keeps the picture's aspect ratio; it opens at the picture's own size, or at what of it
+    fits 1280x720 and the screen. A picture larger than the window is reduced before it is shown.
+    """
+
+    live_view = True
+    main_thread = True
+
+    def __init__(self, title: str) -> None:
+        """Opens nothing yet: the window appears with the first frame.
+
+        Raises:
+            SinkError: if there is no display, or OpenCV was built without windows.
+        """
+        self._window = DesktopWindow(title, self._painted)
+        self._frame: Frame | None = None
+        self._count = 0
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Shows the frame, which must have the boxes drawn on it already; `poll` lets the window paint it.
+
+        Raises:
+            SinkError: if the window system refuses.
+        """
+        self._frame = frame
+        self._count += 1
+        self._window.show(frame.shown_wh)
+
+    @property
+    def lingers(self) -> bool:
+        """A single picture stays until its window is closed."""
+        return self._window.is_open and self._count == 1
+
+    def poll(self) -> None:
+        """Lets the window handle its events.
+
+        Raises:
+            StopRequested: when a key or the close button asked for the end.
+        """
+        self._window.poll()
+
+    def close(self) -> None:
+        """Takes the window away."""
+        self._window.close()
+
+    def _painted(self, room_wh: tuple[int, int]) -> Image:
+        assert self._frame is not None  # the window opens with the first
+        if min(room_wh) < 1:
+            return self._frame.image
+        return resized(self._frame, fitted(self._frame.shown_wh, room_wh))

@@ -1,0 +1,51 @@
+"""Decodes a video's packets with FFmpeg."""
+
+from __future__ import annotations
+
+import av
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from streamer.common.errors import SourceError
+from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture, PacketDecoder
+from streamer.frames.pixels import Orientation, orientation_of, pixels_of
+from streamer.sources.options import MAX_PIXELS, too_large
+
+
+class CpuPackets(PacketDecoder):
+    """Decodes with FFmpeg.
+
+    Attributes:
+        turn: how pictures are turned for display; None until the first.
+    """
+
+    def __init__(self, stream: VideoStream, tick_s: float, max_pixels: int = MAX_PIXELS) -> None:
+        """Takes the stream that the packets are of, the seconds a tick of its time stamps, and the largest picture."""
+        self._context = stream.codec_context
+        self._tick_s, self._max_pixels = tick_s, max_pixels
+        self._context.options = {**self._context.options, "max_pixels": str(max_pixels)}
+        self.turn: Orientation | None = None
+
+    def decode(self, packet: Packet[VideoStream]) -> list[DecodedPicture]:
+        try:
+            return [self._picture(decoded) for decoded in packet.decode()]
+        except av.EOFError:  # the decoder was flushed before
+            return []
+        except av.FFmpegError as error:
+            context = self._context
+            problem = too_large((context.width, context.height), self._max_pixels)
+            if problem is not None:  # FFmpeg says of such a picture only that it is invalid
+                raise SourceError(f"is too large: {problem}") from None
+            raise CorruptPacketError(str(error.strerror)) from error
+
+    def _picture(self, decoded: av.VideoFrame) -> DecodedPicture:
+        if self.turn is None:
+            self.turn = orientation_of(decoded)
+        tick_s = self._tick_s
+        stamp_s = None if decoded.pts is None else decoded.pts * tick_s
+        return DecodedPicture(
+            pixels_of(decoded, self.turn), stamp_s, decoded.duration * tick_s, bool(decoded.is_corrupt)
+        )
+
+    def close(self) -> None:
+        self._context.flush_buffers()

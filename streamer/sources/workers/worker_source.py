@@ -1,0 +1,54 @@
+"""One connection to a live source, in a process of its own that closing kills."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from streamer.frames.frame import Frame
+from streamer.sources.base import Source
+from streamer.sources.options import SourceOptions
+from streamer.sources.workers.pool import DecodingProcesses
+
+
+class SourceApart(Source):
+    """Frames of one connection, decoded on the CPU of another process: for a library that hangs and can't be stopped.
+
+    Pictures are copied, which takes longer than reading them in this process.
+    """
+
+    def __init__(self, uri: str, *, name: str, options: SourceOptions) -> None:
+        """Starts the process, opens the source there and waits for its first frame.
+
+        Raises:
+            ConfigError: if no process can be started.
+            SourceError: if the source can't be opened, or gives no frame in time.
+        """
+        self._processes = DecodingProcesses(1)
+        try:
+            self._source = self._processes.open(uri, name=name, options=replace(options, reconnect=0, gpu=None))
+            self._source.wait_ready()
+        except BaseException:
+            self._processes.close()
+            raise
+        self.info = self._source.info
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self._source)
+
+    def interrupt(self) -> None:
+        self._source.interrupt()
+
+    def close(self) -> None:
+        self._source.close()
+        self._processes.close()
+
+    @property
+    def passed_over(self) -> int:
+        """Pictures passed over to stay fresh."""
+        return self._source.passed_over
+
+    @property
+    def damaged(self) -> int:
+        """Packets that couldn't be decoded."""
+        return self._source.damaged
