@@ -19,7 +19,6 @@ _VERBS = {
     "make": ("make", "checkpoint to ONNX and INT8 ONNX with a report, in one go"),
     "build": ("build", "ONNX to a TensorRT engine"),
     "inspect": ("inspect_model", "what an ONNX file or an engine holds, layer by layer"),
-    "import-tfjs": ("import_tfjs", "TensorFlow.js NanoDet-g to a checkpoint"),
 }
 
 

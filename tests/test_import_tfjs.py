@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -16,11 +15,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch makes the checkpoint")
 
-from calibration import import_tfjs as module  # noqa: E402
-from calibration.import_tfjs import add_arguments, import_tfjs, run  # noqa: E402
 from streamer.common.errors import ConfigError, ModelError  # noqa: E402
 from streamer.models.nanodet import build, load_checkpoint, load_into  # noqa: E402
 from streamer.models.spec import ModelSpec, packaged_config  # noqa: E402
+from tools import import_tfjs as module  # noqa: E402
+from tools.import_tfjs import import_tfjs, main  # noqa: E402
 
 SHARED_CHECKPOINT = Path(__file__).parents[2] / "shared" / "weights" / "nanodet-g_416.pth"
 TFJS_DIR = os.environ.get("NANODET_TFJS_DIR")
@@ -338,20 +337,18 @@ def test_unwritable_output_is_named(writer: TfjsWriter, tmp_path: Path, place: s
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_verb_says_what_it_wrote(
+def test_the_command_says_what_it_wrote(
     writer: TfjsWriter, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     path = writer.write(tmp_path)
-    args = parser.parse_args([str(path), "-o", str(tmp_path / "small.pth")])
-    assert run(args) == 0
+    arguments = [str(path), "-o", str(tmp_path / "small.pth")]
+    assert main(arguments) == 0
     assert "34 convolutions" in (line := capsys.readouterr().out) and "not the published files" in line
     sha256 = {
         hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("model.json", "one.bin", "two.bin")
     }
     monkeypatch.setattr(module, "_PUBLISHED_SHA256", sha256)
-    assert run(args) == 0
+    assert main(arguments) == 0
     assert "(the published files)" in capsys.readouterr().out
 
 

@@ -13,18 +13,18 @@ import numpy.typing as npt
 import pytest
 
 from streamer.common.errors import ConfigError, SinkError
-from streamer.data import make_sample as module
-from streamer.data.make_sample import frames, load_prints, main, make_sample
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.frames.yuv import Yuv420
 from streamer.models.letterbox import Letterbox
 from streamer.models.postprocess import Postprocessor
 from streamer.models.spec import ModelSpec, spec_for
+from tools import make_sample as module
+from tools.make_sample import frames, load_prints, main, make_sample
 
 Image = npt.NDArray[np.uint8]
 
-CLIP = Path(module.__file__).with_name("sample.mp4")
+CLIP = Path(__file__).parent.parent / "streamer" / "data" / "sample.mp4"
 CHECKPOINT = Path(__file__).parents[2] / "shared" / "weights" / "nanodet-g_416.pth"
 
 

@@ -1,7 +1,8 @@
 """The backbones: each takes pictures and returns the features at strides 8, 16 and 32.
 
-Parameter names are those of upstream NanoDet's checkpoints. To add one: a description in `streamer.models.network_spec`,
-a module here with a class of `channels` and `forward`, and a line in `build_backbone`.
+Parameter names are those of upstream NanoDet's checkpoints. To add one: describe it in
+`streamer.models.network_spec`, add a module here with a class of `channels` and `forward`, and a line in
+`build_backbone`.
 """
 
 from __future__ import annotations

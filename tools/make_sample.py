@@ -1,6 +1,6 @@
 """Makes the packaged sample clip: a slow camera move past four photographs hung on a wall.
 
-``python -m streamer.data.make_sample OUT.mp4``: 10 s of 1280x720 at 30 frames a second, no sound, below 1.5 MB.
+``python -m tools.make_sample OUT.mp4``: 10 s of 1280x720 at 30 frames a second, no sound, below 1.5 MB.
 
 The photographs are files that the scikit-image package ships, each free of copyright: a portrait of the astronaut
 Eileen Collins (NASA, public domain), a cat (Stefan van der Walt, CC0), a cameraman (Lav Varshney, CC0) and a cup of
@@ -239,7 +239,7 @@ def make_picture(output: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m streamer.data.make_sample", description="Make the sample clip.")
+    parser = argparse.ArgumentParser(prog="python -m tools.make_sample", description="Make the sample clip.")
     parser.add_argument("output", type=Path, metavar="OUT.mp4|OUT.png", help="the clip, or the self-check's picture")
     output: Path = parser.parse_args(arguments).output
     try:

