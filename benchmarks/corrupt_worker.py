@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import Self
 
 from benchmarks.corrupt_cases import Kind, case_of
 from streamer.common.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
+from typing import Self
 
 import cv2
-from typing_extensions import Self
 
 from streamer.sources import SourceOptions
 from tests.media import picture

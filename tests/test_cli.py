@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import av
@@ -128,7 +128,7 @@ def test_rtsp_camera_with_a_password(tmp_path: Path, model: Path) -> None:
     assert times == sorted(times)
     moments = [datetime.strptime(line["captured_at"], "%Y-%m-%dT%H:%M:%S.%fZ") for line in lines]
     assert moments == sorted(moments)
-    assert timedelta(0) < datetime.now(timezone.utc).replace(tzinfo=None) - moments[0] < timedelta(seconds=120)
+    assert timedelta(0) < datetime.now(UTC).replace(tzinfo=None) - moments[0] < timedelta(seconds=120)
     for text in (done.stdout, done.stderr, *(path.read_text() for path in tmp_path.glob("*.json*"))):
         assert "hunter2" not in text
 

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import cv2
@@ -75,7 +75,7 @@ def test_lines_of_live_sources_say_when_the_frame_was_captured(tmp_path: Path) -
     line = json.loads((tmp_path / "out.jsonl").read_text())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["captured_at"])
     moment = datetime.strptime(line.pop("captured_at"), "%Y-%m-%dT%H:%M:%S.%f%z")
-    assert abs(datetime.now(timezone.utc) - timedelta(hours=1) - moment) < timedelta(seconds=5)
+    assert abs(datetime.now(UTC) - timedelta(hours=1) - moment) < timedelta(seconds=5)
     assert set(line) == {"source", "index", "pts_s", "width", "height", "name", "detections"}
 
 

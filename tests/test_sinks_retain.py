@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from tests.test_sinks_video_broken import noise
 OUTPUT = "out.v2.mp4"  # a dot in the stem: a pattern must take it as it is
 
 
-BEGUN_S = datetime(2026, 1, 23, tzinfo=timezone.utc).timestamp()  # what names count from
+BEGUN_S = datetime(2026, 1, 23, tzinfo=UTC).timestamp()  # what names count from
 
 
 def stamped(number: int, stem: str = "out.v2", ending: str = ".mp4") -> str:
@@ -279,7 +279,7 @@ HOUR_S, DAY_S, YEAR_S = 3600.0, 86_400.0, 365 * 86_400.0
 
 def segment(folder: Path, begun_s: float, written_s: float | None = None, *, stem: str = "out", size: int = 10) -> Path:
     """Writes a segment that was begun at one time by its name, and written last at another by the file system."""
-    begun = datetime.fromtimestamp(begun_s, timezone.utc)
+    begun = datetime.fromtimestamp(begun_s, UTC)
     path = folder / f"{stem}-{begun:%Y%m%dT%H%M%S}.{begun.microsecond // 1000:03d}Z.mp4"
     path.write_bytes(b"x" * size)
     written_s = begun_s + 600 if written_s is None else written_s
@@ -301,7 +301,7 @@ def record(series: Series, begun_s: float, *, size: int = 10) -> Path:
         os.utime(path, (begun_s, begun_s))
         return path
 
-    return series.begin(datetime.fromtimestamp(begun_s, timezone.utc), make)
+    return series.begin(datetime.fromtimestamp(begun_s, UTC), make)
 
 
 @pytest.mark.parametrize("retain", [Retention(size_bytes=45), Retention(age_s=DAY_S)], ids=["size", "age"])

@@ -6,7 +6,7 @@ import itertools
 import re
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 
@@ -124,10 +124,10 @@ def test_whatever_the_times_no_frame_is_lost_or_doubled(
 
 def test_files_are_named_after_the_time_when_their_first_frame_was_captured(tmp_path: Path) -> None:
     ages_s = [7200.0, 7199.5, 7199.0, 3600.0, 3599.5]
-    now_s, now = time.perf_counter(), datetime.now(timezone.utc)
+    now_s, now = time.perf_counter(), datetime.now(UTC)
     pictures = [Frame(picture(n), "door", n, 7200 - age_s, now_s - age_s) for n, age_s in enumerate(ages_s)]
     files = record(tmp_path / "out.mp4", SourceInfo("door", "rtsp://x", live=True), 1.0, iter(pictures))
-    stamps = [datetime.strptime(f.stem, "out-%Y%m%dT%H%M%S.%fZ").replace(tzinfo=timezone.utc) for f in files]
+    stamps = [datetime.strptime(f.stem, "out-%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC) for f in files]
     for stamp, age_s in zip(stamps, (7200.0, 7199.0, 3600.0), strict=True):
         assert abs(stamp - (now - timedelta(seconds=age_s))) < timedelta(seconds=0.5)
     assert [read(file)[0] for file in files] == [[0, 1], [2], [3, 4]]
@@ -136,7 +136,7 @@ def test_files_are_named_after_the_time_when_their_first_frame_was_captured(tmp_
 def test_names_rise_when_the_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hours = iter(range(9, 0, -1))
     monkeypatch.setattr(
-        segments, "captured_utc", lambda frame: datetime(2026, 11, 23, next(hours), 59, 59, 999_700, timezone.utc)
+        segments, "captured_utc", lambda frame: datetime(2026, 11, 23, next(hours), 59, 59, 999_700, UTC)
     )
     files = record(tmp_path / "out.mp4", info(), 1.0, frames(even(8, 2.0)))
     assert [file.name for file in files] == [
@@ -149,7 +149,7 @@ def test_names_rise_when_the_clock_is_set_back(tmp_path: Path, monkeypatch: pyte
 
 
 def test_no_file_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "captured_utc", lambda frame: datetime(2026, 11, 23, 9, tzinfo=timezone.utc))
+    monkeypatch.setattr(segments, "captured_utc", lambda frame: datetime(2026, 11, 23, 9, tzinfo=UTC))
     taken = tmp_path / "out-20261123T090000.000Z.mp4"
     taken.write_bytes(b"precious")
     (tmp_path / "out-20261123T090000.001Z.mp4").symlink_to(tmp_path / "elsewhere.mp4")

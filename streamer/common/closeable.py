@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import abc
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import Self
 
 
 class Closeable(abc.ABC):

@@ -8,8 +8,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import Self
 
 from streamer.common.errors import SinkError
 from streamer.frames.detections import Detections

@@ -12,7 +12,7 @@ import stat
 import tempfile
 import time
 import unicodedata
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from streamer.common.errors import ConfigError, SinkError
@@ -168,10 +168,10 @@ def captured_utc(frame: Frame) -> datetime:
     Two clocks are compared, and a busy machine may put the program aside between looking at one and at the other: of
     several comparisons the quickest counts, so that every output says the same time of a frame.
     """
-    quickest_s, found = math.inf, datetime.now(timezone.utc)
+    quickest_s, found = math.inf, datetime.now(UTC)
     for _ in range(_MOST_COMPARISONS):
         before_s = time.perf_counter()
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         took_s = time.perf_counter() - before_s
         if took_s < quickest_s:
             quickest_s, found = took_s, now - timedelta(seconds=before_s + took_s / 2 - frame.captured_at_s)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ _CLOCK_STEP = timedelta(milliseconds=1)
 _TIDY_S = 10.0
 _CLOCK_S = 3600.0  # a name and a file's time, or two clocks, may be that far apart
 _PAUSE_S = 30 * 86400.0  # recordings further apart than that, and the age, may as well mean that the clock is wrong
-_EARLIEST_S = datetime(2015, 1, 1, tzinfo=timezone.utc).timestamp()  # before this only clocks that were never set say
+_EARLIEST_S = datetime(2015, 1, 1, tzinfo=UTC).timestamp()  # before this only clocks that were never set say
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import ctypes
 import re
 import sys
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from importlib import import_module
 from typing import Any
 
@@ -24,7 +24,7 @@ _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _CC_MAJOR, _CC_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
 
 
-class TensorRTPackage(str, Enum):
+class TensorRTPackage(StrEnum):
     """A package that builds engines."""
 
     TENSORRT = "tensorrt"
