@@ -9,6 +9,7 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import av
 import cv2
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from av.video.frame import PictureType
+from av.video.stream import VideoStream
 
 from benchmarks.damage import damage, damage_graph, damage_values
 from streamer.models.spec import packaged_config
@@ -285,7 +287,7 @@ def _write_clip(
 ) -> None:
     # One thread and bit-exact, so that a case is the same on the next run.
     with av.open(str(path), "w", container_options={"fflags": "bitexact", **container_options}) as output:
-        stream = output.add_stream(codec, rate=_FPS, options={"threads": "1", **options})
+        stream = cast("VideoStream", output.add_stream(codec, rate=_FPS, options={"threads": "1", **options}))
         stream.width, stream.height = _SIZE_WH
         stream.pix_fmt = pix_fmt
         stream.bit_rate = 400_000

@@ -10,11 +10,13 @@ import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+from av.video.stream import VideoStream
 
 Image = npt.NDArray[np.uint8]
 
@@ -116,7 +118,7 @@ def write_clip(
         times_s = [index / fps for index in range(frames)]
     options = {"preset": "ultrafast", "threads": "1"} if codec.startswith("libx26") else {"threads": "1"}
     with av.open(str(path), "w", format=format, container_options=container_options or {}) as output:
-        stream = output.add_stream(codec, rate=fps, options=options | (codec_options or {}))
+        stream = cast("VideoStream", output.add_stream(codec, rate=fps, options=options | (codec_options or {})))
         stream.width, stream.height = size_wh
         stream.pix_fmt = pix_fmt
         if pixel_aspect is not None:

@@ -255,7 +255,7 @@ class TestCache:
             "from streamer.models.file import load_model\n"
             "from streamer.engines.tensorrt import *\n"
             "told = []\n"
-            "path = cached_engine(load_model(Path(sys.argv[1])), Flavour.TENSORRT_RTX,\n"
+            "path = cached_engine(load_model(Path(sys.argv[1])), TensorRTPackage.TENSORRT_RTX,\n"
             "    BuildOptions(targets=('sm89',)), on_progress=lambda *words: told.append(words))\n"
             "print(path, len(read_engine(path)), bool(told))\n"
         )

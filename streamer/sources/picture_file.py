@@ -115,7 +115,7 @@ def _decode_heif(content: bytes) -> Image:
     if b"clap" in properties or b"grid" in properties:
         raise SourceError(f"a HEIC picture that is cropped or made of tiles, which isn't read here; {_CONVERT}")
     try:
-        with av.open(io.BytesIO(content)) as container:
+        with av.open(io.BytesIO(content), "r") as container:
             decoded = next(container.decode(video=0))
             pixels = pixels_of(decoded, orientation_of(decoded))
     except (av.FFmpegError, StopIteration, IndexError) as error:

@@ -125,7 +125,7 @@ def _try(
             part.stream = copy.to
             container.mux(part)
     container.close()
-    with av.open(io.BytesIO(buffer.getvalue())) as written:
+    with av.open(io.BytesIO(buffer.getvalue()), "r") as written:
         audio = written.streams.audio[0]
         if audio.codec_context is None or audio.start_time is None or audio.time_base is None:
             raise NotCopied("what was written can't be read")
