@@ -30,7 +30,7 @@ from streamer.frames.frame import Frame
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.base import FrameConsumer, PushSource, Source
-from streamer.sources.workers import DecodingProcesses, processes_for
+from streamer.sources.workers import DecoderPool, default_process_count
 
 WANTED_STREAMS, WANTED_P95_MS = 60, 100.0
 _WARM_UP_S = 3.0
@@ -87,16 +87,16 @@ class LateFeed(PushSource):
     """The same for a source that brings its frames."""
 
     def __init__(self, source: PushSource, wait_s: float) -> None:
-        self.info, self.ahead = source.info, source.ahead
+        self.info, self.max_unacknowledged = source.info, source.max_unacknowledged
         self._source, self._wait_s = source, wait_s
 
-    def feed(self, taker: FrameConsumer, *, paced: bool) -> None:
-        timer = threading.Timer(self._wait_s, lambda: self._source.feed(taker, paced=paced))
+    def start(self, consumer: FrameConsumer, *, paced: bool) -> None:
+        timer = threading.Timer(self._wait_s, lambda: self._source.start(consumer, paced=paced))
         timer.daemon = True
         timer.start()
 
-    def count_taken(self) -> None:
-        self._source.count_taken()
+    def acknowledge(self) -> None:
+        self._source.acknowledge()
 
     def __iter__(self) -> Iterator[Frame]:
         return iter(self._source)
@@ -120,7 +120,7 @@ def hold(
     clip: Path, detector: Detector, streams: int, seconds: float, folder: Path, gpu: int | None, processes: int
 ) -> Held:
     """Runs so many streams of `clip` at its own speed, decoded by so many processes, and returns what they got."""
-    with DecodingProcesses(processes) if processes else nullcontext() as decoding:
+    with DecoderPool(processes) if processes else nullcontext() as decoding:
         open_one = partial(open_source, wait=False) if decoding is None else decoding.open
         return _hold(clip, detector, streams, seconds, folder, gpu, processes, open_one)
 
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for streams in options.streams:
                 processes = options.processes
                 if processes is None:
-                    processes = processes_for(streams, available_cores()) if gpu is not None else 0
+                    processes = default_process_count(streams, available_cores()) if gpu is not None else 0
                 held.append(hold(clip, detector, streams, options.seconds, Path(folder), gpu, processes))
                 print(held[-1], file=sys.stderr, flush=True)
             info = detector.info

@@ -24,7 +24,7 @@ from streamer.models.zoo import resolve_model
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sinks import open_sink
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.workers import DecodingProcesses
+from streamer.sources.workers import DecoderPool
 
 WANTED_SHARE = 0.9
 
@@ -77,7 +77,7 @@ def pipeline_rate(clip: Path, detector: CudaDetector, folder: Path, sources: int
         processes: that decode, 0 for this one; they have started before the time begins.
     """
     options = SourceOptions(gpu=0, gpu_only=True)
-    with DecodingProcesses(processes) if processes else nullcontext() as decoding:
+    with DecoderPool(processes) if processes else nullcontext() as decoding:
         open_one = partial(open_source, wait=False) if decoding is None else decoding.open
         for number in range(processes):
             with open_one(str(clip), name=f"warm{number}", options=options) as warm:

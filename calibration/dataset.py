@@ -9,7 +9,7 @@ from pathlib import Path
 from calibration.labels import ClassNames, Sample, read_coco, read_voc, read_yolo
 from streamer.common.errors import ConfigError, SourceError
 from streamer.frames.frame import Frame
-from streamer.sources.picture_file import read_picture
+from streamer.sources.image_decoding import read_image
 from streamer.sources.uri import READ_SUFFIXES
 
 MAX_UNREADABLE = 0.05
@@ -136,7 +136,7 @@ def read_frame(image: Path, index: int) -> Frame:
         SourceError: if it can't be read, or has too many pixels.
     """
     try:
-        pixels = read_picture(image)
+        pixels = read_image(image)
     except SourceError as error:
         raise SourceError(f"can't read the picture {str(image)!r}: {error}") from error
     return Frame(pixels, "images", index, float(index), 0.0, image.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from streamer.sources.workers import DecodingProcesses
+from streamer.sources.workers import DecoderPool
 from streamer.sources.workers.shared_counters import AHEAD
 from tests.camera import camera_missing
 from tests.desktop import x_server
@@ -81,9 +81,9 @@ def camera_packages() -> None:
 
 
 @pytest.fixture
-def one_process() -> Iterator[DecodingProcesses]:
+def one_process() -> Iterator[DecoderPool]:
     """A decoding process of one's own."""
-    with DecodingProcesses(1) as processes:
+    with DecoderPool(1) as processes:
         yield processes
 
 

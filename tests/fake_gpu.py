@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from streamer.sources.workers import decoder_worker as child
-from streamer.sources.workers import process
+from streamer.sources.workers import worker_process
 from streamer.sources.workers.message_channel import MessageChannel
 from streamer.sources.workers.shared_counters import SharedCounters
 
@@ -321,7 +321,7 @@ def threads_for_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         with contextlib.suppress(_Over):
             body()
 
-    monkeypatch.setattr(process, "launch", _ChildHere)
+    monkeypatch.setattr(worker_process, "launch", _ChildHere)
     monkeypatch.setattr(child, "time", types.SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter))
     monkeypatch.setattr(child, "gc", types.SimpleNamespace(freeze=lambda: None))
     monkeypatch.setattr(child, "_or_die", until_over)

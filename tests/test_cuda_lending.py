@@ -23,7 +23,7 @@ from streamer.cuda.memory import Surface
 from streamer.cuda.nv12 import Nv12
 from streamer.cuda.staging import BufferLease
 from streamer.sources import SourceOptions
-from streamer.sources.workers import DecodingProcesses
+from streamer.sources.workers import DecoderPool
 from streamer.sources.workers.shared_counters import SharedCounters
 from tests.fake_gpu import FakeGpu, install, threads_for_processes
 from tests.fakes import WAIT_S, wait_for
@@ -300,13 +300,13 @@ def test_threads_that_give_back_at_once(gpu: FakeGpu) -> None:
 
 
 @pytest.fixture
-def processes(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodingProcesses]:
+def processes(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderPool]:
     """A process that decodes with the stand-in."""
-    with threads_for_processes(monkeypatch), DecodingProcesses(1) as started:
+    with threads_for_processes(monkeypatch), DecoderPool(1) as started:
         yield started
 
 
-def test_pictures_of_another_process_are_the_cpus(gpu: FakeGpu, processes: DecodingProcesses, tmp_path: Path) -> None:
+def test_pictures_of_another_process_are_the_cpus(gpu: FakeGpu, processes: DecoderPool, tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", 40, codec_options=WITH_B_FRAMES)
     wanted = frames_of(path, SourceOptions())
     sources = [processes.open(str(path), name=name, options=ON_GPU) for name in "ab"]
@@ -326,7 +326,7 @@ def test_pictures_of_another_process_are_the_cpus(gpu: FakeGpu, processes: Decod
 
 
 def test_sources_that_are_let_go_in_the_middle_leave_nothing(
-    gpu: FakeGpu, processes: DecodingProcesses, tmp_path: Path
+    gpu: FakeGpu, processes: DecoderPool, tmp_path: Path
 ) -> None:
     path = write_clip(tmp_path / "clip.mp4", 60)
     with contextlib.ExitStack() as stack:

@@ -28,7 +28,7 @@ from streamer.frames.yuv_matrix import Matrix
 from streamer.models.letterbox import Letterbox
 from streamer.sinks.video.sink import VideoSink
 from streamer.sources import Source, SourceOptions, open_source
-from streamer.sources.ffmpeg_packets import CpuPackets
+from streamer.sources.cpu_decoder import CpuDecoder
 from tests.fake_gpu import FakeGpu, install
 from tests.fakes import wait_for
 from tests.media import number_of, write_clip
@@ -125,7 +125,7 @@ def test_stamps_of_any_size_come_back(gpu: FakeGpu, tmp_path: Path, first: int) 
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         packets = [packet for packet in container.demux(stream) if packet.size]
-        cpu = CpuPackets(stream, 1.0)
+        cpu = CpuDecoder(stream, 1.0)
         picture = next(made for packet in packets for made in cpu.decode(packet))
         decoder = NvdecPackets(stream, 0.5, picture, UPRIGHT, 0, live=False)
         for number, packet in enumerate(packets):
@@ -268,7 +268,7 @@ def test_b_frames_nobody_announced_end_the_hurry(gpu: FakeGpu, tmp_path: Path) -
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         packets = [packet for packet in container.demux(stream) if packet.size]
-        cpu = CpuPackets(stream, 1.0)
+        cpu = CpuDecoder(stream, 1.0)
         first = next(made for packet in packets for made in cpu.decode(packet))
         context = stream.codec_context
         known = ("codec", "pix_fmt", "width", "height", "extradata")
@@ -415,7 +415,7 @@ def test_damage_says_what_the_hardware_said(gpu: FakeGpu, tmp_path: Path) -> Non
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         packets = list(container.demux(stream))
-        cpu = CpuPackets(stream, float(stream.time_base or Fraction(1)))
+        cpu = CpuDecoder(stream, float(stream.time_base or Fraction(1)))
         first: DecodedPicture = next(made for packet in packets for made in cpu.decode(packet))
         decoder = NvdecPackets(stream, 1.0, first, UPRIGHT, 0, live=False)
         gpu.refused = {0}

@@ -29,7 +29,7 @@ from streamer.frames.pixels import UPRIGHT
 from streamer.frames.yuv import Yuv420
 from streamer.sinks.video.sink import VideoSink
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.ffmpeg_packets import CpuPackets
+from streamer.sources.cpu_decoder import CpuDecoder
 from tests.fakes import wait_for
 from tests.media import number_of, write_clip
 from tests.rtsp_server import RtspServer
@@ -225,7 +225,7 @@ def packets_of(path: Path) -> tuple[Any, list[Any], DecodedPicture]:
     container = av.open(str(path))
     stream = container.streams.video[0]
     packets = list(container.demux(stream))
-    cpu = CpuPackets(stream, 1.0)
+    cpu = CpuDecoder(stream, 1.0)
     return stream, packets, next(made for packet in packets for made in cpu.decode(packet))
 
 

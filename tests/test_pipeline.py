@@ -287,7 +287,7 @@ def test_a_time_that_is_no_number_is_the_source_that_gives_it() -> None:
 
 def test_frames_passed_over_count_for_the_rate_too() -> None:
     class PassingOver(CountingSource):
-        passed_over = 100
+        dropped = 100
 
     report = run_bounded(Pipeline([StreamSpec(PassingOver(100), [("m", MemorySink())])], SlowDetector())).sources[0]
     assert (report.frames_captured, report.frames_processed) == (200, 100)

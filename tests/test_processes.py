@@ -16,7 +16,7 @@ from streamer.frames.frame import Frame
 from streamer.frames.yuv import Yuv420
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.base import FrameConsumer, PushSource
-from streamer.sources.workers import DecodingProcesses, processes_for
+from streamer.sources.workers import DecoderPool, default_process_count
 from streamer.sources.workers.messages import Begin
 from streamer.sources.workers.shared_counters import AHEAD
 from tests.fakes import WAIT_S, wait_for
@@ -43,17 +43,17 @@ class Kept(FrameConsumer):
         self.most = most
         self._source, self._before = source, before
 
-    def take(self, frame: Frame, capture_ms: float) -> None:
+    def on_frame(self, frame: Frame, capture_ms: float) -> None:
         assert capture_ms >= 0
         self.frames.append(frame)
         if self._before is not None:
             self._before.wait(WAIT_S)
         if self._source is not None:
-            self._source.count_taken()
+            self._source.acknowledge()
         if len(self.frames) > self.most:
             self.more.set()
 
-    def source_ended(self, error: StreamerError | None) -> None:
+    def on_end(self, error: StreamerError | None) -> None:
         self.ends.append(error)
 
     def has_just(self, count: int) -> bool:
@@ -65,19 +65,19 @@ class Kept(FrameConsumer):
 
 
 @pytest.fixture(scope="module")
-def _both() -> Iterator[DecodingProcesses]:
-    with DecodingProcesses(2) as processes:
+def _both() -> Iterator[DecoderPool]:
+    with DecoderPool(2) as processes:
         yield processes
 
 
 @pytest.fixture
-def both(_both: DecodingProcesses) -> Iterator[DecodingProcesses]:
+def both(_both: DecoderPool) -> Iterator[DecoderPool]:
     """Two processes that nobody harms; they forget what they had at the end."""
     yield _both
     wait_for(lambda: loads(_both) == [0, 0])
 
 
-def opened(processes: DecodingProcesses, uri: Path | str, name: str = "a", options: SourceOptions = CPU) -> PushSource:
+def opened(processes: DecoderPool, uri: Path | str, name: str = "a", options: SourceOptions = CPU) -> PushSource:
     """Opens a source and waits for its first frame."""
     source = processes.open(str(uri), name=name, options=options)
     assert isinstance(source, PushSource)
@@ -85,7 +85,7 @@ def opened(processes: DecodingProcesses, uri: Path | str, name: str = "a", optio
     return source
 
 
-def loads(processes: DecodingProcesses) -> list[int]:
+def loads(processes: DecoderPool) -> list[int]:
     return [process.load for process in processes._processes]
 
 
@@ -102,7 +102,7 @@ def loads(processes: DecodingProcesses) -> list[int]:
     ],
 )
 def test_frames_are_those_of_this_process(
-    both: DecodingProcesses, tmp_path: Path, name: str, codec: str, pix_fmt: str, kind: type
+    both: DecoderPool, tmp_path: Path, name: str, codec: str, pix_fmt: str, kind: type
 ) -> None:
     path = write_clip(tmp_path / name, LONG, codec=codec, pix_fmt=pix_fmt)
     with open_source(str(path), name="a") as here, opened(both, path) as there:
@@ -118,7 +118,7 @@ def test_frames_are_those_of_this_process(
     assert captured_s == sorted(captured_s) and captured_s[-1] <= time.perf_counter()
 
 
-def test_what_is_damaged_is_told(both: DecodingProcesses, tmp_path: Path) -> None:
+def test_what_is_damaged_is_told(both: DecoderPool, tmp_path: Path) -> None:
     options = {"codec_options": {"g": "10"}, "container_options": {"movflags": "faststart"}}
     path = write_clip(tmp_path / "clip.mp4", LONG, **options)  # type: ignore[arg-type]
     path.write_bytes(path.read_bytes()[:-300])
@@ -129,7 +129,7 @@ def test_what_is_damaged_is_told(both: DecodingProcesses, tmp_path: Path) -> Non
     assert AHEAD < len(frames) < LONG
 
 
-def test_several_sources_are_spread_and_beside_each_other(both: DecodingProcesses, tmp_path: Path) -> None:
+def test_several_sources_are_spread_and_beside_each_other(both: DecoderPool, tmp_path: Path) -> None:
     counts = [LONG + number for number in range(5)]
     paths = [write_clip(tmp_path / f"{number}.mp4", count) for number, count in enumerate(counts)]
     sources = [both.open(str(path), options=CPU) for path in paths]
@@ -153,7 +153,7 @@ def test_several_sources_are_spread_and_beside_each_other(both: DecodingProcesse
     ],
 )
 def test_what_cannot_be_opened(
-    both: DecodingProcesses, tmp_path: Path, uri: str, kind: type[StreamerError], said: str
+    both: DecoderPool, tmp_path: Path, uri: str, kind: type[StreamerError], said: str
 ) -> None:
     (tmp_path / "text.mp4").write_text("no film\n" * 100)
     uri = uri if "://" in uri else str(tmp_path / uri)
@@ -162,43 +162,43 @@ def test_what_cannot_be_opened(
             source.wait_ready()
         with pytest.raises(kind, match=said):
             list(source)
-        taker = Kept()
+        consumer = Kept()
         assert isinstance(source, PushSource)
-        source.feed(taker, paced=False)
-        assert list(map(str, taker.ends)) == [str(caught.value)]
+        source.start(consumer, paced=False)
+        assert list(map(str, consumer.ends)) == [str(caught.value)]
 
 
 # --- room, time and ends ---
 
 
-def test_no_more_is_decoded_ahead_than_there_is_room_for(both: DecodingProcesses, long_clip: Path) -> None:
+def test_no_more_is_decoded_ahead_than_there_is_room_for(both: DecoderPool, long_clip: Path) -> None:
     with opened(both, long_clip) as source:
-        taker = Kept()
-        source.feed(taker, paced=False)
-        assert source.ahead == AHEAD
-        assert taker.has_just(AHEAD)
+        consumer = Kept()
+        source.start(consumer, paced=False)
+        assert source.max_unacknowledged == AHEAD
+        assert consumer.has_just(AHEAD)
         for taken in (1, 5):
             for _ in range(taken):
-                source.count_taken()
-            assert taker.has_just(len(taker.frames) + taken)
+                source.acknowledge()
+            assert consumer.has_just(len(consumer.frames) + taken)
         for _ in range(LONG):
-            source.count_taken()
-        wait_for(lambda: taker.ends == [None])
-    assert [frame.index for frame in taker.frames] == list(range(LONG))
+            source.acknowledge()
+        wait_for(lambda: consumer.ends == [None])
+    assert [frame.index for frame in consumer.frames] == list(range(LONG))
 
 
-def test_frames_come_at_their_own_time(both: DecodingProcesses, tmp_path: Path) -> None:
+def test_frames_come_at_their_own_time(both: DecoderPool, tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", 8, fps=10)
     with opened(both, path) as source:
-        taker, began_s = Kept(source), time.perf_counter()
-        source.feed(taker, paced=True)
-        wait_for(lambda: taker.ends == [None])
-    assert len(taker.frames) == 8
-    assert all(frame.captured_at_s >= began_s + frame.pts_s - 0.001 for frame in taker.frames)
+        consumer, began_s = Kept(source), time.perf_counter()
+        source.start(consumer, paced=True)
+        wait_for(lambda: consumer.ends == [None])
+    assert len(consumer.frames) == 8
+    assert all(frame.captured_at_s >= began_s + frame.pts_s - 0.001 for frame in consumer.frames)
 
 
 @pytest.mark.parametrize("how", ["close", "interrupt"])
-def test_one_that_is_let_go_in_the_middle_ends(both: DecodingProcesses, long_clip: Path, how: str) -> None:
+def test_one_that_is_let_go_in_the_middle_ends(both: DecoderPool, long_clip: Path, how: str) -> None:
     source = opened(both, long_clip)
     frames = iter(source)
     assert [next(frames).index for _ in range(3)] == [0, 1, 2]
@@ -210,14 +210,14 @@ def test_one_that_is_let_go_in_the_middle_ends(both: DecodingProcesses, long_cli
     assert list(source) == []
 
 
-def test_one_that_is_let_go_before_it_began_ends(both: DecodingProcesses, long_clip: Path) -> None:
+def test_one_that_is_let_go_before_it_began_ends(both: DecoderPool, long_clip: Path) -> None:
     source = both.open(str(long_clip), name="a", options=CPU)
     source.close()
     assert list(source) == []
 
 
 def test_closing_late_harms_no_source_that_came_later(
-    one_process: DecodingProcesses, long_clip: Path, tmp_path: Path
+    one_process: DecoderPool, long_clip: Path, tmp_path: Path
 ) -> None:
     first = opened(one_process, write_clip(tmp_path / "short.mp4", 5))
     assert len(list(first)) == 5
@@ -228,21 +228,21 @@ def test_closing_late_harms_no_source_that_came_later(
 
 
 def test_counting_late_makes_no_room_for_a_source_that_came_later(
-    one_process: DecodingProcesses, long_clip: Path, tmp_path: Path
+    one_process: DecoderPool, long_clip: Path, tmp_path: Path
 ) -> None:
-    first, taker = opened(one_process, write_clip(tmp_path / "short.mp4", 10)), Kept()
-    first.feed(taker, paced=False)
-    wait_for(lambda: taker.ends)
+    first, consumer = opened(one_process, write_clip(tmp_path / "short.mp4", 10)), Kept()
+    first.start(consumer, paced=False)
+    wait_for(lambda: consumer.ends)
     wait_for(lambda: loads(one_process) == [0])
     with opened(one_process, long_clip) as second:
-        for _ in taker.frames:
-            first.count_taken()
+        for _ in consumer.frames:
+            first.acknowledge()
         other = Kept()
-        second.feed(other, paced=False)
+        second.start(other, paced=False)
         assert other.has_just(AHEAD)
 
 
-def test_a_word_for_a_source_that_is_gone_harms_nobody(one_process: DecodingProcesses, long_clip: Path) -> None:
+def test_a_word_for_a_source_that_is_gone_harms_nobody(one_process: DecoderPool, long_clip: Path) -> None:
     one_process._processes[0]._say(Begin(77, False))
     assert len(list(opened(one_process, long_clip))) == LONG
 
@@ -256,11 +256,11 @@ def test_a_word_for_a_source_that_is_gone_harms_nobody(one_process: DecodingProc
      (60, 64, 4), (60, 6, 3), (1000, 16, 8)],
 )  # fmt: skip
 def test_how_many_there_are(videos: int, cores: int, wanted: int) -> None:
-    assert processes_for(videos, cores) == wanted
+    assert default_process_count(videos, cores) == wanted
 
 
 def test_where_there_can_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
-    assert processes_for(100, 64) == 0
+    assert default_process_count(100, 64) == 0
     with pytest.raises(ConfigError, match="need Linux.*--decode-processes 0"):
-        DecodingProcesses(1)
+        DecoderPool(1)

@@ -21,7 +21,7 @@ from streamer.common.errors import SourceError
 from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
 from streamer.sources.base import PushSource, SourceInfo
-from streamer.sources.workers import DecodingProcesses, pool, process
+from streamer.sources.workers import DecoderPool, pool, worker_process
 from streamer.sources.workers.remote import RemoteSource
 from streamer.sources.workers.shared_counters import AHEAD
 from tests.fakes import wait_for
@@ -31,7 +31,7 @@ from tests.test_processes import LONG, WAIT_S, Kept, opened
 CPU = SourceOptions()
 
 
-def pid_of(processes: DecodingProcesses, number: int = 0) -> int:
+def pid_of(processes: DecoderPool, number: int = 0) -> int:
     return processes._processes[number]._popen.pid
 
 
@@ -63,7 +63,7 @@ def within(body: Callable[[], Any], seconds: float = WAIT_S) -> Any:
     return value
 
 
-def begun(processes: DecodingProcesses, clip: Path, names: str) -> tuple[list[PushSource], list[Iterator[Frame]]]:
+def begun(processes: DecoderPool, clip: Path, names: str) -> tuple[list[PushSource], list[Iterator[Frame]]]:
     """Opens a source for each name, and takes its first frame."""
     sources = [opened(processes, clip, name) for name in names]
     frames = [iter(source) for source in sources]
@@ -73,21 +73,21 @@ def begun(processes: DecodingProcesses, clip: Path, names: str) -> tuple[list[Pu
 
 
 def test_a_process_that_is_killed_ends_its_sources_alone(long_clip: Path) -> None:
-    with DecodingProcesses(2) as processes:
+    with DecoderPool(2) as processes:
         sources, frames = begun(processes, long_clip, "abc")
         os.kill(pid_of(processes), signal.SIGKILL)
         for source, each in ((sources[0], frames[0]), (sources[2], frames[2])):
             with pytest.raises(SourceError, match=f"{long_clip}' broke off: the process .* was killed by SIGKILL"):
                 list(each)
-            taker = Kept()
-            source.feed(taker, paced=False)
-            assert len(taker.ends) == 1 and "SIGKILL" in str(taker.ends[0])
+            consumer = Kept()
+            source.start(consumer, paced=False)
+            assert len(consumer.ends) == 1 and "SIGKILL" in str(consumer.ends[0])
         assert len(list(frames[1])) == LONG - 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_ends_the_run_does_not_end_the_process(
-    one_process: DecodingProcesses, long_clip: Path, number: signal.Signals
+    one_process: DecoderPool, long_clip: Path, number: signal.Signals
 ) -> None:
     source = opened(one_process, long_clip)
     os.kill(pid_of(one_process), number)
@@ -96,7 +96,7 @@ def test_what_ends_the_run_does_not_end_the_process(
 
 
 def test_closing_ends_processes_and_sources(long_clip: Path) -> None:
-    with DecodingProcesses(2) as processes:
+    with DecoderPool(2) as processes:
         sources, frames = begun(processes, long_clip, "ab")
         started = processes._processes
         processes.close()
@@ -109,7 +109,7 @@ def test_closing_ends_processes_and_sources(long_clip: Path) -> None:
 
 def test_a_process_does_not_outlive_the_run(long_clip: Path) -> None:
     code = (
-        "import os, sys; from streamer.sources.workers import DecodingProcesses as D; from streamer.sources import *;"
+        "import os, sys; from streamer.sources.workers import DecoderPool as D; from streamer.sources import *;"
         "d = D(1); d.open(sys.argv[1], name='a', options=SourceOptions()).wait_ready();"
         "print(d._processes[0]._popen.pid, flush=True); os._exit(0)"
     )
@@ -127,40 +127,40 @@ def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_LOOK_S", 0.02)
 
 
-def stop(processes: DecodingProcesses) -> None:
+def stop(processes: DecoderPool) -> None:
     """Stops a process as it stands."""
     os.kill(pid_of(processes), signal.SIGSTOP)
     wait_for(lambda: state_of(pid_of(processes)) == "T")
 
 
-def lose_patience(hung: process.Process) -> bool:
+def lose_patience(hung: worker_process.Process) -> bool:
     """Says that a process has been silent for too long; returns True."""
     hung._patient_until_s = 0.0
     return True
 
 
 @pytest.mark.usefixtures("watchful")
-def test_a_process_that_hangs_is_ended(one_process: DecodingProcesses, long_clip: Path) -> None:
-    taker = Kept()
-    opened(one_process, long_clip).feed(taker, paced=False)
+def test_a_process_that_hangs_is_ended(one_process: DecoderPool, long_clip: Path) -> None:
+    consumer = Kept()
+    opened(one_process, long_clip).start(consumer, paced=False)
     stop(one_process)
     (hung,) = one_process._processes
-    wait_for(lambda: lose_patience(hung) and taker.ends)
-    assert isinstance(taker.ends[0], SourceError)
-    assert "broke off: the process that decoded it hung: it said nothing for 15 s" in str(taker.ends[0])
+    wait_for(lambda: lose_patience(hung) and consumer.ends)
+    assert isinstance(consumer.ends[0], SourceError)
+    assert "broke off: the process that decoded it hung: it said nothing for 15 s" in str(consumer.ends[0])
     assert state_of(hung._popen.pid) == "Z"
 
 
 @pytest.mark.usefixtures("watchful")
 def test_a_process_that_hangs_in_the_middle_of_a_message_holds_up_no_other(long_clip: Path, tmp_path: Path) -> None:
-    with DecodingProcesses(2) as processes:
+    with DecoderPool(2) as processes:
         large = opened(processes, write_clip(tmp_path / "large.mp4", AHEAD, size_wh=(1920, 1080)), "large")
-        gate, taker = threading.Event(), Kept()
+        gate, consumer = threading.Event(), Kept()
         other = Kept(before=gate)
         small = opened(processes, long_clip, "small")
-        small.feed(other, paced=False)
+        small.start(other, paced=False)
         wait_for(lambda: other.frames)
-        large.feed(taker, paced=False)  # 3 MB each, and nobody hears what is said
+        large.start(consumer, paced=False)  # 3 MB each, and nobody hears what is said
         hung = processes._processes[0]
         waiting = bytearray(4)
 
@@ -173,12 +173,12 @@ def test_a_process_that_hangs_in_the_middle_of_a_message_holds_up_no_other(long_
         gate.set()
         for taken in range(LONG):
             wait_for(lambda taken=taken: len(other.frames) > taken)
-            small.count_taken()
+            small.acknowledge()
         wait_for(lambda: other.ends)
         assert other.ends == [None] and len(other.frames) == LONG
-        assert hung.is_alive and hung.is_receiving and not taker.ends
-        wait_for(lambda: lose_patience(hung) and taker.ends)
-        assert "hung" in str(taker.ends[0])
+        assert hung.is_alive and hung.is_receiving and not consumer.ends
+        wait_for(lambda: lose_patience(hung) and consumer.ends)
+        assert "hung" in str(consumer.ends[0])
 
 
 def child_that(code: str) -> Callable[[int, int], subprocess.Popen[bytes]]:
@@ -207,8 +207,8 @@ def child_that(code: str) -> Callable[[int, int], subprocess.Popen[bytes]]:
     ids=["bytes", "an enormous message", "no pickle", "text"],
 )
 def test_what_is_no_message_ends_the_process_alone(code: str, long_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with DecodingProcesses(1) as processes:
-        monkeypatch.setattr(process, "launch", child_that(code))
+    with DecoderPool(1) as processes:
+        monkeypatch.setattr(worker_process, "launch", child_that(code))
         assert processes._start()
         good, odd = processes._processes
         monkeypatch.undo()
@@ -227,8 +227,8 @@ def test_what_is_no_message_ends_the_process_alone(code: str, long_clip: Path, m
 
 @pytest.mark.usefixtures("watchful")
 def test_a_process_that_does_not_listen_holds_up_nobody(long_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with DecodingProcesses(1) as processes:
-        monkeypatch.setattr(process, "launch", child_that("while True: wire.send(Alive()); time.sleep(0.01)"))
+    with DecoderPool(1) as processes:
+        monkeypatch.setattr(worker_process, "launch", child_that("while True: wire.send(Alive()); time.sleep(0.01)"))
         assert processes._start()
         _, deaf = processes._processes
         wait_for(lambda: deaf._has_spoken)
@@ -243,7 +243,7 @@ def test_a_process_that_does_not_listen_holds_up_nobody(long_clip: Path, monkeyp
         within(speak)
         assert len(list(opened(processes, long_clip))) == LONG
         assert deaf.is_alive
-        monkeypatch.setattr(process, "_SILENT_S", 0.5)
+        monkeypatch.setattr(worker_process, "_SILENT_S", 0.5)
         with pytest.raises(SourceError, match="hung"):
             within(source.wait_ready)
 
@@ -253,8 +253,8 @@ def test_a_process_that_listens_late_is_told_all(long_clip: Path, monkeypatch: p
         "wire.send(Alive()); told = []\nwhile len(told) < 203: told += wire.receive()\n"
         "assert [len(each) for each in told[:200]] == [10_000] * 200; end.sendall(b'x' * 8)"
     )
-    with DecodingProcesses(1) as processes:
-        monkeypatch.setattr(process, "launch", child_that(code))
+    with DecoderPool(1) as processes:
+        monkeypatch.setattr(worker_process, "launch", child_that(code))
         assert processes._start()
         late = processes._processes[1]
         wait_for(lambda: late._has_spoken)
@@ -272,18 +272,18 @@ def test_a_process_that_listens_late_is_told_all(long_clip: Path, monkeypatch: p
 
 @pytest.mark.usefixtures("watchful")
 def test_a_process_that_cannot_be_killed_is_left_behind(
-    one_process: DecodingProcesses, long_clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    one_process: DecoderPool, long_clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A driver may hold one for ever."""
-    monkeypatch.setattr(process, "_EXITS_WITHIN_S", 0.05)
-    taker = Kept()
-    opened(one_process, long_clip).feed(taker, paced=False)
+    monkeypatch.setattr(worker_process, "_EXITS_WITHIN_S", 0.05)
+    consumer = Kept()
+    opened(one_process, long_clip).start(consumer, paced=False)
     (hung,) = one_process._processes
     kill = hung._popen.kill
     monkeypatch.setattr(hung._popen, "kill", lambda: None)
     stop(one_process)
-    wait_for(lambda: lose_patience(hung) and taker.ends)
-    assert "hung: it said nothing for 15 s" in str(taker.ends[0])
+    wait_for(lambda: lose_patience(hung) and consumer.ends)
+    assert "hung: it said nothing for 15 s" in str(consumer.ends[0])
     wait_for(lambda: one_process._processes == [])
     hung.wait()
     assert "a decoding process can't be ended and is left behind" in caplog.text

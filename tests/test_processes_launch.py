@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamer.sources import SourceOptions
-from streamer.sources.workers import DecodingProcesses
+from streamer.sources.workers import DecoderPool
 from tests.test_cli import NO_DISPLAY, ROOT, SAMPLE, command, model, write_clip  # noqa: F401 - `model` is a fixture
 
 WAIT_S = 60
@@ -44,7 +44,7 @@ def test_the_package_is_found_where_the_run_found_it(tmp_path: Path) -> None:
     (other / "__init__.py").write_text("raise ImportError('another version')\n")
     installed = {"PYTHONPATH": str(other.parent)}
     code = (
-        "from streamer.sources.workers import DecodingProcesses as D; from streamer.sources import SourceOptions as O"
+        "from streamer.sources.workers import DecoderPool as D; from streamer.sources import SourceOptions as O"
         f"\nwith D(1) as d: d.open({str(SAMPLE)!r}, options=O()).wait_ready()"
     )
     for folder, environment in ((tmp_path, {"PYTHONPATH": str(ROOT)}), (ROOT, {}), (ROOT, installed)):
@@ -54,7 +54,7 @@ def test_the_package_is_found_where_the_run_found_it(tmp_path: Path) -> None:
 
 
 def test_an_early_interrupt_does_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    with DecodingProcesses(3) as processes:
+    with DecoderPool(3) as processes:
         for process in processes._processes:
             for number in (signal.SIGINT, signal.SIGTERM):
                 os.kill(process._popen.pid, number)
@@ -69,5 +69,5 @@ def test_an_early_interrupt_does_nothing(capfd: pytest.CaptureFixture[str]) -> N
 
 def test_signals_of_the_run_are_as_before() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    with DecodingProcesses(1):
+    with DecoderPool(1):
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

@@ -10,48 +10,48 @@ import pytest
 from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions
 from streamer.sources.base import PushSource
-from streamer.sources.workers import DecodingProcesses
+from streamer.sources.workers import DecoderPool
 from streamer.sources.workers.shared_counters import AHEAD_LIVE
 from tests.fakes import wait_for
 from tests.rtsp_server import RtspServer
 from tests.test_processes import CPU, LONG, Kept, opened
 
 
-def test_a_camera_is_reached_again_over_there(one_process: DecodingProcesses) -> None:
+def test_a_camera_is_reached_again_over_there(one_process: DecoderPool) -> None:
     with RtspServer() as camera, opened(one_process, camera.url, "door", SourceOptions(freshest=False)) as source:
         assert source.info.live and source.info.size_wh == (96, 64)
-        taker = Kept(source)
-        source.feed(taker, paced=False)
-        wait_for(lambda: len(taker.frames) >= 5)
+        consumer = Kept(source)
+        source.start(consumer, paced=False)
+        wait_for(lambda: len(consumer.frames) >= 5)
         camera.cut()
         wait_for(lambda: source.reconnects == 1)
-        count = len(taker.frames)
-        wait_for(lambda: len(taker.frames) >= count + 5)
+        count = len(consumer.frames)
+        wait_for(lambda: len(consumer.frames) >= count + 5)
         assert source.lost_s is None or source.reconnects == 1
         camera.close()
         wait_for(lambda: source.lost_s is not None)
         first_s = source.lost_s
         assert first_s is not None
         wait_for(lambda: (source.lost_s or 0.0) > first_s)
-        assert taker.ends == []
-    wait_for(lambda: taker.ends == [None])
-    indices, pts_s = ([getattr(frame, name) for frame in taker.frames] for name in ("index", "pts_s"))
+        assert consumer.ends == []
+    wait_for(lambda: consumer.ends == [None])
+    indices, pts_s = ([getattr(frame, name) for frame in consumer.frames] for name in ("index", "pts_s"))
     assert indices == list(range(len(indices)))
     assert pts_s == sorted(pts_s)
 
 
-def test_a_camera_is_not_decoded_far_ahead(one_process: DecodingProcesses) -> None:
+def test_a_camera_is_not_decoded_far_ahead(one_process: DecoderPool) -> None:
     with RtspServer(fps=60) as camera, opened(one_process, camera.url) as source:
-        taker = Kept()
-        source.feed(taker, paced=False)
-        assert taker.has_just(AHEAD_LIVE)
+        consumer = Kept()
+        source.start(consumer, paced=False)
+        assert consumer.has_just(AHEAD_LIVE)
         for _ in range(LONG):
-            source.count_taken()
-        wait_for(lambda: len(taker.frames) == AHEAD_LIVE + LONG)
-        wait_for(lambda: source.passed_over)
+            source.acknowledge()
+        wait_for(lambda: len(consumer.frames) == AHEAD_LIVE + LONG)
+        wait_for(lambda: source.dropped)
 
 
-def test_a_camera_that_refuses_may_come_later(one_process: DecodingProcesses) -> None:
+def test_a_camera_that_refuses_may_come_later(one_process: DecoderPool) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port: int = listener.getsockname()[1]
     source = one_process.open(f"rtsp://user:secret@127.0.0.1:{port}/live", name="door", options=CPU)
@@ -62,18 +62,18 @@ def test_a_camera_that_refuses_may_come_later(one_process: DecodingProcesses) ->
             source.wait_ready()
         assert "secret" not in str(caught.value) and "secret" not in source.info.uri
         assert source.info.live
-        taker = Kept(source)
-        source.feed(taker, paced=False)
+        consumer = Kept(source)
+        source.start(consumer, paced=False)
         with RtspServer(port=port):
-            wait_for(lambda: len(taker.frames) >= 3)
+            wait_for(lambda: len(consumer.frames) >= 3)
             wait_for(lambda: source.info.size_wh == (96, 64))
         assert source.reconnects == 0  # it was never lost
 
 
-def test_interrupting_ends_waiting_for_a_silent_camera(one_process: DecodingProcesses) -> None:
+def test_interrupting_ends_waiting_for_a_silent_camera(one_process: DecoderPool) -> None:
     with RtspServer(silent_after=10) as camera, opened(one_process, camera.url) as source:
-        taker = Kept(source)
-        source.feed(taker, paced=False)
+        consumer = Kept(source)
+        source.start(consumer, paced=False)
         wait_for(lambda: camera.sent == 10)
         source.interrupt()
-        wait_for(lambda: taker.ends == [None])
+        wait_for(lambda: consumer.ends == [None])

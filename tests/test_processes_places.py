@@ -14,7 +14,7 @@ from streamer.common.errors import SourceError
 from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
 from streamer.sources.base import SourceInfo
-from streamer.sources.workers import DecodingProcesses, pool
+from streamer.sources.workers import DecoderPool, pool
 from streamer.sources.workers.messages import Begin, LetGo, Open, Status
 from streamer.sources.workers.remote import Place, RemoteSource
 from tests.test_processes import CPU, Kept
@@ -46,31 +46,31 @@ def frame(index: int, at_s: float) -> Frame:
 
 def settled(somewhere: Somewhere, options: SourceOptions = CPU) -> tuple[RemoteSource, Kept]:
     """A source that was opened in a process and begun."""
-    source, taker = remote(options), Kept()
+    source, consumer = remote(options), Kept()
     assert source.settle(somewhere.place)
     source.opened(source.info, Status())
-    source.feed(taker, paced=False)
-    return source, taker
+    source.start(consumer, paced=False)
+    return source, consumer
 
 
 def test_frames_of_the_last_process_are_not_counted_in_the_next() -> None:
     first, second = Somewhere(1), Somewhere(2)
-    source, taker = settled(first)
+    source, consumer = settled(first)
     for index in range(3):
         source.arrive(frame(index, index), 1.0)
-    source.count_taken()
+    source.acknowledge()
     assert first.taken[1] == 1
     assert source.lose(GONE)
-    source.count_taken()  # while it is nowhere
+    source.acknowledge()  # while it is nowhere
     assert source.settle(second.place)
     source.arrive(frame(0, 10.0), 1.0)
-    source.count_taken()  # the last of the first process's
+    source.acknowledge()  # the last of the first process's
     assert second.taken[2] == 0
-    source.count_taken()
+    source.acknowledge()
     assert second.taken[2] == 1
     assert first.taken[1] == 1
-    assert [f.index for f in taker.frames] == [0, 1, 2, 3]
-    assert [f.pts_s for f in taker.frames] == [0.0, 0.1, 0.2, 10.0]
+    assert [f.index for f in consumer.frames] == [0, 1, 2, 3]
+    assert [f.pts_s for f in consumer.frames] == [0.0, 0.1, 0.2, 10.0]
 
 
 def test_what_earlier_processes_said_of_it_adds_up() -> None:
@@ -79,11 +79,11 @@ def test_what_earlier_processes_said_of_it_adds_up() -> None:
     assert source.skipped == ("4 damaged packets",)
     source.arrive(frame(0, 0.0), 1.0)
     assert source.lose(GONE)
-    assert (source.reconnects, source.passed_over, source.damaged) == (2, 30, 4)
+    assert (source.reconnects, source.dropped, source.damaged) == (2, 30, 4)
     assert source.settle(Somewhere().place)
     source.told(source.info, Status(None, 1, 5, 1, ("1 damaged packet",)))
     source.arrive(frame(0, 1.0), 1.0)
-    assert (source.reconnects, source.passed_over, source.damaged) == (4, 35, 5)
+    assert (source.reconnects, source.dropped, source.damaged) == (4, 35, 5)
     assert source.skipped == ("5 damaged packets",)
 
 
@@ -112,7 +112,7 @@ def test_one_that_never_gave_a_frame_is_reached_and_not_back(caplog: pytest.LogC
 
 
 def test_attempts_without_a_frame_between_are_limited() -> None:
-    source, taker = settled(Somewhere(), SourceOptions(reconnect=2))
+    source, consumer = settled(Somewhere(), SourceOptions(reconnect=2))
     for _ in range(3):  # a frame each time: they aren't in a row
         assert source.lose(GONE)
         assert source.settle(Somewhere().place)
@@ -121,7 +121,7 @@ def test_attempts_without_a_frame_between_are_limited() -> None:
         assert source.lose(GONE)
         assert source.settle(Somewhere().place)
     assert not source.lose(GONE)
-    assert taker.ends == [GONE]
+    assert consumer.ends == [GONE]
     assert not source.settle(Somewhere().place)
 
 
@@ -133,15 +133,15 @@ def test_one_that_is_not_begun_yet_is_begun_where_it_is_by_then() -> None:
     with pytest.raises(SourceError, match="refused"):
         source.wait_ready()
     assert source.lose(GONE)
-    taker = Kept()
-    source.feed(taker, paced=False)
+    consumer = Kept()
+    source.start(consumer, paced=False)
     assert source.settle(second.place)
     assert [type(said) for said in first.said] == [Open]
     assert second.said == [Open(2, "rtsp://u:p@door/live", "door", CPU), Begin(2, False)]
     source.close()
     assert second.said[2:] == [LetGo(2)]
     assert not source.lose(GONE)
-    assert taker.ends == [None]  # it was let go: no failure
+    assert consumer.ends == [None]  # it was let go: no failure
 
 
 # --- who follows ---
@@ -161,7 +161,7 @@ class Dead:
 def undertaker(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[tuple[int, int, float]]]:
     """Returns what follows a process: sources, deaths and rest of each."""
     monkeypatch.setattr(pool.time, "perf_counter", lambda: 100.0)
-    processes = DecodingProcesses.__new__(DecodingProcesses)
+    processes = DecoderPool.__new__(DecoderPool)
     processes._lock, processes._processes, processes._most = threading.Lock(), [], 3
 
     def bury(deaths: int, sources: int) -> list[tuple[int, int, float]]:

@@ -19,7 +19,7 @@ from streamer.frames.frame import Frame
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.runtime.report import RunReport
 from streamer.sources import Source, SourceOptions
-from streamer.sources.workers import DecodingProcesses
+from streamer.sources.workers import DecoderPool
 from streamer.sources.workers.shared_counters import AHEAD
 from tests.fakes import MemorySink, SlowDetector, wait_for
 from tests.media import number_of, write_clip
@@ -33,9 +33,9 @@ from tests.tiny import write_tiny
 
 
 @pytest.fixture
-def two() -> Iterator[DecodingProcesses]:
+def two() -> Iterator[DecoderPool]:
     """Two processes, which have nothing to decode any more at the end."""
-    with DecodingProcesses(2) as processes:
+    with DecoderPool(2) as processes:
         yield processes
         wait_for(lambda: loads(processes) == [0, 0])
 
@@ -53,7 +53,7 @@ def run(plans: list[StreamSpec], **options: int) -> RunReport:
 
 
 @pytest.mark.parametrize("drawn", [False, True])
-def test_every_frame_reaches_its_sink(two: DecodingProcesses, long_clip: Path, drawn: bool) -> None:
+def test_every_frame_reaches_its_sink(two: DecoderPool, long_clip: Path, drawn: bool) -> None:
     sinks = [MemorySink(needs_pixels=drawn) for _ in range(3)]
     sources = [opened(two, long_clip, name) for name in "abc"]
     report = run([StreamSpec(source, [("out", sink)]) for source, sink in zip(sources, sinks, strict=True)])
@@ -68,7 +68,7 @@ def test_every_frame_reaches_its_sink(two: DecodingProcesses, long_clip: Path, d
 
 
 @pytest.mark.parametrize("count", [1, AHEAD, AHEAD + 5])
-def test_so_many_frames_and_no_more(two: DecodingProcesses, long_clip: Path, count: int) -> None:
+def test_so_many_frames_and_no_more(two: DecoderPool, long_clip: Path, count: int) -> None:
     sinks = [MemorySink(), MemorySink()]
     plans = [StreamSpec(opened(two, long_clip, name), [("out", sink)]) for name, sink in zip("ab", sinks, strict=True)]
     report = run(plans, max_frames=count)
@@ -76,7 +76,7 @@ def test_so_many_frames_and_no_more(two: DecodingProcesses, long_clip: Path, cou
     assert [part.frames_processed for part in report.sources] == [count] * 2
 
 
-def test_a_sink_that_fails_ends_its_stream_alone(two: DecodingProcesses, long_clip: Path) -> None:
+def test_a_sink_that_fails_ends_its_stream_alone(two: DecoderPool, long_clip: Path) -> None:
     full = MemorySink(before=fail_at(5, SinkError("the disk is full")))
     other = MemorySink()
     plans = [StreamSpec(opened(two, long_clip, name), [(name, sink)]) for name, sink in (("a", full), ("b", other))]
@@ -87,9 +87,7 @@ def test_a_sink_that_fails_ends_its_stream_alone(two: DecodingProcesses, long_cl
 
 
 @pytest.mark.parametrize("policy", list(OverflowPolicy))
-def test_frames_beyond_the_budget_make_room_too(
-    two: DecodingProcesses, long_clip: Path, policy: OverflowPolicy
-) -> None:
+def test_frames_beyond_the_budget_make_room_too(two: DecoderPool, long_clip: Path, policy: OverflowPolicy) -> None:
     sink = MemorySink()
     (part,) = run([StreamSpec(opened(two, long_clip), [("out", sink)], policy, max_fps=3)]).sources  # of 30
     wanted = list(range(0, LONG, 10))
@@ -98,14 +96,14 @@ def test_frames_beyond_the_budget_make_room_too(
     assert part.frames_captured == LONG
 
 
-def test_boxes_are_held_between(two: DecodingProcesses, long_clip: Path) -> None:
+def test_boxes_are_held_between(two: DecoderPool, long_clip: Path) -> None:
     sink = MemorySink()
     run([StreamSpec(opened(two, long_clip), [("out", sink)], detect_every=4)])
     assert sink.indices == list(range(LONG))
     assert [found.is_held for found in sink.detections] == [index % 4 != 0 for index in range(LONG)]
 
 
-def test_frames_wait_for_their_own_time(two: DecodingProcesses, tmp_path: Path) -> None:
+def test_frames_wait_for_their_own_time(two: DecoderPool, tmp_path: Path) -> None:
     source, sink = opened(two, write_clip(tmp_path / "slow.mp4", 6, fps=10)), MemorySink()
     began_s = time.perf_counter()
     run([StreamSpec(source, [("out", sink)], OverflowPolicy.BLOCK, paced=True)])
@@ -119,7 +117,7 @@ def test_a_busy_detector_holds_up_no_word_of_the_processes(long_clip: Path) -> N
     def wait(_: int) -> None:
         gate.wait(WAIT_S)
 
-    with DecodingProcesses(1) as processes:
+    with DecoderPool(1) as processes:
         plan = StreamSpec(opened(processes, long_clip), [("out", sink)])
         pipeline = Pipeline([plan], SlowDetector(during=wait))
         (stream,) = pipeline.streams
@@ -138,7 +136,7 @@ def test_a_detector_that_cannot_take_a_frame_ends_the_run(long_clip: Path, error
             if frame.index == 3:
                 raise error
 
-    with DecodingProcesses(2) as processes:
+    with DecoderPool(2) as processes:
         plans = [StreamSpec(opened(processes, long_clip, name), [("out", MemorySink())]) for name in "ab"]
         with pytest.raises(StreamerError, match=str(error)):
             run_bounded(Pipeline(plans, Refusing(depth=4)))
@@ -155,7 +153,7 @@ def arguments(folder: Path, model: Path, processes: int, *sources: str) -> list[
     ]  # fmt: skip
 
 
-class Watched(DecodingProcesses):
+class Watched(DecoderPool):
     """Decoding processes as they are; which were first, and the names of the sources that they were given."""
 
     def __init__(self, count: int) -> None:
@@ -177,7 +175,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
         found.append(Watched(count))
         return found[-1]
 
-    monkeypatch.setattr("streamer.sources.workers.DecodingProcesses", start)
+    monkeypatch.setattr("streamer.sources.workers.DecoderPool", start)
     return found
 
 

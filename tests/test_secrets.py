@@ -31,7 +31,7 @@ from streamer.sinks import open_sink, refuse_conflicts
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.base import SourceInfo
 from streamer.sources.uri import default_name
-from streamer.sources.workers import DecodingProcesses
+from streamer.sources.workers import DecoderPool
 from tests.fakes import wait_for
 from tests.media import write_clip
 from tests.test_cli import model, run  # noqa: F401 - `model` is a fixture
@@ -338,7 +338,7 @@ def test_a_run(processes: str, server: str, model: Path, tmp_path: Path) -> None
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="this system has no /proc")
 def test_what_other_users_see_of_decoding_processes(server: str) -> None:
-    with DecodingProcesses(1) as processes:
+    with DecoderPool(1) as processes:
         source = processes.open(f"http://{server}/video.mjpg?pwd={SECRET}", options=SourceOptions())
         source.wait_ready()
         (process,) = processes._processes

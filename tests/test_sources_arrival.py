@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streamer.common.log_limit import LogLimit
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.arrival import ArrivalClock
+from streamer.sources.arrival_clock import ArrivalClock
 from tests.rtsp_server import RtspServer
 
 FPS = 10

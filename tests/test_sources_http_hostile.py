@@ -68,7 +68,8 @@ def endless(*parts: bytes) -> Reply:
     ],
 )
 def test_endless_answers_are_bounded(reply: Reply, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("jpegs.MOST_PICTURE", "snapshot.MOST_PICTURE", "opening.MOST_PICTURE", "opening._MOST_PLAYLIST"):
+    modules = ("jpeg_scanner.MOST_PICTURE", "snapshot.MOST_PICTURE", "opening.MOST_PICTURE", "opening._MOST_PLAYLIST")
+    for module in modules:
         monkeypatch.setattr(f"streamer.sources.http.{module}_BYTES", 1_000_000)
     with HttpCamera(reply) as camera, pytest.raises(SourceError, match=words):
         open_source(camera.url, options=EVERY)

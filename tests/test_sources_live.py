@@ -24,7 +24,7 @@ Plan = Callable[[int], None]
 class FakeConnection(Source):
     """Gives frames for ever; before each it calls `plan`, which may raise or wait."""
 
-    passed_over = 2  # type: ignore[assignment]
+    dropped = 2  # type: ignore[assignment]
     damaged = 1  # type: ignore[assignment]
 
     def __init__(self, plan: Plan, *, live: bool = True, count: int = 10**9) -> None:
@@ -101,7 +101,7 @@ def test_frames_go_on_across_connections() -> None:
         assert source.info.live and source.info.name == "door" and source.info.size_wh == (32, 24)
         frames = list(islice(source, 8))
         assert source.reconnects == 2
-        assert source.passed_over == 3 * 2
+        assert source.dropped == 3 * 2
         assert source.skipped == ("3 damaged packets",)
         assert source.lost_s is None
     assert [frame.index for frame in frames] == list(range(8))
@@ -118,9 +118,9 @@ def test_who_asks_late_gets_the_newest_frame() -> None:
     server = Server(lambda index: given.set() if index == 500 else None, count=501)
     with live(server, freshest=True) as source:
         source.wait_ready()
-        wait_for(lambda: source.passed_over >= 499)
+        wait_for(lambda: source.dropped >= 499)
         frames = list(source)
-        assert source.passed_over == 2 + 501 - len(frames)
+        assert source.dropped == 2 + 501 - len(frames)
     assert frames[-1].index == 500
     assert len(frames) <= 3  # the first, the newest, and one that was on its way
 
@@ -189,7 +189,7 @@ def test_nothing_is_counted_twice_while_it_is_lost(monkeypatch: pytest.MonkeyPat
     source.close()
     reader.join(20)
     assert not reader.is_alive()
-    assert source.passed_over == 2
+    assert source.dropped == 2
     assert source.damaged == 1
 
 

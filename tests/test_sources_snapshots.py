@@ -14,7 +14,7 @@ import pytest
 
 from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.http.login import Login
+from streamer.sources.http.auth import Login
 from tests.http_camera import EVERY, HttpCamera, Reply, head, jpeg
 from tests.media import SIZE_WH, number_of, picture
 

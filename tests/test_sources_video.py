@@ -25,8 +25,8 @@ from streamer.frames.frame import Frame
 from streamer.frames.yuv import Yuv420
 from streamer.frames.yuv_matrix import Matrix
 from streamer.sources import Source, open_source
-from streamer.sources.clock import PresentationClock
 from streamer.sources.diagnosis import bytes_missing
+from streamer.sources.presentation_clock import PresentationClock
 from tests.media import number_of, picture, write_clip
 
 

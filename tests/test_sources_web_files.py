@@ -13,7 +13,7 @@ from streamer.common.errors import SourceError
 from streamer.common.queues import OverflowPolicy
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sources import Source, SourceOptions, open_source
-from streamer.sources.ending import Coverage
+from streamer.sources.truncation import Coverage
 from tests.fakes import MemorySink, SlowDetector
 from tests.file_server import FileServer
 from tests.http_camera import HttpCamera, head
@@ -73,7 +73,7 @@ def test_it_is_what_the_local_file_is(server: FileServer, folder: Path, name: st
     with open_source(f"{server.url}/{name}", options=PATIENT) as source:
         assert not source.info.live
         found = [(frame.index, frame.pts_s) for frame in source]
-        assert (source.skipped, source.reconnects, source.passed_over) == ((), 0, 0)
+        assert (source.skipped, source.reconnects, source.dropped) == ((), 0, 0)
     assert [index for index, _ in found] == [index for index, _ in wanted] == list(range(FRAMES))
     assert [pts_s for _, pts_s in found] == pytest.approx([pts_s for _, pts_s in wanted])
 

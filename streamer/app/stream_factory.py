@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from streamer.sinks.shared_outputs import SharedOutputs
     from streamer.sources import SourceInfo, SourceOptions
     from streamer.sources.base import Source
-    from streamer.sources.workers import DecodingProcesses
+    from streamer.sources.workers import DecoderPool
 
 log = logging.getLogger(__name__)
 
@@ -155,30 +155,30 @@ class StreamFactory(Closeable):
         if self._decoding is not None:
             self._decoding.close()
 
-    def _start_decoding(self) -> DecodingProcesses | None:
+    def _start_decoding(self) -> DecoderPool | None:
         """Starts the processes that are to decode videos, if any."""
         from streamer.engines.base import available_cores
-        from streamer.sources import is_video, split_name
-        from streamer.sources.workers import DecodingProcesses, processes_for
+        from streamer.sources import decodes_video, split_name
+        from streamer.sources.workers import DecoderPool, default_process_count
 
         count = self._config.decode_processes
         if count == "auto":
-            videos = sum(is_video(split_name(argument)[1]) for argument in self._config.source)
-            count = processes_for(videos, available_cores()) if self._options.gpu is not None else 0
+            videos = sum(decodes_video(split_name(argument)[1]) for argument in self._config.source)
+            count = default_process_count(videos, available_cores()) if self._options.gpu is not None else 0
         if not count:
             return None
         log.info("videos are decoded in %d processes", count)
-        return DecodingProcesses(count)
+        return DecoderPool(count)
 
     def _open(self, config: StreamConfig, argument: str) -> Source:
-        from streamer.sources import is_video, open_source, split_name
+        from streamer.sources import decodes_video, open_source, split_name
 
         name, uri = split_name(argument)
         wanted = replace(self._options, freshest=config.wishes_of(name or "").policy != "every-frame")
         if config.tls_verify is False and scheme_of(uri) in SCHEMES and not self._is_warned:
             self._is_warned = True
             log.warning("certificates aren't checked: anyone between here and a camera can read its password")
-        if self._decoding is not None and is_video(uri):
+        if self._decoding is not None and decodes_video(uri):
             return self._decoding.open(uri, name=name, options=wanted)
         return open_source(uri, name=name, options=wanted, wait=False)
 
@@ -241,7 +241,7 @@ def _inputs(config: StreamConfig, config_file: Path | None) -> dict[Path, str]:
 
 def _source_options(config: StreamConfig) -> SourceOptions:
     from streamer.sources import SourceOptions
-    from streamer.sources.hardware import decoding_gpu
+    from streamer.sources.gpu_decoder import decoding_gpu
 
     check_trust(config.tls_verify)
     width, height = config.camera_size or (None, None)

@@ -55,7 +55,7 @@ class Stream(SerialTask, FrameConsumer):
         self.name = plan.source.info.name
         self._feeder = plan.source if isinstance(plan.source, PushSource) else None
         if self._feeder is not None and not fresh:
-            queued = max(queued, self._feeder.ahead)  # so that `take` never waits
+            queued = max(queued, self._feeder.max_unacknowledged)  # so that `on_frame` never waits
         self.policy = policy
         self.stats = StreamStats()
         self.captured: BoundedQueue[Frame] = BoundedQueue(queued, policy, shared.captured, burst=_BURST)
@@ -84,7 +84,7 @@ class Stream(SerialTask, FrameConsumer):
     def dropped(self) -> int:
         """Frames that didn't reach every sink: passed over, beyond the budget, not detected, or too late for a sink."""
         early = self.captured.dropped + self.stats.dropped_early
-        return early + self.stats.dropped_late + self.source.passed_over
+        return early + self.stats.dropped_late + self.source.dropped
 
     @property
     def gave_way(self) -> int:
@@ -130,7 +130,7 @@ class Stream(SerialTask, FrameConsumer):
         except Closed:
             pass
         finally:
-            self.source_ended(None)
+            self.on_end(None)
 
     def _look_again(self) -> None:
         """Has nothing dropped of a source that could be reached only now, and turns out to be a file."""
@@ -155,23 +155,23 @@ class Stream(SerialTask, FrameConsumer):
         feeder = self._feeder
         if feeder is None:
             return False
-        self._ask_source(lambda: feeder.feed(self, paced=self._paced))
+        self._ask_source(lambda: feeder.start(self, paced=self._paced))
         if self.error is not None:
-            self.source_ended(None)
+            self.on_end(None)
         return True
 
-    def take(self, frame: Frame, capture_ms: float) -> None:
+    def on_frame(self, frame: Frame, capture_ms: float) -> None:
         self._times.add("capture", capture_ms)
         try:
             is_offered = self._accept(frame)
         except Closed:
             return
         if self._feeder is not None and not (is_offered and self.policy is OverflowPolicy.BLOCK):
-            self._feeder.count_taken()
+            self._feeder.acknowledge()
         if self._has_enough():
             self.end()
 
-    def source_ended(self, error: StreamerError | None) -> None:
+    def on_end(self, error: StreamerError | None) -> None:
         self.error = self.error or error
         self._ask_source(self.source.close)
         self.captured.close()
@@ -203,7 +203,7 @@ class Stream(SerialTask, FrameConsumer):
     def is_detected(self, frame: Frame) -> bool:
         """Whether the detector is to see the next frame in order, rather than have it `hold` the last boxes."""
         if self._feeder is not None and self.policy is OverflowPolicy.BLOCK:
-            self._feeder.count_taken()
+            self._feeder.acknowledge()
         self._offered += 1
         return (self._offered - 1) % self._detect_every == 0
 
@@ -354,7 +354,7 @@ class Stream(SerialTask, FrameConsumer):
         def rate(frames: int) -> float:
             return (frames - 1) / span_s if frames > 1 and span_s > 0 else 0.0
 
-        captured = stats.captured + source.passed_over
+        captured = stats.captured + source.dropped
         return SourceReport(
             name=self.name,
             uri=source.info.uri,

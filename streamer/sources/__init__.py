@@ -14,7 +14,16 @@ from streamer.sources.cameras import cameras
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.uri import default_name, split_name
 
-__all__ = ["Source", "SourceInfo", "SourceOptions", "is_video", "list_sources", "open_source", "redact", "split_name"]
+__all__ = [
+    "Source",
+    "SourceInfo",
+    "SourceOptions",
+    "decodes_video",
+    "list_sources",
+    "open_source",
+    "redact",
+    "split_name",
+]
 
 _SAMPLE_PATH = Path(__file__).parent.parent / "data" / "sample.mp4"
 
@@ -55,9 +64,9 @@ def open_source(
     return source
 
 
-def is_video(uri: str) -> bool:
+def decodes_video(uri: str) -> bool:
     """Whether `uri` is a video file or a stream: something that is read as packets and decoded."""
-    return next(kind for kind in _KINDS if kind.takes(uri)).is_video
+    return next(kind for kind in _KINDS if kind.takes(uri)).decodes_video
 
 
 def list_sources() -> list[str]:
@@ -108,20 +117,20 @@ def _open_live(
     from streamer.sources.workers.pool import is_possible
 
     def connect_apart(wanted: SourceOptions) -> Source:
-        from streamer.sources.workers.worker_source import SourceApart
+        from streamer.sources.workers.isolated import IsolatedSource
 
-        return SourceApart(uri, name=name, options=wanted)
+        return IsolatedSource(uri, name=name, options=wanted)
 
     apart = connect_apart if is_possible() else None
     return LiveSource(connect, name=name, uri=shown, options=options, connect_apart=apart)
 
 
 def _open_pictures(uri: str, name: str, options: SourceOptions) -> Source:
-    from streamer.sources.pictures import PicturesSource
+    from streamer.sources.image_files import ImageFilesSource
 
     if not uris.is_pattern(uri):
         _check_exists(uri)
-    return PicturesSource(uri, name=name, options=options)
+    return ImageFilesSource(uri, name=name, options=options)
 
 
 def _open_file(uri: str, name: str, options: SourceOptions) -> Source:
@@ -155,7 +164,7 @@ class _Kind:
     takes: Callable[[str], bool]
     open: Callable[[str, str, SourceOptions], Source]
     help: str = ""
-    is_video: bool = False
+    decodes_video: bool = False
 
 
 _SCHEMES = ", ".join(f"{scheme}://" for scheme in uris.STREAM_SCHEMES)
@@ -171,5 +180,5 @@ _KINDS = (
     ),
     _Kind(lambda uri: uris.scheme_of(uri) not in (None, "file"), _refuse_scheme),
     _Kind(uris.is_pictures, _open_pictures, "image.jpg    a picture, a folder/ of them, or a pattern such as '*.jpg'"),
-    _Kind(lambda uri: True, _open_file, "clip.mp4     a video file in any format that PyAV opens", is_video=True),
+    _Kind(lambda uri: True, _open_file, "clip.mp4     a video file in any format that PyAV opens", decodes_video=True),
 )

@@ -85,7 +85,7 @@ class Source(Closeable):
         return 0
 
     @property
-    def passed_over(self) -> int:
+    def dropped(self) -> int:
         """How many pictures of a live source were passed over, so that the next is fresh."""
         return 0
 
@@ -103,10 +103,10 @@ class Source(Closeable):
 class FrameConsumer(Protocol):
     """Who is brought a source's frames, all on one thread; must not wait."""
 
-    def take(self, frame: Frame, capture_ms: float) -> None:
+    def on_frame(self, frame: Frame, capture_ms: float) -> None:
         """Takes the next frame, which took the source so long."""
 
-    def source_ended(self, error: StreamerError | None) -> None:
+    def on_end(self, error: StreamerError | None) -> None:
         """No more come: the source has ended, or failed."""
 
 
@@ -114,22 +114,22 @@ class PushSource(Source):
     """A source that can bring its frames on a thread that serves many sources, so that none has to wait for them.
 
     Attributes:
-        ahead: most frames brought that `count_taken` wasn't called for.
+        max_unacknowledged: most frames brought that `acknowledge` wasn't called for.
     """
 
-    ahead: int
+    max_unacknowledged: int
 
     @abc.abstractmethod
-    def feed(self, taker: FrameConsumer, *, paced: bool) -> None:
+    def start(self, consumer: FrameConsumer, *, paced: bool) -> None:
         """Begins to bring frames, in place of iterating; returns at once.
 
         Args:
-            taker: who has them.
+            consumer: who has them.
             paced: whether each is to come at its own time, counted from the first, and counts as captured then.
         """
 
     @abc.abstractmethod
-    def count_taken(self) -> None:
+    def acknowledge(self) -> None:
         """Says that there is room for one more frame; on one thread at a time."""
 
 

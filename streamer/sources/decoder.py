@@ -23,16 +23,16 @@ from streamer.common.errors import SourceError
 from streamer.common.tls import SCHEMES as TLS_SCHEMES
 from streamer.common.tls import ffmpeg_options, why_distrusted
 from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture
-from streamer.sources.arrival import ArrivalClock
+from streamer.sources.arrival_clock import ArrivalClock
 from streamer.sources.av_input import RAW_CLOCK, open_input
+from streamer.sources.cpu_decoder import CpuDecoder
 from streamer.sources.diagnosis import why_unplayable
-from streamer.sources.ending import Coverage, missing_at_end_s
-from streamer.sources.ffmpeg_packets import CpuPackets
-from streamer.sources.hardware import GpuFirst
+from streamer.sources.gpu_decoder import GpuFirstDecoder
 from streamer.sources.http import playlist
-from streamer.sources.http.body import VideoBody
+from streamer.sources.http.response_file import ResponseFile
 from streamer.sources.options import SourceOptions, too_large
 from streamer.sources.stale_packets import WAITED_S, StalePacketFilter
+from streamer.sources.truncation import Coverage, missing_at_end_s
 from streamer.sources.uri import delimiters_hint
 from streamer.sources.web_diagnosis import why_unreadable_there
 
@@ -84,11 +84,13 @@ class VideoDecoder:
         has_timestamps: False where the format has none and FFmpeg makes them up (MJPEG over HTTP, raw H.264).
         damaged: how many packets couldn't be read, or not wholly be decoded, not counting a stream's before its first
             picture.
-        passed_over: how many of a stream's packets were left undecoded to catch up.
+        dropped: how many of a stream's packets were left undecoded to catch up.
         was_waited_for: whether the last picture had to be waited for, rather than lying there when it was asked for.
     """
 
-    def __init__(self, target: str | Path, shown: str, options: SourceOptions, body: VideoBody | None = None) -> None:
+    def __init__(
+        self, target: str | Path, shown: str, options: SourceOptions, body: ResponseFile | None = None
+    ) -> None:
         """Opens `target` and finds its video.
 
         Args:
@@ -128,13 +130,13 @@ class VideoDecoder:
         self.is_live = self._path is None and not (str(target).startswith(_WEB_SCHEMES) and self._has_end())
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
         self._tick_s = float(self.stream.time_base or 0)
-        self._decoder: CpuPackets | GpuFirst
+        self._decoder: CpuDecoder | GpuFirstDecoder
         if options.gpu is None:
-            self._decoder = CpuPackets(self.stream, self._tick_s, options.max_pixels)
+            self._decoder = CpuDecoder(self.stream, self._tick_s, options.max_pixels)
         else:
-            self._decoder = GpuFirst(self.stream, self._tick_s, shown, options, live=self.is_live)
+            self._decoder = GpuFirstDecoder(self.stream, self._tick_s, shown, options, live=self.is_live)
         self.damaged = 0
-        self.passed_over = 0
+        self.dropped = 0
         self._backlog = StalePacketFilter() if self.is_live and self.has_timestamps and options.freshest else None
         self._arrivals = ArrivalClock(float(1 / (self.stream.average_rate or _NOMINAL_FPS)))
         self.was_waited_for = False
@@ -159,7 +161,7 @@ class VideoDecoder:
             if packet is None:
                 return None
             if self._backlog is not None and self._is_stale(packet, self._backlog, asked_s):
-                self.passed_over += 1
+                self.dropped += 1
                 continue
             try:
                 self._ready.extend(self._decoder.decode(packet))
@@ -202,7 +204,7 @@ class VideoDecoder:
         aspect = Fraction(said) if said else Fraction(1)
         if not 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT:
             return Fraction(1)
-        return 1 / aspect if self._decoder.turn is not None and self._decoder.turn[0] else aspect
+        return 1 / aspect if self._decoder.orientation is not None and self._decoder.orientation[0] else aspect
 
     def close(self) -> None:
         """Closes the file or connection. Safe to call twice."""

@@ -88,7 +88,7 @@ class LiveSource(Source):
         Raises:
             SourceError: if the source can't be opened, or gives none. Iterating then goes on trying.
         """
-        if self._first is None and not self._axes.is_begun:
+        if self._first is None and not self._axes.is_started:
             self._take_first()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -132,9 +132,9 @@ class LiveSource(Source):
         return self._reconnects
 
     @property
-    def passed_over(self) -> int:
+    def dropped(self) -> int:
         """Pictures passed over to stay fresh, over all connections."""
-        return self._taken.passed_over + self._connection.counts().passed_over
+        return self._taken.dropped + self._connection.counts().dropped
 
     @property
     def damaged(self) -> int:
@@ -150,7 +150,7 @@ class LiveSource(Source):
     def _next(self) -> Frame | None:
         """Returns the next frame of the present connection, None at the end; raises when it is lost."""
         first, self._first = self._first, None
-        if first is None and not self._axes.is_begun:
+        if first is None and not self._axes.is_started:
             self._take_first()
             first, self._first = self._first, None
         frame = first or self._connection.read()
@@ -167,7 +167,7 @@ class LiveSource(Source):
             return
         self._usual_open_s = time.perf_counter() - connection.began_s
         self._timeouts = 0
-        if not self._axes.is_begun:
+        if not self._axes.is_started:
             self.info = replace(connection.info or self.info, name=self.info.name)
         self._axes.begin(first)
         self._first = first
@@ -180,7 +180,7 @@ class LiveSource(Source):
             SourceError: `cause`, or what the last attempt failed with, once no attempt is left.
         """
         name, limit = self.info.name, self._options.reconnect
-        was_seen = self._axes.is_begun
+        was_seen = self._axes.is_started
         if time.perf_counter() - self._connection.began_s > _STEADY_S:
             self._doublings = 0
         for attempt in itertools.count():
@@ -219,7 +219,7 @@ class LiveSource(Source):
         if self._connect_apart is not None and self._count_hanging() >= _MOST_HANGING:
             connect = self._connect_apart
         self._connection = _Connection(connect, self._hurried(), self.info.name, self.info.uri)
-        self._taken = _Counts(self._taken.passed_over + counts.passed_over, self._taken.damaged + counts.damaged)
+        self._taken = _Counts(self._taken.dropped + counts.dropped, self._taken.damaged + counts.damaged)
         _collect_circles()
 
     def _count_hanging(self) -> int:
@@ -268,8 +268,8 @@ def _collect_circles() -> None:
 
 
 class _Counts:
-    def __init__(self, passed_over: int = 0, damaged: int = 0) -> None:
-        self.passed_over, self.damaged = passed_over, damaged
+    def __init__(self, dropped: int = 0, damaged: int = 0) -> None:
+        self.dropped, self.damaged = dropped, damaged
 
 
 class _Connection:
@@ -303,7 +303,7 @@ class _Connection:
     def counts(self) -> _Counts:
         """Returns what was passed over so far."""
         source = self._source
-        return _Counts(source.passed_over + self._frames.dropped, source.damaged) if source is not None else _Counts()
+        return _Counts(source.dropped + self._frames.dropped, source.damaged) if source is not None else _Counts()
 
     def read(self) -> Frame | None:
         """Returns the next frame, or None at the end and when the connection was let go.

@@ -17,7 +17,7 @@ class ContinuousTimeline:
         self._first_seen_s: float | None = None
 
     @property
-    def is_begun(self) -> bool:
+    def is_started(self) -> bool:
         """Whether `begin` was called."""
         return self._first_seen_s is not None
 

@@ -12,15 +12,15 @@ from streamer.common.log_limit import LogLimit
 from streamer.common.redaction import redact
 from streamer.frames.frame import Frame
 from streamer.frames.packet_decoder import DecodedPicture
-from streamer.sources.arrival import ArrivalClock
+from streamer.sources.arrival_clock import ArrivalClock
 from streamer.sources.base import SourceInfo, damage_phrase
-from streamer.sources.clock import PresentationClock
 from streamer.sources.decoder import VideoDecoder
 from streamer.sources.diagnosis import why_unplayable
-from streamer.sources.ending import missing_end
-from streamer.sources.http.body import VideoBody
+from streamer.sources.http.response_file import ResponseFile
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.prefetched import PrefetchedSource
+from streamer.sources.presentation_clock import PresentationClock
+from streamer.sources.truncation import missing_end
 from streamer.sources.uri import is_stream, local_path
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class VideoSource(PrefetchedSource):
     """
 
     def __init__(
-        self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS, body: VideoBody | None = None
+        self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS, body: ResponseFile | None = None
     ) -> None:
         """Opens `uri`, a path or URL, and decodes its first picture.
 
@@ -80,9 +80,9 @@ class VideoSource(PrefetchedSource):
         return self._decoder.damaged
 
     @property
-    def passed_over(self) -> int:
+    def dropped(self) -> int:
         """Pictures of a stream left undecoded, to catch up; `index` counts them."""
-        return self._decoder.passed_over
+        return self._decoder.dropped
 
     def _read_first(self) -> Frame:
         picture = self._decoder.read()
@@ -136,7 +136,7 @@ class VideoSource(PrefetchedSource):
         now_s = time.perf_counter()
         pts_s = self._live_pts_s(picture, now_s) if self.info.live else self._clock.at(picture.stamp_s)
         self._end_s = pts_s + picture.duration_s
-        index = self._count + self._decoder.passed_over
+        index = self._count + self._decoder.dropped
         self._count += 1
         return Frame(picture.pixels, self._name, index, pts_s, now_s, pixel_aspect=self.info.pixel_aspect)
 

@@ -14,7 +14,7 @@ import av
 from streamer.sinks.files import reason
 from streamer.sources.av_input import RAW_CLOCK, open_input
 from streamer.sources.base import SourceInfo
-from streamer.sources.clock import PresentationClock
+from streamer.sources.presentation_clock import PresentationClock
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from streamer.common.errors import SourceError
 from streamer.common.timed_http import Deadline, response_within
 from streamer.common.tls import distrusted, tls_context
-from streamer.sources.http.login import Login
+from streamer.sources.http.auth import Login
 from streamer.sources.options import SourceOptions
 
 _HEADERS = {"User-Agent": "nanodet-streamer", "Accept": "*/*", "Connection": "close"}

@@ -14,9 +14,9 @@ from streamer.frames.frame import Frame
 from streamer.frames.pixels import UPRIGHT, orientation_of, pixels_of
 from streamer.sources.base import SourceInfo, damage_phrase
 from streamer.sources.http.client import Answer, HttpClient
-from streamer.sources.http.jpegs import JpegScanner
+from streamer.sources.http.jpeg_scanner import JpegScanner
+from streamer.sources.image_size import image_size
 from streamer.sources.options import SourceOptions, too_large
-from streamer.sources.picture_size import picture_size
 from streamer.sources.prefetched import PrefetchedSource
 
 
@@ -41,8 +41,8 @@ class MotionJpegSource(PrefetchedSource):
             SourceError: if no picture comes in time, or it is too large.
         """
         self._client, self._answer, self._shown, self._name, self._options = client, answer, shown, name, options
-        self._damaged = self._passed_over = self._count = 0
-        self._turn = UPRIGHT
+        self._damaged = self._dropped = self._count = 0
+        self._orientation = UPRIGHT
         self._scanner = JpegScanner()
         self._whole: deque[bytes] = deque()
         self._context = VideoCodecContext.create("mjpeg", "r")
@@ -62,9 +62,9 @@ class MotionJpegSource(PrefetchedSource):
         return self._damaged
 
     @property
-    def passed_over(self) -> int:
+    def dropped(self) -> int:
         """Pictures left undecoded, to stay fresh; `index` counts them."""
-        return self._passed_over
+        return self._dropped
 
     def interrupt(self) -> None:
         self._client.interrupt()
@@ -114,7 +114,7 @@ class MotionJpegSource(PrefetchedSource):
             if not self._whole and time.perf_counter() - started_s > silence_s:
                 return b""  # data, but no picture
         if self._options.freshest:
-            self._passed_over += len(self._whole) - 1
+            self._dropped += len(self._whole) - 1
             self._whole = deque([self._whole[-1]])
         return self._whole.popleft()
 
@@ -122,7 +122,7 @@ class MotionJpegSource(PrefetchedSource):
         """Returns a frame, None where the picture is damaged."""
         if not jpeg:
             return None
-        size_wh = picture_size(jpeg)
+        size_wh = image_size(jpeg)
         problem = too_large(size_wh, self._options.max_pixels) if size_wh is not None else None
         if problem is not None:
             raise SourceError(f"source {self._shown!r} is too large: {problem}")
@@ -135,8 +135,8 @@ class MotionJpegSource(PrefetchedSource):
             return None
         now_s = time.perf_counter()
         if not self._count:
-            self._turn, self._first_s = orientation_of(decoded), now_s
+            self._orientation, self._first_s = orientation_of(decoded), now_s
         self._damaged += bool(decoded.is_corrupt)
-        index = self._count + self._passed_over
+        index = self._count + self._dropped
         self._count += 1
-        return Frame(pixels_of(decoded, self._turn), self._name, index, now_s - self._first_s, now_s)
+        return Frame(pixels_of(decoded, self._orientation), self._name, index, now_s - self._first_s, now_s)

@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 from streamer.common.errors import SourceError
 from streamer.common.redaction import redact
 from streamer.sources.base import Source
-from streamer.sources.http.body import VideoBody
 from streamer.sources.http.client import Answer, HttpClient, NotHttpError
-from streamer.sources.http.jpegs import MOST_PICTURE_BYTES, JpegScanner
+from streamer.sources.http.jpeg_scanner import MOST_PICTURE_BYTES, JpegScanner
 from streamer.sources.http.motion_jpeg import MotionJpegSource
+from streamer.sources.http.response_file import ResponseFile
 from streamer.sources.http.snapshot import SnapshotSource
 from streamer.sources.options import SourceOptions
 from streamer.sources.video import VideoSource
@@ -55,7 +55,7 @@ def open_http(uri: str, *, name: str, options: SourceOptions) -> Source:
     if source is not None:
         return source
     if answer.content_type in _STREAM_TYPES and answer.length is None and not answer.has_parts:
-        return VideoSource(uri, name=name, options=options, body=VideoBody(answer, shown, options.stall_timeout_s))
+        return VideoSource(uri, name=name, options=options, body=ResponseFile(answer, shown, options.stall_timeout_s))
     answer.close()
     return VideoSource(uri, name=name, options=options)
 

@@ -9,9 +9,9 @@ from streamer.common.errors import SourceError
 from streamer.frames.frame import Frame
 from streamer.sources.base import SourceInfo, damage_phrase
 from streamer.sources.http.client import Answer, HttpClient, NotHttpError
-from streamer.sources.http.jpegs import MOST_PICTURE_BYTES
+from streamer.sources.http.jpeg_scanner import MOST_PICTURE_BYTES
+from streamer.sources.image_decoding import decode_image
 from streamer.sources.options import SourceOptions
-from streamer.sources.picture_file import decode_picture
 from streamer.sources.prefetched import PrefetchedSource
 
 DEFAULT_FPS = 2.0
@@ -118,7 +118,7 @@ class SnapshotSource(PrefetchedSource):
         return bytes(content)
 
     def _frame(self) -> Frame:
-        pixels = decode_picture(self._content, self._options.max_pixels)
+        pixels = decode_image(self._content, self._options.max_pixels)
         now_s = self._given_s = time.perf_counter()
         if not self._count:
             self._first_s = now_s

@@ -250,7 +250,7 @@ class WorkerSource:
     def _status(self, source: Source) -> messages.Status:
         lost_s = source.lost_s
         lost_at_s = None if lost_s is None else round(time.perf_counter() - lost_s, 2)  # the same at each look
-        return messages.Status(lost_at_s, source.reconnects, source.passed_over, source.damaged, source.skipped)
+        return messages.Status(lost_at_s, source.reconnects, source.dropped, source.damaged, source.skipped)
 
 
 def _or_die(body: Callable[[], None]) -> None:

@@ -23,7 +23,7 @@ class Status(NamedTuple):
 
     lost_at_s: float | None = None
     reconnects: int = 0
-    passed_over: int = 0
+    dropped: int = 0
     damaged: int = 0
     skipped: tuple[str, ...] = ()
 

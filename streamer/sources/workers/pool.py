@@ -17,8 +17,8 @@ from streamer.common.redaction import redact
 from streamer.sources.base import Source, SourceInfo
 from streamer.sources.options import SourceOptions
 from streamer.sources.uri import default_name, is_stream
-from streamer.sources.workers.process import Process
 from streamer.sources.workers.remote import RemoteSource
+from streamer.sources.workers.worker_process import Process
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _MORE = 8  # processes above those wanted, to part sources
 _LONGEST_REST_S, _AGAIN_S = 60.0, 5.0
 
 
-def processes_for(videos: int, cores: int) -> int:
+def default_process_count(videos: int, cores: int) -> int:
     """Returns how many processes are to decode so many videos on a GPU, 0 where this one may do it itself.
 
     Args:
@@ -48,7 +48,7 @@ def is_possible() -> bool:
     return hasattr(os, "memfd_create")
 
 
-class DecodingProcesses(Closeable):
+class DecoderPool(Closeable):
     """Some processes that read and decode sources for this one, and the thread that hears what they say.
 
     One that is gone is followed by another, which reaches its live sources again. Where that is soon gone too, each

@@ -60,10 +60,10 @@ class RemoteSource(PushSource):
             options: for the process that opens it.
         """
         self.info = info
-        self.ahead = AHEAD
+        self.max_unacknowledged = AHEAD
         self._uri, self._options = uri, options
         self._place: Place | None = None
-        self._taker: FrameConsumer | None = None
+        self._consumer: FrameConsumer | None = None
         self._paced = False
         self._inbox: _Inbox | None = None
         self._answered, self._is_let_go = threading.Event(), False
@@ -91,16 +91,16 @@ class RemoteSource(PushSource):
         if error is not None:
             raise error
 
-    def feed(self, taker: FrameConsumer, *, paced: bool) -> None:
+    def start(self, consumer: FrameConsumer, *, paced: bool) -> None:
         with self._lock:
-            self._taker, self._paced = taker, paced
+            self._consumer, self._paced = consumer, paced
             has_ended = self._has_ended
             if self._place is not None:
                 self._place.send(Begin(self._place.number, paced))
         if has_ended:
-            taker.source_ended(self._error)
+            consumer.on_end(self._error)
 
-    def count_taken(self) -> None:
+    def acknowledge(self) -> None:
         with self._lock:
             if self._void:
                 self._void -= 1
@@ -116,10 +116,10 @@ class RemoteSource(PushSource):
             SourceError: when the source, or the process, breaks off.
         """
         if self._inbox is None:
-            self._inbox = _Inbox(self.ahead)
-            self.feed(self._inbox, paced=False)
+            self._inbox = _Inbox(self.max_unacknowledged)
+            self.start(self._inbox, paced=False)
         for frame in self._inbox.frames():
-            self.count_taken()
+            self.acknowledge()
             yield frame
 
     @property
@@ -156,8 +156,8 @@ class RemoteSource(PushSource):
         return self._told.total.reconnects
 
     @property
-    def passed_over(self) -> int:
-        return self._told.total.passed_over
+    def dropped(self) -> int:
+        return self._told.total.dropped
 
     @property
     def damaged(self) -> int:
@@ -176,7 +176,7 @@ class RemoteSource(PushSource):
             place.taken[place.number] = 0
             self._place, self._is_first = place, True
             place.send(Open(place.number, self._uri, self.info.name, self._options))
-            if self._taker is not None:
+            if self._consumer is not None:
                 place.send(Begin(place.number, self._paced))
             return True
 
@@ -237,8 +237,8 @@ class RemoteSource(PushSource):
 
     def arrive(self, frame: Frame, capture_ms: float) -> None:
         """A frame came."""
-        taker = self._taker
-        if taker is None or not self.is_wanted:
+        consumer = self._consumer
+        if consumer is None or not self.is_wanted:
             return
         self._refusal = None
         self._seen_at_s = frame.captured_at_s
@@ -247,10 +247,10 @@ class RemoteSource(PushSource):
             self._begin(frame)
         with self._lock:
             self._uncounted += 1
-        taker.take(self._axes.place(frame), capture_ms)
+        consumer.on_frame(self._axes.place(frame), capture_ms)
 
     def _begin(self, first: Frame) -> None:
-        was_seen, away_at_s = self._axes.is_begun, self._away_at_s
+        was_seen, away_at_s = self._axes.is_started, self._away_at_s
         self._axes.begin(first)
         self._away_at_s = None
         if away_at_s is not None:
@@ -267,12 +267,12 @@ class RemoteSource(PushSource):
                 return
             self._has_ended = True
             self._error = error
-            taker = self._taker
+            consumer = self._consumer
         if status is not None:
             self._told = self._told._replace(now=status)
         self._answered.set()
-        if taker is not None:
-            taker.source_ended(error)
+        if consumer is not None:
+            consumer.on_end(error)
 
     def gone(self) -> None:
         """Nothing is left of it in the process: its number may be another's now."""
@@ -297,7 +297,7 @@ class _Told(NamedTuple):
         earlier, now = self.earlier, self.now
         return Status(
             reconnects=earlier.reconnects + now.reconnects,
-            passed_over=earlier.passed_over + now.passed_over,
+            dropped=earlier.dropped + now.dropped,
             damaged=earlier.damaged + now.damaged,
         )
 
@@ -309,7 +309,7 @@ class _Inbox(FrameConsumer):
         self._frames: BoundedQueue[Frame] = BoundedQueue(ahead, OverflowPolicy.BLOCK)
         self._error: StreamerError | None = None
 
-    def take(self, frame: Frame, capture_ms: float) -> None:
+    def on_frame(self, frame: Frame, capture_ms: float) -> None:
         try:
             self._frames.put(frame)
         except Closed:
@@ -318,7 +318,7 @@ class _Inbox(FrameConsumer):
     def abort(self) -> None:
         self._frames.abort()
 
-    def source_ended(self, error: StreamerError | None) -> None:
+    def on_end(self, error: StreamerError | None) -> None:
         self._error = error
         self._frames.close()
 

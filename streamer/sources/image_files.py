@@ -15,12 +15,12 @@ from streamer.common.errors import SourceError
 from streamer.common.redaction import redact
 from streamer.frames.frame import Frame, HostPixels
 from streamer.sources.base import SourceInfo
+from streamer.sources.image_decoding import read_gif, read_image
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
-from streamer.sources.picture_file import read_gif, read_picture
 from streamer.sources.prefetched import PrefetchedSource
 from streamer.sources.uri import READ_SUFFIXES, is_pattern, local_path
 
-SECONDS_A_PICTURE = 1.0
+SECONDS_PER_IMAGE = 1.0
 GIF_SUFFIX = ".gif"
 _TAKEN = (*READ_SUFFIXES, GIF_SUFFIX)
 _TYPES = mimetypes.MimeTypes()  # Python's own list: the system's differ
@@ -31,11 +31,11 @@ _MORE_PICTURES = (
 _CURES = {"image": "convert them to JPEG or PNG", "video": "give each as a source of its own"}
 
 
-class PicturesSource(PrefetchedSource):
+class ImageFilesSource(PrefetchedSource):
     """Frames from picture files in natural order of their names (2.jpg before 10.jpg), as BGR.
 
     A folder gives its own pictures, not those of folders in it; names that begin with a dot are left out. EXIF
-    orientation is applied, transparency dropped; a GIF gives all its pictures. `pts_s` counts `SECONDS_A_PICTURE` for
+    orientation is applied, transparency dropped; a GIF gives all its pictures. `pts_s` counts `SECONDS_PER_IMAGE` for
     each, `name` is the file's name. Files that can't be read are passed over and named in `skipped`, and so are a
     folder's pictures and videos of other kinds, once a kind.
     """
@@ -69,7 +69,7 @@ class PicturesSource(PrefetchedSource):
             uri=self._uri,
             size_wh=frame.size_wh if alone else None,
             frame_count=None if has_gif else len(self._paths),
-            duration_s=None if has_gif else len(self._paths) * SECONDS_A_PICTURE,
+            duration_s=None if has_gif else len(self._paths) * SECONDS_PER_IMAGE,
             path=local_path(self._uri) if not is_pattern(self._uri) else None,
         )
         return frame
@@ -80,7 +80,7 @@ class PicturesSource(PrefetchedSource):
             return None
         path, pixels = found
         index, self._count = self._count, self._count + 1
-        return Frame(pixels, self._name, index, index * SECONDS_A_PICTURE, time.perf_counter(), path.name)
+        return Frame(pixels, self._name, index, index * SECONDS_PER_IMAGE, time.perf_counter(), path.name)
 
     def _release(self) -> None:
         self._pictures.close()
@@ -93,7 +93,7 @@ class PicturesSource(PrefetchedSource):
                     for pixels in read_gif(path, self._max_pixels):
                         yield path, pixels
                 else:
-                    yield path, read_picture(path, self._max_pixels)
+                    yield path, read_image(path, self._max_pixels)
             except SourceError as error:
                 self._skipped.append(f"{path.name} ({error})")
 

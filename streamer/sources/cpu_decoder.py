@@ -12,11 +12,11 @@ from streamer.frames.pixels import Orientation, orientation_of, pixels_of
 from streamer.sources.options import MAX_PIXELS, too_large
 
 
-class CpuPackets(PacketDecoder):
+class CpuDecoder(PacketDecoder):
     """Decodes with FFmpeg.
 
     Attributes:
-        turn: how pictures are turned for display; None until the first.
+        orientation: how pictures are turned for display; None until the first.
     """
 
     def __init__(self, stream: VideoStream, tick_s: float, max_pixels: int = MAX_PIXELS) -> None:
@@ -24,7 +24,7 @@ class CpuPackets(PacketDecoder):
         self._context = stream.codec_context
         self._tick_s, self._max_pixels = tick_s, max_pixels
         self._context.options = {**self._context.options, "max_pixels": str(max_pixels)}
-        self.turn: Orientation | None = None
+        self.orientation: Orientation | None = None
 
     def decode(self, packet: Packet[VideoStream]) -> list[DecodedPicture]:
         try:
@@ -39,12 +39,12 @@ class CpuPackets(PacketDecoder):
             raise CorruptPacketError(str(error.strerror)) from error
 
     def _picture(self, decoded: av.VideoFrame) -> DecodedPicture:
-        if self.turn is None:
-            self.turn = orientation_of(decoded)
+        if self.orientation is None:
+            self.orientation = orientation_of(decoded)
         tick_s = self._tick_s
         stamp_s = None if decoded.pts is None else decoded.pts * tick_s
         return DecodedPicture(
-            pixels_of(decoded, self.turn), stamp_s, decoded.duration * tick_s, bool(decoded.is_corrupt)
+            pixels_of(decoded, self.orientation), stamp_s, decoded.duration * tick_s, bool(decoded.is_corrupt)
         )
 
     def close(self) -> None:

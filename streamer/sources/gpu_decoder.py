@@ -12,7 +12,7 @@ from av.video.stream import VideoStream
 from streamer.common.errors import EngineError, SourceError
 from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture, PacketDecoder
 from streamer.frames.pixels import Orientation
-from streamer.sources.ffmpeg_packets import CpuPackets
+from streamer.sources.cpu_decoder import CpuDecoder
 from streamer.sources.options import SourceOptions
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _check_detector(device: str, engine: str) -> None:
         raise EngineError(f"no engine for a GPU is installed: {missing[0]}")
 
 
-class GpuFirst(PacketDecoder):
+class GpuFirstDecoder(PacketDecoder):
     """Decodes on the GPU what it can, and the rest on the CPU: decided once, at the first picture.
 
     The CPU decodes up to the first picture, which tells rotation, colours and pixel format for certain and where a
@@ -82,7 +82,7 @@ class GpuFirst(PacketDecoder):
             live: whether every picture is wanted as soon as it can be had.
         """
         self._stream, self._tick_s, self._shown, self._options, self._live = stream, tick_s, shown, options, live
-        self._cpu = CpuPackets(stream, tick_s, options.max_pixels)
+        self._cpu = CpuDecoder(stream, tick_s, options.max_pixels)
         self._held: list[Packet[VideoStream]] = []
         self._chosen: PacketDecoder | None = None
 
@@ -94,9 +94,9 @@ class GpuFirst(PacketDecoder):
         return self._choose(pictures) if pictures else []
 
     @property
-    def turn(self) -> Orientation | None:
+    def orientation(self) -> Orientation | None:
         """How pictures are turned for display; None until the first."""
-        return self._cpu.turn
+        return self._cpu.orientation
 
     def close(self) -> None:
         self._held.clear()
@@ -127,8 +127,10 @@ class GpuFirst(PacketDecoder):
     def _open_gpu(self, first: DecodedPicture) -> NvdecPackets:
         from streamer.cuda.nvdec import NvdecPackets
 
-        assert self._options.gpu is not None and self._cpu.turn is not None
-        return NvdecPackets(self._stream, self._tick_s, first, self._cpu.turn, self._options.gpu, live=self._live)
+        assert self._options.gpu is not None and self._cpu.orientation is not None
+        return NvdecPackets(
+            self._stream, self._tick_s, first, self._cpu.orientation, self._options.gpu, live=self._live
+        )
 
 
 def _from_key_frame(

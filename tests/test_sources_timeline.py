@@ -22,7 +22,7 @@ def test_neither_goes_back_whatever_a_connection_begins_with(connections: list[t
         now_s += away_s
         frames = [Frame(PIXELS, "x", first_index + n, first_pts_s + 3 * n, now_s) for n in range(count)]
         axes.begin(frames[0])
-        assert axes.is_begun
+        assert axes.is_started
         placed += [axes.place(frame) for frame in frames]  # given out faster than they were filmed
     pts_s = [frame.pts_s for frame in placed]
     assert all(later >= earlier - 1e-9 for earlier, later in itertools.pairwise(pts_s))

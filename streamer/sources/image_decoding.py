@@ -15,9 +15,9 @@ import numpy.typing as npt
 from streamer.common.errors import SourceError
 from streamer.sources.av_input import open_input
 from streamer.sources.diagnosis import why_unreadable
+from streamer.sources.image_size import image_size
 from streamer.sources.opencv_logging import quiet_opencv
 from streamer.sources.options import MAX_PIXELS, too_large
-from streamer.sources.picture_size import picture_size
 
 Image = npt.NDArray[np.uint8]
 _HEIF = re.compile(rb"....ftyp(?:heic|heix|heim|heis|mif1)", re.DOTALL)
@@ -29,8 +29,8 @@ _QUARTERS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90
 _CONVERT = "convert it to JPEG or PNG"
 
 
-def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
-    """Returns a picture file's pixels, as `decode_picture`.
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
+    """Returns a picture file's pixels, as `decode_image`.
 
     Raises:
         SourceError: if it can't be read; the text is the reason, without the file's name.
@@ -39,10 +39,10 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
         content = path.read_bytes()  # not cv2.imread: it can't open every name, and it talks
     except OSError as error:
         raise SourceError(error.strerror or str(error)) from error
-    return decode_picture(content, max_pixels)
+    return decode_image(content, max_pixels)
 
 
-def decode_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
+def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
     """Returns the pixels of a picture, the first of several: (H, W, 3) uint8 BGR.
 
     Its orientation (EXIF, or AVIF's own) is applied, transparency dropped, 16 bits a channel become 8.
@@ -54,7 +54,7 @@ def decode_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
     Raises:
         SourceError: if it can't be decoded; the text is the reason.
     """
-    size_wh = picture_size(content)
+    size_wh = image_size(content)
     problem = why_unreadable(content) or (too_large(size_wh, max_pixels) if size_wh is not None else None)
     if problem is not None:
         raise SourceError(problem)
@@ -74,14 +74,14 @@ def decode_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
 
 
 def read_gif(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image]:
-    """Yields the pictures of a GIF file, as `decode_picture`.
+    """Yields the pictures of a GIF file, as `decode_image`.
 
     Raises:
         SourceError: if it can't be read; the text is the reason, without the file's name.
     """
     try:
         with path.open("rb") as file:
-            size_wh = picture_size(file.read(16))
+            size_wh = image_size(file.read(16))
         if size_wh is None:
             raise SourceError("damaged, or no picture")
         problem = too_large(size_wh, max_pixels)

@@ -17,7 +17,7 @@ from streamer.cuda import nvdec
 from streamer.cuda.nv12 import Nv12
 from streamer.detector import cuda as cuda_detector
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.hardware import decoding_gpu
+from streamer.sources.gpu_decoder import decoding_gpu
 from tests.fake_gpu import FakeGpu, install
 from tests.media import number_of, write_clip, write_image
 from tests.rtsp_server import RtspServer

@@ -14,7 +14,7 @@ _ISPE = re.compile(rb"ispe\0\0\0\0(.{8})", re.DOTALL)  # ISO/IEC 23008-12, 6.5.3
 _ISO_HEAD_BYTES = 1 << 20
 
 
-def picture_size(content: bytes) -> tuple[int, int] | None:
+def image_size(content: bytes) -> tuple[int, int] | None:
     """Returns width and height that a picture's header states, None where it states none that is known here.
 
     Args:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions, open_source
+from streamer.sources.image_decoding import decode_image
+from streamer.sources.image_size import image_size
 from streamer.sources.options import MAX_PIXELS
-from streamer.sources.picture_file import decode_picture
-from streamer.sources.picture_size import picture_size
 from tests.media import number_of, picture, png_chunk, png_header, write_clip, write_image
 
 SMALL = SourceOptions(max_pixels=64 * 48)
@@ -42,8 +42,8 @@ def write_gif(path: Path, numbers: list[int]) -> Path:
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff", ".avif"])
 def test_the_size_is_told_from_the_header(suffix: str, tmp_path: Path) -> None:
     content = write_image(tmp_path / f"a{suffix}", 7, (72, 40)).read_bytes()
-    assert picture_size(content) == (72, 40)
-    assert picture_size(content[:11]) is None
+    assert image_size(content) == (72, 40)
+    assert image_size(content[:11]) is None
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_the_size_is_told_from_the_header(suffix: str, tmp_path: Path) -> None:
     ],
 )
 def test_sizes_by_hand(content: bytes, size_wh: tuple[int, int] | None) -> None:
-    assert picture_size(content) == size_wh
+    assert image_size(content) == size_wh
 
 
 @settings(max_examples=300)
 @given(st.sampled_from([b"\xff\xd8\xff", b"II*\0", b"MM\0+", b"BM", b"RIFF____WEBPVP8 ", b"____ftypavif"]), st.binary())
 def test_any_header_has_a_size_or_none(start: bytes, rest: bytes) -> None:
-    size_wh = picture_size(start + rest)
+    size_wh = image_size(start + rest)
     assert size_wh is None or min(size_wh) > 0
 
 
@@ -162,11 +162,11 @@ def test_a_gif_alone_is_a_video(tmp_path: Path) -> None:
 
 def test_avif_is_turned_and_mirrored(tmp_path: Path) -> None:
     content = write_image(tmp_path / "a.avif", 0x1234, (64, 48)).read_bytes()
-    plain = decode_picture(content)
+    plain = decode_image(content)
     assert number_of(plain) == 0x1234
-    turned = decode_picture(content + b"\0\0\0\x09irot\x03")  # looked for in the file's first part, wherever it is
+    turned = decode_image(content + b"\0\0\0\x09irot\x03")  # looked for in the file's first part, wherever it is
     assert number_of(np.ascontiguousarray(np.rot90(turned))) == 0x1234 and turned.shape == (64, 48, 3)
-    mirrored = decode_picture(content + b"\0\0\0\x09imir\x01")
+    mirrored = decode_image(content + b"\0\0\0\x09imir\x01")
     assert np.array_equal(mirrored, plain[:, ::-1])
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from streamer.frames.frame import Frame
 from streamer.sources.base import Source
 from streamer.sources.options import SourceOptions
-from streamer.sources.workers.pool import DecodingProcesses
+from streamer.sources.workers.pool import DecoderPool
 
 
-class SourceApart(Source):
+class IsolatedSource(Source):
     """Frames of one connection, decoded on the CPU of another process: for a library that hangs and can't be stopped.
 
     Pictures are copied, which takes longer than reading them in this process.
@@ -24,7 +24,7 @@ class SourceApart(Source):
             ConfigError: if no process can be started.
             SourceError: if the source can't be opened, or gives no frame in time.
         """
-        self._processes = DecodingProcesses(1)
+        self._processes = DecoderPool(1)
         try:
             self._source = self._processes.open(uri, name=name, options=replace(options, reconnect=0, gpu=None))
             self._source.wait_ready()
@@ -44,9 +44,9 @@ class SourceApart(Source):
         self._processes.close()
 
     @property
-    def passed_over(self) -> int:
+    def dropped(self) -> int:
         """Pictures passed over to stay fresh."""
-        return self._source.passed_over
+        return self._source.dropped
 
     @property
     def damaged(self) -> int:

@@ -6,7 +6,7 @@ from streamer.common.errors import SourceError
 from streamer.sources.http.client import Answer
 
 
-class VideoBody:
+class ResponseFile:
     """A stream that came with the first answer: a second request would find another, or nobody."""
 
     def __init__(self, answer: Answer, shown: str, timeout_s: float) -> None:

@@ -11,8 +11,8 @@ from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.live import LiveSource
 from streamer.sources.video import VideoSource
+from streamer.sources.workers.isolated import IsolatedSource
 from streamer.sources.workers.pool import is_possible
-from streamer.sources.workers.worker_source import SourceApart
 from tests.media import SIZE_WH, number_of
 from tests.rtsp_server import RtspServer
 
@@ -22,7 +22,7 @@ EVERY = SourceOptions(freshest=False, open_timeout_s=30.0, stall_timeout_s=30.0)
 
 
 def test_frames_of_a_stream_read_apart() -> None:
-    with RtspServer(fps=60) as server, SourceApart(server.url, name="door", options=EVERY) as source:
+    with RtspServer(fps=60) as server, IsolatedSource(server.url, name="door", options=EVERY) as source:
         assert source.info.live and source.info.name == "door" and source.info.size_wh == SIZE_WH
         frames = list(islice(source, 5))
         (process,) = source._processes._processes
@@ -35,7 +35,7 @@ def test_a_server_that_never_answers_ends_the_process() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         options = SourceOptions(open_timeout_s=0.2, key_frame_timeout_s=0.2, stall_timeout_s=0.2)
         with pytest.raises(SourceError, match=r"did not answer|gave no picture"):
-            SourceApart(f"rtsp://127.0.0.1:{server.getsockname()[1]}/", name="door", options=options)
+            IsolatedSource(f"rtsp://127.0.0.1:{server.getsockname()[1]}/", name="door", options=options)
 
 
 def test_a_source_whose_opening_hangs_in_this_process_is_read_apart(monkeypatch: pytest.MonkeyPatch) -> None:
