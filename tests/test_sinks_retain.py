@@ -99,7 +99,7 @@ def listed(folder: Path) -> set[str]:
 def test_only_the_right_files_go_and_the_oldest_first(
     entries: list[Entry], limit: int, by_age: bool, open_number: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    folder = tmp_path_factory.mktemp("shelf") / "folder"
+    folder = tmp_path_factory.mktemp("retention") / "folder"
     folder.mkdir()
     make(folder, entries)
     own = sorted((e for e in entries if e.name not in STRANGERS and e.kind == "file"), key=lambda e: e.name)
@@ -108,11 +108,11 @@ def test_only_the_right_files_go_and_the_oldest_first(
 
     age_s = limit % 200 + 0.5  # ages are whole seconds: none is at the limit
     retain = Retention(age_s=age_s) if by_age else Retention(size_bytes=limit)
-    shelf = SegmentRetention(retain)
-    shelf.add(folder / OUTPUT)
+    retention = SegmentRetention(retain)
+    retention.add(folder / OUTPUT)
     if open_one is not None:
-        shelf.begin(folder / open_one)
-    shelf.prune()
+        retention.begin(folder / open_one)
+    retention.prune()
 
     total = sum(e.size for e in own)
     wanted = []
@@ -135,7 +135,7 @@ class Clocks:
         self.now_s += seconds
         self.run_s += seconds
 
-    def shelf(self, retain: Retention) -> SegmentRetention:
+    def retention(self, retain: Retention) -> SegmentRetention:
         return SegmentRetention(retain, clock=lambda: self.now_s, run_clock=lambda: self.run_s)
 
 
@@ -180,7 +180,7 @@ def test_by_age_those_go_that_ended_too_long_ago(tmp_path: Path) -> None:
 def test_it_is_looked_after_every_ten_seconds_while_a_segment_is_written(tmp_path: Path) -> None:
     clocks = Clocks()
     paths = OutputPaths()
-    paths._shelf = clocks.shelf(Retention(size_bytes=100))
+    paths._retention = clocks.retention(Retention(size_bytes=100))
     with SegmentsSink(tmp_path / "out.mp4", info(), 3600.0, Retention(size_bytes=100), paths=paths) as sink:
         pictures = frames(even(100))
         sink.write(next(pictures), NOTHING)
@@ -246,18 +246,18 @@ def test_a_file_that_vanishes_meanwhile_is_no_matter(
 ) -> None:
     old = [write_old(tmp_path, number, 100) for number in range(4)]
     unlink_fails(monkeypatch, lambda path: os.unlink(path))  # another program is faster  # noqa: PTH108
-    shelf = SegmentRetention(Retention(size_bytes=250))
-    shelf.add(tmp_path / "out.mp4")
-    shelf.prune()
+    retention = SegmentRetention(Retention(size_bytes=250))
+    retention.add(tmp_path / "out.mp4")
+    retention.prune()
     assert [path.exists() for path in old] == [False, False, True, True]
     assert not caplog.records
 
 
 def test_a_folder_that_vanishes_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    shelf = SegmentRetention(Retention(age_s=1))
-    shelf.add(tmp_path / "nowhere" / "out.mp4")
-    shelf.prune()
-    shelf.prune()
+    retention = SegmentRetention(Retention(age_s=1))
+    retention.add(tmp_path / "nowhere" / "out.mp4")
+    retention.prune()
+    retention.prune()
     (message,) = caplog.messages
     assert message.startswith(f"can't look for old segments in {tmp_path / 'nowhere'}: No such file or directory")
 
@@ -310,7 +310,7 @@ def test_with_a_clock_in_the_past_what_is_recorded_stays(retain: Retention, away
     clocks = Clocks()
     old = [segment(tmp_path, clocks.now_s - (3 - number) * HOUR_S) for number in range(3)]
     clocks.now_s += away_s
-    series = Series(tmp_path / "out.mp4", clocks.shelf(retain))
+    series = Series(tmp_path / "out.mp4", clocks.retention(retain))
     new = []
     for _ in range(3):
         new.append(record(series, clocks.now_s))
@@ -326,7 +326,7 @@ def test_a_clock_that_is_put_right_in_the_run_deletes_nothing(jump_s: float, tmp
     right_s = clocks.now_s
     old = [segment(tmp_path, right_s - (3 - number) * HOUR_S) for number in range(3)]
     clocks.now_s = right_s - jump_s
-    series = Series(tmp_path / "out.mp4", clocks.shelf(Retention(age_s=DAY_S)))
+    series = Series(tmp_path / "out.mp4", clocks.retention(Retention(age_s=DAY_S)))
     early = record(series, clocks.now_s)
     clocks.pass_by(60)
     clocks.now_s += jump_s
@@ -349,7 +349,7 @@ def test_with_a_clock_in_the_future_old_segments_stay_until_the_run_has_lasted(
     old = [segment(tmp_path, clocks.now_s - (50 - number) * HOUR_S) for number in range(50)]
     if is_at_start:
         clocks.now_s += 10 * YEAR_S
-    series = Series(tmp_path / "out.mp4", clocks.shelf(Retention(age_s=DAY_S)))
+    series = Series(tmp_path / "out.mp4", clocks.retention(Retention(age_s=DAY_S)))
     record(series, clocks.now_s)
     if is_at_start:
         assert all(path.exists() for path in old)
@@ -368,7 +368,7 @@ def test_with_a_clock_in_the_future_old_segments_stay_until_the_run_has_lasted(
 def test_after_a_pause_of_days_the_clock_is_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clocks = Clocks()
     old = segment(tmp_path, clocks.now_s - 5 * DAY_S)
-    record(Series(tmp_path / "out.mp4", clocks.shelf(Retention(age_s=DAY_S))), clocks.now_s)
+    record(Series(tmp_path / "out.mp4", clocks.retention(Retention(age_s=DAY_S))), clocks.now_s)
     assert not old.exists()
     assert not caplog.messages
 
@@ -382,41 +382,41 @@ def test_a_name_counts_only_where_the_files_own_time_bears_it_out(tmp_path: Path
     copied = segment(tmp_path, now_s - 7 * HOUR_S, now_s)
     in_order = [oldest, copied, ahead, never_set]
     for kept in (3, 2, 1):
-        shelf = clocks.shelf(Retention(size_bytes=kept * 10))
-        shelf.add(tmp_path / "out.mp4")
-        shelf.prune()
+        retention = clocks.retention(Retention(size_bytes=kept * 10))
+        retention.add(tmp_path / "out.mp4")
+        retention.prune()
         assert numbers(tmp_path, *in_order) == list(range(4 - kept, 4))
 
 
 def test_a_young_copy_of_an_old_segment_is_young(tmp_path: Path) -> None:
     clocks = Clocks()
     copied = segment(tmp_path, clocks.now_s - 5 * DAY_S, clocks.now_s - 60)
-    shelf = clocks.shelf(Retention(age_s=DAY_S))
-    shelf.add(tmp_path / "out.mp4")
-    shelf.prune()
+    retention = clocks.retention(Retention(age_s=DAY_S))
+    retention.add(tmp_path / "out.mp4")
+    retention.prune()
     assert copied.exists()
 
 
 def test_a_limit_is_one_for_all_outputs_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     clocks = Clocks()
-    shelf = clocks.shelf(Retention(size_bytes=100))
+    retention = clocks.retention(Retention(size_bytes=100))
     outputs = [tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "elsewhere" / "a.mp4"]
     old = [
         segment(path.parent, clocks.now_s - (9 - number - 3 * hours) * HOUR_S, stem=path.stem, size=20)
         for hours in range(2)
         for number, path in enumerate(outputs)
     ]
-    series = [Series(path, shelf) for path in outputs]
+    series = [Series(path, retention) for path in outputs]
     assert numbers(tmp_path, *old) == [0, 1, 2, 3, 4, 5]
     new = [record(each, clocks.now_s, size=20) for each in series]
-    shelf.prune()
+    retention.prune()
     assert numbers(tmp_path, *old) == [4, 5]
     for each in series:
         each.end()
         clocks.pass_by(1)
     new.append(record(series[2], clocks.now_s, size=70))
-    shelf.prune()
+    retention.prune()
     assert numbers(tmp_path, *old) == []
     assert numbers(tmp_path, *new) == [2, 3]
 
@@ -427,20 +427,20 @@ def test_what_another_run_is_writing_stays(tmp_path: Path) -> None:
     old = [segment(tmp_path, clocks.now_s - (9 - number) * HOUR_S) for number in range(3)]
     with old[0].open("rb+") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        shelf = clocks.shelf(Retention(size_bytes=10))
-        shelf.add(tmp_path / "out.mp4")
-        shelf.prune()
+        retention = clocks.retention(Retention(size_bytes=10))
+        retention.add(tmp_path / "out.mp4")
+        retention.prune()
     assert numbers(tmp_path, *old) == [0]
 
 
 def test_one_output_reached_by_two_paths_is_counted_once(tmp_path: Path) -> None:
     clocks = Clocks()
     (tmp_path / "link").symlink_to(".")
-    shelf = clocks.shelf(Retention(size_bytes=50))
+    retention = clocks.retention(Retention(size_bytes=50))
     for folder in (tmp_path, tmp_path / "link"):
-        record(Series(folder / "out.mp4", shelf), clocks.now_s, size=20)
+        record(Series(folder / "out.mp4", retention), clocks.now_s, size=20)
         clocks.pass_by(1)
-    shelf.prune()
+    retention.prune()
     assert len(list(tmp_path.glob("out-*.mp4"))) == 2
 
 

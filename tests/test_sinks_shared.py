@@ -37,7 +37,7 @@ def shared(tmp_path: Path, *names: str, sources: Sequence[SourceInfo] = (ONE, TW
 
 def fps_of(outputs: SharedOutputs) -> float:
     (video,) = outputs._tiled.values()
-    return video._times.fps  # type: ignore[union-attr]
+    return video._schedule.fps  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".avi", ".mov", ".MP4"])

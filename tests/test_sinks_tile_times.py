@@ -21,18 +21,18 @@ def frame(index: int, pts_s: float) -> Frame:
 
 def played(times: PtsSchedule, sources: list[list[float]], order: random.Random) -> Shown:
     """Offers pictures of sources in any order; returns each canvas's number and which picture of each it shows."""
-    feeds = [TileQueue() for _ in sources]
+    queues = [TileQueue() for _ in sources]
     left = [list(enumerate(source)) for source in sources]
     shown: Shown = []
     newest: list[int | None] = [None] * len(sources)
     full: set[int] = set()
     while True:
-        for number, feed in enumerate(feeds):
-            feed.is_over = not left[number]
-        made = times.next(feeds, is_news=False)
+        for number, queue in enumerate(queues):
+            queue.is_over = not left[number]
+        made = times.next_canvas(queues, is_changed=False)
         if made is not None:
-            for number, feed in enumerate(feeds):
-                taken = times.take(feed)
+            for number, queue in enumerate(queues):
+                taken = times.pop(queue)
                 newest[number] = newest[number] if taken is None else taken.index
             shown.append((made, tuple(newest)))
             full.clear()
@@ -43,9 +43,9 @@ def played(times: PtsSchedule, sources: list[list[float]], order: random.Random)
             return shown
         number = order.choice(ready)
         index, pts_s = left[number][0]
-        if times.offer(feeds[number], frame(index, pts_s)):
+        if times.push(queues[number], frame(index, pts_s)):
             left[number].pop(0)
-            assert len(feeds[number].waiting) <= 4
+            assert len(queues[number].waiting) <= 4
         else:
             full.add(number)
 
@@ -91,52 +91,52 @@ def test_a_source_that_comes_later_begins_with_the_next_canvas() -> None:
     times = PtsSchedule(10.0)
     one, two = TileQueue(), TileQueue()
     for index in range(3):
-        assert times.offer(one, frame(index, index / 10))
-    assert times.next([one], is_news=False) == 0
-    assert times.take(one) is not None
-    assert times.next([one], is_news=False) == 1
-    assert times.offer(two, frame(0, 0.0))
-    assert times.offer(two, frame(1, 0.1))
+        assert times.push(one, frame(index, index / 10))
+    assert times.next_canvas([one], is_changed=False) == 0
+    assert times.pop(one) is not None
+    assert times.next_canvas([one], is_changed=False) == 1
+    assert times.push(two, frame(0, 0.0))
+    assert times.push(two, frame(1, 0.1))
     assert [number for number, _ in two.waiting] == [2, 3]
 
 
 def test_by_the_clock_the_newest_is_shown_and_what_is_missed_is_left_out() -> None:
     now_s = [7.0]
     times = WallClockSchedule(10.0, lambda: now_s[0])
-    feed = TileQueue()
-    feeds = [feed, TileQueue()]
-    assert times.next(feeds, is_news=False) is None, "nothing to show"
+    queue = TileQueue()
+    queues = [queue, TileQueue()]
+    assert times.next_canvas(queues, is_changed=False) is None, "nothing to show"
     for index in range(5):
-        assert times.offer(feed, frame(index, 0.0)), "never full"
-    assert times.next(feeds, is_news=False) == 0
-    taken = times.take(feed)
+        assert times.push(queue, frame(index, 0.0)), "never full"
+    assert times.next_canvas(queues, is_changed=False) == 0
+    taken = times.pop(queue)
     assert taken is not None and taken.index == 4
-    assert times.take(feeds[1]) is None
-    times.offer(feed, frame(5, 0.0))
-    assert times.next(feeds, is_news=False) is None, "too early"
+    assert times.pop(queues[1]) is None
+    times.push(queue, frame(5, 0.0))
+    assert times.next_canvas(queues, is_changed=False) is None, "too early"
     assert abs(times.next_wakeup_s() - 0.1) < 0.001
     now_s[0] += 0.35
     assert abs(times.next_wakeup_s() - 0.05) < 0.001
-    assert times.next(feeds, is_news=False) == 3
-    assert times.take(feed) is not None
+    assert times.next_canvas(queues, is_changed=False) == 3
+    assert times.pop(queue) is not None
     now_s[0] += 0.5
-    assert times.next(feeds, is_news=False) is None, "nothing has changed"
-    assert times.next(feeds, is_news=True) == 8
+    assert times.next_canvas(queues, is_changed=False) is None, "nothing has changed"
+    assert times.next_canvas(queues, is_changed=True) == 8
     now_s[0] += 0.9
-    assert times.next(feeds, is_news=False) is None
+    assert times.next_canvas(queues, is_changed=False) is None
     now_s[0] += 0.2
-    assert times.next(feeds, is_news=False) == 19, "a second at most without any"
+    assert times.next_canvas(queues, is_changed=False) == 19, "a second at most without any"
 
 
 def test_by_the_clock_the_last_pictures_are_shown_at_once() -> None:
     now_s = [7.0]
     times = WallClockSchedule(10.0, lambda: now_s[0], last=41)
-    feed = TileQueue()
-    times.offer(feed, frame(0, 0.0))
-    assert times.next([feed], is_news=False) == 42
-    times.take(feed)
-    times.offer(feed, frame(1, 0.0))
-    feed.is_over = True
-    assert times.next([feed], is_news=False) == 43
-    times.take(feed)
-    assert times.next([feed], is_news=True) is None
+    queue = TileQueue()
+    times.push(queue, frame(0, 0.0))
+    assert times.next_canvas([queue], is_changed=False) == 42
+    times.pop(queue)
+    times.push(queue, frame(1, 0.0))
+    queue.is_over = True
+    assert times.next_canvas([queue], is_changed=False) == 43
+    times.pop(queue)
+    assert times.next_canvas([queue], is_changed=True) is None

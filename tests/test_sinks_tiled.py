@@ -37,7 +37,7 @@ from streamer.sinks.mosaic.window import TiledWindow
 from streamer.sources.base import SourceInfo
 
 window = TiledWindow()
-panes = [window.pane(SourceInfo(name, "")) for name in ("red", "green", "blue", "never")]
+panes = [window.add_tile(SourceInfo(name, "")) for name in ("red", "green", "blue", "never")]
 for pane, colour in zip(panes, ((0, 0, 255), (0, 255, 0), (255, 0, 0))):
     pixels = np.full((90, 160, 3), colour, np.uint8)
     pane.write(Frame(pixels, "x", 0, 0.0, 0.0), Detections.empty())
@@ -178,7 +178,7 @@ def frame(value: int, size_wh: tuple[int, int] = (32, 18)) -> Frame:
 
 def test_it_is_painted_when_something_changed_and_thirty_times_a_second_at_most(clock_s: list[float]) -> None:
     window = TiledWindow()
-    panes = [window.pane(source("a")), window.pane(source("b"))]
+    panes = [window.add_tile(source("a")), window.add_tile(source("b"))]
     shown = window._window.shown  # type: ignore[attr-defined]
     for _ in range(600):  # a second of frames on one source, polled as the pipeline does
         panes[0].write(frame(200), Detections.empty())
@@ -202,7 +202,7 @@ def test_it_is_painted_when_something_changed_and_thirty_times_a_second_at_most(
 
 def test_the_window_goes_with_its_last_pane_and_does_not_come_back(clock_s: list[float]) -> None:
     window = TiledWindow()
-    panes = [window.pane(source("a")), window.pane(source("b"))]
+    panes = [window.add_tile(source("a")), window.add_tile(source("b"))]
     panes[0].poll()
     assert window.is_open
     panes[0].close()
@@ -218,7 +218,7 @@ def test_the_window_goes_with_its_last_pane_and_does_not_come_back(clock_s: list
 
 def test_single_pictures_stay_until_the_window_is_closed(clock_s: list[float]) -> None:
     window = TiledWindow()
-    one, two = window.pane(source("a")), window.pane(source("b"))
+    one, two = window.add_tile(source("a")), window.add_tile(source("b"))
     one.write(frame(1), Detections.empty())
     assert not one.lingers, "the window isn't there yet"
     one.poll()
@@ -230,7 +230,7 @@ def test_single_pictures_stay_until_the_window_is_closed(clock_s: list[float]) -
 
 def test_a_name_too_long_for_its_tile_is_cut_and_does_not_reach_the_next(clock_s: list[float]) -> None:
     window = TiledWindow()
-    panes = [window.pane(source("a-name-that-goes-on-" * 9)), window.pane(source("b"))]
+    panes = [window.add_tile(source("a-name-that-goes-on-" * 9)), window.add_tile(source("b"))]
     for pane in panes:
         pane.write(frame(0), Detections.empty())
     panes[0].poll()
@@ -242,7 +242,7 @@ def test_a_name_too_long_for_its_tile_is_cut_and_does_not_reach_the_next(clock_s
 
 def test_sources_come_and_go_while_the_window_is_open(clock_s: list[float]) -> None:
     window = TiledWindow()
-    panes = [window.pane(source("a")), window.pane(source("b"))]
+    panes = [window.add_tile(source("a")), window.add_tile(source("b"))]
     for value, pane in zip((100, 150), panes, strict=True):
         pane.write(frame(value), Detections.empty())
 
@@ -254,7 +254,7 @@ def test_sources_come_and_go_while_the_window_is_open(clock_s: list[float]) -> N
         return tuple(int(picture[y * height // 8, x * width // 4, 0]) for y in (1, 5) for x in (1, 3))
 
     assert shown() == (100, 150, 100, 150), "side by side"
-    panes.append(window.pane(source("c")))
+    panes.append(window.add_tile(source("c")))
     assert shown() == (100, 150, 64, 16), "the third waits, the fourth place is empty"
     panes[2].write(frame(200), Detections.empty())
     panes[1].close()
@@ -267,14 +267,14 @@ def test_sources_come_and_go_while_the_window_is_open(clock_s: list[float]) -> N
     assert window.is_open
     panes[0].close()
     assert not window.is_open
-    panes.append(window.pane(source("d")))
+    panes.append(window.add_tile(source("d")))
     panes[3].write(frame(220), Detections.empty())
     assert shown() == (100, 220, 100, 220), "it opens again"
 
 
 def test_a_source_that_ends_without_a_picture_is_no_longer_waited_for(clock_s: list[float]) -> None:
     window = TiledWindow()
-    one, two = window.pane(source("a")), window.pane(source("b"))
+    one, two = window.add_tile(source("a")), window.add_tile(source("b"))
     one.poll()
     waiting = window._window.shown[-1]  # type: ignore[attr-defined]
     two.close()
@@ -291,8 +291,8 @@ def test_any_window_size_can_be_painted(width: int, height: int) -> None:
         patch.setattr(tiled_window, "DesktopWindow", FakeWindow)
         window = TiledWindow()
         for name in ("a", "b", "c"):
-            window.pane(source(name)).write(frame(7), Detections.empty())
-        window.pane(source("d"))
+            window.add_tile(source(name)).write(frame(7), Detections.empty())
+        window.add_tile(source("d"))
         window.poll()
         assert window._painted((width, height)).shape == (height, width, 3)
     assert window._painted((0, 0)).shape == (360, 640, 3)

@@ -88,7 +88,7 @@ def test_files_of_different_rates_and_lengths_are_shown_in_step(
     path = tmp_path / f"wall{ending}"
     video = TiledVideo(VideoSink(path, SourceInfo("wall", "", fps=30.0)), 30.0, by_clock=False)
     rates, counts = (30, 15, 10), (20, 15, 4)
-    panes = [video.pane(info(str(rate))) for rate in rates]
+    panes = [video.add_tile(info(str(rate))) for rate in rates]
     done = [
         threads(play, pane, even(count, rate), planar=rate == 15)
         for pane, rate, count in zip(panes, rates, counts, strict=True)
@@ -111,7 +111,7 @@ def test_files_of_different_rates_and_lengths_are_shown_in_step(
 def test_a_pane_that_is_ahead_waits_until_the_slowest_has_come(threads: Callable[..., Future[None]]) -> None:
     memory = MemorySink()
     video = TiledVideo(memory, 10.0, by_clock=False)
-    fast, slow = video.pane(info("fast")), video.pane(info("slow"))
+    fast, slow = video.add_tile(info("fast")), video.add_tile(info("slow"))
     written = [0]
 
     def run_ahead() -> None:
@@ -139,7 +139,7 @@ def test_a_pane_that_waits_is_released(how: str, threads: Callable[..., Future[N
 
     memory = MemorySink(before=fail if how == "failed" else lambda _: None)
     video = TiledVideo(memory, 10.0, by_clock=False)
-    ahead, other = video.pane(info("ahead")), video.pane(info("other"))
+    ahead, other = video.add_tile(info("ahead")), video.add_tile(info("other"))
     done = threads(play, ahead, even(10, 10))
     wait_for(lambda: len(ahead.feed.waiting) == 4)  # type: ignore[attr-defined]
     if how == "closed":
@@ -170,7 +170,7 @@ def test_by_the_clock_no_pane_waits_for_a_slow_recording(threads: Callable[..., 
 
     memory = MemorySink(before=block)
     video = TiledVideo(memory, 10.0, by_clock=True, clock=lambda: now_s[0])
-    one, two = video.pane(info("a")), video.pane(info("b"))
+    one, two = video.add_tile(info("a")), video.add_tile(info("b"))
     assert one.live_view, "a person would be told of an outage, so the video is"
     for number in range(500):  # on this very thread
         for pane in (one, two):
@@ -190,7 +190,7 @@ def test_by_the_clock_panes_show_the_newest_and_wait_for_nobody() -> None:
     now_s = [50.0]
     memory = MemorySink()
     video = TiledVideo(memory, 10.0, by_clock=True, clock=lambda: now_s[0])
-    panes = [video.pane(info(name)) for name in "abc"]
+    panes = [video.add_tile(info(name)) for name in "abc"]
     expected: list[tuple[int | None, ...]] = []
 
     def canvas(*numbers: int | None) -> None:
@@ -220,7 +220,7 @@ def test_sources_come_and_go_while_it_runs() -> None:
     now_s = [50.0]
     memory = MemorySink()
     video = TiledVideo(memory, 10.0, by_clock=True, clock=lambda: now_s[0])
-    panes = [video.pane(info("a")), video.pane(info("b"))]
+    panes = [video.add_tile(info("a")), video.add_tile(info("b"))]
     made = 0
 
     def canvas() -> np.ndarray:
@@ -234,7 +234,7 @@ def test_sources_come_and_go_while_it_runs() -> None:
     first = canvas()
     panes[1].write(frame(2), NOTHING)
     assert numbers_on(canvas(), 2) == (1, 2)
-    panes.append(video.pane(info("c")))
+    panes.append(video.add_tile(info("c")))
     image = canvas()
     assert image.shape == first.shape, "a file has one size"
     assert numbers_on(image, 3) == (1, 2, None)
@@ -251,13 +251,13 @@ def test_sources_come_and_go_while_it_runs() -> None:
     panes[1].close()
     assert memory.closed == 1
     with pytest.raises(SinkError, match="'d' can't be added"):
-        video.pane(info("d"))
+        video.add_tile(info("d"))
 
 
 def test_with_its_last_pane_removed_it_is_finished() -> None:
     memory = MemorySink()
     video = TiledVideo(memory, 10.0, by_clock=True)
-    pane = video.pane(info("a"))
+    pane = video.add_tile(info("a"))
     pane.write(frame(1), NOTHING)
     video.remove("nobody")
     video.remove("a")
@@ -271,11 +271,11 @@ def test_a_live_source_that_is_added_has_it_go_by_the_clock(threads: Callable[..
     memory = MemorySink()
     now_s = [50.0]
     video = TiledVideo(memory, 10.0, by_clock=False, clock=lambda: now_s[0])
-    ahead, other = video.pane(info("ahead")), video.pane(info("other"))
+    ahead, other = video.add_tile(info("ahead")), video.add_tile(info("other"))
     assert not ahead.live_view
     done = threads(play, ahead, even(100, 10))
     wait_for(lambda: len(ahead.feed.waiting) == 4)  # type: ignore[attr-defined]
-    camera = video.pane(info("camera", live=True))
+    camera = video.add_tile(info("camera", live=True))
     done.result(PATIENCE_S)
     assert all(pane.live_view for pane in (ahead, other, camera))
     other.close()
@@ -292,7 +292,7 @@ def test_a_failure_reaches_every_pane_once(by_clock: bool) -> None:
 
     memory = MemorySink(before=fail)
     video = TiledVideo(memory, 10.0, by_clock=by_clock)
-    panes = [video.pane(info(name)) for name in "abc"]
+    panes = [video.add_tile(info(name)) for name in "abc"]
     for pane in panes if not by_clock else panes[:1]:
         pane.write(frame(1, 0.0), NOTHING)
     if not by_clock:
@@ -320,7 +320,7 @@ def test_a_recording_that_cannot_be_finished_is_said_by_the_last_pane() -> None:
 
     for frames in (0, 1):
         video = TiledVideo(Unfinished(), 10.0, by_clock=True)
-        panes = [video.pane(info(name)) for name in "ab"]
+        panes = [video.add_tile(info(name)) for name in "ab"]
         for pane in panes[:frames]:
             pane.write(frame(1), NOTHING)
         panes[0].close()
@@ -334,7 +334,7 @@ def test_a_fault_of_the_program_is_no_failed_output() -> None:
         raise ZeroDivisionError("division by zero")
 
     video = TiledVideo(MemorySink(before=fail), 10.0, by_clock=True)
-    pane = video.pane(info("a"))
+    pane = video.add_tile(info("a"))
     pane.write(frame(1), NOTHING)
     wait_for(lambda: video._error is not None)
     with pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
@@ -349,7 +349,7 @@ def test_a_run_that_is_broken_off_leaves_a_playable_file(
     path, source = tmp_path / "wall.mp4", SourceInfo("wall", "", fps=30.0)
     recording = SegmentsSink(path, source, 0.5) if segmented else VideoSink(path, source)
     video = TiledVideo(recording, 30.0, by_clock=False)
-    panes = [video.pane(info(str(number))) for number in range(4)]
+    panes = [video.add_tile(info(str(number))) for number in range(4)]
     stop = threading.Event()
 
     def run(pane: Sink) -> None:
@@ -360,7 +360,7 @@ def test_a_run_that_is_broken_off_leaves_a_playable_file(
                 pane.write(frame(number, number / 30), NOTHING)
 
     done = [threads(run, pane) for pane in panes]
-    wait_for(lambda: len(panes[0].written) == 1 and video._times.last > 40)
+    wait_for(lambda: len(panes[0].written) == 1 and video._schedule.last > 40)
     stop.set()
     for each in done:
         each.result(PATIENCE_S)
@@ -377,7 +377,7 @@ def test_nothing_is_written_without_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "wall.mp4"
     video = TiledVideo(VideoSink(path, SourceInfo("wall", "")), 30.0, by_clock=True)
     with ExitStack() as stack:
-        panes = [stack.enter_context(video.pane(info(name))) for name in "ab"]
+        panes = [stack.enter_context(video.add_tile(info(name))) for name in "ab"]
     assert [pane.written for pane in panes] == [(), ()]
     assert not path.exists()
 
@@ -385,7 +385,7 @@ def test_nothing_is_written_without_a_picture(tmp_path: Path) -> None:
 def test_the_canvas_suits_the_largest_source_also_one_that_comes_later() -> None:
     memory = MemorySink()
     video = TiledVideo(memory, 10.0, by_clock=True, most_wh=(1280, 720))
-    panes = [video.pane(info("small")), video.pane(info("large", size_wh=(640, 360)))]
+    panes = [video.add_tile(info("small")), video.add_tile(info("large", size_wh=(640, 360)))]
     panes[0].write(frame(1), NOTHING)
     wait_for(lambda: memory.frames)
     for pane in panes:

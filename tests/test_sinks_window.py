@@ -190,3 +190,11 @@ def test_an_opencv_without_windows_names_the_fix(monkeypatch: pytest.MonkeyPatch
 )
 def test_sizes_are_fitted(size_wh: tuple[int, int], room_wh: tuple[int, int], fitted_wh: tuple[int, int]) -> None:
     assert fitted(size_wh, room_wh) == fitted_wh
+
+
+@pytest.mark.parametrize("module", ["frames.yuv", "sources.uri", "sinks.video.encoder", "sinks.mosaic.tiles"])
+def test_opencv_is_imported_before_pyav(module: str) -> None:
+    """Else OpenCV's Qt gets PyAV's libxcb-shm beside its own libxcb, and opening a window never returns."""
+    code = f"import sys, streamer.{module}, av; print([name for name in sys.modules if name in ('av', 'cv2')])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert run.stdout.strip() == "['cv2', 'av']"

@@ -127,7 +127,7 @@ class JsonlSegmentsSink(Sink):
         """
         paths = paths or OutputPaths()
         self._claim = paths.claim_series(path)
-        self._series = Series(self._claim.path, paths.shelf(retain))
+        self._series = Series(self._claim.path, paths.retention(retain))
         self._boundaries = Boundaries(length_s, source.fps)
         self._format = LineFormat(labels, live=source.live)
         self._lines: Lines | None = None

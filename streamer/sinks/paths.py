@@ -54,7 +54,7 @@ class OutputPaths:
         self._lock = threading.Lock()
         self._had: list[Path] = []
         self._open_series: set[Path] = set()
-        self._shelf: SegmentRetention | None = None
+        self._retention: SegmentRetention | None = None
 
     def claim_file(self, path: Path) -> Claim:
         """Claims a file. A pipe or a device that is there already is neither locked nor numbered.
@@ -101,12 +101,12 @@ class OutputPaths:
 
         return Claim(place, release, replaces=False)
 
-    def shelf(self, retain: Retention | None) -> SegmentRetention | None:
+    def retention(self, retain: Retention | None) -> SegmentRetention | None:
         """Returns what keeps the run's segments within a limit, all outputs together; None where there is no limit."""
         with self._lock:
-            if retain is not None and self._shelf is None:
-                self._shelf = SegmentRetention(retain)
-            return self._shelf if retain is not None else None
+            if retain is not None and self._retention is None:
+                self._retention = SegmentRetention(retain)
+            return self._retention if retain is not None else None
 
     def claim_report(self, path: Path) -> Claim:
         """Claims the file of the report, which is put in place whole at the end of the run.

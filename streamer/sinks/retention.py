@@ -24,7 +24,7 @@ T = TypeVar("T")
 _STAMP = r"([0-9]{8}T[0-9]{6}\.[0-9]{3})Z"
 _MOST_NAMED = 3
 _CLOCK_STEP = timedelta(milliseconds=1)
-_TIDY_S = 10.0
+_PRUNE_S = 10.0
 _CLOCK_S = 3600.0  # a name and a file's time, or two clocks, may be that far apart
 _PAUSE_S = 30 * 86400.0  # recordings further apart than that, and the age, may as well mean that the clock is wrong
 _EARLIEST_S = datetime(2015, 1, 1, tzinfo=UTC).timestamp()  # before this only clocks that were never set say
@@ -87,7 +87,7 @@ class SegmentRetention:
         self._series: dict[Path, dict[str, re.Pattern[str]]] = {}
         self._own: dict[Path, float | None] = {}  # of this run, in order: when it was finished by the run's clock
         self._seen_s: dict[Path, float] = {}
-        self._tidied_s = -_TIDY_S
+        self._pruned_s = -_PRUNE_S
         self._said: set[str] = set()
         self._lock = threading.Lock()
 
@@ -119,16 +119,16 @@ class SegmentRetention:
             now_and_then: whether to do it only where ten seconds have passed since the last time.
         """
         with self._lock:
-            if now_and_then and self._run_clock() - self._tidied_s < _TIDY_S:
+            if now_and_then and self._run_clock() - self._pruned_s < _PRUNE_S:
                 return
-            self._tidied_s = self._run_clock()
+            self._pruned_s = self._run_clock()
             others, sizes = self._look()
             if self._retain.size_bytes is not None:
-                self._tidy_by_size(self._retain.size_bytes, others, sizes)
+                self._prune_by_size(self._retain.size_bytes, others, sizes)
             elif self._retain.age_s is not None:
-                self._tidy_by_age(self._retain.age_s, others)
+                self._prune_by_age(self._retain.age_s, others)
 
-    def _tidy_by_size(self, size_bytes: int, others: Sequence[Segment], sizes: dict[Path, int]) -> None:
+    def _prune_by_size(self, size_bytes: int, others: Sequence[Segment], sizes: dict[Path, int]) -> None:
         total = sum(sizes.values())
         for path in (*(segment.path for segment in others), *self._finished()):
             if total <= size_bytes:
@@ -136,7 +136,7 @@ class SegmentRetention:
             if self._delete(path):
                 total -= sizes[path]
 
-    def _tidy_by_age(self, age_s: float, others: Sequence[Segment]) -> None:
+    def _prune_by_age(self, age_s: float, others: Sequence[Segment]) -> None:
         run_s = self._run_clock()
         for path in self._finished():
             ended_s = self._own[path]
@@ -226,21 +226,21 @@ class Series(Closeable):
         newest: the segment begun last, or `path` before the first.
     """
 
-    def __init__(self, path: Path, shelf: SegmentRetention | None) -> None:
+    def __init__(self, path: Path, retention: SegmentRetention | None) -> None:
         """Has no segment yet.
 
         Args:
             path: the output.
-            shelf: deletes old segments; None keeps all.
+            retention: deletes old segments; None keeps all.
         """
         self.path = self.newest = path
-        self._shelf = shelf
+        self._retention = retention
         self._stamp: datetime | None = None
         self._open: Path | None = None
         self._begun = 0
         self._named: list[Path] = []
-        if shelf is not None:
-            shelf.add(path)
+        if retention is not None:
+            retention.add(path)
 
     def begin(self, begun: datetime, make: Callable[[Path], T]) -> T:
         """Makes the next segment, and deletes old ones; the one before is finished.
@@ -250,8 +250,8 @@ class Series(Closeable):
             make: makes the file; raises FileExistsError if it is there.
         """
         self.end()
-        if self._shelf is not None:
-            self._shelf.prune()
+        if self._retention is not None:
+            self._retention.prune()
         stamp = begun if self._stamp is None else max(begun, self._stamp + _CLOCK_STEP)
         while True:
             path = self.newest = segment_path(self.path, stamp)
@@ -263,14 +263,14 @@ class Series(Closeable):
             self._stamp, self._open = stamp, path
             self._begun += 1
             self._named = [*self._named, path][:_MOST_NAMED]
-            if self._shelf is not None:
-                self._shelf.begin(path)
+            if self._retention is not None:
+                self._retention.begin(path)
             return made
 
     def end(self) -> None:
         """Notes that the open segment, if any, is finished."""
-        if self._open is not None and self._shelf is not None:
-            self._shelf.end(self._open)
+        if self._open is not None and self._retention is not None:
+            self._retention.end(self._open)
         self._open = None
 
     def drop(self) -> None:
@@ -281,13 +281,13 @@ class Series(Closeable):
 
     def prune(self) -> None:
         """Deletes old segments now and then."""
-        if self._shelf is not None:
-            self._shelf.prune(now_and_then=True)
+        if self._retention is not None:
+            self._retention.prune(now_and_then=True)
 
     def close(self) -> None:
         """Deletes old segments for the last time; the open one stays and is finished. Safe to call twice."""
-        if self._shelf is not None and self._open is not None:
-            self._shelf.prune()
+        if self._retention is not None and self._open is not None:
+            self._retention.prune()
         self.end()
 
     @property

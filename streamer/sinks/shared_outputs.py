@@ -85,7 +85,7 @@ class SharedOutputs:
         refuse_overwriting_source(output, source, self._options)
         if tiled.is_over:
             tiled = self._tiled[output] = self._tiled_video(output, [source])
-        return tiled.pane(source)
+        return tiled.add_tile(source)
 
     def remove(self, name: str) -> None:
         """Takes a source's tile out of every shared output, on any thread; one that only ends keeps its last picture.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import streamer.frames  # noqa: F401 - first: see there why OpenCV comes before PyAV
 from streamer.common.errors import ConfigError, SourceError, StreamerError, nearest
 from streamer.common.redaction import redact
 from streamer.sources import uri as uris

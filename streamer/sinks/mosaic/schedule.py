@@ -43,20 +43,20 @@ class FrameSchedule(abc.ABC):
         self.last = last
 
     @abc.abstractmethod
-    def offer(self, feed: TileQueue, frame: Frame) -> bool:
+    def push(self, queue: TileQueue, frame: Frame) -> bool:
         """Has a picture wait for its canvas; returns False where there is no room for it now."""
 
     @abc.abstractmethod
-    def next(self, feeds: Collection[TileQueue], *, is_news: bool) -> int | None:
+    def next_canvas(self, queues: Collection[TileQueue], *, is_changed: bool) -> int | None:
         """Returns the next canvas's number once it is due and differs from the last, and counts it as made.
 
         Args:
-            feeds: all sources shown.
-            is_news: whether it differs even without a new picture.
+            queues: all sources shown.
+            is_changed: whether it differs even without a new picture.
         """
 
     @abc.abstractmethod
-    def take(self, feed: TileQueue) -> Frame | None:
+    def pop(self, queue: TileQueue) -> Frame | None:
         """Returns the picture that the canvas `last` shows newly of a source; None leaves it what it shows."""
 
     @abc.abstractmethod
@@ -73,29 +73,29 @@ class WallClockSchedule(FrameSchedule):
         self._clock = clock
         self._zero_s: float | None = None
 
-    def offer(self, feed: TileQueue, frame: Frame) -> bool:
+    def push(self, queue: TileQueue, frame: Frame) -> bool:
         """Has a picture wait in place of the one before."""
-        feed.waiting.clear()
-        feed.waiting.append((0, frame))
+        queue.waiting.clear()
+        queue.waiting.append((0, frame))
         return True
 
-    def next(self, feeds: Collection[TileQueue], *, is_news: bool) -> int | None:
-        """See `FrameSchedule.next`; skips canvases that are late, but makes at least one a second."""
+    def next_canvas(self, queues: Collection[TileQueue], *, is_changed: bool) -> int | None:
+        """See `FrameSchedule.next_canvas`; skips canvases that are late, but makes at least one a second."""
         number = int(self._now())
-        is_different = any(feed.waiting for feed in feeds)
-        if all(feed.is_over for feed in feeds):
+        is_different = any(queue.waiting for queue in queues)
+        if all(queue.is_over for queue in queues):
             number = max(number, self.last + 1)
         else:
-            is_different = is_different or is_news or number - self.last >= _LONGEST_STILL_S * self.fps
+            is_different = is_different or is_changed or number - self.last >= _LONGEST_STILL_S * self.fps
         if not is_different or number <= self.last:
             return None
         self.last = number
         return number
 
-    def take(self, feed: TileQueue) -> Frame | None:
-        """See `FrameSchedule.take`."""
-        newest = feed.waiting[-1][1] if feed.waiting else None
-        feed.waiting.clear()
+    def pop(self, queue: TileQueue) -> Frame | None:
+        """See `FrameSchedule.pop`."""
+        newest = queue.waiting[-1][1] if queue.waiting else None
+        queue.waiting.clear()
         return newest
 
     def next_wakeup_s(self) -> float:
@@ -117,34 +117,34 @@ class PtsSchedule(FrameSchedule):
     others wait for: it has at most one waiting.
     """
 
-    def offer(self, feed: TileQueue, frame: Frame) -> bool:
+    def push(self, queue: TileQueue, frame: Frame) -> bool:
         """Has a picture wait, unless its source is far ahead of another."""
-        if feed.delay_s is None:
-            feed.delay_s = max(0.0, (self.last + 1) / self.fps - frame.pts_s)
-        number = math.ceil((frame.pts_s + feed.delay_s - _SAME_TIME_S) * self.fps)
-        if feed.waiting and feed.waiting[-1][0] >= number:
-            number, _ = feed.waiting.pop()
-        elif len(feed.waiting) >= _MOST_WAITING:
+        if queue.delay_s is None:
+            queue.delay_s = max(0.0, (self.last + 1) / self.fps - frame.pts_s)
+        number = math.ceil((frame.pts_s + queue.delay_s - _SAME_TIME_S) * self.fps)
+        if queue.waiting and queue.waiting[-1][0] >= number:
+            number, _ = queue.waiting.pop()
+        elif len(queue.waiting) >= _MOST_WAITING:
             return False
-        feed.waiting.append((max(number, self.last + 1), frame))
+        queue.waiting.append((max(number, self.last + 1), frame))
         return True
 
-    def next(self, feeds: Collection[TileQueue], *, is_news: bool) -> int | None:
-        """See `FrameSchedule.next`; sources that come and go are seen with the next picture."""
-        numbers = [feed.waiting[0][0] for feed in feeds if feed.waiting]
+    def next_canvas(self, queues: Collection[TileQueue], *, is_changed: bool) -> int | None:
+        """See `FrameSchedule.next_canvas`; sources that come and go are seen with the next picture."""
+        numbers = [queue.waiting[0][0] for queue in queues if queue.waiting]
         if not numbers:
             return None
         number = min(numbers)
-        if not all(feed.is_over or (feed.waiting and feed.waiting[-1][0] > number) for feed in feeds):
+        if not all(queue.is_over or (queue.waiting and queue.waiting[-1][0] > number) for queue in queues):
             return None
         self.last = number
         return number
 
-    def take(self, feed: TileQueue) -> Frame | None:
-        """See `FrameSchedule.take`."""
+    def pop(self, queue: TileQueue) -> Frame | None:
+        """See `FrameSchedule.pop`."""
         newest = None
-        while feed.waiting and feed.waiting[0][0] <= self.last:
-            _, newest = feed.waiting.popleft()
+        while queue.waiting and queue.waiting[0][0] <= self.last:
+            _, newest = queue.waiting.popleft()
         return newest
 
     def next_wakeup_s(self) -> None:

@@ -56,7 +56,7 @@ class TiledVideo:
         self._clock = clock
         self._mosaic: tuple[YuvCanvas, Mosaic] | None = None  # the thread's own
         self._changed = threading.Condition()  # guards what follows
-        self._times: FrameSchedule = WallClockSchedule(fps, clock) if by_clock else PtsSchedule(fps)
+        self._schedule: FrameSchedule = WallClockSchedule(fps, clock) if by_clock else PtsSchedule(fps)
         self._panes: tuple[_Pane, ...] = ()
         self._shown: tuple[_Pane, ...] = ()
         self._speaker: _Pane | None = None
@@ -70,7 +70,7 @@ class TiledVideo:
         with self._changed:
             return self._is_over
 
-    def pane(self, source: SourceInfo) -> Sink:
+    def add_tile(self, source: SourceInfo) -> Sink:
         """Returns the output for one more source. With a live source, the video goes by the clock from now on.
 
         Args:
@@ -85,11 +85,11 @@ class TiledVideo:
             pane = _Pane(self, source)
             self._panes = (*self._panes, pane)
             self._speaker = self._speaker or pane
-            if source.live and isinstance(self._times, PtsSchedule):
-                self._times = WallClockSchedule(self._times.fps, self._clock, self._times.last)
+            if source.live and isinstance(self._schedule, PtsSchedule):
+                self._schedule = WallClockSchedule(self._schedule.fps, self._clock, self._schedule.last)
                 self._changed.notify_all()
             for each in self._panes:
-                each.live_view = isinstance(self._times, WallClockSchedule)
+                each.live_view = isinstance(self._schedule, WallClockSchedule)
             return pane
 
     def remove(self, name: str) -> None:
@@ -111,7 +111,7 @@ class TiledVideo:
         """
         with self._changed:
             for pane in self._panes:
-                pane.feed.is_over = True
+                pane.queue.is_over = True
             self._look_whether_over()
             thread = self._thread
         if thread is not None:
@@ -129,15 +129,15 @@ class TiledVideo:
         """
         with self._changed:
             while self._error is None and not (self._is_over or pane.is_removed):
-                if self._times.offer(pane.feed, frame):
+                if self._schedule.push(pane.queue, frame):
                     break
                 self._changed.wait()
             if self._error is not None:
                 raise _again(self._error)
-            if self._thread is None and pane.feed.waiting:
+            if self._thread is None and pane.queue.waiting:
                 self._thread = threading.Thread(target=self._run, name="tiles", daemon=True)
                 self._thread.start()
-            elif self._times.next_wakeup_s() is None:  # it looks by itself otherwise
+            elif self._schedule.next_wakeup_s() is None:  # it looks by itself otherwise
                 self._changed.notify_all()
 
     def end(self, pane: _Pane) -> None:
@@ -147,7 +147,7 @@ class TiledVideo:
             SinkError: if the video couldn't be written or finished.
         """
         with self._changed:
-            pane.feed.is_over = pane.tile.is_over = True
+            pane.queue.is_over = pane.tile.is_over = True
             pane.tile.is_changed = pane.tile.is_changed or pane.tile.frame is None
             self._look_whether_over()
             is_over, error = self._is_over, self._error
@@ -161,14 +161,14 @@ class TiledVideo:
         return self._recording.written if pane is self._speaker else ()
 
     def _look_whether_over(self) -> None:
-        self._is_over = self._is_over or all(pane.feed.is_over for pane in self._panes)
+        self._is_over = self._is_over or all(pane.queue.is_over for pane in self._panes)
         self._changed.notify_all()
 
     def _run(self) -> None:
         try:
             with self._recording:
                 while (number := self._next()) is not None:
-                    frame = Frame(self._painted(), "tiles", number, number / self._times.fps, time.perf_counter())
+                    frame = Frame(self._painted(), "tiles", number, number / self._schedule.fps, time.perf_counter())
                     self._recording.write(frame, Detections.empty())
         except BaseException as error:
             with self._changed:
@@ -179,16 +179,16 @@ class TiledVideo:
         """Waits for the next canvas, sees that tiles have their pictures, and returns its number; None at the end."""
         with self._changed:
             while True:
-                feeds = [pane.feed for pane in self._panes]
-                number = self._times.next(feeds, is_news=self._panes != self._shown)
+                queues = [pane.queue for pane in self._panes]
+                number = self._schedule.next_canvas(queues, is_changed=self._panes != self._shown)
                 if number is not None:
                     break
                 if self._is_over:
                     return None
-                self._changed.wait(self._times.next_wakeup_s())
+                self._changed.wait(self._schedule.next_wakeup_s())
             self._shown = self._panes
             for pane in self._shown:
-                newest = self._times.take(pane.feed)
+                newest = self._schedule.pop(pane.queue)
                 if newest is not None:
                     pane.tile.frame, pane.tile.is_changed = newest, True
             self._changed.notify_all()
@@ -220,14 +220,14 @@ class _Pane(Sink):
 
     Attributes:
         tile: what is shown of it.
-        feed: what is to be shown.
+        queue: what is to be shown.
         size_wh: the source's picture size, or None if it isn't known.
         is_removed: whether its tile has gone.
     """
 
     def __init__(self, video: TiledVideo, source: SourceInfo) -> None:
         self.tile = Tile(source.name)
-        self.feed = TileQueue()
+        self.queue = TileQueue()
         self.size_wh = source.size_wh
         self.is_removed = False
         self._video = video

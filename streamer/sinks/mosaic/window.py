@@ -20,10 +20,10 @@ _PAINT_S = 1 / 30
 class TiledWindow:
     """One window for all sources, as a grid of panes; ``q``, Esc or its close button asks the run to end.
 
-    Each source has its tile, in the order of `pane`, with its picture in its own ratio and its name; a tile is grey
+    Each source has its tile, in the order of `add_tile`, with its picture in its own ratio and its name; a tile is grey
     until the source's first frame, and keeps the last one when the source has ended. The window opens at the first
     `Sink.poll`; the tiles are laid out anew when it is resized, and when a source comes or is removed. Everything but
-    `pane` and `remove` happens on the main thread.
+    `add_tile` and `remove` happens on the main thread.
 
     Attributes:
         is_over: always False: a pane can be added at any time.
@@ -45,7 +45,7 @@ class TiledWindow:
         self._mosaic = Mosaic(self._canvas)
         self._painted_s: float | None = None
 
-    def pane(self, source: SourceInfo) -> Sink:
+    def add_tile(self, source: SourceInfo) -> Sink:
         """Returns the output for one more source, at any time, on any thread.
 
         Args:

@@ -123,7 +123,7 @@ class VideoFileWriter:
                 self._leave_out(sound, error)
         self._container.start_encoding()
 
-    def add(self, frame: Frame) -> None:
+    def write(self, frame: Frame) -> None:
         """Encodes a frame and writes the one before it, whose duration is now known.
 
         Raises:
@@ -143,7 +143,7 @@ class VideoFileWriter:
                 self._hold(packet)
         self._pts = pts
 
-    def finish(self, next_s: float | None = None) -> None:
+    def close(self, next_s: float | None = None) -> None:
         """Writes what is left and the file's closing parts. Safe to call twice, and after an error.
 
         Args:
@@ -185,7 +185,7 @@ class VideoFileWriter:
 
     def _broken(self, error: BaseException) -> SinkError:
         self._done = True
-        self._file.abandon()
+        self._file.rollback()
         cause = self._file.error or error
         if self._is_playable:
             return SinkError(f"{self.path} broke off: {reason(cause)}; what it holds can be played")
@@ -227,7 +227,7 @@ class VideoFileWriter:
                 raise
             self._lose_sound(begins_s, error)
             self._queued_sound -= 1
-        if self._file.keep() and begins_s > 0:  # with the first picture only the container's header goes out
+        if self._file.commit() and begins_s > 0:  # with the first picture only the container's header goes out
             self._is_playable = True
 
     def _write_sound(self, packet: av.Packet[Any]) -> None:

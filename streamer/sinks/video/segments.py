@@ -65,7 +65,7 @@ class SegmentsSink(Sink):
         """
         paths = paths or OutputPaths()
         self._claim = paths.claim_series(path)
-        self._series = Series(self._claim.path, paths.shelf(retain))
+        self._series = Series(self._claim.path, paths.retention(retain))
         self._boundaries = Boundaries(length_s, source.fps)
         self._source = source
         self._crf = crf
@@ -73,7 +73,7 @@ class SegmentsSink(Sink):
         self._retry_at_s = -math.inf
         self._failed: SinkError | None = None
         self._sound: AudioReader | None = None
-        self._recording: VideoFileWriter | None = None
+        self._writer: VideoFileWriter | None = None
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Appends the frame, which must have the boxes drawn on it already, and deletes old segments now and then."""
@@ -81,7 +81,7 @@ class SegmentsSink(Sink):
             self._is_begun = True
             self._sound = open_audio(self._source)
         self._finish_before(frame)
-        if self._recording is None and frame.pts_s < self._retry_at_s:
+        if self._writer is None and frame.pts_s < self._retry_at_s:
             return
         try:
             self._add(frame)
@@ -101,9 +101,9 @@ class SegmentsSink(Sink):
             SinkError: if a segment couldn't be written to its end. What was written before can be played.
         """
         try:
-            if self._recording is not None:
-                self._recording.finish()
-                self._recording = None
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
         except SinkError as error:
             self._note_failure(error)
         finally:
@@ -122,28 +122,28 @@ class SegmentsSink(Sink):
 
     def _finish_before(self, frame: Frame) -> None:
         """Finishes the open segment if a new one is to begin with a frame."""
-        boundary, recording = self._boundaries.before(frame.pts_s), self._recording
-        if recording is None or boundary is None:
+        boundary, writer = self._boundaries.before(frame.pts_s), self._writer
+        if writer is None or boundary is None:
             return
-        self._recording = None
+        self._writer = None
         try:
             is_outage = boundary is Boundary.OUTAGE
-            recording.finish(None if is_outage and self._sound is None else frame.pts_s)
+            writer.close(None if is_outage and self._sound is None else frame.pts_s)
         except SinkError as error:
-            self._note_failure(error, recording)
+            self._note_failure(error, writer)
 
     def _add(self, frame: Frame) -> None:
-        if self._recording is None:
-            self._recording = self._begin(frame)
-        self._recording.add(frame)
+        if self._writer is None:
+            self._writer = self._begin(frame)
+        self._writer.write(frame)
 
-    def _note_failure(self, error: SinkError, recording: VideoFileWriter | None = None) -> bool:
+    def _note_failure(self, error: SinkError, writer: VideoFileWriter | None = None) -> bool:
         """Lets a segment that failed go; returns whether it held anything."""
-        recording, self._recording = recording or self._recording, None
+        writer, self._writer = writer or self._writer, None
         log.warning("%s", error)
         self._failed = self._failed or error
-        is_kept = recording is not None and recording.is_kept
-        if recording is not None and not is_kept:
+        is_kept = writer is not None and writer.is_kept
+        if writer is not None and not is_kept:
             self._series.drop()
         return is_kept
 

@@ -44,7 +44,7 @@ class VideoSink(Sink):
         self._source = source
         self._crf = crf
         self._sound: AudioReader | None = None
-        self._recording: VideoFileWriter | None = None
+        self._writer: VideoFileWriter | None = None
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Appends the frame, which must have the boxes drawn on it already.
@@ -52,10 +52,10 @@ class VideoSink(Sink):
         Raises:
             SinkError: if the file can't take it. What was written before can be played.
         """
-        if self._recording is None:
+        if self._writer is None:
             self._sound = open_audio(self._source)
-            self._recording = self._begin(frame)
-        self._recording.add(frame)
+            self._writer = self._begin(frame)
+        self._writer.write(frame)
 
     def close(self) -> None:
         """Finishes the file.
@@ -64,8 +64,8 @@ class VideoSink(Sink):
             SinkError: if it can't be finished. What was written before can be played.
         """
         try:
-            if self._recording is not None:
-                self._recording.finish()
+            if self._writer is not None:
+                self._writer.close()
         finally:
             if self._sound is not None:
                 self._sound.close()
@@ -74,7 +74,7 @@ class VideoSink(Sink):
     @property
     def written(self) -> tuple[Path, ...]:
         """The file, once it has a frame."""
-        return (self._path,) if self._recording is not None and self._recording.is_kept else ()
+        return (self._path,) if self._writer is not None and self._writer.is_kept else ()
 
     def _begin(self, frame: Frame) -> VideoFileWriter:
         try:

@@ -11,8 +11,8 @@ from streamer.sinks.files import open_file
 class TransactionalFile:
     """The file object that a muxer writes through.
 
-    `keep` says that what is in the file now can be played as it is. When a later write fails, `abandon` takes the file
-    back to that state: the half-written rest is cut off and bytes before it that were overwritten are put back.
+    `commit` marks what the file holds now as playable. When a later write fails, `rollback` restores that state: it
+    truncates the rest and restores the bytes before it that were overwritten.
 
     Attributes:
         error: why a write failed, or None.
@@ -30,7 +30,7 @@ class TransactionalFile:
         descriptor = open_file(path, os.O_RDWR | os.O_CREAT | (0 if replace else os.O_EXCL))
         self._file = os.fdopen(descriptor, "wb+", buffering=0)
         self._file.truncate(0)
-        self._kept_bytes = 0
+        self._committed_bytes = 0
         self._undo: list[tuple[int, bytes]] = []
         self.error: OSError | None = None
 
@@ -59,20 +59,20 @@ class TransactionalFile:
         """Returns the position."""
         return self._file.tell()
 
-    def keep(self) -> bool:
+    def commit(self) -> bool:
         """Takes the file's present state as one to come back to; returns whether the file has grown since the last."""
-        before, self._kept_bytes = self._kept_bytes, os.fstat(self._file.fileno()).st_size
+        before, self._committed_bytes = self._committed_bytes, os.fstat(self._file.fileno()).st_size
         self._undo.clear()
-        return self._kept_bytes > before
+        return self._committed_bytes > before
 
     def clear(self) -> None:
         """Takes out all that was written, to begin anew."""
         self._undo.clear()
-        self._kept_bytes = 0
+        self._committed_bytes = 0
         self._file.seek(0)
         self._file.truncate()
 
-    def abandon(self) -> None:
+    def rollback(self) -> None:
         """Takes the file back to the state last kept, as far as the disk allows, and closes it."""
         if self._file.closed:
             return
@@ -80,7 +80,7 @@ class TransactionalFile:
             for offset, data in reversed(self._undo):
                 self._file.seek(offset)
                 self._file.write(data)
-            self._file.truncate(self._kept_bytes)
+            self._file.truncate(self._committed_bytes)
         finally:
             self._file.close()
 
@@ -90,7 +90,7 @@ class TransactionalFile:
 
     def _remember(self, count: int) -> None:
         position = self._file.tell()
-        count = min(count, self._kept_bytes - position)
+        count = min(count, self._committed_bytes - position)
         if count > 0:
             self._undo.append((position, self._file.read(count)))
             self._file.seek(position)
