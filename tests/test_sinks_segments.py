@@ -20,8 +20,8 @@ from streamer.common.errors import ConfigError, SinkError
 from streamer.frames.frame import Frame
 from streamer.sinks import open_sink
 from streamer.sinks.options import Retention, SinkOptions
-from streamer.sinks.video import segments
 from streamer.sinks.video.segments import SegmentsSink
+from streamer.sinks.video.sink import segments
 from streamer.sources.base import SourceInfo
 from tests.media import picture, write_clip
 from tests.recordings import ENDINGS, NOTHING, even, frames, info, read

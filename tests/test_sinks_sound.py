@@ -12,12 +12,11 @@ import av
 import numpy as np
 import pytest
 
-from streamer.sinks.video import audio_track
 from streamer.sinks.video.audio import TimedPacket
 from streamer.sinks.video.audio_copy import CopyForm
 from streamer.sinks.video.audio_encode import has_unsafe_channels
 from streamer.sinks.video.segments import SegmentsSink
-from streamer.sinks.video.sink import VideoSink
+from streamer.sinks.video.sink import VideoSink, audio_track
 from streamer.sources import open_source
 from tests.media import number_of, write_clip
 from tests.recordings import ENDINGS, NOTHING
