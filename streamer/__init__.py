@@ -1,10 +1,13 @@
 """Real-time NanoDet: frames in from any camera, file or stream; detections out.
 
-from streamer import open_detector, open_source
+>>> from streamer import open_detector, open_source
+>>> with open_detector("nanodet-g_416") as detector, open_source("sample") as source:
+...     for frame, detections in detector.stream(source):
+...         print(frame.index, len(detections))
+...         break
+0 2
 
-with open_detector("nanodet-g_416") as detector, open_source("rtsp://camera/1") as source:
-    for frame, detections in detector.stream(source):
-        ...
+Names are imported on first use, so `import streamer` is quick.
 """
 
 from __future__ import annotations
@@ -15,17 +18,45 @@ TYPE_CHECKING = False  # as in `typing`, whose import takes longer than all else
 if TYPE_CHECKING:
     from typing import Any
 
+    from streamer.common.errors import ConfigError as ConfigError
+    from streamer.common.errors import EngineError as EngineError
+    from streamer.common.errors import ModelError as ModelError
+    from streamer.common.errors import SinkError as SinkError
+    from streamer.common.errors import SourceError as SourceError
+    from streamer.common.errors import StreamerError as StreamerError
     from streamer.detector import open_detector as open_detector
+    from streamer.detector.base import Detector as Detector
     from streamer.frames.detections import Detections as Detections
     from streamer.frames.frame import Frame as Frame
+    from streamer.runtime.pipeline import Pipeline as Pipeline
+    from streamer.runtime.report import RunReport as RunReport
+    from streamer.runtime.stream_spec import StreamSpec as StreamSpec
+    from streamer.sinks import Sink as Sink
     from streamer.sinks import open_sink as open_sink
+    from streamer.sources import Source as Source
+    from streamer.sources import SourceInfo as SourceInfo
+    from streamer.sources import SourceOptions as SourceOptions
     from streamer.sources import open_source as open_source
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ConfigError": "streamer.common.errors",
     "Detections": "streamer.frames.detections",
+    "Detector": "streamer.detector.base",
+    "EngineError": "streamer.common.errors",
     "Frame": "streamer.frames.frame",
+    "ModelError": "streamer.common.errors",
+    "Pipeline": "streamer.runtime.pipeline",
+    "RunReport": "streamer.runtime.report",
+    "Sink": "streamer.sinks",
+    "SinkError": "streamer.common.errors",
+    "Source": "streamer.sources",
+    "SourceError": "streamer.common.errors",
+    "SourceInfo": "streamer.sources",
+    "SourceOptions": "streamer.sources",
+    "StreamSpec": "streamer.runtime.stream_spec",
+    "StreamerError": "streamer.common.errors",
     "open_detector": "streamer.detector",
     "open_sink": "streamer.sinks",
     "open_source": "streamer.sources",
@@ -34,7 +65,15 @@ __all__ = [*sorted(_PUBLIC), "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, so that `import streamer` stays quick."""
+    """Imports a public name on first use.
+
+    Raises:
+        AttributeError: if the package has no such name.
+    """
     if name not in _PUBLIC:
         raise AttributeError(f"module 'streamer' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
