@@ -12,15 +12,13 @@ from streamer import open_detector, open_source
 # %% One frame of the packaged clip; any file, URL or camera number works.
 with open_source("sample") as source:
     frame = next(iter(source))
-frame.image.shape  # (height, width, 3), BGR
+print(frame.image.shape)  # (height, width, 3), BGR
 
 # %% Detect.
 detector = open_detector("nanodet-g_416")
 ((_, found),) = detector.stream([frame])
-[
-    (detector.labels[class_id], round(float(score), 2))
-    for class_id, score in zip(found.class_ids, found.scores, strict=True)
-]
+for class_id, score in zip(found.class_ids, found.scores, strict=True):
+    print(f"{detector.labels[class_id]} {score:.2f}")
 
 # %% Draw by hand and look.
 picture = frame.image.copy()
