@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from streamer.sources.workers import DecoderPool
-from streamer.sources.workers.shared_counters import AHEAD
+from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 from tests.camera import camera_missing
 from tests.desktop import x_server
 from tests.media import write_clip
@@ -89,5 +89,5 @@ def one_process() -> Iterator[DecoderPool]:
 
 @pytest.fixture
 def long_clip(tmp_path: Path) -> Path:
-    """A video longer than a process decodes ahead: `4 * AHEAD` pictures."""
-    return write_clip(tmp_path / "clip.mp4", 4 * AHEAD)
+    """A video longer than a process decodes ahead: `4 * MAX_UNACKNOWLEDGED` pictures."""
+    return write_clip(tmp_path / "clip.mp4", 4 * MAX_UNACKNOWLEDGED)

@@ -25,8 +25,7 @@ import av
 import numpy as np
 import pytest
 
-from streamer.sources.workers import decoder_worker as child
-from streamer.sources.workers import worker_process
+from streamer.sources.workers import decoder_worker, worker_process
 from streamer.sources.workers.message_channel import MessageChannel
 from streamer.sources.workers.shared_counters import SharedCounters
 
@@ -277,23 +276,22 @@ class _Over(Exception):
     """The run that processes were played for is over."""
 
 
-class _ChildHere:
-    """In place of a process: a thread that serves the same connection, over descriptors of its own."""
+class _WorkerThread:
+    """In place of a process: a thread that serves the same channel, over descriptors of its own."""
 
-    def __init__(self, connection: int, board: int) -> None:
-        connection, board = os.dup(connection), os.dup(board)
-        self._wire = MessageChannel(socket.socket(fileno=connection))
-        self._child = child.DecoderWorker(self._wire, SharedCounters(board))
-        os.close(board)
+    def __init__(self, channel: int, counters: int) -> None:
+        channel, counters = os.dup(channel), os.dup(counters)
+        self.pid = 0
+        self._channel = MessageChannel(socket.socket(fileno=channel))
+        self._worker = decoder_worker.DecoderWorker(self._channel, SharedCounters(counters))
+        os.close(counters)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
-        self._child.serve()
-        for hosted in list(self._child._hosted.values()):
-            hosted.let_go()
-        self._wire.close()
-        self._child._say(None)  # which ends the thread that can't send it
+        self._worker.serve()
+        self._channel.close()
+        self._worker.send(None)  # which ends the thread that can't send it
 
     def poll(self) -> int | None:
         return None if self._thread.is_alive() else 0
@@ -301,11 +299,11 @@ class _ChildHere:
     def wait(self, timeout: float | None = None) -> int:
         self._thread.join(timeout)
         if self._thread.is_alive():
-            raise subprocess.TimeoutExpired("child", timeout or 0.0)
+            raise subprocess.TimeoutExpired("worker", timeout or 0.0)
         return 0
 
     def kill(self) -> None:
-        self._wire.end()
+        self._channel.shutdown()
 
 
 @contextlib.contextmanager
@@ -321,10 +319,9 @@ def threads_for_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         with contextlib.suppress(_Over):
             body()
 
-    monkeypatch.setattr(worker_process, "launch", _ChildHere)
-    monkeypatch.setattr(child, "time", types.SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter))
-    monkeypatch.setattr(child, "gc", types.SimpleNamespace(freeze=lambda: None))
-    monkeypatch.setattr(child, "_or_die", until_over)
+    monkeypatch.setattr(worker_process, "launch", _WorkerThread)
+    monkeypatch.setattr(decoder_worker, "time", types.SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter))
+    monkeypatch.setattr(decoder_worker, "_or_exit", until_over)
     try:
         yield
     finally:

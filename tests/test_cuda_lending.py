@@ -260,7 +260,7 @@ def test_no_order_of_events_shows_a_wrong_picture(steps: list[tuple[str, int]], 
 
 
 def test_threads_that_give_back_at_once(gpu: FakeGpu) -> None:
-    descriptor = SharedCounters.new()
+    descriptor = SharedCounters.create()
     boards = SharedCounters(descriptor), SharedCounters(descriptor)
     os.close(descriptor)
     both = Processes(limit=6, boards=(boards[0].returned, boards[1].returned))
@@ -321,7 +321,7 @@ def test_pictures_of_another_process_are_the_cpus(gpu: FakeGpu, processes: Decod
             np.testing.assert_array_equal(ours.image, theirs.image)
         assert gpu.mapped.total() >= 40
         del got, ours
-    wait_for(lambda: processes._processes[0].load == 0)
+    wait_for(lambda: processes.status()[0].load == 0)
     wait_for(lambda: not (gpu.mapped.total() or gpu.memory))
 
 
@@ -336,7 +336,7 @@ def test_sources_that_are_let_go_in_the_middle_leave_nothing(
         kept = [next(iter(source)) for source in sources]
     wait_for(lambda: all(list(source) == [] for source in sources))
     assert [number_of(frame.image) for frame in kept] == [0] * 4
-    assert processes._processes[0].load == 4  # as long as pictures of theirs are in use
+    assert processes.status()[0].load == 4  # as long as pictures of theirs are in use
     kept.clear()
-    wait_for(lambda: gc.collect() >= 0 and processes._processes[0].load == 0)
+    wait_for(lambda: gc.collect() >= 0 and processes.status()[0].load == 0)
     wait_for(lambda: not (gpu.mapped.total() or gpu.memory))

@@ -17,14 +17,13 @@ from streamer.frames.yuv import Yuv420
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.base import FrameConsumer, PushSource
 from streamer.sources.workers import DecoderPool, default_process_count
-from streamer.sources.workers.messages import Begin
-from streamer.sources.workers.shared_counters import AHEAD
+from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 from tests.fakes import WAIT_S, wait_for
 from tests.media import number_of, write_clip
 
 A_MOMENT_S = 0.3
 CPU = SourceOptions()
-LONG = 4 * AHEAD
+LONG = 4 * MAX_UNACKNOWLEDGED
 
 
 class Kept(FrameConsumer):
@@ -86,7 +85,7 @@ def opened(processes: DecoderPool, uri: Path | str, name: str = "a", options: So
 
 
 def loads(processes: DecoderPool) -> list[int]:
-    return [process.load for process in processes._processes]
+    return [worker.load for worker in processes.status()]
 
 
 # --- the same as here ---
@@ -126,7 +125,7 @@ def test_what_is_damaged_is_told(both: DecoderPool, tmp_path: Path) -> None:
         frames = list(source)
         assert source.skipped[-1] == "its end: 300 bytes of the file are missing"
         assert source.damaged == len(source.skipped) - 1
-    assert AHEAD < len(frames) < LONG
+    assert MAX_UNACKNOWLEDGED < len(frames) < LONG
 
 
 def test_several_sources_are_spread_and_beside_each_other(both: DecoderPool, tmp_path: Path) -> None:
@@ -175,8 +174,8 @@ def test_no_more_is_decoded_ahead_than_there_is_room_for(both: DecoderPool, long
     with opened(both, long_clip) as source:
         consumer = Kept()
         source.start(consumer, paced=False)
-        assert source.max_unacknowledged == AHEAD
-        assert consumer.has_just(AHEAD)
+        assert source.max_unacknowledged == MAX_UNACKNOWLEDGED
+        assert consumer.has_just(MAX_UNACKNOWLEDGED)
         for taken in (1, 5):
             for _ in range(taken):
                 source.acknowledge()
@@ -205,7 +204,7 @@ def test_one_that_is_let_go_in_the_middle_ends(both: DecoderPool, long_clip: Pat
     assert sum(loads(both)) == 1
     for _ in range(2):
         getattr(source, how)()
-    assert len(list(frames)) <= AHEAD
+    assert len(list(frames)) <= MAX_UNACKNOWLEDGED
     wait_for(lambda: loads(both) == [0, 0])
     assert list(source) == []
 
@@ -239,12 +238,7 @@ def test_counting_late_makes_no_room_for_a_source_that_came_later(
             first.acknowledge()
         other = Kept()
         second.start(other, paced=False)
-        assert other.has_just(AHEAD)
-
-
-def test_a_word_for_a_source_that_is_gone_harms_nobody(one_process: DecoderPool, long_clip: Path) -> None:
-    one_process._processes[0]._say(Begin(77, False))
-    assert len(list(opened(one_process, long_clip))) == LONG
+        assert other.has_just(MAX_UNACKNOWLEDGED)
 
 
 # --- how many ---

@@ -55,15 +55,16 @@ def test_the_package_is_found_where_the_run_found_it(tmp_path: Path) -> None:
 
 def test_an_early_interrupt_does_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with DecoderPool(3) as processes:
-        for process in processes._processes:
+        before = [worker.pid for worker in processes.status()]
+        for pid in before:
             for number in (signal.SIGINT, signal.SIGTERM):
-                os.kill(process._popen.pid, number)
-        for _ in processes._processes:
+                os.kill(pid, number)
+        for pid in before:
             source = processes.open("sample", options=SourceOptions())
             source.wait_ready()
-            os.kill(processes._processes[0]._popen.pid, signal.SIGINT)
+            os.kill(pid, signal.SIGINT)
             assert next(iter(source)).index == 0
-        assert all(process.is_alive for process in processes._processes)
+        assert [worker.pid for worker in processes.status()] == before
     assert capfd.readouterr().err == ""
 
 

@@ -11,7 +11,7 @@ from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions
 from streamer.sources.base import PushSource
 from streamer.sources.workers import DecoderPool
-from streamer.sources.workers.shared_counters import AHEAD_LIVE
+from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED_LIVE
 from tests.fakes import wait_for
 from tests.rtsp_server import RtspServer
 from tests.test_processes import CPU, LONG, Kept, opened
@@ -44,10 +44,10 @@ def test_a_camera_is_not_decoded_far_ahead(one_process: DecoderPool) -> None:
     with RtspServer(fps=60) as camera, opened(one_process, camera.url) as source:
         consumer = Kept()
         source.start(consumer, paced=False)
-        assert consumer.has_just(AHEAD_LIVE)
+        assert consumer.has_just(MAX_UNACKNOWLEDGED_LIVE)
         for _ in range(LONG):
             source.acknowledge()
-        wait_for(lambda: len(consumer.frames) == AHEAD_LIVE + LONG)
+        wait_for(lambda: len(consumer.frames) == MAX_UNACKNOWLEDGED_LIVE + LONG)
         wait_for(lambda: source.dropped)
 
 

@@ -20,7 +20,7 @@ from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.runtime.report import RunReport
 from streamer.sources import Source, SourceOptions
 from streamer.sources.workers import DecoderPool
-from streamer.sources.workers.shared_counters import AHEAD
+from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 from tests.fakes import MemorySink, SlowDetector, wait_for
 from tests.media import number_of, write_clip
 from tests.rtsp_server import RtspServer
@@ -28,7 +28,7 @@ from tests.test_cli import lines_in
 from tests.test_pipeline import fail_at, run_bounded
 from tests.test_pipeline_streams import running
 from tests.test_processes import LONG, WAIT_S, loads, opened
-from tests.test_processes_faults import within
+from tests.test_processes_faults import state_of, within
 from tests.tiny import write_tiny
 
 
@@ -67,7 +67,7 @@ def test_every_frame_reaches_its_sink(two: DecoderPool, long_clip: Path, drawn: 
     assert {"capture", "write out"} <= set(report.stages_ms)
 
 
-@pytest.mark.parametrize("count", [1, AHEAD, AHEAD + 5])
+@pytest.mark.parametrize("count", [1, MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED + 5])
 def test_so_many_frames_and_no_more(two: DecoderPool, long_clip: Path, count: int) -> None:
     sinks = [MemorySink(), MemorySink()]
     plans = [StreamSpec(opened(two, long_clip, name), [("out", sink)]) for name, sink in zip("ab", sinks, strict=True)]
@@ -122,7 +122,7 @@ def test_a_busy_detector_holds_up_no_word_of_the_processes(long_clip: Path) -> N
         pipeline = Pipeline([plan], SlowDetector(during=wait))
         (stream,) = pipeline.streams
         with running(pipeline) as result:
-            wait_for(lambda: len(stream.captured) == AHEAD)
+            wait_for(lambda: len(stream.captured) == MAX_UNACKNOWLEDGED)
             within(lambda: opened(processes, long_clip, "b"))
             gate.set()
             wait_for(lambda: result)
@@ -158,7 +158,7 @@ class Watched(DecoderPool):
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
-        self.first = self._processes
+        self.first = [worker.pid for worker in self.status()]
         self.names: list[str | None] = []
 
     def open(self, uri: str, *, name: str | None = None, options: SourceOptions) -> Source:
@@ -189,7 +189,7 @@ def test_the_lines_are_the_same(tmp_path: Path, model: Path, started: list[Watch
         written.append([(folder / f"{name}.jsonl").read_text() for name in "abcd"])
     here, there = written
     assert [(len(each.first), each.names) for each in started] == [(2, list("abcd"))]
-    assert [process._popen.returncode for process in started[0].first] == [0, 0]
+    assert [state_of(pid) for pid in started[0].first] == ["Z", "Z"]
     assert there == here
     lines = [[json.loads(line) for line in text.splitlines()] for text in here]
     assert [len(each) for each in lines] == [LONG + number for number in range(4)]
@@ -201,7 +201,7 @@ def kill_first(started: list[Watched], when: Callable[[], bool]) -> threading.Th
 
     def kill() -> None:
         wait_for(when)
-        os.kill(started[0].first[0]._popen.pid, signal.SIGKILL)
+        os.kill(started[0].first[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()

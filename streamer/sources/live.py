@@ -157,7 +157,7 @@ class LiveSource(Source):
         if frame is None:
             return None
         self._last_seen_s = time.perf_counter()
-        return self._axes.place(frame)
+        return self._axes.apply(frame)
 
     def _take_first(self) -> None:
         """Takes the connection's first frame and lays the axes of index and time through it; raises if it has none."""
@@ -169,7 +169,7 @@ class LiveSource(Source):
         self._timeouts = 0
         if not self._axes.is_started:
             self.info = replace(connection.info or self.info, name=self.info.name)
-        self._axes.begin(first)
+        self._axes.rebase(first)
         self._first = first
         self._is_lost = False
 

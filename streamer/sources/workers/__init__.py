@@ -1,7 +1,7 @@
-"""Sources that are read and decoded in processes of their own: what they share no interpreter's lock with isn't slowed.
+"""Sources that are read and decoded in worker processes, so that they don't contend for this interpreter's GIL.
 
-`DecoderPool.open` returns a `Source` like any other. Pictures that NVDEC decoded stay on the GPU, where this
-process reads them in place; others are copied over.
+`DecoderPool.open` returns a `Source`. Frames that NVDEC decoded stay on the GPU, where this process reads them in
+place through CUDA IPC; others are copied.
 """
 
 from streamer.sources.workers.pool import DecoderPool as DecoderPool

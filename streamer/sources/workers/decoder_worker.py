@@ -1,9 +1,8 @@
-"""The process that reads and decodes sources for a run; `launch` starts it."""
+"""The process of a decoding worker: opens sources and sends their frames to the run; `launch` starts it."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import logging
 import os
@@ -23,163 +22,150 @@ from streamer.sources import open_source
 from streamer.sources.base import Source, as_source_error
 from streamer.sources.pacing import Pacer
 from streamer.sources.workers import messages
-from streamer.sources.workers.launch import HELD_BACK
+from streamer.sources.workers.launch import IGNORED_SIGNALS
 from streamer.sources.workers.message_channel import MessageChannel
-from streamer.sources.workers.shared_counters import AHEAD, AHEAD_LIVE, SharedCounters
+from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED_LIVE, SharedCounters
 
 if TYPE_CHECKING:
     from streamer.cuda.nv12 import Nv12
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _LONGER = 0.001, 0.02, 1.5
-_LOOK_S, _LOOKS_A_SIGN = 0.1, 10
-_LEAST_BETWEEN_S = 0.001
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _PAUSE_GROWTH = 0.001, 0.02, 1.5
+_CHECK_S, _CHECKS_PER_HEARTBEAT = 0.1, 10
+_SEND_INTERVAL_S = 0.003  # waking the run's thread costs it more than handling what has gathered by then
+
+Send = Callable[..., None]
 
 
 class DecoderWorker:
-    """Serves one run until its connection closes."""
+    """Serves one run until its channel closes."""
 
-    def __init__(self, wire: MessageChannel, board: SharedCounters) -> None:
-        """Takes the wire to the run, and its counters."""
-        self._wire, self._board = wire, board
+    def __init__(self, channel: MessageChannel, counters: SharedCounters) -> None:
+        """Takes the channel to the run, and the counters shared with it."""
+        self._channel, self._counters = channel, counters
         self._outbox: queue.SimpleQueue[tuple[object, Callable[[], None] | None]] = queue.SimpleQueue()
-        self._hosted: dict[int, WorkerSource] = {}
-        self._slots = Slots(board.returned)
-        self._is_settled = False
+        self._sources: dict[int, WorkerSource] = {}
+        self._slots = Slots(counters.returned)
 
     def serve(self) -> None:
-        """Does what it is told; returns when the run has gone."""
-        for body in (self._send, self._look_around):
-            threading.Thread(target=_or_die, args=(body,), name=body.__name__, daemon=True).start()
-        while True:
-            try:
-                received = self._wire.receive()
-            except (EOFError, OSError):
-                return
-            for message in received:
-                self._take(message)
+        """Handles the run's messages; stops all sources and returns when the run has closed the channel."""
+        for body in (self._send_all, self._check_all):
+            threading.Thread(target=_or_exit, args=(body,), name=body.__name__, daemon=True).start()
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                for message in self._channel.receive():
+                    self._handle(message)
+        for source in list(self._sources.values()):
+            source.stop()
 
-    def _take(self, message: object) -> None:
+    def send(self, message: object, wait: Callable[[], None] | None = None) -> None:
+        """Queues a message; `wait` returns once what it announces is written on the GPU."""
+        self._outbox.put((message, wait))
+
+    def _handle(self, message: object) -> None:
         if isinstance(message, messages.Open):
-            self._hosted[message.number] = WorkerSource(message, self._board, self._say, self._slots, self._settle)
+            self._sources[message.number] = WorkerSource(message, self._counters, self.send, self._slots)
             return
-        assert isinstance(message, (messages.Begin, messages.LetGo))
-        hosted = self._hosted.get(message.number)
-        if hosted is None:
+        assert isinstance(message, (messages.Start, messages.Stop))
+        source = self._sources.get(message.number)
+        if source is None:
             return  # it has ended meanwhile
-        if isinstance(message, messages.LetGo):
-            hosted.let_go()
-            return
-        hosted.begin(paced=message.paced)
+        if isinstance(message, messages.Stop):
+            source.stop()
+        else:
+            source.start(paced=message.paced)
 
-    def _settle(self) -> None:
-        """Leaves alone what was loaded for the first source: it stays."""
-        if not self._is_settled:
-            self._is_settled = True
-            gc.freeze()
-
-    def _say(self, message: object, ready: Callable[[], None] | None = None) -> None:
-        self._outbox.put((message, ready))
-
-    def _send(self) -> None:
-        """Sends what is to be said, a picture only when it is written; what comes in quick succession goes together."""
+    def _send_all(self) -> None:
+        """Sends what is queued, several messages together."""
         while True:
-            said = [self._outbox.get()]
+            queued = [self._outbox.get()]
             while not self._outbox.empty():
-                said.append(self._outbox.get())
-            for _, ready in said:
-                if ready is not None:
-                    ready()
+                queued.append(self._outbox.get())
+            for _, wait in queued:
+                if wait is not None:
+                    wait()
             try:
-                self._wire.send(*(message for message, _ in said))
+                self._channel.send(*(message for message, _ in queued))
             except OSError:
                 return
-            time.sleep(_LEAST_BETWEEN_S)
+            time.sleep(_SEND_INTERVAL_S)
 
-    def _look_around(self) -> None:
-        """Tells what has changed, and lets go what was given back, a few times a second; and that the process lives."""
-        for looked in itertools.count():
-            if looked % _LOOKS_A_SIGN == 0:
-                self._say(messages.Alive())
-            time.sleep(_LOOK_S)
-            for number, hosted in list(self._hosted.items()):
-                if hosted.look():
-                    del self._hosted[number]
-                    self._say(messages.Gone(number))
+    def _check_all(self) -> None:
+        """Sends heartbeats and changes of status, and removes closed sources."""
+        for count in itertools.count():
+            if count % _CHECKS_PER_HEARTBEAT == 0:
+                self.send(messages.Heartbeat())
+            time.sleep(_CHECK_S)
+            for number, source in list(self._sources.items()):
+                if source.check_closed():
+                    del self._sources[number]
+                    self.send(messages.Closed(number))
 
 
 class WorkerSource:
-    """One source, on a thread of its own."""
+    """One source, read on a thread of its own."""
 
-    def __init__(
-        self,
-        wanted: messages.Open,
-        board: SharedCounters,
-        say: Callable[..., None],
-        slots: Slots,
-        settle: Callable[[], None],
-    ) -> None:
-        self._wanted, self._board, self._say, self._slots, self._settle = wanted, board, say, slots, settle
-        self._number = wanted.number
-        self._begun, self._is_let_go = threading.Event(), threading.Event()
-        self._lock = threading.Lock()
+    def __init__(self, request: messages.Open, counters: SharedCounters, send: Send, slots: Slots) -> None:
+        self._request, self._counters, self._send, self._slots = request, counters, send, slots
+        self._number = request.number
+        self._started, self._stopped = threading.Event(), threading.Event()
+        self._lock = threading.Lock()  # guards the exporter
         self._source: Source | None = None
         self._pacer: Pacer | None = None
-        self._given = 0
-        self._looks: tuple[object, object] = (None, None)
-        self._lending: IpcExporter | None = None
-        self._told: tuple[object, messages.Status] | None = None
+        self._sent = 0
+        self._format: tuple[object, object] = (None, None)
+        self._exporter: IpcExporter | None = None
+        self._last_status: tuple[object, messages.Status] | None = None
         self._has_ended = False
-        threading.Thread(target=self._run, name=f"host {wanted.name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"decode {request.name}", daemon=True).start()
 
-    def begin(self, *, paced: bool) -> None:
-        """Has the frames given, each at its own time where they are paced."""
+    def start(self, *, paced: bool) -> None:
+        """Has its frames sent, each at its own time where they are paced."""
         self._pacer = Pacer() if paced else None
-        self._begun.set()
+        self._started.set()
 
-    def let_go(self) -> None:
-        """Ends the source; returns at once."""
-        self._is_let_go.set()
-        self._begun.set()
+    def stop(self) -> None:
+        """Ends it; returns at once."""
+        self._stopped.set()
+        self._started.set()
         source = self._source
         if source is not None:
             source.interrupt()
 
-    def look(self) -> bool:
-        """Tells what has changed; returns True once the source has ended and nothing of it is lent any more."""
+    def check_closed(self) -> bool:
+        """Sends a changed status; returns True once it has ended and all its surfaces are returned."""
         with self._lock:
-            if self._lending is not None:
-                self._lending.take_back()
+            if self._exporter is not None:
+                self._exporter.take_back()
             if self._has_ended:
-                return self._lending is None or not self._lending.out
+                return self._exporter is None or not self._exporter.out
         source = self._source
         if source is not None:
-            now = (source.info, self._status(source))
-            if now != self._told:
-                self._told = now
-                self._say(messages.Told(self._number, *now))
+            status = (source.info, _status_of(source))
+            if status != self._last_status:
+                self._last_status = status
+                self._send(messages.StatusChanged(self._number, *status))
         return False
 
     def _run(self) -> None:
         error: StreamerError | None = None
         status = messages.Status()
         try:
-            wanted = self._wanted
-            with open_source(wanted.uri, name=wanted.name, options=wanted.options, wait=False) as source:
+            request = self._request
+            with open_source(request.uri, name=request.name, options=request.options, wait=False) as source:
                 self._source = source
-                if self._is_let_go.is_set():  # before it was there to be interrupted
+                if self._stopped.is_set():  # before there was something to interrupt
                     source.interrupt()
                 self._open(source)
-                self._begun.wait()
-                self._settle()
+                self._started.wait()
                 try:
-                    self._give_all(source)
+                    self._send_frames(source)
                 finally:
-                    status = self._status(source)
+                    status = _status_of(source)
         except Exception as failed:
-            error = as_source_error(failed, self._wanted.name)
-        self._say(messages.Ended(self._number, error, status))
+            error = as_source_error(failed, self._request.name)
+        self._send(messages.Ended(self._number, error, status))
         with self._lock:
             self._has_ended = True
 
@@ -189,72 +175,72 @@ class WorkerSource:
         except SourceError as error:
             if not source.info.live:
                 raise
-            self._say(messages.Refused(self._number, source.info, error))
+            self._send(messages.OpenFailed(self._number, source.info, error))
         else:
-            self._say(messages.Opened(self._number, source.info, self._status(source)))
+            self._send(messages.Opened(self._number, source.info, _status_of(source)))
 
-    def _give_all(self, source: Source) -> None:
+    def _send_frames(self, source: Source) -> None:
         frames = iter(source)
-        while self._wait_for_room(source):
-            began = time.perf_counter()
+        while self._wait_for_acknowledgement(source):
+            started_s = time.perf_counter()
             frame = next(frames, None)
             if frame is None:
                 return
-            capture_ms = (time.perf_counter() - began) * 1e3
+            capture_ms = (time.perf_counter() - started_s) * 1e3
             if self._pacer is not None and not source.info.live:
-                frame = self._pacer.wait(frame, self._is_let_go)
-            self._given += 1
-            self._give(frame, capture_ms)
+                frame = self._pacer.wait(frame, self._stopped)
+            self._sent += 1
+            self._send_frame(frame, capture_ms)
 
-    def _wait_for_room(self, source: Source) -> bool:
-        """Waits until the run has taken what was given, but a few; returns False when the source was let go."""
-        ahead = AHEAD_LIVE if source.info.live else AHEAD
+    def _wait_for_acknowledgement(self, source: Source) -> bool:
+        """Waits until few enough frames are unacknowledged; returns False when the source was stopped."""
+        most = MAX_UNACKNOWLEDGED_LIVE if source.info.live else MAX_UNACKNOWLEDGED
         pause_s = _FIRST_PAUSE_S
-        while self._given - int(self._board.taken[self._number]) >= ahead:
-            if self._is_let_go.wait(pause_s):
+        while self._sent - int(self._counters.acknowledged[self._number]) >= most:
+            if self._stopped.wait(pause_s):
                 break
-            pause_s = min(_LONGEST_PAUSE_S, pause_s * _LONGER)
-        return not self._is_let_go.is_set()
+            pause_s = min(_LONGEST_PAUSE_S, pause_s * _PAUSE_GROWTH)
+        return not self._stopped.is_set()
 
-    def _give(self, frame: Frame, capture_ms: float) -> None:
+    def _send_frame(self, frame: Frame, capture_ms: float) -> None:
         pixels: Any = frame.pixels
         if not hasattr(pixels, "surface"):
-            self._say(messages.Copied(self._number, frame, capture_ms))
+            self._send(messages.FrameCopied(self._number, frame, capture_ms))
             return
         picture: Nv12 = pixels
         surface: Any = picture.surface
         with self._lock:
-            if self._lending is None:
-                self._lending = self._begin_lending(picture)
-            slot, turn = self._lending.lend(surface, picture)
-        if (picture.tags, picture.size_wh) != self._looks:
-            self._looks = (picture.tags, picture.size_wh)
-            self._say(messages.Looks(self._number, picture.size_wh, picture.tags))
-        where = (self._number, slot, turn)
-        given = messages.Given(*where, frame.index, frame.pts_s, frame.captured_at_s, capture_ms)
-        self._say(given, surface.wait)
+            if self._exporter is None:
+                self._exporter = self._start_exporting(picture)
+            slot, generation = self._exporter.lend(surface, picture)
+        if (picture.tags, picture.size_wh) != self._format:
+            self._format = (picture.tags, picture.size_wh)
+            self._send(messages.FormatChanged(self._number, picture.size_wh, picture.tags))
+        times = (frame.pts_s, frame.captured_at_s, capture_ms)
+        self._send(messages.FrameReady(self._number, slot, generation, frame.index, *times), surface.wait)
 
-    def _begin_lending(self, first: Nv12) -> IpcExporter:
-        """Offers the surfaces that there are at once: later it would hold up pictures."""
-        lending = IpcExporter(
+    def _start_exporting(self, first: Nv12) -> IpcExporter:
+        """Exports all surfaces that exist: doing it later would delay frames."""
+        exporter = IpcExporter(
             self._slots,
-            lambda slot, handle: self._say(messages.Lent(slot, handle)),
-            lambda slot, turn: self._say(messages.Freed(slot, turn)),
+            lambda slot, handle: self._send(messages.SurfaceExported(slot, handle)),
+            lambda slot, generation: self._send(messages.SurfaceRetired(slot, generation)),
         )
         spare: Any = first.spare()
         for surface in spare:
             with contextlib.suppress(EngineError):  # a connection that ends may free it meanwhile
-                lending.offer(surface)
-        return lending
-
-    def _status(self, source: Source) -> messages.Status:
-        lost_s = source.lost_s
-        lost_at_s = None if lost_s is None else round(time.perf_counter() - lost_s, 2)  # the same at each look
-        return messages.Status(lost_at_s, source.reconnects, source.dropped, source.damaged, source.skipped)
+                exporter.offer(surface)
+        return exporter
 
 
-def _or_die(body: Callable[[], None]) -> None:
-    """Ends the process where a thread fails without which the others are of no use; the run then hears of it."""
+def _status_of(source: Source) -> messages.Status:
+    lost_s = source.lost_s
+    lost_at_s = None if lost_s is None else round(time.perf_counter() - lost_s, 2)  # the same at each check
+    return messages.Status(lost_at_s, source.reconnects, source.dropped, source.damaged, source.skipped)
+
+
+def _or_exit(body: Callable[[], None]) -> None:
+    """Exits the process when a thread fails that it can't work without; the run sees that."""
     try:
         body()
     except BaseException as error:
@@ -262,17 +248,17 @@ def _or_die(body: Callable[[], None]) -> None:
         os._exit(1)
 
 
-def main(connection: int, board: int, log_level: int) -> None:
+def main(channel: int, counters: int, log_level: int) -> None:
     """Serves the run that started this process; see `launch`.
 
     Args:
-        connection: descriptor of the socket to the run.
-        board: descriptor of the memory shared with it.
+        channel: descriptor of the socket to the run.
+        counters: descriptor of the memory shared with it.
         log_level: least level to log.
     """
-    for number in HELD_BACK:
+    for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
     start_logging(log_level)
-    DecoderWorker(MessageChannel(socket.socket(fileno=connection)), SharedCounters(board)).serve()
+    DecoderWorker(MessageChannel(socket.socket(fileno=channel)), SharedCounters(counters)).serve()
     os._exit(0)  # whatever still hangs in a driver or library

@@ -12,9 +12,9 @@ from streamer.sources.workers.pool import DecoderPool
 
 
 class IsolatedSource(Source):
-    """Frames of one connection, decoded on the CPU of another process: for a library that hangs and can't be stopped.
+    """Frames of one connection, decoded on the CPU of another process, for a library that hangs and can't be stopped.
 
-    Pictures are copied, which takes longer than reading them in this process.
+    Frames are copied, which takes longer than reading them in this process.
     """
 
     def __init__(self, uri: str, *, name: str, options: SourceOptions) -> None:
@@ -24,12 +24,12 @@ class IsolatedSource(Source):
             ConfigError: if no process can be started.
             SourceError: if the source can't be opened, or gives no frame in time.
         """
-        self._processes = DecoderPool(1)
+        self._pool = DecoderPool(1)
         try:
-            self._source = self._processes.open(uri, name=name, options=replace(options, reconnect=0, gpu=None))
+            self._source = self._pool.open(uri, name=name, options=replace(options, reconnect=0, gpu=None))
             self._source.wait_ready()
         except BaseException:
-            self._processes.close()
+            self._pool.close()
             raise
         self.info = self._source.info
 
@@ -41,14 +41,12 @@ class IsolatedSource(Source):
 
     def close(self) -> None:
         self._source.close()
-        self._processes.close()
+        self._pool.close()
 
     @property
     def dropped(self) -> int:
-        """Pictures passed over to stay fresh."""
         return self._source.dropped
 
     @property
     def damaged(self) -> int:
-        """Packets that couldn't be decoded."""
         return self._source.damaged

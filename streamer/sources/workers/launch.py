@@ -1,4 +1,4 @@
-"""Starting a decoding process: with this program's own modules, and deaf to Ctrl-C from its first instruction."""
+"""Starts the process of a decoding worker: with this program's modules only, and with Ctrl-C blocked from the start."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Isolated (-I), so that neither the current folder nor the environment adds modules: it looks only where this process
-# found its own.
+# -I: neither the current folder nor the environment adds modules; the worker searches where this process does.
 _CODE = (
     "import sys; sys.path[:] = sys.argv[4:]; "
     "from streamer.sources.workers.decoder_worker import main; main(*map(int, sys.argv[1:4]))"
 )
 _ROOT = str(Path(__file__).resolve().parents[3])
-HELD_BACK = (signal.SIGINT, signal.SIGTERM)
-"""Signals that go to a whole group of processes; the run ends first, and then its connection."""
+IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""They reach the whole process group; the run ends first and closes the worker's channel."""
 
 
-def launch(connection: int, board: int) -> subprocess.Popen[bytes]:
-    """Starts `child.main` with two descriptors that it inherits.
+def launch(channel: int, counters: int) -> subprocess.Popen[bytes]:
+    """Starts `decoder_worker.main` with two inherited descriptors.
 
     Raises:
-        OSError: if the system has no room for it.
+        OSError: if the system can't start another process.
     """
     paths = [path for path in sys.path if path]
-    if _ROOT not in paths:  # found by the empty path, the current folder, which comes before all installed packages
+    if _ROOT not in paths:  # found by the empty path, the current folder, which precedes installed packages
         paths.insert(0, _ROOT)
-    arguments = [connection, board, logging.getLogger().getEffectiveLevel(), *paths]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # inherited, until the child ignores them
+    arguments = [channel, counters, logging.getLogger().getEffectiveLevel(), *paths]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)  # inherited, until the worker ignores them
     try:
         return subprocess.Popen(
             [sys.executable, "-I", "-c", _CODE, *map(str, arguments)],
-            pass_fds=(connection, board),
+            pass_fds=(channel, counters),
             stdin=subprocess.DEVNULL,
         )
     finally:

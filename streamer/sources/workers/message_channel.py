@@ -1,142 +1,89 @@
-"""A socket between two processes of this program, for Python objects."""
+"""Python objects over a socket pair, through `multiprocessing.connection`, with the kernel's time-outs."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
 import socket
 import struct
 import threading
+from multiprocessing.connection import Connection
 
-_LENGTH = struct.Struct("!Q")
-_MOST_AT_ONCE = 1 << 18
-_MOST_IN_A_CALL = 1 << 23
-_MOST_IN_A_MESSAGE = 1 << 30
+_MAX_MESSAGE_BYTES = 1 << 30
 
 
-class Garbled(Exception):
-    """What came is no message: nothing behind it can be read either."""
+class GarbledMessageError(Exception):
+    """The data received is no message."""
 
 
 class MessageChannel:
-    """One end. Any thread may send; one receives.
+    """One end of a socket pair. Any thread may send, one receives."""
 
-    Over a socket that doesn't block neither waits: what isn't whole yet, or not sent yet, is kept.
-    """
+    def __init__(self, end: socket.socket, timeout_s: float | None = None) -> None:
+        """Takes ownership of a connected, blocking socket.
 
-    def __init__(self, end: socket.socket) -> None:
-        """Takes over a connected stream socket."""
+        Args:
+            end: the socket.
+            timeout_s: longest time without a byte in `receive`, and without space in `send`; None waits indefinitely.
+        """
+        if timeout_s is not None:
+            timeval = struct.pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                end.setsockopt(socket.SOL_SOCKET, option, timeval)
         self._socket = end
-        self._blocks = end.getblocking()
+        self._connection = Connection(os.dup(end.fileno()))
         self._lock = threading.Lock()
-        self._buffer = bytearray()
-        self._unsent = bytearray()
 
-    def fileno(self) -> int:
-        """Returns the descriptor that is readable when there is something to receive."""
-        return self._socket.fileno()
-
-    @property
-    def is_receiving(self) -> bool:
-        """Whether a part of a message has come."""
-        return bool(self._buffer)
-
-    @property
-    def is_sending(self) -> bool:
-        """Whether there is something to `flush`."""
-        return bool(self._unsent)
+    def poll(self, timeout_s: float) -> bool:
+        """Waits until there is something to receive; returns False when there isn't in time."""
+        return self._connection.poll(timeout_s)
 
     def send(self, *messages: object) -> None:
-        """Sends objects, in one go; what the other end doesn't read yet is kept where the socket doesn't block.
+        """Sends objects together.
 
         Raises:
-            OSError: if the other end is gone.
+            OSError: if the other end is closed, or doesn't read in time; the channel is shut down then.
         """
-        parts: list[bytes] = []
-        for message in messages:
-            data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-            parts += (_LENGTH.pack(len(data)), data)
+        data = pickle.dumps(messages, pickle.HIGHEST_PROTOCOL)
         with self._lock:
-            if self._blocks:
-                self._socket.sendall(b"".join(parts))
-            else:
-                self._unsent += b"".join(parts)
-                self._flush()
-
-    def flush(self) -> None:
-        """Sends what was kept, as far as the other end reads it.
-
-        Raises:
-            OSError: if the other end is gone.
-        """
-        with self._lock:
-            self._flush()
-
-    def _flush(self) -> None:
-        try:
-            while self._unsent:
-                del self._unsent[: self._socket.send(self._unsent)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._unsent.clear()
-            raise
-
-    def receive(self) -> list[object]:
-        """Returns the objects that have come whole, in order.
-
-        Waits for at least one where the socket blocks; else returns at once, also with none, and leaves what is more
-        than 8 MiB to the next call.
-
-        Raises:
-            EOFError, OSError: if the other end is gone, and all that came whole was returned.
-            Garbled: if something comes that `send` doesn't send.
-        """
-        found: list[object] = []
-        size = 0
-        while size < _MOST_IN_A_CALL and not (found and self._blocks):
             try:
-                came = self._socket.recv(_MOST_AT_ONCE)
-            except BlockingIOError:
-                break
-            except OSError:
-                if found:
-                    break
+                self._connection.send_bytes(data)
+            except OSError:  # maybe in the middle of a message
+                self.shutdown()
                 raise
-            if not came:
-                if found:
-                    break
-                raise EOFError
-            size += len(came)
-            self._buffer += came
-            found += self._whole()
-        return found
 
-    def _whole(self) -> list[object]:
-        """Takes the objects that are whole out of the buffer."""
-        found, at = [], 0
-        with memoryview(self._buffer) as buffer:
-            while (body := at + _LENGTH.size) <= len(buffer):
-                size = _LENGTH.unpack_from(buffer, at)[0]
-                if size > _MOST_IN_A_MESSAGE:
-                    raise Garbled(f"a message of {size} bytes")
-                if body + size > len(buffer):
-                    break
-                try:
-                    found.append(pickle.loads(buffer[body : body + size]))
-                except Exception as error:  # of any kind: it depends on what is taken for a pickle
-                    raise Garbled(type(error).__name__) from error
-                at = body + size
-        del self._buffer[:at]
-        return found
+    def receive(self) -> tuple[object, ...]:
+        """Waits for the objects of one `send`.
 
-    def end(self) -> None:
-        """Ends the conversation, for both ends; what waits here for something to come goes on."""
+        Raises:
+            EOFError, OSError: if the other end is closed.
+            TimeoutError: if nothing comes in time, also in the middle of a message.
+            GarbledMessageError: if the data received isn't what `send` sends.
+        """
         try:
+            data = self._connection.recv_bytes(_MAX_MESSAGE_BYTES)
+        except BlockingIOError as error:  # SO_RCVTIMEO
+            raise TimeoutError("nothing received in time") from error
+        except OSError as error:
+            if not self._connection.readable:  # the header's length is above the limit
+                raise GarbledMessageError(str(error)) from error
+            raise
+        try:
+            messages = pickle.loads(data)
+        except Exception as error:  # pickle raises any kind on foreign bytes
+            raise GarbledMessageError(f"{type(error).__name__}: {error}") from error
+        if not isinstance(messages, tuple):
+            raise GarbledMessageError(f"{type(messages).__name__} in place of messages")
+        return messages
+
+    def shutdown(self) -> None:
+        """Ends the connection for both ends, and wakes the threads that send or receive."""
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other end was faster
 
     def close(self) -> None:
-        """Frees the descriptor. Safe to call twice."""
+        """Frees the descriptors. Safe to call twice."""
         with self._lock:
             self._socket.close()
+            self._connection.close()

@@ -1,4 +1,4 @@
-"""What a run and its decoding processes say to each other, over a `Wire` each, in order."""
+"""The messages between a run and its decoding workers, in order over one `MessageChannel` each."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 class Status(NamedTuple):
-    """What a source says of itself beside its frames; see `Source`.
-
-    Attributes:
-        lost_at_s: `time.perf_counter()` of its last frame, while it is being reached again.
-    """
+    """The counters of a `Source`; `lost_at_s` is the `time.perf_counter()` of its last frame while it reconnects."""
 
     lost_at_s: float | None = None
     reconnects: int = 0
@@ -28,8 +24,11 @@ class Status(NamedTuple):
     skipped: tuple[str, ...] = ()
 
 
+# To the worker.
+
+
 class Open(NamedTuple):
-    """To the process: open a source, under this number."""
+    """Open a source under this number."""
 
     number: int
     uri: str
@@ -37,21 +36,24 @@ class Open(NamedTuple):
     options: SourceOptions
 
 
-class Begin(NamedTuple):
-    """To the process: give the source's frames, each at its own time where they are paced."""
+class Start(NamedTuple):
+    """Send the source's frames; `paced`: each at its own time."""
 
     number: int
     paced: bool
 
 
-class LetGo(NamedTuple):
-    """To the process: end the source soon, and close it."""
+class Stop(NamedTuple):
+    """Stop and close the source."""
 
     number: int
 
 
-class Alive(NamedTuple):
-    """The process lives: said every second."""
+# From the worker.
+
+
+class Heartbeat(NamedTuple):
+    """Sent every second."""
 
 
 class Opened(NamedTuple):
@@ -62,49 +64,49 @@ class Opened(NamedTuple):
     status: Status
 
 
-class Refused(NamedTuple):
-    """The source couldn't be opened, or had no frame in time; one that is live goes on trying once it is begun."""
+class OpenFailed(NamedTuple):
+    """The source can't be opened, or gave no frame in time; a live one retries once it is started."""
 
     number: int
     info: SourceInfo
     error: StreamerError
 
 
-class Lent(NamedTuple):
-    """Pictures will lie in this surface."""
+class SurfaceExported(NamedTuple):
+    """Frames will be in this GPU surface."""
 
     slot: int
     handle: Handle
 
 
-class Freed(NamedTuple):
-    """None will any more: it is freed once the turn was given back, which says that it is unmapped."""
+class SurfaceRetired(NamedTuple):
+    """No more frames will be in it. The worker frees it once this generation is returned, that is, unmapped."""
 
     slot: int
-    turn: int
+    generation: int
 
 
-class Looks(NamedTuple):
-    """How the source's pictures in surfaces look from now on."""
+class FormatChanged(NamedTuple):
+    """Size and colours of the source's frames on the GPU from now on."""
 
     number: int
     size_wh: tuple[int, int]
     tags: Yuv420
 
 
-class Given(NamedTuple):
-    """A frame whose pixels lie in a surface; the rest is as in `Frame`."""
+class FrameReady(NamedTuple):
+    """A frame whose pixels are in a GPU surface; the rest is as in `Frame`."""
 
     number: int
     slot: int
-    turn: int
+    generation: int
     frame_index: int
     pts_s: float
     captured_at_s: float
     capture_ms: float
 
 
-class Copied(NamedTuple):
+class FrameCopied(NamedTuple):
     """A frame with its pixels."""
 
     number: int
@@ -112,8 +114,8 @@ class Copied(NamedTuple):
     capture_ms: float
 
 
-class Told(NamedTuple):
-    """The source's status has changed, or what is known of it."""
+class StatusChanged(NamedTuple):
+    """The source's info or counters have changed."""
 
     number: int
     info: SourceInfo
@@ -121,14 +123,14 @@ class Told(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The source gives no more frames: it has ended, was let go, or failed."""
+    """The source gives no more frames: it ended, was stopped, or failed."""
 
     number: int
     error: StreamerError | None
     status: Status
 
 
-class Gone(NamedTuple):
-    """Nothing is left of the source: its number may be used again."""
+class Closed(NamedTuple):
+    """The source is closed and its surfaces are returned: its number can be reused."""
 
     number: int

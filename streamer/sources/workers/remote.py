@@ -1,7 +1,8 @@
-"""A source that another process reads and decodes, and the next one when that is gone."""
+"""A source that a decoding worker reads, and another worker after that one has exited."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -14,8 +15,8 @@ from streamer.frames.frame import Frame
 from streamer.sources.base import FrameConsumer, PushSource, SourceInfo, damage_phrase
 from streamer.sources.options import SourceOptions
 from streamer.sources.timeline import ContinuousTimeline
-from streamer.sources.workers.messages import Begin, Given, LetGo, Looks, Open, Status
-from streamer.sources.workers.shared_counters import AHEAD
+from streamer.sources.workers.messages import FormatChanged, FrameReady, Open, Start, Status, Stop
+from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,67 +28,59 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
-    """Where a source is read.
+class Attachment(NamedTuple):
+    """A source's place in a worker.
 
     Attributes:
-        number: of the source in the process.
-        send: says something to the process, which may be gone.
-        taken: (n,) uint64, by source, where to say how many frames were taken.
+        number: of the source in the worker.
+        send: sends a message to the worker; does nothing where it has exited.
+        acknowledged: (SOURCES,) uint64: shared with the worker, see `SharedCounters`.
     """
 
     number: int
     send: Callable[[object], None]
-    taken: npt.NDArray[np.uint64]
+    acknowledged: npt.NDArray[np.uint64]
 
 
 class RemoteSource(PushSource):
-    """Frames of a source in another process; what it says of itself is up to a tenth of a second old.
+    """Frames of a source in a worker. Its info and counters are up to 0.1 s old.
 
-    A live one outlives its process: another takes it, as often as `SourceOptions.reconnect` allows without a frame
-    between; `index` and `pts_s` go on.
-
-    The run's side: `wait_ready`, `feed` and the rest of `Source`. The processes': methods that take what becomes of it,
-    called on one thread once it has a place.
+    A live source outlives its worker: another one takes it over, up to `SourceOptions.reconnect` times without a frame
+    in between; `index` and `pts_s` continue. The methods from `attach` on are for the worker's thread.
     """
 
+    max_unacknowledged = MAX_UNACKNOWLEDGED
+
     def __init__(self, uri: str, info: SourceInfo, options: SourceOptions) -> None:
-        """Has no place yet: see `settle`.
+        """Isn't attached to a worker yet.
 
         Args:
-            uri: where it reads from, with its password.
-            info: what is known of it so far.
-            options: for the process that opens it.
+            uri: with its password.
+            info: what is known so far.
+            options: for the worker that opens it.
         """
         self.info = info
-        self.max_unacknowledged = AHEAD
         self._uri, self._options = uri, options
-        self._place: Place | None = None
+        self._attachment: Attachment | None = None
         self._consumer: FrameConsumer | None = None
         self._paced = False
         self._inbox: _Inbox | None = None
-        self._answered, self._is_let_go = threading.Event(), False
-        self._refusal: StreamerError | None = None
+        self._answered = threading.Event()
+        self._is_stopped = self._has_ended = False
+        self._open_error: StreamerError | None = None
         self._error: StreamerError | None = None
-        self._has_ended = False
-        self._lock = threading.Lock()  # between the source's places, its end, and who counts on it
-        self._told = _Told(Status(), Status())
-        self._looks: Looks | None = None
-        self._axes, self._is_first = ContinuousTimeline(), True
-        self._seen_at_s = time.perf_counter()
-        self._away_at_s: float | None = None
-        self._moved = 0
-        self._uncounted = self._void = 0
+        self._lock = threading.Lock()  # guards the attachment, the end, and the acknowledgements
+        self._earlier, self._now = Status(), Status()  # of the workers before, of this one
+        self._format: FormatChanged | None = None
+        self._timeline, self._is_first = ContinuousTimeline(), True
+        self._last_frame_s = time.perf_counter()
+        self._lost_at_s: float | None = None
+        self._moves = 0
+        self._unacknowledged = self._unacknowledged_before = 0  # of this worker's frames, and of those before
 
     def wait_ready(self) -> None:
-        """Waits for the first frame.
-
-        Raises:
-            ConfigError: if there can be no such source.
-            SourceError: if it can't be opened, or gives none; one that is live may still be iterated.
-        """
         self._answered.wait()
-        error = self._error or self._refusal
+        error = self._error or self._open_error
         if error is not None:
             raise error
 
@@ -95,26 +88,21 @@ class RemoteSource(PushSource):
         with self._lock:
             self._consumer, self._paced = consumer, paced
             has_ended = self._has_ended
-            if self._place is not None:
-                self._place.send(Begin(self._place.number, paced))
+            if self._attachment is not None:
+                self._attachment.send(Start(self._attachment.number, paced))
         if has_ended:
             consumer.on_end(self._error)
 
     def acknowledge(self) -> None:
         with self._lock:
-            if self._void:
-                self._void -= 1
+            if self._unacknowledged_before:
+                self._unacknowledged_before -= 1
                 return
-            self._uncounted -= 1
-            if self._place is not None:
-                self._place.taken[self._place.number] += 1
+            self._unacknowledged -= 1
+            if self._attachment is not None:
+                self._attachment.acknowledged[self._attachment.number] += 1
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yields the frames, in order.
-
-        Raises:
-            SourceError: when the source, or the process, breaks off.
-        """
         if self._inbox is None:
             self._inbox = _Inbox(self.max_unacknowledged)
             self.start(self._inbox, paced=False)
@@ -124,23 +112,23 @@ class RemoteSource(PushSource):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether it hasn't ended and wasn't let go."""
-        return not (self._has_ended or self._is_let_go)
+        """Whether it has neither ended nor been closed."""
+        return not (self._has_ended or self._is_stopped)
 
     def interrupt(self) -> None:
-        if not self._let_go():
-            self.ended(None)  # nobody else will say so
+        if not self._stop():
+            self.on_ended(None)
         if self._inbox is not None:
             self._inbox.abort()
 
-    def _let_go(self) -> bool:
-        """Has its process end it; returns False where it has none."""
+    def _stop(self) -> bool:
+        """Has its worker stop it; returns False where it isn't attached."""
         with self._lock:
-            is_new, self._is_let_go = not self._is_let_go, True
-            if self._place is None:
+            was_stopped, self._is_stopped = self._is_stopped, True
+            if self._attachment is None:
                 return False
-            if is_new:
-                self._place.send(LetGo(self._place.number))
+            if not was_stopped:
+                self._attachment.send(Stop(self._attachment.number))
             return True
 
     def close(self) -> None:
@@ -148,192 +136,161 @@ class RemoteSource(PushSource):
 
     @property
     def lost_s(self) -> float | None:
-        at_s = self._told.now.lost_at_s if self._away_at_s is None else self._away_at_s
+        at_s = self._now.lost_at_s if self._lost_at_s is None else self._lost_at_s
         return None if at_s is None else time.perf_counter() - at_s
 
     @property
     def reconnects(self) -> int:
-        return self._told.total.reconnects
+        return self._earlier.reconnects + self._now.reconnects
 
     @property
     def dropped(self) -> int:
-        return self._told.total.dropped
+        return self._earlier.dropped + self._now.dropped
 
     @property
     def damaged(self) -> int:
-        return self._told.total.damaged
+        return self._earlier.damaged + self._now.damaged
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        told = self._told
-        return (damage_phrase(told.total.damaged),) if told.earlier.damaged else told.now.skipped
+        return (damage_phrase(self.damaged),) if self._earlier.damaged else self._now.skipped
 
-    def settle(self, place: Place) -> bool:
-        """A process takes it; returns False if nobody wants it any more."""
+    def attach(self, attachment: Attachment) -> bool:
+        """Has a worker open it; returns False if it was closed meanwhile."""
         with self._lock:
             if not self.is_wanted:
                 return False
-            place.taken[place.number] = 0
-            self._place, self._is_first = place, True
-            place.send(Open(place.number, self._uri, self.info.name, self._options))
+            attachment.acknowledged[attachment.number] = 0
+            self._attachment, self._is_first = attachment, True
+            attachment.send(Open(attachment.number, self._uri, self.info.name, self._options))
             if self._consumer is not None:
-                place.send(Begin(place.number, self._paced))
+                attachment.send(Start(attachment.number, self._paced))
             return True
 
-    def lose(self, error: StreamerError) -> bool:
-        """Its process is no more; returns whether another is to take it, else it has ended with the error."""
+    def detach(self, error: StreamerError) -> bool:
+        """Its worker has exited: returns whether another is to take it over; else it has ended with the error."""
         limit = self._options.reconnect
         with self._lock:
-            self._place = None
-            if self.is_wanted and self.info.live and (limit is None or self._moved < limit):
-                self._moved += 1
-                self._void, self._uncounted = self._void + self._uncounted, 0
-                told = self._told
-                if self._away_at_s is None:
-                    self._away_at_s = self._seen_at_s if told.now.lost_at_s is None else told.now.lost_at_s
-                self._told = _Told(told.total, Status())
+            self._attachment = None
+            if self.is_wanted and self.info.live and (limit is None or self._moves < limit):
+                self._moves += 1
+                self._unacknowledged_before += self._unacknowledged
+                self._unacknowledged = 0
+                if self._lost_at_s is None:
+                    self._lost_at_s = self._last_frame_s if self._now.lost_at_s is None else self._now.lost_at_s
+                self._earlier = Status(None, self.reconnects, self.dropped, self.damaged)
+                self._now = Status()
                 if not self._answered.is_set():
-                    self._refusal = error
+                    self._open_error = error
                     self._answered.set()
                 return True
-        self.ended(None if self._is_let_go else error)
+        self.on_ended(None if self._is_stopped else error)
         return False
 
     def fail(self, error: StreamerError) -> None:
-        """What it gives can't be taken: it ends."""
-        self._let_go()
-        self.ended(error)
+        """Ends it because its frames can't be used."""
+        self._stop()
+        self.on_ended(error)
 
-    def opened(self, info: SourceInfo, status: Status) -> None:
-        """The source has its first frame."""
-        self.told(info, status)
+    def on_opened(self, info: SourceInfo, status: Status) -> None:
+        """It has its first frame."""
+        self.on_status(info, status)
         self._answered.set()
 
-    def refused(self, info: SourceInfo, error: StreamerError) -> None:
-        """The source couldn't be opened, and will be tried again."""
-        self._refusal = error
-        self.told(info, self._told.now)
+    def on_open_failed(self, info: SourceInfo, error: StreamerError) -> None:
+        """It can't be opened; a live one is tried again."""
+        self._open_error = error
+        self.on_status(info, self._now)
         self._answered.set()
 
-    def told(self, info: SourceInfo, status: Status) -> None:
-        """The process says how the source is."""
-        self._told = self._told._replace(now=status)
-        if self._away_at_s is None or info.size_wh is not None:  # a new process knows less, until it has a frame
+    def on_status(self, info: SourceInfo, status: Status) -> None:
+        """Its info or counters have changed."""
+        self._now = status
+        if self._lost_at_s is None or info.size_wh is not None:  # a new worker knows less until its first frame
             self.info = info
 
-    def looks(self, looks: Looks) -> None:
-        """The pictures that come now are of this kind."""
-        self._looks = looks
+    def on_format(self, changed: FormatChanged) -> None:
+        """Its frames on the GPU have another size or other colours from now on."""
+        self._format = changed
 
-    def lent(self, given: Given, loan: BufferLease[ImportedSurface]) -> None:
-        """A frame came whose pixels lie in another process's memory."""
+    def on_surface(self, ready: FrameReady, lease: BufferLease[ImportedSurface]) -> None:
+        """A frame came whose pixels are in the worker's GPU memory."""
         from streamer.cuda.nv12 import Nv12
 
-        assert self._looks is not None, "the process tells how pictures look before it gives the first"
-        pixels = Nv12(loan, self._looks.size_wh, self._looks.tags)
+        assert self._format is not None, "FormatChanged precedes the first FrameReady"
+        pixels = Nv12(lease, self._format.size_wh, self._format.tags)
         name, aspect = self.info.name, self.info.pixel_aspect
-        frame = Frame(pixels, name, given.frame_index, given.pts_s, given.captured_at_s, pixel_aspect=aspect)
-        self.arrive(frame, given.capture_ms)
+        frame = Frame(pixels, name, ready.frame_index, ready.pts_s, ready.captured_at_s, pixel_aspect=aspect)
+        self.on_frame(frame, ready.capture_ms)
 
-    def arrive(self, frame: Frame, capture_ms: float) -> None:
+    def on_frame(self, frame: Frame, capture_ms: float) -> None:
         """A frame came."""
         consumer = self._consumer
         if consumer is None or not self.is_wanted:
             return
-        self._refusal = None
-        self._seen_at_s = frame.captured_at_s
+        self._open_error = None
+        self._last_frame_s = frame.captured_at_s
         if self._is_first:
-            self._is_first, self._moved = False, 0
-            self._begin(frame)
+            self._is_first, self._moves = False, 0
+            self._on_first(frame)
         with self._lock:
-            self._uncounted += 1
-        consumer.on_frame(self._axes.place(frame), capture_ms)
+            self._unacknowledged += 1
+        consumer.on_frame(self._timeline.apply(frame), capture_ms)
 
-    def _begin(self, first: Frame) -> None:
-        was_seen, away_at_s = self._axes.is_started, self._away_at_s
-        self._axes.begin(first)
-        self._away_at_s = None
-        if away_at_s is not None:
-            how, away_s = "back" if was_seen else "reached", self._seen_at_s - away_at_s
+    def _on_first(self, frame: Frame) -> None:
+        was_seen, lost_at_s = self._timeline.is_started, self._lost_at_s
+        self._timeline.rebase(frame)
+        self._lost_at_s = None
+        if lost_at_s is not None:
+            how, away_s = "back" if was_seen else "reached", self._last_frame_s - lost_at_s
             log.warning("source %r is %s after %.1f s", self.info.name, how, away_s)
-        if away_at_s is not None and was_seen:
-            earlier = self._told.earlier
-            self._told = self._told._replace(earlier=earlier._replace(reconnects=earlier.reconnects + 1))
+            self._earlier = self._earlier._replace(reconnects=self._earlier.reconnects + was_seen)
 
-    def ended(self, error: StreamerError | None, status: Status | None = None) -> None:
-        """No more will come."""
+    def on_ended(self, error: StreamerError | None, status: Status | None = None) -> None:
+        """No more frames come."""
         with self._lock:
             if self._has_ended:
                 return
-            self._has_ended = True
-            self._error = error
+            self._has_ended, self._error = True, error
             consumer = self._consumer
         if status is not None:
-            self._told = self._told._replace(now=status)
+            self._now = status
         self._answered.set()
         if consumer is not None:
             consumer.on_end(error)
 
-    def gone(self) -> None:
-        """Nothing is left of it in the process: its number may be another's now."""
+    def on_closed(self) -> None:
+        """The worker has closed it: another source may get its number."""
         with self._lock:
-            self._place = None
-
-
-class _Told(NamedTuple):
-    """What processes have said of a source.
-
-    Attributes:
-        earlier: the counts of those that had it before.
-        now: what the one says that has it.
-    """
-
-    earlier: Status
-    now: Status
-
-    @property
-    def total(self) -> Status:
-        """The counts of all of them."""
-        earlier, now = self.earlier, self.now
-        return Status(
-            reconnects=earlier.reconnects + now.reconnects,
-            dropped=earlier.dropped + now.dropped,
-            damaged=earlier.damaged + now.damaged,
-        )
+            self._attachment = None
 
 
 class _Inbox(FrameConsumer):
-    """Takes frames for who iterates."""
+    """Frames for `RemoteSource.__iter__`."""
 
-    def __init__(self, ahead: int) -> None:
-        self._frames: BoundedQueue[Frame] = BoundedQueue(ahead, OverflowPolicy.BLOCK)
+    def __init__(self, capacity: int) -> None:
+        self._frames: BoundedQueue[Frame] = BoundedQueue(capacity, OverflowPolicy.BLOCK)
         self._error: StreamerError | None = None
+        self.abort = self._frames.abort
 
     def on_frame(self, frame: Frame, capture_ms: float) -> None:
-        try:
+        with contextlib.suppress(Closed):  # aborted meanwhile
             self._frames.put(frame)
-        except Closed:
-            pass  # aborted meanwhile
-
-    def abort(self) -> None:
-        self._frames.abort()
 
     def on_end(self, error: StreamerError | None) -> None:
         self._error = error
         self._frames.close()
 
     def frames(self) -> Iterator[Frame]:
-        while True:
-            try:
+        with contextlib.suppress(Closed):
+            while True:
                 frame = self._frames.get()
-            except Closed:
-                if self._error is not None:
-                    raise self._error from None
-                return
-            if frame is not None:
-                yield frame
+                if frame is not None:
+                    yield frame
+        if self._error is not None:
+            raise self._error from None
 
 
 def broken_off(info: SourceInfo, how: str) -> SourceError:
-    """Returns why a source ends whose process is no more."""
+    """Returns the error of a source whose worker has exited."""
     return SourceError(f"source {info.uri!r} broke off: the process that decoded it {how}; start the run again")

@@ -1,4 +1,4 @@
-"""A process that decodes sources, as the run has it."""
+"""The run's side of one decoding worker: its process, its channel, and the sources attached to it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from streamer.common.errors import ConfigError, EngineError, SourceError, StreamerError
 from streamer.sources.workers import messages
 from streamer.sources.workers.launch import launch
-from streamer.sources.workers.message_channel import Garbled, MessageChannel
-from streamer.sources.workers.remote import Place, RemoteSource, broken_off
+from streamer.sources.workers.message_channel import GarbledMessageError, MessageChannel
+from streamer.sources.workers.remote import Attachment, RemoteSource, broken_off
 from streamer.sources.workers.shared_counters import SOURCES, SharedCounters
 
 if TYPE_CHECKING:
@@ -26,64 +26,100 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_EXITS_WITHIN_S = 2.0
-_STARTS_WITHIN_S, _SILENT_S = 60.0, 15.0  # it says that it lives every second
-_STEADY_S = 60.0
+
+@dataclass(frozen=True)
+class WorkerLimits:
+    """Time-outs of decoding workers in seconds, and how many there may be.
+
+    Attributes:
+        start_s: until the first heartbeat; importing what CUDA needs takes long on a busy machine.
+        silence_s: without a heartbeat, which comes every second, or without reading what is sent.
+        exit_s: for a worker to exit before it is killed.
+        stable_s: uptime after which earlier crashes no longer count.
+        max_backoff_s: longest delay before a respawn.
+        retry_s: delay before another attempt where the system can't start a process.
+        max_extra_workers: beyond those wanted, to isolate sources that crash their worker.
+    """
+
+    start_s: float = 60.0
+    silence_s: float = 15.0
+    exit_s: float = 2.0
+    stable_s: float = 60.0
+    max_backoff_s: float = 60.0
+    retry_s: float = 5.0
+    max_extra_workers: int = 8
+
+    def backoff_s(self, crashes: int) -> float:
+        """Returns the delay before a respawn: none after the first crash, then 1, 2, 4 s and so on."""
+        return min(self.max_backoff_s, 2.0 ** (crashes - 2)) if crashes > 1 else 0.0
 
 
-class Process:
-    """One process, from its start until nothing is left of it."""
+DEFAULT_LIMITS = WorkerLimits()
 
-    def __init__(self, deaths: int = 0, sources: Sequence[RemoteSource] = ()) -> None:
-        """Starts it.
 
-        Args:
-            deaths: how many processes in a row, whose sources it takes, were gone; all but the first within a minute.
-            sources: that it takes once it listens.
+class WorkerStatus(NamedTuple):
+    """A worker as seen from the run.
+
+    Attributes:
+        pid: of its process.
+        is_ready: whether it has sent its first heartbeat.
+        load: how many sources are attached.
+        crashes: how many workers in a row crashed with its sources.
+    """
+
+    pid: int
+    is_ready: bool
+    load: int
+    crashes: int
+
+
+class WorkerProcess:
+    """One worker from its launch until it is reaped."""
+
+    def __init__(self, limits: WorkerLimits = DEFAULT_LIMITS, crashes: int = 0) -> None:
+        """Launches it.
 
         Raises:
-            OSError: if the system has no room for it.
+            OSError: if the system can't start another process.
         """
         with ExitStack() as stack:
             ours, theirs = socket.socketpair()
             stack.callback(theirs.close)
-            descriptor = SharedCounters.new()
+            descriptor = SharedCounters.create()
             stack.callback(os.close, descriptor)
-            self._board = SharedCounters(descriptor)
-            ours.setblocking(False)  # nobody waits for one that hangs in the middle of what it says, or doesn't listen
-            self._wire = MessageChannel(ours)
+            self._counters = SharedCounters(descriptor)
+            self._channel = MessageChannel(ours, limits.silence_s)
             self._popen = launch(theirs.fileno(), descriptor)
+        self._limits, self._crashes = limits, crashes
+        self._started_s = time.perf_counter()
         self._sources: dict[int, RemoteSource] = {}
-        self._awaiting = list(sources)
         self._lock = threading.Lock()
-        self._ending = self._is_hung = self._is_gone = self._has_spoken = self._is_left = self._is_garbled = False
+        self._is_ready = self._is_stopping = self._is_released = False
         self._error: StreamerError | None = None
-        self._deaths = deaths
-        self._started_s = self._gone_s = self._listened_s = time.perf_counter()
-        self._patient_until_s = self._started_s + _STARTS_WITHIN_S
-        self._borrower: IpcImporter | None = None
-
-    def fileno(self) -> int:
-        """Returns the descriptor on which it says something."""
-        return self._wire.fileno()
+        self._exit = "exited"  # how it ended
+        self._importer: IpcImporter | None = None
 
     @property
     def is_alive(self) -> bool:
         """Whether it runs."""
-        return not self._is_gone and self._popen.poll() is None
+        return not self._is_released and self._popen.poll() is None
 
     @property
     def load(self) -> int:
-        """How many sources it has."""
-        return len(self._sources) + len(self._awaiting)
+        """How many sources are attached."""
+        return len(self._sources)
 
     @property
-    def deaths(self) -> int:
-        """How many before it, see `__init__`; none any more once it has lived for a minute."""
-        return self._deaths if time.perf_counter() - self._started_s < _STEADY_S else 0
+    def crashes(self) -> int:
+        """How many workers in a row crashed with its sources; 0 once it has run for `WorkerLimits.stable_s`."""
+        return self._crashes if time.perf_counter() - self._started_s < self._limits.stable_s else 0
 
-    def adopt(self, source: RemoteSource) -> None:
-        """Takes a source that has no place; returns at once.
+    def status(self) -> WorkerStatus:
+        """Returns its state."""
+        return WorkerStatus(self._popen.pid, self._is_ready, self.load, self.crashes)
+
+    def attach(self, source: RemoteSource) -> None:
+        """Gives it a source, which it opens as soon as it is ready.
 
         Raises:
             ConfigError: if it has as many as it can.
@@ -92,192 +128,140 @@ class Process:
             number = next((number for number in range(SOURCES) if number not in self._sources), None)
             if number is None:
                 raise ConfigError(f"a decoding process has {SOURCES} sources already: use more --decode-processes")
-            is_late = self._is_left
-            if not is_late:
+            is_released, is_ready = self._is_released, self._is_ready
+            if not is_released:
                 self._sources[number] = source
-        if is_late:
-            source.ended(broken_off(source.info, self._how_it_ended()))
-        elif not source.settle(Place(number, self._say, self._board.taken)):
-            with self._lock:  # let go meanwhile
+        if is_released:
+            source.on_ended(broken_off(source.info, self._exit))
+        elif is_ready:
+            self._open(number, source)
+
+    def run(self) -> None:
+        """Handles its messages until it exits, or is killed for silence or for a message that can't be read."""
+        try:
+            if not self._channel.poll(self._limits.start_s):
+                raise TimeoutError
+            while True:
+                for message in self._channel.receive():
+                    self._handle(message)
+                if not self._is_ready:
+                    self._open_attached()
+        except TimeoutError:
+            silent = f"said nothing for {self._limits.silence_s:g} s" if self._is_ready else "was not ready in time"
+            self._kill(f"hung: it {silent}")
+        except GarbledMessageError as error:
+            log.debug("a decoding process sent no message: %s", error)
+            self._kill("sent what can't be read")
+        except (EOFError, OSError):
+            try:
+                self._exit = _describe_exit(self._popen.wait(self._limits.exit_s))
+            except subprocess.TimeoutExpired:
+                self._kill("no longer answers")
+        except Exception as error:
+            self._error = _as_streamer_error(error)
+            self._kill("was killed")
+
+    def stop(self) -> None:
+        """Tells it to exit; returns at once."""
+        self._is_stopping = True
+        self._channel.shutdown()
+
+    def release(self) -> list[RemoteSource]:
+        """Frees what the run holds of it; returns the live sources that another worker takes over. All others end."""
+        self._channel.close()
+        if self._importer is not None:
+            try:
+                self._importer.close()
+            except EngineError as error:
+                log.warning("frames of a decoding process can't be unmapped: %s", error)
+        with self._lock:
+            self._is_released = True
+            sources = list(self._sources.values())
+        if self._is_stopping or self._error is not None:
+            for source in sources:
+                source.on_ended(None if self._is_stopping else self._error)
+            return []
+        moving = [source for source in sources if source.detach(broken_off(source.info, self._exit))]
+        if moving:
+            log.warning("a decoding process %s; another reconnects its live sources", self._exit)
+        return moving
+
+    def _kill(self, reason: str) -> None:
+        self._exit = reason
+        self._popen.kill()
+        self._channel.shutdown()
+        try:
+            self._popen.wait(self._limits.exit_s)
+        except subprocess.TimeoutExpired:
+            log.warning("process %d, which decodes, can't be killed: a driver holds it", self._popen.pid)
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(OSError):  # `run` notices the same
+            self._channel.send(message)
+
+    def _open_attached(self) -> None:
+        with self._lock:
+            self._is_ready = True
+            attached = list(self._sources.items())
+        for number, source in attached:
+            self._open(number, source)
+
+    def _open(self, number: int, source: RemoteSource) -> None:
+        if not source.attach(Attachment(number, self._send, self._counters.acknowledged)):
+            with self._lock:  # closed meanwhile
                 del self._sources[number]
 
-    def end(self) -> None:
-        """Has it end; returns at once."""
-        self._ending = True
-        self._wire.end()
-
-    def wait(self) -> None:
-        """Waits for its end, not for ever."""
-        for give_up in (self._popen.kill, lambda: log.warning("a decoding process can't be ended and is left behind")):
-            try:
-                self._popen.wait(_EXITS_WITHIN_S)
-                return
-            except subprocess.TimeoutExpired:
-                give_up()
-
-    def let_go(self) -> None:
-        """Frees what this process has of it, once nobody hears it any more. Safe to call twice."""
-        self._wire.close()
-        if self._borrower is not None:
-            try:
-                self._borrower.close()
-            except EngineError as error:
-                log.warning("pictures of a decoding process can't be let go: %s", error)
-
-    def _say(self, message: object) -> None:
-        with contextlib.suppress(OSError):  # it is gone: `hear` says so
-            self._wire.send(message)
-
-    @property
-    def is_receiving(self) -> bool:
-        """Whether a part of something has come that it says."""
-        return self._wire.is_receiving
-
-    @property
-    def is_deaf(self) -> bool:
-        """Whether it hasn't read all that it was told: `flush` tries again."""
-        return self._wire.is_sending
-
-    def flush(self) -> None:
-        """Tells it what it hasn't read yet, as far as it reads now."""
-        with contextlib.suppress(OSError):
-            self._wire.flush()
-        if not self.is_deaf:
-            self._listened_s = time.perf_counter()
-
-    def look(self) -> None:
-        """Ends it where it has said nothing, or read nothing, for too long, so that its sources don't hang."""
-        now_s = time.perf_counter()
-        if not self.is_deaf:
-            self._listened_s = now_s
-        is_deaf = self._has_spoken and now_s - self._listened_s > _SILENT_S
-        if (is_deaf or now_s > self._patient_until_s) and not self._is_hung:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        """Ends it because it hangs; one that a driver holds ends later, but nobody waits for it."""
-        self._is_hung = True
-        self._popen.kill()
-        self._wire.end()
-
-    def hear(self) -> bool:
-        """Hands on what it has said; returns False once nothing more comes: see `is_over`."""
-        try:
-            said = self._wire.receive()
-            for message in said:
-                self._take(message)
-            if said:
-                self._patient_until_s = time.perf_counter() + _SILENT_S
-                self._has_spoken = True
-                awaiting, self._awaiting = self._awaiting, []
-                for source in awaiting:
-                    self.adopt(source)
-            return True
-        except (EOFError, OSError):
-            pass
-        except Garbled as error:
-            log.debug("a decoding process sent no message: %s", error)
-            self._is_garbled = True
-            self._popen.kill()
-        except Exception as error:
-            self._error = _as_ours(error)
-            self._popen.kill()
-        self._is_gone = True
-        self._gone_s = time.perf_counter()
-        return False
-
-    def is_over(self) -> bool:
-        """Whether one that says nothing more has ended, so that it is known how; not waited for is one that doesn't."""
-        if self._popen.poll() is None:
-            if time.perf_counter() - self._gone_s < _EXITS_WITHIN_S:
-                return False
-            self._popen.kill()
-        return True
-
-    def leave(self) -> list[RemoteSource]:
-        """Frees what this process has of it; returns the sources that another is to take: all others have ended."""
-        self.let_go()
-        with self._lock:
-            self._is_left = True
-            sources = [*self._sources.values(), *self._awaiting]
-        if self._ending or self._error is not None:
-            for source in sources:
-                source.ended(None if self._ending else self._error)
-            return []
-        how = self._how_it_ended()
-        homeless = [source for source in sources if source.lose(broken_off(source.info, how))]
-        if homeless:
-            log.warning("a decoding process %s; what it read live is reached again in another", how)
-        return homeless
-
-    def abandon(self, error: StreamerError) -> None:
-        """Ends it and its sources, because it can't be heard any more."""
-        self._error = error
-        self._popen.kill()
-        self.leave()
-
-    def _take(self, message: object) -> None:
-        """Hands on something that it has said; an error in that ends the source that it is said of."""
+    def _handle(self, message: object) -> None:
+        """Handles one message; a failure ends the source that it is about."""
         source = self._sources.get(getattr(message, "number", -1))
-        if source is None:
-            self._take_of_itself(message)
-            return
-        try:
-            self._take_of_source(source, message)
-        except Exception as error:
-            source.fail(_as_ours(error))
+        if source is not None:
+            try:
+                self._handle_for(source, message)
+            except Exception as error:
+                source.fail(_as_streamer_error(error))
+        elif isinstance(message, messages.SurfaceExported):
+            self._surfaces().add(message.slot, message.handle)
+        elif isinstance(message, messages.SurfaceRetired):
+            self._surfaces().drop(message.slot, message.generation)
 
-    def _take_of_itself(self, message: object) -> None:
-        if isinstance(message, messages.Lent):
-            self._borrowing().add(message.slot, message.handle)
-        elif isinstance(message, messages.Freed):
-            self._borrowing().drop(message.slot, message.turn)
-
-    def _take_of_source(self, source: RemoteSource, message: object) -> None:
-        if isinstance(message, messages.Given):
-            source.lent(message, self._borrowing().borrow(message.slot, message.turn))
-        elif isinstance(message, messages.Copied):
-            source.arrive(message.frame, message.capture_ms)
-        elif isinstance(message, messages.Told):
-            source.told(message.info, message.status)
-        elif isinstance(message, messages.Looks):
-            source.looks(message)
+    def _handle_for(self, source: RemoteSource, message: object) -> None:
+        if isinstance(message, messages.FrameReady):
+            source.on_surface(message, self._surfaces().borrow(message.slot, message.generation))
+        elif isinstance(message, messages.FrameCopied):
+            source.on_frame(message.frame, message.capture_ms)
+        elif isinstance(message, messages.StatusChanged):
+            source.on_status(message.info, message.status)
+        elif isinstance(message, messages.FormatChanged):
+            source.on_format(message)
         elif isinstance(message, messages.Opened):
-            source.opened(message.info, message.status)
-        elif isinstance(message, messages.Refused):
-            source.refused(message.info, message.error)
+            source.on_opened(message.info, message.status)
+        elif isinstance(message, messages.OpenFailed):
+            source.on_open_failed(message.info, message.error)
         elif isinstance(message, messages.Ended):
-            source.ended(message.error, message.status)
-        elif isinstance(message, messages.Gone):
-            source.gone()
+            source.on_ended(message.error, message.status)
+        elif isinstance(message, messages.Closed):
+            source.on_closed()
             with self._lock:
                 del self._sources[message.number]
 
-    def _borrowing(self) -> IpcImporter:
-        if self._borrower is None:
+    def _surfaces(self) -> IpcImporter:
+        if self._importer is None:
             from streamer.cuda.ipc import IpcImporter
 
-            self._borrower = IpcImporter(self._board.returned)
-        return self._borrower
-
-    def _how_it_ended(self) -> str:
-        if self._is_garbled:
-            return "sent what can't be read"
-        if self._is_hung:
-            said_nothing = f"said nothing for {_SILENT_S:g} s" if self._has_spoken else "was not ready in time"
-            return f"hung: it {said_nothing}"
-        status = self._popen.poll()
-        if status is None:
-            return "no longer answers"
-        if status >= 0:
-            return f"ended with status {status}"
-        try:
-            return f"was killed by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"was killed by signal {-status}"
+            self._importer = IpcImporter(self._counters.returned)
+        return self._importer
 
 
-def _as_ours(error: Exception) -> StreamerError:
+def _describe_exit(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+def _as_streamer_error(error: Exception) -> StreamerError:
     if isinstance(error, StreamerError):
         return error
     return SourceError(f"frames of a decoding process can't be taken: {type(error).__name__}: {error}")
