@@ -15,9 +15,10 @@ from calibration.cost import model_cost
 from streamer.common.errors import ConfigError
 from streamer.common.terminal import say
 from streamer.engines.tensorrt import UNKNOWN, read_engine, read_report, summary
-from streamer.models.file import ModelFile, load_model, read_onnx
+from streamer.models.file import ModelFile, description_beside, is_described, load_model, read_graph
+from streamer.models.file_forms import is_ir
 from streamer.models.graph.constants import Constants
-from streamer.models.spec import METADATA_PREFIX, ModelSpec
+from streamer.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
@@ -126,8 +127,9 @@ def describe_file(path: Path, proto: ModelProto, sha256: str) -> list[str]:
     constants = {constant.name for constant in graph.initializer}
     opsets = ", ".join(f"{entry.domain or 'onnx'} {entry.version}" for entry in proto.opset_import)
     made_by = " ".join(filter(None, (proto.producer_name, proto.producer_version))) or UNKNOWN
+    form = "OpenVINO IR, read as ONNX" if is_ir(path) else "ONNX"
     return [
-        f"{path}: ONNX, {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256}",
+        f"{path}: {form}, {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256}",
         f"opsets {opsets}; made by {made_by}; quantised {_quantisation(proto)}",
         *(f"input  {_value(value)}" for value in graph.input if value.name not in constants),
         *(f"output {_value(value)}" for value in graph.output),
@@ -204,9 +206,11 @@ def describe_onnx(path: Path, spec: ModelSpec | None) -> list[str]:
     Raises:
         ModelError: it isn't an ONNX file, or doesn't fit its description.
     """
-    proto, sha256 = read_onnx(path)
+    proto, sha256 = read_graph(path)
     lines = describe_file(path, proto, sha256)
-    if spec is None and not any(entry.key.startswith(METADATA_PREFIX) for entry in proto.metadata_props):
+    if spec is None and not is_described(proto):
+        spec = description_beside(path)
+    if spec is None and not is_described(proto):
         undescribed = "not described: --model-config FILE shows how it would be used"
         return [*lines, undescribed, *describe_graph(proto)]
     model = load_model(path, spec)
@@ -272,7 +276,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the verb ``inspect``."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="an .onnx or an .engine file")
+    parser.add_argument("file", type=Path, metavar="FILE", help="an .onnx, an OpenVINO .xml or an .engine file")
     parser.add_argument("--model-config", type=Path, metavar="FILE", help="YAML description of a foreign ONNX file")
 
 
@@ -284,10 +288,10 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.file.suffix == ".engine":
         lines = describe_engine(options.file)
-    elif options.file.suffix == ".onnx":
+    elif options.file.suffix in (".onnx", ".xml"):
         spec = ModelSpec.from_yaml(options.model_config) if options.model_config else None
         lines = describe_onnx(options.file, spec)
     else:
-        raise ConfigError(f"{options.file}: wanted a file that ends in .onnx or .engine")
+        raise ConfigError(f"{options.file}: wanted a file that ends in .onnx or .engine, or .xml of OpenVINO")
     say("\n".join(lines))
     return 0

@@ -17,7 +17,7 @@ pytest.importorskip("onnxsim", reason="export simplifies the graph with onnxsim"
 
 from calibration.export import add_arguments, export, run  # noqa: E402
 from streamer.common.errors import ConfigError, ModelError  # noqa: E402
-from streamer.engines.openvino_engine import shared_core  # noqa: E402
+from streamer.common.openvino_core import shared_core  # noqa: E402
 from streamer.models import nanodet  # noqa: E402
 from streamer.models.spec import ModelSpec, packaged_config, spec_for  # noqa: E402
 

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("openvino")
 
 from streamer.common.errors import ConfigError
+from streamer.common.openvino_core import shared_core
 from streamer.engines import open_engine
-from streamer.engines.openvino_engine import shared_core
 from streamer.models.file import ModelFile, load_model
 
 FLOAT = Path(__file__).parent.parent / "streamer" / "data" / "nanodet-g_416_float.onnx"

@@ -1,7 +1,8 @@
 """What a model file's author meant: its outputs for one picture, computed from the file itself, untouched.
 
-ONNX Runtime computes it where it is installed, without optimising; else OpenVINO in float32, without its integer
-kernels. An engine's output, for which the graph was rewritten and optimised, has to be much the same.
+ONNX Runtime computes it where it is installed, without optimising; else, and where it is an OpenVINO IR, OpenVINO in
+float32, without its integer kernels. An engine's output, for which the graph was rewritten and optimised, has to be
+much the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from streamer import __version__
 from streamer.common.cache import cached_file
 from streamer.common.cpu_info import processor_name, version_of
 from streamer.models.file import ModelFile
+from streamer.models.file_forms import is_ir
+from streamer.models.graph.openvino_writer import port_name
 from streamer.models.spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -44,7 +47,10 @@ def reference_rows(model: ModelFile, pixels: npt.NDArray[np.uint8]) -> Rows | No
     spec = model.spec
     values = (pixels.astype(np.float32) - np.array(spec.mean_bgr, np.float32)) / np.array(spec.std_bgr, np.float32)
     images = model.form.image.of(values.transpose(2, 0, 1)[None].astype(np.float32))
-    for package, run in (("onnxruntime", _run_onnxruntime), ("openvino", _run_openvino)):
+    runners = {"onnxruntime": _run_onnxruntime, "openvino": _run_openvino}
+    if is_ir(model.path):
+        del runners["onnxruntime"]
+    for package, run in runners.items():
         if importlib.util.find_spec(package) is None:
             continue
         try:
@@ -68,14 +74,14 @@ def _run_onnxruntime(model: ModelFile, images: npt.NDArray[np.floating]) -> Mapp
 
 
 def _run_openvino(model: ModelFile, images: npt.NDArray[np.floating]) -> Mapping[str, Rows]:
-    from streamer.engines.openvino_engine import shared_core
+    from streamer.common.openvino_core import shared_core
 
     core = shared_core()
     network = core.read_model(str(model.path))
     network.reshape(list(images.shape))
     exact = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
     found = core.compile_model(network, "CPU", exact)(images)
-    return {name: values for port, values in found.items() for name in port.get_names()}
+    return {name: values for port, values in found.items() for name in (port_name(port), *port.get_names())}
 
 
 def _last_line(error: Exception) -> str:

@@ -1,7 +1,8 @@
-"""A NanoDet ONNX file, read once: its description, and the graph that the CPU engines run.
+"""A NanoDet model file, read once: its description, and the graph that the CPU engines run.
 
-Our own exports describe themselves. A foreign one is brought into the same form with the help of a YAML description:
-its constants, quantisation, input and outputs, each in a module of its own.
+It is ONNX, or an OpenVINO IR, which is read as ONNX. Our own exports describe themselves. A foreign one is brought into
+the same form with the help of a YAML description: its constants, quantisation, input and outputs, each in a module of
+its own.
 """
 
 from __future__ import annotations
@@ -18,21 +19,36 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
 
 from streamer.common.errors import ModelError
+from streamer.models.file_forms import is_ir, refuse_other_forms
 from streamer.models.graph.constants import fold_constants
 from streamer.models.graph.external_data import load_external_data
 from streamer.models.graph.inputs import ImageForm, fit_input
 from streamer.models.graph.int8 import is_quantized, quantize_convolution_outputs, use_uint8
 from streamer.models.graph.layout import Layout, read_layout
 from streamer.models.graph.names import Names
+from streamer.models.graph.openvino import read_ir
 from streamer.models.graph.outputs import join_outputs
 from streamer.models.graph.qoperator import use_pairs
 from streamer.models.graph.shapes import shapes_of
-from streamer.models.spec import ModelSpec
+from streamer.models.spec import METADATA_PREFIX, ModelSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 _FRAMES = "frames"
+_IMPORT = "python -m calibration import {path} -o {stem}.onnx makes an ONNX file of it"
+_CURES = {
+    ".param": f"is an NCNN model: {_IMPORT}",
+    ".bin": "holds weights alone: give the file beside it, NAME.xml of OpenVINO or NAME.param of NCNN",
+    ".tflite": f"is a TFLite model: {_IMPORT}",
+    ".pth": "is a checkpoint: python -m calibration export makes an ONNX file of it",
+    ".ckpt": "is a checkpoint: python -m calibration export makes an ONNX file of it",
+    ".engine": "is a TensorRT engine: give the ONNX file that it was built from, with --engine tensorrt",
+    **dict.fromkeys(
+        (".mnn", ".pb", ".pt", ".pt2", ".torchscript", ".mlmodel", ".mlpackage", ".pdmodel", ".h5", ".keras", ".rknn"),
+        "is of a form that isn't read here: export the model to ONNX where it was made",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -120,16 +136,20 @@ class ModelFile:
 
 
 def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
-    """Reads an ONNX file, and its weights where they are in another file beside it.
+    """Reads an ONNX file or an OpenVINO IR, and its weights where they are in another file beside it.
 
     Args:
         path: the file.
-        spec: describes a foreign file; None takes the description from the file's own metadata.
+        spec: describes a foreign file; None takes the description from the file's own metadata, or that of an IR from
+            a file of its name that ends in .yaml, .yml or .json.
 
     Raises:
-        ModelError: if it can't be read, isn't ONNX, isn't a NanoDet, or doesn't fit its description.
+        ModelError: if it can't be read, is of another form, isn't a NanoDet, or doesn't fit its description.
+        ConfigError: if the description beside it is wrong.
     """
-    proto, digest = read_onnx(path)
+    proto, digest = read_graph(path)
+    if spec is None and not is_described(proto):
+        spec = description_beside(path)
     if spec is None:
         metadata = {entry.key: entry.value for entry in proto.metadata_props}
         try:
@@ -146,6 +166,53 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
         raise ModelError(f"{str(path)!r} {error}") from None
     spec = spec.model_copy(update={"channel_order": "BGR", "scores": "auto", "order": "auto"})
     return ModelFile(path, digest, spec, proto, FileForm(image, layout))
+
+
+def is_described(proto: ModelProto) -> bool:
+    """Whether a graph says of itself what model it is."""
+    return any(entry.key.startswith(METADATA_PREFIX) for entry in proto.metadata_props)
+
+
+def description_beside(path: Path) -> ModelSpec | None:
+    """Reads the description beside an IR, its name ending in .yaml, .yml or .json; None where there is none.
+
+    Raises:
+        ConfigError: if it is wrong.
+    """
+    beside = [path.with_suffix(ending) for ending in (".yaml", ".yml", ".json")] if is_ir(path) else []
+    return next((ModelSpec.from_yaml(file) for file in beside if file.is_file()), None)
+
+
+def read_graph(path: Path) -> tuple[ModelProto, str]:
+    """Reads an ONNX file as `read_onnx` does, or an OpenVINO IR (``NAME.xml``, ``NAME.bin`` beside it) as ONNX.
+
+    Raises:
+        ModelError: if it can't be read, or is of another form; the message says what to do.
+    """
+    if is_ir(path):
+        return _read_ir(path)
+    refuse_other_forms(path)
+    return read_onnx(path)
+
+
+def _read_ir(path: Path) -> tuple[ModelProto, str]:
+    parts = []
+    try:
+        for part in (path, path.with_suffix(".bin")):
+            parts.append(part.read_bytes())
+    except OSError as error:
+        raise ModelError(
+            f"can't read the model {str(path)!r}: {part.name}: {error.strerror or error}; an OpenVINO IR is two files"
+        ) from error
+    try:
+        proto = read_ir(*parts)
+        _check(proto, b"")
+        fold_constants(proto)
+    except ModelError as error:
+        raise ModelError(f"{str(path)!r} {error}") from None
+    except (ValidationError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{str(path)!r} is not a readable OpenVINO IR: {_first_line(error)}") from error
+    return proto, hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def read_onnx(path: Path) -> tuple[ModelProto, str]:

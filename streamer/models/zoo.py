@@ -17,6 +17,7 @@ from streamer.common.cache import cached_file
 from streamer.common.errors import ConfigError, ModelError, nearest, short
 from streamer.common.redaction import redact
 from streamer.common.timed_http import Deadline, response_within
+from streamer.models.file_forms import ENDINGS
 
 if TYPE_CHECKING:
     from streamer.models.spec import ModelSpec
@@ -76,7 +77,7 @@ def resolve_model(model: str) -> tuple[Path, ModelSpec | None]:
     """Finds the file of a model, downloading it the first time it is asked for.
 
     Args:
-        model: a name of the zoo, or the path of an ONNX file.
+        model: a name of the zoo, or the path of a model file.
 
     Returns:
         The file, and its description where the file doesn't carry one (the official exports), else None.
@@ -85,7 +86,7 @@ def resolve_model(model: str) -> tuple[Path, ModelSpec | None]:
         ConfigError: if there is neither such a file nor such a name.
         ModelError: if it can't be downloaded (nothing is left behind then), or the packaged file is damaged.
     """
-    if model.endswith(".onnx") or os.sep in model:
+    if os.sep in model or Path(model).suffix.lower() in ENDINGS:
         path = Path(model)
         try:
             found = path.is_file()
@@ -119,7 +120,7 @@ def _check_whole(path: Path, model: ZooModel) -> None:
 
 def _near_files(path: Path) -> str:
     try:
-        return nearest(path.name, [entry.name for entry in path.parent.glob("*.onnx")])
+        return nearest(path.name, [entry.name for entry in path.parent.iterdir() if entry.suffix.lower() in ENDINGS])
     except OSError:
         return ""
 

@@ -117,7 +117,7 @@ def quantize_convolution_outputs(proto: ModelProto) -> None:
             shared = {_values(constants, scales[name]) for name in data if name in scales}
             if len(shared) == 1 and all(name in scales for name in data):
                 kept = scales[data[0]]
-                for part in node.output:
+                for part in node.output[:1] if node.op_type == "MaxPool" else node.output:
                     add_pair(part, *kept)
     del graph.node[:]
     graph.node.extend(nodes)
