@@ -48,8 +48,8 @@ def until_frames_wait(pipeline: Pipeline, count: int) -> None:
     """Waits until every stream that isn't at its end offers `count` frames, and all of them may go."""
 
     def is_waiting(stream: Stream) -> bool:
-        offers = len(stream.captured) >= count or stream.captured._closed
-        return offers and stream.lane.out < stream.lane.room
+        frames = stream.inference.input
+        return (len(frames.queue) >= count or frames.queue.is_closed) and frames.limit.available > 0
 
     wait_for(lambda: all(is_waiting(stream) for stream in pipeline.streams))
 
@@ -299,7 +299,9 @@ def test_a_slow_recorder_of_a_live_source_loses_frames_of_its_own() -> None:
     shown = MemorySink(before=lambda i: held.set() if i == 49 else None)
     slow = MemorySink(before=lambda i: held.wait(WAIT_S) if i == 0 else None)
     pipeline: Pipeline
-    source = CountingSource(50, live=True, before=lambda i: wait_for(lambda: not pipeline.streams[0].captured))
+    source = CountingSource(
+        50, live=True, before=lambda i: wait_for(lambda: not pipeline.streams[0].inference.input.queue)
+    )
     pipeline = Pipeline([StreamSpec(source, [("shown", shown), ("slow", slow)])], SlowDetector())
     report = run_bounded(pipeline)
     assert shown.indices == list(range(50))
@@ -412,7 +414,7 @@ def test_streams_take_turns() -> None:
 
 def test_paced_source_is_live() -> None:
     plan = StreamSpec(CountingSource(3), [("m", MemorySink())], paced=True)
-    assert plan.chosen_policy() is OverflowPolicy.DROP_OLDEST
+    assert plan.overflow_policy is OverflowPolicy.DROP_OLDEST
 
 
 def test_paced_frames_are_captured_at_their_own_time() -> None:

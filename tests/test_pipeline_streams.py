@@ -10,6 +10,7 @@ import pytest
 
 from streamer.common.errors import ConfigError, SinkError, SourceError
 from streamer.common.queues import Closed
+from streamer.frames.draw import Annotator
 from streamer.frames.frame import Frame
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.runtime.report import RunReport
@@ -83,7 +84,7 @@ def test_a_blocked_output_is_no_leak() -> None:
         wait_for(lambda: len(sink.indices) == 200)
         (stream,) = [stream for stream in pipeline.streams if stream.name == "stuck"]
         # Room of the lane, of the captured frames, of the outlet, one being drawn, one being written, one on its way.
-        assert stream.stats.captured <= stream.lane.room + 2 + 2 + 3
+        assert stream.stats.captured <= stream.inference.input.limit.capacity + 2 + 2 + 3
         gate.set()
 
 
@@ -95,7 +96,7 @@ def test_batches_are_of_several_streams() -> None:
 
     def everybody_offers(_: int) -> None:
         if not waited.is_set():
-            wait_for(lambda: all(len(stream.captured) == 2 for stream in pipeline.streams))
+            wait_for(lambda: all(len(stream.inference.input.queue) == 2 for stream in pipeline.streams))
             waited.set()
 
     detector._during = everybody_offers
@@ -211,14 +212,17 @@ def test_many_that_come_and_go_leave_little() -> None:
         threads = threading.active_count()
         for number in range(300):
             pipeline.add(plan(f"n{number}", 3)[0])
-            wait_for(lambda: not [s for s in pipeline.streams if s.name != "stays" and not s.captured.ended])
+            wait_for(
+                lambda: (
+                    not [s for s in pipeline.streams if s.name != "stays" and not s.inference.input.queue.is_finished]
+                )
+            )
             pipeline.remove(f"n{number}")
         wait_for(lambda: len(pipeline.streams) == 1)
         assert len(pipeline.report().sources) == 256 + 1
         wait_for(lambda: threading.active_count() <= threads)
-        assert len(pipeline._threads) <= threads
-        assert not pipeline._detection._pending
-        wait_for(lambda: len(pipeline._detection._streams) == 1)
+        assert pipeline.status().threads <= threads
+        wait_for(lambda: pipeline.status().detecting == 1)
 
 
 def test_priority_and_budget_change_at_run_time() -> None:
@@ -228,20 +232,22 @@ def test_priority_and_budget_change_at_run_time() -> None:
         wait_for(lambda: sink.indices)
         pipeline.change("door", priority=7, detect_every=2)
         (stream,) = pipeline.streams
-        assert stream.lane.priority == 7
+        assert stream.inference.input.priority == 7
         count = len(sink.indices)
         wait_for(lambda: any(found.is_held for found in sink.detections[count:]))
 
 
-def test_the_lowest_priority_gives_way_first_and_it_is_told() -> None:
+def test_the_lowest_priority_gives_way_first_and_its_overlay_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The detector is slower than both live streams together, so one must lose frames."""
+    drawn: list[str] = []
+    monkeypatch.setattr(Annotator, "annotate", lambda self, frame, found, lines: drawn.extend(lines) or frame)
     pipeline: Pipeline
 
     def both_may_go() -> bool:
-        return all(len(stream.captured) and stream.lane.out < stream.lane.room for stream in pipeline.streams)
+        return all(stream.inference.input.is_ready for stream in pipeline.streams)
 
     def both_offer(_: int) -> None:
-        wait_for(lambda: both_may_go() or pipeline._stop.is_set())
+        wait_for(lambda: both_may_go() or pipeline.status().is_stopping)
 
     important, important_sink = plan("important", live=True, priority=1)
     low_view = MemorySink(live_view=True, needs_pixels=True)
@@ -251,9 +257,9 @@ def test_the_lowest_priority_gives_way_first_and_it_is_told() -> None:
     with running(pipeline):
         wait_for(lambda: len(important_sink.indices) > 50)
         (_, low_stream) = pipeline.streams
-        wait_for(lambda: low_stream.gave_way > 0)
-        wait_for(lambda: any("gives way" in line for line in low_stream._overlay.lines()))
-        wait_for(lambda: low_view.frames)  # it gets no turn, and says why on the picture
+        wait_for(lambda: low_stream.status().preempted > 0)
+        wait_for(lambda: low_view.frames)
+        wait_for(lambda: any("gives way" in line for line in drawn))  # on the last picture, as it gets no turn
     parts = {part.name: part for part in pipeline.report().sources}
     assert parts["low"].gave_way > 0
     assert parts["important"].gave_way == 0
@@ -289,7 +295,7 @@ def test_files_beside_a_camera_lose_nothing_and_the_camera_is_next() -> None:
     def noted(frame: Frame) -> None:
         submit(frame)
         (at_camera,) = [stream for stream in pipeline.streams if stream.name == "camera"]
-        has_waited = frame.source != "camera" and len(at_camera.captured) and at_camera.lane.out < at_camera.lane.room
+        has_waited = frame.source != "camera" and at_camera.inference.input.is_ready
         waits.append(waits[-1] + 1 if has_waited else 0)
 
     detector.submit = noted  # type: ignore[method-assign]

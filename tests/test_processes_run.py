@@ -122,7 +122,7 @@ def test_a_busy_detector_holds_up_no_word_of_the_processes(long_clip: Path) -> N
         pipeline = Pipeline([plan], SlowDetector(during=wait))
         (stream,) = pipeline.streams
         with running(pipeline) as result:
-            wait_for(lambda: len(stream.captured) == MAX_UNACKNOWLEDGED)
+            wait_for(lambda: len(stream.inference.input.queue) == MAX_UNACKNOWLEDGED)
             within(lambda: opened(processes, long_clip, "b"))
             gate.set()
             wait_for(lambda: result)

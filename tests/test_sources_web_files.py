@@ -82,7 +82,7 @@ def test_it_is_what_the_local_file_is(server: FileServer, folder: Path, name: st
 def test_no_frame_is_lost_however_slow_detection_is(server: FileServer, name: str) -> None:
     sink = MemorySink()
     plan = StreamSpec(open_source(f"{server.url}/{name}", options=PATIENT), [("m", sink)])
-    assert plan.chosen_policy() is OverflowPolicy.BLOCK
+    assert plan.overflow_policy is OverflowPolicy.BLOCK
     Pipeline([plan], SlowDetector(during=slow_at_first)).run()
     assert sink.indices == list(range(FRAMES))
 
@@ -216,6 +216,6 @@ def test_a_file_that_is_reached_late_loses_nothing(server: FileServer) -> None:
     assert source.info.live  # as far as is known
     sink = MemorySink()
     plan = StreamSpec(source, [("m", sink)])
-    assert plan.chosen_policy() is OverflowPolicy.DROP_OLDEST
+    assert plan.overflow_policy is OverflowPolicy.DROP_OLDEST
     Pipeline([plan], SlowDetector(during=slow_at_first)).run()
     assert sink.indices == list(range(FRAMES))

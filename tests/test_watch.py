@@ -44,7 +44,7 @@ class Run:
         self.pipeline = Pipeline(plans, SlowDetector(), on_poll=self.watcher.poll)
         self.thread = threading.Thread(target=self._body, daemon=True)
         self.thread.start()
-        wait_for(lambda: self.pipeline._is_running)
+        wait_for(lambda: self.pipeline.status().is_running)
 
     def open(self, config: StreamConfig, argument: str, is_wanted: Callable[[], bool] = lambda: True) -> StreamSpec:
         name, uri = split_name(argument)
@@ -143,7 +143,7 @@ def test_all_may_be_exchanged_though_opening_takes_a_while(run: Run) -> None:
 def test_priority_and_budget_change_without_a_break(run: Run) -> None:
     run.write("source: {a: {uri: one, priority: 3, detect_every: 2}, b: two}\n")
     (a,) = [stream for stream in run.pipeline.streams if stream.name == "a"]
-    wait_for(lambda: a.lane.priority == 3)
+    wait_for(lambda: a.inference.input.priority == 3)
     count = len(run.opened["a"][0][1].detections)
     wait_for(lambda: any(found.is_held for found in run.opened["a"][0][1].detections[count:]))
     assert len(run.opened["a"]) == 1
@@ -278,7 +278,7 @@ def test_a_source_that_is_put_back_while_it_drains(run: Run) -> None:
     gate.set()
     wait_for(lambda: len(run.opened["a"]) == 3)
     run.flows("a")
-    assert [stream.lane.priority for stream in run.pipeline.streams if stream.name == "a"] == [2]
+    assert [stream.inference.input.priority for stream in run.pipeline.streams if stream.name == "a"] == [2]
 
 
 def test_a_priority_that_changes_while_the_source_is_opened(run: Run, caplog: pytest.LogCaptureFixture) -> None:
@@ -290,7 +290,7 @@ def test_a_priority_that_changes_while_the_source_is_opened(run: Run, caplog: py
     run.gate.set()
     wait_for(lambda: run.names == ["a", "b", "c"])
     (c,) = [stream for stream in run.pipeline.streams if stream.name == "c"]
-    assert (c.lane.priority, c._detect_every) == (4, 3)
+    assert (c.inference.input.priority, c.inference.detect_every) == (4, 3)
     assert len(run.opened["c"]) == 1
 
 

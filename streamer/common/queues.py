@@ -1,4 +1,4 @@
-"""Handing frames from one thread to the next: bounded, counted, and with an end that always arrives."""
+"""Bounded queues between threads: they count what they drop, and always deliver their end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import enum
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -14,190 +15,258 @@ _BURST_S = 0.01
 
 
 class OverflowPolicy(enum.Enum):
-    """What happens when the next thread is slower."""
+    """What `BoundedQueue.put` does when the queue is full."""
 
     BLOCK = "every-frame"
     """The producer waits: nothing is lost."""
 
     DROP_OLDEST = "freshest"
-    """The oldest waiting item is dropped and counted: nothing gets stale."""
+    """The oldest item is dropped and counted: nothing gets stale."""
 
 
 class Closed(Exception):
-    """The hand-over has ended and holds nothing more."""
+    """The queue is closed and empty."""
 
 
 class QueueSelector:
-    """Where the one consumer of several hand-overs waits for any of them; they share its lock.
+    """Lets a consumer wait for any of several queues, which share its lock.
 
     Attributes:
-        lock: of all of its hand-overs.
-        holding: the hand-overs that hold something, in the order in which they began to, with the time of that
-            (`time.monotonic`); under the lock.
-        closed: those that were closed, until the consumer takes them out; under the lock.
+        lock: guards everything else here, and the queues.
+        clock: seconds, monotonic.
+        ready_since: when each non-empty queue became so, the longest ago first.
+        closed: queues that were closed, until the consumer removes them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.Lock()
-        self.holding: dict[BoundedQueue[Any], float] = {}
+        self.clock = clock
+        self.ready_since: dict[BoundedQueue[Any], float] = {}
         self.closed: dict[BoundedQueue[Any], None] = {}
         self._changed = threading.Condition(self.lock)
-        self._enough = 0
+        self._missing = 0
 
     def wait(self, timeout_s: float | None = None, *, more: int = 1) -> None:
-        """Waits, with the lock held, until so many more hold something, until `wake`, or for `timeout_s`."""
-        self._enough = len(self.holding) + more
+        """Waits, with the lock held, until `more` queues have become non-empty, for `wake`, or for `timeout_s`."""
+        self._missing = more
         self._changed.wait(timeout_s)
 
     def wake(self) -> None:
-        """Ends the consumer's waiting; with the lock held."""
+        """Wakes the consumer; with the lock held."""
         self._changed.notify_all()
 
-    def begins_to_hold(self, handover: BoundedQueue[Any]) -> None:
-        """Notes that there is something to take where there was nothing; with the lock held."""
-        self.holding[handover] = time.monotonic()
-        if len(self.holding) >= self._enough:
+    def mark_ready(self, queue: BoundedQueue[Any]) -> None:
+        """Notes that a queue has become non-empty; with the lock held."""
+        self.ready_since[queue] = self.clock()
+        self._missing -= 1
+        if self._missing <= 0:
             self._changed.notify_all()
 
 
 class BoundedQueue(Generic[T]):
-    """A bounded queue between two threads that carries its end, and the error that caused it.
+    """A bounded queue between two threads.
 
-    Waiting is on conditions only, so `close` and `abort` wake both sides at once. Several hand-overs may have one
-    `QueueSelector`, so that one consumer can wait for any of them. Who waits for room is woken when there is some, and
-    nobody else.
+    `close` and `abort` wake both sides at once. Producers and consumers wait on different conditions, so that neither
+    wakes its own side.
 
     Attributes:
-        policy: what `put` does when there is no room; only the producer may change it.
+        policy: what `put` does when the queue is full; only the producer may change it.
     """
 
     def __init__(
-        self, capacity: int, policy: OverflowPolicy, meeting: QueueSelector | None = None, *, burst: int = 0
+        self, capacity: int, policy: OverflowPolicy, selector: QueueSelector | None = None, *, burst: int = 0
     ) -> None:
-        """Holds nothing yet.
+        """Makes an empty queue.
 
         Args:
             capacity: most items in it.
-            policy: what `put` does when there are so many.
-            meeting: where its consumer waits; None makes one for it alone.
+            policy: what `put` does when it is full.
+            selector: where its consumer waits; None makes one for this queue alone.
             burst: items kept beyond `capacity` under `OverflowPolicy.DROP_OLDEST` while the queue has been non-empty
                 for less than 10 ms: the consumer couldn't have taken one yet, and none is stale.
 
         Raises:
-            ValueError: if there is no capacity.
+            ValueError: if `capacity` is below one.
         """
         if capacity < 1:
             raise ValueError(f"wanted a capacity of at least 1, got {capacity}")
         self._capacity, self._burst = capacity, burst
         self.policy = policy
         self._items: deque[T] = deque()
-        self._meeting = meeting or QueueSelector()
-        self._lock = self._meeting.lock
-        self._emptier = threading.Condition(self._lock)
+        self._selector = selector or QueueSelector()
+        self._lock = self._selector.lock
+        self._not_full = threading.Condition(self._lock)
         self._closed = False
         self._dropped = 0
 
     @property
     def dropped(self) -> int:
-        """How many items were thrown away so far."""
+        """Items dropped so far."""
         return self._dropped
 
     def __len__(self) -> int:
         return len(self._items)
 
     @property
-    def ended(self) -> bool:
+    def is_closed(self) -> bool:
+        """True once `put` raises `Closed`."""
+        return self._closed
+
+    @property
+    def is_finished(self) -> bool:
         """True once closed and empty."""
         return self._closed and not self._items
 
     def put(self, item: T) -> T | None:
-        """Hands `item` over, waiting for room under `OverflowPolicy.BLOCK`.
+        """Appends `item`; under `OverflowPolicy.BLOCK` waits until the queue isn't full.
 
         Returns:
             The item that was dropped for it, or None.
 
         Raises:
-            Closed: if the hand-over was closed or aborted, also while waiting.
+            Closed: if the queue is closed or aborted, also while waiting.
         """
         with self._lock:
-            self._await_room()
-            displaced = None
+            self._await_capacity()
+            dropped = None
             if len(self._items) >= self._capacity and not self._is_burst():
-                displaced = self._items.popleft()
+                dropped = self._items.popleft()
                 self._dropped += 1
             self._items.append(item)
             if len(self._items) == 1:
-                self._meeting.begins_to_hold(self)
-            return displaced
+                self._selector.mark_ready(self)
+            return dropped
 
     def _is_burst(self) -> bool:
-        waited_s = time.monotonic() - self._meeting.holding[self]
+        waited_s = self._selector.clock() - self._selector.ready_since[self]
         return len(self._items) < self._capacity + self._burst and waited_s < _BURST_S
 
-    def wait_for_room(self) -> None:
-        """Waits until `put` wouldn't have to, so that the producer begins with an item only when it has a place.
+    def wait_until_not_full(self) -> None:
+        """Waits until `put` wouldn't have to, so that a producer makes an item only when there is a place for it.
 
         Raises:
-            Closed: if the hand-over was closed or aborted, also while waiting.
+            Closed: if the queue is closed or aborted, also while waiting.
         """
         with self._lock:
-            self._await_room()
+            self._await_capacity()
 
-    def _await_room(self) -> None:
+    def _await_capacity(self) -> None:
         while not self._closed and self.policy is OverflowPolicy.BLOCK and len(self._items) >= self._capacity:
-            self._emptier.wait()
+            self._not_full.wait()
         if self._closed:
             raise Closed
 
     def get(self, timeout_s: float | None = None) -> T | None:
-        """Takes the oldest item; returns None when none came within `timeout_s` (None waits for ever).
+        """Removes and returns the oldest item; None when none came within `timeout_s` (None waits without limit).
 
         Raises:
-            Closed: once the hand-over has ended and is empty.
+            Closed: once the queue is closed and empty.
         """
         with self._lock:
             if not self._items and not self._closed and timeout_s != 0:
                 self._await_item(timeout_s)
             if self._items:
-                return self.take()
+                return self.pop()
             if self._closed:
                 raise Closed
             return None
 
+    def items(self) -> Iterator[T]:
+        """Yields items, waiting for each, until the queue is closed and empty."""
+        while True:
+            try:
+                item = self.get()
+            except Closed:
+                return
+            if item is not None:
+                yield item
+
     def _await_item(self, timeout_s: float | None) -> None:
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline_s = None if timeout_s is None else self._selector.clock() + timeout_s
         while not self._items and not self._closed:
-            left_s = None if deadline_s is None else deadline_s - time.monotonic()
+            left_s = None if deadline_s is None else deadline_s - self._selector.clock()
             if left_s is not None and left_s <= 0:
                 return
-            self._meeting.wait(left_s)
+            self._selector.wait(left_s)
 
-    def take(self) -> T:
-        """Takes the oldest item of a hand-over that holds one; for a consumer that holds the meeting's lock."""
+    def pop(self) -> T:
+        """Removes and returns the oldest item of a non-empty queue; with the selector's lock held."""
         item = self._items.popleft()
         if not self._items:
-            del self._meeting.holding[self]
-        self._emptier.notify()
+            del self._selector.ready_since[self]
+        self._not_full.notify()
         return item
 
     def close(self) -> None:
-        """Ends the hand-over: what is in it can still be taken, nothing more can be put."""
+        """Closes the queue: the consumer still gets what is in it, then `Closed`."""
         with self._lock:
             self._end()
 
     def abort(self) -> list[T]:
-        """Ends the hand-over and returns what was in it; those items count as dropped."""
+        """Closes the queue and returns what was in it; those items count as dropped."""
         with self._lock:
             rest = list(self._items)
             self._dropped += len(rest)
             self._items.clear()
-            self._meeting.holding.pop(self, None)
+            self._selector.ready_since.pop(self, None)
             self._end()
             return rest
 
     def _end(self) -> None:
         if not self._closed:
             self._closed = True
-            self._meeting.closed[self] = None
-        self._emptier.notify_all()
-        self._meeting.wake()
+            self._selector.closed[self] = None
+        self._not_full.notify_all()
+        self._selector.wake()
+
+
+class InFlightLimit:
+    """Bounds the items between two stages: the first acquires a credit for each, the last returns it.
+
+    Each side is one thread, so that counting needs no lock.
+
+    Attributes:
+        capacity: most items in flight.
+    """
+
+    def __init__(self, capacity: int, selector: QueueSelector) -> None:
+        """Nothing is in flight yet; `selector` is where the acquiring thread waits for credits."""
+        self.capacity = capacity
+        self._selector = selector
+        self._acquired = self._released = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Items whose credit hasn't come back."""
+        return self._acquired - self._released
+
+    @property
+    def available(self) -> int:
+        """Credits left."""
+        return self.capacity - self.in_flight
+
+    def acquire(self) -> None:
+        """Takes one credit; only when some are `available`."""
+        self._acquired += 1
+
+    def release(self) -> None:
+        """Returns one credit; takes the selector's lock, which many threads want, only if none may have been left."""
+        self._released += 1
+        if self.available <= 1:
+            with self._selector.lock:
+                self._selector.wake()
+
+
+class CreditQueue(BoundedQueue[T]):
+    """A queue whose `get` returns the item's credit to a limit; `put` never waits, as all in flight fit in."""
+
+    def __init__(self, limit: InFlightLimit, selector: QueueSelector | None = None) -> None:
+        """Makes an empty queue for the items that `limit` lets through; see `BoundedQueue` for `selector`."""
+        super().__init__(limit.capacity, OverflowPolicy.BLOCK, selector)
+        self._limit = limit
+
+    def get(self, timeout_s: float | None = None) -> T | None:
+        item = super().get(timeout_s)
+        if item is not None:
+            self._limit.release()
+        return item

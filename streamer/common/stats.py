@@ -94,7 +94,6 @@ class StreamStats:
         processed: frames that reached every sink.
         dropped_early: frames that were beyond the source's budget.
         dropped_late: frames that were detected, but that a sink had no time for.
-        gave_way: frames dropped before detection while streams of higher priority were served.
     """
 
     def __init__(self) -> None:
@@ -102,18 +101,21 @@ class StreamStats:
         self.processed = 0
         self.dropped_early = 0
         self.dropped_late = 0
-        self.gave_way = 0
-        self.first_captured_s: float | None = None
-        self.last_captured_s: float | None = None
+        self._first_captured_s = self._last_captured_s = 0.0
         self.rate = Rate()
         self.latency_ms = Window()
 
     def count_captured(self, at_s: float) -> None:
         """Counts a frame that the source gave at `at_s` (`time.perf_counter`)."""
+        if not self.captured:
+            self._first_captured_s = at_s
+        self._last_captured_s = at_s
         self.captured += 1
-        if self.first_captured_s is None:
-            self.first_captured_s = at_s
-        self.last_captured_s = at_s
+
+    def fps_of(self, frames: int) -> float:
+        """Returns `frames` over the time from the first to the last captured frame; 0 where that is none."""
+        span_s = self._last_captured_s - self._first_captured_s
+        return (frames - 1) / span_s if frames > 1 and span_s > 0 else 0.0
 
     def count_processed(self, captured_at_s: float) -> None:
         """Counts a frame that has reached every sink just now."""

@@ -1,189 +1,205 @@
-"""Frames of many streams to the batches of one detector: fresh, fair, and never waiting for anybody in particular."""
+"""Frames of many streams to the batches of one detector: fresh, fair, and without waiting for any one stream."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from streamer.common.queues import BoundedQueue, Closed, QueueSelector
+from streamer.common.queues import BoundedQueue, Closed, InFlightLimit, OverflowPolicy, QueueSelector
 
 T = TypeVar("T")
 
-_UNBOUNDED = 1 << 30
 
-
-@dataclass(eq=False)
-class Lane(Generic[T]):
-    """One stream's way into batches.
+class BatchInput(Generic[T]):
+    """One stream's input to the batcher.
 
     Attributes:
-        inbox: where its items come from; its meeting is the batcher's.
-        priority: a lane of higher priority goes first whenever not all can go; may be changed at any time.
-        room: most items that may be out: taken, and not yet given back by `Batcher.release`.
-        taken, released: how many were, so far; each is counted by one thread.
-        turn: when it was last served, counted in items; the batcher's own.
-        passed_by: how often an item of its waited while lanes of higher priority filled the batch.
+        queue: items that wait for a batch; its selector is the batcher's.
+        limit: bounds the items that were batched and have not come out of the stage behind detection.
+        priority: where not all inputs fit in a batch, higher ones go first; may change at any time.
+        on_batched: called by the consumer thread for each item that has gone into a batch.
+        last_served: when the batcher last took an item, counted in items; the batcher's own.
     """
 
-    inbox: BoundedQueue[T]
-    priority: int = 0
-    room: int = _UNBOUNDED
-    taken: int = 0
-    released: int = 0
-    turn: int = 0
-    passed_by: int = 0
+    def __init__(self, queue: BoundedQueue[T], limit: InFlightLimit, priority: int = 0) -> None:
+        """`limit` must wake the queue's selector."""
+        self.queue = queue
+        self.limit = limit
+        self.priority = priority
+        self.on_batched: Callable[[], None] | None = None
+        self.last_served = 0
+        self._outranked = self._outranked_at_put = self._dropped_while_outranked = 0
 
     @property
-    def out(self) -> int:
-        """Items on their way."""
-        return self.taken - self.released
+    def preempted(self) -> int:
+        """Items that were dropped, or under `OverflowPolicy.BLOCK` delayed, while higher priorities were served."""
+        if self.queue.policy is OverflowPolicy.DROP_OLDEST:
+            return self._dropped_while_outranked
+        return self._outranked
+
+    def put(self, item: T) -> T | None:
+        """Puts an item into the queue; see `BoundedQueue.put`."""
+        outranked = self._outranked
+        dropped = self.queue.put(item)
+        if dropped is not None and outranked > self._outranked_at_put:
+            self._dropped_while_outranked += 1
+        self._outranked_at_put = outranked
+        return dropped
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an item waits and may go into a batch."""
+        return len(self.queue) > 0 and self.limit.available > 0
+
+    def pop(self, turn: int) -> T:
+        """Moves the oldest item into a batch, as the batcher's item number `turn`; with the selector's lock held."""
+        self.last_served = turn
+        self.limit.acquire()
+        return self.queue.pop()
+
+    def mark_outranked(self) -> None:
+        """Notes that higher priorities filled a batch while an item waited; with the selector's lock held."""
+        self._outranked += 1
 
 
 class Batcher(Generic[T]):
-    """Forms batches of what several hand-overs offer. One thread takes; any may add and release meanwhile.
+    """Forms batches of several inputs' items. One thread calls `next_batch`; inputs may be added on any thread.
 
-    A batch goes out when it is full, when every lane that has room offers something, or when something has been offered
-    for `timeout_s`: a lane that is slow or dead is never waited for longer. Until then a lane's inbox may still put a
-    newer item in an older one's place. Lanes of
-    higher priority go first; among equals, the one that was served longest ago, so that all of them get equal shares
-    while all offer items. Each lane's items keep their order. A lane whose items aren't released is passed over once
-    its room is full: who is slow behind the detector holds up nobody but himself.
+    A batch goes out when it is full, when every input that may offer an item does, or `timeout_s` after the first item
+    was offered, so that a slow or dead input delays it no longer. Meanwhile an input's queue may still replace an item
+    by a newer one. Inputs of higher priority go first; among equals the least recently served, so that all get equal
+    shares. The items of one input keep their order. An input without credits is skipped: a slow consumer stalls only
+    its own stream.
     """
 
-    def __init__(self, size: int, timeout_s: float, meeting: QueueSelector) -> None:
-        """Has no lane yet.
+    def __init__(self, size: int, timeout_s: float, selector: QueueSelector) -> None:
+        """Starts without inputs.
 
         Args:
             size: most items in a batch.
             timeout_s: longest that an item waits for others.
-            meeting: of all lanes' hand-overs, and of no other.
+            selector: of all inputs' queues, and of no other.
 
         Raises:
             ValueError: if `size` is below one or `timeout_s` below zero.
         """
         if size < 1 or timeout_s < 0:
             raise ValueError(f"wanted a size of at least 1 and a time-out of at least 0, got {size} and {timeout_s}")
-        self._size, self._timeout_s = size, timeout_s
-        self._meeting = meeting
-        self._lanes: dict[BoundedQueue[T], Lane[T]] = {}
-        self._ended: list[Lane[T]] = []
-        self._turns = 0
-        self._expected = 0
+        self.size, self.timeout_s = size, timeout_s
+        self.selector = selector
+        self._inputs: dict[BoundedQueue[T], BatchInput[T]] = {}
+        self._finished: list[BatchInput[T]] = []
+        self._turns = self._expected = 0
         self._is_over = False
 
-    def add(self, lane: Lane[T]) -> None:
-        """Takes items of one more lane from now on.
+    @property
+    def inputs(self) -> tuple[BatchInput[T], ...]:
+        """The inputs that haven't finished."""
+        with self.selector.lock:
+            return tuple(self._inputs.values())
+
+    def add(self, added: BatchInput[T]) -> None:
+        """Adds an input.
 
         Raises:
-            Closed: if `take` has told that all lanes have ended.
+            Closed: if `next_batch` has returned None.
         """
-        with self._meeting.lock:
+        with self.selector.lock:
             if self._is_over:
                 raise Closed
-            lane.turn = self._turns
-            self._lanes[lane.inbox] = lane
-            self._meeting.wake()
+            added.last_served = self._turns
+            self._inputs[added.queue] = added
+            self.selector.wake()
 
-    def ended(self) -> Sequence[Lane[T]]:
-        """Returns the lanes that have ended, closed and empty, and weren't forgotten; for the thread that takes."""
-        return tuple(self._ended)
+    @property
+    def finished(self) -> Sequence[BatchInput[T]]:
+        """The inputs that are closed and empty, until `remove`; for the consumer thread."""
+        return tuple(self._finished)
 
-    def forget(self, lane: Lane[T]) -> None:
-        """Drops a lane that has ended; for the thread that takes."""
-        self._ended.remove(lane)
-
-    def release(self, lane: Lane[T]) -> None:
-        """Says that one item of a lane is no longer on its way; always called on the same thread for one lane.
-
-        The lock, which many threads want, is taken only where the lane may have been full.
-        """
-        lane.released += 1
-        if lane.out >= lane.room - 1:
-            with self._meeting.lock:
-                self._meeting.wake()
+    def remove(self, finished: BatchInput[T]) -> None:
+        """Removes a finished input; for the consumer thread."""
+        self._finished.remove(finished)
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """Within the block a lane is about to be added: `take` doesn't tell that all have ended."""
-        with self._meeting.lock:
+        """Within the block an input is about to be added: `next_batch` doesn't return None."""
+        with self.selector.lock:
             self._expected += 1
         try:
             yield
         finally:
-            with self._meeting.lock:
+            with self.selector.lock:
                 self._expected -= 1
-                self._meeting.wake()
+                self.selector.wake()
 
-    def take(self, *, wait: bool) -> list[tuple[Lane[T], T]] | None:
-        """Returns the next batch with each item's lane.
+    def next_batch(self, *, wait: bool) -> list[tuple[BatchInput[T], T]] | None:
+        """Returns the next batch with each item's input.
 
         Args:
             wait: whether to wait until a batch may go out; without, the batch is empty where none may now.
 
         Returns:
-            The batch, also empty when a lane has ended while there is nothing to take; None once all have.
+            The batch, also empty when an input has finished and none offers an item; None once all have finished.
         """
-        with self._meeting.lock:
+        selector = self.selector
+        with selector.lock:
             while True:
-                known = len(self._lanes)
-                self._drop_ended()
-                offering = self._offering()
-                if not offering:
-                    if not self._lanes and not self._expected:
+                known = len(self._inputs)
+                self._collect_finished()
+                ready = self._ready()
+                if not ready:
+                    if not self._inputs and not self._expected:
                         self._is_over = True
                         return None
-                    if not wait or len(self._lanes) < known:
+                    if not wait or len(self._inputs) < known:
                         return []
-                    self._meeting.wait()
+                    selector.wait()
                     continue
-                missing = min(self._size - self._on_offer(offering), self._silent())
-                left_s = self._meeting.holding[offering[0].inbox] + self._timeout_s - time.monotonic()
+                missing = min(self.size - self._offered(ready), self._silent())
+                left_s = selector.ready_since[ready[0].queue] + self.timeout_s - selector.clock()
                 if missing <= 0 or left_s <= 0:
                     return self._batch()
                 if not wait:
                     return []
-                self._meeting.wait(left_s, more=missing)
+                selector.wait(left_s, more=missing)
 
-    def _drop_ended(self) -> None:
-        closed = self._meeting.closed
-        for inbox in [inbox for inbox in closed if not len(inbox)] if closed else ():
-            lane = self._lanes.pop(inbox, None)
-            if lane is not None:
-                del closed[inbox]
-                self._ended.append(lane)
+    def _collect_finished(self) -> None:
+        closed = self.selector.closed
+        for queue in [queue for queue in closed if not len(queue)] if closed else ():
+            finished = self._inputs.pop(queue, None)
+            if finished is not None:
+                del closed[queue]
+                self._finished.append(finished)
 
-    def _offering(self) -> list[Lane[T]]:
-        """Returns the lanes that have something and room, those first that have had it longest."""
-        lanes = self._lanes
-        return [lane for inbox in self._meeting.holding if (lane := lanes.get(inbox)) and lane.out < lane.room]
+    def _ready(self) -> list[BatchInput[T]]:
+        """Returns the inputs with an item and a credit, those first that have had an item longest."""
+        inputs = self._inputs
+        return [each for q in self.selector.ready_since if (each := inputs.get(q)) and each.limit.available > 0]
 
-    def _on_offer(self, offering: Sequence[Lane[T]]) -> int:
-        return sum(min(len(lane.inbox), lane.room - lane.out) for lane in offering)
+    def _offered(self, ready: Sequence[BatchInput[T]]) -> int:
+        return sum(min(len(each.queue), each.limit.available) for each in ready)
 
     def _silent(self) -> int:
-        """Returns how many lanes have room and nothing to take."""
-        return sum(not len(lane.inbox) and lane.out < lane.room for lane in self._lanes.values())
+        """Returns how many inputs have credits and no item."""
+        return sum(not len(each.queue) and each.limit.available > 0 for each in self._inputs.values())
 
-    def _batch(self) -> list[tuple[Lane[T], T]]:
-        """Takes one item of each lane in turn until the batch is full or nothing is left."""
-        batch: list[tuple[Lane[T], T]] = []
-        while len(batch) < self._size and (offering := self._offering()):
-            batch += self._round(offering, self._size - len(batch))
+    def _batch(self) -> list[tuple[BatchInput[T], T]]:
+        """Takes one item of each input in turn until the batch is full or nothing is left."""
+        batch: list[tuple[BatchInput[T], T]] = []
+        while len(batch) < self.size and (ready := self._ready()):
+            batch += self._round(ready, self.size - len(batch))
         return batch
 
-    def _round(self, offering: list[Lane[T]], room: int) -> list[tuple[Lane[T], T]]:
-        """Takes one item each of as many lanes as there is room for, those whose turn it is."""
-        if len(offering) > 1:
-            offering.sort(key=lambda lane: (-lane.priority, lane.turn))
+    def _round(self, ready: list[BatchInput[T]], places: int) -> list[tuple[BatchInput[T], T]]:
+        """Takes one item each of up to `places` inputs: by priority, then the least recently served."""
+        if len(ready) > 1:
+            ready.sort(key=lambda each: (-each.priority, each.last_served))
         taken = []
-        for lane in offering[:room]:
+        for each in ready[:places]:
             self._turns += 1
-            lane.turn = self._turns
-            lane.taken += 1
-            taken.append((lane, lane.inbox.take()))
-        for lane in offering[room:]:
-            lane.passed_by += lane.priority < offering[room - 1].priority
+            taken.append((each, each.pop(self._turns)))
+        for each in ready[places:]:
+            if each.priority < ready[places - 1].priority:
+                each.mark_outranked()
         return taken

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from streamer.common.stats import StageTimes
 from streamer.detector.base import Detector
 from streamer.frames.frame import Frame
-from streamer.runtime.batcher import Batcher, Lane
-from streamer.runtime.stream import Stream
+from streamer.runtime.batcher import Batcher, BatchInput
+from streamer.runtime.inference_handover import InferenceHandover
 
-_MOST_HELD = 64
+_MAX_REUSING = 64
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """A frame on its way: with the detector, or `held`: it gets the boxes of the frame before it."""
+    """A frame in the detector, or one that reuses the boxes of the frame before it."""
 
-    stream: Stream
-    held: Frame | None = None
+    stream: InferenceHandover
+    reusing: Frame | None = None
 
 
 class InferenceLoop:
@@ -27,27 +27,30 @@ class InferenceLoop:
 
     def __init__(self, detector: Detector, batcher: Batcher[Frame], times: StageTimes) -> None:
         """Takes frames from `batcher`; the detector stays the caller's."""
-        self._detector = detector
-        self._batcher = batcher
-        self._times = times
-        self._streams: dict[Lane[Frame], Stream] = {}
+        self._detector, self._batcher, self._times = detector, batcher, times
+        self._streams: dict[BatchInput[Frame], InferenceHandover] = {}
         self._pending: deque[_Pending] = deque()
 
-    def add(self, stream: Stream) -> None:
+    @property
+    def streams(self) -> int:
+        """Streams that have frames to come."""
+        return len(self._streams)
+
+    def add(self, stream: InferenceHandover) -> None:
         """Serves one more stream.
 
         Raises:
-            Closed: if all streams have ended already.
+            Closed: if all streams have finished.
         """
-        self._streams[stream.lane] = stream
+        self._streams[stream.input] = stream
         try:
-            self._batcher.add(stream.lane)
+            self._batcher.add(stream.input)
         except BaseException:
-            del self._streams[stream.lane]
+            del self._streams[stream.input]
             raise
 
     def run(self) -> None:
-        """Goes on until every stream has ended; the body of one thread.
+        """Detects until every stream has finished; the body of a thread.
 
         Raises:
             EngineError: if the detector fails.
@@ -55,51 +58,51 @@ class InferenceLoop:
         """
         detector, pending = self._detector, self._pending
         while True:
-            if detector.room and len(pending) < _MOST_HELD + detector.depth:
-                taken = self._batcher.take(wait=not pending)
-                if taken is None and not pending:
+            if detector.room and len(pending) < _MAX_REUSING + detector.depth:
+                batch = self._batcher.next_batch(wait=not pending)
+                if batch is None and not pending:
                     break
-                if taken:
-                    self._submit(taken)
+                if batch:
+                    self._submit(batch)
                 if not pending:
-                    self._finish_ended()
+                    self._close_finished()
                     continue
-                if taken and pending[0].held is None and detector.room:
+                if batch and pending[0].reusing is None and detector.room:
                     continue
-            self._hand_on(pending.popleft())
-            self._finish_ended()
-        self._finish_ended()
+            self._deliver(pending.popleft())
+            self._close_finished()
+        self._close_finished()
 
-    def _submit(self, taken: list[tuple[Lane[Frame], Frame]]) -> None:
-        """Has the detector begin with the frames that it is to see."""
-        seen = []
-        for lane, frame in taken:
-            stream = self._streams[lane]
-            is_seen = stream.is_detected(frame)
-            self._pending.append(_Pending(stream, None if is_seen else frame))
-            if is_seen:
-                seen.append(frame)
-        if seen:
-            self._detector.submit_batch(seen)
+    def _submit(self, batch: list[tuple[BatchInput[Frame], Frame]]) -> None:
+        detected = []
+        for each, frame in batch:
+            if each.on_batched is not None:
+                each.on_batched()
+            stream = self._streams[each]
+            is_detected = stream.is_next_detected()
+            self._pending.append(_Pending(stream, None if is_detected else frame))
+            if is_detected:
+                detected.append(frame)
+        if detected:
+            self._detector.submit_batch(detected)
 
-    def _hand_on(self, first: _Pending) -> None:
-        if first.held is not None:
-            first.stream.hold(first.held)
+    def _deliver(self, oldest: _Pending) -> None:
+        if oldest.reusing is not None:
+            oldest.stream.reuse(oldest.reusing)
             return
         frame, detections, times = self._detector.collect()
         self._times.add("preprocess", times.preprocess_ms)
         self._times.add("inference", times.inference_ms)
         self._times.add("postprocess", times.postprocess_ms)
-        first.stream.hand_on(frame, detections)
+        oldest.stream.deliver(frame, detections)
 
-    def _finish_ended(self) -> None:
-        """Lets the outputs of streams that have ended be finished, while others go on."""
-        ended = self._batcher.ended()
-        if not ended:
+    def _close_finished(self) -> None:
+        """Closes the outputs of streams that have finished, while others go on."""
+        finished = self._batcher.finished
+        if not finished:
             return
-        busy = {each.stream.lane for each in self._pending}
-        for lane in ended:
-            if lane in busy:
-                continue
-            self._batcher.forget(lane)
-            self._streams.pop(lane).end_detected()
+        busy = {each.stream.input for each in self._pending}
+        for each in finished:
+            if each not in busy:
+                self._batcher.remove(each)
+                self._streams.pop(each).output.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from streamer.common.atomic_file import whole_file
-from streamer.common.errors import SinkError
+from streamer.common.errors import SinkError, StreamerError
 from streamer.detector.base import EngineInfo
 from streamer.sinks.files import is_special
 
@@ -38,6 +38,16 @@ class RunError:
 
     where: str
     what: str
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """What a run keeps of one stream: its report, what failed by name and why, files written, what was skipped."""
+
+    report: SourceReport
+    errors: tuple[tuple[str, StreamerError], ...]
+    files: tuple[Path, ...]
+    skipped: tuple[str, ...]
 
 
 @dataclass(frozen=True)

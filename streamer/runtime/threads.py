@@ -1,23 +1,54 @@
-"""What the pipeline asks of its threads."""
+"""The threads of a run."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from streamer.common.queues import Closed
+
+T = TypeVar("T")
 
 
-def work_in_bulk() -> None:
-    """Tells Linux that this thread wants throughput, not quick wake-ups: fewer preemptions, some more frames."""
-    if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+class ThreadGroup(Generic[T]):
+    """Starts daemon threads, each for an owner or for all, and knows which are alive."""
 
+    def __init__(self, fail: Callable[[BaseException], None]) -> None:
+        """`fail` is called, on the thread, with whatever but `Closed` a body raises."""
+        self._fail = fail
+        self._owners: dict[threading.Thread, T | None] = {}
+        self._lock = threading.Lock()
 
-def join_all(threads: list[threading.Thread], timeout_s: float) -> list[str]:
-    """Waits for all threads, `timeout_s` together at most; returns the names of those that didn't end."""
-    deadline = time.perf_counter() + timeout_s
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.perf_counter()))
-    return [thread.name for thread in threads if thread.is_alive()]
+    def start(self, name: str, body: Callable[[], None], owner: T | None = None) -> None:
+        """Starts a thread."""
+        thread = threading.Thread(target=self._run, args=(body,), name=name, daemon=True)
+        with self._lock:
+            self._owners[thread] = owner
+        thread.start()
+
+    @property
+    def alive(self) -> dict[threading.Thread, T | None]:
+        """The threads that run, and whose they are."""
+        with self._lock:
+            return dict(self._owners)
+
+    def join(self, timeout_s: float) -> list[str]:
+        """Waits for all threads, `timeout_s` together at most; returns the names of those that didn't end."""
+        deadline_s = time.perf_counter() + timeout_s
+        threads = list(self.alive)
+        for thread in threads:
+            thread.join(max(0.0, deadline_s - time.perf_counter()))
+        return [thread.name for thread in threads if thread.is_alive()]
+
+    def _run(self, body: Callable[[], None]) -> None:
+        try:
+            body()
+        except Closed:
+            pass  # another thread ended the run
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            with self._lock:
+                del self._owners[threading.current_thread()]
