@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+import streamer.app.reload as watch
+import streamer.app.watched_file as watched_file
 from streamer.app.config import StreamConfig, read_config
 from streamer.app.reload import Watcher
-from streamer.app.run import reload as watch
-from streamer.app.run import watched_file
 from streamer.app.watched_file import WatchedFile
 from streamer.common.errors import ConfigError, SourceError
 from streamer.runtime.pipeline import Pipeline, StreamSpec
@@ -311,9 +311,9 @@ def test_an_entry_that_changes_there_and_back_while_it_is_opened(run: Run) -> No
 def test_what_is_said_for_all_sources_holds_for_each(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     run.write("source: {a: one, b: {uri: two, detect_every: 5}}\ndetect_every: 2\n")
     streams = {stream.name: stream for stream in run.pipeline.streams}
-    wait_for(lambda: (streams["a"]._detect_every, streams["b"]._detect_every) == (2, 5))
+    wait_for(lambda: (streams["a"].inference.detect_every, streams["b"].inference.detect_every) == (2, 5))
     run.write("source: {a: one, b: two}\n")
-    wait_for(lambda: (streams["a"]._detect_every, streams["b"]._detect_every) == (1, 1))
+    wait_for(lambda: (streams["a"].inference.detect_every, streams["b"].inference.detect_every) == (1, 1))
     assert not any("can't change" in line for line in caplog.messages)
     assert len(run.opened["a"]) == len(run.opened["b"]) == 1
 
