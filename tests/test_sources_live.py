@@ -6,13 +6,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamer.common.errors import SourceError
 from streamer.frames.frame import Frame
+from streamer.sources.backoff import Backoff
 from streamer.sources.base import Source, SourceInfo
 from streamer.sources.live import LiveSource
 from streamer.sources.options import SourceOptions
@@ -71,10 +75,20 @@ def breaks_at(number: int, error: Exception | None = None) -> Plan:
     return plan
 
 
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits a tenth as long between the attempts."""
-    monkeypatch.setattr("streamer.sources.live._FIRST_DELAY_S", 0.025)
+class Recorded(Backoff):
+    """Keeps the delays that it is asked for, and waits for none of them."""
+
+    def __init__(self, **values: float) -> None:
+        super().__init__(**values)
+        object.__setattr__(self, "delays_s", [])
+
+    def delay_s(self, attempt: int, outage_s: float) -> float:
+        self.delays_s.append(super().delay_s(attempt, outage_s))  # type: ignore[attr-defined]
+        return 0.0
+
+
+QUICK = Backoff(first_delay_s=0.025)
+SOON = Backoff(first_delay_s=0.0, max_delay_s=0.0, max_long_delay_s=0.0)
 
 
 @pytest.fixture
@@ -88,10 +102,9 @@ def hangs_at(number: int, until: threading.Event) -> Plan:
     return lambda index: until.wait(60) if index == number else None
 
 
-def live(server: Server, **options: float | None) -> LiveSource:
-    return LiveSource(
-        server, name="door", uri="rtsp://door/***", options=SourceOptions(**{"freshest": False} | options)
-    )  # type: ignore[arg-type]
+def live(server: Server, backoff: Backoff = QUICK, **options: float | None) -> LiveSource:
+    wanted = SourceOptions(**{"freshest": False} | options)  # type: ignore[arg-type]
+    return LiveSource(server, name="door", uri="rtsp://door/***", options=wanted, backoff=backoff)
 
 
 def test_frames_go_on_across_connections() -> None:
@@ -113,7 +126,7 @@ def test_frames_go_on_across_connections() -> None:
     wait_for(lambda: all(connection.closed for connection in server.connections))
 
 
-def test_who_asks_late_gets_the_newest_frame() -> None:
+def test_a_late_reader_gets_the_newest_frame() -> None:
     given = threading.Event()
     server = Server(lambda index: given.set() if index == 500 else None, count=501)
     with live(server, freshest=True) as source:
@@ -163,7 +176,7 @@ def test_a_connection_that_hangs_before_its_first_frame(forever: threading.Event
         assert next(iter(source)).index == 0
 
 
-def test_lost_is_told_while_it_lasts(forever: threading.Event) -> None:
+def test_lost_s_grows_while_it_is_lost(forever: threading.Event) -> None:
     server = Server(breaks_at(2), hangs_at(0, forever))
     with live(server) as source:
         got: list[int] = []
@@ -179,10 +192,8 @@ def test_lost_is_told_while_it_lasts(forever: threading.Event) -> None:
         assert source.lost_s is None
 
 
-def test_nothing_is_counted_twice_while_it_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.sources.live._FIRST_DELAY_S", 60.0)
-    monkeypatch.setattr("streamer.sources.live._MAX_DELAY_S", 60.0)
-    source = live(Server(breaks_at(2)))
+def test_nothing_is_counted_twice_while_it_is_lost() -> None:
+    source = live(Server(breaks_at(2)), Backoff(first_delay_s=60.0, max_delay_s=60.0))
     reader = threading.Thread(target=lambda: list(source))
     reader.start()
     wait_for(lambda: source.lost_s is not None)
@@ -228,20 +239,48 @@ def test_a_source_that_answered_once_is_given_less_time_on_return() -> None:
     assert [options.open_timeout_s for options in server.options] == [10.0, 1.5, 1.5]
 
 
-def test_delays_grow_while_connections_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.sources.live._FIRST_DELAY_S", 0.25)
-    delays_s: list[float] = []
-    monkeypatch.setattr("streamer.sources.live.random.uniform", lambda least, most: most)
-    server = Server(*[breaks_at(1)] * 5, well)
-    with live(server) as source:
-        wait = source._closed.wait
-        monkeypatch.setattr(source._closed, "wait", lambda delay_s: delays_s.append(delay_s) or wait(0.0))
+def test_delays_grow_while_connections_are_short() -> None:
+    recorded = Recorded(jitter=0.0)
+    with live(Server(*[breaks_at(1)] * 5, well), recorded) as source:
         list(islice(source, 6))
-        assert delays_s == [0.25, 0.5, 1.0, 1.0, 1.0]
-        monkeypatch.setattr("streamer.sources.live._STEADY_S", 0.0)
-        server.plans += [breaks_at(1), well]
-        source._reach_again(SourceError("cut"))
-        assert delays_s[-1] == 0.25
+    assert recorded.delays_s == [0.25, 0.5, 1.0, 1.0, 1.0]  # type: ignore[attr-defined]
+
+
+def test_delays_start_again_after_a_connection_that_lasted() -> None:
+    recorded = Recorded(jitter=0.0, stable_s=0.0)
+    with live(Server(*[breaks_at(1)] * 3, well), recorded) as source:
+        list(islice(source, 4))
+    assert recorded.delays_s == [0.25] * 3  # type: ignore[attr-defined]
+
+
+def test_delays_are_longer_in_a_long_outage_and_bounded() -> None:
+    """By a clock that each attempt advances by 20 s."""
+    now_s = [0.0]
+
+    def refused_later(options: SourceOptions) -> Source:
+        now_s[0] += 20.0
+        raise SourceError("refused")
+
+    recorded = Recorded(jitter=0.0)
+    source = LiveSource(
+        refused_later,
+        name="door",
+        uri="rtsp://door/***",
+        options=SourceOptions(reconnect=12),
+        backoff=recorded,
+        clock=lambda: now_s[0],
+    )
+    with source, pytest.raises(SourceError, match="refused .tried again 12 times"):
+        next(iter(source))
+    delays_s: list[float] = recorded.delays_s  # type: ignore[attr-defined]
+    assert delays_s[:3] == [0.25, 0.5, 1.0]  # 60 s
+    assert delays_s[3:] == [2.0, 4.0] + [6.0] * 7
+
+
+@given(attempt=st.integers(0, 10**9), outage_s=st.floats(0, 1e9))
+def test_frames_are_back_soon_after_any_outage(attempt: int, outage_s: float) -> None:
+    """A promise: 2 s after a short outage, 10 s after a long one, connecting included."""
+    assert 0.0 < Backoff().delay_s(attempt, outage_s) <= (1.0 if outage_s <= 60 else 6.0)
 
 
 def test_a_bug_is_an_outage_of_that_source() -> None:
@@ -283,27 +322,16 @@ def test_the_log_says_lost_and_back_once(caplog: pytest.LogCaptureFixture) -> No
     ]
 
 
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.sources.live._MAX_DELAY_S", 0.01)
-
-
-@pytest.mark.usefixtures("soon")
-def test_an_attempt_is_given_more_time_after_each_that_ran_out_of_it(forever: threading.Event) -> None:
-    patience = {"open_timeout_s": 0.4, "key_frame_timeout_s": 1.0, "stall_timeout_s": 60.0}
-
+def test_an_attempt_is_given_more_time_after_each_that_timed_out(forever: threading.Event) -> None:
     def answers_too_late(_: int) -> None:
         forever.wait(0.5)
         raise SourceError("did not answer")
 
-    server = Server(breaks_at(1), *[answers_too_late] * 2, SourceError("refused"), answers_too_late, well)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamer.sources.live._LEAST_PATIENCE_S", 0.1)
-        patch.setattr("streamer.sources.live._PATIENCE", 0.0)
-        with live(server, **patience) as source:
-            assert [frame.index for frame in islice(source, 2)] == [0, 1]
-            server.plans += [well]
-            source._reach_again(SourceError("cut"))
+    plans = (breaks_at(1), *[answers_too_late] * 2, SourceError("refused"), answers_too_late, breaks_at(1), well)
+    server = Server(*plans)
+    backoff = replace(SOON, min_timeout_s=0.1, timeout_factor=0.0)
+    with live(server, backoff, open_timeout_s=0.4, key_frame_timeout_s=1.0, stall_timeout_s=60.0) as source:
+        assert [frame.index for frame in islice(source, 3)] == [0, 1, 2]
     assert [options.open_timeout_s for options in server.options] == [0.4, 0.1, 0.2, 0.4, 0.4, 0.4, 0.1]
 
 
@@ -325,10 +353,9 @@ NO_PATIENCE = SourceOptions(
 )
 
 
-@pytest.mark.usefixtures("soon")
 def test_attempts_that_hang_are_bounded(forever: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
     server = Server(breaks_at(1))
-    source = LiveSource(hanging(server, forever), name="door", uri="0", options=NO_PATIENCE)
+    source = LiveSource(hanging(server, forever), name="door", uri="0", options=NO_PATIENCE, backoff=SOON)
     reader = threading.Thread(target=lambda: list(source))
     reader.start()
     wait_for(lambda: "3 attempts to open it hang" in caplog.text)
@@ -342,21 +369,28 @@ def test_attempts_that_hang_are_bounded(forever: threading.Event, caplog: pytest
     assert not reader.is_alive()
 
 
-@pytest.mark.usefixtures("soon")
-def test_after_attempts_that_hang_the_next_is_made_apart(forever: threading.Event) -> None:
+def test_after_attempts_that_hang_the_next_is_isolated(forever: threading.Event) -> None:
     server, other = Server(breaks_at(1)), Server(SourceError("refused"), breaks_at(1), well)
-    with LiveSource(hanging(server, forever), name="door", uri="0", options=NO_PATIENCE, connect_apart=other) as source:
+    with LiveSource(
+        hanging(server, forever), name="door", uri="0", options=NO_PATIENCE, backoff=SOON, connect_isolated=other
+    ) as source:
         assert [frame.index for frame in islice(source, 3)] == [0, 1, 2]
         assert source.reconnects == 2
     assert len(server.options) == 4 and len(other.options) == 3
 
 
-@pytest.mark.usefixtures("soon")
-def test_attempts_apart_that_hang_are_bounded_too(forever: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
+def test_isolated_attempts_that_hang_are_bounded_too(
+    forever: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
     server, other = Server(breaks_at(1)), Server()
     other.options.append(NO_PATIENCE)
     source = LiveSource(
-        hanging(server, forever), name="door", uri="0", options=NO_PATIENCE, connect_apart=hanging(other, forever)
+        hanging(server, forever),
+        name="door",
+        uri="0",
+        options=NO_PATIENCE,
+        backoff=SOON,
+        connect_isolated=hanging(other, forever),
     )
     reader = threading.Thread(target=lambda: list(source))
     reader.start()

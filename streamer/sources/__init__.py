@@ -117,13 +117,13 @@ def _open_live(
     from streamer.sources.live import LiveSource
     from streamer.sources.workers.pool import is_possible
 
-    def connect_apart(wanted: SourceOptions) -> Source:
+    def connect_isolated(wanted: SourceOptions) -> Source:
         from streamer.sources.workers.isolated import IsolatedSource
 
         return IsolatedSource(uri, name=name, options=wanted)
 
-    apart = connect_apart if is_possible() else None
-    return LiveSource(connect, name=name, uri=shown, options=options, connect_apart=apart)
+    isolated = connect_isolated if is_possible() else None
+    return LiveSource(connect, name=name, uri=shown, options=options, connect_isolated=isolated)
 
 
 def _open_pictures(uri: str, name: str, options: SourceOptions) -> Source:

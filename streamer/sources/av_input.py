@@ -7,14 +7,15 @@ from typing import Any, Protocol
 import av
 from av.container import InputContainer
 
-# Until PyAV 19 metadata that isn't UTF-8 was an error unless told otherwise; since then it can't be told, and is none.
-_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+PYAV_MAJOR = int(av.__version__.partition(".")[0])
 
+# Before PyAV 19, metadata that isn't UTF-8 is an error unless this option is given; since then the option doesn't exist.
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if PYAV_MAJOR < 19 else {}
 
 RAW_CLOCK = {"correct_ts_overflow": "0"}
-"""Options for files: an MPEG-TS clock that goes back is what it says, rather than 26.5 hours added to it.
+"""Options for files: takes an MPEG-TS clock that goes back as it is.
 
-FFmpeg takes each step back for a clock that has run over. A file joined of two recordings then has a day between them.
+FFmpeg takes each step back for an overflow and adds 26.5 hours: a file joined of two recordings has a day in between.
 """
 
 
@@ -26,7 +27,7 @@ class Readable(Protocol):
 
 
 def open_input(target: str | Readable, **options: Any) -> InputContainer:
-    """Returns what `av.open` opens; metadata in whatever encoding is no obstacle.
+    """Returns `av.open(target, **options)`; tolerates metadata that is not UTF-8.
 
     Raises:
         av.FFmpegError: if it can't be opened.

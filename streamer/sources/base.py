@@ -1,4 +1,4 @@
-"""What every source of frames is."""
+"""The interface of sources, and what is known of one."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from streamer.frames.frame import Frame
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What is known of a source once it is open.
+    """Properties of an open source.
 
     Attributes:
         name: short name, used in reports and file names.
-        uri: where it reads from, with any password replaced by ``***``.
-        size_wh: width and height of its frames in pixels, after rotation; None when frames differ or it isn't known.
+        uri: where it reads from, redacted: any password is ``***``.
+        size_wh: frame size in pixels, after rotation; None when frames differ or it isn't known.
         fps: nominal frame rate, or None when the source has none (images, some streams).
-        frame_count: how many frames it should give, or None when unknown.
+        frame_count: number of frames, or None when unknown.
         duration_s: its length in seconds, or None when unknown.
-        live: True when frames can't be asked for again or waited with (camera, network stream).
+        live: whether it is a camera or network stream, whose frames can't be read later.
         path: the local file it reads, or None.
-        pixel_aspect: width of a pixel over its height, as it is to be shown.
+        pixel_aspect: width of a pixel over its height, for display.
         first_stamp_s: the file's own time stamp of the first frame in seconds, or None when unknown.
     """
 
@@ -44,16 +44,20 @@ class SourceInfo:
 
 
 class Source(Closeable):
-    """Frames in order, once. Open on construction; a context manager that lets its device or file go.
+    """Frames in order, once. Open on construction; a context manager that closes its device or file.
 
-    Iterating raises `SourceError` when the source breaks off, and ends normally at its end.
+    Example:
+        >>> from streamer import open_source
+        >>> with open_source("sample") as source:
+        ...     print(source.info.size_wh, next(iter(source)).image.shape)
+        (1280, 720) (720, 1280, 3)
     """
 
     info: SourceInfo
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[Frame]:
-        """Yields frames with increasing `index` and non-decreasing `pts_s`.
+        """Yields frames with increasing `index` and non-decreasing `pts_s`; ends normally at the source's end.
 
         Raises:
             SourceError: when the source breaks off.
@@ -61,88 +65,88 @@ class Source(Closeable):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Lets the device or file go. Safe to call twice."""
+        """Closes the device or file. Safe to call twice."""
 
     def wait_ready(self) -> None:
         """Waits for the first frame.
 
         Raises:
             SourceError: if the source can't be opened, or gives none. A live source may still be iterated: it then
-                goes on trying.
+                retries.
         """
 
     def interrupt(self) -> None:
-        """Has iteration end soon, also while it waits for a frame; from any thread, and without waiting itself."""
+        """Ends iteration soon, even one that waits for a frame. Returns at once; any thread may call it."""
 
     @property
     def lost_s(self) -> float | None:
-        """Seconds since the last frame of a live source that is being reached again, None while all is well."""
+        """Seconds since the last frame while a live source reconnects, else None."""
         return None
 
     @property
     def reconnects(self) -> int:
-        """How often a live source was lost and reached again."""
+        """How often a live source was lost and reconnected."""
         return 0
 
     @property
     def dropped(self) -> int:
-        """How many pictures of a live source were passed over, so that the next is fresh."""
+        """Frames that a live source dropped so that the next is fresh."""
         return 0
 
     @property
     def damaged(self) -> int:
-        """How many packets or pictures couldn't be decoded."""
+        """Packets or pictures that couldn't be decoded."""
         return 0
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """What the source had to pass over so far, one short phrase each (a damaged picture's name, for instance)."""
-        return ()
+        """What was skipped so far, a short phrase each: damaged packets, or a picture's name and the reason."""
+        return (damage_phrase(self.damaged),) if self.damaged else ()
 
 
 class FrameConsumer(Protocol):
-    """Who is brought a source's frames, all on one thread; must not wait."""
+    """Receives the frames of a `PushSource`, on one thread at a time; its methods must not block."""
 
     def on_frame(self, frame: Frame, capture_ms: float) -> None:
-        """Takes the next frame, which took the source so long."""
+        """Receives the next frame, which took the source `capture_ms` to read and decode."""
 
     def on_end(self, error: StreamerError | None) -> None:
-        """No more come: the source has ended, or failed."""
+        """No more frames come: the source has ended, or failed."""
 
 
 class PushSource(Source):
-    """A source that can bring its frames on a thread that serves many sources, so that none has to wait for them.
+    """A source that pushes its frames from a thread of its own, so that no thread per source waits for them.
 
     Attributes:
-        max_unacknowledged: most frames brought that `acknowledge` wasn't called for.
+        max_unacknowledged: most frames pushed ahead of `acknowledge`.
     """
 
     max_unacknowledged: int
 
     @abc.abstractmethod
     def start(self, consumer: FrameConsumer, *, paced: bool) -> None:
-        """Begins to bring frames, in place of iterating; returns at once.
+        """Pushes frames from now on, in place of iterating; returns at once.
 
         Args:
-            consumer: who has them.
-            paced: whether each is to come at its own time, counted from the first, and counts as captured then.
+            consumer: receives them.
+            paced: whether each comes at its own time, counted from the first, and counts as captured then.
         """
 
     @abc.abstractmethod
     def acknowledge(self) -> None:
-        """Says that there is room for one more frame; on one thread at a time."""
+        """Makes room for one more frame; on one thread at a time."""
 
 
 def as_source_error(error: Exception, name: str) -> StreamerError:
-    """Returns what a source failed with as an error of this package, so that it ends that source alone.
+    """Returns the error of a source's code, or of a library in it, as one of this package: it ends that source alone.
 
     Args:
-        error: what its code, or a library, raised.
+        error: the error.
         name: the source's name.
     """
     if isinstance(error, StreamerError):
         return error
-    reason = getattr(error, "strerror", None) or error  # what a library adds to it may hold a password
+    reason = getattr(error, "strerror", None) or error  # the rest of a library's text may hold a password
     failure = SourceError(f"source {name!r} failed: {type(error).__name__}: {reason}")
     failure.__cause__ = error
     return failure
