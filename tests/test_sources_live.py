@@ -18,7 +18,7 @@ from streamer.common.errors import SourceError
 from streamer.frames.frame import Frame
 from streamer.sources.backoff import Backoff
 from streamer.sources.base import Source, SourceInfo
-from streamer.sources.live import LiveSource
+from streamer.sources.live import Connect, LiveSource
 from streamer.sources.options import SourceOptions
 from tests.fakes import wait_for
 
@@ -353,9 +353,13 @@ NO_PATIENCE = SourceOptions(
 )
 
 
+def impatient(connect: Connect, isolated: Connect | None = None) -> LiveSource:
+    return LiveSource(connect, name="door", uri="0", options=NO_PATIENCE, backoff=SOON, connect_isolated=isolated)
+
+
 def test_attempts_that_hang_are_bounded(forever: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
     server = Server(breaks_at(1))
-    source = LiveSource(hanging(server, forever), name="door", uri="0", options=NO_PATIENCE, backoff=SOON)
+    source = impatient(hanging(server, forever))
     reader = threading.Thread(target=lambda: list(source))
     reader.start()
     wait_for(lambda: "3 attempts to open it hang" in caplog.text)
@@ -379,9 +383,7 @@ def test_after_attempts_that_hang_the_next_is_isolated(forever: threading.Event)
     assert len(server.options) == 4 and len(other.options) == 3
 
 
-def test_isolated_attempts_that_hang_are_bounded_too(
-    forever: threading.Event, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_isolated_attempts_are_bounded_too(forever: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
     server, other = Server(breaks_at(1)), Server()
     other.options.append(NO_PATIENCE)
     source = LiveSource(

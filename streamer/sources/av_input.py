@@ -9,7 +9,7 @@ from av.container import InputContainer
 
 PYAV_MAJOR = int(av.__version__.partition(".")[0])
 
-# Before PyAV 19, metadata that isn't UTF-8 is an error unless this option is given; since then the option doesn't exist.
+# Before PyAV 19, metadata that isn't UTF-8 is an error without this option; since then there is no such option.
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if PYAV_MAJOR < 19 else {}
 
 RAW_CLOCK = {"correct_ts_overflow": "0"}
