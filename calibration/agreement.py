@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.frames.detections import Detections
+from streamer.models.families import boxes_of, scores_of
 from streamer.models.spec import ModelSpec
 
 Output = npt.NDArray[np.float32]
-"""The network's raw output for one picture: (N, classes + 4 (reg_max + 1)), scores after sigmoid."""
+"""The network's raw output for one picture, (N, channels), as `ModelSpec` describes it."""
 
 SHOWN = 0.4
 """Score from which a detection counts as one that a user sees: the command line's own default."""
@@ -22,6 +23,7 @@ SAME_PLACE = 0.5
 """Least IoU of partners."""
 _COUNTS = 0.05
 """Score from which a point's class takes part in `fidelity`; accuracy is measured from the same score."""
+_MOST_RANKED = 300
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def agreement(reference: Sequence[Detections], tested: Sequence[Detections]) -> 
 def fidelity(spec: ModelSpec, reference: Sequence[Output], tested: Sequence[Output]) -> float:
     """Returns how closely raw outputs follow a reference's, 0 to 1.
 
-    Over all (point, class) pairs that either model scores at `_COUNTS` or more: the sum of the lesser score times the
-    IoU of the point's two boxes, over the sum of the greater score (a weighted Jaccard index; no suppression, so no
+    Over all (row, class) pairs that either model scores at `_COUNTS` or more: the sum of the lesser score times the
+    IoU of the row's two boxes, over the sum of the greater score (a weighted Jaccard index; no suppression, so no
     jumps). 1 when there are no such pairs.
 
     Args:
@@ -93,26 +95,55 @@ def fidelity(spec: ModelSpec, reference: Sequence[Output], tested: Sequence[Outp
         reference: outputs of the reference, one a picture.
         tested: the same pictures in the same order.
     """
-    points = spec.anchor_points()
+    compare = _same_rows if spec.has_anchors else _ranked_rows
     kept = total = 0.0
     for wanted, got in zip(reference, tested, strict=True):
-        scores = [np.nan_to_num(output[:, : spec.num_classes].astype(np.float64)) for output in (wanted, got)]
-        rows, classes = np.nonzero(np.maximum(*scores) >= _COUNTS)
-        boxes = [_point_boxes(spec, output[rows, spec.num_classes :], points[rows]) for output in (wanted, got)]
-        low, high = np.sort([score[rows, classes] for score in scores], axis=0)
-        kept += float(np.sum(low * box_overlap(*boxes)))
-        total += float(np.sum(high))
+        low, high = compare(spec, np.nan_to_num(wanted), np.nan_to_num(got))
+        kept += low
+        total += high
     return kept / total if total else 1.0
 
 
-def _point_boxes(
-    spec: ModelSpec, logits: npt.NDArray[np.float32], points: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
-    """Returns each point's box (M, 4), xyxy in input pixels, as `streamer.models.postprocess` works it out."""
-    bins = np.nan_to_num(logits.astype(np.float64)).reshape(-1, 4, spec.reg_max + 1)
-    weights = np.exp(bins - bins.max(axis=2, keepdims=True))
-    distances = (weights @ np.arange(spec.reg_max + 1)) / weights.sum(axis=2) * points[:, 2:3]
-    return np.concatenate([points[:, :2] - distances[:, :2], points[:, :2] + distances[:, 2:]], axis=1)
+def _same_rows(spec: ModelSpec, wanted: Output, got: Output) -> tuple[float, float]:
+    """Returns both sums of `fidelity` for one picture, where a row is the same anchor point in both outputs."""
+    points = spec.anchor_points()
+    scores = [scores_of(output, spec).astype(np.float64) for output in (wanted, got)]
+    rows, classes = np.nonzero(np.maximum(*scores) >= _COUNTS)
+    boxes = [boxes_of(output[rows], points[rows], spec).astype(np.float64) for output in (wanted, got)]
+    low, high = np.sort([score[rows, classes] for score in scores], axis=0)
+    return float(np.sum(low * box_overlap(*boxes))), float(np.sum(high))
+
+
+def _ranked_rows(spec: ModelSpec, wanted: Output, got: Output) -> tuple[float, float]:
+    """Does the same where rows are ranked by score: those of one class are paired, best IoU first."""
+    sides = [_best_rows(spec, output) for output in (wanted, got)]
+    (scores, classes, boxes), (other_scores, other_classes, other_boxes) = sides
+    overlap = box_overlap(boxes[:, None], other_boxes[None])
+    overlap[classes[:, None] != other_classes[None]] = 0
+    total = float(scores.sum() + other_scores.sum())
+    kept = 0.0
+    for place in np.argsort(-overlap, axis=None, kind="stable"):
+        row, column = divmod(int(place), max(1, len(other_scores)))
+        if overlap[row, column] <= 0:
+            continue
+        low = min(float(scores[row]), float(other_scores[column]))
+        kept += low * float(overlap[row, column])
+        total -= low  # a pair counts with its greater score
+        overlap[row, :] = 0
+        overlap[:, column] = 0
+    return kept, total
+
+
+def _best_rows(
+    spec: ModelSpec, output: Output
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Returns score, class and box of the (row, class) pairs that count, at most `_MOST_RANKED`."""
+    scores = scores_of(output, spec).astype(np.float64)
+    rows, classes = np.nonzero(scores >= _COUNTS)
+    order = np.argsort(-scores[rows, classes], kind="stable")[:_MOST_RANKED]
+    rows, classes = rows[order], classes[order]
+    boxes = boxes_of(output[rows], np.empty((len(rows), 0), np.float32), spec)
+    return scores[rows, classes], classes, boxes.astype(np.float64)
 
 
 def _pairs(wanted: Detections, got: Detections) -> list[tuple[int, int, float]]:

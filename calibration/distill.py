@@ -21,6 +21,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from calibration.torch_graph import TorchGraph
+from streamer.common.errors import ModelError
 from streamer.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -166,10 +167,12 @@ def tune(
         The tuned Q/DQ graph, and the float graph with the tuned weights, which the ranges of activations are those of.
 
     Raises:
-        ModelError: if a graph has an operator that can't be trained.
+        ModelError: if a graph has an operator that can't be trained, or a family without distributions.
     """
     import onnx
 
+    if not spec.has_bins:
+        raise ModelError(f"the loss of distillation is of boxes as distributions, and {spec.family} has none")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     constants = {item.name: item for item in original.graph.initializer}
     convolutions = [node for node in original.graph.node if node.op_type == "Conv"]

@@ -15,9 +15,11 @@ from calibration.cost import model_cost
 from streamer.common.errors import ConfigError
 from streamer.common.terminal import say
 from streamer.engines.tensorrt import UNKNOWN, read_engine, read_report, summary
+from streamer.models.families import FAMILIES
 from streamer.models.file import ModelFile, description_beside, is_described, load_model, read_graph
 from streamer.models.file_forms import is_ir
 from streamer.models.graph.constants import Constants
+from streamer.models.graph.finished import Finished
 from streamer.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -152,13 +154,21 @@ def describe_use(model: ModelFile) -> list[str]:
     padding = f"kept, padded {spec.padding}" if spec.keep_ratio else "stretched"
     pixels = f"mean {_plain(list(spec.mean_bgr))}, std {_plain(list(spec.std_bgr))} in B, G, R order"
     classes = "over all classes" if spec.class_agnostic else "within a class"
+    suppression = f"NMS by {spec.nms.upper()} {classes}" if spec.suppresses else "no NMS"
     return [
-        f"used as {spec.name}: {spec.num_classes} labels, reg_max {spec.reg_max}, aspect ratio {padding}, {pixels}, "
-        f"NMS by {spec.nms.upper()} {classes}",
+        f"used as {spec.name}: {spec.num_classes} labels, {_rows(spec)}, aspect ratio {padding}, {pixels}, "
+        f"{suppression}",
         *_changes(model),
         *(f"input  {_value(value)}" for value in graph.input),
         *(f"output {_value(value)}" for value in graph.output),
     ]
+
+
+def _rows(spec: ModelSpec) -> str:
+    """Says what boxes are decoded from."""
+    if spec.has_bins:
+        return f"reg_max {spec.reg_max}"
+    return f"{FAMILIES[spec.family].word} {spec.output}"
 
 
 def _changes(model: ModelFile) -> list[str]:
@@ -173,6 +183,8 @@ def _changes(model: ModelFile) -> list[str]:
         "RGB" if image.is_rgb else "BGR",
     ]
     lines = [f"read   {image.name}: {', '.join(said)}"]
+    if isinstance(model.form.layout, Finished):
+        return [*lines, f"read   finished detections from {', '.join(model.form.layout.parts)}"]
     for level in model.form.layout.levels:
         scores, boxes = level.scores, level.boxes
         sigmoid = "after a sigmoid" if level.activated else "before a sigmoid, which is added"

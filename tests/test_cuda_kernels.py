@@ -95,7 +95,7 @@ def letterboxed(
     order = (0, 3, 1, 2) if channels_last else (0, 1, 2, 3)
     strides = np.array(made.transpose(order).strides, np.int64) // made.itemsize
     mean, std = (np.array(v, np.float32) for v in (spec.mean_bgr, spec.std_bgr))
-    normalise = np.concatenate([mean, 1 / std]).astype(np.float32)
+    normalise = np.concatenate([mean, 1 / std, [spec.pad_value]]).astype(np.float32)
     run = kernels.host_letterbox_f16 if dtype is np.float16 else kernels.host_letterbox_f32
     run(*(ctypes.c_void_p(a.ctypes.data) for a in (pictures, made)), w, h,
         *(ctypes.c_void_p(a.ctypes.data) for a in (strides, normalise)), n)  # fmt: skip
@@ -103,14 +103,23 @@ def letterboxed(
     return last.astype(np.float32) * std + mean
 
 
-def expected(frame: Frame, input_wh: tuple[int, int], keep_ratio: bool) -> np.ndarray:
+def expected(frame: Frame, input_wh: tuple[int, int], keep_ratio: bool, pad_value: int = 0) -> np.ndarray:
     out = np.full((input_wh[1], input_wh[0], 3), 77, np.uint8)
-    Letterbox.fit(frame.size_wh, input_wh, keep_ratio).apply(frame, out)
+    Letterbox.fit(frame.size_wh, input_wh, keep_ratio, pad_value=pad_value).apply(frame, out)
     return out.astype(np.float32)
 
 
 def spec_with_input(size_wh: tuple[int, int]) -> ModelSpec:
     return spec_for("nanodet-m_320").with_input_size(size_wh)
+
+
+def test_padding_has_the_value_of_the_description(kernels: ctypes.CDLL) -> None:
+    frame = frame_of(RNG.integers(0, 256, (50, 200, 3), np.uint8))
+    spec = spec_with_input((96, 80)).model_copy(update={"pad_value": 114})
+    pictures, _kept = described([frame], spec.input_size_wh, True, False)
+    made = letterboxed(kernels, pictures, spec, np.float32, False)
+    assert np.abs(made[0] - expected(frame, (96, 80), True, 114)).max() <= 1.01
+    assert np.abs(made[0, 0] - 114).max() < 0.01
 
 
 SIZES = [(640, 480), (1920, 1080), (97, 33), (50, 41), (96, 80), (192, 160), (1, 1), (3, 200)]

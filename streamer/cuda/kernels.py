@@ -22,7 +22,12 @@ _NAMES = {np.dtype(np.float16): "f16", np.dtype(np.float32): "f32"}
 
 
 class Kernels:
-    """Preprocessing and decoding on a GPU. Owns their constants; every other address is the caller's."""
+    """Preprocessing and decoding on a GPU. Owns their constants; every other address is the caller's.
+
+    Attributes:
+        decodes: whether these kernels decode the model's output: distributions, and NMS by IoU within a class. The host
+            decodes others.
+    """
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class Kernels:
 
         self._gpu = gpu
         self._spec = spec
+        self.decodes = spec.has_bins and spec.nms == "iou" and not spec.class_agnostic
         width, height = spec.input_size_wh
         pixels = width * height
         self._strides = (3 * pixels, 1, 3 * width, 3) if channels_last else (3 * pixels, pixels, width, 1)
@@ -68,7 +74,7 @@ class Kernels:
         self._letterbox.prepare("PPiiqqqqP")
         self._find.prepare("PPPiiifffiPPP")
         self._suppress.prepare("PPPPiiifP")
-        normalise = np.array([*spec.mean_bgr, *(1 / np.array(spec.std_bgr, np.float32))], np.float32)
+        normalise = np.array([*spec.mean_bgr, *(1 / np.array(spec.std_bgr, np.float32)), spec.pad_value], np.float32)
         wanted = np.ones(spec.num_classes, np.uint8)
         if class_ids is not None:
             wanted[:] = 0
@@ -95,7 +101,7 @@ class Kernels:
     def decode(
         self, stream: Any, pictures: int, output: int, found: int, keys: int, boxes: int, results: int, batch: int
     ) -> None:
-        """Puts threshold, boxes and NMS on a stream.
+        """Puts threshold, boxes and NMS on a stream, where these kernels decode such a model.
 
         Args:
             stream: a PyCUDA stream.
@@ -107,6 +113,8 @@ class Kernels:
             results: address of `batch` `RESULT_DTYPE`.
             batch: how many pictures.
         """
+        if not self.decodes:
+            return
         spec = self._spec
         width, height = spec.input_size_wh
         scores = spec.num_points * spec.num_classes

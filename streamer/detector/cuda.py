@@ -98,13 +98,20 @@ class CudaDetector(Detector):
             EngineError: if the GPU hasn't enough memory, or the kernels can't be compiled.
         """
         spec = model.spec
+        if not spec.num_points:
+            with gpu.active():
+                engine.close()
+            gpu.close()
+            raise EngineError(
+                f"{model.path.name} doesn't tell how many detections it gives: use --device cpu, or export "
+                "it without its NMS"
+            )
         self.info = EngineInfo(engine.name, engine.precision, gpu.name, model.path.stem, model.sha256)
         self.labels = spec.labels
         self._spec = spec
         self._gpu = gpu
         self._engine = engine
         self._decode = Postprocessor(spec, conf, iou, class_ids)
-        self._kernels_suppress = spec.nms == "iou" and not spec.class_agnostic
         self._started = 0
         self._flying: deque[_Flight] = deque()
         self._landed: deque[tuple[Frame, Detections, DetectTimes]] = deque()
@@ -244,13 +251,15 @@ class CudaDetector(Detector):
         """Waits for the oldest batch and takes its results, so that its lane is free."""
         flight = self._flying.popleft()
         inference_ms = flight.lane.wait()
+        kernels = self._kernels
+        assert kernels is not None, "a detector that is open"
         for staged in flight.staged:
             if staged is not None:
                 staged.end()
         for index, frame in enumerate(flight.frames):
             began = time.perf_counter()
-            detections = flight.lane.detections(index) if self._kernels_suppress else None
-            if detections is None:  # so low a threshold that the kernels had no room, or another NMS: the reference
+            detections = flight.lane.detections(index) if kernels.decodes else None
+            if detections is None:  # so low a threshold that the kernels had no room, or another family: the reference
                 detections = self._decode(flight.lane.output(index), flight.letterboxes[index])
             postprocess_ms = (time.perf_counter() - began) * 1e3
             self._landed.append((frame, detections, DetectTimes(flight.preprocess_ms, inference_ms, postprocess_ms)))

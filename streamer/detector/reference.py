@@ -12,6 +12,7 @@ import importlib.util
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from streamer import __version__
 from streamer.common.cache import cached_file
 from streamer.common.cpu_info import processor_name, version_of
+from streamer.models.families import boxes_of, scores_of
 from streamer.models.file import ModelFile
 from streamer.models.file_forms import is_ir
 from streamer.models.graph.openvino_writer import port_name
@@ -40,13 +42,14 @@ def reference_rows(model: ModelFile, pixels: npt.NDArray[np.uint8]) -> Rows | No
         pixels: (H, W, 3) uint8 BGR, of the network's input size.
 
     Returns:
-        (points, classes + 4 (reg_max + 1)) float32, scores after sigmoid; None where nothing here runs the file.
+        (rows, channels) float32, as `ModelSpec` describes them; None where nothing here runs the file.
     """
     if model.form is None:
         return None
     spec = model.spec
     values = (pixels.astype(np.float32) - np.array(spec.mean_bgr, np.float32)) / np.array(spec.std_bgr, np.float32)
-    images = model.form.image.of(values.transpose(2, 0, 1)[None].astype(np.float32))
+    image = model.form.image
+    images = {image.name: image.of(values.transpose(2, 0, 1)[None].astype(np.float32)), **image.sizes}
     runners = {"onnxruntime": _run_onnxruntime, "openvino": _run_openvino}
     if is_ir(model.path):
         del runners["onnxruntime"]
@@ -60,7 +63,7 @@ def reference_rows(model: ModelFile, pixels: npt.NDArray[np.uint8]) -> Rows | No
     return None
 
 
-def _run_onnxruntime(model: ModelFile, images: npt.NDArray[np.floating]) -> Mapping[str, Rows]:
+def _run_onnxruntime(model: ModelFile, images: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, Rows]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -69,18 +72,20 @@ def _run_onnxruntime(model: ModelFile, images: npt.NDArray[np.floating]) -> Mapp
     options.add_session_config_entry("session.x64quantprecision", "1")  # without VNNI, sums of 16 bits saturate
     session = ort.InferenceSession(str(model.path), options, ["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    (given,) = session.get_inputs()
-    return dict(zip(names, session.run(names, {given.name: images}), strict=True))
+    return dict(zip(names, session.run(names, images), strict=True))
 
 
-def _run_openvino(model: ModelFile, images: npt.NDArray[np.floating]) -> Mapping[str, Rows]:
+def _run_openvino(model: ModelFile, images: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, Rows]:
     from streamer.common.openvino_core import shared_core
 
     core = shared_core()
     network = core.read_model(str(model.path))
-    network.reshape(list(images.shape))
+    given: Any = dict(images)
+    if len(images) == 1:  # whose name an IR needn't say
+        (given,) = images.values()
+    network.reshape(list(given.shape) if len(images) == 1 else {name: list(each.shape) for name, each in given.items()})
     exact = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
-    found = core.compile_model(network, "CPU", exact)(images)
+    found = core.compile_model(network, "CPU", exact)(given)
     return {name: values for port, values in found.items() for name in (port_name(port), *port.get_names())}
 
 
@@ -94,16 +99,19 @@ def difference_of_rows(reference: Rows, rows: Rows, spec: ModelSpec) -> str | No
     Rounding to bf16 or between INT8 kernels moves a score by a few hundredths, and the distances by a few hundredths
     of their size.
     """
-    scores = np.abs(rows[:, : spec.num_classes] - reference[:, : spec.num_classes]).max(initial=0)
+    scores = np.abs(scores_of(rows, spec) - scores_of(reference, spec)).max(initial=0)
     if not scores <= _MAX_SCORE_DIFFERENCE:
         return f"a score differs by {scores:.2f}"
-    ours, wanted = (_distances(one[:, spec.num_classes :], spec) for one in (rows, reference))
+    ours, wanted = (_distances(one, spec) for one in (rows, reference))
     apart = np.linalg.norm(ours - wanted) / max(float(np.linalg.norm(wanted)), 1e-6)
     return None if apart <= _MAX_DISTANCE_DIFFERENCE else f"distances differ by {apart:.0%}"
 
 
-def _distances(logits: Rows, spec: ModelSpec) -> npt.NDArray[np.floating]:
-    each = logits.reshape(len(logits), 4, -1)
+def _distances(rows: Rows, spec: ModelSpec) -> npt.NDArray[np.floating]:
+    """Returns what tells boxes of anchor points apart: their sides' distances in strides, or the boxes in pixels."""
+    if not spec.has_bins:
+        return boxes_of(rows, spec.anchor_points(), spec)
+    each = rows[:, spec.num_classes :].reshape(len(rows), 4, -1)
     weights = np.exp(each - each.max(axis=2, keepdims=True))
     distances: npt.NDArray[np.floating] = (weights / weights.sum(axis=2, keepdims=True)) @ np.arange(spec.reg_max + 1)
     return distances

@@ -1,4 +1,4 @@
-"""A NanoDet model file, read once: its description, and the graph that the CPU engines run.
+"""A model file, read once: its description, and the graph that the CPU engines run.
 
 It is ONNX, or an OpenVINO IR, which is read as ONNX. Our own exports describe themselves. A foreign one is brought into
 the same form with the help of a YAML description: its constants, quantisation, input and outputs, each in a module of
@@ -8,6 +8,7 @@ its own.
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
 
 from streamer.common.errors import ModelError
+from streamer.models.families import FAMILIES
 from streamer.models.file_forms import is_ir, refuse_other_forms
 from streamer.models.graph.constants import fold_constants
 from streamer.models.graph.external_data import load_external_data
+from streamer.models.graph.finished import Finished, read_finished
 from streamer.models.graph.inputs import ImageForm, fit_input
 from streamer.models.graph.int8 import is_quantized, quantize_convolution_outputs, use_uint8
 from streamer.models.graph.layout import Layout, read_layout
@@ -29,11 +32,14 @@ from streamer.models.graph.names import Names
 from streamer.models.graph.openvino import read_ir
 from streamer.models.graph.outputs import join_outputs
 from streamer.models.graph.qoperator import use_pairs
+from streamer.models.graph.recognise import recognised
 from streamer.models.graph.shapes import shapes_of
 from streamer.models.spec import METADATA_PREFIX, ModelSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+log = logging.getLogger(__name__)
 
 _FRAMES = "frames"
 _IMPORT = "python -m calibration import {path} -o {stem}.onnx makes an ONNX file of it"
@@ -61,7 +67,7 @@ class FileForm:
     """
 
     image: ImageForm
-    layout: Layout
+    layout: Layout | Finished
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +147,10 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
     Args:
         path: the file.
         spec: describes a foreign file; None takes the description from the file's own metadata, or that of an IR from
-            a file of its name that ends in .yaml, .yml or .json.
+            a file of its name that ends in .yaml, .yml or .json, or recognises the family by the graph.
 
     Raises:
-        ModelError: if it can't be read, is of another form, isn't a NanoDet, or doesn't fit its description.
+        ModelError: if it can't be read, is of another form or of no known family, or doesn't fit its description.
         ConfigError: if the description beside it is wrong.
     """
     proto, digest = read_graph(path)
@@ -155,12 +161,18 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
         try:
             spec = ModelSpec.from_metadata(metadata)
         except ModelError as error:
-            raise ModelError(f"{str(path)!r}: {error}; a NanoDet from elsewhere needs --model-config") from error
+            spec = None if is_described(proto) else recognised(proto, path.stem)
+            if spec is None:
+                raise ModelError(
+                    f"{str(path)!r}: {error}; a model from elsewhere needs --model-config, with its family: (one of "
+                    f"{', '.join(FAMILIES)})"
+                ) from error
+            log.info("%s is taken for %s with COCO's labels", path.name, FAMILIES[spec.family].word)
     try:
         image, spec = fit_input(proto, spec)
         use_pairs(proto)
         shapes = shapes_of(proto, spec.input_size_wh)
-        layout = read_layout(proto, spec, shapes)
+        layout, spec = read_finished(proto, spec, shapes) or read_layout(proto, spec, shapes)
         join_outputs(proto, layout, spec)
     except ModelError as error:
         raise ModelError(f"{str(path)!r} {error}") from None

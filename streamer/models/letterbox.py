@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Scales a picture into the network's input, padded with black, or stretched.
+    """Scales a picture into the network's input, padded with one colour, or stretched.
 
     Upstream's `keep_ratio` (`nanodet/data/transform/warp.py`): True keeps the picture's shape and centres it, False
     fills the input. Others put it into the top left corner.
@@ -28,12 +28,14 @@ class Letterbox:
         input_wh: width and height of the network's input.
         resized_wh: size of the picture inside the input.
         offset_xy: left and top padding in input pixels.
+        pad_value: of the padding's pixels, 0 to 255.
     """
 
     source_wh: tuple[int, int]
     input_wh: tuple[int, int]
     resized_wh: tuple[int, int]
     offset_xy: tuple[int, int]
+    pad_value: int = 0
 
     @staticmethod
     @lru_cache(maxsize=256)
@@ -43,6 +45,7 @@ class Letterbox:
         keep_ratio: bool,
         padding: Literal["centre", "top-left"] = "centre",
         shown_wh: tuple[int, int] | None = None,
+        pad_value: int = 0,
     ) -> Letterbox:
         """Returns the transform for frames of one size.
 
@@ -52,6 +55,7 @@ class Letterbox:
             keep_ratio: whether the picture keeps its shape.
             padding: where it is then.
             shown_wh: the picture's true shape where pixels aren't square, as `Frame.shown_wh`; None is `source_wh`.
+            pad_value: of the padding's pixels.
 
         Raises:
             ValueError: if a size isn't positive.
@@ -59,17 +63,19 @@ class Letterbox:
         if min(*source_wh, *input_wh) < 1:
             raise ValueError(f"wanted positive sizes, got source {source_wh} and input {input_wh}")
         if not keep_ratio:
-            return Letterbox(source_wh, input_wh, input_wh, (0, 0))
+            return Letterbox(source_wh, input_wh, input_wh, (0, 0), pad_value)
         width, height = shown_wh or source_wh
         scale = min(input_wh[0] / width, input_wh[1] / height)
         resized = (max(1, round(width * scale)), max(1, round(height * scale)))
         offset = ((input_wh[0] - resized[0]) // 2, (input_wh[1] - resized[1]) // 2)
-        return Letterbox(source_wh, input_wh, resized, offset if padding == "centre" else (0, 0))
+        return Letterbox(source_wh, input_wh, resized, offset if padding == "centre" else (0, 0), pad_value)
 
     @staticmethod
     def for_model(frame: Frame, spec: ModelSpec) -> Letterbox:
         """Returns the transform for frames like `frame` into a model's input."""
-        return Letterbox.fit(frame.size_wh, spec.input_size_wh, spec.keep_ratio, spec.padding, frame.shown_wh)
+        return Letterbox.fit(
+            frame.size_wh, spec.input_size_wh, spec.keep_ratio, spec.padding, frame.shown_wh, spec.pad_value
+        )
 
     def apply(self, frame: Frame, out: npt.NDArray[np.uint8]) -> None:
         """Writes the frame into `out`, (input h, input w, 3) uint8 BGR, padding included.
@@ -83,10 +89,10 @@ class Letterbox:
                 f"got {frame.size_wh} and {out.shape}"
             )
         (x, y), (w, h) = self.offset_xy, self.resized_wh
-        out[:y] = 0
-        out[y + h :] = 0
-        out[y : y + h, :x] = 0
-        out[y : y + h, x + w :] = 0
+        out[:y] = self.pad_value
+        out[y + h :] = self.pad_value
+        out[y : y + h, :x] = self.pad_value
+        out[y : y + h, x + w :] = self.pad_value
         pixels = frame.host_pixels
         if isinstance(pixels, np.ndarray):
             resized = cv2.resize(pixels, (w, h), interpolation=cv2.INTER_LINEAR)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from streamer.common.errors import EngineError, ModelError
 from streamer.frames.detections import Detections
+from streamer.models.families import FAMILIES, boxes_of, scores_of
 from streamer.models.letterbox import Letterbox
 from streamer.models.spec import ModelSpec
 
@@ -24,8 +25,8 @@ NOT_FINITE = "gives numbers that aren't finite: get its file again, or use --pre
 class Postprocessor:
     """Decodes one model's output at fixed thresholds.
 
-    Scores are filtered first and only the survivors' distributions are decoded. A distance is the expectation of its
-    softmax distribution times the stride (Generalized Focal Loss, arXiv:2006.04388, section 3.2).
+    Scores are filtered first and only the survivors' boxes are decoded, as the model's family says
+    (`streamer.models.families`).
     """
 
     def __init__(
@@ -42,8 +43,8 @@ class Postprocessor:
         self.spec = spec
         self.conf = conf
         self.iou = iou
+        self._family = FAMILIES[spec.family]
         self._points = spec.anchor_points()
-        self._bins = np.arange(spec.reg_max + 1, dtype=np.float32)
         dropped = set(range(spec.num_classes)) - set(class_ids) if class_ids is not None else set()
         self._dropped = np.array(sorted(dropped), np.int64)
 
@@ -51,7 +52,8 @@ class Postprocessor:
         """Decodes one image.
 
         Args:
-            output: (N, classes + 4 (reg_max + 1)) float32, scores after sigmoid, then distributions as logits.
+            output: (N, channels) float32 as `ModelSpec` describes it; for NanoDet, scores after sigmoid, then
+                distributions as logits.
             letterbox: the transform that made the network's input.
 
         Returns:
@@ -62,43 +64,60 @@ class Postprocessor:
             ModelError: if `output` has another shape than the model's description says.
             EngineError: if `output` holds a number that isn't finite, wherever it stands.
         """
-        wanted = (len(self._points), self.spec.output_channels)
+        spec = self.spec
+        wanted = (spec.num_points or output.shape[0], spec.output_channels)
         if output.shape != wanted:
             raise ModelError(
-                f"the model {self.spec.name!r} does not fit its description: wanted a network output of {wanted}, got "
+                f"the model {spec.name!r} does not fit its description: wanted a network output of {wanted}, got "
                 f"{output.shape}; get the file again, or correct the description"
             )
         if not np.isfinite(output).all():
-            raise EngineError(f"the model {self.spec.name!r} {NOT_FINITE}")
-        scores = output[:, : self.spec.num_classes]
-        point_ids, class_ids = np.divmod(np.flatnonzero(scores > self.conf), self.spec.num_classes)
+            raise EngineError(f"the model {spec.name!r} {NOT_FINITE}")
+        row_ids, class_ids, best = self._candidates(output)
         if self._dropped.size:
             kept = ~np.isin(class_ids, self._dropped)
-            point_ids, class_ids = point_ids[kept], class_ids[kept]
-        if not point_ids.size:
+            row_ids, class_ids, best = row_ids[kept], class_ids[kept], best[kept]
+        if not row_ids.size:
             return Detections.empty()
-        best = scores[point_ids, class_ids]
         order = np.argsort(-best, kind="stable")[:MAX_CANDIDATES]
-        point_ids, class_ids, best = point_ids[order], class_ids[order], best[order]
+        row_ids, class_ids, best = row_ids[order], class_ids[order], best[order]
 
-        unique_ids, inverse = np.unique(point_ids, return_inverse=True)
-        boxes = self._boxes(output[unique_ids, self.spec.num_classes :], self._points[unique_ids])[inverse]
+        unique_ids, inverse = np.unique(row_ids, return_inverse=True)
+        points = self._points[unique_ids] if len(self._points) else np.empty((len(unique_ids), 0), np.float32)
+        boxes = boxes_of(output[unique_ids], points, spec)[inverse]
         shown = letterbox.to_source(boxes)  # a box in the padding has no area left here
         has_area = (shown[:, 2:] > shown[:, :2]).all(axis=1)
         shown, boxes, best, class_ids = shown[has_area], boxes[has_area], best[has_area], class_ids[has_area]
-        groups = np.zeros_like(class_ids) if self.spec.class_agnostic else class_ids
-        keep = nms(boxes, groups, self.iou, MAX_DETECTIONS, distance=self.spec.nms == "diou")
+        if spec.suppresses:
+            groups = np.zeros_like(class_ids) if spec.class_agnostic else class_ids
+            keep = nms(boxes, groups, self.iou, MAX_DETECTIONS, distance=spec.nms == "diou")
+        else:
+            keep = np.arange(min(len(best), MAX_DETECTIONS))
         return Detections(shown[keep], best[keep], class_ids[keep])
 
-    def _boxes(self, logits: npt.NDArray[np.float32], points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Returns boxes (M, 4) in input pixels, clipped to the input as upstream's `distance2bbox` does."""
-        logits = logits.reshape(-1, 4, self.spec.reg_max + 1)
-        weights = np.exp(logits - logits.max(axis=2, keepdims=True))
-        distances = (weights @ self._bins) / weights.sum(axis=2) * points[:, 2:3]
-        centres = points[:, :2]
-        boxes = np.concatenate([centres - distances[:, :2], centres + distances[:, 2:]], axis=1)
-        width, height = self.spec.input_size_wh
-        return np.clip(boxes, 0, np.array([width, height, width, height], np.float32)).astype(np.float32, copy=False)
+    def _candidates(
+        self, output: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Returns row, class and score of each pair above the threshold.
+
+        Raises:
+            ModelError: a finished detection is of a class that the description doesn't have.
+        """
+        spec = self.spec
+        if spec.output == "detections":
+            beyond = output[(output[:, 4] > self.conf) & (output[:, 5] >= spec.num_classes), 5]
+            if beyond.size:
+                raise ModelError(
+                    f"the model {spec.name!r} finds an object of class {beyond[0]:g}, and its description has "
+                    f"{spec.num_classes} labels: correct them"
+                )
+        scores = scores_of(output, spec)
+        if self._family.best_class:
+            row_ids = np.flatnonzero(scores.max(axis=1) > self.conf)
+            class_ids = scores[row_ids].argmax(axis=1)
+        else:
+            row_ids, class_ids = np.divmod(np.flatnonzero(scores > self.conf), spec.num_classes)
+        return row_ids, class_ids, scores[row_ids, class_ids]
 
 
 def nms(

@@ -1,4 +1,4 @@
-"""What a NanoDet model is, apart from its weights: all that preprocessing, decoding and rebuilding it need.
+"""What a model is, apart from its weights: all that preprocessing, decoding and rebuilding it need.
 
 A `ModelSpec` comes from a YAML file of ``configs/models`` or from the metadata of an exported ONNX file, and goes into
 the latter unchanged. Nothing here imports a network or an engine.
@@ -17,6 +17,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from streamer.common.errors import ConfigError, ModelError, nearest, short
 from streamer.common.yaml_file import read_mapping
+from streamer.models.description import completed
+from streamer.models.families import FAMILIES
 from streamer.models.network_spec import (
     SPECS_BY_TYPE,
     ActivationName,
@@ -29,13 +31,13 @@ from streamer.models.network_spec import (
 
 METADATA_PREFIX = "nanodet."
 METADATA_VERSION = 1
-_OPTIONS = ("channel_order", "scores", "order", "padding", "nms", "class_agnostic")
+_OPTIONS = ("channel_order", "scores", "order", "padding", "pad_value", "nms", "class_agnostic", "output", "queries")
 _VERSION_KEY = f"{METADATA_PREFIX}format_version"
-_COCO_LABELS = Path(__file__).parent.parent / "data" / "coco.txt"
 
 MIN_SIDE, MAX_SIDE = 32, 4096
 LONGEST_NAME = 200
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class ModelSpec(Frozen):
@@ -46,13 +48,13 @@ class ModelSpec(Frozen):
 
     Attributes:
         name: the network, such as ``nanodet-m``.
-        family: ``nanodet`` (v0: m and g) or ``nanodet-plus``.
+        family: of `streamer.models.families`, such as ``nanodet`` (v0: m and g) or ``nanodet-plus``.
         input_size_wh: network input (width, height) in pixels.
         keep_ratio: whether a frame keeps its aspect ratio (with black borders) or is stretched.
         mean_bgr: subtracted from the 0-255 pixel values, in B, G, R order whatever `channel_order` is.
         std_bgr: what they are then divided by.
-        strides: of the output levels, ascending, in pixels.
-        reg_max: a box side is a distribution over 0 ... reg_max strides.
+        strides: of the output levels, ascending, in pixels; none in a family without anchor points.
+        reg_max: a box side is a distribution over 0 ... reg_max strides; 0 in a family where it is a number.
         anchor_offset: an anchor point lies at (i + offset) * stride; 0.5 for NanoDet, 0 for NanoDet-Plus.
         activation: of every layer, unless a backbone has its own; LeakyReLU has slope 0.1. Any, without a `network`.
         labels: class names in output order.
@@ -62,18 +64,22 @@ class ModelSpec(Frozen):
         scores: whether the file's scores are ``logits`` or ``probabilities``, where its graph doesn't tell (``auto``).
         order: whether scores or boxes come first in its outputs, likewise.
         padding: where a picture that keeps its ratio lies in the input.
+        pad_value: of the pixels around it, 0 to 255.
         nms: overlap by which boxes are dropped: IoU, or DIoU, which is less by how far apart their centres are.
         class_agnostic: whether boxes drop those of other classes too.
+        output: what the file's outputs are: the network's raw ``heads``, ``boxes`` that are decoded, or ``detections``,
+            with the scores' threshold or NMS done; ``auto`` reads it from the graph.
+        queries: rows of the output where they aren't of anchor points; 0 where the file doesn't tell.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
-    family: Literal["nanodet", "nanodet-plus"]
+    family: Literal["nanodet", "nanodet-plus", "picodet", "yolox", "rtmdet", "d-fine", "deimv2"]
     input_size_wh: tuple[Side, Side]
     keep_ratio: bool
     mean_bgr: tuple[float, float, float]
     std_bgr: tuple[Scale, Scale, Scale]
-    strides: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    reg_max: PositiveInt
+    strides: tuple[PositiveInt, ...]
+    reg_max: Count
     anchor_offset: Annotated[float, Field(ge=0, le=1)]
     activation: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -83,8 +89,11 @@ class ModelSpec(Frozen):
     scores: Literal["auto", "logits", "probabilities"] = "auto"
     order: Literal["auto", "scores-first", "boxes-first"] = "auto"
     padding: Literal["centre", "top-left"] = "centre"
+    pad_value: Annotated[int, Field(ge=0, le=255)] = 0
     nms: Literal["iou", "diou"] = "iou"
     class_agnostic: bool = False
+    output: Literal["auto", "heads", "boxes", "detections"] = "auto"
+    queries: Count = 0
 
     @field_validator("keep_ratio", "class_agnostic", mode="before")
     @classmethod
@@ -113,6 +122,21 @@ class ModelSpec(Frozen):
         return labels
 
     @model_validator(mode="after")
+    def _family_fits(self) -> ModelSpec:
+        kind = FAMILIES[self.family]
+        if kind.bins != (self.reg_max > 0):
+            raise ValueError(
+                f"family {self.family} has a reg_max {'above' if kind.bins else 'of'} 0, got {self.reg_max}"
+            )
+        if kind.anchors != bool(self.strides):
+            raise ValueError(
+                f"family {self.family} has {'' if kind.anchors else 'no '}strides, got {list(self.strides)}"
+            )
+        if self.network is not None and not self.family.startswith("nanodet"):
+            raise ValueError(f"family {self.family} runs from ONNX files: it has no network to build")
+        return self
+
+    @model_validator(mode="after")
     def _network_fits(self) -> ModelSpec:
         if self.network is None:
             return self
@@ -135,13 +159,40 @@ class ModelSpec(Frozen):
         return len(self.labels)
 
     @property
+    def has_anchors(self) -> bool:
+        """Whether there is a row for each anchor point."""
+        return FAMILIES[self.family].anchors and self.output != "detections"
+
+    @property
+    def has_bins(self) -> bool:
+        """Whether a row's box is 4 (reg_max + 1) bins."""
+        return FAMILIES[self.family].bins and self.output in ("auto", "heads")
+
+    @property
+    def suppresses(self) -> bool:
+        """Whether overlapping boxes are to be dropped."""
+        return FAMILIES[self.family].suppresses and self.output != "detections"
+
+    @property
+    def score_channels(self) -> int:
+        """Values of a row that its scores are made of."""
+        return FAMILIES[self.family].objectness + self.num_classes
+
+    @property
+    def box_channels(self) -> int:
+        """Values of a row that its box is made of; with bins, reg_max + 1 for left, top, right and bottom each."""
+        return 4 * (self.reg_max + 1) if self.has_bins else 4
+
+    @property
     def output_channels(self) -> int:
-        """Values of an anchor point: class scores, then (reg_max + 1) bins for left, top, right and bottom."""
-        return self.num_classes + 4 * (self.reg_max + 1)
+        """Values of a row: scores, then the box; of a finished detection box, score and class."""
+        return 6 if self.output == "detections" else self.score_channels + self.box_channels
 
     @property
     def num_points(self) -> int:
-        """Number of anchor points N over all levels."""
+        """Number of rows N, which is that of the anchor points over all levels; 0 where it isn't known."""
+        if not self.has_anchors:
+            return self.queries
         return sum(columns * rows for columns, rows in self._grids_wh())
 
     def _grids_wh(self) -> list[tuple[int, int]]:
@@ -153,8 +204,10 @@ class ModelSpec(Frozen):
 
         Returns:
             (N, 3) float32 array of (x, y, stride) in input pixels: levels in the order of `strides`, each row by row;
-            x = (column + anchor_offset) * stride.
+            x = (column + anchor_offset) * stride. (N, 0) where rows aren't of anchor points.
         """
+        if not self.has_anchors:
+            return np.empty((self.num_points, 0), np.float32)
         levels = []
         for stride, (columns, rows) in zip(self.strides, self._grids_wh(), strict=True):
             y, x = np.mgrid[:rows, :columns].reshape(2, -1)
@@ -229,11 +282,16 @@ class ModelSpec(Frozen):
         Raises:
             ConfigError: the file can't be read, or a key or value in it is wrong.
         """
-        path = Path(path)
-        content = read_mapping(path)
-        if isinstance(content.get("labels"), str):
-            content["labels"] = _read_labels(content["labels"], path)
-        content = _of_values_0_to_255(content, path)
+        return cls.from_mapping(read_mapping(Path(path)), path)
+
+    @classmethod
+    def from_mapping(cls, content: dict[str, Any], path: Path | str) -> ModelSpec:
+        """Takes what `from_yaml` reads; `path` is the file that messages name.
+
+        Raises:
+            ConfigError: as `from_yaml`.
+        """
+        content = completed(content, Path(path))
         try:
             return cls.model_validate_json(json.dumps(content, default=str), strict=True)
         except ValidationError as error:
@@ -295,32 +353,6 @@ def spec_for(name: str) -> ModelSpec:
 
 def _nearest_model(name: str) -> str:
     return nearest(name, [f"{network}_{size}" for network in network_names() for size in (320, 416)])
-
-
-def _of_values_0_to_255(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns a description without its ``pixel_range``: mean and deviation are of pixel values 0 to 255."""
-    if "pixel_range" not in content:
-        return content
-    largest = content["pixel_range"]
-    if largest not in (1, 255) or isinstance(largest, bool):
-        raise ConfigError(f"{path}: pixel_range is 1 or 255, the largest pixel value, got {short(largest)}")
-    described = {key: value for key, value in content.items() if key != "pixel_range"}
-    for key in ("mean_bgr", "std_bgr"):
-        values = described.get(key)
-        if largest == 1 and isinstance(values, list):
-            described[key] = [255 * one if isinstance(one, (int, float)) else one for one in values]
-    return described
-
-
-def _read_labels(value: str, yaml_path: Path) -> list[str]:
-    if value != "coco" and not value.endswith(".txt"):
-        raise ConfigError(f"{yaml_path}: labels: 'coco', a list of names, or the path of a .txt file; got {value!r}")
-    path = _COCO_LABELS if value == "coco" else yaml_path.parent / value
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that can't be one
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(f"{yaml_path}: labels: can't read {str(path)!r}: {reason}") from None
 
 
 _MODELS_BY_PLACE: dict[str, type[BaseModel]] = {

@@ -76,7 +76,7 @@ __device__ inline void sample_bgr(const Picture& picture, int x, int y, float* b
 __device__ inline void store(float* at, float value) { *at = value; }
 __device__ inline void store(__half* at, float value) { *at = __float2half_rn(value); }
 
-// Strides are in elements: (image, channel, row, column). Padding is black.
+// Strides are in elements: (image, channel, row, column). `normalise` is three means, three factors and the padding.
 template <typename T>
 __device__ inline void letterbox(const Picture* pictures, T* input, int width, int height, long long image_stride,
                                  long long channel_stride, long long row_stride, long long column_stride,
@@ -86,7 +86,7 @@ __device__ inline void letterbox(const Picture* pictures, T* input, int width, i
     if (x >= width || y >= height) return;
     const Picture& picture = pictures[blockIdx.z];
     int inner_x = x - picture.offset_x, inner_y = y - picture.offset_y;
-    float bgr[3] = {0.0f, 0.0f, 0.0f};
+    float bgr[3] = {normalise[6], normalise[6], normalise[6]};
     if (inner_x >= 0 && inner_x < picture.resized_width && inner_y >= 0 && inner_y < picture.resized_height)
         sample_bgr(picture, inner_x, inner_y, bgr);
     T* pixel = input + blockIdx.z * image_stride + y * row_stride + x * column_stride;

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from streamer.common.errors import ConfigError, ModelError
+from streamer.models.families import FAMILIES
 from streamer.models.graph.names import Names
 from streamer.models.graph.shapes import dimensions
 
@@ -33,6 +35,7 @@ class ImageForm:
         is_half: whether they are float16, rather than float32.
         channels_last: whether they are (batch, H, W, 3), rather than (batch, 3, H, W).
         is_rgb: whether red is the first channel.
+        sizes: further inputs by name, which tell the graph of the picture's size, and what they are given.
     """
 
     name: str
@@ -40,6 +43,7 @@ class ImageForm:
     is_half: bool
     channels_last: bool
     is_rgb: bool
+    sizes: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def of(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
         """Returns one normalised picture (1, 3, H, W), BGR, as the file takes it, repeated to fill its batch."""
@@ -53,7 +57,8 @@ class ImageForm:
 def fit_input(proto: ModelProto, spec: ModelSpec) -> tuple[ImageForm, ModelSpec]:
     """Makes a graph take one input (batch, 3, H, W), float32 BGR, in place.
 
-    Constants that the file lists among its inputs are no inputs. A float16 input gets a cast, one with the channels
+    Constants that the file lists among its inputs are no inputs; one that tells the size of the picture becomes a
+    constant. A float16 input gets a cast, one with the channels
     last a transposition, one of RGB an exchange of channels, and a batch that the file fixes becomes 1.
 
     Returns:
@@ -65,6 +70,8 @@ def fit_input(proto: ModelProto, spec: ModelSpec) -> tuple[ImageForm, ModelSpec]
     graph = proto.graph
     constants = {constant.name for constant in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
+    further = [value for value in inputs if len(inputs) > 1 and _tells_size(value)]
+    inputs = [value for value in inputs if value not in further]
     shape = dimensions(inputs[0]) if len(inputs) == 1 else ()
     if len(inputs) == 1 and not inputs[0].type.tensor_type.HasField("shape"):
         shape = (0, 0, 0, 0)
@@ -73,26 +80,51 @@ def fit_input(proto: ModelProto, spec: ModelSpec) -> tuple[ImageForm, ModelSpec]
         shape = (shape[0], shape[3], shape[1], shape[2])
     if len(shape) != 4 or shape[1] not in (0, 3) or inputs[0].type.tensor_type.elem_type not in _KINDS:
         found = ", ".join(f"{value.name} {list(dimensions(value))}" for value in inputs) or "none"
-        raise ModelError(f"is not a NanoDet: wanted one float32 or float16 input (batch, 3, H, W), found {found}")
+        word = FAMILIES[spec.family].word
+        raise ModelError(f"is not a {word}: wanted one float32 or float16 input (batch, 3, H, W), found {found}")
     image = inputs[0]
     height, width = shape[2:]
     if height and width:
         try:
             spec = spec.with_input_size((width, height))
         except ConfigError as error:
-            raise ModelError(f"is not a NanoDet: {error}") from None
+            raise ModelError(f"is not a {FAMILIES[spec.family].word}: {error}") from None
     if shape[0] > 1:
         _unfix_batch(proto, image, shape[0])
     batch = image.type.tensor_type.shape.dim[0].dim_param if image.type.tensor_type.HasField("shape") else ""
     size = [1 if shape[0] else batch or "batch", 3, height or "height", width or "width"]
     is_half = image.type.tensor_type.elem_type == TensorProto.FLOAT16
     value = helper.make_tensor_value_info(image.name, TensorProto.FLOAT, size)
-    form = ImageForm(image.name, shape[0], is_half, channels_last, spec.channel_order == "RGB")
+    sizes = {value.name: _size(value, spec.input_size_wh) for value in further}
+    graph.initializer.extend(numpy_helper.from_array(given, name) for name, given in sizes.items())
+    form = ImageForm(image.name, shape[0], is_half, channels_last, spec.channel_order == "RGB", sizes)
     if form.is_half or form.channels_last or form.is_rgb:
         value.name = _adapt(proto, form)
     del graph.input[:]
     graph.input.append(value)
     return form, spec
+
+
+def _tells_size(value: ValueInfoProto) -> bool:
+    """Whether an input is two numbers a picture, its size or scale, as exports with decoded boxes take."""
+    shape = dimensions(value)
+    return len(shape) == 2 and shape[1] == 2 and (_is_integer(value) or value.name in ("scale_factor", "im_shape"))
+
+
+def _is_integer(value: ValueInfoProto) -> bool:
+    return value.type.tensor_type.elem_type in (TensorProto.INT64, TensorProto.INT32)
+
+
+def _size(value: ValueInfoProto, size_wh: tuple[int, int]) -> npt.NDArray[Any]:
+    """Returns what makes a graph give its boxes in pixels of its own input.
+
+    D-FINE and DEIMv2 take width and height (``orig_target_sizes``), PaddleDetection's exports a scale and, some, height
+    and width.
+    """
+    if _is_integer(value):
+        kind = np.int64 if value.type.tensor_type.elem_type == TensorProto.INT64 else np.int32
+        return np.array([size_wh], kind)
+    return np.array([(1, 1) if value.name == "scale_factor" else size_wh[::-1]], np.float32)
 
 
 def _adapt(proto: ModelProto, form: ImageForm) -> str:

@@ -1,14 +1,14 @@
-"""How a NanoDet's outputs say scores and boxes: recognised once, then brought into one form, in the graph or in NumPy.
+"""How a model's outputs say scores and boxes: recognised once, then brought into one form, in the graph or in NumPy.
 
-The one form is (batch, points, classes + 4 (reg_max + 1)): points of all strides in order, scores after sigmoid, then
-the distributions of the distances as logits. Files have it in one output, in two, or in one or two for each stride;
-with channels first or last; with or without a batch dimension; boxes first or scores first; distances as logits, as
-probabilities, or integrated (four numbers, in strides).
+The one form is (batch, points, channels): points of all strides in order, scores after sigmoid, then for a NanoDet the
+distributions of the distances as logits, for other families what their boxes are decoded from. Files have it in one
+output, in two, or in one or two for each stride; with channels first or last; with or without a batch dimension; boxes
+first or scores first; a NanoDet's distances as logits, as probabilities, or integrated (four numbers, in strides).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.common.errors import ModelError
+from streamer.models.families import FAMILIES
+from streamer.models.families.base import Outputs
 from streamer.models.graph.trace import Activation, ActivationTracer
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from streamer.models.graph.shapes import Shape
     from streamer.models.spec import ModelSpec
 
-BoxForm = Literal["logits", "probabilities", "distances"]
+BoxForm = Literal["logits", "probabilities", "distances", "plain"]
 LEAST_PROBABILITY = 1e-6
 _BOX_WORDS = ("dis", "reg", "box", "bbox", "loc")
 _SCORE_WORDS = ("cls", "class", "score", "conf", "prob")
@@ -88,7 +90,7 @@ class Layout:
         (level, *others) = self.levels
         scores, boxes = level.scores, level.boxes
         whole = scores.name == boxes.name and scores.batched and scores.last and scores.rank == 3
-        return not others and whole and scores.start == 0 and level.activated and level.form == "logits"
+        return not others and whole and scores.start == 0 and level.activated and level.form in ("logits", "plain")
 
     def rows(self, outputs: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         """Returns the one form, (points, channels), of the first picture of the file's own outputs by name."""
@@ -101,19 +103,22 @@ class Layout:
             if level.form == "distances":
                 near = 1 - np.abs(np.clip(boxes, 0, self.reg_max)[:, :, None] - np.arange(self.reg_max + 1))
                 boxes = near.reshape(len(boxes), -1)
-            if level.form != "logits":
+            if level.form in ("probabilities", "distances"):
                 boxes = np.log(np.maximum(boxes, LEAST_PROBABILITY))
             levels.append(np.concatenate([scores, boxes], axis=1))
         return np.concatenate(levels).astype(np.float32)
 
 
-def read_layout(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape]) -> Layout:
+def read_layout(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape]) -> tuple[Layout, ModelSpec]:
     """Recognises how the outputs of a graph say scores and boxes.
 
     Args:
         proto: the graph.
         spec: what the model is said to be.
         shapes: of its tensors for one picture; see `shapes_of`.
+
+    Returns:
+        Where all lies, and `spec` with what the graph tells of its output.
 
     Raises:
         ModelError: the outputs don't fit the description, or don't tell scores from boxes; the message goes behind the
@@ -122,17 +127,16 @@ def read_layout(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape])
     names = [value.name for value in proto.graph.output]
     strides = len(spec.strides)
     reader = _Reader(spec, {name: shapes.get(name, ()) for name in names}, ActivationTracer(proto, shapes))
-    bins = 4 * (spec.reg_max + 1)
+    bins = spec.box_channels
     if len(names) not in (1, 2, strides, 2 * strides):
-        raise ModelError(
-            f"is not a NanoDet: wanted one output or {2 * strides} (two for each stride), found {', '.join(names)}"
-        )
-    whole = [(spec.num_points,)]
-    for channels in (bins, 4):
-        for grids in (whole, reader.grids):
-            levels = reader.levels(grids, channels) if len(names) in (len(grids), 2 * len(grids)) else None
-            if levels is not None:
-                return Layout(tuple(levels), spec.reg_max)
+        counts = f"one output or {2 * strides} (two for each stride)" if strides else "one output or two"
+        raise ModelError(f"is not a {FAMILIES[spec.family].word}: wanted {counts}, found {', '.join(names)}")
+    for per_stride, kind in _outputs_to_try(proto, spec):
+        grids = reader.grids if per_stride else [(spec.num_points,)]
+        channels = 4 * (spec.reg_max + 1) if kind == "heads" and FAMILIES[spec.family].bins else 4
+        levels = reader.levels(grids, channels) if len(names) in (len(grids), 2 * len(grids)) else None
+        if levels is not None:
+            return Layout(tuple(levels), spec.reg_max), _described(spec, kind, shapes.get(levels[0].boxes.name, ()))
     if len(names) == 1:
         found = list(shapes.get(names[0], ()))
         raise ModelError(
@@ -148,6 +152,26 @@ def read_layout(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape])
     )
 
 
+def _outputs_to_try(proto: ModelProto, spec: ModelSpec) -> Iterator[Outputs]:
+    """Yields the ways in which a file of this family may say rows, but for those that its description excludes."""
+    family = FAMILIES[spec.family]
+    decodes = any(node.op_type == family.decoding_op for node in proto.graph.node)
+    for outputs in family.outputs:
+        if spec.output != "auto":
+            if spec.output == ("boxes" if outputs.kind == "boxes" else "heads"):
+                yield outputs
+        elif not family.decoding_op or outputs.per_stride or decodes == (outputs.kind == "boxes"):
+            yield outputs
+
+
+def _described(spec: ModelSpec, kind: str, shape: Shape) -> ModelSpec:
+    """Returns a description with what a graph tells of its output; `shape` is that of one with boxes."""
+    family = FAMILIES[spec.family]
+    output = "boxes" if kind == "boxes" else "auto" if family.bins else "heads"
+    queries = 0 if family.anchors or len(shape) < 2 else shape[-2]
+    return spec.model_copy(update={"output": output, "queries": queries})
+
+
 class _Reader:
     """Matches outputs with what a description wants."""
 
@@ -160,7 +184,7 @@ class _Reader:
 
     def levels(self, grids: Sequence[Shape], box_channels: int) -> list[Level] | None:
         """Returns a level for each grid, or None where the outputs aren't such."""
-        classes = self._spec.num_classes
+        classes = self._spec.score_channels
         joint = len(self._shapes) == len(grids)
         for batched, last in ((True, True), (True, False), (False, True), (False, False)):
             if joint:
@@ -191,7 +215,7 @@ class _Reader:
     def _pairs(
         self, grids: Sequence[Shape], box_channels: int, scores_form: tuple[bool, bool], boxes_form: tuple[bool, bool]
     ) -> list[Level] | None:
-        classes = self._spec.num_classes
+        classes = self._spec.score_channels
         scores = self._matching(grids, classes, *scores_form)
         boxes = None if scores is None else self._matching(grids, box_channels, *boxes_form, without=scores)
         if scores is None or boxes is None:
@@ -234,7 +258,7 @@ class _Reader:
         return words[0] > words[1]
 
     def _joint(self, name: str, box_channels: int, batched: bool, last: bool) -> Level:
-        classes = self._spec.num_classes
+        classes = self._spec.score_channels
         total = classes + box_channels
         whole = self._channels(name, batched, last)
         kinds = self._activations(whole) or [Activation.NONE] * total
@@ -273,7 +297,9 @@ class _Reader:
         said = self._spec.scores
         activated = Activation.NONE not in of_scores and bool(of_scores) if said == "auto" else said == "probabilities"
         form: BoxForm = "probabilities" if of_boxes == {Activation.SOFTMAX} else "logits"
-        return Level(scores, boxes, activated, "distances" if boxes.stop - boxes.start == 4 else form)
+        if boxes.stop - boxes.start == 4:
+            form = "distances" if self._spec.family.startswith("nanodet") else "plain"
+        return Level(scores, boxes, activated, form)
 
     def _hides_sigmoid(self, channels: Channels) -> bool:
         """Whether scores are behind a sigmoid that unknown shapes are in front of."""
@@ -298,5 +324,5 @@ def _has_form(shape: Shape, grid: Shape, channels: int, batched: bool, last: boo
     if len(shape) not in (2, 3):
         return False
     spatial, found = (shape[:-1], shape[-1]) if last else (shape[1:], shape[0])
-    unknown = len(grid) == 1 and spatial == (0,)
+    unknown = len(grid) == len(spatial) == 1 and 0 in (*grid, *spatial)
     return (unknown or spatial in (grid, (prod(grid),))) and found == channels

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from streamer.models.graph.finished import Finished
 from streamer.models.graph.layout import LEAST_PROBABILITY, Channels, Layout, Level
 from streamer.models.graph.names import Names, opset_of
 
@@ -19,20 +20,24 @@ OUTPUT = "output"
 _SIZES_ARE_INPUT_OPSET = 13
 
 
-def join_outputs(proto: ModelProto, layout: Layout, spec: ModelSpec) -> None:
-    """Makes a graph end in one float32 output (batch, points, classes + 4 (reg_max + 1)), in place.
+def join_outputs(proto: ModelProto, layout: Layout | Finished, spec: ModelSpec) -> None:
+    """Makes a graph end in one float32 output (batch, rows, channels), in place.
 
     Args:
         proto: the graph.
-        layout: of its outputs; see `read_layout`.
+        layout: of its outputs; see `read_layout` and `read_finished`.
         spec: what the model is.
     """
+    if isinstance(layout, Finished):
+        if not layout.is_plain:
+            layout.join(proto, OUTPUT)
+        return
     halves = {value.name for value in proto.graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
     if not layout.is_plain or halves:
         _Writer(proto, halves, layout.reg_max).write(layout)
     name = proto.graph.output[0].name
     if not proto.graph.output[0].type.tensor_type.HasField("shape"):
-        size: list[str | int | None] = ["batch", spec.num_points, spec.output_channels]
+        size: list[str | int | None] = ["batch", spec.num_points or "rows", spec.output_channels]
         proto.graph.output[0].CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, size))
 
 
@@ -57,7 +62,7 @@ class _Writer:
             scores = self._add("Sigmoid", [scores], f"{scores}.sigmoid")
         if level.form == "distances":
             boxes = self._distribution(boxes)
-        if level.form != "logits":
+        if level.form in ("probabilities", "distances"):
             least = self._constant(np.array(LEAST_PROBABILITY, np.float32), "least_probability")
             boxes = self._add("Log", [self._add("Max", [boxes, least], f"{boxes}.limited")], f"{boxes}.logits")
         return self._add("Concat", [scores, boxes], OUTPUT, axis=2)

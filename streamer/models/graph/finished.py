@@ -1,0 +1,112 @@
+"""Outputs that are finished detections: threshold or NMS was done in the graph.
+
+The one form is (batch, K, 6): box (xyxy in input pixels), score, class. Files have it as ``dets`` (K, 5) and ``labels``
+(MMDeploy: RTMDet, YOLOX), as ``labels``, ``boxes`` and ``scores`` (D-FINE, DEIMv2), or as rows of class, score and box
+(PaddleDetection: PicoDet). K is often known only when the graph has run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper, numpy_helper
+
+from streamer.models.graph.names import Names
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from streamer.models.graph.shapes import Shape
+    from streamer.models.spec import ModelSpec
+
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Where finished detections lie.
+
+    Attributes:
+        parts: outputs with box, score and class, in this order; one output may hold several of them.
+        order: of the columns, where it is one output.
+    """
+
+    parts: tuple[str, ...]
+    order: Literal["box-first", "class-first"] = "box-first"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file has the one form already."""
+        return len(self.parts) == 1 and self.order == "box-first"
+
+    def rows(self, outputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        """Returns the one form, (K, 6), of the first picture of the file's own outputs by name."""
+        widths = {1: (6,), 2: (5, 1), 3: (4, 1, 1)}[len(self.parts)]
+        first = [
+            np.asarray(outputs[name], np.float32).reshape(-1, width)
+            for name, width in zip(self.parts, widths, strict=True)
+        ]
+        rows = np.concatenate(first, axis=1)
+        return rows if self.order == "box-first" else rows[:, [2, 3, 4, 5, 1, 0]]
+
+    def join(self, proto: ModelProto, output: str) -> None:
+        """Makes a graph end in the one form, in place."""
+        graph = proto.graph
+        names = Names(proto)
+
+        def add(kind: str, inputs: list[str], **attributes: Any) -> str:
+            name = names.fresh(f"{output}.{kind}")
+            graph.node.append(helper.make_node(kind, inputs, [name], **attributes))
+            return name
+
+        def constant(values: list[int]) -> str:
+            name = names.fresh(f"{output}.constant")
+            graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+            return name
+
+        widths = {1: (6,), 2: (5, 1), 3: (4, 1, 1)}[len(self.parts)]
+        columns = [
+            add("Cast", [add("Reshape", [name, constant([1, -1, width])])], to=TensorProto.FLOAT)
+            for name, width in zip(self.parts, widths, strict=True)
+        ]
+        whole = add("Concat", columns, axis=2) if len(columns) > 1 else columns[0]
+        if self.order == "class-first":
+            whole = add("Gather", [whole, constant([2, 3, 4, 5, 1, 0])], axis=2)
+        del graph.output[:]
+        graph.output.append(helper.make_tensor_value_info(whole, TensorProto.FLOAT, [1, "detections", 6]))
+
+
+def read_finished(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape]) -> tuple[Finished, ModelSpec] | None:
+    """Recognises outputs that are finished detections; None where they aren't.
+
+    Args:
+        proto: the graph.
+        spec: what the model is said to be.
+        shapes: of its tensors for one picture; see `shapes_of`.
+    """
+    if spec.output not in ("auto", "detections"):
+        return None
+    integers = [value.name for value in proto.graph.output if value.type.tensor_type.elem_type in _INTEGERS]
+    floats = [value.name for value in proto.graph.output if value.name not in integers]
+    last = {name: shapes[name][-1] if shapes.get(name) else 0 for name in floats}
+    found = None
+    if len(floats) == 1 and last[floats[0]] == 5 and len(integers) == 1:
+        found = Finished((floats[0], integers[0]))
+    elif len(floats) == 2 and integers:
+        labels = next((name for name in integers if "num" not in name.lower()), integers[0])
+        boxes = [name for name in floats if len(shapes.get(name, ())) == 3] or [n for n in floats if last[n] == 4]
+        if len(boxes) == 1:
+            (scores,) = (name for name in floats if name != boxes[0])
+            found = Finished((boxes[0], scores, labels))
+    elif len(floats) == 1 and last[floats[0]] == 6 and (spec.output == "detections" or spec.family == "picodet"):
+        is_paddle = spec.family == "picodet" and len(shapes[floats[0]]) == 2
+        found = Finished((floats[0],), "class-first" if is_paddle else "box-first")
+    if found is None:
+        return None
+    shape = shapes.get(found.parts[0], ())
+    queries = shape[-2] if len(shape) > 1 else 0
+    return found, spec.model_copy(update={"output": "detections", "queries": queries})

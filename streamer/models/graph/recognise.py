@@ -1,0 +1,50 @@
+"""Which family a file without description is of, where its graph alone tells.
+
+What a graph never tells, such as the order and range of colours, is then as in the family's published models. A NanoDet
+isn't recognised: its graph doesn't tell where its anchor points lie, nor whether pictures keep their shape.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamer.models.graph.shapes import dimensions
+from streamer.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_CLASSES = 80
+_PADDLE = "Paddle"
+
+
+def recognised(proto: ModelProto, name: str) -> ModelSpec | None:
+    """Returns a description with COCO's labels, or None where the graph alone doesn't tell the family.
+
+    Args:
+        proto: the graph.
+        name: for the model.
+    """
+    family = _family(proto)
+    return None if family is None else ModelSpec.from_mapping({"name": name, "family": family, "labels": "coco"}, name)
+
+
+def _family(proto: ModelProto) -> str | None:
+    constants = {constant.name for constant in proto.graph.initializer}
+    inputs = {value.name: dimensions(value) for value in proto.graph.input if value.name not in constants}
+    outputs = {value.name: dimensions(value) for value in proto.graph.output}
+    last = sorted(shape[-1] if shape else 0 for shape in outputs.values())
+    operators = {node.op_type for node in proto.graph.node}
+    if set(outputs) == {"labels", "boxes", "scores"} and "orig_target_sizes" in inputs:
+        return "d-fine"
+    if last == [4, _CLASSES] and "TopK" in operators:  # which picks the queries
+        return "d-fine"
+    if last == [32] * 4 + [_CLASSES] * 4 and _PADDLE in {opset.domain for opset in proto.opset_import}:
+        return "picodet"
+    if last == [5 + _CLASSES] and len(inputs) == 1:
+        (image,), (output,) = inputs.values(), outputs.values()
+        points = (
+            sum(-(-image[2] // stride) * -(-image[3] // stride) for stride in (8, 16, 32)) if len(image) == 4 else 0
+        )
+        return "yolox" if len(output) == 3 and output[1] == points > 0 else None
+    return None
