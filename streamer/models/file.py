@@ -176,7 +176,8 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
         join_outputs(proto, layout, spec)
     except ModelError as error:
         raise ModelError(f"{str(path)!r} {error}") from None
-    spec = spec.model_copy(update={"channel_order": "BGR", "scores": "auto", "order": "auto"})
+    known = ("auto", "auto") if spec.has_bins else ("probabilities", "scores-first")
+    spec = spec.model_copy(update={"channel_order": "BGR", "scores": known[0], "order": known[1]})
     return ModelFile(path, digest, spec, proto, FileForm(image, layout))
 
 

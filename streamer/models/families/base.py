@@ -32,7 +32,13 @@ class Outputs(NamedTuple):
 
 def corners(values: Values, points: Values, spec: ModelSpec) -> Values:
     """Takes boxes that are xyxy in input pixels already."""
-    return values
+    return clipped(values, spec)
+
+
+def clipped(boxes: Values, spec: ModelSpec) -> Values:
+    """Returns boxes (M, 4) within the input: what is beyond would count in an overlap."""
+    width, height = spec.input_size_wh
+    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32)).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

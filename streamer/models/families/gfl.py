@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamer.models.families.base import Family, Outputs, Values
+from streamer.models.families.base import Family, Outputs, Values, clipped
 
 if TYPE_CHECKING:
     from streamer.models.spec import ModelSpec
@@ -23,8 +23,7 @@ def boxes(logits: Values, points: Values, spec: ModelSpec) -> Values:
     distances = (weights @ bins) / weights.sum(axis=2) * points[:, 2:3]
     centres = points[:, :2]
     found = np.concatenate([centres - distances[:, :2], centres + distances[:, 2:]], axis=1)
-    width, height = spec.input_size_wh
-    return np.clip(found, 0, np.array([width, height, width, height], np.float32)).astype(np.float32, copy=False)
+    return clipped(found, spec)
 
 
 _HEADS = (Outputs(False, "heads"), Outputs(True, "heads"))

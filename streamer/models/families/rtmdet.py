@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamer.models.families.base import Family, Outputs, Values
+from streamer.models.families.base import Family, Outputs, Values, clipped
 
 if TYPE_CHECKING:
     from streamer.models.spec import ModelSpec
 
 
 def boxes(distances: Values, points: Values, spec: ModelSpec) -> Values:
-    """Decodes (M, 4) of left, top, right, bottom."""
+    """Decodes (M, 4) of left, top, right, bottom; the boxes are clipped to the input, as upstream does."""
     centres = points[:, :2]
-    return np.concatenate([centres - distances[:, :2], centres + distances[:, 2:]], axis=1)
+    return clipped(np.concatenate([centres - distances[:, :2], centres + distances[:, 2:]], axis=1), spec)
 
 
 RTMDET = Family(

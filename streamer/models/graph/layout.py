@@ -271,6 +271,8 @@ class _Reader:
                 for scores, boxes in (scores_first, boxes_first)
                 if set(kinds[scores]) == {Activation.SIGMOID} and Activation.SIGMOID not in kinds[boxes]
             ]
+            if not orders and self._spec.order != "auto" and set(kinds) == {Activation.SIGMOID}:
+                orders = [scores_first if self._spec.order == "scores-first" else boxes_first]
             if not orders:
                 raise ModelError(
                     f"has a Sigmoid before channels of {name!r} that are neither the {classes} scores nor all of them; "
