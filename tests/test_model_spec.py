@@ -119,7 +119,7 @@ def test_configs_are_found_in_a_checkout_and_in_an_installed_package(
 ) -> None:
     package = tmp_path / "streamer"
     (tmp_path / "configs").mkdir()
-    monkeypatch.setattr("streamer.models.spec.__file__", str(package / "model_spec.py"))
+    monkeypatch.setattr("streamer.models.spec.__file__", str(package / "models" / "spec.py"))
     assert configs_dir() == tmp_path / "configs"
     (package / "configs").mkdir(parents=True)
     assert configs_dir() == package / "configs"

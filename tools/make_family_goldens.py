@@ -23,7 +23,8 @@ GOLDENS = Path(__file__).parent.parent / "tests" / "data" / "families.json"
 def main() -> None:
     """Makes every case and writes the file."""
     made = {case: _case(case) for case in CASES}
-    GOLDENS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    lines = ",\n".join(f"{json.dumps(case)}: {json.dumps(golden)}" for case, golden in made.items())
+    GOLDENS.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def _case(case: str) -> dict[str, Any]:
