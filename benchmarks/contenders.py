@@ -75,10 +75,11 @@ class Streamer(Contender):
     def run(self, clip: Path, output: Path) -> int:
         from streamer.app.config import StreamConfig
         from streamer.app.run import run
+        from streamer.sources.spec import SourceSpec
 
         report = run(
             StreamConfig(
-                source=(str(clip),),
+                source=(SourceSpec.parse(str(clip)),),
                 output=(str(output),),
                 model=self._model,
                 device="cpu",

@@ -23,7 +23,7 @@ from streamer.models.file import load_model
 from streamer.models.zoo import resolve_model
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sinks import open_sink
-from streamer.sources import SourceOptions, open_source
+from streamer.sources import SourceOptions, SourceSpec, open_source
 from streamer.sources.workers import DecoderPool
 
 WANTED_SHARE = 0.9
@@ -78,12 +78,16 @@ def pipeline_rate(clip: Path, detector: CudaDetector, folder: Path, sources: int
     """
     options = SourceOptions(gpu=0, gpu_only=True)
     with DecoderPool(processes) if processes else nullcontext() as decoding:
-        open_one = partial(open_source, wait=False) if decoding is None else decoding.open
+        open_one = (
+            partial(open_source, options=options, wait=False)
+            if decoding is None
+            else partial(decoding.open, options=options)
+        )
         for number in range(processes):
-            with open_one(str(clip), name=f"warm{number}", options=options) as warm:
+            with open_one(SourceSpec.parse(str(clip), name=f"warm{number}")) as warm:
                 warm.wait_ready()
         began_s = time.perf_counter()
-        opened = [open_one(str(clip), name=f"nvdec{number}", options=options) for number in range(sources)]
+        opened = [open_one(SourceSpec.parse(str(clip), name=f"nvdec{number}")) for number in range(sources)]
         plans = []
         for number, source in enumerate(opened):
             source.wait_ready()

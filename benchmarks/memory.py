@@ -56,6 +56,7 @@ def watch(model: str, clip: Path, output: Path, frames: int) -> dict[int, int]:
     """
     from streamer.app.config import StreamConfig
     from streamer.app.run import run
+    from streamer.sources.spec import SourceSpec
 
     samples: dict[int, int] = {}
 
@@ -66,7 +67,7 @@ def watch(model: str, clip: Path, output: Path, frames: int) -> dict[int, int]:
 
     run(
         StreamConfig(
-            source=(str(clip),),
+            source=(SourceSpec.parse(str(clip)),),
             output=(str(output),),
             model=model,
             device="cpu",

@@ -10,7 +10,7 @@ from calibration.labels import ClassNames, Sample, read_coco, read_voc, read_yol
 from streamer.common.errors import ConfigError, SourceError
 from streamer.frames.frame import Frame
 from streamer.sources.image_decoding import read_image
-from streamer.sources.uri import READ_SUFFIXES
+from streamer.sources.spec import READ_SUFFIXES
 
 MAX_UNREADABLE = 0.05
 _LABEL_SUFFIXES = (".txt", ".xml")

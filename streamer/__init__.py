@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from streamer.sources import Source as Source
     from streamer.sources import SourceInfo as SourceInfo
     from streamer.sources import SourceOptions as SourceOptions
+    from streamer.sources import SourceSpec as SourceSpec
     from streamer.sources import open_source as open_source
 
 __version__ = "0.1.0"
@@ -55,6 +56,7 @@ _PUBLIC = {
     "SourceError": "streamer.common.errors",
     "SourceInfo": "streamer.sources",
     "SourceOptions": "streamer.sources",
+    "SourceSpec": "streamer.sources",
     "StreamSpec": "streamer.runtime.stream_spec",
     "StreamerError": "streamer.common.errors",
     "open_detector": "streamer.detector",

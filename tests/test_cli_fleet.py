@@ -16,6 +16,7 @@ import pytest
 from streamer.app.config import SourceOverrides, StreamConfig
 from streamer.app.stream_factory import StreamFactory
 from streamer.common.errors import ConfigError
+from streamer.sources.spec import SourceSpec
 from tests.fakes import wait_for
 from tests.media import write_clip
 from tests.rtsp_server import RtspServer
@@ -146,14 +147,16 @@ def test_batch_options_are_taken(tmp_path: Path, model: Path) -> None:  # noqa: 
 
 def test_a_source_whose_outputs_are_refused_is_in_nobodys_way(tmp_path: Path) -> None:
     clips = [write_clip(tmp_path / f"{name}.mp4", 2) for name in "abc"]
-    base = StreamConfig(source=(f"a={clips[0]}",), output=(str(tmp_path / "{source}.jsonl"),), decode="cpu")
+    base = StreamConfig(
+        source=(SourceSpec.parse(str(clips[0])),), output=(str(tmp_path / "{source}.jsonl"),), decode="cpu"
+    )
     opener = StreamFactory(base)
     with ExitStack() as stack:
         opener.plans(opener.sources(stack), ("thing",), stack)
         wrong = base.model_copy(update={"wishes": {"b": SourceOverrides(output=(str(tmp_path / "a.jsonl"),))}})
         with pytest.raises(ConfigError, match="two outputs are"):
-            opener.open_stream(wrong, f"b={clips[1]}")
-        plan = opener.open_stream(wrong, f"c={clips[2]}")
+            opener.open_stream(wrong, SourceSpec.parse(str(clips[1])))
+        plan = opener.open_stream(wrong, SourceSpec.parse(str(clips[2])))
         assert [name for name, _ in plan.sinks] == [str(tmp_path / "c.jsonl")]
         for opened in (plan.source, plan.sinks[0][1]):
             opened.close()

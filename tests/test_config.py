@@ -13,6 +13,7 @@ from streamer.app.config import SourceOverrides, StreamConfig, read_config
 from streamer.common.errors import ConfigError
 from streamer.models.spec import configs_dir
 from streamer.sinks.options import Retention
+from streamer.sources.spec import SourceSpec
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -23,7 +24,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_defaults() -> None:
     config = read_config(None, {})
-    assert config.source == ("sample",)
+    assert config.source == (SourceSpec.parse("sample"),)
     assert config.output == ()
     assert config.model == "nanodet-g_416"
 
@@ -45,7 +46,7 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tuple[str, ...]) -> None:
-    assert read_config(written(tmp_path, text), {}).source == wanted
+    assert read_config(written(tmp_path, text), {}).source == tuple(map(SourceSpec.parse_named, wanted))
 
 
 @pytest.mark.parametrize(
@@ -166,14 +167,14 @@ def test_a_long_word_that_is_repeated_is_not_written_out(tmp_path: Path) -> None
 def test_anchors_are_taken(tmp_path: Path) -> None:
     text = "source:\n  door: &camera {uri: '0', max_fps: 5}\n  yard: {<<: *camera, uri: '1'}\n"
     config = read_config(written(tmp_path, text), {})
-    assert config.source == ("door=0", "yard=1")
+    assert [(spec.name, str(spec)) for spec in config.source] == [("door", "0"), ("yard", "1")]
     assert config.wishes_of("yard").max_fps == 5
 
 
 def test_words_that_yaml_would_make_something_else_of_stay_words(tmp_path: Path) -> None:
     text = "source: {no: a.mp4, on: b.mp4, 12: 12:30, 007: 2024-01-01}\nclasses: [no, off]\noverlay: off\n"
     config = read_config(written(tmp_path, text), {})
-    assert config.source == ("no=a.mp4", "on=b.mp4", "12=12:30", "007=2024-01-01")
+    assert [f"{spec.name}={spec}" for spec in config.source] == ["no=a.mp4", "on=b.mp4", "12=12:30", "007=2024-01-01"]
     assert config.classes == ("no", "off")
     assert config.overlay is False
 
@@ -241,7 +242,7 @@ def test_packaged_stream_configs_are_valid(path: Path) -> None:
 def test_a_source_may_have_wishes_of_its_own(tmp_path: Path) -> None:
     text = "source: {door: {uri: rtsp://a/1, max_fps: 5, priority: 2}, yard: 0}\nmax_fps: 10\ndetect_every: 3\n"
     config = read_config(written(tmp_path, text), {})
-    assert config.source == ("door=rtsp://a/1", "yard=0")
+    assert [f"{spec.name}={spec}" for spec in config.source] == ["door=rtsp://a/1", "yard=0"]
     assert config.wishes_of("door") == SourceOverrides(max_fps=5, detect_every=3, priority=2, policy="auto")
     assert config.wishes_of("yard") == SourceOverrides(max_fps=10, detect_every=3, priority=0, policy="auto")
 

@@ -16,6 +16,7 @@ from streamer.frames.frame import Frame
 from streamer.frames.yuv import Yuv420
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.base import FrameConsumer, PushSource
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import DecoderPool, default_process_count
 from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 from tests.fakes import WAIT_S, wait_for
@@ -78,7 +79,7 @@ def both(_both: DecoderPool) -> Iterator[DecoderPool]:
 
 def opened(processes: DecoderPool, uri: Path | str, name: str = "a", options: SourceOptions = CPU) -> PushSource:
     """Opens a source and waits for its first frame."""
-    source = processes.open(str(uri), name=name, options=options)
+    source = processes.open(SourceSpec.parse(str(uri), name=name), options)
     assert isinstance(source, PushSource)
     source.wait_ready()
     return source
@@ -131,7 +132,7 @@ def test_what_is_damaged_is_told(both: DecoderPool, tmp_path: Path) -> None:
 def test_several_sources_are_spread_and_beside_each_other(both: DecoderPool, tmp_path: Path) -> None:
     counts = [LONG + number for number in range(5)]
     paths = [write_clip(tmp_path / f"{number}.mp4", count) for number, count in enumerate(counts)]
-    sources = [both.open(str(path), options=CPU) for path in paths]
+    sources = [both.open(SourceSpec.parse(str(path)), CPU) for path in paths]
     assert sorted(loads(both)) == [2, 3]
     assert [source.info.name for source in sources] == [str(number) for number in range(5)]
     frames = [iter(source) for source in sources]
@@ -156,7 +157,7 @@ def test_what_cannot_be_opened(
 ) -> None:
     (tmp_path / "text.mp4").write_text("no film\n" * 100)
     uri = uri if "://" in uri else str(tmp_path / uri)
-    with both.open(uri, name="a", options=CPU) as source:
+    with both.open(SourceSpec.parse(uri, name="a"), CPU) as source:
         with pytest.raises(kind, match=said) as caught:
             source.wait_ready()
         with pytest.raises(kind, match=said):
@@ -210,7 +211,7 @@ def test_one_that_is_let_go_in_the_middle_ends(both: DecoderPool, long_clip: Pat
 
 
 def test_one_that_is_let_go_before_it_began_ends(both: DecoderPool, long_clip: Path) -> None:
-    source = both.open(str(long_clip), name="a", options=CPU)
+    source = both.open(SourceSpec.parse(str(long_clip), name="a"), CPU)
     source.close()
     assert list(source) == []
 

@@ -23,6 +23,7 @@ from streamer.frames.yuv import Yuv420
 from streamer.frames.yuv_matrix import Matrix
 from streamer.sources.base import SourceInfo
 from streamer.sources.options import SourceOptions
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import messages
 from streamer.sources.workers.message_channel import GarbledMessageError, MessageChannel
 from streamer.sources.workers.shared_counters import SLOTS, SOURCES, SharedCounters
@@ -324,7 +325,7 @@ def test_what_is_said_of_a_source(
 ) -> None:
     status = messages.Status(1.5, 1, 2, 3, ("3 damaged packets",))
     said = [
-        messages.Open(0, "rtsp://door", "door", SourceOptions(stall_timeout_s=1.0, gpu=0)),
+        messages.Open(0, SourceSpec.parse("rtsp://door"), SourceOptions(stall_timeout_s=1.0, gpu=0)),
         messages.Opened(1, SourceInfo("door", "rtsp://door", (32, 24), 29.97, live=True), status),
         messages.Ended(2, error, status),
     ]

@@ -18,6 +18,7 @@ from streamer.common.errors import SourceError
 from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
 from streamer.sources.base import PushSource
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import DecoderPool, worker_process
 from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 from streamer.sources.workers.worker_process import WorkerLimits
@@ -126,7 +127,7 @@ def test_closing_ends_workers_and_sources(long_clip: Path) -> None:
 def test_a_worker_does_not_outlive_the_run(long_clip: Path) -> None:
     code = (
         "import os, sys; from streamer.sources.workers import DecoderPool as D; from streamer.sources import *;"
-        "d = D(1); d.open(sys.argv[1], name='a', options=SourceOptions()).wait_ready();"
+        "d = D(1); d.open(SourceSpec.parse(sys.argv[1], name='a'), SourceOptions()).wait_ready();"
         "print(d.status()[0].pid, flush=True); os._exit(0)"
     )
     run = subprocess.Popen([sys.executable, "-c", code, str(long_clip)], stdout=subprocess.PIPE, text=True)
@@ -157,7 +158,7 @@ def test_a_worker_that_hangs_is_killed(long_clip: Path) -> None:
 def test_a_worker_that_never_gets_ready_is_killed(long_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "launch", worker_that("time.sleep(60)"))
     with DecoderPool(1, WorkerLimits(start_s=0.2)) as processes:
-        source = processes.open(str(long_clip), options=CPU)
+        source = processes.open(SourceSpec.parse(str(long_clip)), CPU)
         with pytest.raises(SourceError, match="hung: it was not ready in time"):
             within(source.wait_ready)
 
@@ -169,7 +170,7 @@ def test_a_worker_that_hangs_in_the_middle_of_a_message_delays_no_other(
     code = f"channel.send(Heartbeat()); end.sendall((3_000_000).to_bytes(4, 'big')[:{part}] + bytes({part})[2:])"
     monkeypatch.setattr(worker_process, "launch", worker_that(f"{code}; time.sleep(60)"))
     with DecoderPool(1, QUICK) as processes:
-        stuck = processes.open(str(long_clip), options=CPU)
+        stuck = processes.open(SourceSpec.parse(str(long_clip)), CPU)
         monkeypatch.undo()
         with DecoderPool(1) as others:
             assert len(list(opened(others, long_clip))) == LONG
@@ -181,7 +182,7 @@ def test_a_worker_that_does_not_read_is_killed(long_clip: Path, monkeypatch: pyt
     monkeypatch.setattr(worker_process, "launch", worker_that("while True: channel.send(Heartbeat()); time.sleep(0.1)"))
     with DecoderPool(1, WorkerLimits(silence_s=1.0, exit_s=0.1)) as processes:
         wait_for(lambda: processes.status()[0].is_ready)
-        sources = within(lambda: [processes.open("x" * 200_000, name=name, options=CPU) for name in "abcd"])
+        sources = within(lambda: [processes.open(SourceSpec.parse("x" * 200_000, name=name), CPU) for name in "abcd"])
         for source in sources:
             with pytest.raises(SourceError, match=r"no longer answers|no process|does not exist"):
                 within(source.wait_ready)
@@ -200,7 +201,7 @@ def test_a_worker_that_reads_late_gets_all(monkeypatch: pytest.MonkeyPatch) -> N
         sources: list[Any] = []
         names = "abcde"
         opener = threading.Thread(
-            target=lambda: sources.extend(processes.open("x" * 200_000, name=n, options=CPU) for n in names)
+            target=lambda: sources.extend(processes.open(SourceSpec.parse("x" * 200_000, name=n), CPU) for n in names)
         )
         opener.start()
         os.kill(pid_of(processes), signal.SIGCONT)
@@ -246,8 +247,8 @@ def test_data_that_is_no_message_ends_that_worker(code: str, long_clip: Path, mo
     monkeypatch.setattr(worker_process, "launch", worker_that(f"{code}; time.sleep(60)"))
     with RtspServer() as camera, DecoderPool(1) as processes:
         monkeypatch.undo()  # the next one is real
-        file = processes.open(str(long_clip), name="file", options=CPU)
-        live = processes.open(camera.url, name="live", options=CPU)
+        file = processes.open(SourceSpec.parse(str(long_clip), name="file"), CPU)
+        live = processes.open(SourceSpec.parse(camera.url, name="live"), CPU)
         with pytest.raises(SourceError, match="process that decoded it sent what can't be read"):
             within(file.wait_ready)
         consumer = Kept()
@@ -262,7 +263,7 @@ def test_a_surface_that_cannot_be_mapped_ends_that_worker(long_clip: Path, monke
     monkeypatch.setattr(worker_process, "launch", worker_that(code))
     with DecoderPool(1) as processes:
         monkeypatch.undo()
-        source = processes.open(str(long_clip), options=CPU)
+        source = processes.open(SourceSpec.parse(str(long_clip)), CPU)
         with pytest.raises(SourceError, match="can't be taken: AttributeError"):
             within(source.wait_ready)
         wait_for(lambda: not processes.status())

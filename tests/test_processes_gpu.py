@@ -14,6 +14,7 @@ from streamer.cuda.gpu import Gpu
 from streamer.cuda.nv12 import Nv12
 from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import DecoderPool
 from tests.fakes import wait_for
 from tests.media import number_of, write_clip
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.gpu
 def test_pictures_are_the_cpus_to_the_bit(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", 60, size_wh=SIZE_WH, codec_options=B_FRAMES)
     with DecoderPool(2) as processes:
-        sources = [processes.open(str(path), name=str(number), options=ON_GPU) for number in range(3)]
+        sources = [processes.open(SourceSpec.parse(str(path), name=str(number)), ON_GPU) for number in range(3)]
         wanted = frames_of(path, SourceOptions())
         for source in sources:
             source.wait_ready()
@@ -43,7 +44,7 @@ def _kept(frame: Frame) -> Frame:
 def test_a_picture_stays_as_long_as_it_is_kept(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", 40, size_wh=SIZE_WH)
     with DecoderPool(1) as processes:
-        kept = list(processes.open(str(path), name="a", options=ON_GPU))
+        kept = list(processes.open(SourceSpec.parse(str(path), name="a"), ON_GPU))
         assert_same(kept, frames_of(path, SourceOptions()))
 
 
@@ -52,7 +53,7 @@ def test_memory_goes_back(tmp_path: Path, gpu: Gpu) -> None:  # noqa: F811
     with DecoderPool(1) as processes:
         used = []
         for _ in range(4):
-            sources = [processes.open(str(path), name=str(number), options=ON_GPU) for number in range(8)]
+            sources = [processes.open(SourceSpec.parse(str(path), name=str(number)), ON_GPU) for number in range(8)]
             for source in sources:
                 source.wait_ready()
                 assert sum(1 for _ in source) == 40
@@ -66,7 +67,7 @@ def test_memory_goes_back(tmp_path: Path, gpu: Gpu) -> None:  # noqa: F811
 
 def test_a_camera_that_goes_and_comes_back() -> None:
     with DecoderPool(1) as processes, RtspServer(size_wh=SIZE_WH) as server:
-        source = processes.open(server.url, name="door", options=ON_GPU)
+        source = processes.open(SourceSpec.parse(server.url, name="door"), ON_GPU)
         source.wait_ready()
         frames = iter(source)
         before = [_kept(next(frames)) for _ in range(20)]

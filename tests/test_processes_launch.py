@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamer.sources import SourceOptions
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import DecoderPool
 from tests.test_cli import NO_DISPLAY, ROOT, SAMPLE, command, model, write_clip  # noqa: F401 - `model` is a fixture
 
@@ -44,8 +45,9 @@ def test_the_package_is_found_where_the_run_found_it(tmp_path: Path) -> None:
     (other / "__init__.py").write_text("raise ImportError('another version')\n")
     installed = {"PYTHONPATH": str(other.parent)}
     code = (
-        "from streamer.sources.workers import DecoderPool as D; from streamer.sources import SourceOptions as O"
-        f"\nwith D(1) as d: d.open({str(SAMPLE)!r}, options=O()).wait_ready()"
+        "from streamer.sources.workers import DecoderPool as D"
+        "; from streamer.sources import SourceOptions as O, SourceSpec as S"
+        f"\nwith D(1) as d: d.open(S.parse({str(SAMPLE)!r}), O()).wait_ready()"
     )
     for folder, environment in ((tmp_path, {"PYTHONPATH": str(ROOT)}), (ROOT, {}), (ROOT, installed)):
         run = [sys.executable, "-c", code]
@@ -60,7 +62,7 @@ def test_an_early_interrupt_does_nothing(capfd: pytest.CaptureFixture[str]) -> N
             for number in (signal.SIGINT, signal.SIGTERM):
                 os.kill(pid, number)
         for pid in before:
-            source = processes.open("sample", options=SourceOptions())
+            source = processes.open(SourceSpec.parse("sample"), SourceOptions())
             source.wait_ready()
             os.kill(pid, signal.SIGINT)
             assert next(iter(source)).index == 0

@@ -10,6 +10,7 @@ import pytest
 from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions
 from streamer.sources.base import PushSource
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import DecoderPool
 from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED_LIVE
 from tests.fakes import wait_for
@@ -54,7 +55,7 @@ def test_a_camera_is_not_decoded_far_ahead(one_process: DecoderPool) -> None:
 def test_a_camera_that_refuses_may_come_later(one_process: DecoderPool) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port: int = listener.getsockname()[1]
-    source = one_process.open(f"rtsp://user:secret@127.0.0.1:{port}/live", name="door", options=CPU)
+    source = one_process.open(SourceSpec.parse(f"rtsp://user:secret@127.0.0.1:{port}/live", name="door"), CPU)
     assert isinstance(source, PushSource)
     assert "secret" not in source.info.uri
     with source:

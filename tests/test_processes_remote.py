@@ -10,7 +10,7 @@ import pytest
 from streamer.common.errors import SourceError
 from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
-from streamer.sources.base import SourceInfo
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers.messages import Open, Start, Status, Stop
 from streamer.sources.workers.remote import Attachment, RemoteSource
 from tests.test_processes import CPU, Kept
@@ -33,7 +33,7 @@ class FakeWorker:
 
 
 def remote(options: SourceOptions = CPU) -> RemoteSource:
-    return RemoteSource("rtsp://u:p@door/live", SourceInfo("door", "rtsp://u:***@door/live", live=True), options)
+    return RemoteSource(SourceSpec.parse("rtsp://u:p@door/live"), options)
 
 
 def frame(index: int, at_s: float) -> Frame:
@@ -133,7 +133,7 @@ def test_one_that_is_not_begun_yet_is_begun_where_it_is_by_then() -> None:
     source.start(consumer, paced=False)
     assert source.attach(second.attachment)
     assert [type(said) for said in first.sent] == [Open]
-    assert second.sent == [Open(2, "rtsp://u:p@door/live", "door", CPU), Start(2, False)]
+    assert second.sent == [Open(2, SourceSpec.parse("rtsp://u:p@door/live"), CPU), Start(2, False)]
     source.close()
     assert second.sent[2:] == [Stop(2)]
     assert not source.detach(GONE)

@@ -17,7 +17,8 @@ import pytest
 from streamer.common.errors import ConfigError, EngineError, SourceError
 from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
-from streamer.sources.base import PushSource, SourceInfo
+from streamer.sources.base import PushSource
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import DecoderPool, worker_process
 from streamer.sources.workers.remote import RemoteSource
 from streamer.sources.workers.worker_process import WorkerLimits, WorkerProcess
@@ -177,7 +178,7 @@ def test_without_reconnecting_a_camera_ends_with_its_worker(one_process: Decoder
 def test_a_camera_that_has_not_answered_fails_to_open_and_is_tried_again(one_process: DecoderPool) -> None:
     with RtspServer() as camera:
         camera.freeze()
-        source = one_process.open(camera.url, name="door", options=CPU)
+        source = one_process.open(SourceSpec.parse(camera.url, name="door"), CPU)
         assert isinstance(source, PushSource)
         wait_for(lambda: one_process.status()[0].is_ready)
         kill(one_process)
@@ -250,7 +251,7 @@ def test_attaching_to_a_worker_that_has_just_exited(long_clip: Path) -> None:
     os.kill(worker.status().pid, signal.SIGKILL)
     worker.run()
     assert worker.release() == []
-    source = RemoteSource(str(long_clip), SourceInfo("a", str(long_clip)), CPU)
+    source = RemoteSource(SourceSpec.parse(str(long_clip), name="a"), CPU)
     worker.attach(source)
     with pytest.raises(SourceError, match="was killed by SIGKILL; start the run again"):
         within(source.wait_ready, 3)
@@ -273,7 +274,7 @@ def test_closing_a_camera_between_two_workers(launches: Launches) -> None:
 def test_closing_a_camera_whose_worker_is_starting(launches: Launches) -> None:
     launches.are_slow = True
     with DecoderPool(1) as processes:
-        source = processes.open("rtsp://door/live", name="door", options=CPU)
+        source = processes.open(SourceSpec.parse("rtsp://door/live", name="door"), CPU)
         assert isinstance(source, PushSource)
         source.close()
         consumer = Kept()
@@ -291,7 +292,7 @@ def test_closing_the_pool_between_two_workers(launches: Launches) -> None:
         kill(processes)
         processes.close()
         assert consumer.ends == [None]
-        late = processes.open(camera.url, name="late", options=CPU)
+        late = processes.open(SourceSpec.parse(camera.url, name="late"), CPU)
         within(late.wait_ready, 3)
         assert list(late) == []
         assert not [thread for thread in threading.enumerate() if thread.name == "decoding worker"]
@@ -319,7 +320,7 @@ def test_no_room_for_any_process(launches: Launches, one_process: DecoderPool) -
     launches.are_refused = True
     with pytest.raises(ConfigError, match="no decoding process can be started .*: use --decode-processes 0"):
         DecoderPool(2)
-    source = one_process.open("rtsp://user:secret@door/live", name="door", options=CPU)
+    source = one_process.open(SourceSpec.parse("rtsp://user:secret@door/live", name="door"), CPU)
     with pytest.raises(SourceError, match="'rtsp://[*]+@door/live' can't be opened: no process can be started"):
         source.wait_ready()
 
@@ -329,7 +330,7 @@ def test_a_worker_takes_a_limited_number_of_sources(
 ) -> None:
     monkeypatch.setattr(worker_process, "SOURCES", 0)
     with pytest.raises(ConfigError, match="use more --decode-processes"):
-        one_process.open(str(tmp_path), name="a", options=CPU)
+        one_process.open(SourceSpec.parse(str(tmp_path), name="a"), CPU)
 
 
 class Refusing(Kept):

@@ -18,7 +18,7 @@ from streamer.common.queues import OverflowPolicy
 from streamer.frames.frame import Frame
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.runtime.report import RunReport
-from streamer.sources import Source, SourceOptions
+from streamer.sources import Source, SourceOptions, SourceSpec
 from streamer.sources.workers import DecoderPool
 from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 from tests.fakes import MemorySink, SlowDetector, wait_for
@@ -159,11 +159,11 @@ class Watched(DecoderPool):
     def __init__(self, count: int) -> None:
         super().__init__(count)
         self.first = [worker.pid for worker in self.status()]
-        self.names: list[str | None] = []
+        self.names: list[str] = []
 
-    def open(self, uri: str, *, name: str | None = None, options: SourceOptions) -> Source:
-        self.names.append(name)
-        return super().open(uri, name=name, options=options)
+    def open(self, spec: SourceSpec, options: SourceOptions) -> Source:
+        self.names.append(spec.name)
+        return super().open(spec, options)
 
 
 @pytest.fixture

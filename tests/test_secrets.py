@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import http.server
 import json
 import logging
+import pickle
+import pprint
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +24,7 @@ import yaml
 from streamer.app.cli import main
 from streamer.app.config import SourceOverrides, StreamConfig, read_config
 from streamer.app.reload import Watcher
-from streamer.common.errors import SourceError, StreamerError, one_line, short
+from streamer.common.errors import ConfigError, SourceError, StreamerError, one_line, short
 from streamer.common.logs import SafeFormatter
 from streamer.common.redaction import redact, redact_text
 from streamer.detector import open_detector
@@ -30,7 +34,7 @@ from streamer.models.zoo import download, resolve_model
 from streamer.sinks import open_sink, refuse_conflicts
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.base import SourceInfo
-from streamer.sources.uri import default_name
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import DecoderPool
 from tests.fakes import wait_for
 from tests.media import write_clip
@@ -117,6 +121,20 @@ def assert_hidden(*shown: object) -> None:
         assert "s3c" not in text, text  # a part of it is too much as well
 
 
+def forms_of(uri: str) -> list[object]:
+    """Returns every way to print a source that is written so, or the error where none can be."""
+    try:
+        spec = SourceSpec.parse(uri)
+    except ConfigError as error:
+        return [error]
+    record = logging.LogRecord("a", logging.INFO, "", 0, "%s %r", (spec, spec), None)
+    return [
+        *(spec, repr(spec), f"{spec}", f"{spec!r:>9}", spec.uri, repr(spec.uri), spec.name, spec.kind, [spec]),
+        *(record.getMessage(), pprint.pformat(spec), ValueError(spec), repr(ValueError(spec)), asdict(spec)),
+        *(vars(spec), repr(copy.deepcopy(spec)), repr(pickle.loads(pickle.dumps(spec))), repr(replace(spec, name="b"))),
+    ]
+
+
 URIS = pytest.mark.parametrize("uri", uris(refusing()), ids=list(FORMS))
 
 
@@ -126,7 +144,7 @@ def test_what_is_printed_of_a_uri(form: str) -> None:
         uri = form.format(h=f"{HOST}:554", s=secret)
         shown = redact(uri)
         assert redact(shown) == shown
-        assert_hidden(shown, default_name(uri), short(uri), short([{"uri": uri}]), SourceError(f"it's {shown!r}"))
+        assert_hidden(shown, *forms_of(uri), short(uri), short([{"uri": uri}]), SourceError(f"it's {shown!r}"))
         if ":/" in uri or ":{s}@" in form:
             assert_hidden(redact_text(f"can't get {uri!r}: no"), StreamerError(f"{uri!r}"), one_line(repr({"a": uri})))
 
@@ -135,7 +153,7 @@ def test_a_password_with_raw_delimiters_is_hidden_in_whole() -> None:
     for form in FORMS.values():
         if ":{s}@" in form and "://" in form:
             uri = form.format(h=f"{HOST}:554", s=WITH_DELIMITERS)
-            assert_hidden(redact(uri), default_name(uri), redact_text(f"source {uri!r}: no"))
+            assert_hidden(redact(uri), *forms_of(uri), redact_text(f"source {uri!r}: no"))
 
 
 def test_quotes_within_a_uri_and_a_quote_that_is_cut_off_hide_nothing_less() -> None:
@@ -259,7 +277,11 @@ def test_files_that_are_no_yaml(text: str, tmp_path: Path) -> None:
 
 @URIS
 def test_what_a_configuration_is_printed_as(uri: str) -> None:
-    config = StreamConfig(source=(uri,), output=(uri,), model=uri, wishes={"door": SourceOverrides(output=(uri,))})
+    try:
+        spec = SourceSpec.parse(uri, name="door")
+    except ConfigError:
+        return
+    config = StreamConfig(source=(spec,), output=(uri,), model=uri, wishes={"door": SourceOverrides(output=(uri,))})
     assert_hidden(config, repr(config))
 
 
@@ -339,7 +361,7 @@ def test_a_run(processes: str, server: str, model: Path, tmp_path: Path) -> None
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="this system has no /proc")
 def test_what_other_users_see_of_decoding_processes(server: str) -> None:
     with DecoderPool(1) as processes:
-        source = processes.open(f"http://{server}/video.mjpg?pwd={SECRET}", options=SourceOptions())
+        source = processes.open(SourceSpec.parse(f"http://{server}/video.mjpg?pwd={SECRET}"), SourceOptions())
         source.wait_ready()
         (process,) = processes._processes
         for name in ("cmdline", "environ"):
@@ -351,7 +373,10 @@ def test_what_other_users_see_of_decoding_processes(server: str) -> None:
 
 def test_names_made_from_uris(tmp_path: Path) -> None:
     for uri in uris(HOST):
-        info = SourceInfo(default_name(uri), redact(uri))
+        try:
+            info = SourceInfo(SourceSpec.parse(uri).name, redact(uri))
+        except ConfigError:
+            continue
         sink = open_sink(f"{tmp_path}/{{source}}.jsonl", info, labels=())
         sink.close()
         assert_hidden(info)

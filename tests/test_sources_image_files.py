@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from streamer.common.errors import SourceError
 from streamer.sources import open_source
 from streamer.sources.diagnosis import why_unreadable
-from streamer.sources.uri import PICTURE_SUFFIXES
+from streamer.sources.spec import PICTURE_SUFFIXES
 from tests.media import SIZE_WH, number_of, picture, write_clip, write_image
 
 

@@ -13,6 +13,7 @@ import pytest
 from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.live import LiveSource
+from streamer.sources.spec import SourceSpec
 from streamer.sources.video import VideoSource
 from streamer.sources.workers.isolated import IsolatedSource
 from streamer.sources.workers.pool import is_possible
@@ -38,7 +39,7 @@ def children() -> list[str]:
 
 
 def test_frames_of_a_stream_read_apart() -> None:
-    with RtspServer(fps=60) as server, IsolatedSource(server.url, name="door", options=EVERY) as source:
+    with RtspServer(fps=60) as server, IsolatedSource(SourceSpec.parse(server.url, name="door"), EVERY) as source:
         assert source.info.live and source.info.name == "door" and source.info.size_wh == SIZE_WH
         frames = list(islice(source, 5))
         assert children()
@@ -50,7 +51,7 @@ def test_a_server_that_never_answers_ends_the_process() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         options = SourceOptions(open_timeout_s=0.2, key_frame_timeout_s=0.2, stall_timeout_s=0.2)
         with pytest.raises(SourceError, match=r"did not answer|gave no picture"):
-            IsolatedSource(f"rtsp://127.0.0.1:{server.getsockname()[1]}/", name="door", options=options)
+            IsolatedSource(SourceSpec.parse(f"rtsp://127.0.0.1:{server.getsockname()[1]}/", name="door"), options)
 
 
 def test_a_source_whose_opening_hangs_in_this_process_is_read_apart(monkeypatch: pytest.MonkeyPatch) -> None:

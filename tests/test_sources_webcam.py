@@ -14,6 +14,7 @@ import pytest
 
 from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions, open_source
+from streamer.sources.spec import SourceSpec
 from streamer.sources.webcam import WebcamSource
 from tests.media import number_of, picture
 
@@ -169,16 +170,17 @@ def test_a_node_that_is_no_camera(tmp_path: Path) -> None:
     node = tmp_path / "video0"
     node.touch()
     with pytest.raises(SourceError, match="video0' can't be opened; close the program that uses it"):
-        WebcamSource(str(node), name="camera")
+        WebcamSource(SourceSpec.parse(str(node), name="camera"))
 
 
 def test_opencv_says_nothing_of_a_missing_camera() -> None:
     code = "\n".join(
         [
             "import streamer.sources.webcam as webcam",
+            "from streamer.sources import SourceSpec",
             "from streamer.common.errors import SourceError",
             "webcam._check_node = lambda uri: None",  # let OpenCV itself find out
-            "try: webcam.WebcamSource('99', name='c')",
+            "try: webcam.WebcamSource(SourceSpec.parse('99', name='c'))",
             "except SourceError as error: print(error)",
         ]
     )

@@ -309,8 +309,8 @@ def test_it_is_warned_of_once(caplog: pytest.LogCaptureFixture, web: Web) -> Non
     def warnings(*sources: str, **options: Any) -> int:
         caplog.clear()
         with StreamFactory(StreamConfig(source=sources, **options)) as opener:
-            for argument in sources:
-                opener._open(opener._config, argument).close()
+            for spec in opener._config.source:
+                opener._open(opener._config, spec).close()
         return caplog.text.count("certificates aren't checked")
 
     caplog.set_level(logging.WARNING)

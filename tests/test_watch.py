@@ -18,7 +18,7 @@ from streamer.app.watched_file import WatchedFile
 from streamer.common.errors import ConfigError, SourceError
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.runtime.report import RunReport
-from streamer.sources.uri import split_name
+from streamer.sources.spec import SourceSpec
 from tests.fakes import CountingSource, MemorySink, SlowDetector, wait_for
 
 ENDLESS = 10_000_000
@@ -35,7 +35,7 @@ class Run:
         self.sinks: dict[str, MemorySink] = {}
         self.result: list[RunReport | BaseException] = []
         config = read_config(path, {})
-        plans = [self.open(config, argument) for argument in config.source]
+        plans = [self.open(config, spec) for spec in config.source]
         if meanwhile is not None:
             self.write(meanwhile)
         self.watcher = Watcher(
@@ -46,9 +46,8 @@ class Run:
         self.thread.start()
         wait_for(lambda: self.pipeline.status().is_running)
 
-    def open(self, config: StreamConfig, argument: str, is_wanted: Callable[[], bool] = lambda: True) -> StreamSpec:
-        name, uri = split_name(argument)
-        assert name is not None
+    def open(self, config: StreamConfig, spec: SourceSpec, is_wanted: Callable[[], bool] = lambda: True) -> StreamSpec:
+        name, uri = spec.name, str(spec)
         if "refused" in uri:
             raise SourceError(f"source {uri!r} refused the connection")
         if self.gate is not None and "slow" in uri:
@@ -367,10 +366,10 @@ def test_a_source_that_could_not_be_added_is_tried_again_when_another_goes(run: 
     refused = {"three"}
     open_plan = run.watcher._open
 
-    def refusing(config: StreamConfig, argument: str, is_wanted: Callable[[], bool]) -> StreamSpec:
-        if split_name(argument)[1] in refused and len(config.source) > 1:
+    def refusing(config: StreamConfig, spec: SourceSpec, is_wanted: Callable[[], bool]) -> StreamSpec:
+        if str(spec) in refused and len(config.source) > 1:
             raise ConfigError("several sources can't share it")
-        return open_plan(config, argument, is_wanted)
+        return open_plan(config, spec, is_wanted)
 
     run.watcher._open = refusing
     run.write("source: {a: one, b: two, c: three}\n")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, field_validator, model_validator
 
 from streamer.common.errors import ConfigError, nearest, one_line, short
 from streamer.common.redaction import redact
@@ -15,7 +15,7 @@ from streamer.common.yaml_file import read_mapping
 from streamer.detector import DEFAULT_MODEL, MAX_DEPTH
 from streamer.sinks.options import DEFAULT_QUALITY, QUALITIES, Retention, parse_quality
 from streamer.sources.options import MAX_PIXELS
-from streamer.sources.uri import name_problem
+from streamer.sources.spec import SourceSpec, name_problem
 
 _SWITCHES = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -117,7 +117,7 @@ class StreamConfig(_Frozen):
             ``separate`` each in its own.
     """
 
-    source: Annotated[tuple[str, ...], Field(repr=False)] = ("sample",)
+    source: tuple[InstanceOf[SourceSpec], ...] = (SourceSpec.parse("sample"),)
     wishes: Annotated[Mapping[str, SourceOverrides], Field(repr=False)] = Field(default_factory=dict)
     output: Annotated[tuple[str, ...], Field(repr=False)] = ()
     model: Annotated[str, Field(repr=False)] = DEFAULT_MODEL
@@ -185,8 +185,13 @@ class StreamConfig(_Frozen):
                     raise ValueError(f"a source's name is a word, got {short(name)}: put it in quotes if it is one")
                 if (problem := name_problem(str(name))) is not None:
                     raise ValueError(f"no source can be named {short(str(name))}: {problem}")
-            value = [f"{name}={uri}" for name, uri in value.items()]
-        return _listed(value)
+            return tuple(SourceSpec.parse(_without_zero(str(uri)), name=str(name)) for name, uri in value.items())
+        value = _listed(value)
+        if not isinstance(value, tuple):
+            raise ValueError("wanted one value or a list")
+        if not all(isinstance(item, (str, SourceSpec)) for item in value):
+            raise ValueError("wanted a URI")
+        return tuple(SourceSpec.parse_named(_without_zero(item)) if isinstance(item, str) else item for item in value)
 
     @field_validator("output", "classes", mode="before")
     @classmethod
@@ -238,18 +243,30 @@ class StreamConfig(_Frozen):
             raise ValueError("retain needs segment: only whole segments are deleted (add --segment 10m)")
         return self
 
-    @field_validator("source", "output", "model", "model_config_file", "report", "tls_verify")
+    @model_validator(mode="after")
+    def _wishes_have_sources(self) -> Self:
+        unknown = sorted(set(self.wishes) - {spec.name for spec in self.source})
+        if unknown:
+            raise ConfigError(f"wishes for unknown sources: {', '.join(map(redact, unknown))}")
+        return self
+
+    @field_validator("output", "model", "model_config_file", "report", "tls_verify")
     @classmethod
     def _can_be_a_name(cls, value: object) -> object:
-        if any("\0" in str(part) for part in (value if isinstance(value, tuple) else [value])):
-            raise ValueError("no name can hold a zero byte")
+        for part in value if isinstance(value, tuple) else [value]:
+            _without_zero(str(part))
         return value
 
     @field_validator("source")
     @classmethod
-    def _some_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _names_differ(cls, value: tuple[SourceSpec, ...]) -> tuple[SourceSpec, ...]:
         if not value:
             raise ValueError("wanted at least one source")
+        names = set()
+        for spec in value:
+            if spec.name in names:
+                raise ConfigError(f"two sources are named {spec.name!r}: name them, as in door={spec}")
+            names.add(spec.name)
         return value
 
     @field_validator("classes")
@@ -269,6 +286,12 @@ class StreamConfig(_Frozen):
             policy=own.policy or self.policy,
             output=own.output or None,
         )
+
+
+def _without_zero(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no name can hold a zero byte")
+    return text
 
 
 def _listed(value: object) -> object:

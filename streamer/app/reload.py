@@ -8,17 +8,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamer.app.config import SourceOverrides, StreamConfig
 from streamer.app.watched_file import WatchedFile
 from streamer.common.closeable import Closeable
-from streamer.common.errors import ConfigError, SourceError, StreamerError, one_line
+from streamer.common.errors import SourceError, StreamerError, one_line
 from streamer.common.queues import Closed
-from streamer.common.redaction import redact
-from streamer.sources.uri import name_of, same_name
+from streamer.sources.spec import SourceSpec
 
 if TYPE_CHECKING:
     from streamer.runtime.pipeline import Pipeline, StreamSpec
@@ -30,19 +29,19 @@ _BEGIN_S = 0.02
 _IN_PLACE = ("priority", "max_fps", "detect_every")
 _FOLLOWED = ("source", "wishes", "policy", "max_fps", "detect_every")
 
-Open = Callable[[StreamConfig, str, Callable[[], bool]], "StreamSpec"]
+Open = Callable[[StreamConfig, SourceSpec, Callable[[], bool]], "StreamSpec"]
 
 
 @dataclass(frozen=True)
 class _Wanted:
     """A source as the configuration has it."""
 
-    argument: str = field(repr=False)
+    spec: SourceSpec
     wishes: SourceOverrides
 
     def restarts(self, other: _Wanted) -> bool:
         """Whether going over to `other` means to begin anew, and not only another share of the machine."""
-        return self.argument != other.argument or any(
+        return self.spec != other.spec or any(
             getattr(self.wishes, key) != getattr(other.wishes, key)
             for key in SourceOverrides.model_fields
             if key not in _IN_PLACE
@@ -130,11 +129,7 @@ class Watcher(Closeable):
             log.warning("%s has changed and can't be followed: %s", self._path, error)
 
     def _apply(self, pipeline: Pipeline, found: StreamConfig) -> None:
-        """Removes and changes streams as the file now says, and notes which are to come.
-
-        Raises:
-            ConfigError: if the file contradicts itself; nothing has changed then.
-        """
+        """Removes and changes streams as the file now says, and notes which are to come."""
         config = self._config.model_copy(update={key: getattr(found, key) for key in _FOLLOWED})
         wanted, begun = _wanted(config), self._begun
         self._tell_what_cannot_change(found)
@@ -195,7 +190,7 @@ class Watcher(Closeable):
     def _add(self, pipeline: Pipeline, name: str, wanted: _Wanted, config: StreamConfig, opening: _Opening) -> None:
         with opening.held:
             try:
-                plan = self._open(config, wanted.argument, lambda: self._is_wanted(name, opening))
+                plan = self._open(config, wanted.spec, lambda: self._is_wanted(name, opening))
             except Exception as error:
                 said = str(error) if isinstance(error, StreamerError) else f"{type(error).__name__}: {error}"
                 log.warning("source %r can't be added: %s", name, one_line(said))
@@ -234,18 +229,5 @@ def _in_place(wishes: SourceOverrides) -> dict[str, Any]:
 
 
 def _wanted(config: StreamConfig) -> dict[str, _Wanted]:
-    """Returns what each source is to be, by name.
-
-    Raises:
-        ConfigError: if two have one name, or wishes are for none of them.
-    """
-    found: dict[str, _Wanted] = {}
-    for argument in config.source:
-        name = name_of(argument)
-        if name in found:
-            raise same_name(argument)
-        found[name] = _Wanted(argument, config.wishes_of(name))
-    unknown = set(config.wishes) - found.keys()
-    if unknown:
-        raise ConfigError(f"wishes for unknown sources: {', '.join(map(redact, sorted(unknown)))}")
-    return found
+    """Returns what each source is to be, by name."""
+    return {spec.name: _Wanted(spec, config.wishes_of(spec.name)) for spec in config.source}

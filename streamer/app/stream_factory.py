@@ -18,7 +18,7 @@ from streamer.common.redaction import redact
 from streamer.common.tls import SCHEMES, check_trust
 from streamer.sinks.options import SinkOptions, crf_of
 from streamer.sinks.paths import OutputPaths
-from streamer.sources.uri import same_name, scheme_of
+from streamer.sources.spec import SourceSpec
 
 if TYPE_CHECKING:
     from streamer.runtime.stream_spec import StreamSpec
@@ -73,18 +73,11 @@ class StreamFactory(Closeable):
         """Opens all sources at once; `stack` closes them.
 
         Raises:
-            ConfigError: if two have one name, or one can't be a source.
             SourceError: if one can't be opened and won't be waited for.
         """
         opened: list[Source] = []
-        for argument in self._config.source:
-            source = stack.enter_context(self._open(self._config, argument))
-            if any(source.info.name == other.info.name for other in opened):
-                raise same_name(argument)
-            opened.append(source)
-        unknown = set(self._config.wishes) - {source.info.name for source in opened}
-        if unknown:
-            raise ConfigError(f"wishes for unknown sources: {', '.join(map(redact, sorted(unknown)))}")
+        for spec in self._config.source:
+            opened.append(stack.enter_context(self._open(self._config, spec)))
         _wait_ready(opened, patient=self._config.reconnect is not None)
         return opened
 
@@ -118,7 +111,7 @@ class StreamFactory(Closeable):
         return [self._plan(config, source, stack) for source in sources]
 
     def open_stream(
-        self, config: StreamConfig, argument: str, is_wanted: Callable[[], bool] = lambda: True
+        self, config: StreamConfig, spec: SourceSpec, is_wanted: Callable[[], bool] = lambda: True
     ) -> StreamSpec:
         """Opens a new or restarted source and its outputs, unless the source is no longer wanted once it is open.
 
@@ -126,7 +119,7 @@ class StreamFactory(Closeable):
             ConfigError, SourceError, SinkError: if that can't be done; nothing stays open then.
         """
         with ExitStack() as stack:
-            source = stack.enter_context(self._open(config, argument))
+            source = stack.enter_context(self._open(config, spec))
             _wait_ready([source], patient=True)
             with self._lock:
                 if not is_wanted():
@@ -158,29 +151,27 @@ class StreamFactory(Closeable):
     def _start_decoding(self) -> DecoderPool | None:
         """Starts the processes that are to decode videos, if any."""
         from streamer.engines.base import available_cores
-        from streamer.sources import decodes_video, split_name
         from streamer.sources.workers import DecoderPool, default_process_count
 
         count = self._config.decode_processes
         if count == "auto":
-            videos = sum(decodes_video(split_name(argument)[1]) for argument in self._config.source)
+            videos = sum(spec.kind.is_video for spec in self._config.source)
             count = default_process_count(videos, available_cores()) if self._options.gpu is not None else 0
         if not count:
             return None
         log.info("videos are decoded in %d processes", count)
         return DecoderPool(count)
 
-    def _open(self, config: StreamConfig, argument: str) -> Source:
-        from streamer.sources import decodes_video, open_source, split_name
+    def _open(self, config: StreamConfig, spec: SourceSpec) -> Source:
+        from streamer.sources import open_source
 
-        name, uri = split_name(argument)
-        wanted = replace(self._options, freshest=config.wishes_of(name or "").policy != "every-frame")
-        if config.tls_verify is False and scheme_of(uri) in SCHEMES and not self._is_warned:
+        wanted = replace(self._options, freshest=config.wishes_of(spec.name).policy != "every-frame")
+        if config.tls_verify is False and spec.scheme in SCHEMES and not self._is_warned:
             self._is_warned = True
             log.warning("certificates aren't checked: anyone between here and a camera can read its password")
-        if self._decoding is not None and decodes_video(uri):
-            return self._decoding.open(uri, name=name, options=wanted)
-        return open_source(uri, name=name, options=wanted, wait=False)
+        if self._decoding is not None and spec.kind.is_video:
+            return self._decoding.open(spec, wanted)
+        return open_source(spec, options=wanted, wait=False)
 
     def _check_outputs(self, config: StreamConfig) -> None:
         from streamer.sinks import is_segmented, refuse_conflicts
@@ -288,11 +279,10 @@ def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
 
 def _chosen_outputs(config: StreamConfig) -> Sequence[str]:
     from streamer.sinks import default_output
-    from streamer.sources.uri import name_of
 
     if config.output:
         return config.output
-    if all(config.wishes_of(name_of(argument)).output for argument in config.source):
+    if all(config.wishes_of(spec.name).output for spec in config.source):
         return ()
     output, why = default_output()
     log.warning("writing to %s: %s", output, why)

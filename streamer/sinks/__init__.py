@@ -15,7 +15,7 @@ from streamer.sinks.files import is_device, is_special, safe_name, same_file
 from streamer.sinks.options import DEFAULT_SINK_OPTIONS, SinkOptions
 from streamer.sinks.paths import OutputPaths
 from streamer.sources.base import SourceInfo
-from streamer.sources.uri import PICTURE_SUFFIXES, is_pattern, local_path, scheme_of
+from streamer.sources.spec import PICTURE_SUFFIXES
 
 VIDEO_ENDINGS = (".mp4", ".mkv", ".avi", ".mov")
 LINES_ENDING = ".jsonl"
@@ -198,10 +198,9 @@ def _is_folder(uri: str, path: Path) -> bool:
 def _holds_source(path: Path, is_folder: bool, source: SourceInfo) -> bool:
     """Whether writing to `path` could replace what the source reads; pictures keep their names in a folder."""
     if source.path is None:
-        is_local_pattern = scheme_of(source.uri) is None and is_pattern(source.uri)
-        if not (is_folder and is_local_pattern):
+        if not is_folder or source.pattern is None:
             return False
-        matches = glob.glob(str(local_path(source.uri)), recursive=True)  # noqa: PTH207 - any start, any depth
+        matches = glob.glob(str(source.pattern), recursive=True)  # noqa: PTH207 - any start, any depth
         return any(same_file(folder, path) for folder in {Path(match).parent for match in matches})
     is_picture = source.path.suffix.lower() in PICTURE_SUFFIXES
     return same_file(path, source.path) or (is_folder and is_picture and same_file(path, source.path.parent))
@@ -227,9 +226,9 @@ def _refuse_input(path: Path, shown: str, inputs: Mapping[Path, str]) -> None:
 
 
 def _check_kind(uri: str, path: Path) -> None:
-    scheme = scheme_of(uri)
-    if scheme is not None:
-        raise ConfigError(f"unknown kind of output {redact(uri)!r} ({scheme}://); known: {_KNOWN}")
+    scheme, slashes, _ = uri.partition("://")
+    if slashes:
+        raise ConfigError(f"unknown kind of output {redact(uri)!r} ({scheme.lower()}://); known: {_KNOWN}")
     ending = path.suffix.lower()
     if not _is_folder(uri, path) and ending not in (*VIDEO_ENDINGS, LINES_ENDING):
         near = nearest(ending, (*VIDEO_ENDINGS, LINES_ENDING)) if ending else nearest(uri, _WORDS)

@@ -16,7 +16,7 @@ from streamer.sinks.base import Sink
 from streamer.sinks.files import reason, safe_name
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.scaling import resized
-from streamer.sources.uri import PICTURE_SUFFIXES
+from streamer.sources.spec import PICTURE_SUFFIXES
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ class SourceInfo:
         frame_count: number of frames, or None when unknown.
         duration_s: its length in seconds, or None when unknown.
         live: whether it is a camera or network stream, whose frames can't be read later.
-        path: the local file it reads, or None.
+        path: the local file or folder it reads, or None.
+        pattern: the pattern of local files it reads, or None.
         pixel_aspect: width of a pixel over its height, for display.
         first_stamp_s: the file's own time stamp of the first frame in seconds, or None when unknown.
     """
@@ -39,6 +40,7 @@ class SourceInfo:
     duration_s: float | None = None
     live: bool = False
     path: Path | None = None
+    pattern: Path | None = None
     pixel_aspect: Fraction = Fraction(1)
     first_stamp_s: float | None = None
 

@@ -31,20 +31,20 @@ from streamer.sources.gpu_decoder import GpuFirstDecoder
 from streamer.sources.http import playlist
 from streamer.sources.http.response_file import ResponseFile
 from streamer.sources.options import SourceOptions, too_large
+from streamer.sources.spec import SourceSpec
 from streamer.sources.stale_packets import WAITED_S, StalePacketFilter
 from streamer.sources.truncation import Coverage, missing_at_end_s
-from streamer.sources.uri import delimiters_hint
 from streamer.sources.web_diagnosis import why_unreadable_there
 
 # What FFmpeg may look at before it hands a stream over. Its defaults wait seconds for what isn't needed here.
 _STREAM_OPTIONS = {"analyzeduration": "200000", "fpsprobesize": "2", "buffer_size": "4194304"}
-_RTSP_SCHEMES = ("rtsp:", "rtsps:")
+_RTSP_SCHEMES = ("rtsp", "rtsps")
 _RTSP_OPTIONS = {
     "auto": {"rtsp_flags": "prefer_tcp"},
     "tcp": {"rtsp_transport": "tcp"},
     "udp": {"rtsp_transport": "udp"},
 }
-_WEB_SCHEMES = ("http:", "https:")
+_WEB_SCHEMES = ("http", "https")
 # A file whose size is known, on a server that serves byte ranges, is read on where a connection broke off. FFmpeg waits
 # 0, 1, 3, 7 ... s between attempts.
 _WEB_OPTIONS = {"reconnect": "1", "reconnect_delay_max": "7"}
@@ -88,27 +88,25 @@ class VideoDecoder:
         was_waited_for: whether the last picture had to be waited for, rather than lying there when it was asked for.
     """
 
-    def __init__(
-        self, target: str | Path, shown: str, options: SourceOptions, body: ResponseFile | None = None
-    ) -> None:
-        """Opens `target` and finds its video.
+    def __init__(self, spec: SourceSpec, options: SourceOptions, body: ResponseFile | None = None) -> None:
+        """Opens a file or a stream and finds its video.
 
         Args:
-            target: a local file's path, or a stream's URL.
-            shown: what to call it in messages: without any password.
+            spec: a local file or a stream.
             options: its timeouts, for a stream.
             body: the stream itself, where it was asked for already; closed with this.
 
         Raises:
             SourceError: if it can't be opened or holds no video; the message says why.
         """
-        self._shown, self._options = shown, options
-        self._target, self._path = target, target if isinstance(target, Path) else None
+        self._shown, self._options = str(spec), options
+        self._path, self._scheme = spec.path, spec.scheme
+        self._target: str | Path = spec.url if spec.path is None else spec.path
         self._body = body
         self._files: playlist.PlaylistFiles | None = None
         started = time.perf_counter()
         try:
-            self._container = self._open(target)
+            self._container = self._open(self._target)
         except SourceError:  # of what reads the body
             self._close_body()
             raise
@@ -116,8 +114,8 @@ class VideoDecoder:
             self._close_body()
             waited_s = time.perf_counter() - started
             # Without its cause: av's own text holds the password.
-            hint = "" if self._path is not None else delimiters_hint(str(target))
-            raise SourceError(f"source {shown!r} {self._why_closed(error, waited_s)}{hint}") from None
+            problem = self._why_closed(error, waited_s)
+            raise SourceError(f"source {self._shown!r} {problem}{spec.delimiters_hint}") from None
         try:
             self.stream = self._pick_stream()
             self._packets: Iterator[Packet[VideoStream]] = self._container.demux(self.stream)
@@ -127,14 +125,14 @@ class VideoDecoder:
             raise
         self.frame_count = self.stream.frames or None
         self.duration_s = self._container.duration / 1e6 if self._container.duration else None
-        self.is_live = self._path is None and not (str(target).startswith(_WEB_SCHEMES) and self._has_end())
+        self.is_live = self._path is None and not (spec.scheme in _WEB_SCHEMES and self._has_end())
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
         self._tick_s = float(self.stream.time_base or 0)
         self._decoder: CpuDecoder | GpuFirstDecoder
         if options.gpu is None:
             self._decoder = CpuDecoder(self.stream, self._tick_s, options.max_pixels)
         else:
-            self._decoder = GpuFirstDecoder(self.stream, self._tick_s, shown, options, live=self.is_live)
+            self._decoder = GpuFirstDecoder(self.stream, self._tick_s, self._shown, options, live=self.is_live)
         self.damaged = 0
         self.dropped = 0
         self._backlog = StalePacketFilter() if self.is_live and self.has_timestamps and options.freshest else None
@@ -343,11 +341,11 @@ class VideoDecoder:
             return open_input(f"file:{target}", options=RAW_CLOCK)
         if self._body is not None:
             return open_input(self._body)
-        scheme = target.partition(":")[0]
+        scheme = self._scheme or ""
         wishes = _STREAM_OPTIONS | {"protocol_whitelist": _PROTOCOLS[scheme]}
-        if target.startswith(_RTSP_SCHEMES):
+        if scheme in _RTSP_SCHEMES:
             wishes |= _RTSP_OPTIONS[options.rtsp_transport]
-        if target.startswith(_WEB_SCHEMES):
+        if scheme in _WEB_SCHEMES:
             wishes |= _WEB_OPTIONS
         if scheme in TLS_SCHEMES:
             wishes |= ffmpeg_options(options.tls_verify)

@@ -12,13 +12,12 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from streamer.common.errors import SourceError
-from streamer.common.redaction import redact
 from streamer.frames.frame import Frame, HostPixels
 from streamer.sources.base import SourceInfo
 from streamer.sources.image_decoding import read_gif, read_image
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.prefetched import PrefetchedSource
-from streamer.sources.uri import READ_SUFFIXES, is_pattern, local_path
+from streamer.sources.spec import READ_SUFFIXES, SourceKind, SourceSpec
 
 SECONDS_PER_IMAGE = 1.0
 GIF_SUFFIX = ".gif"
@@ -40,14 +39,14 @@ class ImageFilesSource(PrefetchedSource):
     folder's pictures and videos of other kinds, once a kind.
     """
 
-    def __init__(self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS) -> None:
-        """Lists the pictures of `uri` and reads the first good one, of at most `options.max_pixels`.
+    def __init__(self, spec: SourceSpec, options: SourceOptions = DEFAULT_OPTIONS) -> None:
+        """Lists the pictures and reads the first good one, of at most `options.max_pixels`.
 
         Raises:
             SourceError: if there is none, or none that can be read.
         """
-        self._uri, self._name, self._max_pixels = uri, name, options.max_pixels
-        self._paths, self._skipped = _list(uri)
+        self._spec, self._name, self._max_pixels = spec, spec.name, options.max_pixels
+        self._paths, self._skipped = _list(spec)
         self._pictures = self._read_all()
         self._count = 0
         self._begin()
@@ -61,16 +60,19 @@ class ImageFilesSource(PrefetchedSource):
         frame = self._read()
         if frame is None:
             names = ", ".join(self._skipped[:3]) + (", ..." if len(self._skipped) > 3 else "")
-            raise SourceError(f"source {self._uri!r} has no picture that can be read: {names}; replace or convert them")
+            raise SourceError(
+                f"source {str(self._spec)!r} has no picture that can be read: {names}; replace or convert them"
+            )
         alone = len(self._paths) == 1
         has_gif = any(path.suffix.lower() == GIF_SUFFIX for path in self._paths)
         self.info = SourceInfo(
             name=self._name,
-            uri=self._uri,
+            uri=str(self._spec),
             size_wh=frame.size_wh if alone else None,
             frame_count=None if has_gif else len(self._paths),
             duration_s=None if has_gif else len(self._paths) * SECONDS_PER_IMAGE,
-            path=local_path(self._uri) if not is_pattern(self._uri) else None,
+            path=None if self._spec.kind is SourceKind.PATTERN else self._spec.path,
+            pattern=self._spec.path if self._spec.kind is SourceKind.PATTERN else None,
         )
         return frame
 
@@ -98,22 +100,23 @@ class ImageFilesSource(PrefetchedSource):
                 self._skipped.append(f"{path.name} ({error})")
 
 
-def _list(uri: str) -> tuple[list[Path], list[str]]:
-    """Returns the pictures of a URI in order, and what is passed over, a phrase a kind."""
-    path = local_path(uri)
+def _list(spec: SourceSpec) -> tuple[list[Path], list[str]]:
+    """Returns a source's pictures in order, and what is passed over, a phrase a kind."""
+    path, shown = spec.path, str(spec)
+    assert path is not None
     try:
-        if is_pattern(uri):
+        if spec.kind is SourceKind.PATTERN:
             found = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - any start, any depth
-            wanted = f"no picture matches {redact(uri)!r}"
+            wanted = f"no picture matches {shown!r}"
         elif path.is_dir():
             found = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-            wanted = f"the folder {redact(uri)!r} holds no picture"
+            wanted = f"the folder {shown!r} holds no picture"
         else:
             return [path], []
         paths = [entry for entry in found if entry.suffix.lower() in _TAKEN and entry.is_file()]
         others = _describe_others(found)
     except OSError as error:
-        raise SourceError(f"source {redact(uri)!r} can't be listed: {error.strerror}; check its permissions") from error
+        raise SourceError(f"source {shown!r} can't be listed: {error.strerror}; check its permissions") from error
     if not paths:
         count = f" ({len(found)} other entries)" if found else ""
         kinds = f": {', '.join(others)}" if others else ""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from streamer.common.errors import SourceError
 from streamer.common.log_limit import LogLimit
-from streamer.common.redaction import redact
 from streamer.frames.frame import Frame
 from streamer.frames.packet_decoder import DecodedPicture
 from streamer.sources.arrival_clock import ArrivalClock
@@ -20,8 +19,8 @@ from streamer.sources.http.response_file import ResponseFile
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.prefetched import PrefetchedSource
 from streamer.sources.presentation_clock import PresentationClock
+from streamer.sources.spec import SourceSpec
 from streamer.sources.truncation import missing_end
-from streamer.sources.uri import is_stream, local_path
 
 log = logging.getLogger(__name__)
 
@@ -41,32 +40,25 @@ class VideoSource(PrefetchedSource):
     """
 
     def __init__(
-        self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS, body: ResponseFile | None = None
+        self, spec: SourceSpec, options: SourceOptions = DEFAULT_OPTIONS, *, body: ResponseFile | None = None
     ) -> None:
-        """Opens `uri`, a path or URL, and decodes its first picture.
+        """Opens a local file or a stream's URL, and decodes its first picture.
 
         Args:
-            uri: where it is.
-            name: the source's name.
+            spec: where it is.
             options: patience, and who decodes.
-            body: what a web server has answered to `uri` already, to be read and closed; None asks it.
+            body: what a web server has answered to the URL already, to be read and closed; None asks it.
 
         Raises:
             SourceError: if it can't be opened, holds no video, or ends before its first frame.
         """
-        stream = is_stream(uri)
-        if stream:  # FFmpeg knows schemes in lower case only
-            scheme, _, rest = uri.partition(":")
-            uri = f"{scheme.lower()}:{rest}"
-        self._path = None if stream else local_path(uri)
-        self._shown = redact(uri) if stream else uri
-        self._name = name
+        self._path, self._shown, self._name = spec.path, str(spec), spec.name
         self._count = 0
         self._notes: list[str] = []
         self._complaint = LogLimit()
         self._looked_at: DecodedPicture | None = None
         self._identity = _identity(self._path)
-        self._decoder = VideoDecoder(uri if self._path is None else self._path, self._shown, options, body)
+        self._decoder = VideoDecoder(spec, options, body)
         self._begin()
 
     @property

@@ -17,6 +17,7 @@ from streamer.sources.cameras import cameras_text
 from streamer.sources.opencv_logging import quiet_opencv
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.prefetched import PrefetchedSource
+from streamer.sources.spec import SourceSpec
 
 _log = logging.getLogger(__name__)
 _FPS_TOLERANCE = 0.5  # a driver that gives 29.97 for 30 gave what was asked
@@ -29,14 +30,15 @@ class WebcamSource(PrefetchedSource):
     of. A camera that is unplugged raises `SourceError`: `LiveSource` opens it again.
     """
 
-    def __init__(self, uri: str, *, name: str, options: SourceOptions = DEFAULT_OPTIONS) -> None:
-        """Opens a camera, `uri` being its number or device node, and takes its first picture.
+    def __init__(self, spec: SourceSpec, options: SourceOptions = DEFAULT_OPTIONS) -> None:
+        """Opens a camera by its number or device node, and takes its first picture.
 
         Raises:
             SourceError: if it isn't there, is in use, or gives no picture.
         """
         quiet_opencv()
-        self._uri, self._name, self._options = uri, name, options
+        uri = spec.uri.reveal()
+        self._uri, self._name, self._options = uri, spec.name, options
         linux = sys.platform == "linux"
         if linux:
             _check_node(uri)

@@ -6,7 +6,6 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from streamer.common.errors import SourceError
-from streamer.common.redaction import redact
 from streamer.sources.base import Source
 from streamer.sources.http.client import Answer, HttpClient, NotHttpError
 from streamer.sources.http.jpeg_scanner import MOST_PICTURE_BYTES, JpegScanner
@@ -14,6 +13,7 @@ from streamer.sources.http.motion_jpeg import MotionJpegSource
 from streamer.sources.http.response_file import ResponseFile
 from streamer.sources.http.snapshot import SnapshotSource
 from streamer.sources.options import SourceOptions
+from streamer.sources.spec import SourceSpec
 from streamer.sources.video import VideoSource
 
 _VIDEO_SUFFIXES = (
@@ -30,23 +30,22 @@ _JPEG_START, _PLAYLIST_START = b"\xff\xd8\xff", b"#EXTM3U"
 _MOST_PLAYLIST_BYTES = 16 << 20
 
 
-def open_http(uri: str, *, name: str, options: SourceOptions) -> Source:
+def open_http(spec: SourceSpec, options: SourceOptions) -> Source:
     """Opens one connection to a camera, or to anything else over HTTP; it has its first frame when this returns.
 
     Raises:
         SourceError: if it can't be opened, or gives no frame.
     """
-    scheme, _, rest = uri.partition(":")
-    url, shown = f"{scheme.lower()}:{rest}", redact(uri)
+    url, shown = spec.url, str(spec)
     if PurePosixPath(urlsplit(url).path).suffix.lower() in _VIDEO_SUFFIXES:
-        return VideoSource(uri, name=name, options=options)
+        return VideoSource(spec, options)
     client = HttpClient(url, shown, options)
     try:
         answer = client.get()
     except NotHttpError:
-        return VideoSource(uri, name=name, options=options)
+        return VideoSource(spec, options)
     try:
-        source = _open_pictures(client, answer, shown, name, options)
+        source = _open_pictures(client, answer, shown, spec.name, options)
     except OSError as error:
         raise SourceError(f"source {shown!r} broke off ({error.strerror or error}); check its network") from None
     except BaseException:
@@ -55,9 +54,9 @@ def open_http(uri: str, *, name: str, options: SourceOptions) -> Source:
     if source is not None:
         return source
     if answer.content_type in _STREAM_TYPES and answer.length is None and not answer.has_parts:
-        return VideoSource(uri, name=name, options=options, body=ResponseFile(answer, shown, options.stall_timeout_s))
+        return VideoSource(spec, options, body=ResponseFile(answer, shown, options.stall_timeout_s))
     answer.close()
-    return VideoSource(uri, name=name, options=options)
+    return VideoSource(spec, options)
 
 
 def _open_pictures(client: HttpClient, answer: Answer, shown: str, name: str, options: SourceOptions) -> Source | None:

@@ -118,7 +118,7 @@ class WorkerSource:
         self._exporter: IpcExporter | None = None
         self._last_status: tuple[object, messages.Status] | None = None
         self._has_ended = False
-        threading.Thread(target=self._run, name=f"decode {request.name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"decode {request.spec.name}", daemon=True).start()
 
     def start(self, *, paced: bool) -> None:
         """Has its frames sent, each at its own time where they are paced."""
@@ -153,7 +153,7 @@ class WorkerSource:
         status = messages.Status()
         try:
             request = self._request
-            with open_source(request.uri, name=request.name, options=request.options, wait=False) as source:
+            with open_source(request.spec, options=request.options, wait=False) as source:
                 self._source = source
                 if self._stopped.is_set():  # before there was something to interrupt
                     source.interrupt()
@@ -164,7 +164,7 @@ class WorkerSource:
                 finally:
                     status = _status_of(source)
         except Exception as failed:
-            error = as_source_error(failed, self._request.name)
+            error = as_source_error(failed, self._request.spec.name)
         self._send(messages.Ended(self._number, error, status))
         with self._lock:
             self._has_ended = True

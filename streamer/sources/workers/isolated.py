@@ -8,6 +8,7 @@ from dataclasses import replace
 from streamer.frames.frame import Frame
 from streamer.sources.base import Source
 from streamer.sources.options import SourceOptions
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers.pool import DecoderPool
 
 
@@ -17,7 +18,7 @@ class IsolatedSource(Source):
     Frames are copied, which takes longer than reading them in this process.
     """
 
-    def __init__(self, uri: str, *, name: str, options: SourceOptions) -> None:
+    def __init__(self, spec: SourceSpec, options: SourceOptions) -> None:
         """Starts the process, opens the source there and waits for its first frame.
 
         Raises:
@@ -26,7 +27,7 @@ class IsolatedSource(Source):
         """
         self._pool = DecoderPool(1)
         try:
-            self._source = self._pool.open(uri, name=name, options=replace(options, reconnect=0, gpu=None))
+            self._source = self._pool.open(spec, replace(options, reconnect=0, gpu=None))
             self._source.wait_ready()
         except BaseException:
             self._pool.close()

@@ -9,6 +9,7 @@ from streamer.frames.frame import Frame
 from streamer.frames.yuv import Yuv420
 from streamer.sources.base import SourceInfo
 from streamer.sources.options import SourceOptions
+from streamer.sources.spec import SourceSpec
 
 if TYPE_CHECKING:
     from streamer.cuda.ipc import Handle
@@ -31,8 +32,7 @@ class Open(NamedTuple):
     """Open a source under this number."""
 
     number: int
-    uri: str
-    name: str
+    spec: SourceSpec
     options: SourceOptions
 
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 
 from streamer.common.closeable import Closeable
 from streamer.common.errors import ConfigError, SourceError
-from streamer.common.redaction import redact
-from streamer.sources.base import Source, SourceInfo
+from streamer.sources.base import Source
 from streamer.sources.options import SourceOptions
-from streamer.sources.uri import default_name, is_stream
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers.remote import RemoteSource
 from streamer.sources.workers.worker_process import DEFAULT_LIMITS, WorkerLimits, WorkerProcess, WorkerStatus
 
@@ -68,14 +67,13 @@ class DecoderPool(Closeable):
                 raise ConfigError(f"no decoding process can be started ({error}): use --decode-processes 0") from error
             raise
 
-    def open(self, uri: str, *, name: str | None = None, options: SourceOptions) -> Source:
+    def open(self, spec: SourceSpec, options: SourceOptions) -> Source:
         """Opens a source in the worker with the fewest; returns at once, see `Source.wait_ready`.
 
         Raises:
             ConfigError: if that worker has as many as it can.
         """
-        shown, live = (redact(uri), True) if is_stream(uri) else (uri, False)
-        source = RemoteSource(uri, SourceInfo(name or default_name(uri), shown, live=live), options)
+        source = RemoteSource(spec, options)
         alive = [worker for worker in self._workers if worker.is_alive]
         if alive:
             min(alive, key=lambda worker: (worker.crashes, worker.load)).attach(source)
@@ -83,7 +81,7 @@ class DecoderPool(Closeable):
         try:
             self._start_thread(self._supervise, self._start([source]))
         except OSError as error:
-            source.on_ended(SourceError(f"source {shown!r} can't be opened: no process can be started ({error})"))
+            source.on_ended(SourceError(f"source {str(spec)!r} can't be opened: no process can be started ({error})"))
         return source
 
     def status(self) -> list[WorkerStatus]:

@@ -14,6 +14,7 @@ from streamer.common.queues import BoundedQueue, Closed, OverflowPolicy
 from streamer.frames.frame import Frame
 from streamer.sources.base import FrameConsumer, PushSource, SourceInfo, damage_phrase
 from streamer.sources.options import SourceOptions
+from streamer.sources.spec import SourceSpec
 from streamer.sources.timeline import ContinuousTimeline
 from streamer.sources.workers.messages import FormatChanged, FrameReady, Open, Start, Status, Stop
 from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
@@ -51,16 +52,15 @@ class RemoteSource(PushSource):
 
     max_unacknowledged = MAX_UNACKNOWLEDGED
 
-    def __init__(self, uri: str, info: SourceInfo, options: SourceOptions) -> None:
+    def __init__(self, spec: SourceSpec, options: SourceOptions) -> None:
         """Isn't attached to a worker yet.
 
         Args:
-            uri: with its password.
-            info: what is known so far.
+            spec: where it reads from.
             options: for the worker that opens it.
         """
-        self.info = info
-        self._uri, self._options = uri, options
+        self.info = SourceInfo(spec.name, str(spec), live=spec.kind.is_live)
+        self._spec, self._options = spec, options
         self._attachment: Attachment | None = None
         self._consumer: FrameConsumer | None = None
         self._paced = False
@@ -162,7 +162,7 @@ class RemoteSource(PushSource):
                 return False
             attachment.acknowledged[attachment.number] = 0
             self._attachment, self._is_first = attachment, True
-            attachment.send(Open(attachment.number, self._uri, self.info.name, self._options))
+            attachment.send(Open(attachment.number, self._spec, self._options))
             if self._consumer is not None:
                 attachment.send(Start(attachment.number, self._paced))
             return True

@@ -1,0 +1,225 @@
+"""A source as it is written, parsed once: ``[name=]URI`` to a frozen `SourceSpec` that never prints a password."""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.request import url2pathname
+
+from streamer.common.errors import ConfigError, nearest
+from streamer.common.redaction import cuts_userinfo, redact
+
+STREAM_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "tcp")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+"""Formats that are read and written."""
+READ_SUFFIXES = (*PICTURE_SUFFIXES, ".avif", ".heic", ".heif")
+
+_ENCODE = "write %2F for /, %3F for ?, %23 for #, %40 for @ and %25 for %"
+_NOT_IN_NAMES = '= / \\ : ? * [ ] < > | "'
+_NAMED = re.compile(r"([^=]*)=(.*)", re.DOTALL)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_HOST = re.compile(r"://(?:[^/?#]*@)?(\[[^\]]*\]|[^/:?#]+)")
+_SAMPLE_PATH = Path(__file__).parent.parent / "data" / "sample.mp4"
+
+
+class SourceKind(enum.Enum):
+    """What reads a source."""
+
+    SAMPLE = "sample"
+    """The packaged clip."""
+    CAMERA = "camera"
+    """A webcam, by number or device node."""
+    STREAM = "stream"
+    """A URL of one of `STREAM_SCHEMES`."""
+    PICTURES = "pictures"
+    """A picture file or a folder of them."""
+    PATTERN = "pattern"
+    """A pattern of picture files' names."""
+    VIDEO = "video"
+    """A local video file."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it reconnects, and its frames can't be asked for again; a stream may still turn out to be a file."""
+        return self in (SourceKind.CAMERA, SourceKind.STREAM)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is read as packets that a decoder may decode in another process."""
+        return self in (SourceKind.STREAM, SourceKind.VIDEO)
+
+
+class SecretUri:
+    """A URI whose every printed form is redacted: `str`, `repr`, `format`, logging.
+
+    Example:
+        >>> SecretUri("rtsp://admin:secret@10.0.0.7/1")
+        'rtsp://***@10.0.0.7/1'
+    """
+
+    __slots__ = ("_shown", "_text")
+
+    def __init__(self, text: str, shown: str | None = None) -> None:
+        """Keeps the URI.
+
+        Args:
+            text: the URI, with its password.
+            shown: what is printed; None is what `redact` leaves of it.
+        """
+        self._text = text
+        self._shown = redact(text) if shown is None else shown
+
+    def reveal(self) -> str:
+        """Returns the URI with its password: for whatever opens it, never for a message."""
+        return self._text
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def __repr__(self) -> str:
+        return repr(self._shown)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretUri) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """A source that can be opened. Two are equal if they have the same name and URI.
+
+    Attributes:
+        name: what it is called: its given name, else ``camera0``, ``clip``, a folder's name, or a URL's host.
+        uri: where it reads from; printed redacted.
+        kind: what reads it, decided when it was parsed.
+        scheme: of a stream's URL, in lower case; None for anything else.
+    """
+
+    name: str
+    uri: SecretUri
+    kind: SourceKind = field(compare=False)
+    scheme: str | None = field(default=None, compare=False)
+
+    @classmethod
+    def parse(cls, text: str, *, name: str | None = None) -> SourceSpec:
+        """Parses a URI.
+
+        Args:
+            text: a camera's number or node, a video or picture file, a folder, a pattern, a stream's URL, or
+                ``sample``.
+            name: what to call it; None derives a name from the URI.
+
+        Raises:
+            ConfigError: if it is empty, its scheme isn't known, or a ``/ ? #`` in its password ends its host too early.
+
+        Example:
+            >>> SourceSpec.parse("rtsp://admin:secret@10.0.0.7/1")
+            SourceSpec(name='10.0.0.7', uri='rtsp://***@10.0.0.7/1', kind=<SourceKind.STREAM: 'stream'>, scheme='rtsp')
+        """
+        if not text:
+            raise ConfigError("a source's URI is empty; give a file, a camera's number, a URL, or sample")
+        found = _SCHEME.match(text)
+        scheme = found[1].lower() if found else None
+        if text == "sample":
+            return cls(name or text, SecretUri(text), SourceKind.SAMPLE)
+        if re.fullmatch(r"[0-9]+", text) or text.startswith("/dev/video"):
+            return cls(name or f"camera{text.removeprefix('/dev/video')}", SecretUri(text), SourceKind.CAMERA)
+        if scheme in STREAM_SCHEMES:
+            if cuts_userinfo(text):
+                raise ConfigError(f"source {redact(text)!r} has a / ? or # in its user or password: {_ENCODE}")
+            return cls(name or _host(text), SecretUri(text), SourceKind.STREAM, scheme)
+        if scheme not in (None, "file"):
+            known = (*STREAM_SCHEMES, "file")
+            raise ConfigError(
+                f"source {redact(text)!r} has the unknown scheme {scheme!r}{nearest(scheme or '', known)};"
+                f" known: {', '.join(known)}"
+            )
+        return _parse_local(text, name)
+
+    @classmethod
+    def parse_named(cls, text: str) -> SourceSpec:
+        """Parses ``[name=]URI``, see `name_problem` for what is a name.
+
+        An existing file's path is never split, so that ``a=1.mp4`` can be opened, and neither is a URL's query, since
+        the start of a URL is no name.
+
+        Raises:
+            ConfigError: as `parse`, or if nothing follows the ``=``.
+        """
+        named = _NAMED.fullmatch(text)
+        if named is None or name_problem(named[1]) is not None or _asks(Path(text).exists):
+            return cls.parse(text)
+        if not named[2]:
+            raise ConfigError(f"source {text!r} names no URI after the '='; write name=URI, for instance door=0")
+        return cls.parse(named[2], name=named[1])
+
+    @property
+    def path(self) -> Path | None:
+        """The local file or folder, or a pattern of such; None for a camera and a stream. Not safe to print."""
+        if self.kind is SourceKind.SAMPLE:
+            return _SAMPLE_PATH
+        return None if self.kind.is_live else _local_path(self.uri.reveal())
+
+    @property
+    def url(self) -> str:
+        """A stream's URL with its password, its scheme in lower case: the only form that FFmpeg knows."""
+        text = self.uri.reveal()
+        return f"{self.scheme}{text[len(self.scheme) :]}" if self.scheme else text
+
+    @property
+    def delimiters_hint(self) -> str:
+        """What to try where a URL with an ``@`` after its host can't be opened, as the end of a message; else empty."""
+        is_possible = self.kind is SourceKind.STREAM and cuts_userinfo(self.uri.reveal()) is not False
+        return f"; if its user or password holds one of / ? #, {_ENCODE}" if is_possible else ""
+
+    def __str__(self) -> str:
+        return str(self.uri)
+
+
+def name_problem(name: str) -> str | None:
+    """Returns why a source can't have that name, None if it can: ``front door``, ``türe`` and ``1`` are names."""
+    if not name.strip() or name != name.strip() or not name.isprintable():
+        return "it begins or ends with a space, or can't be printed"
+    if not set(_NOT_IN_NAMES.split()).isdisjoint(name):
+        return f"it has one of {_NOT_IN_NAMES}"
+    return None
+
+
+def _parse_local(text: str, name: str | None) -> SourceSpec:
+    path = _local_path(text)
+    exists, is_folder = _asks(path.exists), _asks(path.is_dir)
+    uri = SecretUri(text, text if exists else None)
+    if not exists and any(character in text for character in "*?["):
+        return SourceSpec(name or path.parent.name or "pictures", uri, SourceKind.PATTERN)
+    is_pictures = is_folder or text.endswith(("/", "\\")) or path.suffix.lower() in READ_SUFFIXES
+    kind = SourceKind.PICTURES if is_pictures else SourceKind.VIDEO
+    default = redact(path.stem) if not exists else path.resolve().name if is_folder else path.stem
+    return SourceSpec(name or default or "pictures", uri, kind)
+
+
+def _local_path(text: str) -> Path:
+    """Returns the path of a plain path, one that begins with ``~``, or a ``file://`` URL."""
+    path = Path(url2pathname(text[len("file://") :]) if _SCHEME.match(text) else text)
+    try:
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such home
+    except ValueError:  # a zero byte in it: no file has such a name
+        return path
+
+
+def _host(url: str) -> str:
+    host = _HOST.search(redact(url))
+    return (re.sub(r"[^\w.-]+", "-", host[1]).strip("-") if host else "") or "stream"
+
+
+def _asks(question: Callable[[], bool]) -> bool:
+    """Returns the file system's answer, False for a name that it can't even look up, for instance one too long."""
+    try:
+        return question()
+    except (OSError, ValueError):
+        return False
