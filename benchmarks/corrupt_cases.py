@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import cast
 
-import av
 import cv2
+import av
 import numpy as np
 import numpy.typing as npt
 import onnx

@@ -12,8 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
-import av
 import cv2
+import av
 import numpy as np
 import numpy.typing as npt
 from av.video.stream import VideoStream

@@ -17,8 +17,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal
 
-import av
 import cv2
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest

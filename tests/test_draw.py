@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import av
 import cv2
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest

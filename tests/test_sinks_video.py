@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import cv2
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest

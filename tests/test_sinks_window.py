@@ -192,7 +192,17 @@ def test_sizes_are_fitted(size_wh: tuple[int, int], room_wh: tuple[int, int], fi
     assert fitted(size_wh, room_wh) == fitted_wh
 
 
-@pytest.mark.parametrize("module", ["frames.yuv", "sources.spec", "sinks.video.encoder", "sinks.mosaic.tiles"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "frames.yuv",
+        "sources.video",
+        "sources.image_files",
+        "sources.http.opening",
+        "sinks.video.encoder",
+        "sinks.mosaic.tiles",
+    ],
+)
 def test_opencv_is_imported_before_pyav(module: str) -> None:
     """Else OpenCV's Qt gets PyAV's libxcb-shm beside its own libxcb, and opening a window never returns."""
     code = f"import sys, streamer.{module}, av; print([name for name in sys.modules if name in ('av', 'cv2')])"

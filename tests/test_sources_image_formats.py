@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-import av
 import cv2
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings

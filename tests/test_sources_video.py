@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Container
 from pathlib import Path
 
-import av
 import cv2
+import av
 import numpy as np
 import pytest
 from hypothesis import given

@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-import av
 import cv2
+import av
 import pytest
 
 from streamer.app.config import StreamConfig, read_config

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import av
 import cv2
+import av
 import numpy as np
 import numpy.typing as npt
 

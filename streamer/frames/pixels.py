@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-import av
 import cv2
+import av
 import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import SideData, Type

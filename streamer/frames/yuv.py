@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import av
 import cv2
+import av
 import numpy as np
 import numpy.typing as npt
 

@@ -8,11 +8,13 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from streamer.common.errors import SinkError
-from streamer.frames.detections import Detections
-from streamer.frames.frame import Frame
+
+if TYPE_CHECKING:
+    from streamer.frames.detections import Detections
+    from streamer.frames.frame import Frame
 
 log = logging.getLogger(__name__)
 

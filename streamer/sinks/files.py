@@ -14,9 +14,12 @@ import time
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamer.common.errors import ConfigError, SinkError
-from streamer.frames.frame import Frame
+
+if TYPE_CHECKING:
+    from streamer.frames.frame import Frame
 
 log = logging.getLogger(__name__)
 

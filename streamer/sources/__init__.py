@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import streamer.frames  # noqa: F401 - first: see there why OpenCV comes before PyAV
 from streamer.common.errors import SourceError, StreamerError, nearest
 from streamer.common.redaction import redact
 from streamer.sources.base import Source, SourceInfo, as_source_error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import cv2  # noqa: F401 - before PyAV, see `streamer.frames`
 import av
 from av.container import InputContainer
 

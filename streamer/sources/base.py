@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from streamer.common.closeable import Closeable
 from streamer.common.errors import SourceError, StreamerError
-from streamer.frames.frame import Frame
+
+if TYPE_CHECKING:
+    from streamer.frames.frame import Frame
 
 
 @dataclass(frozen=True)

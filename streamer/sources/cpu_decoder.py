@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2  # noqa: F401 - before PyAV, see `streamer.frames`
 import av
 from av.packet import Packet
 from av.video.stream import VideoStream

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
+import cv2  # noqa: F401 - before PyAV, see `streamer.frames`
 import av
 from av.codec.context import ThreadType
 from av.container import InputContainer

@@ -6,6 +6,7 @@ import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+import cv2  # noqa: F401 - before PyAV, see `streamer.frames`
 from av.packet import Packet
 from av.video.stream import VideoStream
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import cv2
+import av
 import numpy as np
 import numpy.typing as npt
 

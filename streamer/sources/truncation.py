@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2  # noqa: F401 - before PyAV, see `streamer.frames`
 import av
 from av.container import InputContainer
 

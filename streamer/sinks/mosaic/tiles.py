@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-import av
 import cv2
+import av
 import numpy as np
 import numpy.typing as npt
 

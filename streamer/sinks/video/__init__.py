@@ -1,1 +1,3 @@
 """Video files: encoding, sound, segments."""
+
+import streamer.frames  # noqa: F401 - OpenCV before PyAV

@@ -6,8 +6,8 @@ import logging
 import threading
 from fractions import Fraction
 
-import av
 import cv2
+import av
 import numpy as np
 import numpy.typing as npt
 
