@@ -170,7 +170,7 @@ def test_text_outside_ascii_is_drawn_as_letters() -> None:
 @pytest.mark.parametrize("kind", ["bgr", "yuv"])
 def test_of_a_held_box_only_the_corners_are_drawn(kind: str) -> None:
     frame, box = frame_of((320, 240), kind), found(((40, 60, 200, 180), 0))
-    whole, held = (changed(frame, Annotator(LABELS).annotate(frame, seen)) for seen in (box, box.held()))
+    whole, held = (changed(frame, Annotator(LABELS).annotate(frame, seen)) for seen in (box, box.reused()))
     for row, column in ((61, 199), (179, 41), (179, 199)):  # the label lies on the other
         assert whole[row, column] and held[row, column]
     for row, column in ((179, 120), (120, 41), (120, 199)):

@@ -448,7 +448,7 @@ def test_detecting_every_nth_frame_holds_the_boxes_between(depth: int) -> None:
     report = run_bounded(Pipeline([plan], SlowDetector(depth=depth, during=seen.append)))
     assert seen == list(range(0, 20, 4))
     assert sink.indices == list(range(20))
-    assert [found.is_held for found in sink.detections] == [index % 4 != 0 for index in range(20)]
+    assert [found.is_reused for found in sink.detections] == [index % 4 != 0 for index in range(20)]
     assert all(len(found) == 1 for found in sink.detections)
     assert report.sources[0].frames_processed == 20
 
@@ -462,7 +462,7 @@ def test_streams_with_and_without_held_boxes_keep_their_order() -> None:
     run_bounded(Pipeline(plans, SlowDetector(depth=2)))
     for every, sink in zip((1, 2, 7), sinks, strict=True):
         assert sink.indices == list(range(50))
-        assert [found.is_held for found in sink.detections] == [index % every != 0 for index in range(50)]
+        assert [found.is_reused for found in sink.detections] == [index % every != 0 for index in range(50)]
 
 
 def test_higher_priority_is_served_first() -> None:

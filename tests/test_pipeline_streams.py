@@ -117,7 +117,7 @@ def test_held_frames_ride_beside_batches() -> None:
         wait_for(lambda: result)
     for _, sink in plans:
         assert sink.indices == list(range(30))
-        assert [found.is_held for found in sink.detections] == [index % 3 != 0 for index in range(30)]
+        assert [found.is_reused for found in sink.detections] == [index % 3 != 0 for index in range(30)]
 
 
 def test_streams_are_added_and_removed_while_others_run() -> None:
@@ -234,7 +234,7 @@ def test_priority_and_budget_change_at_run_time() -> None:
         (stream,) = pipeline.streams
         assert stream.inference.input.priority == 7
         count = len(sink.indices)
-        wait_for(lambda: any(found.is_held for found in sink.detections[count:]))
+        wait_for(lambda: any(found.is_reused for found in sink.detections[count:]))
 
 
 def test_the_lowest_priority_gives_way_first_and_its_overlay_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def test_boxes_are_held_between(two: DecoderPool, long_clip: Path) -> None:
     sink = MemorySink()
     run([StreamSpec(opened(two, long_clip), [("out", sink)], detect_every=4)])
     assert sink.indices == list(range(LONG))
-    assert [found.is_held for found in sink.detections] == [index % 4 != 0 for index in range(LONG)]
+    assert [found.is_reused for found in sink.detections] == [index % 4 != 0 for index in range(LONG)]
 
 
 def test_frames_wait_for_their_own_time(two: DecoderPool, tmp_path: Path) -> None:

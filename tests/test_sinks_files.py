@@ -61,7 +61,7 @@ def test_a_line_a_frame_with_exactly_the_promised_keys(tmp_path: Path) -> None:
 def test_lines_say_when_detections_are_held(tmp_path: Path) -> None:
     with JsonlSink(tmp_path / "out.jsonl", LABELS) as sink:
         sink.write(frame(0), found((1, 2, 3, 4)))
-        sink.write(frame(1), found((1, 2, 3, 4)).held())
+        sink.write(frame(1), found((1, 2, 3, 4)).reused())
     seen, held = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert "held" not in seen
     assert held["held"] is True

@@ -144,7 +144,7 @@ def test_priority_and_budget_change_without_a_break(run: Run) -> None:
     (a,) = [stream for stream in run.pipeline.streams if stream.name == "a"]
     wait_for(lambda: a.inference.input.priority == 3)
     count = len(run.opened["a"][0][1].detections)
-    wait_for(lambda: any(found.is_held for found in run.opened["a"][0][1].detections[count:]))
+    wait_for(lambda: any(found.is_reused for found in run.opened["a"][0][1].detections[count:]))
     assert len(run.opened["a"]) == 1
 
 

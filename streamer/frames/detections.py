@@ -16,7 +16,7 @@ class Detections:
         boxes_xyxy: (N, 4) float32, left, top, right, bottom in pixels of the source frame.
         scores: (N,) float32 in [0, 1].
         class_ids: (N,) int64, indices into the model's labels.
-        is_held: True where they were found in an earlier frame, and are shown on until the next detection.
+        is_reused: True where they are an earlier frame's: the detector hasn't seen this one.
 
     Raises:
         ValueError: if the three arrays differ in length, or a shape is wrong.
@@ -25,7 +25,7 @@ class Detections:
     boxes_xyxy: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     class_ids: npt.NDArray[np.int64]
-    is_held: bool = False
+    is_reused: bool = False
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes_xyxy, np.float32)
@@ -45,9 +45,9 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def held(self) -> Detections:
-        """Returns the same objects, as they are shown on a later frame."""
-        return replace(self, is_held=True)
+    def reused(self) -> Detections:
+        """Returns the same objects for a later frame that the detector doesn't see."""
+        return replace(self, is_reused=True)
 
     @classmethod
     def empty(cls) -> Detections:

@@ -94,7 +94,7 @@ class Annotator:
         """Returns a frame like `frame` with the detections and the overlay drawn on a copy of its pixels.
 
         Boxes are clipped to the picture, the best score lies on top, and a label that would leave the picture is
-        moved inside. Of boxes that are held from an earlier frame only the corners are drawn, and no score is given.
+        moved inside. Of boxes that are reused from an earlier frame only the corners are drawn, and no score is given.
         With nothing to draw, `frame` itself is returned.
 
         Args:
@@ -111,7 +111,7 @@ class Annotator:
         shown = self._clipped(detections, frame.size_wh)
         for box_xyxy, class_id, _ in shown:
             colour = class_colour(class_id)
-            _outline(canvas, box_xyxy, style.line_wh, colour, corners_only=detections.is_held)
+            _outline(canvas, box_xyxy, style.line_wh, colour, corners_only=detections.is_reused)
         for box_xyxy, class_id, text in shown:
             self._paste_label(canvas, style, box_xyxy, class_id, text)
         if overlay_lines:
@@ -130,7 +130,7 @@ class Annotator:
             if right > left and bottom > top:
                 box = (_even_down(left), _even_down(top), min(_even_up(right), width), min(_even_up(bottom), height))
                 label = self._labels[class_id]
-                shown.append((box, class_id, label if detections.is_held else f"{label} {score:.2f}"))
+                shown.append((box, class_id, label if detections.is_reused else f"{label} {score:.2f}"))
         return shown[::-1]
 
     def _paste_label(

@@ -44,4 +44,4 @@ class InferenceHandover:
         Raises:
             Closed: if the run was aborted.
         """
-        self.output.put((frame, self._last.held()))
+        self.output.put((frame, self._last.reused()))

@@ -220,7 +220,7 @@ class LineFormat:
             "width": width,
             "height": height,
             "name": frame.name,
-            **({"held": True} if detections.is_held else {}),
+            **({"held": True} if detections.is_reused else {}),
             "detections": [
                 {"label": self._labels[class_id], "class_id": class_id, "score": score, "box_xyxy": box}
                 for class_id, score, box in rows
