@@ -6,8 +6,10 @@ import json
 import logging
 import re
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,8 +20,8 @@ from hypothesis import strategies as st
 from streamer.common.errors import SinkError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
-from streamer.sinks import open_sink
-from streamer.sinks.files import safe_name
+from streamer.sinks import files, open_sink
+from streamer.sinks.files import captured_utc, safe_name
 from streamer.sinks.images import ImagesSink
 from streamer.sinks.jsonl import JsonlSink
 from streamer.sinks.null import NullSink
@@ -77,6 +79,20 @@ def test_lines_of_live_sources_say_when_the_frame_was_captured(tmp_path: Path) -
     moment = datetime.strptime(line.pop("captured_at"), "%Y-%m-%dT%H:%M:%S.%f%z")
     assert abs(datetime.now(UTC) - timedelta(hours=1) - moment) < timedelta(seconds=5)
     assert set(line) == {"source", "index", "pts_s", "width", "height", "name", "detections"}
+
+
+def test_every_output_gets_the_same_time_of_a_frame_though_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = captured_utc(frame(1))
+
+    class Set(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr(files, "datetime", Set)
+    assert captured_utc(frame(1)) == before
+    later = replace(frame(1), captured_at_s=time.perf_counter())
+    assert captured_utc(later) - before > timedelta(minutes=59)
 
 
 def test_lines_keep_all_digits(tmp_path: Path) -> None:

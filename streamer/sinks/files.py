@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import tempfile
+import threading
 import time
 import unicodedata
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _MOST_COMPARISONS, _CLOSE_S = 20, 50e-6
+_utc_lock = threading.Lock()
 
 
 def safe_name(name: str) -> str:
@@ -166,10 +168,17 @@ def _say_unlocked(folder: Path, why: str) -> None:
 
 
 def captured_utc(frame: Frame) -> datetime:
-    """Returns when the source had the frame, by the system's clock as it goes now.
+    """Returns when the source had the frame; every output gets the same answer, whatever the system's clock does."""
+    with _utc_lock:
+        return _utc_at(frame.captured_at_s)
 
-    Two clocks are compared, and a busy machine may put the program aside between looking at one and at the other: of
-    several comparisons the quickest counts, so that every output says the same time of a frame.
+
+@functools.lru_cache(maxsize=4096)  # of the frames that the outputs of all streams may be behind by
+def _utc_at(at_s: float) -> datetime:
+    """Returns the UTC time at `at_s` (`time.perf_counter`), by the system's clock as it goes now.
+
+    A busy machine may suspend the thread between reading one clock and the other: of several readings the quickest
+    counts.
     """
     quickest_s, found = math.inf, datetime.now(UTC)
     for _ in range(_MOST_COMPARISONS):
@@ -177,7 +186,7 @@ def captured_utc(frame: Frame) -> datetime:
         now = datetime.now(UTC)
         took_s = time.perf_counter() - before_s
         if took_s < quickest_s:
-            quickest_s, found = took_s, now - timedelta(seconds=before_s + took_s / 2 - frame.captured_at_s)
+            quickest_s, found = took_s, now - timedelta(seconds=before_s + took_s / 2 - at_s)
         if quickest_s < _CLOSE_S:
             break
     return found
