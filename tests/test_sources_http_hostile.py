@@ -68,7 +68,7 @@ def endless(*parts: bytes) -> Reply:
     ],
 )
 def test_endless_answers_are_bounded(reply: Reply, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    modules = ("jpeg_scanner.MOST_PICTURE", "snapshot.MOST_PICTURE", "opening.MOST_PICTURE", "opening._MOST_PLAYLIST")
+    modules = ("jpeg_scanner.MAX_IMAGE", "snapshot.MAX_IMAGE", "opening.MAX_IMAGE", "opening._MAX_PLAYLIST")
     for module in modules:
         monkeypatch.setattr(f"streamer.sources.http.{module}_BYTES", 1_000_000)
     with HttpCamera(reply) as camera, pytest.raises(SourceError, match=words):

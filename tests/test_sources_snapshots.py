@@ -14,7 +14,7 @@ import pytest
 
 from streamer.common.errors import SourceError
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.http.auth import Login
+from streamer.sources.http.auth import Authenticator
 from tests.http_camera import EVERY, HttpCamera, Reply, head, jpeg
 from tests.media import SIZE_WH, number_of, picture
 
@@ -70,13 +70,13 @@ def test_the_default_rate_of_a_snapshot() -> None:
 
 
 def test_an_unchanged_snapshot_is_given_again_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.sources.http.snapshot._LONGEST_UNCHANGED_S", 60.0)
+    monkeypatch.setattr("streamer.sources.http.snapshot._MAX_UNCHANGED_S", 60.0)
     with (
         HttpCamera(snapshot(iter([0, 0, 0, 0, 1, 1, 1, 2, *[2] * 10_000]))) as camera,
         open_source(camera.url, options=SourceOptions(freshest=False, fps=200.0, stall_timeout_s=1000.0)) as source,
     ):
         assert [number_of(frame.image) for frame in islice(source, 3)] == [0, 1, 2]
-    monkeypatch.setattr("streamer.sources.http.snapshot._LONGEST_UNCHANGED_S", 0.0)
+    monkeypatch.setattr("streamer.sources.http.snapshot._MAX_UNCHANGED_S", 0.0)
     with HttpCamera(snapshot(itertools.repeat(3))) as camera, open_source(camera.url, options=FAST) as source:
         assert [number_of(frame.image) for frame in islice(source, 3)] == [3, 3, 3]
 
@@ -177,26 +177,26 @@ def test_a_password_is_not_sent_to_another_host() -> None:
 
 
 def test_a_stale_digest_is_answered_anew_and_a_wrong_one_once() -> None:
-    login = Login("a", "b")
+    login = Authenticator("a", "b")
     assert login.header("http://c/") is None
-    assert login.take(['Digest realm="r", nonce="1"'], was_sent=False)
+    assert login.accept(['Digest realm="r", nonce="1"'], was_sent=False)
     assert 'nonce="1"' in (login.header("http://c/") or "")
-    assert login.take(['Digest realm="r", nonce="2", stale=TRUE'], was_sent=True)
+    assert login.accept(['Digest realm="r", nonce="2", stale=TRUE'], was_sent=True)
     assert 'nonce="2"' in (login.header("http://c/") or "")
-    assert not login.take(['Digest realm="r", nonce="3"'], was_sent=True)
-    assert not Login("", "").take(['Digest realm="r", nonce="1"'], was_sent=False)
+    assert not login.accept(['Digest realm="r", nonce="3"'], was_sent=True)
+    assert not Authenticator("", "").accept(['Digest realm="r", nonce="1"'], was_sent=False)
     useless = ("", "Negotiate", ",,=,", "Digest", 'Digest nonce="1"', 'Digest realm="r"', 'Digest ,=,a="')
     unknown = ('Digest realm="r", nonce="1", algorithm=XYZ', 'Digest realm="r", nonce="1", qop="auth-int"')
     for challenge in (*useless, *unknown):
-        assert not Login("a", "b").take([challenge], was_sent=False)
+        assert not Authenticator("a", "b").accept([challenge], was_sent=False)
 
 
 @pytest.mark.parametrize(
     "rest", ["algorithm=md5", 'opaque=, algorithm=, qop=""', 'qop = "AUTH"', "qop=auth", 'opaque=""'], ids=str
 )
 def test_a_digest_is_answered_however_it_is_written(rest: str) -> None:
-    login = Login("a", "b")
-    assert login.take([f'digest  realm = "r",nonce="1" , {rest}'], was_sent=False)
+    login = Authenticator("a", "b")
+    assert login.accept([f'digest  realm = "r",nonce="1" , {rest}'], was_sent=False)
     given = login.header("http://c/x") or ""
     assert 'username="a", realm="r", nonce="1", uri="/x"' in given and ("qop=auth" in given) == ("auth" in rest.lower())
 

@@ -249,7 +249,7 @@ class VideoDecoder:
     def _next_packet(self) -> Packet[VideoStream] | None:
         while True:
             if self._body is not None:
-                self._body.allow(self._options.stall_timeout_s)
+                self._body.extend(self._options.stall_timeout_s)
             try:
                 packet = next(self._packets, None)
                 if packet is not None and packet.pts is not None:

@@ -49,7 +49,7 @@ class ImageFilesSource(PrefetchedSource):
         self._paths, self._skipped = _list(spec)
         self._pictures = self._read_all()
         self._count = 0
-        self._begin()
+        self._prefetch()
 
     @property
     def skipped(self) -> tuple[str, ...]:

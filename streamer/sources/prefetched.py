@@ -1,4 +1,4 @@
-"""What all sources share: a first frame read on opening, and a close that is safe from any thread."""
+"""A source that reads its first frame on opening, and can be closed from any thread."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from streamer.sources.base import Source
 
 
 class PrefetchedSource(Source):
-    """A source that opens, and reads its first frame, on construction.
+    """A source whose constructor opens it and reads its first frame.
 
-    Iterate on one thread at a time. `close` may be called from any: it waits for the frame being read, and iterating
-    then ends. A subclass calls `_begin` at the end of its constructor.
+    Iterate on one thread at a time. `close` may be called from any: it waits for the frame being read, and iteration
+    then ends. A subclass calls `_prefetch` at the end of its constructor.
     """
 
     _first: Frame | None = None
     _closed = False
 
-    def _begin(self) -> None:
-        """Reads the first frame; lets the device go when that fails."""
+    def _prefetch(self) -> None:
+        """Reads the first frame; releases the device when that fails."""
         self._lock = threading.Lock()
         try:
             self._first = self._read_first()
@@ -41,14 +41,9 @@ class PrefetchedSource(Source):
 
     @abc.abstractmethod
     def _release(self) -> None:
-        """Lets the device or file go; called more than once."""
+        """Releases the device or file; called more than once."""
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yields the frames not yet taken, in order.
-
-        Raises:
-            SourceError: when the source breaks off.
-        """
         while (frame := self._next()) is not None:
             yield frame
 
@@ -61,11 +56,10 @@ class PrefetchedSource(Source):
                 return self._read()
             if self.info.live:
                 return first
-            # A file's frame is captured when it is asked for; on opening it was only looked at.
+            # A file's frame counts as captured when it is read by iteration.
             return dataclasses.replace(first, captured_at_s=time.perf_counter())
 
     def close(self) -> None:
-        """Lets the device or file go. Safe to call twice, and from another thread."""
         with self._lock:
             self._closed = True
             self._first = None

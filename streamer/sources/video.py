@@ -59,7 +59,7 @@ class VideoSource(PrefetchedSource):
         self._looked_at: DecodedPicture | None = None
         self._identity = _identity(self._path)
         self._decoder = VideoDecoder(spec, options, body)
-        self._begin()
+        self._prefetch()
 
     @property
     def skipped(self) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ class WebcamSource(PrefetchedSource):
         backend = cv2.CAP_V4L2 if linux else cv2.CAP_ANY
         self._capture = cv2.VideoCapture(int(uri) if uri.isdigit() else uri, backend)
         self._count = 0
-        self._begin()
+        self._prefetch()
 
     def _read_first(self) -> Frame:
         capture, options = self._capture, self._options

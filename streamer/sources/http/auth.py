@@ -1,4 +1,4 @@
-"""A user and password for a camera that asks for them: basic or digest authentication (RFC 7617, RFC 7616)."""
+"""HTTP authentication, basic and digest (RFC 7617, RFC 7616), as cameras speak it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 _HASHES = {"MD5": hashlib.md5, "SHA": hashlib.sha1, "SHA-256": hashlib.sha256}
 
 
-class Login(urllib.request.AbstractDigestAuthHandler):
-    """What to send to one host; a challenge that was answered once is answered beforehand the next times."""
+class Authenticator(urllib.request.AbstractDigestAuthHandler):
+    """Answers one host's challenges; later requests carry the answer from the start."""
 
     def __init__(self, user: str, password: str) -> None:
-        """Takes both as they are typed, not percent-encoded."""
+        """Takes both unquoted."""
         self._passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
         super().__init__(self._passwords)
         self._user, self._password = user, password
@@ -22,7 +22,7 @@ class Login(urllib.request.AbstractDigestAuthHandler):
         self._is_basic = False
 
     def header(self, url: str) -> str | None:
-        """Returns the value of ``Authorization`` for a request of `url`, None before the camera has asked for one.
+        """Returns the value of ``Authorization`` for a request, None before the first challenge.
 
         Args:
             url: the whole URL, without user and password.
@@ -35,17 +35,17 @@ class Login(urllib.request.AbstractDigestAuthHandler):
         digest = self.get_authorization(urllib.request.Request(url), self._challenge)
         return None if digest is None else f"Digest {digest}"
 
-    def take(self, challenges: Sequence[str], *, was_sent: bool) -> bool:
-        """Takes what a camera asks for; returns whether to ask it again, with `header`.
+    def accept(self, challenges: Sequence[str], *, was_sent: bool) -> bool:
+        """Accepts a challenge; returns whether to repeat the request with the new `header`.
 
         Args:
             challenges: the values of ``WWW-Authenticate``.
-            was_sent: whether it refuses what `header` gave, which is wrong then, unless it says that it is only stale.
+            was_sent: whether the refused request carried `header`: it is wrong then, unless the challenge says stale.
         """
         if not self._user and not self._password:
             return False
         for scheme, values in map(_parse, challenges):
-            if scheme == "digest" and _is_known(values):
+            if scheme == "digest" and _is_supported(values):
                 if was_sent and values.get("stale", "").lower() != "true":
                     return False
                 self._challenge, self._is_basic = values, False
@@ -56,17 +56,17 @@ class Login(urllib.request.AbstractDigestAuthHandler):
         return False
 
     def get_algorithm_impls(self, algorithm: str) -> tuple[Callable[[str], str], Callable[[str, str], str]]:
-        """Returns the hash of a text and that of two joined; Python's own know no SHA-256 before 3.14, nor UTF-8."""
-        of = _HASHES[algorithm.upper()]
+        """Returns the hash of a text and of two joined texts; Python before 3.14 has no SHA-256, and no UTF-8."""
+        algorithm_of = _HASHES[algorithm.upper()]
 
         def hashed(text: str) -> str:
-            return of(text.encode()).hexdigest()
+            return algorithm_of(text.encode()).hexdigest()
 
         return hashed, lambda secret, data: hashed(f"{secret}:{data}")
 
 
-def _is_known(values: dict[str, str]) -> bool:
-    """Whether a digest challenge, complete and of a known kind, can be answered."""
+def _is_supported(values: dict[str, str]) -> bool:
+    """Whether a digest challenge is complete and of a supported kind."""
     is_hashed = values.get("algorithm", "MD5").upper() in _HASHES
     return is_hashed and {"realm", "nonce"} <= values.keys() and "auth" in values.get("qop", "auth").split(",")
 

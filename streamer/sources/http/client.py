@@ -1,4 +1,4 @@
-"""Asking a camera over HTTP: with its user and password, within a time for the whole answer, and nowhere but HTTP."""
+"""A small HTTP client for cameras: authentication, redirects, and one deadline for the whole response."""
 
 from __future__ import annotations
 
@@ -12,71 +12,71 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from streamer.common.errors import SourceError
 from streamer.common.timed_http import Deadline, response_within
 from streamer.common.tls import distrusted, tls_context
-from streamer.sources.http.auth import Login
+from streamer.sources.http.auth import Authenticator
 from streamer.sources.options import SourceOptions
 
 _HEADERS = {"User-Agent": "nanodet-streamer", "Accept": "*/*", "Connection": "close"}
-_PATH_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
-_MOST_REDIRECTS = 8
-_MOST_LOGINS = 3
-_AT_ONCE = 1 << 16
+_SAFE_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
+_MAX_REDIRECTS = 8
+_MAX_CHALLENGES = 3
+_READ_BYTES = 1 << 16
 
 
 class NotHttpError(Exception):
-    """It can't be asked here: what answers doesn't begin with a status line, or a proxy is to be asked in its place."""
+    """FFmpeg must ask instead: the server's answer has no status line, or a proxy is configured."""
 
 
-class Answer:
-    """A camera's answer, whose body isn't read yet.
+class HttpResponse:
+    """A response whose body isn't read yet.
 
     Attributes:
-        content_type: in lower case, without parameters; empty where none is given.
+        content_type: in lower case, without parameters; empty where there is none.
         length: the body's length in bytes, None where it isn't known.
-        has_parts: whether a part of the body can be asked for alone.
-        url: where it came from in the end, without user and password.
+        has_ranges: whether the server serves byte ranges.
+        url: where it came from after redirects, without user and password.
     """
 
     def __init__(self, response: http.client.HTTPResponse, url: str, deadline: Deadline) -> None:
         self._response, self.url, self._deadline = response, url, deadline
         self.content_type = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
         self.length = response.length
-        self.has_parts = (response.headers.get("Accept-Ranges") or "none").strip().lower() != "none"
-        self._kept = b""
+        self.has_ranges = (response.headers.get("Accept-Ranges") or "none").strip().lower() != "none"
+        self._unread = b""
 
     def read(self, timeout_s: float | None = None) -> bytes:
-        """Returns what has come of the body, at least a byte; nothing at its end.
+        """Returns what has arrived of the body, at least a byte; nothing at its end.
 
         Args:
-            timeout_s: how long to wait for it; None leaves the time that is left of the last.
+            timeout_s: restarts the time-out; None keeps what is left of the last.
 
         Raises:
-            OSError: if the connection breaks off, or the time is over (`TimeoutError`).
+            OSError: if the connection fails, or nothing comes in time (`TimeoutError`).
         """
-        if self._kept:
-            kept, self._kept = self._kept, b""
-            return kept
+        if self._unread:
+            unread, self._unread = self._unread, b""
+            return unread
         if timeout_s is not None:
-            self.allow(timeout_s)
+            self.extend(timeout_s)
         try:
-            return self._response.read1(_AT_ONCE)
-        except (http.client.HTTPException, ValueError) as error:  # a chunk that is none, or closed meanwhile
-            raise ConnectionResetError("no proper answer") from error
+            return self._response.read1(_READ_BYTES)
+        except (http.client.HTTPException, ValueError) as error:  # an invalid chunk, or closed meanwhile
+            raise ConnectionResetError("invalid HTTP response") from error
 
-    def allow(self, timeout_s: float) -> None:
-        """Gives all reading from now on so long."""
+    def extend(self, timeout_s: float) -> None:
+        """Restarts the time-out, for all reads from now on."""
         self._deadline.extend(timeout_s)
 
     def peek(self, count: int) -> bytes:
-        """Returns the beginning of what is to be read, at least so many bytes where there are; raises as `read`."""
+        """Returns the next `count` bytes or more, fewer at the end; they will be read again. Raises as `read`."""
         start = b""
         while len(start) < count and (data := self.read()):
             start += data
-        self._kept = start
+        self._unread = start
         return start
 
     def unread(self, data: bytes) -> None:
-        """Has what was read come again."""
-        self._kept = data + self._kept
+        """Puts data back that will be read again."""
+        self._unread = data + self._unread
 
     def close(self) -> None:
         """Closes the connection. Safe to call twice."""
@@ -84,35 +84,35 @@ class Answer:
 
 
 class HttpClient:
-    """Asks one URL, as often as wanted."""
+    """Requests one URL, any number of times."""
 
     def __init__(self, uri: str, shown: str, options: SourceOptions) -> None:
-        """Asks nothing yet.
+        """Connects to nothing yet.
 
         Args:
             uri: with user and password, percent-encoded where they need it.
-            shown: what to call it in messages.
-            options: patience.
+            shown: the source in messages.
+            options: time-outs, and the certificates to trust.
         """
         parts = urlsplit(uri)
         self._parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
         self._shown, self._timeout_s, self._trust = shown, options.open_timeout_s, options.tls_verify
-        self._login = Login(unquote(parts.username or ""), unquote(parts.password or ""))
+        self._auth = Authenticator(unquote(parts.username or ""), unquote(parts.password or ""))
         self._socket: socket.socket | None = None
 
-    def get(self, part: str | None = None) -> Answer:
-        """Returns the answer's head, within the time that a camera has to open.
+    def get(self, byte_range: str | None = None) -> HttpResponse:
+        """Requests the URL; returns once the head has arrived, within `SourceOptions.open_timeout_s`.
 
         Args:
-            part: which bytes are wanted, as ``Range`` says it; None for all.
+            byte_range: the value of ``Range``; None requests all.
 
         Raises:
-            NotHttpError: if it can't be asked here.
-            SourceError: if there is no answer, or one that says no.
+            NotHttpError: if FFmpeg must ask instead.
+            SourceError: if there is no response, or one with another status than success.
         """
         deadline = Deadline(self._timeout_s)
         try:
-            return self._follow(deadline, {} if part is None else {"Range": part})
+            return self._follow(deadline, {} if byte_range is None else {"Range": byte_range})
         except http.client.RemoteDisconnected:
             problem = "closed the connection without an answer; check the path in the URL"
         except http.client.BadStatusLine:
@@ -131,42 +131,42 @@ class HttpClient:
         raise SourceError(f"source {self._shown!r} {problem}") from None
 
     def interrupt(self) -> None:
-        """Ends the connection, also while another thread reads from it."""
+        """Shuts the connection down, also while another thread reads from it."""
         connection = self._socket
         if connection is not None:
             with contextlib.suppress(OSError):
-                # Not the object's own method: that of TLS takes the connection apart while it is read from.
+                # Not the TLS socket's own method, which drops its TLS state while it is read from.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
-    def _follow(self, deadline: Deadline, more: dict[str, str]) -> Answer:
-        """Returns the answer behind all redirects, with the login that it asks for."""
-        parts, redirects, logins = self._parts, 0, 0
+    def _follow(self, deadline: Deadline, more: dict[str, str]) -> HttpResponse:
+        """Follows redirects and answers challenges; the camera's own server alone gets the password."""
+        parts, redirects, challenged = self._parts, 0, 0
         while True:
-            is_camera = _place(parts) == _place(self._parts)
-            login = self._login.header(f"{parts.scheme}://{parts.netloc}{_selector(parts)}") if is_camera else None
-            headers = _HEADERS | more | ({"Authorization": login} if login else {})
-            response = self._ask(parts, headers, deadline)
+            is_camera = _server_of(parts) == _server_of(self._parts)
+            answer = self._auth.header(f"{parts.scheme}://{parts.netloc}{_selector(parts)}") if is_camera else None
+            headers = _HEADERS | more | ({"Authorization": answer} if answer else {})
+            response = self._request(parts, headers, deadline)
             if response.status == (206 if "Range" in more else 200):
-                return Answer(response, parts._replace(fragment="").geturl(), deadline)
+                return HttpResponse(response, parts._replace(fragment="").geturl(), deadline)
             response.close()
             if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
                 parts = urlsplit(urljoin(parts.geturl(), response.headers["Location"]))
                 redirects += 1
-                if parts.scheme not in ("http", "https") or redirects > _MOST_REDIRECTS:
+                if parts.scheme not in ("http", "https") or redirects > _MAX_REDIRECTS:
                     raise SourceError(
                         f"source {self._shown!r} redirects too often, or to other than HTTP; check the path in the URL"
                     )
                 continue
             challenges = response.headers.get_all("WWW-Authenticate") or ()
-            logins += 1
-            is_asked = response.status == 401 and is_camera and logins <= _MOST_LOGINS
-            if not (is_asked and self._login.take(challenges, was_sent=login is not None)):
+            challenged += 1
+            is_challenge = response.status == 401 and is_camera and challenged <= _MAX_CHALLENGES
+            if not (is_challenge and self._auth.accept(challenges, was_sent=answer is not None)):
                 raise SourceError(f"source {self._shown!r} {_refusal(response.status)}")
 
-    def _ask(self, parts: SplitResult, headers: dict[str, str], deadline: Deadline) -> http.client.HTTPResponse:
+    def _request(self, parts: SplitResult, headers: dict[str, str], deadline: Deadline) -> http.client.HTTPResponse:
         host = parts.hostname or ""
         if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
-            raise NotHttpError  # FFmpeg knows how to ask a proxy
+            raise NotHttpError  # FFmpeg supports proxies
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
             context = tls_context(self._trust)
@@ -176,7 +176,7 @@ class HttpClient:
         try:
             connection.connect()
             self._socket = connection.sock
-            # Its own attribute for this purpose; the class's constructor takes nothing but the socket.
+            # The documented hook; mypy wants a class that takes the socket only.
             connection.response_class = response_within(deadline)  # type: ignore[assignment]
             connection.request("GET", _selector(parts), headers=headers)
             return connection.getresponse()
@@ -185,14 +185,13 @@ class HttpClient:
             raise
 
 
-def _place(parts: SplitResult) -> tuple[str, str | None, int]:
-    """Returns what tells one server from another, however its URL is written."""
+def _server_of(parts: SplitResult) -> tuple[str, str | None, int]:
     return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _selector(parts: SplitResult) -> str:
-    path = quote(parts.path or "/", safe=_PATH_CHARACTERS)
-    return f"{path}?{quote(parts.query, safe=_PATH_CHARACTERS)}" if parts.query else path
+    path = quote(parts.path or "/", safe=_SAFE_CHARACTERS)
+    return f"{path}?{quote(parts.query, safe=_SAFE_CHARACTERS)}" if parts.query else path
 
 
 def _refusal(status: int) -> str:

@@ -1,4 +1,4 @@
-"""JPEG pictures out of a stream of bytes, whatever stands between them."""
+"""Finds JPEG pictures in a stream of bytes, whatever is between them."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ import re
 
 from streamer.common.errors import SourceError
 
-MOST_PICTURE_BYTES = 64 << 20
-_MOST_BETWEEN_BYTES = 1 << 20
+MAX_IMAGE_BYTES = 64 << 20
+_MAX_BETWEEN_BYTES = 1 << 20
 
 _START = b"\xff\xd8\xff"
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
-# What may end or interrupt compressed data: DHT, SOI, EOI, SOS, DQT, DNL, DRI, COM. Other markers are damage there.
+# Markers that end or interrupt compressed data: DHT, SOI, EOI, SOS, DQT, DNL, DRI, COM. Others are damage there.
 _IN_SCAN = re.compile(rb"\xff[\xc4\xd8-\xdd\xfe]")
 
 
 class JpegScanner:
-    """Cuts JPEG pictures out of bytes by the pictures' own markers (ITU-T T.81, annex B).
+    """Splits bytes into JPEG pictures by their own markers (ITU-T T.81, annex B).
 
-    Boundaries, types and lengths of multipart answers aren't looked at: cameras get them wrong in many ways. Pictures
-    within a picture (EXIF thumbnails) are passed over with the segment that they are in. A picture that lacks its end
-    ends where the next begins.
+    Boundaries, types and lengths of multipart responses are ignored: cameras get them wrong in many ways. Pictures
+    within a picture (EXIF thumbnails) are skipped with their segment. A picture without an end marker ends where the
+    next one starts.
     """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._at = 0  # where the next marker is to be found; 0 while a picture's start is looked for
+        self._at = 0  # offset of the next marker; 0 while searching for a picture's start
         self._in_scan = self._has_scan = False
         self._between = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Takes the next bytes; returns the pictures that are whole with them.
+        """Takes the next bytes; returns the pictures that they complete.
 
         Raises:
-            SourceError: if a picture, or what stands between two, is longer than any that is one; as
-                `PacketDecoder.decode`.
+            SourceError: if a picture, or the data between two, is too long; the text continues "source 'x' ...".
         """
         self._buffer += data
         found: list[bytes] = []
@@ -42,9 +41,9 @@ class JpegScanner:
             found.append(bytes(self._buffer[:end]))
             self._drop(end)
             self._between = 0
-        if len(self._buffer) > MOST_PICTURE_BYTES:
-            raise SourceError(f"sent a picture of more than {MOST_PICTURE_BYTES} bytes; check its URL")
-        if self._between > _MOST_BETWEEN_BYTES:
+        if len(self._buffer) > MAX_IMAGE_BYTES:
+            raise SourceError(f"sent a picture of more than {MAX_IMAGE_BYTES} bytes; check its URL")
+        if self._between > _MAX_BETWEEN_BYTES:
             raise SourceError(f"sent {self._between} bytes without a JPEG picture; check the path in the URL")
         return found
 
@@ -64,7 +63,7 @@ class JpegScanner:
         return True
 
     def _find_end(self) -> int | None:
-        """Returns where the picture in the buffer ends, None while it isn't whole."""
+        """Returns the end of the picture in the buffer, None while it is incomplete."""
         buffer = self._buffer
         while self._at or self._find_start():
             if self._in_scan:
@@ -80,7 +79,7 @@ class JpegScanner:
             kind = buffer[self._at + 1]
             if buffer[self._at] != 0xFF or kind == 0x00 or (kind == _SOI and not self._has_scan):
                 self._between += 2
-                self._drop(2)  # it was no picture
+                self._drop(2)  # no picture
             elif kind == _EOI:
                 return self._at + 2
             elif kind == _SOI:
