@@ -68,7 +68,9 @@ class SlowDetector(Detector):
     """Finds one box in every frame; `during` is called with each index while collecting and may raise or wait.
 
     Attributes:
+        during: the same; may be replaced.
         batches: the sources' names of every batch that came.
+        submitted: the source's name of every frame that came.
     """
 
     def __init__(self, *, depth: int = 1, batch: int = 1, during: Callable[[int], None] = no_fault) -> None:
@@ -76,10 +78,11 @@ class SlowDetector(Detector):
         self.labels = ("thing",)
         self.depth = depth
         self.batch = batch
+        self.during = during
         self.batches: list[list[str]] = []
+        self.submitted: list[str] = []
         self.most_in_flight = 0
         self._flying: deque[Frame] = deque()
-        self._during = during
 
     @property
     def in_flight(self) -> int:
@@ -97,11 +100,12 @@ class SlowDetector(Detector):
         if self.in_flight >= self.depth:
             raise ValueError("in flight already")
         self._flying.append(frame)
+        self.submitted.append(frame.source)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
 
     def collect(self) -> tuple[Frame, Detections, DetectTimes]:
         frame = self._flying.popleft()
-        self._during(frame.index)
+        self.during(frame.index)
         found = Detections(np.array([[1, 2, 3, 4]], np.float32), np.array([0.5], np.float32), np.zeros(1, np.int64))
         return frame, found, DetectTimes(1.0, 2.0, 3.0)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -15,29 +13,9 @@ from streamer.frames.frame import Frame
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.runtime.report import RunReport
 from tests.fakes import WAIT_S, CountingSource, MemorySink, SlowDetector, wait_for
+from tests.pipelines import running
 
 ENDLESS = 10_000_000
-
-
-@contextmanager
-def running(pipeline: Pipeline) -> Iterator[list[RunReport | BaseException]]:
-    """Runs it on a thread of its own; stops it, and makes sure that it ends, at the end of the block."""
-    result: list[RunReport | BaseException] = []
-
-    def body() -> None:
-        try:
-            result.append(pipeline.run())
-        except BaseException as error:
-            result.append(error)
-
-    thread = threading.Thread(target=body, daemon=True)
-    thread.start()
-    try:
-        yield result
-    finally:
-        pipeline.stop()
-        thread.join(WAIT_S)
-        assert not thread.is_alive(), "the run hangs"
 
 
 def plan(name: str, count: int = ENDLESS, *, live: bool = False, **options: object) -> tuple[StreamSpec, MemorySink]:
@@ -99,7 +77,7 @@ def test_batches_are_of_several_streams() -> None:
             wait_for(lambda: all(len(stream.inference.input.queue) == 2 for stream in pipeline.streams))
             waited.set()
 
-    detector._during = everybody_offers
+    detector.during = everybody_offers
     pipeline = Pipeline(plans, detector, batch_timeout_s=1.0)
     with running(pipeline) as result:
         wait_for(lambda: result)

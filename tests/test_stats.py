@@ -44,15 +44,16 @@ def test_nothing_measured() -> None:
     assert Window().percentiles(50) is None
     assert StageTimes().summary() == {}
     assert Rate().per_second() == 0.0
-    assert Window.merged([]).summary() is None
+    assert Window.summary_of([]) is None
+    assert Window.summary_of([Window()]) is None
 
 
-def test_merged_windows() -> None:
+def test_summary_of_several_windows() -> None:
     one, two = Window(2), Window(2)
     for value in (9.0, 1.0, 2.0):
         one.add(value)
     two.add(5.0)
-    summary = Window.merged([one, two]).summary()
+    summary = Window.summary_of([one, two])
     assert summary is not None
     assert summary["mean"] == pytest.approx(8 / 3)
     assert summary["max"] == 9.0

@@ -1,4 +1,4 @@
-"""Counting and timing a run without keeping it: every window is bounded."""
+"""Counts and times of a run, in memory that doesn't grow with it."""
 
 from __future__ import annotations
 
@@ -8,63 +8,47 @@ from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
 _WINDOW = 4096
 _RATE_WINDOW_S = 2.0
 
 
 class Window:
-    """The last values of one quantity, with their mean and percentiles. Safe to use from several threads."""
+    """The last values of one quantity, and the maximum of all. Thread-safe."""
 
     def __init__(self, size: int = _WINDOW) -> None:
         self._values: deque[float] = deque(maxlen=size)
         self._max = float("-inf")
 
     def add(self, value: float) -> None:
-        """Adds one value; the oldest leaves when the window is full."""
+        """Adds a value, in place of the oldest where the window is full."""
         self._values.append(value)
         if value > self._max:
             self._max = value
 
-    @classmethod
-    def merged(cls, windows: Iterable[Window]) -> Window:
-        """Returns one window that holds what all of `windows` hold."""
-        windows = list(windows)
-        whole = cls(sum(window._values.maxlen or 0 for window in windows) or 1)
-        for window in windows:
-            whole._values.extend(window._values.copy())
-            whole._max = max(whole._max, window._max)
-        return whole
-
     def percentiles(self, *wanted: float) -> tuple[float, ...] | None:
-        """Returns the wanted percentiles (0 to 100), or None when nothing was added yet."""
-        values = self._now()
-        return tuple(float(p) for p in np.percentile(values, wanted)) if values.size else None
+        """Returns percentiles (0 to 100) of the last values, or None without any."""
+        values = self._values.copy()  # in one step, while others may add
+        return tuple(map(float, np.percentile(values, wanted))) if values else None
 
     def summary(self) -> dict[str, float] | None:
-        """Returns ``{"mean", "p50", "p95", "p99", "max"}``, or None when nothing was added yet.
+        """Returns ``{"mean", "p50", "p95", "p99", "max"}``, or None without values; only the maximum is of all."""
+        return self.summary_of([self])
 
-        The maximum is of all values ever added, the rest of those still in the window.
-        """
-        values = self._now()
+    @staticmethod
+    def summary_of(windows: Iterable[Window]) -> dict[str, float] | None:
+        """Returns the `summary` of several windows together."""
+        windows = list(windows)
+        values = np.array([value for window in windows for value in window._values.copy()], np.float64)
         if not values.size:
             return None
-        p50, p95, p99 = np.percentile(values, (50, 95, 99))
-        return {
-            "mean": float(values.mean()),
-            "p50": float(p50),
-            "p95": float(p95),
-            "p99": float(p99),
-            "max": self._max,
-        }
-
-    def _now(self) -> npt.NDArray[np.float64]:
-        return np.array(self._values.copy(), np.float64)  # copied in one step, while others may add
+        p50, p95, p99 = map(float, np.percentile(values, (50, 95, 99)))
+        most = max(window._max for window in windows)
+        return {"mean": float(values.mean()), "p50": p50, "p95": p95, "p99": p99, "max": most}
 
 
 class Rate:
-    """Events a second over the last two seconds. Safe to use from several threads."""
+    """Events a second over the last two seconds. Thread-safe."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=_WINDOW)
@@ -87,23 +71,21 @@ class Rate:
 
 
 class StreamStats:
-    """One source's counts. Each counter is written by one thread at a time.
+    """One source's counters. Each is written by one thread at a time.
 
     Attributes:
         captured: frames that the source gave.
         processed: frames that reached every sink.
-        dropped_early: frames that were beyond the source's budget.
-        dropped_late: frames that were detected, but that a sink had no time for.
+        dropped_early: frames beyond the rate limit.
+        dropped_late: frames that were detected, but that a sink was too slow for.
+        rate: of processed frames.
+        latency_ms: of processed frames, from capture to the last sink.
     """
 
     def __init__(self) -> None:
-        self.captured = 0
-        self.processed = 0
-        self.dropped_early = 0
-        self.dropped_late = 0
+        self.captured = self.processed = self.dropped_early = self.dropped_late = 0
+        self.rate, self.latency_ms = Rate(), Window()
         self._first_captured_s = self._last_captured_s = 0.0
-        self.rate = Rate()
-        self.latency_ms = Window()
 
     def count_captured(self, at_s: float) -> None:
         """Counts a frame that the source gave at `at_s` (`time.perf_counter`)."""
@@ -112,45 +94,30 @@ class StreamStats:
         self._last_captured_s = at_s
         self.captured += 1
 
-    def fps_of(self, frames: int) -> float:
-        """Returns `frames` over the time from the first to the last captured frame; 0 where that is none."""
-        span_s = self._last_captured_s - self._first_captured_s
-        return (frames - 1) / span_s if frames > 1 and span_s > 0 else 0.0
-
     def count_processed(self, captured_at_s: float) -> None:
         """Counts a frame that has reached every sink just now."""
         self.processed += 1
         self.rate.tick()
         self.latency_ms.add((time.perf_counter() - captured_at_s) * 1e3)
 
+    def fps_of(self, frames: int) -> float:
+        """Returns `frames` over the time from the first to the last captured frame; 0 where that is none."""
+        span_s = self._last_captured_s - self._first_captured_s
+        return (frames - 1) / span_s if frames > 1 and span_s > 0 else 0.0
+
 
 class StageTimes:
-    """How long each stage takes a frame, by the stage's name."""
+    """How long each stage takes for a frame, by the stage's name. Thread-safe."""
 
     def __init__(self) -> None:
         self._windows: dict[str, Window] = {}
 
     def add(self, stage: str, ms: float) -> None:
         """Adds one frame's time in `stage`, in milliseconds."""
-        window = self._windows.get(stage)
-        if window is None:
-            window = self._windows.setdefault(stage, Window())
+        window = self._windows.get(stage) or self._windows.setdefault(stage, Window())  # another thread may add it too
         window.add(ms)
-
-    def get(self, stage: str) -> Window | None:
-        """Returns the window of `stage`, or None when it never ran."""
-        return self._windows.get(stage)
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Returns ``{stage: {"mean", "p50", "p95", "p99"}}`` in milliseconds."""
         summaries = {stage: window.summary() for stage, window in list(self._windows.items())}
         return {s: {k: v for k, v in found.items() if k != "max"} for s, found in summaries.items() if found}
-
-
-def latency_summary(windows: list[Window]) -> dict[str, float] | None:
-    """Returns percentiles and maximum of several windows together, as the report has them; None without values."""
-    summary = Window.merged(windows).summary()
-    if summary is None:
-        return None
-    del summary["mean"]
-    return summary

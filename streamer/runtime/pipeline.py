@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from streamer.common.errors import ConfigError, SourceError, StreamerError
 from streamer.common.queues import Closed, QueueSelector
 from streamer.common.redaction import redact_text
-from streamer.common.stats import StageTimes, latency_summary
+from streamer.common.stats import StageTimes, Window
 from streamer.detector.base import Detector
 from streamer.frames.draw import Annotator
 from streamer.frames.frame import Frame
@@ -256,13 +256,16 @@ class Pipeline:
             records = [*self._finished, *(stream.record() for stream in self._streams)]
             windows = [stream.stats.latency_ms for stream in self._streams]
             processed = self.processed
+        latency_ms = Window.summary_of(windows)
+        if latency_ms is not None:
+            del latency_ms["mean"]
         return RunReport(
             engine=self._detector.info,
             sources=tuple(record.report for record in records),
             fps=processed / wall_s if wall_s > 0 else 0.0,
             wall_s=wall_s,
             stages_ms=self._times.summary(),
-            latency_ms=latency_summary(windows),
+            latency_ms=latency_ms,
             errors=tuple(RunError(where, redact_text(str(error))) for where, error in self._errors()),
             files=tuple(dict.fromkeys(path for record in records for path in record.files)),
             skipped=tuple(phrase for record in records for phrase in record.skipped),

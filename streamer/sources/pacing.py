@@ -1,4 +1,4 @@
-"""When frames may go on: within a budget, or at their own time."""
+"""Rate limits and real-time playback."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _SAME_TIME_S = 1e-6
 
 
 class RateLimiter:
-    """Lets so many frames a second through, by their own times."""
+    """Keeps frames to a rate, on average, by their own times."""
 
     def __init__(self, max_fps: float) -> None:
+        """`max_fps` is above 0."""
         self._period_s = 1.0 / max_fps
         self._due_s = float("-inf")
 
     def allows(self, pts_s: float) -> bool:
-        """Whether the frame at `pts_s` is within the budget; frames come in order of time."""
+        """Whether the frame at `pts_s` is within the rate; to be called for each frame, in order."""
         if pts_s < self._due_s - _SAME_TIME_S:
             return False
         is_late = pts_s - self._due_s > self._period_s  # after a pause, or it is the first
@@ -33,14 +34,14 @@ class RateLimiter:
 
 
 class Pacer:
-    """Holds frames back until their own time, counted from the first; none for longer than 10 s.
+    """Delays frames until their own time, counted from the first.
 
-    A file may have a gap of hours between two frames, or a stray time stamp: it then goes on from there.
+    A gap of more than 10 s between two frames, or a stray time stamp, takes 10 s; later frames follow from there.
     """
 
     def __init__(self) -> None:
         self._began_s: float | None = None
-        self._complaint = LogLimit()
+        self._log_limit = LogLimit()
 
     def wait(self, frame: Frame, stop: threading.Event) -> Frame:
         """Returns the frame, captured now, once its time has come or `stop` is set."""
@@ -49,7 +50,7 @@ class Pacer:
             self._began_s = now_s - frame.pts_s
         early_s = self._began_s + frame.pts_s - now_s
         if early_s > LONGEST_WAIT_S:
-            if self._complaint.is_due():
+            if self._log_limit.is_due():
                 log.warning(
                     "source %r: its next frame is %.0f s later, by its time stamp; it is shown after %g s",
                     frame.source,
