@@ -75,12 +75,13 @@ class Streamer(Contender):
     def run(self, clip: Path, output: Path) -> int:
         from streamer.app.config import StreamConfig
         from streamer.app.run import run
+        from streamer.sinks.spec import OutputSpec
         from streamer.sources.spec import SourceSpec
 
         report = run(
             StreamConfig(
                 source=(SourceSpec.parse(str(clip)),),
-                output=(str(output),),
+                output=(OutputSpec.parse(str(output)),),
                 model=self._model,
                 device="cpu",
                 conf=CONF,

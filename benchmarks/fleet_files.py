@@ -120,12 +120,13 @@ def run_files(clips: Sequence[Path], frames: int) -> FilesRound:
     """
     from streamer.app.config import StreamConfig
     from streamer.app.run import run
+    from streamer.sinks.spec import OutputSpec
     from streamer.sources.spec import SourceSpec
 
     with tempfile.TemporaryDirectory() as folder:
         config = StreamConfig(
             source=tuple(SourceSpec.parse(str(clip), name=f"s{number}") for number, clip in enumerate(clips)),
-            output=(f"{folder}/{{source}}.jsonl",),
+            output=(OutputSpec.parse(f"{folder}/{{source}}.jsonl"),),
             device="cpu",
             pace="max",
             max_frames=frames,

@@ -56,6 +56,7 @@ def watch(model: str, clip: Path, output: Path, frames: int) -> dict[int, int]:
     """
     from streamer.app.config import StreamConfig
     from streamer.app.run import run
+    from streamer.sinks.spec import OutputSpec
     from streamer.sources.spec import SourceSpec
 
     samples: dict[int, int] = {}
@@ -68,7 +69,7 @@ def watch(model: str, clip: Path, output: Path, frames: int) -> dict[int, int]:
     run(
         StreamConfig(
             source=(SourceSpec.parse(str(clip)),),
-            output=(str(output),),
+            output=(OutputSpec.parse(str(output)),),
             model=model,
             device="cpu",
             conf=CONF,

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from streamer.common.errors import ConfigError, SinkError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.runtime.stream_spec import StreamSpec
-from streamer.sinks import files, open_sink, refuse_conflicts
+from streamer.sinks import OutputSpec, files, open_sink
 from streamer.sinks.images import ImagesSink
 from streamer.sinks.jsonl import JsonlSink
 from streamer.sinks.options import Retention, SinkOptions
@@ -186,13 +187,17 @@ def test_where_files_cannot_be_locked_that_is_said_once(
     ]
 
 
+def check(*outputs: str, inputs: dict[Path, str] | None = None, **options: Any) -> None:
+    OutputPaths(inputs).check([(OutputSpec.parse(output), "a") for output in outputs], **options)
+
+
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_links_of_one_file_are_not_two_outputs(kind: str, tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").touch()
     two = tmp_path / "two.jsonl"
     two.hardlink_to(tmp_path / "one.jsonl") if kind == "hard" else two.symlink_to("one.jsonl")
     with pytest.raises(ConfigError, match="two outputs are"):
-        refuse_conflicts([f"{tmp_path}/one.jsonl", f"{tmp_path}/two.jsonl"], [SourceInfo("a", "")])
+        check(f"{tmp_path}/one.jsonl", f"{tmp_path}/two.jsonl")
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.jsonl"])
@@ -208,7 +213,7 @@ def test_links_that_lead_in_a_circle_are_refused(name: str, tmp_path: Path) -> N
 def test_any_number_of_outputs_go_to_a_device(tmp_path: Path) -> None:
     for name in ("one.jsonl", "two.jsonl"):
         (tmp_path / name).symlink_to(os.devnull)
-    refuse_conflicts([f"{tmp_path}/one.jsonl", f"{tmp_path}/two.jsonl"], [SourceInfo("a", "")])
+    check(f"{tmp_path}/one.jsonl", f"{tmp_path}/two.jsonl")
     with JsonlSink(tmp_path / "one.jsonl", []) as one, JsonlSink(tmp_path / "two.jsonl", []) as two:
         one.write(frame(), NOTHING)
         two.write(frame(), NOTHING)
@@ -225,19 +230,18 @@ def test_an_output_may_be_none_of_what_the_run_reads(tmp_path: Path) -> None:
     inputs = {model: "the model", config: "the configuration"}
     (tmp_path / "link.jsonl").symlink_to(model)
     with pytest.raises(ConfigError, match=r"output '.*link\.jsonl' is also the model"):
-        refuse_conflicts([f"{tmp_path}/link.jsonl"], [SourceInfo("a", "")], inputs=inputs)
+        check(f"{tmp_path}/link.jsonl", inputs=inputs)
     with pytest.raises(ConfigError, match=r"the report '.*c\.jsonl' is also the configuration"):
-        refuse_conflicts(["null"], [SourceInfo("a", "")], inputs=inputs, report=config)
+        check("null", inputs=inputs, report=config)
     with pytest.raises(ConfigError, match="the report .* is also an output"):
-        refuse_conflicts([f"{tmp_path}/r.jsonl"], [SourceInfo("a", "")], report=tmp_path / "r.jsonl")
+        check(f"{tmp_path}/r.jsonl", report=tmp_path / "r.jsonl")
 
 
 def test_no_source_is_deleted_as_an_old_segment_of_another_sources_output(tmp_path: Path) -> None:
     old = write_clip(tmp_path / "out-20260102T030405.678Z.mp4", frames=2)
     sources = [SourceInfo("a", "rtsp://a", live=True), SourceInfo("old", str(old), path=old)]
-    keep = SinkOptions(60, Retention(age_s=60))
     with pytest.raises(ConfigError, match="is an old segment of the output"):
-        refuse_conflicts(["null"], sources, own={"a": [f"{tmp_path}/out.mp4"]}, options=keep)
+        check(f"{tmp_path}/out.mp4", sources=sources, retain=Retention(age_s=60))
 
 
 @pytest.mark.parametrize(
@@ -505,7 +509,7 @@ def test_what_the_run_has_read_is_no_output_later(tmp_path: Path, clips: list[Pa
     content = clips[0].read_bytes()
     with opened(config) as (opener, _):
         opener.forget("a")
-        wrong = config.model_copy(update={"wishes": {"b": SourceOverrides(output=(str(clips[0]),))}})
+        wrong = config.model_copy(update={"wishes": {"b": SourceOverrides(output=(OutputSpec.parse(str(clips[0])),))}})
         with pytest.raises(ConfigError, match="is also the source"):
             opener.open_stream(wrong, named(f"b={clips[1]}"))
     assert clips[0].read_bytes() == content

@@ -31,7 +31,9 @@ from streamer.detector import open_detector
 from streamer.models.file import load_model
 from streamer.models.spec import ModelSpec
 from streamer.models.zoo import download, resolve_model
-from streamer.sinks import open_sink, refuse_conflicts
+from streamer.sinks import OutputSpec, open_sink
+from streamer.sinks.paths import OutputPaths
+from streamer.sinks.shared_outputs import outputs_by_source
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.base import SourceInfo
 from streamer.sources.spec import SourceSpec
@@ -210,11 +212,11 @@ def test_a_command_line_that_is_refused(uri: str, capsys: pytest.CaptureFixture[
 
 @URIS
 def test_outputs_and_models_that_are_refused(uri: str, tmp_path: Path) -> None:
-    a, b = SourceInfo("a", "0"), SourceInfo("b", "0")
+    a = SourceInfo("a", "0")
     assert_hidden(
         said(lambda: open_sink(uri, a, labels=())),
-        said(lambda: refuse_conflicts([uri], [a, b])),
-        said(lambda: refuse_conflicts([], [a, b], own={"a": [uri], "b": [uri]})),
+        said(lambda: OutputPaths().check([(OutputSpec.parse(uri), "a"), (OutputSpec.parse(uri), "b")])),
+        said(lambda: outputs_by_source([OutputSpec.parse(uri)], {"a": None, "b": None}, tiled=False)),
         said(lambda: resolve_model(uri)),
         said(lambda: load_model(Path(uri))),
         said(lambda: ModelSpec.from_yaml(uri)),
@@ -281,8 +283,11 @@ def test_what_a_configuration_is_printed_as(uri: str) -> None:
         spec = SourceSpec.parse(uri, name="door")
     except ConfigError:
         return
-    config = StreamConfig(source=(spec,), output=(uri,), model=uri, wishes={"door": SourceOverrides(output=(uri,))})
+    config = StreamConfig(source=(spec,), model=uri, wishes={"door": SourceOverrides()})
     assert_hidden(config, repr(config))
+    assert_hidden(said(lambda: print(StreamConfig(output=uri))))
+    output = OutputSpec.parse(f"{uri}/")
+    assert_hidden(output, repr(output), f"{output}")
 
 
 def test_what_the_watcher_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -363,10 +368,10 @@ def test_what_other_users_see_of_decoding_processes(server: str) -> None:
     with DecoderPool(1) as processes:
         source = processes.open(SourceSpec.parse(f"http://{server}/video.mjpg?pwd={SECRET}"), SourceOptions())
         source.wait_ready()
-        (process,) = processes._processes
+        (process,) = processes.status()
         for name in ("cmdline", "environ"):
-            assert_hidden(Path(f"/proc/{process._popen.pid}/{name}").read_text())
-        for task in Path(f"/proc/{process._popen.pid}/task").iterdir():
+            assert_hidden(Path(f"/proc/{process.pid}/{name}").read_text())
+        for task in Path(f"/proc/{process.pid}/task").iterdir():
             assert_hidden((task / "comm").read_text())
         assert_hidden(source.info, source)
 

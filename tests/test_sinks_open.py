@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from streamer.common.errors import ConfigError, SinkError
-from streamer.sinks import default_output, open_sink, refuse_overwriting_source
+from streamer.sinks import OutputSpec, default_output, open_sink
+from streamer.sinks.paths import OutputPaths
 from streamer.sources.base import SourceInfo
 from tests.media import write_clip, write_image
 
@@ -119,6 +120,10 @@ def test_a_replaced_file_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert caplog.messages == [f"replacing {path}"]
 
 
+def check(output: str, source: SourceInfo) -> None:
+    OutputPaths().check([(OutputSpec.parse(output), source.name)], [source])
+
+
 def test_an_output_that_is_the_source_is_refused(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=2)
     content = clip.read_bytes()
@@ -129,9 +134,9 @@ def test_an_output_that_is_the_source_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is also the source"):
             open_sink(f"{tmp_path}/{name}", source, labels=[])
     assert clip.read_bytes() == content
-    refuse_overwriting_source(f"{tmp_path}/other.mp4", source)
-    refuse_overwriting_source(f"{tmp_path}/", source)
-    refuse_overwriting_source("null", source)
+    check(f"{tmp_path}/other.mp4", source)
+    check(f"{tmp_path}/", source)
+    check("null", source)
 
 
 def test_pictures_are_not_written_over_the_pictures_read(tmp_path: Path) -> None:
@@ -143,14 +148,14 @@ def test_pictures_are_not_written_over_the_pictures_read(tmp_path: Path) -> None
     for source in (
         SourceInfo("in", f"{folder}/", path=folder),
         SourceInfo("a", str(picture), path=picture),
-        SourceInfo("in", f"{folder}/*.png"),
-        SourceInfo("in", f"{tmp_path}/**/*.png"),
+        SourceInfo("in", "", pattern=folder / "*.png"),
+        SourceInfo("in", "", pattern=tmp_path / "**/*.png"),
     ):
         for name in ("in/", "in", "link/"):
             with pytest.raises(ConfigError, match="is also the source"):
-                refuse_overwriting_source(f"{tmp_path}/{name}", source)
-        refuse_overwriting_source(f"{tmp_path}/other/", source)
-        refuse_overwriting_source(f"{tmp_path}/in/out.mp4", source)
+                check(f"{tmp_path}/{name}", source)
+        check(f"{tmp_path}/other/", source)
+        check(f"{tmp_path}/in/out.mp4", source)
 
 
 def test_the_output_by_default_is_a_window_only_where_one_can_open(monkeypatch: pytest.MonkeyPatch) -> None:

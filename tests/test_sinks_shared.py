@@ -11,9 +11,10 @@ import pytest
 
 from streamer.common.errors import ConfigError, SinkError
 from streamer.frames.frame import Frame
-from streamer.sinks import refuse_conflicts
+from streamer.sinks import OutputSpec
 from streamer.sinks.options import Retention, SinkOptions
-from streamer.sinks.shared_outputs import SharedOutputs
+from streamer.sinks.paths import OutputPaths
+from streamer.sinks.shared_outputs import SharedOutputs, outputs_by_source
 from streamer.sources.base import SourceInfo
 from tests.media import picture, write_clip
 from tests.recordings import NOTHING
@@ -32,7 +33,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shared(tmp_path: Path, *names: str, sources: Sequence[SourceInfo] = (ONE, TWO), **options: object) -> SharedOutputs:
     outputs = [name if name in ("null", "window") else f"{tmp_path}/{name}" for name in names]
-    return SharedOutputs(outputs, sources, labels=["thing"], **options)  # type: ignore[arg-type]
+    specs = [OutputSpec.parse(output) for output in outputs]
+    paths = OutputPaths()
+    paths.check(outputs_by_source(specs, {source.name: None for source in sources}, tiled=True), sources)
+    return SharedOutputs(specs, sources, labels=["thing"], paths=paths, **options)  # type: ignore[arg-type]
 
 
 def fps_of(outputs: SharedOutputs) -> float:
@@ -44,7 +48,7 @@ def fps_of(outputs: SharedOutputs) -> float:
 def test_a_video_without_the_sources_name_is_one_for_all(ending: str, tmp_path: Path) -> None:
     outputs = shared(tmp_path, f"wall{ending}", "{source}.mp4", "{source}.jsonl", "null")
     kinds = [
-        [type(outputs.open(name, source)).__name__ for source in (ONE, TWO)]
+        [type(outputs.open(OutputSpec.parse(name), source)).__name__ for source in (ONE, TWO)]
         for name in (f"{tmp_path}/wall{ending}", f"{tmp_path}/{{source}}.mp4", f"{tmp_path}/{{source}}.jsonl", "null")
     ]
     assert kinds == [["_Pane"] * 2, ["VideoSink"] * 2, ["JsonlSink"] * 2, ["NullSink"] * 2]
@@ -54,7 +58,7 @@ def test_a_video_without_the_sources_name_is_one_for_all(ending: str, tmp_path: 
 
 def test_one_source_shares_nothing(tmp_path: Path) -> None:
     outputs = shared(tmp_path, "wall.mp4", sources=[ONE])
-    with outputs.open(f"{tmp_path}/wall.mp4", ONE) as sink:
+    with outputs.open(OutputSpec.parse(f"{tmp_path}/wall.mp4"), ONE) as sink:
         assert type(sink).__name__ == "VideoSink"
 
 
@@ -74,9 +78,9 @@ def test_the_highest_rate_counts_up_to_thirty(rates: tuple[float | None, ...], w
 ])  # fmt: skip
 def test_what_cannot_be_shared_is_refused_with_the_way_out(name: str, tiled: bool, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        refuse_conflicts([name], [ONE, TWO], tiled=tiled)
+        outputs_by_source([OutputSpec.parse(name)], {"one": None, "two": None}, tiled=tiled)
     assert str(caught.value) == f"several sources can't share {name!r}: {words}"
-    refuse_conflicts([name], [ONE], tiled=tiled)
+    assert outputs_by_source([OutputSpec.parse(name)], {"one": None}, tiled=tiled) == [(OutputSpec.parse(name), "one")]
 
 
 def test_a_shared_video_is_in_nobodys_way(tmp_path: Path) -> None:
@@ -93,7 +97,7 @@ def test_a_shared_video_is_in_nobodys_way(tmp_path: Path) -> None:
     later = shared(tmp_path, "wall.mp4")
     wall = SourceInfo("wall", "wall.mp4", path=tmp_path / "wall.mp4")
     with pytest.raises(ConfigError, match="is also the source"):
-        later.open(f"{tmp_path}/wall.mp4", wall)
+        later.open(OutputSpec.parse(f"{tmp_path}/wall.mp4"), wall)
     assert sorted(tmp_path.iterdir()) == [clip]
 
 
@@ -102,7 +106,7 @@ def test_a_source_is_not_deleted_with_a_shared_outputs_old_segments(tmp_path: Pa
     options = SinkOptions(10.0, Retention(age_s=60))
     outputs = shared(tmp_path, "wall.mp4", options=options)
     with pytest.raises(ConfigError, match="is an old segment of the output"):
-        outputs.open(f"{tmp_path}/wall.mp4", SourceInfo("old", str(old), path=old))
+        outputs.open(OutputSpec.parse(f"{tmp_path}/wall.mp4"), SourceInfo("old", str(old), path=old))
 
 
 def test_a_shared_video_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
@@ -113,7 +117,7 @@ def test_a_shared_video_that_cannot_be_written_is_said_at_once(tmp_path: Path) -
 def test_a_source_can_be_taken_out_of_all_shared_outputs(tmp_path: Path) -> None:
     outputs = shared(tmp_path, "a.mp4", "b.mkv", "null", options=SinkOptions(10.0), by_clock=True)
     paths = [f"{tmp_path}/a.mp4", f"{tmp_path}/b.mkv"]
-    panes = {source.name: [outputs.open(path, source) for path in paths] for source in (ONE, TWO)}
+    panes = {source.name: [outputs.open(OutputSpec.parse(path), source) for path in paths] for source in (ONE, TWO)}
     for pane in panes["one"] + panes["two"]:
         pane.write(Frame(picture(1), "x", 0, 0.0, 0.0), NOTHING)
     outputs.remove("one")

@@ -14,6 +14,7 @@ from streamer.common.units import parse_seconds
 from streamer.common.yaml_file import read_mapping
 from streamer.detector import DEFAULT_MODEL, MAX_DEPTH
 from streamer.sinks.options import DEFAULT_QUALITY, QUALITIES, Retention, parse_quality
+from streamer.sinks.spec import OutputSpec
 from streamer.sources.options import MAX_PIXELS
 from streamer.sources.spec import SourceSpec, name_problem
 
@@ -63,12 +64,12 @@ class SourceOverrides(_Frozen):
     detect_every: Annotated[int, Field(ge=1)] | None = None
     priority: int = 0
     policy: Literal["auto", "every-frame", "freshest"] | None = None
-    output: Annotated[tuple[str, ...] | None, Field(repr=False)] = None
+    output: tuple[InstanceOf[OutputSpec], ...] | None = None
 
     @field_validator("output", mode="before")
     @classmethod
-    def _lists(cls, value: object) -> object:
-        return _listed(value)
+    def _outputs(cls, value: object) -> object:
+        return value if value is None else _parsed_outputs(value)
 
 
 class StreamConfig(_Frozen):
@@ -119,7 +120,7 @@ class StreamConfig(_Frozen):
 
     source: tuple[InstanceOf[SourceSpec], ...] = (SourceSpec.parse("sample"),)
     wishes: Annotated[Mapping[str, SourceOverrides], Field(repr=False)] = Field(default_factory=dict)
-    output: Annotated[tuple[str, ...], Field(repr=False)] = ()
+    output: tuple[InstanceOf[OutputSpec], ...] = ()
     model: Annotated[str, Field(repr=False)] = DEFAULT_MODEL
     model_config_file: Path | None = Field(default=None, alias="model_config")
     engine: str = "auto"
@@ -193,7 +194,7 @@ class StreamConfig(_Frozen):
             raise ValueError("wanted a URI")
         return tuple(SourceSpec.parse_named(_without_zero(item)) if isinstance(item, str) else item for item in value)
 
-    @field_validator("output", "classes", mode="before")
+    @field_validator("classes", mode="before")
     @classmethod
     def _lists(cls, value: object) -> object:
         return _listed(value)
@@ -203,7 +204,7 @@ class StreamConfig(_Frozen):
     def _null_is_quoted(cls, value: object) -> object:
         if value is None or (isinstance(value, (list, tuple)) and None in value):
             raise ValueError('a bare null is nothing in YAML: write "null" in quotes, or leave it out')
-        return value
+        return _parsed_outputs(value)
 
     @field_validator("camera_size", mode="before")
     @classmethod
@@ -250,11 +251,10 @@ class StreamConfig(_Frozen):
             raise ConfigError(f"wishes for unknown sources: {', '.join(map(redact, unknown))}")
         return self
 
-    @field_validator("output", "model", "model_config_file", "report", "tls_verify")
+    @field_validator("model", "model_config_file", "report", "tls_verify")
     @classmethod
     def _can_be_a_name(cls, value: object) -> object:
-        for part in value if isinstance(value, tuple) else [value]:
-            _without_zero(str(part))
+        _without_zero(str(value))
         return value
 
     @field_validator("source")
@@ -286,6 +286,15 @@ class StreamConfig(_Frozen):
             policy=own.policy or self.policy,
             output=own.output or None,
         )
+
+
+def _parsed_outputs(value: object) -> tuple[OutputSpec, ...]:
+    value = _listed(value)
+    if not isinstance(value, tuple):
+        raise ValueError("wanted one value or a list")
+    if not all(isinstance(item, (str, OutputSpec)) for item in value):
+        raise ValueError("wanted an output such as out.mp4")
+    return tuple(OutputSpec.parse(_without_zero(item)) if isinstance(item, str) else item for item in value)
 
 
 def _without_zero(text: str) -> str:

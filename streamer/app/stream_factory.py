@@ -14,10 +14,10 @@ from streamer.app.config import StreamConfig
 from streamer.common.closeable import Closeable
 from streamer.common.errors import ConfigError, SourceError, StreamerError
 from streamer.common.queues import OverflowPolicy
-from streamer.common.redaction import redact
 from streamer.common.tls import SCHEMES, check_trust
 from streamer.sinks.options import SinkOptions, crf_of
 from streamer.sinks.paths import OutputPaths
+from streamer.sinks.spec import OutputKind, OutputSpec
 from streamer.sources.spec import SourceSpec
 
 if TYPE_CHECKING:
@@ -57,14 +57,13 @@ class StreamFactory(Closeable):
         self._options = _source_options(config)
         self._sink_options = SinkOptions(config.segment, config.retain, crf_of(config.quality))
         self.outputs = _chosen_outputs(config)
-        self.paced = config.pace == "source" or (config.pace is None and "window" in self.outputs)
+        has_window = any(output.kind is OutputKind.WINDOW for output in self.outputs)
+        self.paced = config.pace == "source" or (config.pace is None and has_window)
         self._labels: Sequence[str] = ()
         self._shared: SharedOutputs | None = None
         self._infos: dict[str, SourceInfo] = {}
-        self._read: dict[tuple[str, Path | None], SourceInfo] = {}  # of every source so far, also those removed
-        self._paths = OutputPaths()
+        self._paths = OutputPaths(_inputs(config, config_file))
         self._report: Claim | None = None
-        self._inputs = _inputs(config, config_file)
         self._lock = threading.Lock()
         self._is_warned = False
         self._decoding = self._start_decoding()
@@ -93,7 +92,8 @@ class StreamFactory(Closeable):
         config = self._config
         self._labels = labels
         self._infos = {source.info.name: source.info for source in sources}
-        self._read = {(info.uri, info.path): info for info in self._infos.values()}
+        for info in self._infos.values():
+            self._paths.add_source(info)
         self._check_outputs(config)
         if config.report is not None:
             self._report = self._paths.claim_report(config.report)
@@ -131,7 +131,7 @@ class StreamFactory(Closeable):
                 except BaseException:
                     del self._infos[source.info.name]  # it is in nobody's way
                     raise
-                self._read[source.info.uri, source.info.path] = source.info
+                self._paths.add_source(source.info)
             stack.pop_all()
         return plan
 
@@ -174,22 +174,18 @@ class StreamFactory(Closeable):
         return open_source(spec, options=wanted, wait=False)
 
     def _check_outputs(self, config: StreamConfig) -> None:
-        from streamer.sinks import is_segmented, refuse_conflicts
+        from streamer.sinks.shared_outputs import outputs_by_source
 
         own = {name: config.wishes_of(name).output for name in self._infos}
         every = [*self.outputs, *(output for outputs in own.values() for output in outputs or ())]
-        if config.segment is not None and not any(is_segmented(output) for output in every):
-            got = ", ".join(map(redact, every))
+        if config.segment is not None and not any(output.can_be_segmented for output in every):
+            got = ", ".join(map(str, every))
             raise ConfigError(f"segment needs a video or JSON lines among the outputs, got {got}: add --output out.mp4")
-        refuse_conflicts(
-            self.outputs,
-            list(self._infos.values()),
-            tiled=config.layout == "tiled",
-            own={name: outputs for name, outputs in own.items() if outputs is not None},
-            read=tuple(self._read.values()),
-            inputs=self._inputs,
+        self._paths.check(
+            outputs_by_source(self.outputs, own, tiled=config.layout == "tiled"),
+            self._infos.values(),
             report=self._config.report,
-            options=self._sink_options,
+            retain=config.retain,
         )
 
     def _plan(self, config: StreamConfig, source: Source, stack: ExitStack) -> StreamSpec:
@@ -198,7 +194,7 @@ class StreamFactory(Closeable):
         name = source.info.name
         wishes = config.wishes_of(name)
         sinks = [
-            (output.replace("{source}", name), stack.enter_context(self._open_sink(output, source, wishes.output)))
+            (output.label(name), stack.enter_context(self._open_sink(output, source, wishes.output)))
             for output in wishes.output or self.outputs
         ]
         return StreamSpec(
@@ -211,7 +207,7 @@ class StreamFactory(Closeable):
             wishes.detect_every or 1,
         )
 
-    def _open_sink(self, output: str, source: Source, own: Sequence[str] | None) -> Sink:
+    def _open_sink(self, output: OutputSpec, source: Source, own: Sequence[OutputSpec] | None) -> Sink:
         from streamer.sinks import open_sink
 
         assert self._shared is not None, "the run's outputs are opened before those of a source that is added"
@@ -277,7 +273,7 @@ def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
         log.warning("%s; the run begins without it, and goes on trying", cause)
 
 
-def _chosen_outputs(config: StreamConfig) -> Sequence[str]:
+def _chosen_outputs(config: StreamConfig) -> Sequence[OutputSpec]:
     from streamer.sinks import default_output
 
     if config.output:
@@ -288,4 +284,4 @@ def _chosen_outputs(config: StreamConfig) -> Sequence[str]:
     log.warning("writing to %s: %s", output, why)
     if len(config.source) > 1 and output != "window":
         output = "{source}-" + output
-    return (output,)
+    return (OutputSpec.parse(output),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import logging
 import os
@@ -10,14 +11,17 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from streamer.common.closeable import Closeable
 from streamer.common.errors import ConfigError, SinkError
-from streamer.sinks.files import behind_link, check_folder, check_writable, is_special, reason, same_file
+from streamer.sinks.files import behind_link, check_folder, check_writable, is_device, is_special, reason, same_file
 from streamer.sinks.options import Retention
-from streamer.sinks.retention import SegmentRetention
+from streamer.sinks.retention import SegmentRetention, segment_names
+from streamer.sinks.spec import OutputKind, OutputSpec
+from streamer.sources.base import SourceInfo
+from streamer.sources.spec import PICTURE_SUFFIXES
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +53,73 @@ class OutputPaths:
     number, never replaces a file that is there.
     """
 
-    def __init__(self) -> None:
-        """Has no path yet."""
+    def __init__(self, inputs: Mapping[Path, str] | None = None) -> None:
+        """Has opened no path yet.
+
+        Args:
+            inputs: files that the run reads beside its sources, and what each is, such as ``the model``.
+        """
+        self._inputs = inputs or {}
+        self._sources: dict[tuple[str, Path | None], SourceInfo] = {}
         self._lock = threading.Lock()
         self._had: list[Path] = []
         self._open_series: set[Path] = set()
         self._retention: SegmentRetention | None = None
+
+    def add_source(self, source: SourceInfo) -> None:
+        """Notes that the run reads a source: no output may write there from now on, also once the source is removed."""
+        self._sources[source.uri, source.path] = source
+
+    def check(
+        self,
+        outputs: Iterable[tuple[OutputSpec, str]],
+        sources: Iterable[SourceInfo] = (),
+        *,
+        report: Path | None = None,
+        retain: Retention | None = None,
+    ) -> None:
+        """Makes sure that no two outputs are one file or folder, and that none is anything that the run reads.
+
+        Nothing is opened or claimed; links are followed.
+
+        Args:
+            outputs: each output that is wanted, and the name of the source that it is for.
+            sources: that the run is about to read, beside those added.
+            report: the report's file: it may be none of all these either.
+            retain: which segments are kept: where old ones are deleted, no source may be one.
+
+        Raises:
+            ConfigError: if it is so.
+        """
+        read = [*sources, *self._sources.values()]
+        taken: list[Path] = []
+        for spec, name in outputs:
+            if not spec.has_path:
+                continue
+            path = spec.path_for(name)
+            shown = f"output {str(path)!r}"
+            self._refuse_read(path, shown, read, is_folder=spec.kind is OutputKind.PICTURES)
+            for source in read if retain is not None and spec.can_be_segmented else ():
+                if _is_segment_of(source, path):
+                    raise ConfigError(f"source {source.uri!r} is an old segment of the {shown}; choose another output")
+            if is_device(path):
+                continue
+            if any(same_file(path, one) for one in taken):
+                raise ConfigError(f"two outputs are {str(path)!r}: leave one out, or name the sources, as in door=URI")
+            taken.append(path)
+        if report is not None and not is_device(report):
+            shown = f"the report {str(report)!r}"
+            self._refuse_read(report, shown, read, is_folder=False)
+            if any(same_file(report, path) for path in taken):
+                raise ConfigError(f"{shown} is also an output; choose another")
+
+    def _refuse_read(self, path: Path, shown: str, read: Sequence[SourceInfo], *, is_folder: bool) -> None:
+        for source in read:
+            if _holds_source(path, is_folder, source):
+                raise ConfigError(f"{shown} is also the source {source.uri!r}; choose another")
+        for file, what in self._inputs.items():
+            if same_file(path, file):
+                raise ConfigError(f"{shown} is also {what} {str(file)!r}; choose another")
 
     def claim_file(self, path: Path) -> Claim:
         """Claims a file. A pipe or a device that is there already is neither locked nor numbered.
@@ -180,6 +245,23 @@ class PathLock(Closeable):
         """Lets the path go. Safe to call twice."""
         if self._socket is not None:
             self._socket.close()
+
+
+def _holds_source(path: Path, is_folder: bool, source: SourceInfo) -> bool:
+    """Whether writing to `path` could replace what the source reads; pictures keep their names in a folder."""
+    if source.path is None:
+        if not is_folder or source.pattern is None:
+            return False
+        matches = glob.glob(str(source.pattern), recursive=True)  # noqa: PTH207 - any start, any depth
+        return any(same_file(folder, path) for folder in {Path(match).parent for match in matches})
+    is_picture = source.path.suffix.lower() in PICTURE_SUFFIXES
+    return same_file(path, source.path) or (is_folder and is_picture and same_file(path, source.path.parent))
+
+
+def _is_segment_of(source: SourceInfo, path: Path) -> bool:
+    """Whether the source reads a segment of the output at `path`."""
+    file = source.path
+    return file is not None and bool(segment_names(path).fullmatch(file.name)) and same_file(file.parent, path.parent)
 
 
 def numbered(path: Path, number: int) -> Path:
