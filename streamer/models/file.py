@@ -21,7 +21,7 @@ from onnx.checker import ValidationError
 
 from streamer.common.errors import ModelError
 from streamer.models.families import FAMILIES
-from streamer.models.file_forms import is_ir, refuse_other_forms
+from streamer.models.file_forms import is_ir, is_onnx, refuse_other_forms
 from streamer.models.graph.constants import fold_constants
 from streamer.models.graph.external_data import load_external_data
 from streamer.models.graph.finished import Finished, read_finished
@@ -168,6 +168,21 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
                     f"{', '.join(FAMILIES)})"
                 ) from error
             log.info("%s is taken for %s with COCO's labels", path.name, FAMILIES[spec.family].word)
+    return in_one_form(path, digest, proto, spec)
+
+
+def in_one_form(path: Path, digest: str, proto: ModelProto, spec: ModelSpec) -> ModelFile:
+    """Brings a graph into the form that every engine takes, in place.
+
+    Args:
+        path: the file it was read from.
+        digest: SHA-256 of that, in hex.
+        proto: the graph.
+        spec: describes it.
+
+    Raises:
+        ModelError: if it isn't a NanoDet, or doesn't fit its description.
+    """
     try:
         image, spec = fit_input(proto, spec)
         use_pairs(proto)
@@ -187,12 +202,15 @@ def is_described(proto: ModelProto) -> bool:
 
 
 def description_beside(path: Path) -> ModelSpec | None:
-    """Reads the description beside an IR, its name ending in .yaml, .yml or .json; None where there is none.
+    """Reads the description beside a file of another form than ONNX, its name ending in .yaml, .yml or .json.
+
+    Returns:
+        None where there is none.
 
     Raises:
         ConfigError: if it is wrong.
     """
-    beside = [path.with_suffix(ending) for ending in (".yaml", ".yml", ".json")] if is_ir(path) else []
+    beside = [] if is_onnx(path) else [path.with_suffix(ending) for ending in (".yaml", ".yml", ".json")]
     return next((ModelSpec.from_yaml(file) for file in beside if file.is_file()), None)
 
 

@@ -29,6 +29,11 @@ def is_ir(path: Path) -> bool:
     return path.suffix.lower() == _IR
 
 
+def is_onnx(path: Path) -> bool:
+    """Whether a file is named as an ONNX file is."""
+    return path.suffix.lower() == _ONNX
+
+
 def refuse_other_forms(path: Path) -> None:
     """Refuses a model of a form that is only read elsewhere.
 
