@@ -16,14 +16,16 @@ from benchmarks.machine import machine_line
 from benchmarks.options import positive
 from benchmarks.table import markdown_table, write_section
 from calibration.accuracy import coco_accuracy
-from calibration.dataset import read_frame, read_samples
+from calibration.dataset import list_images, read_frame, read_samples
 from calibration.evaluate import EVALUATION_CONF, detect_all
+from calibration.labels import Sample
 from streamer.common.errors import StreamerError
 from streamer.detector import open_detector
 from streamer.engines import installed_engines, open_engine
 from streamer.engines.base import Engine
 from streamer.models.file import ModelFile, load_model
 from streamer.models.letterbox import Letterbox
+from streamer.models.spec import ModelSpec
 
 _WARM_UP = 5
 
@@ -36,7 +38,7 @@ class Row:
         model: its file's name.
         engine: what ran it.
         precision: what it was really computed in.
-        ap: COCO AP x 100.
+        ap: COCO AP x 100; None where it wasn't measured.
         size_mb: of the file.
         latency_ms: median of one picture, by threads used.
     """
@@ -44,7 +46,7 @@ class Row:
     model: str
     engine: str
     precision: str
-    ap: float
+    ap: float | None
     size_mb: float
     latency_ms: dict[int, float]
 
@@ -78,19 +80,27 @@ def measure(path: Path, options: argparse.Namespace) -> list[Row]:
     Raises:
         StreamerError: if the model can't be run.
     """
-    model = load_model(path)
-    samples = read_samples(options.images, options.labels, model.spec.labels)
+    spec = ModelSpec.from_yaml(options.model_config) if options.model_config else None
+    model = load_model(path, spec)
+    if options.labels is None:
+        samples = [Sample.of(file, []) for file in list_images(options.images)]
+    else:
+        samples = read_samples(options.images, options.labels, model.spec.labels)
     wanted = [
         (engine, precision)
         for engine, missing in installed_engines().items()
         if missing is None and engine in ("openvino", "onnxruntime")
         for precision in (("auto",) if model.quantized or engine != "openvino" else ("f32", "auto"))
     ]
-    accuracy = {}
+    accuracy: dict[tuple[str, str], float | None] = dict.fromkeys(wanted)
     used = {}
     for engine, precision in wanted:
-        with open_detector(path, engine=engine, precision=precision, conf=EVALUATION_CONF) as detector:
+        with open_detector(
+            path, model_config=options.model_config, engine=engine, precision=precision, conf=EVALUATION_CONF
+        ) as detector:
             used[engine, precision] = detector.info.precision
+            if options.labels is None:
+                continue
             samples, found = detect_all(detector, samples, options.images)
             accuracy[engine, precision] = coco_accuracy(samples, found, detector.labels).AP
     frames = [read_frame(sample.image, index) for index, sample in enumerate(samples[:16])]
@@ -122,7 +132,7 @@ def _timed(runner: Engine) -> float:
     return (time.perf_counter() - began) * 1e3
 
 
-def _row(model: ModelFile, choice: tuple[str, str], used: str, ap: float, latency_ms: dict[int, float]) -> Row:
+def _row(model: ModelFile, choice: tuple[str, str], used: str, ap: float | None, latency_ms: dict[int, float]) -> Row:
     return Row(model.path.stem, choice[0], used, ap, model.path.stat().st_size / 1e6, latency_ms)
 
 
@@ -134,7 +144,7 @@ def table(rows: Sequence[Row], threads: Sequence[int]) -> str:
             r.model,
             r.engine,
             r.precision,
-            f"{r.ap:.2f}",
+            "-" if r.ap is None else f"{r.ap:.2f}",
             f"{r.size_mb:.2f}",
             *(f"{r.latency_ms[n]:.2f}" for n in threads),
         ]
@@ -154,6 +164,8 @@ def plot(rows: Sequence[Row], threads: int, path: Path) -> None:
     markers = {"openvino": "o", "onnxruntime": "s"}
     figure, axes = pyplot.subplots(figsize=(8.5, 5), constrained_layout=True)
     for row in rows:
+        if row.ap is None:
+            continue
         point = (row.latency_ms[threads], row.ap)
         axes.scatter(*point, color=colours.get(row.precision, "black"), marker=markers[row.engine], s=55, zorder=3)
         axes.annotate(row.model.removesuffix("_int8"), point, xytext=(6, 4), textcoords="offset points", fontsize=8)
@@ -178,7 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL.onnx", help="float and INT8 files")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="pictures that nothing was chosen on")
-    parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their YOLO labels")
+    parser.add_argument("--labels", type=Path, metavar="DIR", help="their YOLO labels; without, only speed is measured")
+    parser.add_argument("--model-config", type=Path, metavar="FILE", help="YAML description of foreign ONNX files")
     parser.add_argument("--threads", type=positive, nargs="+", default=[1, 2], help="cores to use, each in turn (1 2)")
     parser.add_argument("--rounds", type=positive, default=100, help="timed pictures of each (100)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")

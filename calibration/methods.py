@@ -179,7 +179,9 @@ class Quantizer:
                     nncf.Dataset([{name: values} for values in self._inputs]),
                     preset=nncf.QuantizationPreset.PERFORMANCE,
                     subset_size=len(self._inputs),
-                    ignored_scope=nncf.IgnoredScope(names=sorted(kept)),
+                    ignored_scope=nncf.IgnoredScope(
+                        names=sorted(kept), validate=False
+                    ),  # it leaves out nodes of integers
                     advanced_parameters=AdvancedQuantizationParameters(
                         overflow_fix=nncf.OverflowFix.DISABLE,
                         # one scale a tensor: TensorRT and ONNX Runtime take no more

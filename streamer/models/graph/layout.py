@@ -155,12 +155,14 @@ def read_layout(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape])
 def _outputs_to_try(proto: ModelProto, spec: ModelSpec) -> Iterator[Outputs]:
     """Yields the ways in which a file of this family may say rows, but for those that its description excludes."""
     family = FAMILIES[spec.family]
+    if spec.output != "auto":
+        kind: Literal["heads", "boxes"] = "boxes" if spec.output == "boxes" else "heads"
+        yield Outputs(False, kind)  # which is the one form
+        yield from (each for each in family.outputs if each.per_stride and each.kind == kind)
+        return
     decodes = any(node.op_type == family.decoding_op for node in proto.graph.node)
     for outputs in family.outputs:
-        if spec.output != "auto":
-            if spec.output == ("boxes" if outputs.kind == "boxes" else "heads"):
-                yield outputs
-        elif not family.decoding_op or outputs.per_stride or decodes == (outputs.kind == "boxes"):
+        if not family.decoding_op or outputs.per_stride or decodes == (outputs.kind == "boxes"):
             yield outputs
 
 
