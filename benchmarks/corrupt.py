@@ -21,8 +21,8 @@ from benchmarks.corrupt_worker import ADDRESS_SPACE_BYTES, PEAK_BYTES, TIME_LIMI
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.options import positive, results_parser, write_results
 from benchmarks.table import markdown_table
+from streamer.common.cpu_info import available_cores
 from streamer.common.errors import StreamerError
-from streamer.engines.base import available_cores
 
 GOOD = ("normal run", "counted skip", "clear error")
 BAD = ("traceback", "unclear", "lost picture", "memory", "hang", "crash")

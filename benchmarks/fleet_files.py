@@ -17,8 +17,8 @@ from benchmarks.machine import busy_core_s
 from benchmarks.measure import Miscounted, Spread
 from benchmarks.process import peak_resident_bytes
 from benchmarks.table import markdown_table
+from streamer.common.cpu_info import available_cores
 from streamer.detector import DEFAULT_MODEL, open_detector
-from streamer.engines.base import available_cores
 
 WANTED_OF_BEST = 0.95
 WANTED_BYTES_A_STREAM = 40e6

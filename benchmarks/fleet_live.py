@@ -11,7 +11,7 @@ from benchmarks.fleet_cameras import FPS, Cameras
 from benchmarks.fleet_files import costs_line
 from benchmarks.fleet_watch import STRETCH_HEAD, Stretch, most_behind, stretch, stretch_cells, watching
 from benchmarks.table import markdown_table
-from streamer.engines.base import available_cores
+from streamer.common.cpu_info import available_cores
 
 WANTED_P95_MS = 250.0
 WANTED_RATE = 0.99

@@ -19,15 +19,16 @@ from benchmarks.table import markdown_table
 from streamer.common.errors import StreamerError
 from streamer.cuda.engine import CudaEngine
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.input_layout import Layout, colours_of
+from streamer.cuda.input_layout import FrameLayout
 from streamer.cuda.kernels import Kernels
-from streamer.cuda.slot import Lane
-from streamer.cuda.staging import Staged, StagingPool
+from streamer.cuda.slot import CudaSlot
+from streamer.cuda.staging import StagedFrame, StagingPool
 from streamer.detector.cuda import GPU_ENGINES, CudaDetector, open_cuda_detector, open_engine
 from streamer.frames.frame import Frame
 from streamer.frames.yuv_matrix import Matrix
 from streamer.models.file import ModelFile, load_model
 from streamer.models.letterbox import Letterbox
+from streamer.models.postprocess import Postprocessor
 from streamer.models.zoo import resolve_model
 
 SIZE_WH = (1920, 1080)
@@ -80,13 +81,10 @@ class Bench:
         self.name = model.path.stem
         self.smoke = smoke
         self.gpu = Gpu(0)
-        self.engine: CudaEngine = open_engine(engine, model, self.gpu, "auto")
+        self.engine: CudaEngine = open_engine(engine, model, self.gpu, "auto", _BATCH)
         spec = model.spec
         self.spec = spec
-        self.kernels = Kernels(
-            self.gpu, spec, input_type=self.engine.input_type, output_type=self.engine.output_type,
-            channels_last=self.engine.channels_last, conf=CONF, iou=IOU, class_ids=None,
-        )  # fmt: skip
+        self.kernels = Kernels(self.gpu, self.engine, Postprocessor(spec, CONF, IOU))
         self.bgr = Frame(picture, "bench", 0, 0.0, 0.0)
         planes: Any = PlainYuv(picture)
         self.yuv = Frame(planes, "bench", 0, 0.0, 0.0)
@@ -99,15 +97,15 @@ class Bench:
         """Returns how often to repeat."""
         return max(3, full // 100) if self.smoke else full
 
-    def stage(self, frame: Frame, packable: bool = True) -> Staged:
+    def stage(self, frame: Frame, packable: bool = True) -> StagedFrame:
         """Returns a frame in page-locked memory."""
         staged = self.pool.stage(frame, self.letterbox, packable=packable)
         assert staged is not None, "the pool is far larger than what the benchmark holds"
         return staged
 
-    def lanes(self, count: int, batch: int = 1) -> list[Lane]:
-        """Returns new lanes; the caller closes them."""
-        return [Lane(self.gpu, self.engine, self.kernels, self.spec, (batch,)) for _ in range(count)]
+    def slots(self, count: int, batch: int = 1) -> list[CudaSlot]:
+        """Returns new slots; the caller closes them."""
+        return [CudaSlot(self.gpu, self.engine, self.kernels, (batch,)) for _ in range(count)]
 
     def note(self, what: str, wanted: str, measured: str, bound: str) -> None:
         """Adds a row and prints it at once."""
@@ -125,24 +123,24 @@ class Bench:
 
 def latency(bench: Bench) -> None:
     """One 1080p frame at a time, page-locked memory to detections in host memory."""
-    (lane,) = bench.lanes(1)
+    (slot,) = bench.slots(1)
     wanted = WANTED_LATENCY_MS.get(bench.name)
     kinds = (("BGR, every row", bench.bgr, False), ("BGR", bench.bgr, True), ("YUV 4:2:0", bench.yuv, True))
     for label, frame, packable in kinds:
-        staged, colours = bench.stage(frame, packable), colours_of(frame)
+        staged = bench.stage(frame, packable)
 
-        def one(staged: Staged = staged, colours: Any = colours) -> None:
-            lane.put(0, staged, colours)
-            lane.start()
-            lane.wait()
-            lane.detections(0)
+        def one(staged: StagedFrame = staged) -> None:
+            slot.put(0, staged)
+            slot.start()
+            slot.wait()
+            slot.detections(0)
 
         taken_ms = host_median_ms(one, bench.repeats(1000))
         parts = measure_parts(bench.gpu, bench.engine, bench.kernels, bench.spec, frame, staged, 1, bench.repeats(200))
         least_ms = parts.copy_ms + parts.preprocess_ms + parts.network_ms + parts.decode_ms
         layout = staged.layout
 
-        def fill(staged: Staged = staged, frame: Frame = frame) -> None:
+        def fill(staged: StagedFrame = staged, frame: Frame = frame) -> None:
             staged.layout.fill(frame, staged.buffer.array)
 
         fill_ms = host_median_ms(fill, bench.repeats(200))
@@ -155,25 +153,25 @@ def latency(bench: Bench) -> None:
         )
         bench.figures[f"latency_ms {label}"] = taken_ms
         bench.figures[f"parts_ms {label}"] = vars(parts) | {"staging_ms": fill_ms}
-    lane.close()
+    slot.close()
 
 
 def throughput(bench: Bench) -> None:
-    """1080p frames from page-locked memory through 1 to 8 lanes, and with threads that stage them."""
+    """1080p frames from page-locked memory through 1 to 8 slots, and with threads that stage them."""
     frames = bench.repeats(6000)
     best: dict[str, tuple[float, int]] = {}
     compute = (0.0, 0)
-    lanes = bench.lanes(max(_SLOTS))
+    slots = bench.slots(max(_SLOTS))
     sources = (("BGR, every row", bench.bgr, False), ("BGR", bench.bgr, True), ("YUV 4:2:0", bench.yuv, True))
     for label, frame, packable in sources:
-        staged = [bench.stage(frame, packable) for _ in lanes]
-        rates = {n: pinned_fps(lanes[:n], staged[:n], frame, frames) for n in _SLOTS}
+        staged = [bench.stage(frame, packable) for _ in slots]
+        rates = {n: pinned_fps(slots[:n], staged[:n], frames) for n in _SLOTS}
         best[label] = max((fps, n) for n, fps in rates.items())
         bench.figures[f"fps by slots, {label}"] = rates
         if frame is bench.yuv:
-            compute = max((pinned_fps(lanes[:n], staged[:n], frame, frames, copies=False), n) for n in _SLOTS)
+            compute = max((pinned_fps(slots[:n], staged[:n], frames, copies=False), n) for n in _SLOTS)
             for n in (1, 3):
-                spans = timeline(bench.gpu, lanes[:n], staged[:n], frame, 24)
+                spans = timeline(bench.gpu, slots[:n], staged[:n], 24)
                 together, hidden = overlap(spans)
                 bench.figures[f"timeline, {n} slots"] = [vars(span) for span in spans[8:16]]
                 bench.note(
@@ -182,30 +180,30 @@ def throughput(bench: Bench) -> None:
     bench.figures["compute_fps"] = compute
     wanted = WANTED_FPS.get(bench.name)
     for label, frame, packable in sources:
-        nbytes = Layout.of(frame, bench.letterbox, packable=packable).nbytes
+        nbytes = FrameLayout.of(frame, bench.letterbox, packable=packable).nbytes
         copies = copy_rate(bench.gpu, nbytes, bench.repeats(200)) / nbytes
-        fps, slots = best[label]
+        fps, count = best[label]
         bound = min(copies, compute[0])
         bench.note(
-            f"frames from page-locked memory, {label}, {slots} slots",
+            f"frames from page-locked memory, {label}, {count} slots",
             f">= {wanted:.0f} fps" if wanted else "",
             f"{fps:.0f} fps",
             f"{bound:.0f} fps ({fps / bound:.0%}): copies {copies:.0f}, computing alone {compute[0]:.0f}"
             f" with {compute[1]} slots",
         )
-    for lane in lanes:
-        lane.close()
+    for slot in slots:
+        slot.close()
 
 
 def batch(bench: Bench) -> None:
     """Batches of 32 pictures that are in device memory already."""
-    lanes = bench.lanes(2, _BATCH)
+    slots = bench.slots(2, _BATCH)
     staged = bench.stage(bench.yuv)
-    for lane in lanes:
+    for slot in slots:
         for index in range(_BATCH):
-            lane.put(index, staged, colours_of(bench.yuv))
-    fps = batched_fps(lanes, bench.repeats(400))
-    one = batched_fps(lanes[:1], bench.repeats(400))
+            slot.put(index, staged)
+    fps = batched_fps(slots, bench.repeats(400))
+    one = batched_fps(slots[:1], bench.repeats(400))
     parts = measure_parts(
         bench.gpu, bench.engine, bench.kernels, bench.spec, bench.yuv, staged, _BATCH, bench.repeats(100)
     )
@@ -219,8 +217,8 @@ def batch(bench: Bench) -> None:
         f" network {parts.network_ms:.3f}, decode {parts.decode_ms:.3f} a batch",
     )
     bench.figures["batch_fps"] = fps
-    for lane in lanes:
-        lane.close()
+    for slot in slots:
+        slot.close()
 
 
 def growth(bench: Bench, detector: CudaDetector) -> None:
@@ -295,9 +293,13 @@ def run_model(name: str, options: argparse.Namespace) -> Bench:
                 simple[stage](bench)
         if {"growth", "peers"} & set(options.stages):
             with open_cuda_detector(
-                model, engine=options.engine, device="auto", precision="auto", conf=CONF, iou=IOU, class_ids=None,
+                model,
+                Postprocessor(model.spec, CONF, IOU),
+                engine=options.engine,
+                device="auto",
+                precision="auto",
                 depth=None,
-            ) as detector:  # fmt: skip
+            ) as detector:
                 if "growth" in options.stages:
                     growth(bench, detector)
                 if "peers" in options.stages:

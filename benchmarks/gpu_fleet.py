@@ -22,10 +22,10 @@ from benchmarks.clips import repeat_clip
 from benchmarks.fleet_watch import NotedLines
 from benchmarks.gpu_nvdec import decoder_rate
 from benchmarks.table import markdown_table
+from streamer.common.cpu_info import available_cores
 from streamer.common.errors import StreamerError
 from streamer.detector import open_detector
 from streamer.detector.base import Detector
-from streamer.engines.base import available_cores
 from streamer.frames.frame import Frame
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sources import SourceOptions, open_source

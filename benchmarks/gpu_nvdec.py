@@ -20,6 +20,7 @@ from streamer.common.errors import StreamerError
 from streamer.common.queues import OverflowPolicy
 from streamer.detector.cuda import GPU_ENGINES, CudaDetector, open_cuda_detector
 from streamer.models.file import load_model
+from streamer.models.postprocess import Postprocessor
 from streamer.models.zoo import resolve_model
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sinks import open_sink
@@ -114,9 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     try:
         path, spec = resolve_model(options.model)
+        model = load_model(path, spec)
         with open_cuda_detector(
-            load_model(path, spec), engine=options.engine, device="auto", precision="auto", conf=0.4, iou=0.6,
-            class_ids=None, depth=None, batch="auto", streams=max(options.sources),
+            model, Postprocessor(model.spec), engine=options.engine, device="auto", precision="auto", depth=None,
+            batch="auto", streams=max(options.sources),
         ) as detector, tempfile.TemporaryDirectory() as folder:  # fmt: skip
             clip = Path(folder, "long.mp4")
             repeat_clip(options.clip, clip, options.repeat)

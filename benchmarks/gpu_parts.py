@@ -13,11 +13,10 @@ import numpy as np
 
 from streamer.cuda.engine import CudaEngine
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.input_layout import PICTURE_DTYPE, colours_of
-from streamer.cuda.kernels import Kernels
+from streamer.cuda.input_layout import PICTURE_DTYPE
+from streamer.cuda.kernels import CANDIDATE_CAPACITY, RESULT_DTYPE, Kernels
 from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
-from streamer.cuda.result import RESULT_DTYPE, ROOM
-from streamer.cuda.staging import Staged
+from streamer.cuda.staging import StagedFrame
 from streamer.frames.frame import Frame
 from streamer.models.spec import ModelSpec
 
@@ -95,7 +94,7 @@ def device_copy_rate(gpu: Gpu, nbytes: int, repeats: int) -> float:
 
 
 def measure_parts(
-    gpu: Gpu, engine: CudaEngine, kernels: Kernels, spec: ModelSpec, frame: Frame, staged: Staged, batch: int,
+    gpu: Gpu, engine: CudaEngine, kernels: Kernels, spec: ModelSpec, frame: Frame, staged: StagedFrame, batch: int,
     repeats: int,
 ) -> Parts:  # fmt: skip
     """Times every part of the path alone, for `batch` copies of one staged frame."""
@@ -109,13 +108,13 @@ def measure_parts(
         "input": batch * 3 * width * height * engine.input_type.itemsize,
         "output": batch * spec.num_points * spec.output_channels * engine.output_type.itemsize,
         "found": 4 * batch,
-        "keys": 8 * batch * ROOM,
-        "boxes": 16 * batch * ROOM,
+        "keys": 8 * batch * CANDIDATE_CAPACITY,
+        "boxes": 16 * batch * CANDIDATE_CAPACITY,
     }
     held = {name: DeviceBuffer(gpu, nbytes) for name, nbytes in sizes.items()}
     at = {name: buffer.address for name, buffer in held.items()}
     results = PinnedBuffer(gpu, batch * RESULT_DTYPE.itemsize)
-    held["pictures"].write(np.repeat(layout.describe(at["pixels"], colours_of(frame))[None], batch))
+    held["pictures"].write(np.repeat(layout.describe(at["pixels"], staged.colours)[None], batch))
     with gpu.active():
         stream = drv.Stream()
         pixels = staged.buffer.array[: layout.nbytes]

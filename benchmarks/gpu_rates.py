@@ -9,9 +9,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.input_layout import colours_of
-from streamer.cuda.slot import Lane
-from streamer.cuda.staging import Staged
+from streamer.cuda.slot import CudaSlot
+from streamer.cuda.staging import StagedFrame
 from streamer.detector.cuda import CudaDetector
 from streamer.frames.frame import Frame
 
@@ -26,61 +25,58 @@ class Span:
     done_ms: float
 
 
-def pinned_fps(lanes: list[Lane], staged: list[Staged], frame: Frame, frames: int, *, copies: bool = True) -> float:
-    """Returns frames a second from page-locked memory to detections in host memory, lanes in turn, one host thread.
+def pinned_fps(slots: list[CudaSlot], staged: list[StagedFrame], frames: int, *, copies: bool = True) -> float:
+    """Returns frames a second from page-locked memory to detections in host memory, slots in turn, one host thread.
 
     Args:
-        lanes: as many as frames in flight.
-        staged: one staged frame for each lane.
-        frame: the frame that was staged.
+        slots: as many as frames in flight.
+        staged: one staged frame for each slot.
         frames: how many to run.
         copies: False leaves the pixels on the GPU where they are: the rate of computing alone.
     """
-    colours = colours_of(frame)
-    for lane, pixels in zip(lanes, staged, strict=True):
-        lane.put(0, pixels, colours)
-        lane.start()
-        lane.wait()
-    flying: deque[Lane] = deque()
+    for slot, pixels in zip(slots, staged, strict=True):
+        slot.put(0, pixels)
+        slot.start()
+        slot.wait()
+    flying: deque[CudaSlot] = deque()
     began = time.perf_counter()
     for index in range(frames):
-        lane = lanes[index % len(lanes)]
-        if len(flying) == len(lanes):
+        slot = slots[index % len(slots)]
+        if len(flying) == len(slots):
             flying.popleft().wait()
-            lane.detections(0)
+            slot.detections(0)
         if copies:
-            lane.put(0, staged[index % len(lanes)], colours)
-        lane.start()
-        flying.append(lane)
-    for lane in flying:
-        lane.wait()
-        lane.detections(0)
+            slot.put(0, staged[index % len(slots)])
+        slot.start()
+        flying.append(slot)
+    for slot in flying:
+        slot.wait()
+        slot.detections(0)
     return frames / (time.perf_counter() - began)
 
 
-def timeline(gpu: Gpu, lanes: list[Lane], staged: list[Staged], frame: Frame, frames: int) -> list[Span]:
-    """Runs frames through the lanes in turn and returns when each was where, by the GPU's own events."""
+def timeline(gpu: Gpu, slots: list[CudaSlot], staged: list[StagedFrame], frames: int) -> list[Span]:
+    """Runs frames through the slots in turn and returns when each was where, by the GPU's own events."""
     import pycuda.driver as drv
 
-    colours = colours_of(frame)
     with gpu.active():
         origin = drv.Event()
-        origin.record(lanes[0].stream)
+        origin.record(slots[0].stream)
     spans: list[Span] = []
-    flying: deque[tuple[int, Lane]] = deque()
+    flying: deque[tuple[int, CudaSlot]] = deque()
 
     def land() -> None:
-        number, lane = flying.popleft()
-        lane.wait()
-        spans.append(Span(number, *lane.span_ms(origin)))
+        number, slot = flying.popleft()
+        slot.wait()
+        spans.append(Span(number, *slot.span_ms(origin)))
 
     for index in range(frames):
-        if len(flying) == len(lanes):
+        if len(flying) == len(slots):
             land()
-        lane = lanes[index % len(lanes)]
-        lane.put(0, staged[index % len(lanes)], colours)
-        lane.start()
-        flying.append((index, lane))
+        slot = slots[index % len(slots)]
+        slot.put(0, staged[index % len(slots)])
+        slot.start()
+        flying.append((index, slot))
     while flying:
         land()
     return spans
@@ -148,28 +144,28 @@ def prepared_fps(detector: CudaDetector, pixels: list[Frame], frames: int, threa
     return frames / taken_s
 
 
-def batched_fps(lanes: list[Lane], batches: int) -> float:
+def batched_fps(slots: list[CudaSlot], batches: int) -> float:
     """Returns pictures a second through preprocessing, engine and decoding, pixels already on the GPU.
 
     Args:
-        lanes: of one batch size, every picture described already; two keep the GPU busy between batches.
+        slots: of one batch size, every picture described already; two keep the GPU busy between batches.
         batches: how many to run.
     """
-    flying: deque[Lane] = deque()
-    for lane in lanes:
-        lane.start()
-        lane.wait()
+    flying: deque[CudaSlot] = deque()
+    for slot in slots:
+        slot.start()
+        slot.wait()
     began = time.perf_counter()
     for index in range(batches):
-        lane = lanes[index % len(lanes)]
-        if len(flying) == len(lanes):
+        slot = slots[index % len(slots)]
+        if len(flying) == len(slots):
             flying.popleft().wait()
-            for picture in range(lane.batch):
-                lane.detections(picture)
-        lane.start()
-        flying.append(lane)
-    for lane in flying:
-        lane.wait()
-        for picture in range(lane.batch):
-            lane.detections(picture)
-    return batches * lanes[0].batch / (time.perf_counter() - began)
+            for picture in range(slot.batch):
+                slot.detections(picture)
+        slot.start()
+        flying.append(slot)
+    for slot in flying:
+        slot.wait()
+        for picture in range(slot.batch):
+            slot.detections(picture)
+    return batches * slots[0].batch / (time.perf_counter() - began)

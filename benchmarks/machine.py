@@ -7,8 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from streamer.common.cpu_info import processor_name
-from streamer.engines.base import available_cores
+from streamer.common.cpu_info import available_cores, processor_name
 
 _PACKAGES = ("numpy", "opencv-python", "av", "openvino", "onnxruntime", "supervision", "vidgear")
 

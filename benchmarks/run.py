@@ -31,9 +31,9 @@ from benchmarks.measure import Figures, Miscounted, measure
 from benchmarks.options import parser_of, positive, write_results
 from benchmarks.quality import loop_psnr, streamer_psnr
 from benchmarks.table import markdown_table
+from streamer.common.cpu_info import available_cores
 from streamer.common.errors import StreamerError
 from streamer.detector import DEFAULT_MODEL, open_detector
-from streamer.engines.base import available_cores
 from streamer.models.file import load_model
 from streamer.models.zoo import resolve_model
 

@@ -11,16 +11,11 @@ from tqdm import tqdm
 
 from calibration.files import check_output, check_report
 from streamer.common.terminal import say
-from streamer.engines.tensorrt import (
-    BuildOptions,
-    TensorRTPackage,
-    build_engine,
-    parse_targets,
-    plan,
-    summary,
-    write_engine,
-)
-from streamer.engines.tensorrt.cache import report_path, timings_path
+from streamer.engines.tensorrt.builder import build_engine, plan_build
+from streamer.engines.tensorrt.cache import report_path, timings_path, write_engine
+from streamer.engines.tensorrt.layers import summary
+from streamer.engines.tensorrt.options import BuildOptions
+from streamer.engines.tensorrt.package import TensorRTPackage, parse_targets
 from streamer.models.file import load_model
 from streamer.models.spec import ModelSpec
 from streamer.models.zoo import resolve_model
@@ -32,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the verb ``build``."""
     parser.add_argument("model", metavar="NAME|FILE", help="a model's name or an ONNX file, float or INT8")
     parser.add_argument(
-        "--flavour", required=True, choices=[flavour.value for flavour in TensorRTPackage], help="the package"
+        "--flavour", required=True, choices=[package.value for package in TensorRTPackage], help="the package"
     )
     parser.add_argument("--target", metavar="SM[,SM]", help="GPU architectures, such as sm89,sm120 (the present GPU's)")
     parser.add_argument("--fp16", action="store_true", help="compute in FP16 what isn't quantised")
@@ -58,14 +53,14 @@ def run(options: argparse.Namespace) -> int:
     """Builds and writes one engine, and prints what it is.
 
     Raises:
-        StreamerError: see `streamer.engines.tensorrt.build_engine` and `streamer.engines.tensorrt.write_engine`.
+        StreamerError: see `build_engine` and `write_engine`.
     """
     path, spec = resolve_model(options.model)
     if options.model_config:
         spec = ModelSpec.from_yaml(options.model_config)
     check_output(options.output, path, options.model_config, ending=".engine")
     check_report(report_path(options.output), rb'\{\s*"sha256"')
-    flavour = TensorRTPackage(options.flavour)
+    package = TensorRTPackage(options.flavour)
     wanted = BuildOptions(
         targets=parse_targets(options.target) if options.target else (),
         fp16=options.fp16,
@@ -75,24 +70,25 @@ def run(options: argparse.Namespace) -> int:
         hardware_compatible=options.hardware_compatible,
     )
     model = load_model(path, spec)
-    job = plan(model, flavour, wanted)
+    plan = plan_build(model, package, wanted)
     with _Bar() as bar:
-        built = build_engine(job, timing_cache=timings_path(job), on_progress=bar.show)
-    report = write_engine(options.output, built, model)
-    for warning in built.warnings:
-        say(f"{flavour.value}: {warning}")
+        built = build_engine(plan, timing_cache=timings_path(plan), on_progress=bar.show)
+    write_engine(options.output, built)
+    report = built.report
+    for warning in report.warnings:
+        say(f"{package.value}: {warning}")
     width, height = model.spec.input_size_wh
     say(
-        f"{options.output}: {model.spec.name} {width}x{height} for {', '.join(job.targets)} by {flavour.value}"
-        f" {job.trt.__version__}, batch 1 to {wanted.max_batch}, {report.size_bytes / 1e6:.2f} MB,"
+        f"{options.output}: {model.spec.name} {width}x{height} for {', '.join(plan.targets)} by"
+        f" {plan.version}, batch 1 to {wanted.max_batch}, {report.size_bytes / 1e6:.2f} MB,"
         f" sha256 {report.sha256}"
     )
-    say(summary(built.layers))
+    say(summary(report.layers))
     return 0
 
 
 class _Bar:
-    """A progress bar on standard error, when that is a terminal; it starts anew with each phase of the build."""
+    """A progress bar on standard error, when that is a terminal; it restarts with each phase of the build."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] = tqdm(disable=None, leave=False)

@@ -14,7 +14,8 @@ from onnx import TensorProto, shape_inference
 from calibration.cost import model_cost
 from streamer.common.errors import ConfigError
 from streamer.common.terminal import say
-from streamer.engines.tensorrt import UNKNOWN, read_engine, read_report, summary
+from streamer.engines.tensorrt.cache import read_engine, read_report
+from streamer.engines.tensorrt.layers import UNKNOWN, summary
 from streamer.models.families import FAMILIES
 from streamer.models.file import ModelFile, description_beside, is_described, load_model, read_graph
 from streamer.models.file_forms import is_ir

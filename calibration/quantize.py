@@ -23,11 +23,11 @@ from calibration.gate import AccuracyGate, GateResult, Limits, latencies_ms
 from calibration.methods import METHODS, Quantizer, check_float, quantized_layers, require_packages, without_layer
 from calibration.pictures import DatasetSplit, deal, network_input
 from calibration.report import QuantizationReport, Trial
+from streamer.common.cpu_info import available_cores
 from streamer.common.errors import ConfigError, EngineError, ModelError
 from streamer.common.terminal import say
 from streamer.detector.self_check import record
 from streamer.engines import ENGINE_NAMES, installed_engines, open_engine
-from streamer.engines.base import available_cores
 from streamer.models.file import ModelFile, load_model
 from streamer.models.spec import METADATA_PREFIX, ModelSpec
 

@@ -1,33 +1,30 @@
-"""A GPU that decodes, played by the host: PyCUDA's memory is the host's, and PyNvVideoCodec decodes with FFmpeg.
+"""A fake GPU on the host: PyCUDA's memory is the host's, PyNvVideoCodec decodes with FFmpeg, one process is two.
 
-What the stand-ins are strict about is what a GPU would be: a context must be current where CUDA is called, a decoder
-takes byte streams with their parameter sets in them, its own surfaces are used again, and freed memory holds garbage.
+It is as strict as a GPU: a context must be current where CUDA is called, a decoder takes byte streams that contain
+their parameter sets, it reuses its surfaces, and freed memory holds garbage.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import enum
+import functools
+import gc
 import importlib.machinery
-import os
-import socket
-import subprocess
 import sys
 import threading
-import time
 import types
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
 from typing import Any
 
 import av
 import numpy as np
 import pytest
 
-from streamer.sources.workers import decoder_worker, worker_process
-from streamer.sources.workers.message_channel import MessageChannel
-from streamer.sources.workers.shared_counters import SharedCounters
+from streamer.cuda.gpu import Gpu
+from streamer.cuda.ipc import ImportedSurface, IpcExporter, IpcImporter, SurfaceSlots
+from streamer.cuda.memory import Surface
+from streamer.cuda.staging import BufferLease, BufferPool
 
 _FFMPEG_NAMES = {"H264": "h264", "HEVC": "hevc", "VP8": "vp8", "VP9": "vp9", "AV1": "libdav1d", "MPEG4": "mpeg4"}
 _FFMPEG_NAMES |= {"MPEG1": "mpeg1video", "MPEG2": "mpeg2video"}
@@ -35,23 +32,25 @@ _BEFORE, _GARBAGE = 512, 0xDB
 
 
 class FakeGpu:
-    """What was asked of the stand-ins, and what they shall answer.
+    """What was called, and what the fakes answer.
 
     Attributes:
         count: how many GPUs there are.
+        init_error: the error of `cuInit`, if any.
         memory: bytes of each allocation that isn't freed, by address.
         mapped: how often each allocation is mapped by another process, by the address at which it begins there.
-        opened: what each decoder was opened with, in order.
-        fed: the bytes of each packet that a decoder was given, in order; b"" is the end.
-        retained: how often the context was retained, less how often it was given back.
+        opened: the options of each decoder, in order.
+        fed: the bytes of each packet that a decoder got, in order; b"" is the end.
+        retained: how often the context was retained, minus how often it was released.
         stamps: each packet's `pts`.
         flags: each packet's `decode_flag`.
         refused: numbers of the packets that are refused, over all decoders.
-        refusal: what is raised then.
+        refusal: the error that is raised then.
     """
 
     def __init__(self) -> None:
         self.count = 1
+        self.init_error: str | None = None
         self.memory: dict[int, Any] = {}
         self.mapped: Counter[int] = Counter()
         self.opened: list[dict[str, Any]] = []
@@ -66,9 +65,14 @@ class FakeGpu:
     def need_context(self) -> None:
         assert getattr(self.depth, "value", 0) > 0, "no CUDA context is current on this thread"
 
+    def is_all_freed(self) -> bool:
+        """Returns whether no memory is left, nothing is mapped, and no context is retained."""
+        gc.collect()
+        return not (self.memory or self.mapped.total() or self.retained)
+
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
-    """Puts the stand-ins in the packages' places."""
+    """Replaces PyCUDA and PyNvVideoCodec."""
     gpu = FakeGpu()
     driver = _driver(gpu)
     _put(monkeypatch, "pycuda", driver=driver)
@@ -101,7 +105,7 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
         pass
 
     class Allocation:
-        """A part of a block, as small allocations are: `_BEFORE` bytes of the block belong to others."""
+        """Part of a block, as small allocations are: the block's first `_BEFORE` bytes aren't the caller's."""
 
         def __init__(self, nbytes: int) -> None:
             gpu.need_context()
@@ -114,18 +118,18 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
 
         def free(self) -> None:
             gpu.need_context()
-            assert not gpu.mapped[self._address - _BEFORE], "another process has it mapped still"
+            assert not gpu.mapped[self._address - _BEFORE], "another process still has it mapped"
             del gpu.memory[self._address]
             ctypes.memset(self._bytes, _GARBAGE, len(self._bytes))
 
     class IPCMemoryHandle:
-        """A block as another process sees it, which keeps it alive."""
+        """A block mapped by another process, which keeps it alive."""
 
         def __init__(self, handle: bytearray, flags: int = 1) -> None:
             gpu.need_context()
             assert len(handle) == 64
             self._address = int.from_bytes(handle, "little")
-            self._bytes = gpu.memory[self._address + _BEFORE]  # there is none that was freed
+            self._bytes = gpu.memory[self._address + _BEFORE]  # KeyError if it was freed
             gpu.mapped[self._address] += 1
 
         def __int__(self) -> int:
@@ -133,7 +137,7 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
 
         def close(self) -> None:
             gpu.need_context()
-            assert self._bytes is not None, "the mapping was ended before"
+            assert self._bytes is not None, "the mapping was already closed"
             self._bytes = None
             gpu.mapped[self._address] -= 1
 
@@ -203,9 +207,13 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
         gpu.need_context()
         ctypes.memmove(target, source, nbytes)
 
+    def init() -> None:
+        if gpu.init_error is not None:
+            raise Error(gpu.init_error)
+
     driver = types.ModuleType("pycuda.driver")
     vars(driver).update(
-        Error=Error, Device=Device, Stream=Stream, Event=Event, init=lambda: None, mem_alloc=Allocation,
+        Error=Error, Device=Device, Stream=Stream, Event=Event, init=init, mem_alloc=Allocation,
         mem_get_address_range=find_block, mem_get_ipc_handle=name_block, IPCMemoryHandle=IPCMemoryHandle,
         event_flags=types.SimpleNamespace(DISABLE_TIMING=2),
         memset_d8=lambda address, value, nbytes: ctypes.memset(address, value, nbytes),
@@ -239,11 +247,11 @@ class _Decoder:
         gpu.flags.append(data.decode_flag)
         if number in gpu.refused:
             raise RuntimeError(f"\n{gpu.refusal}\n")
-        packet = av.Packet(len(content)) if content else None  # of a length: that pads it, as FFmpeg needs
+        packet = av.Packet(len(content)) if content else None  # made by length, so that it is padded as FFmpeg needs
         if packet is not None:
             packet.update(content)
             packet.pts = None if data.pts == -(1 << 63) else data.pts
-        self._surfaces[...] = 0  # what was given before is gone
+        self._surfaces[...] = 0  # NVDEC reuses its surfaces
         try:
             pictures = self._context.decode(packet)
         except av.EOFError:
@@ -272,57 +280,97 @@ class _Surface:
         return self._address
 
 
-class _Over(Exception):
-    """The run that processes were played for is over."""
+SMALL, LARGE = 1024, 2048
 
 
-class _WorkerThread:
-    """In place of a process: a thread that serves the same channel, over descriptors of its own."""
+class IpcPair:
+    """A process that exports pictures on a GPU and one that imports them, both in this process.
 
-    def __init__(self, channel: int, counters: int) -> None:
-        channel, counters = os.dup(channel), os.dup(counters)
-        self.pid = 0
-        self._channel = MessageChannel(socket.socket(fileno=channel))
-        self._worker = decoder_worker.DecoderWorker(self._channel, SharedCounters(counters))
-        os.close(counters)
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+    Attributes:
+        line: messages that the exporter has sent and the importer hasn't received.
+        leased: pictures that the importer holds, by number.
+        is_deaf: see `deafen`; otherwise the importer receives a retirement at once.
+        exporters: one for each time that the source was opened.
+    """
 
-    def _run(self) -> None:
-        self._worker.serve()
-        self._channel.close()
-        self._worker.send(None)  # which ends the thread that can't send it
+    def __init__(self, *, slots: int = 4, limit: int = 3, counters: tuple[Any, Any] | None = None) -> None:
+        theirs, ours = counters or (np.zeros(slots, np.uint32),) * 2
+        self.slots, self.importer = SurfaceSlots(theirs), IpcImporter(ours)
+        self.line: deque[tuple[Any, ...]] = deque()
+        self.leased: dict[int, BufferLease[ImportedSurface]] = {}
+        self.limit, self.is_deaf = limit, False
+        self.exporters: list[IpcExporter] = []
+        self.open()
 
-    def poll(self) -> int | None:
-        return None if self._thread.is_alive() else 0
+    def open(self) -> None:
+        """Opens a source in the exporting process."""
+        gpu, send = Gpu(0), self._send
+        self.pool: BufferPool[Surface] = BufferPool(lambda nbytes: Surface(gpu, nbytes), self.limit, on_empty=gpu.close)
+        on_exported, on_retired = functools.partial(send, "exported"), functools.partial(send, "retired")
+        self.exporter = IpcExporter(self.slots, on_exported, on_retired)
+        self.exporters.append(self.exporter)
 
-    def wait(self, timeout: float | None = None) -> int:
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise subprocess.TimeoutExpired("worker", timeout or 0.0)
-        return 0
+    def _send(self, *message: Any) -> None:
+        assert message[0] != "retired" or message[1] not in self.slots.free, "another surface may have the slot already"
+        self.line.append(message)
+        if message[0] == "retired" and not self.is_deaf:
+            self.receive_all()
 
-    def kill(self) -> None:
-        self._channel.shutdown()
+    def deafen(self) -> None:
+        """Makes the importer receive no more retirements, as if it had exited; exporters don't wait for it."""
+        self.is_deaf = True
+        for exporter in self.exporters:
+            exporter.unmap_timeout_s = 0.0
+
+    def decode(self, number: int, nbytes: int = SMALL) -> bool:
+        """Writes a picture and exports it; returns False where no surface is free."""
+        surface = self.pool.acquire(nbytes)
+        if surface is None:
+            return False
+        surface.write(np.full(surface.nbytes // 8, number, np.uint64))
+        self._send("ready", *self.exporter.export(surface, BufferLease(surface, self.pool.release)), number)
+        return True
+
+    def reclaim_and_decode(self, number: int) -> bool:
+        self.exporter.reclaim()
+        return self.decode(number)
+
+    def receive(self) -> None:
+        """Handles the next message in the importing process."""
+        kind, slot, *rest = self.line.popleft()
+        if kind == "exported":
+            self.importer.map(slot, *rest)
+        elif kind == "retired":
+            self.importer.unmap(slot, *rest)
+        else:
+            generation, number = rest
+            self.leased[number] = self.importer.lease(slot, generation)
+
+    def receive_all(self) -> None:
+        while self.line:
+            self.receive()
+
+    def release(self, number: int) -> None:
+        self.leased.pop(number).release()
+
+    def reopen(self) -> None:
+        """Closes the source, which frees what isn't exported, and opens another."""
+        self.pool.close()
+        self.open()
+
+    def close(self) -> None:
+        """Releases all pictures, then closes the source and the importer."""
+        self.receive_all()
+        for number in list(self.leased):
+            self.release(number)
+        self.exporter.reclaim()
+        self.pool.close()
+        self.receive_all()
+        self.importer.close()
 
 
-@contextlib.contextmanager
-def threads_for_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Within the block decoding processes are threads of this one, and so have this one's stand-ins."""
-    over = threading.Event()
-
-    def sleep(seconds: float) -> None:
-        if over.wait(seconds):
-            raise _Over
-
-    def until_over(body: Callable[[], None]) -> None:
-        with contextlib.suppress(_Over):
-            body()
-
-    monkeypatch.setattr(worker_process, "launch", _WorkerThread)
-    monkeypatch.setattr(decoder_worker, "time", types.SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter))
-    monkeypatch.setattr(decoder_worker, "_or_exit", until_over)
-    try:
-        yield
-    finally:
-        over.set()
+def numbers_in(lease: BufferLease[ImportedSurface]) -> set[int]:
+    """Returns the numbers in a surface: more than one where it was overwritten during a read."""
+    words = np.zeros(lease.buffer.nbytes // 8, np.uint64)
+    lease.buffer.read(words)
+    return set(words.tolist())

@@ -89,7 +89,7 @@ class SlowDetector(Detector):
         return len(self._flying)
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         return self.batch if self.in_flight + self.batch <= self.depth else 0
 
     def submit_batch(self, frames: Sequence[Frame]) -> None:

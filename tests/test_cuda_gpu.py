@@ -1,4 +1,4 @@
-"""The GPU path on a GPU: context, buffers, kernels, lanes, the detector. Skipped where there is none."""
+"""The GPU path on a GPU: context, buffers, kernels, slots, the detector. Skipped where there is none."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ import pytest
 from streamer.common.errors import EngineError, StreamerError
 from streamer.cuda.engine import Binding, CudaEngine
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.kernels import Kernels
+from streamer.cuda.kernels import CANDIDATE_CAPACITY, Kernels
 from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
-from streamer.cuda.result import ROOM
-from streamer.cuda.slot import Lane
+from streamer.cuda.slot import CudaSlot
 from streamer.cuda.staging import StagingPool
 from streamer.detector.cuda import CudaDetector, open_cuda_detector
 from streamer.frames.frame import Frame
@@ -26,7 +25,6 @@ from streamer.frames.yuv_matrix import Matrix
 from streamer.models.file import ModelFile, load_model
 from streamer.models.letterbox import Letterbox
 from streamer.models.postprocess import Postprocessor
-from streamer.models.spec import ModelSpec
 from tests.test_cuda_kernels import Planes, expected, frame_of, random_output
 from tests.tiny import tiny_spec, write_tiny
 
@@ -89,11 +87,6 @@ class FixedBinding(Binding):
         self.closed = True
 
 
-def kernels_of(gpu: Gpu, spec: ModelSpec, dtype: Any, channels_last: bool, conf: float = 0.4) -> Kernels:
-    types = {"input_type": np.dtype(dtype), "output_type": np.dtype(dtype)}
-    return Kernels(gpu, spec, **types, channels_last=channels_last, conf=conf, iou=0.6, class_ids=None)
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> ModelFile:
     """A tiny model file."""
@@ -133,7 +126,7 @@ def test_no_such_gpu(gpu: Gpu) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("graphed", [True, False])
-def test_a_lane_preprocesses_and_decodes(
+def test_a_slot_preprocesses_and_decodes(
     gpu: Gpu, dtype: type, channels_last: bool, graphed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not graphed:
@@ -146,8 +139,8 @@ def test_a_lane_preprocesses_and_decodes(
         frame_of(RNG.integers(0, 256, (33, 21, 3), np.uint8)),
     ]
     engine = FixedEngine(gpu, outputs, channels_last=channels_last)
-    kernels = kernels_of(gpu, spec, dtype, channels_last)
-    lane = Lane(gpu, engine, kernels, spec, (3,))
+    kernels = Kernels(gpu, engine, Postprocessor(spec))
+    slot = CudaSlot(gpu, engine, kernels, (3,))
     pool = StagingPool(gpu, 6)
     for _ in range(2):
         staged = []
@@ -156,13 +149,12 @@ def test_a_lane_preprocesses_and_decodes(
             one = pool.stage(frame, letterbox)
             assert one is not None
             staged.append(one)
-            pixels = frame.pixels
-            lane.put(index, one, None if isinstance(pixels, np.ndarray) else (pixels.matrix, pixels.full_range))
-        lane.start()
-        assert lane.wait() > 0
-        made = lane.network_input().reshape(3, 64, 96, 3) if channels_last else None
+            slot.put(index, one)
+        slot.start()
+        assert slot.wait() > 0
+        made = slot.network_input().reshape(3, 64, 96, 3) if channels_last else None
         if made is None:
-            made = lane.network_input().reshape(3, 3, 64, 96).transpose(0, 2, 3, 1)
+            made = slot.network_input().reshape(3, 3, 64, 96).transpose(0, 2, 3, 1)
         for index, frame in enumerate(frames):
             levels = made[index].astype(np.float32) * np.array(spec.std_bgr) + np.array(spec.mean_bgr)
             difference = np.abs(levels - expected(frame, spec.input_size_wh, spec.keep_ratio))
@@ -170,16 +162,16 @@ def test_a_lane_preprocesses_and_decodes(
             assert difference.max() <= 1.2
             letterbox = Letterbox.fit(frame.size_wh, spec.input_size_wh, spec.keep_ratio)
             wanted = Postprocessor(spec, 0.4)(outputs[index].astype(np.float32), letterbox)
-            got = lane.detections(index)
+            got = slot.detections(index)
             assert got is not None
             assert len(got) > 0
             np.testing.assert_array_equal(got.class_ids, wanted.class_ids)
             np.testing.assert_array_equal(got.scores, wanted.scores)
             np.testing.assert_allclose(got.boxes_xyxy, wanted.boxes_xyxy, atol=0.02)
-            np.testing.assert_array_equal(lane.output(index), outputs[index].astype(np.float32))
+            np.testing.assert_array_equal(slot.output(index), outputs[index].astype(np.float32))
         del staged, one
-    lane.close()
-    lane.close()
+    slot.close()
+    slot.close()
     assert engine.bound[0].closed
     engine.close()
     kernels.close()
@@ -187,7 +179,7 @@ def test_a_lane_preprocesses_and_decodes(
 
 
 def detector_of(gpu: Gpu, model: ModelFile, output: np.ndarray, slots: int, conf: float = 0.4) -> CudaDetector:
-    return CudaDetector(model, gpu, FixedEngine(gpu, output), slots=slots, conf=conf, iou=0.6, class_ids=None)
+    return CudaDetector(model, gpu, FixedEngine(gpu, output), Postprocessor(model.spec, conf), slots=slots)
 
 
 def test_the_detector_keeps_order_and_count(gpu: Gpu, model: ModelFile) -> None:
@@ -261,11 +253,11 @@ def test_made_here_used_there_closed_elsewhere(gpu: Gpu, model: ModelFile) -> No
     assert not failures
 
 
-def test_more_candidates_than_room_go_to_the_reference(gpu: Gpu, tmp_path: Path) -> None:
+def test_more_candidates_than_the_capacity_go_to_the_reference(gpu: Gpu, tmp_path: Path) -> None:
     spec = tiny_spec().with_input_size((640, 640))
     model = load_model(write_tiny(tmp_path / "wide.onnx", spec))
     output = random_output(spec, lambda s: np.full(s, 0.5) + RNG.random(s) / 8, np.float32)[None]
-    assert spec.num_points * spec.num_classes > ROOM
+    assert spec.num_points * spec.num_classes > CANDIDATE_CAPACITY
     detector = detector_of(gpu, model, output, 2, conf=0.2)
     frame = frame_of(np.zeros((480, 640, 3), np.uint8))
     detector.submit(frame)
@@ -290,7 +282,7 @@ def test_a_failed_opening_frees_everything(gpu: Gpu, model: ModelFile) -> None:
     output = random_output(model.spec, lambda s: RNG.random(s), np.float32)[None]
     engine = FixedEngine(gpu, output, fail_at=1)
     with pytest.raises(EngineError, match="refused on purpose"):
-        CudaDetector(model, gpu, engine, slots=3, conf=0.4, iou=0.6, class_ids=None)
+        CudaDetector(model, gpu, engine, Postprocessor(model.spec), slots=3)
     assert engine.closed == 1
 
 
@@ -317,11 +309,11 @@ def test_torch_on_the_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
     path, spec = resolve_model("nanodet-g_416_float")
     model = load_model(path, spec)
     spec = model.spec
-    kwargs: dict[str, Any] = {"device": "cuda", "conf": 0.3, "iou": 0.6, "class_ids": None, "depth": 2}
+    kwargs: dict[str, Any] = {"device": "cuda", "depth": 2}
     session = ort.InferenceSession(model.with_uint8_input(), providers=["CPUExecutionProvider"])
     image = np.clip(RNG.normal(120, 60, (480, 640, 3)), 0, 255).astype(np.uint8)
     for precision, tolerance in (("f32", 0.02), ("f16", 0.05)):
-        with open_cuda_detector(model, engine="torch", precision=precision, **kwargs) as detector:
+        with open_cuda_detector(model, Postprocessor(spec), engine="torch", precision=precision, **kwargs) as detector:
             frame = frame_of(image)
             letterbox = Letterbox.fit(frame.size_wh, spec.input_size_wh, spec.keep_ratio)
             pixels = np.zeros((1, spec.input_size_wh[1], spec.input_size_wh[0], 3), np.uint8)
@@ -335,7 +327,7 @@ def test_torch_on_the_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
 def test_tensorrt_says_why_it_cannot(model: ModelFile) -> None:
     try:
         opened = open_cuda_detector(
-            model, engine="tensorrt", device="cuda", precision="auto", conf=0.4, iou=0.6, class_ids=None, depth=2
+            model, Postprocessor(model.spec), engine="tensorrt", device="cuda", precision="auto", depth=2
         )
     except StreamerError as error:
         assert str(error)

@@ -1,4 +1,4 @@
-"""What of the GPU path runs without a GPU: errors, the kernel cache, buffer pools, choosing an engine."""
+"""The GPU path's parts that need no GPU: errors, the kernel cache, buffer pools, choosing an engine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import pytest
 
 from streamer.common.errors import ConfigError, EngineError
 from streamer.cuda import compiler
-from streamer.cuda import gpu as gpu_module
-from streamer.cuda.gpu import list_gpus, load_pycuda, parse_device
+from streamer.cuda.gpu import Gpu, list_gpus, load_pycuda, parse_device
+from streamer.cuda.memory import DeviceBuffer
 from streamer.cuda.staging import BufferLease, BufferPool
 from streamer.cuda.status import check, checking, failure
 from streamer.detector import cuda as cuda_detector
 from streamer.models.file import ModelFile, load_model
+from tests.fake_gpu import FakeGpu, install
 from tests.tiny import write_tiny
 
 # --- status ---
@@ -67,34 +68,13 @@ def test_unknown_failures_come_without() -> None:
     assert str(failure("do it", RuntimeError())) == "CUDA failed to do it: RuntimeError"
 
 
-def fake_pycuda(monkeypatch: pytest.MonkeyPatch, init: Any = lambda: None, count: int = 1) -> None:
-    class Error(Exception):
-        pass
-
-    class Device:
-        def __init__(self, index: int) -> None:
-            self.index = index
-
-        @staticmethod
-        def count() -> int:
-            return count
-
-        def name(self) -> str:
-            return "Fake GPU"
-
-        def total_memory(self) -> int:
-            return 8 << 30
-
-    package, driver = types.ModuleType("pycuda"), types.ModuleType("pycuda.driver")
-    driver.Error, driver.init, driver.Device = Error, init, Device  # type: ignore[attr-defined]
-    package.driver = driver  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pycuda", package)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-    monkeypatch.setattr(gpu_module.importlib.util, "find_spec", lambda name: object())
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    """A fake GPU."""
+    return install(monkeypatch)
 
 
-def test_pycuda_errors_become_engine_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_pycuda(monkeypatch)
+def test_pycuda_errors_become_engine_errors(gpu: FakeGpu) -> None:
     import pycuda.driver as drv
 
     with pytest.raises(EngineError, match="CUDA failed to copy: launch failed; a kernel crashed"), checking("copy"):
@@ -118,7 +98,7 @@ def test_wrong_devices_are_refused(text: str) -> None:
 
 
 def test_without_pycuda_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EngineError, match=r"PyCUDA is not installed: pip install 'nanodet-streamer\[cuda\]'"):
         load_pycuda()
     assert list_gpus() == ["cuda           not usable: PyCUDA is not installed: pip install 'nanodet-streamer[cuda]'"]
@@ -147,26 +127,21 @@ def test_a_missing_driver_is_told_from_a_broken_package(
         sys.modules.update(real)
 
 
-def test_a_driver_that_refuses_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def init() -> None:
-        import pycuda.driver as drv
-
-        raise drv.Error("cuInit failed: no device")
-
-    fake_pycuda(monkeypatch, init)
+def test_a_driver_that_refuses_says_why(gpu: FakeGpu) -> None:
+    gpu.init_error = "cuInit failed: no device"
     with pytest.raises(EngineError, match="CUDA failed to start: cuInit failed: no device; no NVIDIA GPU is visible"):
         load_pycuda()
 
 
 @pytest.mark.parametrize(("count", "has"), [(0, "this machine has none"), (2, "this machine has 2, counted from 0")])
-def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch, count: int, has: str) -> None:
-    fake_pycuda(monkeypatch, count=count)
+def test_a_missing_gpu(gpu: FakeGpu, count: int, has: str) -> None:
+    gpu.count = count
     with pytest.raises(EngineError, match=f"there is no GPU 2: {has}"):
-        gpu_module.Gpu(2)
+        Gpu(2)
 
 
-def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_pycuda(monkeypatch, count=2)
+def test_gpus_are_listed(gpu: FakeGpu) -> None:
+    gpu.count = 2
     assert list_gpus() == ["cuda:0         Fake GPU, 8 GiB", "cuda:1         Fake GPU, 8 GiB"]
 
 
@@ -183,10 +158,10 @@ def test_auto_says_every_reason(monkeypatch: pytest.MonkeyPatch, model: ModelFil
     def refuse(name: str, *_: Any) -> Any:
         raise EngineError(f"no {name} here")
 
-    monkeypatch.setattr(cuda_detector, "_open_named", refuse)
+    monkeypatch.setattr(cuda_detector, "load_engine", refuse)
     gpu: Any = types.SimpleNamespace(name="Fake GPU")
     with pytest.raises(EngineError) as caught:
-        cuda_detector.open_engine("auto", model, gpu, "auto")
+        cuda_detector.open_engine("auto", model, gpu, "auto", 1)
     assert str(caught.value) == ("no engine works on Fake GPU (tensorrt: no tensorrt here; torch: no torch here)")
 
 
@@ -197,18 +172,18 @@ def test_a_named_engine_is_never_replaced(monkeypatch: pytest.MonkeyPatch, model
         asked.append(name)
         raise EngineError("refused")
 
-    monkeypatch.setattr(cuda_detector, "_open_named", refuse)
+    monkeypatch.setattr(cuda_detector, "load_engine", refuse)
     gpu: Any = types.SimpleNamespace(name="Fake GPU")
     with pytest.raises(EngineError, match=r"^refused$"):
-        cuda_detector.open_engine("tensorrt", model, gpu, "auto")
+        cuda_detector.open_engine("tensorrt", model, gpu, "auto", 1)
     assert asked == ["tensorrt"]
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, model: ModelFile) -> None:
-    monkeypatch.setattr(cuda_detector.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     gpu: Any = types.SimpleNamespace(name="Fake GPU")
     with pytest.raises(EngineError, match=r"PyTorch is not installed: pip install 'nanodet-streamer\[torch\]'"):
-        cuda_detector.open_engine("torch", model, gpu, "auto")
+        cuda_detector.open_engine("torch", model, gpu, "auto", 1)
     assert all(command for command in cuda_detector.installed_gpu_engines().values())
 
 
@@ -237,7 +212,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for nvcc is a shell script")
+@pytest.mark.skipif(sys.platform == "win32", reason="the fake nvcc is a shell script")
 def test_kernels_are_compiled_once(monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path) -> None:
     nvcc = fake_nvcc(tmp_path / "home" / "bin")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
@@ -269,7 +244,7 @@ def test_the_key_depends_on_all_that_matters(monkeypatch: pytest.MonkeyPatch, tm
     assert len(keys) == 6
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for nvcc is a shell script")
+@pytest.mark.skipif(sys.platform == "win32", reason="the fake nvcc is a shell script")
 def test_what_nvcc_says_is_told_and_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path
 ) -> None:
@@ -304,85 +279,83 @@ def test_nvcc_takes_the_kernels(cache: Path, name: str) -> None:
 # --- pools ---
 
 
-class FakeBuffer:
-    alive = 0
-
-    def __init__(self, nbytes: int) -> None:
-        self.nbytes = nbytes
-        FakeBuffer.alive += 1
-
-    def free(self) -> None:
-        FakeBuffer.alive -= 1
+def pool_of(limit: int, **options: Any) -> BufferPool[DeviceBuffer]:
+    device = Gpu(0)
+    return BufferPool(lambda nbytes: DeviceBuffer(device, nbytes), limit, **options)
 
 
-def pool_of(limit: int) -> Any:
-    FakeBuffer.alive = 0
-    make: Any = FakeBuffer
-    return BufferPool(make, limit)
+def acquired(pool: BufferPool[DeviceBuffer], nbytes: int = 1) -> DeviceBuffer:
+    buffer = pool.acquire(nbytes)
+    assert buffer is not None
+    return buffer
 
 
-def test_a_pool_uses_buffers_again_up_to_its_limit() -> None:
+def test_a_pool_reuses_buffers_up_to_its_limit(gpu: FakeGpu) -> None:
     pool = pool_of(2)
-    first, second = pool.take(10), pool.take(10)
-    assert pool.take(10) is None
-    pool.give_back(first)
-    assert pool.take(5) is first
-    pool.give_back(first)
-    pool.give_back(second)
-    larger = pool.take(20)
+    first, second = acquired(pool, 10), acquired(pool, 10)
+    assert pool.acquire(10) is None
+    pool.release(first)
+    assert pool.acquire(5) is first
+    pool.release(first)
+    pool.release(second)
+    larger = acquired(pool, 20)
     assert larger.nbytes == 20
-    assert FakeBuffer.alive == 1
+    assert len(gpu.memory) == 1
     pool.close()
-    pool.give_back(larger)
-    assert FakeBuffer.alive == 0
-    assert pool.take(1) is None
+    pool.release(larger)
+    assert not gpu.memory
+    assert pool.acquire(1) is None
 
 
-def test_a_pool_says_once_that_nothing_is_left() -> None:
-    said: list[int] = []
-    FakeBuffer.alive = 0
-    make: Any = FakeBuffer
-    for held in (0, 2):
-        said.clear()
-        pool: Any = BufferPool(make, 3, emptied=lambda: said.append(FakeBuffer.alive))
-        buffers = [pool.take(1) for _ in range(3)]
-        for buffer in buffers[held:]:
-            pool.give_back(buffer)
-        assert not said
-        pool.close()
-        assert said == ([] if held else [0])
-        for buffer in buffers[:held]:
-            pool.give_back(buffer)
-        pool.close()
-        assert said == [0]
+def test_a_pool_reserves_buffers(gpu: FakeGpu) -> None:
+    pool = pool_of(3)
+    held = [pool.acquire(1, reserve=2) for _ in range(2)]
+    assert [buffer is not None for buffer in held] == [True, False]
+    assert pool.acquire(1, reserve=1) is not None
 
 
-def test_a_failed_allocation_is_not_counted() -> None:
-    tries: list[int] = []
+@pytest.mark.parametrize("held", [0, 2])
+def test_a_pool_reports_once_that_it_is_empty(gpu: FakeGpu, held: int) -> None:
+    reported: list[int] = []
+    pool = pool_of(3, on_empty=lambda: reported.append(len(gpu.memory)))
+    buffers = [acquired(pool) for _ in range(3)]
+    for buffer in buffers[held:]:
+        pool.release(buffer)
+    assert not reported
+    pool.close()
+    assert reported == ([] if held else [0])
+    for buffer in buffers[:held]:
+        pool.release(buffer)
+    pool.close()
+    assert reported == [0]
 
-    def make(nbytes: int) -> Any:
+
+def test_a_failed_allocation_is_not_counted(gpu: FakeGpu) -> None:
+    device, tries = Gpu(0), []
+
+    def make(nbytes: int) -> DeviceBuffer:
         tries.append(nbytes)
         if len(tries) == 1:
             raise EngineError("no memory")
-        return FakeBuffer(nbytes)
+        return DeviceBuffer(device, nbytes)
 
-    pool: Any = BufferPool(make, 1)
+    pool = BufferPool(make, 1)
     with pytest.raises(EngineError):
-        pool.take(1)
-    assert pool.take(1) is not None
+        pool.acquire(1)
+    assert pool.acquire(1) is not None
 
 
-def test_a_loan_ends_once_by_word_or_by_itself() -> None:
+def test_a_lease_ends_once_explicitly_or_with_its_last_reference(gpu: FakeGpu) -> None:
     pool = pool_of(2)
-    loan = BufferLease(pool, pool.take(1))
-    loan.end()
-    loan.end()
-    assert pool.take(1) is loan.buffer
-    assert pool.take(1) is not None
-    assert pool.take(1) is None
-    other = BufferLease(pool, loan.buffer)
+    lease = BufferLease(acquired(pool), pool.release)
+    lease.release()
+    lease.release()
+    assert pool.acquire(1) is lease.buffer
+    assert pool.acquire(1) is not None
+    assert pool.acquire(1) is None
+    other = BufferLease(lease.buffer, pool.release)
     cycle: list[Any] = [other]
     cycle.append(cycle)
     del other, cycle
     gc.collect()
-    assert pool.take(1) is loan.buffer
+    assert pool.acquire(1) is lease.buffer

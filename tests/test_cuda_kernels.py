@@ -15,8 +15,15 @@ import pytest
 
 from streamer.common.errors import EngineError
 from streamer.cuda.compiler import KERNELS
-from streamer.cuda.input_layout import PICTURE_DTYPE, Layout, PixelFormat, describe_transform, planes_of, touched_rows
-from streamer.cuda.result import RESULT_DTYPE, ROOM, to_detections
+from streamer.cuda.input_layout import (
+    PICTURE_DTYPE,
+    FrameLayout,
+    PixelFormat,
+    describe_transform,
+    planes_of,
+    touched_rows,
+)
+from streamer.cuda.kernels import CANDIDATE_CAPACITY, RESULT_DTYPE, to_detections
 from streamer.frames.frame import Frame
 from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv
 from streamer.models.letterbox import Letterbox
@@ -75,7 +82,7 @@ def described(frames: list[Frame], input_wh: tuple[int, int], keep_ratio: bool, 
     pictures, kept = np.zeros(len(frames), PICTURE_DTYPE), []
     for index, frame in enumerate(frames):
         letterbox = Letterbox.fit(frame.size_wh, input_wh, keep_ratio)
-        layout = Layout.of(frame, letterbox, packable=packable)
+        layout = FrameLayout.of(frame, letterbox, packable=packable)
         staging = np.full(layout.nbytes, 0xA5, np.uint8)
         layout.fill(frame, staging)
         colours = None if isinstance(frame.pixels, np.ndarray) else (frame.pixels.matrix, frame.pixels.full_range)
@@ -195,11 +202,11 @@ def test_a_batch_of_different_sizes_types_and_layouts(kernels: ctypes.CDLL, dtyp
 
 def test_only_touched_rows_travel() -> None:
     full = Letterbox.fit((1920, 1080), (416, 416), True)
-    bgr = Layout.make(PixelFormat.BGR, full, True)
+    bgr = FrameLayout.make(PixelFormat.BGR, full, True)
     assert bgr.nbytes < 0.44 * 1920 * 1080 * 3
-    yuv = Layout.make(PixelFormat.PLANAR, full, True)
+    yuv = FrameLayout.make(PixelFormat.PLANAR, full, True)
     assert yuv.nbytes < 0.6 * 1920 * 1080 * 1.5
-    small = Layout.make(PixelFormat.BGR, Letterbox.fit((500, 400), (416, 416), True), True)
+    small = FrameLayout.make(PixelFormat.BGR, Letterbox.fit((500, 400), (416, 416), True), True)
     assert small.planes[0].rows is None
 
 
@@ -230,15 +237,15 @@ def decode(
     wanted = np.array([class_ids is None or c in class_ids for c in range(spec.num_classes)], np.uint8)
     results = np.zeros(n, RESULT_DTYPE)
     results["found"] = -1
-    found, keys = np.zeros(n, np.int32), np.zeros((n, ROOM), np.uint64)
-    boxes = np.full((n, ROOM, 4), np.nan, np.float32)
+    found, keys = np.zeros(n, np.int32), np.zeros((n, CANDIDATE_CAPACITY), np.uint64)
+    boxes = np.full((n, CANDIDATE_CAPACITY, 4), np.nan, np.float32)
     points = np.ascontiguousarray(spec.anchor_points())
     outputs = np.ascontiguousarray(outputs)
     run = kernels.host_decode_f16 if outputs.dtype == np.float16 else kernels.host_decode_f32
     p = [ctypes.c_void_p(a.ctypes.data) for a in (pictures, outputs, points, wanted, results, found, keys, boxes)]
     f = ctypes.c_float
     run(*p[:4], spec.num_points, spec.num_classes, spec.reg_max + 1, f(conf), *map(f, spec.input_size_wh), f(iou),
-        MAX_CANDIDATES, *p[4:], ROOM, n)  # fmt: skip
+        MAX_CANDIDATES, *p[4:], CANDIDATE_CAPACITY, n)  # fmt: skip
     assert not found.any()
     return results
 
@@ -332,18 +339,18 @@ def test_too_many_candidates_are_said_not_guessed(kernels: ctypes.CDLL) -> None:
     spec = spec_for("nanodet-g_416").with_input_size((160, 128))
     output = random_output(spec, lambda s: np.full(s, 0.9), np.float32)
     results = decode(kernels, spec, output[None], [Letterbox.fit((160, 128), (160, 128), True)], 0.5)
-    assert results["found"][0] == spec.num_points * spec.num_classes > ROOM
+    assert results["found"][0] == spec.num_points * spec.num_classes > CANDIDATE_CAPACITY
     assert to_detections(results, 0) is None
 
 
 def test_one_detection_per_class_and_place_at_full_room(kernels: ctypes.CDLL) -> None:
     spec = spec_for("nanodet-g_416").with_input_size((160, 128))
     scores = np.zeros((spec.num_points, spec.num_classes))
-    scores.ravel()[RNG.permutation(scores.size)[:ROOM]] = RNG.random(ROOM) * 0.5 + 0.5
+    scores.ravel()[RNG.permutation(scores.size)[:CANDIDATE_CAPACITY]] = RNG.random(CANDIDATE_CAPACITY) * 0.5 + 0.5
     output = random_output(spec, lambda _: scores, np.float32)
     letterbox = Letterbox.fit((160, 128), (160, 128), True)
     results = decode(kernels, spec, output[None], [letterbox], 0.4)
-    assert results["found"][0] == ROOM
+    assert results["found"][0] == CANDIDATE_CAPACITY
     got, wanted = to_detections(results, 0), Postprocessor(spec, 0.4)(output, letterbox)
     assert got is not None
     np.testing.assert_array_equal(got.class_ids, wanted.class_ids)

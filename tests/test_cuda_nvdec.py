@@ -17,7 +17,7 @@ import pytest
 from streamer.common.errors import EngineError, SourceError
 from streamer.cuda import nvdec
 from streamer.cuda.nv12 import Nv12
-from streamer.cuda.nvdec import NvdecPackets, check_nvdec
+from streamer.cuda.nvdec import NvdecPacketDecoder, check_nvdec
 from streamer.frames.detections import Detections
 from streamer.frames.draw import Annotator
 from streamer.frames.frame import Frame
@@ -127,7 +127,7 @@ def test_stamps_of_any_size_come_back(gpu: FakeGpu, tmp_path: Path, first: int) 
         packets = [packet for packet in container.demux(stream) if packet.size]
         cpu = CpuDecoder(stream, 1.0)
         picture = next(made for packet in packets for made in cpu.decode(packet))
-        decoder = NvdecPackets(stream, 0.5, picture, UPRIGHT, 0, live=False)
+        decoder = NvdecPacketDecoder(stream, 0.5, picture, UPRIGHT, 0, live=False)
         for number, packet in enumerate(packets):
             packet.pts = None if number == 7 else first + number
         end: Any = av.Packet()
@@ -205,7 +205,7 @@ def test_packets_that_are_no_byte_stream_are_damage(gpu: FakeGpu, tmp_path: Path
 def test_more_pictures_than_can_be_held_is_said(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_clip(tmp_path / "clip.mp4", 30)
     held = []
-    monkeypatch.setattr(nvdec, "_MOST_HELD", 10)
+    monkeypatch.setattr(NvdecPacketDecoder, "max_surfaces", 10)
     with (
         open_source(str(path), options=ON_GPU) as source,
         pytest.raises(SourceError, match="clip.mp4' has 10 decoded pictures in use at once: lower --depth"),
@@ -274,7 +274,7 @@ def test_b_frames_nobody_announced_end_the_hurry(gpu: FakeGpu, tmp_path: Path) -
         known = ("codec", "pix_fmt", "width", "height", "extradata")
         unaware = types.SimpleNamespace(has_b_frames=False, **{name: getattr(context, name) for name in known})
         pretended: Any = types.SimpleNamespace(codec_context=unaware)
-        decoder = NvdecPackets(pretended, 1.0, first, UPRIGHT, 0, live=True)
+        decoder = NvdecPacketDecoder(pretended, 1.0, first, UPRIGHT, 0, live=True)
         for packet in packets:
             decoder.decode(packet)
     assert latencies(gpu) == ["LOW", "NATIVE"]
@@ -299,7 +299,7 @@ def test_a_lost_camera_is_decoded_on_the_gpu_again(gpu: FakeGpu, caplog: pytest.
 
 
 def test_what_the_gpu_refuses_in_the_middle_ends_a_connection(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvdec, "_MOST_HELD", 4)
+    monkeypatch.setattr(NvdecPacketDecoder, "max_surfaces", 4)
     options = SourceOptions(gpu=0, gpu_only=True, reconnect=0, freshest=False)
     held: list[Frame] = []
     with RtspServer(fps=60) as server, open_source(server.url, options=options) as source:
@@ -417,7 +417,7 @@ def test_damage_says_what_the_hardware_said(gpu: FakeGpu, tmp_path: Path) -> Non
         packets = list(container.demux(stream))
         cpu = CpuDecoder(stream, float(stream.time_base or Fraction(1)))
         first: DecodedPicture = next(made for packet in packets for made in cpu.decode(packet))
-        decoder = NvdecPackets(stream, 1.0, first, UPRIGHT, 0, live=False)
+        decoder = NvdecPacketDecoder(stream, 1.0, first, UPRIGHT, 0, live=False)
         gpu.refused = {0}
         with pytest.raises(CorruptPacketError, match=r"^NVDEC: Codec not supported on this GPU$"):
             decoder.decode(packets[0])

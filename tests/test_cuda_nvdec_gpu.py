@@ -19,7 +19,7 @@ from streamer.common.errors import EngineError, SourceError
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceBuffer
 from streamer.cuda.nv12 import Nv12
-from streamer.cuda.nvdec import NvdecPackets, check_nvdec
+from streamer.cuda.nvdec import NvdecPacketDecoder, check_nvdec
 from streamer.cuda.staging import BufferLease, BufferPool
 from streamer.frames.detections import Detections
 from streamer.frames.draw import Annotator
@@ -78,10 +78,10 @@ def assert_same(got: list[Frame], wanted: list[Frame], most: int = 0) -> None:
 def test_planes_round_trip(gpu: Gpu) -> None:
     made = np.random.default_rng(1).integers(0, 256, (6, 8), np.uint8)
     pool: BufferPool[DeviceBuffer] = BufferPool(lambda nbytes: DeviceBuffer(gpu, nbytes), 1)
-    buffer = pool.take(made.nbytes)
+    buffer = pool.acquire(made.nbytes)
     assert buffer is not None
     buffer.write(made)
-    picture = Nv12(BufferLease(pool, buffer), (8, 4), Yuv420(av.VideoFrame(2, 2, "yuv420p")))
+    picture = Nv12(BufferLease(buffer, pool.release), (8, 4), Yuv420(av.VideoFrame(2, 2, "yuv420p")))
     planes = picture.to_host()
     np.testing.assert_array_equal(planes.y, made[:4])
     np.testing.assert_array_equal(planes.u, made[4:, 0::2])
@@ -232,7 +232,7 @@ def packets_of(path: Path) -> tuple[Any, list[Any], DecodedPicture]:
 def test_live_pictures_come_with_their_packets(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.ts", 30, size_wh=SIZE_WH, codec_options={"bf": "0"})
     stream, packets, first = packets_of(path)
-    decoder = NvdecPackets(stream, 1.0, first, UPRIGHT, 0, live=True)
+    decoder = NvdecPacketDecoder(stream, 1.0, first, UPRIGHT, 0, live=True)
     try:
         made = [decoder.decode(packet) for packet in packets]
     finally:
@@ -246,7 +246,7 @@ def test_b_frames_nobody_announced(tmp_path: Path) -> None:
     known = ("codec", "pix_fmt", "width", "height", "extradata")
     context = {name: getattr(stream.codec_context, name) for name in known}
     pretended: Any = types.SimpleNamespace(codec_context=types.SimpleNamespace(has_b_frames=False, **context))
-    decoder = NvdecPackets(pretended, 1.0, first, UPRIGHT, 0, live=True)
+    decoder = NvdecPacketDecoder(pretended, 1.0, first, UPRIGHT, 0, live=True)
     stamps = []
     for packet in packets:
         stamps += [picture.stamp_s for picture in decoder.decode(packet)]

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from streamer.engines import tensorrt_engine
-from streamer.engines.tensorrt import BuildOptions, TensorRTPackage, build_engine, plan
+from streamer.engines.tensorrt.builder import build_engine, plan_build
+from streamer.engines.tensorrt.options import BuildOptions
+from streamer.engines.tensorrt.package import TensorRTPackage
 from streamer.models.file import load_model
 from tests.tiny import write_tiny
 
@@ -67,23 +69,23 @@ def test_graphs_are_asked_for_by_the_real_name(trt: Any) -> None:
 def test_the_engine_that_would_be_run_is_built_for_real(trt: Any, tmp_path: Path) -> None:
     model = load_model(write_tiny(tmp_path / "tiny.onnx"))
     options = BuildOptions(fp16=True, max_batch=1, targets=("sm89",))
-    built = build_engine(plan(model, TensorRTPackage.TENSORRT_RTX, options))
-    assert trt.__version__ in str(built.fingerprint)
+    built = build_engine(plan_build(model, TensorRTPackage.TENSORRT_RTX, options))
+    assert trt.__version__ in str(built.report.fingerprint)
     assert len(built.data) > 1000
-    assert [port.precision for port in (*built.inputs, *built.outputs)] == ["FP32", "FP32"]
+    assert [port.precision for port in (*built.report.inputs, *built.report.outputs)] == ["FP32", "FP32"]
     spec = model.spec
-    assert built.inputs[0].shape[1:] == (3, spec.input_size_wh[1], spec.input_size_wh[0])
-    assert built.outputs[0].shape[1:] == (spec.num_points, spec.output_channels)
-    assert built.outputs[0].name == model.proto.graph.output[0].name
+    assert built.report.inputs[0].shape[1:] == (3, spec.input_size_wh[1], spec.input_size_wh[0])
+    assert built.report.outputs[0].shape[1:] == (spec.num_points, spec.output_channels)
+    assert built.report.outputs[0].name == model.proto.graph.output[0].name
 
 
-def test_the_installed_flavour_is_found(trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_installed_package_is_found(trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tensorrt_engine.importlib.util.find_spec
     monkeypatch.setattr(
         tensorrt_engine.importlib.util, "find_spec", lambda name: None if name == "tensorrt" else here(name)
     )
-    assert tensorrt_engine.installed_flavour() is TensorRTPackage.TENSORRT_RTX
+    assert tensorrt_engine.installed_package() is TensorRTPackage.TENSORRT_RTX
     monkeypatch.setattr(tensorrt_engine.importlib.util, "find_spec", lambda name: object())
-    assert tensorrt_engine.installed_flavour() is TensorRTPackage.TENSORRT
+    assert tensorrt_engine.installed_package() is TensorRTPackage.TENSORRT
     monkeypatch.setattr(tensorrt_engine.importlib.util, "find_spec", lambda name: None)
-    assert tensorrt_engine.installed_flavour() is None
+    assert tensorrt_engine.installed_package() is None

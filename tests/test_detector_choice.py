@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from streamer.app.listing import list_known
+from streamer.common.cpu_info import available_cores
 from streamer.common.errors import ConfigError, EngineError
 from streamer.detector import cuda, open_detector
-from streamer.detector.cpu import PER_CORE
-from streamer.engines.base import available_cores
+from streamer.models.postprocess import Postprocessor
 from tests.fakes import SlowDetector
 from tests.tiny import write_tiny
 
@@ -27,8 +27,8 @@ def test_auto_takes_the_gpu_that_works(monkeypatch: pytest.MonkeyPatch, model: s
     asked: list[dict[str, Any]] = []
     opened = SlowDetector()
 
-    def open_cuda(_: Any, **options: Any) -> SlowDetector:
-        asked.append(options)
+    def open_cuda(_: Any, postprocessor: Postprocessor, **options: Any) -> SlowDetector:
+        asked.append({**options, "conf": postprocessor.conf})
         return opened
 
     monkeypatch.setattr(cuda, "open_cuda_detector", open_cuda)
@@ -84,7 +84,28 @@ def test_gpu_engines_and_devices_are_listed() -> None:
     assert any(line.startswith("cuda") for line in list_known("devices"))
 
 
-def test_files_alone_get_two_requests_a_core_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_for_throughput_the_engine_says_how_many_requests(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    pytest.importorskip(engine, reason=f"{engine} is not installed")
     monkeypatch.setattr("streamer.detector.cpu.open_tuned", lambda *_: pytest.fail("nothing is to be measured"))
-    with open_detector(device="cpu", batch="auto", streams=8, live=False, self_check=False) as detector:
-        assert detector.depth == PER_CORE * available_cores()
+    options: dict[str, Any] = {"engine": engine, "batch": "auto", "streams": 8, "live": False, "self_check": False}
+    with open_detector(**options, threads=1) as detector:
+        assert detector.depth == 2  # one is computed, one waits
+    with open_detector(**options) as detector:
+        assert 2 <= detector.depth <= 2 * available_cores()
+        assert detector.depth % 2 == 0
+
+
+def test_a_gpu_engine_is_opened_for_the_largest_batch(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    batches: list[int] = []
+
+    def open_engine(name: str, model: Any, gpu: Any, precision: str, batch: int) -> Any:
+        batches.append(batch)
+        raise EngineError("enough")
+
+    monkeypatch.setattr(cuda, "Gpu", lambda index: SlowDetector())
+    monkeypatch.setattr(cuda, "open_engine", open_engine)
+    for options in ({"batch": "auto", "streams": 4}, {"batch": "auto", "streams": 1}, {"batch": 3}, {}):
+        with pytest.raises(EngineError, match="enough"):
+            open_detector(model, device="cuda", **options)  # type: ignore[arg-type]
+    assert batches == [4, 1, 3, 1]

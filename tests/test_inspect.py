@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from onnx import TensorProto, helper
@@ -15,8 +17,9 @@ from onnx import TensorProto, helper
 from calibration import build, inspect_model
 from calibration.inspect_model import NodePrecision, node_precisions
 from streamer.common.errors import ConfigError, EngineError, ModelError
-from streamer.engines.tensorrt import Layer, Port, read_engine, read_report, report_path, write_engine
-from streamer.engines.tensorrt.builder import BuiltEngine
+from streamer.engines.tensorrt.builder import BuiltEngine, EngineReport, TensorInfo
+from streamer.engines.tensorrt.cache import read_engine, read_report, report_path, write_engine
+from streamer.engines.tensorrt.layers import Layer
 from streamer.models.file import ModelFile
 from tests.tensorrt_models import float_model, quantized_graph, save
 from tests.variants import Variant
@@ -34,6 +37,11 @@ def run(verb: ModuleType, *words: object) -> int:
 
 def by_name(model: ModelFile) -> dict[str, NodePrecision]:
     return {node.name: node for node in node_precisions(model.proto)}
+
+
+def engine_of(fingerprint: dict[str, Any], metadata: dict[str, str], ports: Any, layers: Any) -> BuiltEngine:
+    digest = hashlib.sha256(b"engine").hexdigest()
+    return BuiltEngine(b"engine", EngineReport(digest, 6, fingerprint, metadata, ports, ports, layers, ()))
 
 
 class TestPrecisions:
@@ -158,10 +166,10 @@ class TestInspect:
             Layer("kernel_1", "correlation", "INT8", "INT8", "FP32", ("/a/Conv", "/a/Act")),
             Layer("kernel_2", "mystery", "unknown", "", "unknown", ()),
         )
-        port = Port("images", "FP32", (-1, 3, 64, 64))
         fingerprint = {"format": 1, "package": "tensorrt", "targets": ["sm89"], "gpu": None, "options": {"fp16": True}}
-        built = BuiltEngine(b"engine", fingerprint, (port,), (port,), layers, ())
-        write_engine(tmp_path / "a.engine", built, model)
+        port = TensorInfo("images", "FP32", (-1, 3, 64, 64))
+        metadata = {entry.key: entry.value for entry in model.proto.metadata_props}
+        write_engine(tmp_path / "a.engine", engine_of(fingerprint, metadata, (port,), layers))
         assert run(inspect_model, tmp_path / "a.engine") == 0
         lines = capsys.readouterr().out.splitlines()
         for line in (
@@ -178,10 +186,9 @@ class TestInspect:
         assert re.fullmatch(r"kernel_2 +mystery +unknown +- +unknown", lines[-1])
 
     def test_an_engine_whose_builder_told_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        built = BuiltEngine(b"engine", {"format": 1}, (), (), (), ())
-        write_engine(tmp_path / "a.engine", built, float_model(tmp_path / "a.onnx"))
+        write_engine(tmp_path / "a.engine", engine_of({"format": 1}, {}, (), ()))
         assert run(inspect_model, tmp_path / "a.engine") == 0
-        assert capsys.readouterr().out.endswith("the builder told nothing of its layers: precision unknown\n")
+        assert capsys.readouterr().out.endswith("the builder reported no layers: precision unknown\n")
 
     def test_bad_files(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("x", encoding="utf-8")

@@ -18,15 +18,10 @@ import pytest
 from onnx import helper
 
 from streamer.common.errors import ConfigError, EngineError, ModelError
-from streamer.engines.tensorrt import (
-    BuildOptions,
-    BuiltEngine,
-    GpuModel,
-    TensorRTPackage,
-    build_engine,
-    plan,
-    shared_logger,
-)
+from streamer.engines.tensorrt.builder import BuiltEngine, build_engine, plan_build
+from streamer.engines.tensorrt.log import shared_logger
+from streamer.engines.tensorrt.options import BuildOptions
+from streamer.engines.tensorrt.package import GpuModel, TensorRTPackage
 from streamer.models.file import ModelFile
 from tests.tensorrt_models import float_model, quantized_graph, save
 from tests.tiny import tiny_spec
@@ -35,15 +30,17 @@ trt = pytest.importorskip("tensorrt_rtx", reason="engines are built for real wit
 
 RTX = TensorRTPackage.TENSORRT_RTX
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "streamer" / "tensorrt"
+PACKAGE = ROOT / "streamer" / "engines" / "tensorrt"
 
 INTERRUPTED = """
 import os, signal, sys
 from pathlib import Path
 from streamer.models.file import load_model
-from streamer.engines.tensorrt import BuildOptions, Flavour, build_engine, plan
+from streamer.engines.tensorrt.builder import build_engine, plan_build
+from streamer.engines.tensorrt.options import BuildOptions
+from streamer.engines.tensorrt.package import TensorRTPackage
 
-job = plan(load_model(Path(sys.argv[1])), Flavour.TENSORRT_RTX, BuildOptions(targets=("sm89",)))
+plan = plan_build(load_model(Path(sys.argv[1])), TensorRTPackage.TENSORRT_RTX, BuildOptions(targets=("sm89",)))
 before, told = signal.getsignal(signal.SIGINT), []
 
 def interrupt(phase, done, total):
@@ -52,18 +49,18 @@ def interrupt(phase, done, total):
         os.kill(os.getpid(), signal.SIGINT)
 
 try:
-    build_engine(job, on_progress=interrupt)
+    build_engine(plan, on_progress=interrupt)
 except KeyboardInterrupt:
     print("interrupted")
 print(len(told))
 print(signal.getsignal(signal.SIGINT) is before)
-print(len(build_engine(job).data) > 10_000)
+print(len(build_engine(plan).data) > 10_000)
 """
 
 
 def build(model: ModelFile, **options: Any) -> BuiltEngine:
     options.setdefault("targets", ("sm89",))
-    return build_engine(plan(model, RTX, BuildOptions(**options)))
+    return build_engine(plan_build(model, RTX, BuildOptions(**options)))
 
 
 def stand_in(model: ModelFile) -> ModelFile:
@@ -82,33 +79,33 @@ class TestBuild:
     def test_a_float_engine(self, targets: tuple[str, ...], tmp_path: Path) -> None:
         built = build(float_model(tmp_path / "a.onnx"), targets=targets, max_batch=4)
         assert len(built.data) > 10_000
-        assert built.fingerprint["targets"] == list(targets)
+        assert built.report.fingerprint["targets"] == list(targets)
         spec = tiny_spec()
-        (images,), (output,) = built.inputs, built.outputs
+        (images,), (output,) = built.report.inputs, built.report.outputs
         assert (images.name, images.precision, images.shape) == ("images", "FP32", (-1, 3, 64, 64))
         assert (output.name, output.precision) == ("output", "FP32")
         assert output.shape == (-1, spec.num_points, spec.output_channels)
-        assert {layer.precision for layer in built.layers} == {"FP32"}
-        convolutions = {name for layer in built.layers for name in layer.onnx if name.startswith("node_of_conv")}
+        assert {layer.precision for layer in built.report.layers} == {"FP32"}
+        convolutions = {name for layer in built.report.layers for name in layer.onnx if name.startswith("node_of_conv")}
         assert convolutions == {"node_of_conv8", "node_of_conv16", "node_of_conv32"}
 
     def test_an_int8_engine_computes_its_convolutions_in_int8(self, tmp_path: Path) -> None:
         built = build(save(tmp_path / "a.onnx", quantized_graph()))
-        reads = {layer.onnx[0]: layer.inputs for layer in built.layers if layer.kind == "correlation"}
+        reads = {layer.onnx[0]: layer.inputs for layer in built.report.layers if layer.kind == "correlation"}
         assert reads == {"conv8": "INT8", "conv16": "INT8", "conv32": "INT8"}
 
     def test_fp16_is_a_cast_of_the_graph(self, tmp_path: Path) -> None:
         pytest.importorskip("onnxruntime", reason="casting to FP16 uses ONNX Runtime's converter")
         model = float_model(tmp_path / "a.onnx")
         built = build(model, fp16=True)
-        assert "FP16" in {layer.inputs for layer in built.layers}
-        assert (built.inputs[0].precision, built.outputs[0].precision) == ("FP32", "FP32")
-        assert built.fingerprint["graph_sha256"] == build(model).fingerprint["graph_sha256"]
+        assert "FP16" in {layer.inputs for layer in built.report.layers}
+        assert (built.report.inputs[0].precision, built.report.outputs[0].precision) == ("FP32", "FP32")
+        assert built.report.fingerprint["graph_sha256"] == build(model).report.fingerprint["graph_sha256"]
 
     def test_fp16_around_int8(self, tmp_path: Path) -> None:
         pytest.importorskip("onnxruntime", reason="casting to FP16 uses ONNX Runtime's converter")
         built = build(save(tmp_path / "a.onnx", quantized_graph()), fp16=True)
-        assert {layer.inputs for layer in built.layers if layer.kind == "correlation"} == {"INT8"}
+        assert {layer.inputs for layer in built.report.layers if layer.kind == "correlation"} == {"INT8"}
 
     def test_the_workspace_is_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []
@@ -121,8 +118,8 @@ class TestBuild:
 
     def test_progress_is_told(self, tmp_path: Path) -> None:
         told: list[tuple[str, int, int]] = []
-        job = plan(float_model(tmp_path / "a.onnx"), RTX, BuildOptions(targets=("sm89",)))
-        build_engine(job, on_progress=lambda *words: told.append(words))
+        plan = plan_build(float_model(tmp_path / "a.onnx"), RTX, BuildOptions(targets=("sm89",)))
+        build_engine(plan, on_progress=lambda *words: told.append(words))
         assert "Building engine" in {phase for phase, _, _ in told}
         assert all(1 <= done <= total for _, done, total in told)
 
@@ -168,7 +165,7 @@ class TestRefusals:
         model.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
         with pytest.raises(ConfigError, match=r"a\.onnx has a fixed batch of 2: max_batch 4 doesn't fit it"):
             build(model, max_batch=4)
-        assert build(model, max_batch=2).inputs[0].shape == (2, 3, 64, 64)
+        assert build(model, max_batch=2).report.inputs[0].shape == (2, 3, 64, 64)
 
     @pytest.mark.parametrize("option", ["version_compatible", "hardware_compatible"])
     def test_an_option_this_package_lacks(self, option: str, tmp_path: Path) -> None:
@@ -177,12 +174,12 @@ class TestRefusals:
 
     def test_an_architecture_it_does_not_know(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"can't build for sm90: it knows sm75, sm80, sm86, sm89, sm120"):
-            plan(float_model(tmp_path / "a.onnx"), RTX, BuildOptions(targets=("sm90",)))
+            plan_build(float_model(tmp_path / "a.onnx"), RTX, BuildOptions(targets=("sm90",)))
 
     def test_a_failed_build_says_why(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             "streamer.engines.tensorrt.builder._profile",
-            lambda job, builder, network: builder.create_optimization_profile(),
+            lambda plan, builder, network: builder.create_optimization_profile(),
         )
         with pytest.raises(EngineError, match=r"tensorrt-rtx .* can't build a\.onnx: .*images") as error:
             build(float_model(tmp_path / "a.onnx"))
@@ -200,13 +197,13 @@ class TestInterruption:
         assert done.stdout.splitlines() == ["interrupted", "1", "True", "True"], done.stderr
 
     def test_an_error_in_the_callback_reaches_the_caller(self, tmp_path: Path) -> None:
-        job = plan(float_model(tmp_path / "a.onnx"), RTX, BuildOptions(targets=("sm89",)))
+        plan = plan_build(float_model(tmp_path / "a.onnx"), RTX, BuildOptions(targets=("sm89",)))
 
         def fail(phase: str, done: int, total: int) -> None:
             raise RuntimeError("the terminal is gone")
 
         with pytest.raises(RuntimeError, match="the terminal is gone"):
-            build_engine(job, on_progress=fail)
+            build_engine(plan, on_progress=fail)
 
 
 class TestLogger:
@@ -247,34 +244,36 @@ class TestTensorRT:
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     def test_it_builds_for_the_present_gpu_with_a_timing_cache(self, tmp_path: Path) -> None:
-        job = plan(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions())
-        assert job.targets == ("sm89",)
+        plan = plan_build(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions())
+        assert plan.targets == ("sm89",)
         timings = tmp_path / "timings.cache"
-        assert build_engine(job, timing_cache=timings).data
+        assert build_engine(plan, timing_cache=timings).data
         assert timings.stat().st_size > 0
-        assert build_engine(job, timing_cache=timings).data
+        assert build_engine(plan, timing_cache=timings).data
         timings.write_bytes(b"damaged")
-        assert build_engine(job, timing_cache=timings).data
+        assert build_engine(plan, timing_cache=timings).data
         assert timings.read_bytes() != b"damaged"
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     def test_timings_that_cannot_be_kept_do_not_end_the_build(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        job = plan(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions())
-        assert build_engine(job, timing_cache=tmp_path / "none" / "timings.cache").data
-        assert "can't keep kernel timings" in caplog.text
+        plan = plan_build(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions())
+        assert build_engine(plan, timing_cache=tmp_path / "none" / "timings.cache").data
+        assert "can't store kernel timings" in caplog.text
 
     def test_it_builds_for_no_other(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="builds only for the present GPU, sm89"):
-            plan(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions(targets=("sm120",)))
+            plan_build(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions(targets=("sm120",)))
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     def test_version_compatible_is_a_flag(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         flags = []
         monkeypatch.setattr(trt.IBuilderConfig, "set_flag", lambda config, flag: flags.append(flag))
-        job = plan(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions(version_compatible=True))
-        build_engine(job)
+        plan = plan_build(
+            float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions(version_compatible=True)
+        )
+        build_engine(plan)
         assert trt.BuilderFlag.VERSION_COMPATIBLE in flags
 
 
@@ -290,7 +289,7 @@ VARIABLES = {
 
 
 def names_used() -> set[str]:
-    """Returns every name that streamer/tensorrt asks of the module, such as ``BuilderFlag.REFIT``."""
+    """Returns every name that streamer/engines/tensorrt asks of the module, such as ``BuilderFlag.REFIT``."""
     used = set()
     for path in PACKAGE.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -16,20 +17,11 @@ import pytest
 from filelock import FileLock
 
 from streamer.common.errors import EngineError
-from streamer.engines.tensorrt import (
-    BuildOptions,
-    BuiltEngine,
-    Layer,
-    Port,
-    TensorRTPackage,
-    build_engine,
-    cached_engine,
-    plan,
-    read_engine,
-    read_report,
-    report_path,
-    write_engine,
-)
+from streamer.engines.tensorrt.builder import BuiltEngine, EngineReport, TensorInfo, build_engine, plan_build
+from streamer.engines.tensorrt.cache import cached_engine, read_engine, read_report, report_path, write_engine
+from streamer.engines.tensorrt.layers import Layer
+from streamer.engines.tensorrt.options import BuildOptions
+from streamer.engines.tensorrt.package import TensorRTPackage
 from streamer.models.file import ModelFile
 from tests.tensorrt_models import float_model
 
@@ -39,14 +31,17 @@ OPTIONS = BuildOptions(targets=("sm89",))
 
 
 def made_up(data: bytes = b"engine" * 1000) -> BuiltEngine:
-    return BuiltEngine(
-        data=data,
+    report = EngineReport(
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
         fingerprint={"format": 1, "targets": ["sm89"]},
-        inputs=(Port("images", "FP32", (-1, 3, 64, 64)),),
-        outputs=(Port("output", "FP32", (-1, 84, 19)),),
+        metadata={"nanodet.name": '"tiny"'},
+        inputs=(TensorInfo("images", "FP32", (-1, 3, 64, 64)),),
+        outputs=(TensorInfo("output", "FP32", (-1, 84, 19)),),
         layers=(Layer("k", "correlation", "INT8", "INT8", "FP32", ("conv",)),),
         warnings=("slow",),
     )
+    return BuiltEngine(data, report)
 
 
 @pytest.fixture
@@ -71,12 +66,9 @@ def folder(tmp_path: Path) -> Path:
 class TestFiles:
     def test_what_is_written_is_read(self, folder: Path, model: ModelFile) -> None:
         built = made_up()
-        written = write_engine(folder / "a.engine", built, model)
+        write_engine(folder / "a.engine", built)
         assert read_engine(folder / "a.engine") == built.data
-        assert read_report(folder / "a.engine") == written
-        assert (written.layers, written.inputs, written.outputs) == (built.layers, built.inputs, built.outputs)
-        assert written.warnings == ("slow",)
-        assert written.metadata["nanodet.name"] == '"tiny"'
+        assert read_report(folder / "a.engine") == built.report
         assert sorted(path.name for path in folder.iterdir()) == ["a.engine", "a.engine.json"]
 
     @pytest.mark.parametrize(
@@ -96,7 +88,7 @@ class TestFiles:
     def test_damage_is_one_clear_line(
         self, damage: Callable[[Path], Any], says: str, folder: Path, model: ModelFile
     ) -> None:
-        write_engine(folder / "a.engine", made_up(), model)
+        write_engine(folder / "a.engine", made_up())
         damage(folder / "a.engine")
         with pytest.raises(EngineError, match=says) as error:
             read_engine(folder / "a.engine")
@@ -109,7 +101,7 @@ class TestFiles:
     ) -> None:
         path = folder / "a.engine"
         if old:
-            write_engine(path, made_up(b"old"), model)
+            write_engine(path, made_up(b"old"))
         before = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
 
         def full(*words: Any, **more: Any) -> None:
@@ -118,7 +110,7 @@ class TestFiles:
         with monkeypatch.context() as patch:
             patch.setattr(Path, failing, full)
             with pytest.raises(EngineError, match=r"can't write the engine '.*a\.engine': No space left on device"):
-                write_engine(path, made_up(), model)
+                write_engine(path, made_up())
         assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
 
     @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
@@ -129,13 +121,13 @@ class TestFiles:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
         try:
             with pytest.raises(EngineError, match="can't write the engine .*File too large"):
-                write_engine(folder / "a.engine", made_up(bytes(2 << 20)), model)
+                write_engine(folder / "a.engine", made_up(bytes(2 << 20)))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert list(folder.iterdir()) == []
 
     def test_an_engine_replaced_without_its_report_is_damaged(self, folder: Path, model: ModelFile) -> None:
-        write_engine(folder / "a.engine", made_up(), model)
+        write_engine(folder / "a.engine", made_up())
         (folder / "a.engine").write_bytes(made_up(b"other!" * 1000).data)
         with pytest.raises(EngineError, match="is damaged"):
             read_engine(folder / "a.engine")
@@ -151,9 +143,9 @@ class TestCache:
         """Names of the models built while the test runs."""
         names: list[str] = []
 
-        def counted(job: Any, **more: Any) -> BuiltEngine:
-            names.append(job.model.path.name)
-            return build_engine(job, **more)
+        def counted(plan: Any, **more: Any) -> BuiltEngine:
+            names.append(plan.model.path.name)
+            return build_engine(plan, **more)
 
         monkeypatch.setattr("streamer.engines.tensorrt.cache.build_engine", counted)
         return names
@@ -162,7 +154,7 @@ class TestCache:
         path = cached_engine(model, RTX, OPTIONS)
         assert path.parent == cache / "engines"
         assert path.name.startswith("tiny-")
-        assert read_report(path).fingerprint == plan(model, RTX, OPTIONS).fingerprint
+        assert read_report(path).fingerprint == plan_build(model, RTX, OPTIONS).fingerprint
         written = path.stat().st_mtime_ns
         assert cached_engine(model, RTX, OPTIONS) == path
         assert path.stat().st_mtime_ns == written
@@ -198,7 +190,7 @@ class TestCache:
         report_path(path).write_text(json.dumps(content), encoding="utf-8")
         assert cached_engine(model, RTX, OPTIONS) == path
         assert len(built) == 2
-        assert read_report(path).fingerprint == plan(model, RTX, OPTIONS).fingerprint
+        assert read_report(path).fingerprint == plan_build(model, RTX, OPTIONS).fingerprint
 
     @pytest.mark.parametrize("damaged", ["engine", "report", "lost report"])
     def test_a_damaged_file_is_rebuilt_and_reported(
@@ -232,7 +224,7 @@ class TestCache:
     def test_a_fitting_engine_beside_the_model_is_taken(self, model: ModelFile, built: list[str]) -> None:
         shipped = model.path.with_suffix(".engine")
         both = BuildOptions(targets=("sm89", "sm120"), max_batch=4)
-        write_engine(shipped, build_engine(plan(model, RTX, both)), model)
+        write_engine(shipped, build_engine(plan_build(model, RTX, both)))
         assert cached_engine(model, RTX, OPTIONS) == shipped
         assert built == []
         larger = cached_engine(model, RTX, BuildOptions(targets=("sm89",), max_batch=8))
@@ -243,7 +235,7 @@ class TestCache:
         self, model: ModelFile, built: list[str], caplog: pytest.LogCaptureFixture
     ) -> None:
         shipped = model.path.with_suffix(".engine")
-        write_engine(shipped, made_up(), model)
+        write_engine(shipped, made_up())
         with caplog.at_level(logging.INFO, logger="streamer.engines.tensorrt.cache"):
             assert cached_engine(model, RTX, OPTIONS) != shipped
         assert "another engine than the one wanted" in caplog.text
@@ -253,7 +245,7 @@ class TestCache:
         script = (
             "import sys; from pathlib import Path\n"
             "from streamer.models.file import load_model\n"
-            "from streamer.engines.tensorrt import *\n"
+            "from streamer.engines.tensorrt.cache import *\n"
             "told = []\n"
             "path = cached_engine(load_model(Path(sys.argv[1])), TensorRTPackage.TENSORRT_RTX,\n"
             "    BuildOptions(targets=('sm89',)), on_progress=lambda *words: told.append(words))\n"

@@ -9,7 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from streamer.engines.tensorrt import BuildOptions, BuiltEngine, Layer, TensorRTPackage, build_engine, plan
+from streamer.engines.tensorrt.builder import BuiltEngine, build_engine, plan_build
+from streamer.engines.tensorrt.layers import Layer
+from streamer.engines.tensorrt.options import BuildOptions
+from streamer.engines.tensorrt.package import TensorRTPackage
 from streamer.models.file import load_model
 from streamer.models.spec import spec_for
 from tests.conftest import SHARED
@@ -34,7 +37,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def build(path: Path, target: str, **options: Any) -> BuiltEngine:
     wanted = BuildOptions(targets=(target,), max_batch=4, **options)
-    return build_engine(plan(load_model(path), TensorRTPackage.TENSORRT_RTX, wanted))
+    return build_engine(plan_build(load_model(path), TensorRTPackage.TENSORRT_RTX, wanted))
 
 
 def count(path: Path) -> int:
@@ -45,7 +48,9 @@ def count(path: Path) -> int:
 def convolutions(built: BuiltEngine) -> list[Layer]:
     """The kernels that multiply with the weights of one convolution."""
     wanted = ("correlation", "runtime_fusion")
-    return [layer for layer in built.layers if layer.kind in wanted and any(n.endswith("Conv") for n in layer.onnx)]
+    return [
+        layer for layer in built.report.layers if layer.kind in wanted and any(n.endswith("Conv") for n in layer.onnx)
+    ]
 
 
 @pytest.mark.parametrize("target", ["sm89", "sm120"])
@@ -57,8 +62,8 @@ def test_float_engines(exported: tuple[str, Path], target: str, fp16: bool) -> N
     built = build(path, target, fp16=fp16)
     spec = spec_for(name)
     width, height = spec.input_size_wh
-    assert built.inputs[0].shape == (-1, 3, height, width)
-    assert built.outputs[0].shape == (-1, spec.num_points, spec.output_channels)
+    assert built.report.inputs[0].shape == (-1, 3, height, width)
+    assert built.report.outputs[0].shape == (-1, spec.num_points, spec.output_channels)
     assert {layer.inputs for layer in convolutions(built)} == {"FP16" if fp16 else "FP32"}
     assert len(convolutions(built)) == count(path)
 

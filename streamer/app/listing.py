@@ -25,9 +25,8 @@ def _engines() -> list[str]:
 
 
 def _devices() -> list[str]:
-    from streamer.common.cpu_info import processor_name
+    from streamer.common.cpu_info import available_cores, processor_name
     from streamer.cuda.gpu import list_gpus
-    from streamer.engines.base import available_cores
 
     return [f"cpu            {processor_name()}, {available_cores()} cores", *list_gpus(), _nvdec()]
 

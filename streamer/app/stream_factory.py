@@ -150,7 +150,7 @@ class StreamFactory(Closeable):
 
     def _start_decoding(self) -> DecoderPool | None:
         """Starts the processes that are to decode videos, if any."""
-        from streamer.engines.base import available_cores
+        from streamer.common.cpu_info import available_cores
         from streamer.sources.workers import DecoderPool, default_process_count
 
         count = self._config.decode_processes

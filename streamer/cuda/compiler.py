@@ -1,4 +1,4 @@
-"""Kernels, compiled by nvcc once for each source, architecture and toolkit, and kept in the cache folder."""
+"""Compiles the kernels with nvcc, once for each source, architecture and toolkit, into the cache folder."""
 
 from __future__ import annotations
 
@@ -18,33 +18,32 @@ from streamer.common.errors import EngineError
 log = logging.getLogger(__name__)
 
 KERNELS = Path(__file__).parent / "source"
-# Without contraction into fused multiply-adds, sums round as NumPy's do.
+# Without fused multiply-adds, sums round as NumPy's do.
 _OPTIONS = ("-cubin", "--fmad=false", "-O3", "-std=c++17")
 _TIMEOUT_S = 300
 
 
 def cubin(name: str, arch: str) -> bytes:
-    """Returns the machine code of ``kernels/<name>.cu`` for `arch` (such as ``sm_90``).
-
-    Raises:
-        EngineError: if there is no nvcc, or it refuses the source or the architecture.
-    """
+    """Returns the machine code of ``source/<name>.cu`` for `arch` (such as ``sm_90``)."""
     nvcc, toolkit = find_nvcc()
     path = cached_file("cuda", f"{name}-{arch}-{cache_key(name, arch, toolkit)}.cubin")
     if path.is_file():
         return path.read_bytes()
     log.info("compiling the %s kernels for %s with CUDA %s", name, arch, toolkit)
+    source = KERNELS / f"{name}.cu"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
-            _compile(nvcc, KERNELS / f"{name}.cu", arch, partial)
+            _run(
+                [nvcc, *_OPTIONS, f"-arch={arch}", "-o", str(partial), str(source)], f"compile {source.name} for {arch}"
+            )
     except OSError as error:
         raise EngineError(f"can't write the compiled kernels to {str(path)!r}: {error.strerror or error}") from error
     return path.read_bytes()
 
 
 def cache_key(name: str, arch: str, toolkit: str) -> str:
-    """Returns a hash of all that the machine code depends on: source, headers, options, architecture, toolkit."""
+    """Returns a hash of everything the machine code depends on."""
     digest = hashlib.sha256()
     for source in [KERNELS / f"{name}.cu", *sorted(KERNELS.glob("*.cuh"))]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
@@ -56,34 +55,26 @@ def cache_key(name: str, arch: str, toolkit: str) -> str:
 def find_nvcc() -> tuple[str, str]:
     """Returns nvcc's path and its toolkit's version, such as ``13.0.88``.
 
-    Looks in ``CUDA_HOME``, ``CUDA_PATH`` and ``PATH``, then where the toolkit is installed by default.
-
-    Raises:
-        EngineError: if there is none, or it doesn't run.
+    Searches ``CUDA_HOME``, ``CUDA_PATH`` and ``PATH``, then the toolkit's default folder.
     """
     homes = [os.environ[key] for key in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(key)]
     folders = [str(Path(home) / "bin") for home in homes]
     found = shutil.which("nvcc", path=os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
     if found is None:
         raise EngineError("no CUDA compiler: install the CUDA toolkit, and put nvcc on PATH or set CUDA_HOME")
-    said = _run([found, "--version"], "tell its version")
-    match = re.search(r"V(\d+\.\d+\.\d+)", said)
+    match = re.search(r"V(\d+\.\d+\.\d+)", _run([found, "--version"], "report its version"))
     if match is None:
-        raise EngineError(f"{found!r} doesn't tell its version: is it NVIDIA's nvcc?")
+        raise EngineError(f"{found!r} doesn't report its version: is it NVIDIA's nvcc?")
     return found, match[1]
 
 
-def _compile(nvcc: str, source: Path, arch: str, output: Path) -> None:
-    _run([nvcc, *_OPTIONS, f"-arch={arch}", "-o", str(output), str(source)], f"compile {source.name} for {arch}")
-
-
-def _run(command: list[str], doing: str) -> str:
+def _run(command: list[str], action: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise EngineError(f"nvcc can't {doing}: {error}") from error
+        raise EngineError(f"nvcc can't {action}: {error}") from error
     if done.returncode:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         cause = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no message")
-        raise EngineError(f"nvcc can't {doing}: {cause}; is a host compiler installed, and does it know this GPU?")
+        raise EngineError(f"nvcc can't {action}: {cause}; is a host compiler installed, and does it know this GPU?")
     return done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from types import TracebackType
 from typing import Any
 
 from streamer.common.closeable import Closeable
@@ -11,17 +10,16 @@ from streamer.common.errors import ConfigError, EngineError
 from streamer.cuda.status import checking, failure
 
 NON_BLOCKING = 1
-"""CU_STREAM_NON_BLOCKING, for every stream of ours: what others put on the default stream waits for none of them.
+"""CU_STREAM_NON_BLOCKING, for all our streams: work on the default stream, such as NVDEC's, doesn't wait for them.
 
-NVDEC's library does; with ordinary streams each picture would wait for all of the detector's work. With the decoders'
-streams ordinary, 60 of them reached 1,388 pictures a second, with none 1,692 (H100, one run).
+With blocking streams 60 decoders reached 1,388 pictures a second, with these 1,692 (H100, one run).
 """
 
 _INSTALL = "pip install 'nanodet-streamer[cuda]'"
 
 
 def parse_device(device: str) -> int:
-    """Reads ``cuda`` or ``cuda:N`` and returns the GPU's number.
+    """Parses ``cuda`` or ``cuda:N`` and returns the GPU's number.
 
     Raises:
         ConfigError: if it is neither.
@@ -33,11 +31,7 @@ def parse_device(device: str) -> int:
 
 
 def load_pycuda() -> Any:
-    """Returns `pycuda.driver`, initialised.
-
-    Raises:
-        EngineError: if PyCUDA or the NVIDIA driver is missing, or the driver refuses; the line says which.
-    """
+    """Returns `pycuda.driver`, initialised."""
     if importlib.util.find_spec("pycuda") is None:
         raise EngineError(f"PyCUDA is not installed: {_INSTALL}")
     try:
@@ -56,11 +50,7 @@ def load_pycuda() -> Any:
 
 
 def find_gpu(index: int) -> Any:
-    """Returns a GPU as PyCUDA's `Device`; nothing is opened on it.
-
-    Raises:
-        EngineError: if there is no such GPU, or no driver, or PyCUDA is missing.
-    """
+    """Returns a GPU as PyCUDA's `Device`, without opening a context."""
     drv = load_pycuda()
     count = drv.Device.count()
     if not 0 <= index < count:
@@ -70,38 +60,35 @@ def find_gpu(index: int) -> Any:
 
 
 def list_gpus() -> list[str]:
-    """Returns a line for each GPU, or one that says why there is none."""
+    """Returns a line for each GPU, or one with the reason why there is none."""
     try:
         drv = load_pycuda()
     except EngineError as error:
         return [f"cuda           not usable: {error}"]
-    lines = []
-    for index in range(drv.Device.count()):
-        device = drv.Device(index)
-        lines.append(f"cuda:{index:<9} {device.name()}, {device.total_memory() / 2**30:.0f} GiB")
+    devices = [drv.Device(index) for index in range(drv.Device.count())]
+    lines = [
+        f"cuda:{index:<9} {device.name()}, {device.total_memory() / 2**30:.0f} GiB"
+        for index, device in enumerate(devices)
+    ]
     return lines or ["cuda           no NVIDIA GPU is visible"]
 
 
 class Gpu(Closeable):
-    """A GPU's primary context and what was allocated on it.
+    """A GPU's primary context and counts of the memory allocated on it.
 
-    A context must be current on every thread that calls CUDA: each public method of the objects made from a `Gpu`
-    enters `active` itself, so they may be made on one thread, used on another and closed on a third, one at a time.
+    A context must be current on the thread that calls CUDA. The methods of objects made from a `Gpu` enter `active`
+    themselves, so an object may be made, used and closed on different threads, one at a time.
 
     Attributes:
         index: number of the GPU.
         name: such as ``NVIDIA H100 80GB HBM3``.
         arch: such as ``sm_90``.
-        device_bytes: device memory now held by our own buffers.
-        pinned_bytes: page-locked host memory now held by our own buffers.
+        device_bytes: device memory held by this program's buffers.
+        pinned_bytes: page-locked host memory held by them.
     """
 
     def __init__(self, index: int = 0) -> None:
-        """Retains the primary context.
-
-        Raises:
-            EngineError: if there is no such GPU, or no driver, or PyCUDA is missing.
-        """
+        """Retains the primary context."""
         device = find_gpu(index)
         major, minor = device.compute_capability()
         self.index = index
@@ -115,12 +102,12 @@ class Gpu(Closeable):
         self._closed = False
 
     def active(self) -> _Active:
-        """Returns a block in which the context is current on this thread; blocks may be nested."""
+        """Returns a context manager that makes the CUDA context current on this thread; it may be nested."""
         return self._active
 
     @property
     def handle(self) -> int:
-        """The context's handle, for libraries that work within it; it stays ours."""
+        """The CUDA context's handle, which stays owned by this object."""
         return int(self._context.handle)
 
     def memory_used(self) -> int:
@@ -132,24 +119,20 @@ class Gpu(Closeable):
         return int(total - free)
 
     def synchronize(self) -> None:
-        """Waits for all work on the GPU of this process.
-
-        Raises:
-            EngineError: if any of it failed.
-        """
+        """Waits for all of this process's work on the GPU."""
         with self._active, checking("finish its work"):
             self._context.synchronize()
 
     def close(self) -> None:
-        """Gives the primary context back. Safe to call twice; what was made from it must be closed before."""
+        """Releases the primary context, after everything made from it is closed. Safe to call twice."""
         if not self._closed:
             self._closed = True
             self._context.push()
-            self._context.detach()  # leaves PyCUDA's own stack by itself
+            self._context.detach()  # also pops it from PyCUDA's own stack
 
 
 class _Active:
-    """Makes a context current on the calling thread for the length of a block."""
+    """Makes a context current on the calling thread within a block."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -157,7 +140,5 @@ class _Active:
     def __enter__(self) -> None:
         self._context.push()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._context.pop()

@@ -1,8 +1,7 @@
-"""How a frame's pixels go to the GPU: which rows of which planes, laid out where, described to the kernels how.
+"""Which of a frame's pixels go to the GPU, where they lie in a buffer, and how the kernels are told.
 
-A network input is far smaller than a video frame, and bilinear interpolation reads two source rows for each of its
-rows. Where that is less than the plane holds, only those rows are sent: for 1080p into 416x234, 43% of a BGR frame.
-Nothing here needs a GPU.
+Bilinear interpolation reads two source rows for each row of the network's input. Where that is less than a plane holds,
+only those rows are copied: 43 % of a 1080p BGR frame into 416x234. Nothing here needs a GPU.
 """
 
 from __future__ import annotations
@@ -10,14 +9,16 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from streamer.frames.frame import Frame
+from streamer.frames.frame import Frame, HostPixels
 from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv
 from streamer.models.letterbox import Letterbox
+
+Colours = tuple[Matrix, bool]
+"""YUV matrix, and whether luma spans 0..255."""
 
 _ALIGNMENT = 256
 
@@ -34,28 +35,18 @@ PICTURE_DTYPE = np.dtype(
         ("bgr_from_yuv", np.float32, 12),
     ]
 )
-"""`struct Picture` of kernels/picture.cuh, 128 bytes."""
+"""`struct Picture` of source/picture.cuh, 128 bytes."""
 
 
 class PixelFormat(enum.IntEnum):
-    """How pixels are kept, as kernels/picture.cuh numbers it."""
+    """Pixel formats, numbered as in source/picture.cuh."""
 
     BGR = 0
     PLANAR = 1
     NV12 = 2
 
 
-class Planes(Protocol):
-    """Planar YUV 4:2:0, such as `streamer.frames.yuv.Yuv420`."""
-
-    y: npt.NDArray[np.uint8]
-    u: npt.NDArray[np.uint8]
-    v: npt.NDArray[np.uint8]
-    matrix: Any
-    full_range: bool
-
-
-def planes_of(pixels: npt.NDArray[np.uint8] | Planes) -> tuple[npt.NDArray[np.uint8], ...]:
+def planes_of(pixels: HostPixels) -> tuple[npt.NDArray[np.uint8], ...]:
     """Returns a picture's planes as (rows, bytes) arrays: one of BGR triplets, or Y, U and V."""
     if isinstance(pixels, np.ndarray):
         return (np.ascontiguousarray(pixels).reshape(pixels.shape[0], -1),)
@@ -65,7 +56,7 @@ def planes_of(pixels: npt.NDArray[np.uint8] | Planes) -> tuple[npt.NDArray[np.ui
 def touched_rows(source: int, resized: int) -> npt.NDArray[np.intp]:
     """Returns the two source rows that each of `resized` rows is interpolated from, (2 * resized,).
 
-    The arithmetic is that of `rows` in kernels/letterbox.cu, which is OpenCV's.
+    The arithmetic equals that of `rows` in source/letterbox.cu, which is OpenCV's.
     """
     scale = 1.0 / (resized / source)
     first = np.floor(((np.arange(resized) + 0.5) * scale - 0.5).astype(np.float32)).astype(np.intp)
@@ -74,7 +65,7 @@ def touched_rows(source: int, resized: int) -> npt.NDArray[np.intp]:
 
 @dataclass(frozen=True, eq=False)
 class PlaneLayout:
-    """One plane in a staging buffer: `rows` of it (all where None), `pitch` bytes each, from `offset` on."""
+    """One plane in a buffer: `height` rows of `pitch` bytes from `offset` on; `rows` are the source's, None for all."""
 
     offset: int
     pitch: int
@@ -83,15 +74,8 @@ class PlaneLayout:
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
-    """Where a picture of one size and format lies in a staging buffer, and how it comes into the network's input.
-
-    Attributes:
-        format: of the pixels.
-        letterbox: the transform.
-        planes: in the order of `planes_of`.
-        nbytes: of all planes together.
-    """
+class FrameLayout:
+    """How frames of one size and format lie in a buffer of `nbytes`, and their transform into the network's input."""
 
     format: PixelFormat
     letterbox: Letterbox
@@ -100,14 +84,8 @@ class Layout:
 
     @staticmethod
     @lru_cache(maxsize=256)
-    def make(pixel_format: PixelFormat, letterbox: Letterbox, packable: bool) -> Layout:
-        """Returns the layout of pictures of one format and size.
-
-        Args:
-            pixel_format: BGR or PLANAR.
-            letterbox: the transform.
-            packable: whether to leave out rows that aren't needed.
-        """
+    def make(pixel_format: PixelFormat, letterbox: Letterbox, packable: bool) -> FrameLayout:
+        """Returns the layout of BGR or planar frames; `packable` leaves out rows that the transform doesn't read."""
         width, height = letterbox.source_wh
         sizes = [(3 * width, height)]
         if pixel_format is PixelFormat.PLANAR:
@@ -121,34 +99,29 @@ class Layout:
             kept = 2 * resized if packed else rows
             planes.append(PlaneLayout(end, pitch, kept, touched_rows(rows, resized) if packed else None))
             end += -(-pitch * kept // _ALIGNMENT) * _ALIGNMENT
-        return Layout(pixel_format, letterbox, tuple(planes), end)
+        return FrameLayout(pixel_format, letterbox, tuple(planes), end)
 
     @staticmethod
-    def of(frame: Frame, letterbox: Letterbox, *, packable: bool = True) -> Layout:
-        """Returns the layout for a frame; planes with gaps between their rows are sent whole."""
+    def of(frame: Frame, letterbox: Letterbox, *, packable: bool = True) -> FrameLayout:
+        """Returns a frame's layout; planes with gaps between their rows are copied whole."""
         pixels = frame.host_pixels
-        planar = not isinstance(pixels, np.ndarray)
         if packable:
             packable = all(plane.flags.c_contiguous for plane in planes_of(pixels))
-        return Layout.make(PixelFormat.PLANAR if planar else PixelFormat.BGR, letterbox, packable)
+        pixel_format = PixelFormat.BGR if isinstance(pixels, np.ndarray) else PixelFormat.PLANAR
+        return FrameLayout.make(pixel_format, letterbox, packable)
 
-    def fill(self, frame: Frame, staging: npt.NDArray[np.uint8]) -> None:
-        """Copies what is needed of the frame's pixels into `staging`, (nbytes,) uint8 or longer."""
+    def fill(self, frame: Frame, buffer: npt.NDArray[np.uint8]) -> None:
+        """Copies the frame's pixels into `buffer`, at least `nbytes` uint8."""
         for layout, plane in zip(self.planes, planes_of(frame.host_pixels), strict=True):
             end = layout.offset + layout.height * layout.pitch
-            target = staging[layout.offset : end].reshape(layout.height, layout.pitch)
+            target = buffer[layout.offset : end].reshape(layout.height, layout.pitch)
             if layout.rows is None:
                 np.copyto(target, plane)
             else:
                 np.take(plane, layout.rows, axis=0, out=target, mode="clip")
 
-    def describe(self, address: int, colours: tuple[Matrix, bool] | None) -> npt.NDArray[np.void]:
-        """Returns the picture's description for the kernels, one `PICTURE_DTYPE`.
-
-        Args:
-            address: where the staging buffer's bytes lie on the GPU.
-            colours: YUV matrix and whether luma spans 0..255; None for BGR.
-        """
+    def describe(self, address: int, colours: Colours | None) -> npt.NDArray[np.void]:
+        """Returns one `PICTURE_DTYPE` for a frame whose bytes begin at `address` on the GPU; no colours for BGR."""
         picture = np.zeros((), PICTURE_DTYPE)
         for index, plane in enumerate(self.planes):
             picture["planes"][index] = address + plane.offset
@@ -159,10 +132,8 @@ class Layout:
         return picture
 
 
-def describe_transform(
-    picture: npt.NDArray[np.void], letterbox: Letterbox, colours: tuple[Matrix, bool] | None
-) -> None:
-    """Writes the transform and the colour conversion into a picture's description."""
+def describe_transform(picture: npt.NDArray[np.void], letterbox: Letterbox, colours: Colours | None) -> None:
+    """Writes the transform and the colour conversion into a `PICTURE_DTYPE`."""
     picture["source_wh"] = letterbox.source_wh
     picture["resized_wh"] = letterbox.resized_wh
     picture["offset_xy"] = letterbox.offset_xy
@@ -170,7 +141,7 @@ def describe_transform(
         picture["bgr_from_yuv"] = bgr_from_yuv(*colours).ravel()
 
 
-def colours_of(frame: Frame) -> tuple[Any, bool] | None:
+def colours_of(frame: Frame) -> Colours | None:
     """Returns a frame's YUV matrix and range, None for BGR."""
     pixels = frame.host_pixels
     return None if isinstance(pixels, np.ndarray) else (pixels.matrix, pixels.full_range)

@@ -13,22 +13,15 @@ import numpy.typing as npt
 
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceMemory, Surface
-from streamer.cuda.staging import BufferLease, Lender
+from streamer.cuda.staging import BufferLease
 from streamer.cuda.status import checking
 
-_MANY = 32
-_PATIENCE_S, _LOOK_S = 1.0, 0.001
+_SCAN_ABOVE = 32
+_UNMAP_TIMEOUT_S, _POLL_S = 1.0, 0.001
 
 
-class Handle(NamedTuple):
-    """What another process needs to map a piece of device memory.
-
-    Attributes:
-        handle: CUDA's, of the allocation that holds it.
-        offset: of its first byte in that allocation.
-        nbytes: its size.
-        gpu_index: number of the GPU.
-    """
+class IpcHandle(NamedTuple):
+    """What another process needs to map a surface: CUDA's handle of its allocation, and its place there in bytes."""
 
     handle: bytes
     offset: int
@@ -36,232 +29,220 @@ class Handle(NamedTuple):
     gpu_index: int
 
 
-def handle_of(surface: Surface) -> Handle:
-    """Returns what another process maps a surface with.
-
-    Raises:
-        EngineError: if CUDA can't share it.
-    """
+def ipc_handle(surface: Surface) -> IpcHandle:
+    """Returns the handle with which another process maps a surface."""
     import pycuda.driver as drv
 
     gpu = surface.gpu
     with gpu.active(), checking("share a picture with another process"):
         base, _ = drv.mem_get_address_range(surface.address)
-        return Handle(bytes(drv.mem_get_ipc_handle(base)), surface.address - int(base), surface.nbytes, gpu.index)
+        return IpcHandle(bytes(drv.mem_get_ipc_handle(base)), surface.address - int(base), surface.nbytes, gpu.index)
 
 
 class ImportedSurface(DeviceMemory):
-    """Another process's surface, mapped here. What is borrowed has been written.
+    """Another process's surface, mapped here. Its picture is complete before it is leased.
 
     Attributes:
         slot: its number.
-        turn: which of the pictures that lay in it is borrowed now.
-        last_turn: given back when it is unmapped, so that the other process may free it; 0 where nobody waits for that.
-        written: None: nobody has to wait.
+        generation: number of the picture that it holds now.
+        final_generation: reported once the surface is unmapped, so that the exporter can free it; 0 for none.
+        is_leased: whether a lease is open.
+        ready_event: None, as the picture is complete.
     """
 
-    written = None
+    ready_event = None
 
-    def __init__(self, gpu: Gpu, slot: int, handle: Handle) -> None:
-        """Maps it.
-
-        Raises:
-            EngineError: if CUDA can't.
-        """
+    def __init__(self, gpu: Gpu, slot: int, handle: IpcHandle) -> None:
+        """Maps the surface."""
         import pycuda.driver as drv
 
         with gpu.active(), checking("map a picture of another process"):
-            self._mapped = drv.IPCMemoryHandle(bytearray(handle.handle))
-        super().__init__(gpu, int(self._mapped) + handle.offset, handle.nbytes)
+            self._mapping = drv.IPCMemoryHandle(bytearray(handle.handle))
+        super().__init__(gpu, int(self._mapping) + handle.offset, handle.nbytes)
         self.slot = slot
-        self.turn = self.last_turn = 0
-        self.is_lent = False
+        self.generation = self.final_generation = 0
+        self.is_leased = False
 
     def unmap(self) -> None:
-        """Ends the mapping; the memory stays the other's."""
-        with self.gpu.active(), checking("let go a picture of another process"):
-            self._mapped.close()
+        """Ends the mapping; the memory stays with its owner."""
+        with self.gpu.active(), checking("unmap a picture of another process"):
+            self._mapping.close()
 
 
-class IpcImporter(Lender[ImportedSurface]):
-    """What is mapped of one other process. One thread adds, drops and borrows; any may give back.
+class IpcImporter:
+    """The surfaces of one other process that are mapped here.
 
-    A surface that is dropped, and all of them once this is closed, are unmapped when nobody uses them any more.
+    One thread maps, unmaps and leases; any thread may release. A surface in use is unmapped when it is released.
     """
 
     def __init__(self, returned: npt.NDArray[np.uint32]) -> None:
-        """Maps nothing yet.
-
-        Args:
-            returned: by slot, the last turn that was given back; read by the other process.
-        """
+        """Takes the array, shared with the other process, of the last generation that was released in each slot."""
         self._returned = returned
         self._mapped: dict[int, ImportedSurface] = {}
-        self._leaving: set[ImportedSurface] = set()
+        self._retired: set[ImportedSurface] = set()
         self._gpus: dict[int, Gpu] = {}
-        self._lock = threading.RLock()  # a picture may come back while another is taken: finalisers run anywhere
+        self._lock = threading.RLock()  # reentrant: a finaliser may release while this thread holds it
         self._closed = False
 
-    def add(self, slot: int, handle: Handle) -> None:
-        """Maps a surface.
+    @property
+    def mapped(self) -> int:
+        """How many surfaces are mapped."""
+        return len(self._mapped) + len(self._retired)
 
-        Raises:
-            EngineError: if CUDA can't.
-        """
-        gpu = self._gpus.get(handle.gpu_index)
-        if gpu is None:
-            gpu = self._gpus[handle.gpu_index] = Gpu(handle.gpu_index)
-        self._mapped[slot] = ImportedSurface(gpu, slot, handle)
+    def map(self, slot: int, handle: IpcHandle) -> None:
+        """Maps a surface."""
+        if handle.gpu_index not in self._gpus:
+            self._gpus[handle.gpu_index] = Gpu(handle.gpu_index)
+        self._mapped[slot] = ImportedSurface(self._gpus[handle.gpu_index], slot, handle)
 
-    def drop(self, slot: int, turn: int) -> None:
-        """Unmaps a surface, now or when it comes back, and gives back its last turn then."""
+    def unmap(self, slot: int, generation: int) -> None:
+        """Unmaps a surface, now or when it is released, and then reports `generation` as returned."""
         with self._lock:
-            memory = self._mapped.pop(slot)
-            memory.last_turn = turn
-            self._let_go(memory)
+            surface = self._mapped.pop(slot)
+            surface.final_generation = generation
+            self._unmap_when_free(surface)
 
-    def borrow(self, slot: int, turn: int) -> BufferLease[ImportedSurface]:
-        """Returns a surface to read; the other process leaves it alone until it comes back."""
-        memory = self._mapped[slot]
-        memory.turn, memory.is_lent = turn, True
-        return BufferLease(self, memory)
+    def lease(self, slot: int, generation: int) -> BufferLease[ImportedSurface]:
+        """Returns a surface to read; the other process doesn't write to it before the lease ends."""
+        surface = self._mapped[slot]
+        surface.generation, surface.is_leased = generation, True
+        return BufferLease(surface, self._release)
 
-    def give_back(self, buffer: ImportedSurface) -> None:
+    def _release(self, buffer: ImportedSurface) -> None:
         with self._lock:
-            buffer.is_lent = False
-            self._returned[buffer.slot] = buffer.turn
-            if buffer in self._leaving:
-                self._leaving.remove(buffer)
-                self._let_go(buffer)
-
-    def spare(self) -> tuple[ImportedSurface, ...]:
-        with self._lock:
-            return tuple(memory for memory in self._mapped.values() if not memory.is_lent)
+            buffer.is_leased = False
+            self._returned[buffer.slot] = buffer.generation
+            if buffer in self._retired:
+                self._retired.remove(buffer)
+                self._unmap_when_free(buffer)
 
     def close(self) -> None:
-        """Unmaps what isn't in use. Safe to call twice."""
+        """Unmaps what isn't in use, the rest when it is released. Safe to call twice."""
         with self._lock:
             self._closed = True
             while self._mapped:
-                self._let_go(self._mapped.popitem()[1])
-            self._end()
+                self._unmap_when_free(self._mapped.popitem()[1])
+            self._close_gpus()
 
-    def _let_go(self, memory: ImportedSurface) -> None:
-        if memory.is_lent:
-            self._leaving.add(memory)
+    def _unmap_when_free(self, surface: ImportedSurface) -> None:
+        if surface.is_leased:
+            self._retired.add(surface)
             return
-        memory.unmap()
-        if memory.last_turn:
-            self._returned[memory.slot] = memory.last_turn
-        self._end()
+        surface.unmap()
+        if surface.final_generation:
+            self._returned[surface.slot] = surface.final_generation
+        self._close_gpus()
 
-    def _end(self) -> None:
-        if self._closed and not self._mapped and not self._leaving:
+    def _close_gpus(self) -> None:
+        if self._closed and not self.mapped:
             for gpu in self._gpus.values():
                 gpu.close()
 
 
-class Slots:
-    """Numbers for the surfaces that a process lends, used again."""
+class SurfaceSlots:
+    """Numbers of the surfaces that a process exports, reused, with a generation for each picture in a slot."""
 
     def __init__(self, returned: npt.NDArray[np.uint32]) -> None:
-        """Takes where the other process says what it has given back, by slot."""
-        self.returned = returned
-        self._turns = np.zeros(len(returned), np.uint32)
-        self._free = list(range(len(returned)))
-        self._lock = threading.RLock()  # a number may come back while one is taken: finalisers run anywhere
+        """Takes the array in which the importer reports, for each slot, the last generation it has released."""
+        self._returned = returned
+        self._generations = np.zeros(len(returned), np.uint32)
+        self._free = deque(range(len(returned)))  # thread-safe: a finaliser may release a slot anywhere
 
-    def take(self) -> int:
-        """Returns a number that isn't in use."""
-        with self._lock:
-            return self._free.pop()
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Slots that aren't in use."""
+        return tuple(self._free)
 
-    def give_back(self, slot: int) -> None:
-        """Takes a number back."""
-        with self._lock:
-            self._free.append(slot)
+    def acquire(self) -> int:
+        """Returns a slot that isn't in use."""
+        return self._free.pop()
 
-    def next_turn(self, slot: int) -> int:
-        """Returns the number of the picture that is lent next in a slot."""
-        self._turns[slot] += 1
-        return int(self._turns[slot])
+    def release(self, slot: int) -> None:
+        """Makes a slot available again."""
+        self._free.append(slot)
 
-    def is_back(self, slot: int, turn: int) -> bool:
-        """Whether that turn was given back."""
-        return bool(self.returned[slot] == turn)
+    def next_generation(self, slot: int) -> int:
+        """Returns the number of the slot's next picture."""
+        self._generations[slot] += 1
+        return int(self._generations[slot])
+
+    def is_returned(self, slot: int, generation: int) -> bool:
+        """Returns whether the importer has released that generation."""
+        return bool(self._returned[slot] == generation)
 
 
 class IpcExporter:
-    """The surfaces of one source that another process may read. Used by one thread at a time."""
+    """The surfaces of one source that another process may read. Used by one thread at a time.
+
+    Attributes:
+        unmap_timeout_s: how long to wait for the importer to unmap a surface.
+    """
 
     def __init__(
-        self, slots: Slots, on_lent: Callable[[int, Handle], None], on_freed: Callable[[int, int], None]
+        self,
+        slots: SurfaceSlots,
+        on_exported: Callable[[int, IpcHandle], None],
+        on_retired: Callable[[int, int], None],
     ) -> None:
-        """Lends nothing yet.
+        """Exports nothing yet.
 
         Args:
             slots: numbers for surfaces.
-            on_lent: told of each surface, by its slot, before pictures in it are lent.
-            on_freed: told of each that is about to be freed, by its slot and the turn that the other process gives back
-                once it has unmapped it; called on any thread.
+            on_exported: called with a surface's slot and handle before the first picture in it is exported.
+            on_retired: called before a surface is freed, on any thread, with its slot and the generation that the
+                importer reports once it has unmapped the surface.
         """
-        self._slots, self._on_lent, self._on_freed = slots, on_lent, on_freed
+        self._slots, self._on_exported, self._on_retired = slots, on_exported, on_retired
+        self.unmap_timeout_s = _UNMAP_TIMEOUT_S
         self._slot_of: dict[Surface, int] = {}
-        self._out: deque[tuple[int, int, object]] = deque()
+        self._in_flight: deque[tuple[int, int, object]] = deque()
 
     @property
-    def out(self) -> int:
-        """Pictures lent, and not yet known to be given back."""
-        return len(self._out)
+    def in_flight(self) -> int:
+        """Pictures exported and not yet known to be released."""
+        return len(self._in_flight)
 
-    def lend(self, surface: Surface, picture: object) -> tuple[int, int]:
-        """Lends a picture: it is kept until it is given back.
+    def export(self, surface: Surface, picture: object) -> tuple[int, int]:
+        """Exports a picture and keeps it until the importer releases it.
 
         Returns:
-            Its surface's slot, and the turn.
-
-        Raises:
-            EngineError: if CUDA can't share it.
+            The surface's slot, and the generation.
         """
-        self.take_back()
+        self.reclaim()
         slot = self._slot_of.get(surface)
         if slot is None:
-            slot = self.offer(surface)
-        turn = self._slots.next_turn(slot)
-        self._out.append((slot, turn, picture))
-        return slot, turn
+            slot = self.announce(surface)
+        generation = self._slots.next_generation(slot)
+        self._in_flight.append((slot, generation, picture))
+        return slot, generation
 
-    def offer(self, surface: Surface) -> int:
-        """Has the other process map a surface, which holds things up for a moment; returns its slot.
-
-        Raises:
-            EngineError: if CUDA can't share it.
-        """
-        handle = handle_of(surface)
-        slot = self._slot_of[surface] = self._slots.take()
-        surface.on_free = lambda: self._forget(surface)
-        self._on_lent(slot, handle)
+    def announce(self, surface: Surface) -> int:
+        """Makes the importer map a surface, which stalls it for a moment; returns the slot."""
+        handle = ipc_handle(surface)
+        slot = self._slot_of[surface] = self._slots.acquire()
+        surface.on_free = lambda: self._retire(surface)
+        self._on_exported(slot, handle)
         return slot
 
-    def take_back(self) -> None:
-        """Lets go of the pictures that were given back, nearly always in the order in which they were lent."""
-        is_back, out = self._slots.is_back, self._out
-        while out and is_back(*out[0][:2]):
-            out.popleft()
-        if len(out) > _MANY:
-            self._out = deque(each for each in out if not is_back(*each[:2]))
+    def reclaim(self) -> None:
+        """Drops the pictures that the importer has released, mostly in the order of export."""
+        is_returned, in_flight = self._slots.is_returned, self._in_flight
+        while in_flight and is_returned(*in_flight[0][:2]):
+            in_flight.popleft()
+        if len(in_flight) > _SCAN_ABOVE:
+            self._in_flight = deque(each for each in in_flight if not is_returned(*each[:2]))
 
-    def _forget(self, surface: Surface) -> None:
-        """Has the other process unmap a surface, and waits for it: CUDA says that it must before it is freed.
+    def _retire(self, surface: Surface) -> None:
+        """Waits until the importer has unmapped a surface, as CUDA requires before it is freed.
 
-        One that doesn't answer is not waited for, and the slot isn't used again.
+        After the time-out the slot stays unused.
         """
         slot = self._slot_of.pop(surface)
-        turn = self._slots.next_turn(slot)
-        self._on_freed(slot, turn)
-        deadline_s = time.monotonic() + _PATIENCE_S
-        while not self._slots.is_back(slot, turn):
+        generation = self._slots.next_generation(slot)
+        self._on_retired(slot, generation)
+        deadline_s = time.monotonic() + self.unmap_timeout_s
+        while not self._slots.is_returned(slot, generation):
             if time.monotonic() > deadline_s:
                 return
-            time.sleep(_LOOK_S)
-        self._slots.give_back(slot)
+            time.sleep(_POLL_S)
+        self._slots.release(slot)

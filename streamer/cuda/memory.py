@@ -1,4 +1,4 @@
-"""Buffers, allocated once and kept: device memory and page-locked host memory. Each owns what it holds."""
+"""Device memory and page-locked host memory, allocated once and reused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ from streamer.cuda.status import checking
 
 
 class DeviceMemory:
-    """Device memory, whoever it belongs to.
-
-    Attributes:
-        gpu: where it is.
-        address: of its first byte.
-        nbytes: its size.
-    """
+    """`nbytes` of memory at `address` on `gpu`, whoever owns it."""
 
     def __init__(self, gpu: Gpu, address: int, nbytes: int) -> None:
         self.gpu = gpu
@@ -35,38 +29,36 @@ class DeviceMemory:
         """
         import pycuda.driver as drv
 
-        _check_fit(array, self.nbytes)
+        self._check_fit(array)
         with self.gpu.active(), checking("copy to the GPU"):
             drv.memcpy_htod(self.address, array)
 
     def read(self, array: npt.NDArray[Any]) -> None:
-        """Fills a contiguous host array from the beginning of the buffer, and waits for it.
+        """Fills a contiguous host array from the beginning of the memory, and waits for it.
 
         Raises:
-            ValueError: if the array is larger than the buffer or isn't contiguous.
+            ValueError: if the array is larger than the memory or isn't contiguous.
             EngineError: if the copy fails.
         """
         import pycuda.driver as drv
 
-        _check_fit(array, self.nbytes)
+        self._check_fit(array)
         with self.gpu.active(), checking("copy from the GPU"):
             drv.memcpy_dtoh(array, self.address)
 
+    def _check_fit(self, array: npt.NDArray[Any]) -> None:
+        if array.nbytes > self.nbytes or not array.flags.c_contiguous:
+            raise ValueError(
+                f"wanted a contiguous array of at most {self.nbytes} bytes, got {array.nbytes} bytes,"
+                f" strides {array.strides}"
+            )
+
 
 class DeviceBuffer(DeviceMemory):
-    """Device memory of our own, aligned to 256 bytes."""
+    """Device memory that this process allocated, aligned to 256 bytes."""
 
     def __init__(self, gpu: Gpu, nbytes: int, *, zeroed: bool = True) -> None:
-        """Allocates memory.
-
-        Args:
-            gpu: where.
-            nbytes: how much.
-            zeroed: whether it is to be zero; that happens on the default stream, and may still go on.
-
-        Raises:
-            EngineError: if there isn't enough.
-        """
+        """Allocates memory; `zeroed` clears it on the default stream, which may still run on return."""
         import pycuda.driver as drv
 
         with gpu.active(), checking(f"allocate {nbytes / 1e6:.1f} MB of GPU memory"):
@@ -89,34 +81,26 @@ class Surface(DeviceBuffer):
     """Device memory for one picture that is written on one stream and read on others.
 
     Attributes:
-        written: event, recorded behind what writes the picture; readers wait for it.
-        on_free: called before the memory is freed, for who has lent it to others.
+        ready_event: recorded after the writes; readers wait for it.
+        on_free: called before the memory is freed; an exporter waits there until no other process has it mapped.
     """
 
     def __init__(self, gpu: Gpu, nbytes: int) -> None:
-        """Allocates memory, not zeroed.
-
-        Raises:
-            EngineError: if there isn't enough.
-        """
+        """Allocates memory, not zeroed."""
         import pycuda.driver as drv
 
         super().__init__(gpu, nbytes, zeroed=False)
         with gpu.active(), checking("make an event"):
-            self.written: Any = drv.Event(drv.event_flags.DISABLE_TIMING)
+            self.ready_event: Any = drv.Event(drv.event_flags.DISABLE_TIMING)
         self.on_free: Callable[[], None] | None = None
 
     def wait(self) -> None:
-        """Waits until the picture is written.
-
-        Raises:
-            EngineError: if writing it failed.
-        """
+        """Waits until the picture is complete."""
         with self.gpu.active(), checking("wait for a picture"):
-            self.written.synchronize()
+            self.ready_event.synchronize()
 
     def read(self, array: npt.NDArray[Any]) -> None:
-        """Waits until the picture is written, and copies it; see `DeviceMemory.read`."""
+        """Waits until the picture is complete, and copies it; see `DeviceMemory.read`."""
         self.wait()
         super().read(array)
 
@@ -125,25 +109,21 @@ class Surface(DeviceBuffer):
         if on_free is not None:
             on_free()
         with self.gpu.active():
-            self.written = None
+            self.ready_event = None
         super().free()
 
 
 class PinnedBuffer:
-    """Page-locked host memory, which the GPU copies from and to by itself, and can read and write in place.
+    """Page-locked host memory, which the GPU can copy asynchronously, and read and write in place.
 
     Attributes:
-        array: (nbytes,) uint8, the memory; invalid after `free`.
-        address: of its first byte, for the host and for the GPU alike.
+        array: (nbytes,) uint8; invalid after `free`.
+        address: of its first byte, the same for the host and the GPU.
         nbytes: its size.
     """
 
     def __init__(self, gpu: Gpu, nbytes: int) -> None:
-        """Allocates memory.
-
-        Raises:
-            EngineError: if the system won't lock that much.
-        """
+        """Allocates memory, zeroed."""
         import pycuda.driver as drv
 
         with gpu.active(), checking(f"page-lock {nbytes / 1e6:.1f} MB of host memory"):
@@ -162,10 +142,3 @@ class PinnedBuffer:
                 self._memory.base.free()
             self._memory = None
             self._gpu.pinned_bytes -= self.nbytes
-
-
-def _check_fit(array: npt.NDArray[Any], nbytes: int) -> None:
-    if array.nbytes > nbytes or not array.flags.c_contiguous:
-        raise ValueError(
-            f"wanted a contiguous array of at most {nbytes} bytes, got {array.nbytes} bytes, strides {array.strides}"
-        )

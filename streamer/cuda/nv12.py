@@ -10,70 +10,65 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from streamer.cuda.input_layout import PICTURE_DTYPE, PixelFormat, describe_transform
+from streamer.cuda.input_layout import PICTURE_DTYPE, Colours, PixelFormat, describe_transform
 from streamer.cuda.ipc import ImportedSurface
 from streamer.cuda.memory import Surface
-from streamer.cuda.staging import BufferLease
+from streamer.cuda.staging import BufferLease, BufferPool
 from streamer.frames.frame import DevicePixels
 from streamer.frames.yuv import Yuv420, take_tags
-from streamer.frames.yuv_matrix import Matrix
 from streamer.models.letterbox import Letterbox
 
 
 class Nv12(DevicePixels):
-    """One picture in NV12 on a GPU: Y, then interleaved U and V of half the size, rows without gaps.
+    """One NV12 picture on a GPU: Y, then interleaved U and V of half the size, rows without gaps.
 
-    Its memory is borrowed from a pool, and goes back with the last reference. It may still be being written: readers
-    wait for `written`.
+    It leases its memory until the last reference is gone. It may be incomplete: readers wait for `ready_event`.
 
     Attributes:
         size_wh: width and height in pixels, both even.
-        matrix: which YUV matrix the planes were made with.
+        matrix: YUV matrix of the planes.
         full_range: True when luma spans 0..255, False when 16..235.
         tags: a picture with the same colour tags and pixel format.
-        surface: its memory.
+        pool: the surfaces that later pictures use; None for another process's.
     """
 
     def __init__(
-        self, loan: BufferLease[Surface] | BufferLease[ImportedSurface], size_wh: tuple[int, int], tags: Yuv420
+        self,
+        lease: BufferLease[Surface] | BufferLease[ImportedSurface],
+        size_wh: tuple[int, int],
+        tags: Yuv420,
+        pool: BufferPool[Surface] | None = None,
     ) -> None:
-        """Takes the memory, the size, and any picture with the same colour tags and pixel format."""
         self.size_wh = size_wh
         self.matrix = tags.matrix
         self.full_range = tags.full_range
         self.tags = tags
-        self._loan = loan
+        self.pool = pool
+        self._lease = lease
 
     @property
     def surface(self) -> Surface | ImportedSurface:
-        return self._loan.buffer
-
-    def spare(self) -> tuple[Surface | ImportedSurface, ...]:
-        """Returns the surfaces in which later pictures will lie, as far as there are some already."""
-        return self._loan.spare()
+        """The picture's memory."""
+        return self._lease.buffer
 
     @property
-    def written(self) -> Any:
-        """The event behind which the picture is complete; None where it is."""
-        return self._loan.buffer.written
+    def ready_event(self) -> Any:
+        """The event after which the picture is complete; None where it is complete."""
+        return self._lease.buffer.ready_event
 
     def describe(self, letterbox: Letterbox) -> npt.NDArray[np.void]:
         """Returns the picture's description for the kernels, one `PICTURE_DTYPE`."""
         width, height = self.size_wh
-        words = _template(letterbox, self.matrix, self.full_range).copy()
-        words[0] = address = self._loan.buffer.address
+        words = _description(letterbox, (self.matrix, self.full_range)).copy()
+        words[0] = address = self._lease.buffer.address
         words[1] = address + width * height
         return words.view(PICTURE_DTYPE).reshape(())
 
     def to_host(self) -> Yuv420:
-        """Copies the picture to the host, as planes.
-
-        Raises:
-            EngineError: if the copy fails.
-        """
+        """Copies the picture to the host, as planes."""
         width, height = self.size_wh
         copied = np.empty((height * 3 // 2, width), np.uint8)
-        self._loan.buffer.read(copied)
+        self._lease.buffer.read(copied)
         tags = self.tags.av_frame
         frame = av.VideoFrame(width, height, tags.format.name)
         take_tags(frame, tags)
@@ -85,18 +80,17 @@ class Nv12(DevicePixels):
 
 
 def tags_like(picture: Yuv420) -> Yuv420:
-    """Returns a tiny picture with the colour tags and the pixel format of another."""
+    """Returns a 2x2 picture with the colour tags and the pixel format of another."""
     tags = av.VideoFrame(2, 2, picture.av_frame.format.name)
     take_tags(tags, picture.av_frame)
     return Yuv420(tags)
 
 
 @lru_cache(maxsize=256)
-def _template(letterbox: Letterbox, matrix: Matrix, full_range: bool) -> npt.NDArray[np.uint64]:
-    """Returns a description but for its addresses, the first two of its words."""
-    width = letterbox.source_wh[0]
+def _description(letterbox: Letterbox, colours: Colours) -> npt.NDArray[np.uint64]:
+    """Returns a `PICTURE_DTYPE` as words; the first two, the addresses, are unset."""
     picture = np.zeros((), PICTURE_DTYPE)
-    picture["pitches"][:2] = width
+    picture["pitches"][:2] = letterbox.source_wh[0]
     picture["format"] = PixelFormat.NV12
-    describe_transform(picture, letterbox, (matrix, full_range))
+    describe_transform(picture, letterbox, colours)
     return picture.reshape(1).view(np.uint64)

@@ -1,8 +1,7 @@
-"""Buffers that are filled by whichever thread has the frame, used by the GPU, and used again."""
+"""Pools of buffers that one thread fills and the GPU reads."""
 
 from __future__ import annotations
 
-import abc
 import sys
 import threading
 from collections import deque
@@ -12,7 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.input_layout import Layout
+from streamer.cuda.input_layout import Colours, FrameLayout, colours_of
 from streamer.cuda.memory import DeviceBuffer, DeviceMemory, PinnedBuffer
 from streamer.frames.frame import Frame
 from streamer.models.letterbox import Letterbox
@@ -21,45 +20,31 @@ Buffer = TypeVar("Buffer", bound=DeviceBuffer | PinnedBuffer)
 Memory = TypeVar("Memory", bound=DeviceMemory | PinnedBuffer)
 
 
-class Lender(abc.ABC, Generic[Memory]):
-    """What memory comes from and goes back to."""
+class BufferPool(Generic[Buffer]):
+    """At most `limit` buffers, allocated on demand and reused. Any thread may use it."""
 
-    @abc.abstractmethod
-    def give_back(self, buffer: Memory) -> None:
-        """Takes a buffer back; on any thread."""
-
-    @abc.abstractmethod
-    def spare(self) -> tuple[Memory, ...]:
-        """Returns the buffers that aren't in use now."""
-
-
-class BufferPool(Lender[Buffer]):
-    """Buffers of one kind, at most `limit`, made when first needed and kept. Any thread may use it."""
-
-    def __init__(self, make: Callable[[int], Buffer], limit: int, *, emptied: Callable[[], None] | None = None) -> None:
-        """Takes what makes a buffer of so many bytes.
+    def __init__(
+        self, make: Callable[[int], Buffer], limit: int, *, on_empty: Callable[[], None] | None = None
+    ) -> None:
+        """Starts without buffers.
 
         Args:
-            make: makes one.
+            make: allocates a buffer of the given number of bytes.
             limit: how many there may be.
-            emptied: called once, when the pool is closed and its last buffer is freed; on any thread.
+            on_empty: called once, after `close`, when the last buffer is freed; on any thread.
         """
         self._make: Callable[[int], Buffer] = make
         self._limit = limit
-        self._emptied = emptied
+        self._on_empty = on_empty
         self._made = 0
         self._free: deque[Buffer] = deque()
-        self._lock = threading.RLock()  # a buffer may come back while one is taken: finalisers run anywhere
+        self._lock = threading.RLock()  # reentrant: a finaliser may release while this thread holds it
         self._closed = False
 
-    def take(self, nbytes: int, *, leave: int = 0) -> Buffer | None:
-        """Returns a buffer of `nbytes` or more, or None when all but `leave` are in use.
-
-        Raises:
-            EngineError: if there isn't memory for another.
-        """
+    def acquire(self, nbytes: int, *, reserve: int = 0) -> Buffer | None:
+        """Returns a buffer of at least `nbytes`, or None when all but `reserve` are in use."""
         with self._lock:
-            if len(self._free) + self._limit - self._made <= leave:
+            if len(self._free) + self._limit - self._made <= reserve:
                 return None
             while self._free:
                 buffer = self._free.pop()
@@ -73,108 +58,87 @@ class BufferPool(Lender[Buffer]):
             self._made += 1
             return made
 
-    def fill(self, nbytes: int, count: int) -> None:
-        """Makes `count` buffers ahead, so that the first frames needn't wait for memory.
-
-        Raises:
-            EngineError: if there isn't memory for them.
-        """
-        made = [self.take(nbytes) for _ in range(count)]
-        for buffer in made:
+    def preallocate(self, nbytes: int, count: int) -> None:
+        """Allocates `count` buffers, so that the first frames don't wait for memory."""
+        for buffer in [self.acquire(nbytes) for _ in range(count)]:
             if buffer is not None:
-                self.give_back(buffer)
+                self.release(buffer)
 
-    def give_back(self, buffer: Buffer) -> None:
+    def release(self, buffer: Buffer) -> None:
         """Takes a buffer back; after `close` it is freed."""
         with self._lock:
             self._free.append(buffer)
             if self._closed:
-                self._drain()
+                self._free_all()
 
-    def spare(self) -> tuple[Buffer, ...]:
-        """Returns the buffers that aren't in use now."""
+    def idle(self) -> tuple[Buffer, ...]:
+        """Returns the buffers that aren't in use."""
         with self._lock:
             return tuple(self._free)
 
     def close(self) -> None:
-        """Frees all buffers that aren't in use; the others go when they are given back. Safe to call twice."""
+        """Frees the buffers that aren't in use, and the others when they are released. Safe to call twice."""
         with self._lock:
             self._closed = True
-            self._drain()
+            self._free_all()
 
-    def _drain(self) -> None:
+    def _free_all(self) -> None:
         while self._free:
             self._free.pop().free()
             self._made -= 1
-        if not self._made and self._emptied is not None:
-            emptied, self._emptied = self._emptied, None
-            emptied()
+        if not self._made and self._on_empty is not None:
+            on_empty, self._on_empty = self._on_empty, None
+            on_empty()
 
 
 class BufferLease(Generic[Memory]):
-    """A buffer taken from a pool, given back by `end`, or at the latest with the last reference to this.
+    """A buffer in use, returned by `release` or with the last reference to the lease; not to be used afterwards."""
 
-    Attributes:
-        buffer: the pool's; not to be used after `end`.
-    """
-
-    def __init__(self, pool: Lender[Memory], buffer: Memory) -> None:
+    def __init__(self, buffer: Memory, give_back: Callable[[Memory], None]) -> None:
+        """Takes a buffer, and what returns it, on any thread."""
         self.buffer: Memory = buffer
-        self._pool: Lender[Memory] | None = pool
+        self._give_back: Callable[[Memory], None] | None = give_back
 
-    def spare(self) -> tuple[Memory, ...]:
-        """Returns the other buffers of the pool, as far as they aren't in use."""
-        return () if self._pool is None else self._pool.spare()
-
-    def end(self) -> None:
-        """Gives the buffer back. Safe to call twice."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.give_back(self.buffer)
+    def release(self) -> None:
+        """Returns the buffer. Safe to call twice."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back(self.buffer)
 
     def __del__(self) -> None:
-        if not sys.is_finalizing():  # the driver takes all of it back then
-            self.end()
+        if not sys.is_finalizing():  # at exit the driver frees everything
+            self.release()
 
 
-class Staged(BufferLease[PinnedBuffer]):
-    """A frame's pixels in page-locked memory.
+class StagedFrame(BufferLease[PinnedBuffer]):
+    """A frame's pixels in page-locked memory, laid out in `buffer` as `layout` says; `colours` are None for BGR."""
 
-    Attributes:
-        layout: what lies where in `buffer`.
-    """
-
-    def __init__(self, pool: BufferPool[PinnedBuffer], buffer: PinnedBuffer, layout: Layout) -> None:
-        super().__init__(pool, buffer)
-        self.layout = layout
+    def __init__(self, pool: StagingPool, buffer: PinnedBuffer, layout: FrameLayout, colours: Colours | None) -> None:
+        super().__init__(buffer, pool.release)
+        self.layout, self.colours = layout, colours
 
 
-class StagingPool:
-    """Page-locked buffers, at most `limit`. Any thread may use it."""
+class StagingPool(BufferPool[PinnedBuffer]):
+    """At most `limit` page-locked buffers. Any thread may use it."""
 
     def __init__(self, gpu: Gpu, limit: int) -> None:
-        self._pool = BufferPool(lambda nbytes: PinnedBuffer(gpu, nbytes), limit)
+        super().__init__(lambda nbytes: PinnedBuffer(gpu, nbytes), limit)
 
-    def stage(self, frame: Frame, letterbox: Letterbox, *, packable: bool = True, leave: int = 0) -> Staged | None:
-        """Copies what is needed of a frame into a buffer; returns None when all buffers but `leave` are in use.
+    def stage(
+        self, frame: Frame, letterbox: Letterbox, *, packable: bool = True, reserve: int = 0
+    ) -> StagedFrame | None:
+        """Copies a frame into a buffer, or returns None when all buffers but `reserve` are in use.
 
         Args:
             frame: the frame.
-            letterbox: its way into the network's input.
-            packable: whether to leave out rows that aren't needed.
-            leave: buffers to leave for others.
-
-        Raises:
-            EngineError: if the system won't lock more memory.
+            letterbox: its transform into the network's input.
+            packable: whether to leave out rows that the transform doesn't read.
+            reserve: how many buffers to leave for others.
         """
-        layout = Layout.of(frame, letterbox, packable=packable)
-        buffer = self._pool.take(layout.nbytes, leave=leave)
+        layout = FrameLayout.of(frame, letterbox, packable=packable)
+        buffer = self.acquire(layout.nbytes, reserve=reserve)
         if buffer is None:
             return None
-        staged = Staged(self._pool, buffer, layout)
+        staged = StagedFrame(self, buffer, layout, colours_of(frame))
         layout.fill(frame, np.asarray(buffer.array))
         return staged
-
-    def close(self) -> None:
-        """Frees all buffers that aren't in use; the others go when they are given back. Safe to call twice."""
-        self._pool.close()

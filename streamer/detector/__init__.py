@@ -38,38 +38,43 @@ def open_detector(
 ) -> Detector:
     """Opens a detector.
 
+    Example::
+
+        with open_detector() as detector, open_source("sample") as source:
+            for frame, detections in detector.stream(source):
+                print(frame.index, len(detections))
+
     Args:
         model: a name of ``--list models`` or an ONNX file.
         model_config: YAML description of a foreign ONNX file.
         engine: ``openvino`` or ``onnxruntime`` on the CPU, ``tensorrt`` or ``torch`` on a GPU; ``auto`` takes a GPU's
-            where one works (why not is logged), else the first of a CPU's that computes the model rightly. An engine
-            asked for by name is never replaced.
+            where one works (else the log says why not), else the first CPU engine that computes the model correctly.
+            An engine asked for by name is never replaced.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``f32``, ``bf16`` (CPU) or ``f16`` (GPU).
-        conf: least score to keep, 0 to 1.
+        conf: lowest score to keep, 0 to 1.
         iou: overlap above which the weaker of two boxes of one class is dropped, 0 to 1.
         classes: labels to keep; None keeps all.
-        depth: batches in flight, at most `MAX_DEPTH`; None takes two for each core, which is best for throughput; 1
-            is best for latency.
+        depth: batches in flight, at most `MAX_DEPTH`; None takes the engine's number for throughput; 1 is best for
+            latency.
         batch: frames of several streams to compute together: on a GPU in one call, on a CPU, where that gains nothing,
-            as so many requests side by side (`depth`, where that is None). ``auto`` measures what is best, once for a
+            as that many parallel requests (`depth`, where that is None). ``auto`` measures what is best, once for a
             model and machine; None takes frames one by one.
         streams: how many streams there will be: no larger batch than they can fill is tried.
-        live: whether a frame's delay matters; without, ``auto`` on a CPU takes two requests for each core.
-        threads: cores to use; None uses all this process may run on.
-        self_check: run the model once on a packaged picture, and refuse an engine whose detections aren't those in the
-            file, or, for a file that holds none, whose output isn't that of the untouched file.
+        live: whether a frame's delay matters; if not, ``auto`` on a CPU takes the engine's number for throughput.
+        threads: cores to use; None uses all that this process may run on.
+        self_check: run the model once on a packaged picture and refuse an engine whose detections differ from those
+            stored in the file, or, for a file that stores none, whose output differs from the untouched file's.
 
     Raises:
         ConfigError: if an argument is out of range or names something unknown.
-        ModelError: if the model can't be had or isn't a NanoDet.
+        ModelError: if the model isn't available or isn't a NanoDet.
         EngineError: if the engine isn't installed, refuses the model, or computes it wrongly.
     """
     from streamer.cuda.gpu import parse_device
-    from streamer.detector.cpu import PER_CORE, CpuDetector, open_tuned
+    from streamer.detector.cpu import CpuDetector, open_tuned
     from streamer.detector.cuda import GPU_ENGINES, open_cuda_detector
     from streamer.engines import ENGINE_NAMES, installed_engines, open_engine
-    from streamer.engines.base import available_cores
     from streamer.models.file import load_model
     from streamer.models.postprocess import Postprocessor
     from streamer.models.spec import ModelSpec
@@ -93,17 +98,15 @@ def open_detector(
     path, described_by = resolve_model(str(model))
     spec = ModelSpec.from_yaml(model_config) if model_config else described_by
     loaded = load_model(path, spec)
-    wanted = class_ids(classes, loaded.spec.labels)
+    postprocessor = Postprocessor(loaded.spec, conf, iou, class_ids(classes, loaded.spec.labels))
     if device != "cpu" and engine not in ENGINE_NAMES:
         try:
             return open_cuda_detector(
                 loaded,
+                postprocessor,
                 engine=engine,
                 device=device,
                 precision=precision,
-                conf=conf,
-                iou=iou,
-                class_ids=wanted,
                 depth=depth,
                 batch=batch,
                 streams=streams,
@@ -115,16 +118,14 @@ def open_detector(
             log.info("running on the CPU, not on a GPU: %s", error)
 
     def open_with(name: str) -> CpuDetector:
-        def open_one(requests: int) -> CpuDetector:
+        def open_one(requests: int | None) -> CpuDetector:
             runner = open_engine(name, loaded, slots=requests, precision=precision, threads=threads)
-            return CpuDetector(loaded, runner, Postprocessor(loaded.spec, conf, iou, wanted))
+            return CpuDetector(loaded, runner, postprocessor)
 
-        for_throughput = batch is None or (batch == "auto" and not live)
-        requests = depth or (PER_CORE * available_cores() if for_throughput else batch)
-        if isinstance(requests, int):
-            detector = open_one(requests)
-        else:
+        if depth is None and batch == "auto" and live:
             detector = open_tuned(open_one, streams, (loaded.sha256, name, precision, threads))
+        else:
+            detector = open_one(depth or (batch if isinstance(batch, int) else None))
         if self_check:
             try:
                 detector.check()
@@ -146,7 +147,7 @@ def class_ids(classes: Sequence[str] | None, labels: Sequence[str]) -> set[int] 
     """Returns the ids of the named classes, or None for None.
 
     Raises:
-        ConfigError: if there is no name, or one isn't among `labels`; the nearest are offered.
+        ConfigError: if `classes` is empty, or one isn't among `labels`; the nearest label is offered.
     """
     if classes is None:
         return None

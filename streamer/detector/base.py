@@ -1,4 +1,4 @@
-"""The seam between the pipeline and whatever finds objects."""
+"""The interface of detectors: frames in, the same frames with detections out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from streamer.frames.frame import Frame
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What a detector really runs, for the log, the overlay and the report.
+    """What a detector runs, for the log, the overlay and the report.
 
     Attributes:
         name: engine, such as ``openvino``.
-        precision: the precision the network is really computed in.
+        precision: the precision in which the network is computed.
         device: the processor or GPU.
         model: the model's name.
         model_sha256: of the model file's bytes.
@@ -40,13 +40,13 @@ class DetectTimes:
 
 
 class Detector(Closeable):
-    """Takes frames and gives them back with detections, in order, several in flight. Driven by one thread.
+    """Returns frames with their detections, in order, with several in flight. Driven by one thread.
 
     Attributes:
-        info: what really runs.
+        info: what runs.
         labels: class names, by class id.
         depth: how many frames may be in flight.
-        batch: how many frames one submit takes best.
+        batch: the best number of frames for one submit.
     """
 
     info: EngineInfo
@@ -60,12 +60,12 @@ class Detector(Closeable):
         """Frames submitted and not yet collected."""
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Frames that may be submitted now, in one batch."""
         return self.depth - self.in_flight
 
     def prepare(self, frame: Frame) -> None:
-        """Does what can be done for `frame` ahead of `submit`; the thread that captured it calls this, and may not.
+        """Does part of the work for `frame` before `submit`; optional, called by the thread that captured it.
 
         Raises:
             EngineError: if the engine refuses.
@@ -81,13 +81,10 @@ class Detector(Closeable):
         """
 
     def submit_batch(self, frames: Sequence[Frame]) -> None:
-        """Starts work on several frames, of any sizes, together where the engine can; they are collected one by one.
-
-        Args:
-            frames: at least one, at most `batch`.
+        """Starts work on 1 to `batch` frames of any sizes, together where the engine can; `collect` returns each.
 
         Raises:
-            ValueError: if there is no `room` for them.
+            ValueError: if they exceed `capacity`.
             EngineError: if the engine refuses.
         """
         for frame in frames:
@@ -109,7 +106,7 @@ class Detector(Closeable):
     def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Detections]]:
         """Yields every frame of `frames` with its detections, in order, keeping `depth` frames in flight."""
         for frame in frames:
-            while not self.room:
+            while not self.capacity:
                 yield self.collect()[:2]
             self.submit(frame)
         while self.in_flight:

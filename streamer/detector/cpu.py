@@ -1,4 +1,4 @@
-"""Detection on a CPU: letterbox into the engine's own buffer, infer, decode."""
+"""Detection on a CPU: letterbox into the engine's own buffer, infer, postprocess."""
 
 from __future__ import annotations
 
@@ -6,90 +6,80 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from streamer.common.cpu_info import processor_name, version_of
+from streamer.common.cpu_info import available_cores, processor_name, version_of
 from streamer.detector.base import Detector, DetectTimes, EngineInfo
 from streamer.detector.self_check import check, packaged_frame
-from streamer.detector.tuning import Speed, tuned
+from streamer.detector.tuning import BatchSpeed, tune_batch
 from streamer.engines import ENGINE_NAMES
-from streamer.engines.base import Engine, available_cores
+from streamer.engines.base import REQUESTS_PER_STREAM, Engine
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.models.file import ModelFile
 from streamer.models.letterbox import Letterbox
 from streamer.models.postprocess import Postprocessor
 
-PER_CORE = 2
-"""Requests for each core, for throughput: one that is computed and one that waits (measured with two cores and YUV
-frames of 720p to JSON lines: 248 frames a second, 219 with one each)."""
-
 _MEASURED_S = 0.15
 _WARM_UPS = 3
 
 
 class CpuDetector(Detector):
-    """Drives an asynchronous CPU engine; slots are used in turn, so frames come back in order."""
+    """Drives an asynchronous CPU engine; its slots are used round-robin, so frames come back in order."""
 
-    def __init__(self, model: ModelFile, engine: Engine, decoder: Postprocessor) -> None:
-        """Takes over `engine`: closing the detector closes it."""
-        spec = model.spec
+    def __init__(self, model: ModelFile, engine: Engine, postprocessor: Postprocessor) -> None:
+        """Takes ownership of `engine`: `close` closes it."""
         self.info = EngineInfo(engine.name, engine.precision, engine.device, model.path.stem, model.sha256)
-        self.labels = spec.labels
+        self.labels = model.spec.labels
         self.depth = engine.slots
         self._model = model
-        self._spec = spec
         self._engine = engine
-        self._decode = decoder
+        self._postprocess = postprocessor
         self._submitted = 0
-        self._flying: deque[tuple[int, Frame, Letterbox, float]] = deque()
+        self._in_flight: deque[tuple[int, Frame, Letterbox, float]] = deque()
 
     @property
     def in_flight(self) -> int:
-        return len(self._flying)
+        return len(self._in_flight)
 
     def submit(self, frame: Frame) -> None:
         if self.in_flight >= self.depth:
             raise ValueError(f"{self.depth} frames are in flight already: collect one first")
-        began = time.perf_counter()
+        started_at_s = time.perf_counter()
         slot = self._submitted % self.depth
-        letterbox = Letterbox.for_model(frame, self._spec)
+        letterbox = Letterbox.for_model(frame, self._model.spec)
         letterbox.apply(frame, self._engine.input(slot))
-        preprocess_ms = (time.perf_counter() - began) * 1e3
+        preprocess_ms = (time.perf_counter() - started_at_s) * 1e3
         self._engine.start(slot)
-        self._flying.append((slot, frame, letterbox, preprocess_ms))
+        self._in_flight.append((slot, frame, letterbox, preprocess_ms))
         self._submitted += 1
 
     def collect(self) -> tuple[Frame, Detections, DetectTimes]:
-        if not self._flying:
+        if not self._in_flight:
             raise ValueError("no frame is in flight")
-        slot, frame, letterbox, preprocess_ms = self._flying.popleft()
+        slot, frame, letterbox, preprocess_ms = self._in_flight.popleft()
         output, inference_ms = self._engine.wait(slot)
-        began = time.perf_counter()
-        detections = self._decode(output, letterbox)
-        postprocess_ms = (time.perf_counter() - began) * 1e3
+        started_at_s = time.perf_counter()
+        detections = self._postprocess(output, letterbox)
+        postprocess_ms = (time.perf_counter() - started_at_s) * 1e3
         return frame, detections, DetectTimes(preprocess_ms, inference_ms, postprocess_ms)
 
     def check(self) -> None:
-        """Runs the packaged picture, while nothing is in flight, and compares; see `self_check.check`.
-
-        Raises:
-            EngineError, ModelError: if the engine computes the model wrongly, or the model is damaged.
-        """
+        """Runs the self-check while nothing is in flight; raises as `streamer.detector.self_check.check`."""
         check(self._model, self._engine)
 
     def close(self) -> None:
-        self._flying.clear()
+        self._in_flight.clear()
         self._engine.close()
 
 
-def open_tuned(open_one: Callable[[int], CpuDetector], streams: int, wishes: Sequence[object]) -> CpuDetector:
-    """Opens a detector with the number of requests that finds most frames a second; measured, where it isn't known.
+def open_tuned(open_one: Callable[[int], CpuDetector], streams: int, key: Sequence[object]) -> CpuDetector:
+    """Opens a detector with the number of parallel requests that gives the most frames a second.
 
-    More requests than cores keep the engine busy while the thread that feeds it resizes and decodes.
+    More requests than cores keep the engine busy while the calling thread resizes and postprocesses.
 
     Args:
-        open_one: opens one with so many requests.
-        streams: how many there will be: with one alone, more requests only add delay.
-        wishes: what else `open_one` goes by.
+        open_one: opens a detector with a number of requests.
+        streams: how many there will be; one alone gets one request, as more would only add latency.
+        key: everything else that the speed depends on, to find an earlier measurement.
 
     Raises:
         EngineError: if the engine refuses the model, or computing fails.
@@ -97,35 +87,36 @@ def open_tuned(open_one: Callable[[int], CpuDetector], streams: int, wishes: Seq
     cores = available_cores()
     opened: dict[int, CpuDetector] = {}
 
-    def measure(requests: int) -> Speed:
+    def measure(requests: int) -> BatchSpeed:
         if requests not in opened:
             opened[requests] = open_one(requests)
         return measure_requests(opened[requests])
 
-    key = (processor_name(), cores, *wishes, *map(version_of, ENGINE_NAMES))
+    key = (processor_name(), cores, *key, *map(version_of, ENGINE_NAMES))
     try:
-        best = tuned(key, [1] if streams == 1 else sorted({1, cores, PER_CORE * cores}), measure)
+        sizes = [1] if streams == 1 else sorted({1, cores, REQUESTS_PER_STREAM * cores})
+        best = tune_batch(key, sizes, measure)
         return opened.pop(best, None) or open_one(best)
     finally:
         for detector in opened.values():
             detector.close()
 
 
-def measure_requests(detector: CpuDetector) -> Speed:
-    """Measures an idle detector with the packaged picture for a moment, and how long a picture takes alone."""
+def measure_requests(detector: CpuDetector) -> BatchSpeed:
+    """Measures an idle detector with the packaged picture: latency of one request, then throughput."""
     frame = packaged_frame()
-    alone_ms = float("inf")
+    latency_ms = float("inf")
     for _ in range(_WARM_UPS):
-        began = time.perf_counter()
+        started_at_s = time.perf_counter()
         detector.submit(frame)
         detector.collect()
-        alone_ms = min(alone_ms, (time.perf_counter() - began) * 1e3)
-    done, began = 0, time.perf_counter()
-    while (passed_s := time.perf_counter() - began) < _MEASURED_S or done < detector.depth:
-        while detector.room:
+        latency_ms = min(latency_ms, (time.perf_counter() - started_at_s) * 1e3)
+    done, started_at_s = 0, time.perf_counter()
+    while (passed_s := time.perf_counter() - started_at_s) < _MEASURED_S or done < detector.depth:
+        while detector.capacity:
             detector.submit(frame)
         detector.collect()
         done += 1
     while detector.in_flight:
         detector.collect()
-    return Speed(detector.depth, done / passed_s, alone_ms)
+    return BatchSpeed(detector.depth, done / passed_s, latency_ms)

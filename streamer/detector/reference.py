@@ -1,8 +1,7 @@
-"""What a model file's author meant: its outputs for one picture, computed from the file itself, untouched.
+"""The reference for an engine's output: what the untouched model file computes for one picture.
 
-ONNX Runtime computes it where it is installed, without optimising; else, and where it is an OpenVINO IR, OpenVINO in
-float32, without its integer kernels. An engine's output, for which the graph was rewritten and optimised, has to be
-much the same.
+ONNX Runtime without optimisation computes it where it is installed and the file isn't an OpenVINO IR, else OpenVINO in
+float32 without its integer kernels. Engines run a rewritten and optimised graph; its output must be nearly the same.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ _PACKAGES = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tor
 
 
 def reference_rows(model: ModelFile, pixels: npt.NDArray[np.uint8]) -> Rows | None:
-    """Computes the file's own outputs for one picture.
+    """Computes the file's own output for one picture.
 
     Args:
         model: loaded from a file.
         pixels: (H, W, 3) uint8 BGR, of the network's input size.
 
     Returns:
-        (rows, channels) float32, as `ModelSpec` describes them; None where nothing here runs the file.
+        (rows, channels) float32, as `ModelSpec` describes them; None where no package here runs the file.
     """
     if model.form is None:
         return None
@@ -58,8 +57,9 @@ def reference_rows(model: ModelFile, pixels: npt.NDArray[np.uint8]) -> Rows | No
             continue
         try:
             return model.form.layout.rows(run(model, images))
-        except Exception as error:  # their exceptions share no base but Exception
-            log.info("%s can't run %s as it is: %s", package, model.path.name, _last_line(error))
+        except Exception as error:  # the packages' exceptions share no base but Exception
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            log.info("%s can't run %s unchanged: %s", package, model.path.name, reason)
     return None
 
 
@@ -69,7 +69,7 @@ def _run_onnxruntime(model: ModelFile, images: Mapping[str, npt.NDArray[Any]]) -
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.x64quantprecision", "1")  # without VNNI, sums of 16 bits saturate
+    options.add_session_config_entry("session.x64quantprecision", "1")  # without VNNI, 16-bit sums saturate
     session = ort.InferenceSession(str(model.path), options, ["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, images), strict=True))
@@ -81,7 +81,7 @@ def _run_openvino(model: ModelFile, images: Mapping[str, npt.NDArray[Any]]) -> M
     core = shared_core()
     network = core.read_model(str(model.path))
     given: Any = dict(images)
-    if len(images) == 1:  # whose name an IR needn't say
+    if len(images) == 1:  # an IR may leave its only input unnamed
         (given,) = images.values()
     network.reshape(list(given.shape) if len(images) == 1 else {name: list(each.shape) for name, each in given.items()})
     exact = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
@@ -89,26 +89,21 @@ def _run_openvino(model: ModelFile, images: Mapping[str, npt.NDArray[Any]]) -> M
     return {name: values for port, values in found.items() for name in (port_name(port), *port.get_names())}
 
 
-def _last_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
-
-
 def difference_of_rows(reference: Rows, rows: Rows, spec: ModelSpec) -> str | None:
-    """Says in one phrase how an engine's output differs from the reference, or returns None where it doesn't by much.
+    """Describes in one phrase how an engine's output differs from the reference, or returns None.
 
-    Rounding to bf16 or between INT8 kernels moves a score by a few hundredths, and the distances by a few hundredths
-    of their size.
+    Rounding to bf16 or between INT8 kernels changes a score by a few hundredths and distances by a few percent.
     """
     scores = np.abs(scores_of(rows, spec) - scores_of(reference, spec)).max(initial=0)
     if not scores <= _MAX_SCORE_DIFFERENCE:
         return f"a score differs by {scores:.2f}"
     ours, wanted = (_distances(one, spec) for one in (rows, reference))
-    apart = np.linalg.norm(ours - wanted) / max(float(np.linalg.norm(wanted)), 1e-6)
-    return None if apart <= _MAX_DISTANCE_DIFFERENCE else f"distances differ by {apart:.0%}"
+    relative = np.linalg.norm(ours - wanted) / max(float(np.linalg.norm(wanted)), 1e-6)
+    return None if relative <= _MAX_DISTANCE_DIFFERENCE else f"distances differ by {relative:.0%}"
 
 
 def _distances(rows: Rows, spec: ModelSpec) -> npt.NDArray[np.floating]:
-    """Returns what tells boxes of anchor points apart: their sides' distances in strides, or the boxes in pixels."""
+    """Returns the distances of boxes' sides in strides, or of a family without distributions the boxes in pixels."""
     if not spec.has_bins:
         return boxes_of(rows, spec.anchor_points(), spec)
     each = rows[:, spec.num_classes :].reshape(len(rows), 4, -1)
@@ -117,23 +112,17 @@ def _distances(rows: Rows, spec: ModelSpec) -> npt.NDArray[np.floating]:
     return distances
 
 
-def approval(model: ModelFile, engine: str) -> Path:
-    """Returns the file whose being there says that an engine's output was compared and found right.
-
-    Args:
-        model: loaded from a file.
-        engine: name of the engine, and what its results depend on beside packages and processor.
-    """
+def approval_path(model: ModelFile, engine: str) -> Path:
+    """Returns the cache file that exists once an engine's output passed; `engine` is what the output depends on."""
     versions = [f"{package} {version_of(package)}" for package in _PACKAGES]
     parts = [model.sha256, repr(model.form), model.spec.model_dump_json(), engine, processor_name(), *versions]
-    name = hashlib.sha256("\0".join([__version__, *parts]).encode()).hexdigest()[:32]
-    return cached_file("self_check", name)
+    return cached_file("self_check", hashlib.sha256("\0".join([__version__, *parts]).encode()).hexdigest()[:32])
 
 
-def approve(approval: Path) -> None:
-    """Makes the file of `approval`, where it can be written."""
+def mark_approved(path: Path) -> None:
+    """Creates the file of `approval_path`, where the cache is writable."""
     try:
-        approval.parent.mkdir(parents=True, exist_ok=True)
-        approval.touch()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     except OSError as error:
-        log.info("can't remember in %r that the model was tried: %s", str(approval), error.strerror or error)
+        log.info("can't store in %r that the model passed the self-check: %s", str(path), error.strerror or error)

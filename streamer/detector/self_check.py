@@ -1,8 +1,8 @@
-"""Does this processor and runtime compute the model rightly? One packaged picture, detections known beforehand.
+"""Does this processor and runtime compute the model correctly?
 
-Runtimes have computed INT8 models wrongly without a word on processors they were never tried on. A model file can carry
-what it finds in one packaged picture; what an engine finds must match that before any frame is shown. Of a file that
-says nothing, the engine's output must be that of the file itself (see `streamer.detector.reference`).
+Runtimes have computed INT8 models wrongly, without an error, on processors that they weren't tested on. A file can
+store what it detects in one packaged picture; an engine's detections must match before any frame is shown. For a file
+that stores nothing, the engine's output must match that of the untouched file (see `streamer.detector.reference`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 
 from streamer.common.errors import EngineError, ModelError
-from streamer.detector.reference import approval, approve, difference_of_rows, reference_rows
+from streamer.detector.reference import approval_path, difference_of_rows, mark_approved, reference_rows
 from streamer.engines.base import Engine
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
@@ -41,20 +41,7 @@ _MAX_SCORE_DIFFERENCE = 0.12
 _ROUNDING = 0.01
 _SIGMOID_OF_ONE = 0.7311
 
-
 Output = npt.NDArray[np.float32]
-
-
-def find_in_picture(model: ModelFile, engine: Engine) -> Detections:
-    """Returns what `engine`, idle, finds in the packaged picture with `model`."""
-    return _find(model, lambda frame: _run(model, engine, frame))
-
-
-def _run(model: ModelFile, engine: Engine, frame: Frame) -> Output:
-    letterbox = Letterbox.for_model(frame, model.spec)
-    letterbox.apply(frame, engine.input(0))
-    engine.start(0)
-    return engine.wait(0)[0]
 
 
 def packaged_frame() -> Frame:
@@ -64,12 +51,19 @@ def packaged_frame() -> Frame:
     return Frame(np.asarray(cv2.imread(str(PICTURE)), np.uint8), "self-check", 0, 0.0, 0.0)
 
 
-def _find(model: ModelFile, output_of: Callable[[Frame], Output]) -> Detections:
+def find_in_picture(model: ModelFile, engine: Engine) -> Detections:
+    """Returns what `engine`, idle, detects in the packaged picture with `model`."""
     frame = packaged_frame()
-    return _decoded(model, output_of(frame), frame)
+    return _decode(model, _run(model, engine, frame), frame)
 
 
-def _decoded(model: ModelFile, output: Output, frame: Frame) -> Detections:
+def _run(model: ModelFile, engine: Engine, frame: Frame) -> Output:
+    Letterbox.for_model(frame, model.spec).apply(frame, engine.input(0))
+    engine.start(0)
+    return engine.wait(0)[0]
+
+
+def _decode(model: ModelFile, output: Output, frame: Frame) -> Detections:
     if not np.isfinite(output).all():
         raise EngineError(f"the model {model.path.name!r} {NOT_FINITE}")
     found = Postprocessor(model.spec, _RECORDED_CONF)(output, Letterbox.for_model(frame, model.spec))
@@ -89,9 +83,9 @@ def _decoded(model: ModelFile, output: Output, frame: Frame) -> Detections:
 
 
 def record(model: ModelFile, engine: Engine) -> None:
-    """Writes what `engine`, idle, finds into the metadata of `model.proto`: scores to two decimals, whole pixels.
+    """Stores what `engine`, idle, detects in the metadata of `model.proto`: scores to two decimals, whole pixels.
 
-    Of a network that is sure of a crowd, and so hardly trained, nothing is recorded: rounding alone reorders a crowd.
+    A network that is sure of a crowd is hardly trained; nothing is stored for it, as rounding alone reorders a crowd.
     """
     found = find_in_picture(model, engine)
     if (found.scores >= _SURE_CONF).sum() > _CROWD:
@@ -103,51 +97,45 @@ def record(model: ModelFile, engine: Engine) -> None:
 
 
 def check(model: ModelFile, engine: Engine) -> None:
-    """Runs the packaged picture and compares with what the model file says, or what it computes untouched.
-
-    Raises:
-        EngineError: if the detections or outputs differ, or the output isn't finite: the file is damaged, or this
-            processor or runtime computes it wrongly.
-        ModelError: if the metadata is damaged, or the output has another shape than described, or no scores.
-    """
+    """Runs the packaged picture through an idle CPU engine; see `check_output`."""
     check_output(model, engine.name, lambda frame: _run(model, engine, frame), engine.precision)
 
 
 def check_output(
     model: ModelFile, engine_name: str, output_of: Callable[[Frame], Output], computed_by: str = ""
 ) -> None:
-    """Does what `check` does with whatever makes the network's raw output, (N, channels) float32, of a frame.
+    """Compares an engine's result for the packaged picture with what the model file stores, or computes untouched.
 
     Args:
         model: what is run.
         engine_name: what runs it.
-        output_of: runs it.
-        computed_by: what the output depends on beside the engine's and the processor's names.
+        output_of: runs it on a frame and returns the raw output, (N, channels) float32.
+        computed_by: what the output depends on apart from the engine's and the processor's names.
 
     Raises:
-        EngineError, ModelError: as `check`.
+        EngineError: if the result differs, or isn't finite: the file is damaged, or this processor or runtime computes
+            it wrongly.
+        ModelError: if the metadata is damaged, or the output has another shape than described, or no scores.
     """
     text = next((entry.value for entry in model.proto.metadata_props if entry.key == KEY), None)
     expected = None if text is None else _read(text)
     frame = packaged_frame()
     output = output_of(frame)
-    found = _decoded(model, output, frame)
+    found = _decode(model, output, frame)
     if expected is None:
         _compare_with_file(model, f"{engine_name} {computed_by}", output, frame)
-        return
-    problem = difference(expected, found)
-    if problem:
+    elif problem := difference(expected, found):
         raise EngineError(
-            f"{engine_name} computes {model.path.name} wrongly ({problem}): where the file is whole, this processor is "
-            "at fault; get the file again, or use a float model (--model nanodet-g_416_float) or another --engine; "
-            "--no-self-check runs it all the same"
+            f"{engine_name} computes {model.path.name} wrongly ({problem}): if the file is intact, the cause is this "
+            "processor; download the file again, or use a float model (--model nanodet-g_416_float) or another "
+            "--engine; --no-self-check runs it anyway"
         )
 
 
 def _compare_with_file(model: ModelFile, engine: str, output: Output, frame: Frame) -> None:
-    """Compares an engine's output for a frame with that of the untouched file, once for a file, engine and machine."""
-    approved = approval(model, engine)
-    if model.form is None or approved.is_file():
+    """Compares an engine's output for a frame with the untouched file's, once for a file, engine and machine."""
+    approval = approval_path(model, engine)
+    if model.form is None or approval.is_file():
         return
     width, height = model.spec.input_size_wh
     pixels = np.zeros((height, width, 3), np.uint8)
@@ -155,25 +143,25 @@ def _compare_with_file(model: ModelFile, engine: str, output: Output, frame: Fra
     reference = reference_rows(model, pixels)
     if reference is None:
         log.warning(
-            "nothing here runs %s as it is: whether %s computes it rightly isn't known", model.path.name, engine
+            "no package here runs %s unchanged: can't check that %s computes it correctly", model.path.name, engine
         )
         return
     if model.spec.has_anchors:
         problem = difference_of_rows(reference, output, model.spec)
-    else:  # rows are ranked by score, and rounding alone reorders them
-        problem = difference(*(_decoded(model, rows, frame) for rows in (reference, output)))
+    else:  # rows are sorted by score, and rounding alone reorders them
+        problem = difference(*(_decode(model, rows, frame) for rows in (reference, output)))
     if problem:
         raise EngineError(
-            f"{engine.strip()} computes {model.path.name} otherwise than the file says ({problem}): use another "
-            "--engine, or export or quantise the model again; --no-self-check runs it all the same"
+            f"{engine.strip()} computes {model.path.name} differently from the file itself ({problem}): use another "
+            "--engine, or export or quantise the model again; --no-self-check runs it anyway"
         )
-    approve(approved)
+    mark_approved(approval)
 
 
 def difference(expected: Detections, found: Detections) -> str | None:
-    """Says in one phrase how `found` differs from `expected`, or returns None where it doesn't by much.
+    """Describes the first difference in one phrase, or returns None.
 
-    Every sure detection on either side needs a partner of its class and place, of nearly its score, on the other.
+    Every sure detection on either side needs one on the other with its class, nearly its score and nearly its box.
     """
     for one, other, word in ((expected, found, "missed"), (found, expected, "made up")):
         for score, class_id, box in zip(one.scores, one.class_ids, one.boxes_xyxy, strict=True):

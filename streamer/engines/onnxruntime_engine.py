@@ -9,37 +9,36 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from streamer.common.cpu_info import available_cores
 from streamer.common.errors import ConfigError, EngineError, StreamerError
-from streamer.engines.base import Engine, available_cores
+from streamer.engines.base import REQUESTS_PER_STREAM, Engine
 from streamer.models.file import ModelFile
 
 
 class OnnxRuntimeEngine(Engine):
-    """Runs a model through ONNX Runtime's CPU provider, each slot on a thread of its own with a share of the cores."""
+    """Runs a model through ONNX Runtime's CPU provider, each slot on its own thread with a share of the cores."""
 
     name = "onnxruntime"
+    device = "CPU"
 
-    def __init__(self, model: ModelFile, *, slots: int, precision: str = "auto", threads: int | None = None) -> None:
-        """Loads the model.
-
-        Args:
-            model: what to run.
-            slots: requests in flight.
-            precision: ``f32`` or ``auto``; ONNX Runtime's CPU provider computes float models in float32 only.
-            threads: cores to use; None uses all this process may run on.
+    def __init__(
+        self, model: ModelFile, *, slots: int | None, precision: str = "auto", threads: int | None = None
+    ) -> None:
+        """Loads the model; see `streamer.engines.open_engine`. Float models are computed in float32.
 
         Raises:
             EngineError: if ONNX Runtime refuses the model.
-            ConfigError: if `precision` is one it doesn't have.
+            ConfigError: if `precision` isn't ``f32`` or ``auto``.
         """
         if precision not in ("auto", "f32"):
             raise ConfigError(f"ONNX Runtime computes in f32 on a CPU, not {precision}; use --precision f32 or auto")
         cores = threads or available_cores()
+        self.slots = slots = slots or REQUESTS_PER_STREAM * cores
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, cores // slots)
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what it logs below, it raises too
-        # Spinning threads would burn the cores that decoding and encoding need.
+        options.log_severity_level = 4  # lower levels log what is raised, too
+        # Spinning threads would use the cores that decoding and encoding need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             content = model.with_uint8_input(convolution_outputs=True)
@@ -49,8 +48,6 @@ class OnnxRuntimeEngine(Engine):
         except Exception as error:  # its exceptions share no base but Exception
             raise EngineError(f"ONNX Runtime refuses {str(model.path)!r}: {str(error).splitlines()[0]}") from error
         width, height = model.spec.input_size_wh
-        self.slots = slots
-        self.device = "CPU"
         self.precision = "int8" if model.quantized else "f32"
         self._input_name = self._session.get_inputs()[0].name
         self._inputs = [np.zeros((1, height, width, 3), np.uint8) for _ in range(slots)]
@@ -65,9 +62,9 @@ class OnnxRuntimeEngine(Engine):
         self._running[slot] = self._pool.submit(self._run, slot)
 
     def _run(self, slot: int) -> tuple[npt.NDArray[np.float32], float]:
-        began = time.perf_counter()
+        started_at_s = time.perf_counter()
         (output,) = self._session.run(None, {self._input_name: self._inputs[slot]})
-        return output[0], (time.perf_counter() - began) * 1e3
+        return output[0], (time.perf_counter() - started_at_s) * 1e3
 
     def wait(self, slot: int) -> tuple[npt.NDArray[np.float32], float]:
         running = self._running[slot]

@@ -3,72 +3,78 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
+from streamer.common.cpu_info import available_cores
 from streamer.common.errors import ConfigError, EngineError
 from streamer.common.openvino_core import shared_core
 from streamer.common.telemetry import without_telemetry
-from streamer.engines.base import Engine, available_cores
+from streamer.engines.base import REQUESTS_PER_STREAM, Engine
 from streamer.models.file import ModelFile
 
 with without_telemetry():
     import openvino as ov
 
-_PRECISIONS = {"f32": "f32", "bf16": "bf16"}
+_PRECISIONS = ("auto", "f32", "bf16")
 _HINT = "INFERENCE_PRECISION_HINT"
 _RUNTIME_NAMES = {"u8": "int8", "i8": "int8"}
+_RUNTIME_INFO = ("layerType", "primitiveType", "runtimePrecision")
 
 
 class OpenVinoEngine(Engine):
     """Runs a model through OpenVINO's CPU plugin.
 
-    With one slot the plugin spreads a request over all cores (least latency); with more it runs that many requests
-    side by side, each on its share of the cores (most throughput).
+    With one slot the plugin spreads a request over all cores (lowest latency); with more it runs requests in parallel,
+    each on a share of the cores (highest throughput).
     """
 
     name = "openvino"
 
-    def __init__(self, model: ModelFile, *, slots: int, precision: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, model: ModelFile, *, slots: int | None, precision: str = "auto", threads: int | None = None
+    ) -> None:
         """Compiles the model.
 
         Args:
             model: what to run.
-            slots: requests in flight.
+            slots: requests in flight; None takes `REQUESTS_PER_STREAM` times OpenVINO's own optimal number.
             precision: ``f32``, ``bf16``, or ``auto``: bf16 with AMX, else f32. Where only AVX-512 computes bf16, it is
                 slower: 25.6 ms a frame for NanoDet-g 416 and 11.8 for m, against 14.6 and 8.3 (Xeon, two cores).
-            threads: cores to use; None uses all this process may run on.
+            threads: cores to use; None uses all that this process may run on.
 
         Raises:
             EngineError: if OpenVINO refuses the model.
             ConfigError: if this processor can't compute in `precision`.
         """
-        if precision not in ("auto", *_PRECISIONS):
+        if precision not in _PRECISIONS:
             raise ConfigError(f"OpenVINO computes in f32 or bf16 on a CPU, not {precision}; use --precision auto")
         core = shared_core()
         cores = threads or available_cores()
         options: dict[str, object] = {
-            "NUM_STREAMS": min(slots, cores),
             "INFERENCE_NUM_THREADS": cores,
             "PERFORMANCE_HINT": "LATENCY" if slots == 1 else "THROUGHPUT",
             "ENABLE_CPU_PINNING": False,  # its threads share the cores with decoding and encoding
         }
+        if slots is not None:
+            options["NUM_STREAMS"] = min(slots, cores)
         if precision != "auto":
-            capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            if precision == "bf16" and "BF16" not in capabilities:
+            if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
                 raise ConfigError("this processor doesn't compute in bf16; use --precision f32 or auto")
-            options[_HINT] = _PRECISIONS[precision]
+            options[_HINT] = precision
         width, height = model.spec.input_size_wh
         try:
             compiled = _compile(core, model, options)
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO refuses {str(model.path)!r}: {str(error).strip().splitlines()[-1]}") from error
-        self.slots = slots
+            raise EngineError(f"OpenVINO refuses {str(model.path)!r}: {_last_line(error)}") from error
+        optimal = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.slots = slots or REQUESTS_PER_STREAM * optimal
         self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
         self.precision = _computed_precision(compiled)
-        self._inputs = [np.zeros((1, height, width, 3), np.uint8) for _ in range(slots)]
-        self._requests = [compiled.create_infer_request() for _ in range(slots)]
+        self._inputs = [np.zeros((1, height, width, 3), np.uint8) for _ in range(self.slots)]
+        self._requests = [compiled.create_infer_request() for _ in range(self.slots)]
         for request, array in zip(self._requests, self._inputs, strict=True):
             request.set_input_tensor(ov.Tensor(array, shared_memory=True))
 
@@ -84,7 +90,7 @@ class OpenVinoEngine(Engine):
         try:
             request.wait()
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO failed: {str(error).strip().splitlines()[-1]}") from error
+            raise EngineError(f"OpenVINO failed: {_last_line(error)}") from error
         return request.get_output_tensor(0).data[0], request.latency
 
     def close(self) -> None:
@@ -92,12 +98,15 @@ class OpenVinoEngine(Engine):
         self._inputs = []
 
 
-def _compile(core: ov.Core, model: ModelFile, options: dict[str, object]) -> ov.CompiledModel:
-    """Compiles `model` in the way that this processor computes fastest.
+def _last_line(error: RuntimeError) -> str:
+    return str(error).strip().splitlines()[-1]
 
-    An INT8 one with signed activations where AMX computes them, else with unsigned ones: signed activations are faster
-    with AMX (no zero point), and computed wrongly by other kernels. A float one in bf16 where AMX computes it, else in
-    f32, unless `options` say what.
+
+def _compile(core: ov.Core, model: ModelFile, options: dict[str, object]) -> ov.CompiledModel:
+    """Compiles `model` in the form that this processor computes fastest, and correctly.
+
+    INT8: signed activations where AMX computes them (faster, as there is no zero point), else unsigned ones, as other
+    kernels compute signed ones wrongly. Float: bf16 where AMX computes it, else f32, unless `options` say which.
     """
     width, height = model.spec.input_size_wh
 
@@ -117,22 +126,22 @@ def _compile(core: ov.Core, model: ModelFile, options: dict[str, object]) -> ov.
     return compiled(network, **{_HINT: "f32"})
 
 
+def _convolutions(compiled: ov.CompiledModel) -> Iterator[dict[str, str]]:
+    """Yields the runtime's properties of each convolution of the compiled graph, in lower case."""
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        known = node.get_rt_info()
+        info = {name: str(known[name].value).lower() for name in _RUNTIME_INFO if name in known}
+        if "convolution" in info.get("layerType", ""):
+            yield info
+
+
 def _on_amx(compiled: ov.CompiledModel, precision: str) -> list[bool]:
     """Returns which convolutions in `precision` run on AMX, of those that aren't depthwise: AMX has no such kernels."""
-    kernels = [
-        str(node.get_rt_info()["primitiveType"].value).lower()
-        for node in compiled.get_runtime_model().get_ordered_ops()
-        if "primitiveType" in node.get_rt_info() and "Convolution" in str(node.get_rt_info()["layerType"].value)
-    ]
+    kernels = [info["primitiveType"] for info in _convolutions(compiled) if "primitiveType" in info]
     return ["_amx_" in kernel for kernel in kernels if kernel.endswith(f"_{precision}") and "_dw_" not in kernel]
 
 
 def _computed_precision(compiled: ov.CompiledModel) -> str:
-    """Returns the precision that most convolutions of the compiled graph run in, as the plugin itself reports."""
-    used: Counter[str] = Counter()
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        if "Convolution" in str(info["layerType"].value if "layerType" in info else ""):
-            used[str(info["runtimePrecision"].value).lower()] += 1
-    most = used.most_common(1)
+    """Returns the precision that most convolutions of the compiled graph run in, as the plugin reports it."""
+    most = Counter(info["runtimePrecision"] for info in _convolutions(compiled)).most_common(1)
     return _RUNTIME_NAMES.get(most[0][0], most[0][0]) if most else "f32"

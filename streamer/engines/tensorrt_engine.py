@@ -1,4 +1,4 @@
-"""TensorRT, of either package: the engine is built on first use, kept, and run on the slot's own stream."""
+"""TensorRT, of either package: the engine is built on first use, cached, and run on the slot's own stream."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ from streamer.common.errors import ConfigError, EngineError
 from streamer.cuda.engine import Binding, CudaEngine, Launch
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceBuffer
-from streamer.engines.tensorrt import (
-    BuildOptions,
-    TensorRTPackage,
-    cached_engine,
-    load_flavour,
-    read_engine,
-    shared_logger,
-)
+from streamer.engines.tensorrt.cache import cached_engine, read_engine
+from streamer.engines.tensorrt.log import shared_logger
+from streamer.engines.tensorrt.options import BuildOptions
+from streamer.engines.tensorrt.package import TensorRTPackage
 from streamer.models.file import ModelFile
 
 log = logging.getLogger(__name__)
@@ -27,54 +23,53 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("auto", "f16", "f32")
 
 
-def installed_flavour() -> TensorRTPackage | None:
-    """Returns the package that is installed, `tensorrt` before `tensorrt_rtx`; None where neither is."""
-    return next((flavour for flavour in TensorRTPackage if importlib.util.find_spec(flavour.module_name)), None)
+def installed_package() -> TensorRTPackage | None:
+    """Returns the installed package, `tensorrt` before `tensorrt_rtx`; None where neither is installed."""
+    return next((package for package in TensorRTPackage if importlib.util.find_spec(package.module_name)), None)
 
 
 class TensorRtEngine(CudaEngine):
-    """Runs a TensorRT engine: input and output float32, computed in FP16, and INT8 where the model says so."""
+    """Runs a TensorRT engine: input and output float32, computed in FP16, and INT8 where the model is quantised."""
 
     name = "tensorrt"
     channels_last = False
     input_type = output_type = np.dtype(np.float32)
 
     def __init__(
-        self, model: ModelFile, gpu: Gpu, flavour: TensorRTPackage, *, precision: str = "auto", batch: int = 1
+        self, model: ModelFile, gpu: Gpu, package: TensorRTPackage, *, precision: str = "auto", batch: int = 1
     ) -> None:
-        """Finds the engine for this GPU in the cache, or builds it, and loads it.
+        """Loads the engine for this GPU from the cache, or builds it.
 
         Args:
             model: what to run.
-            gpu: where.
-            flavour: the package.
+            gpu: the GPU.
+            package: the package.
             precision: ``f16``, ``f32``, or ``auto``: f16. An INT8 model's quantised layers stay INT8.
             batch: largest batch that will be bound.
 
         Raises:
             ConfigError: if `precision` is another.
             EngineError: if the package is missing, can't build the model, or can't run the engine on this GPU.
-            ModelError: if the model is of a form TensorRT doesn't take.
+            ModelError: if TensorRT doesn't support the model's form.
         """
         if precision not in PRECISIONS:
             raise ConfigError(f"TensorRT computes in f16 or f32, not {precision}; use --precision auto")
-        trt = load_flavour(flavour)
+        self._trt = trt = package.load()
         options = BuildOptions(fp16=precision != "f32", max_batch=batch)
-        path = cached_engine(model, flavour, options, device=gpu.index, on_progress=_Progress(model.path.name))
+        path = cached_engine(model, package, options, device=gpu.index, on_progress=_LoggedProgress(model.path.name))
         logger = shared_logger(trt)
         data = read_engine(path)
-        with gpu.active(), logger.capture() as said:
+        with gpu.active(), logger.capture() as logged:
             self._runtime = trt.Runtime(logger)
             self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             raise EngineError(
-                f"{flavour.value} {trt.__version__} can't run {path.name} on {gpu.name}: {said.first_error()};"
+                f"{package.value} {trt.__version__} can't run {path.name} on {gpu.name}: {logged.first_error()};"
                 " use --engine torch, or a GPU this package supports"
             )
         floating = "f16" if options.fp16 else "f32"
         self.precision = f"int8+{floating}" if model.quantized else floating
         self._gpu = gpu
-        self._trt = trt
         self._spec = model.spec
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = {self._engine.get_tensor_mode(name): name for name in names}
@@ -112,13 +107,13 @@ class TensorRtBinding(Binding):
 
     def enqueue(self) -> None:
         if not self._context.execute_async_v3(self.stream):
-            raise EngineError("TensorRT refused to run the network: see the log for its own words")
+            raise EngineError("TensorRT refused to run the network: the log has its reason")
 
     def capture(self, body: Launch) -> Launch | None:
-        """Records a graph, unless TensorRT-RTX says that this context can't be recorded."""
+        """Records a graph, unless TensorRT-RTX reports that this context can't be captured."""
         capturable = getattr(self._context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self.stream):
-            log.info("TensorRT-RTX says this engine can't be recorded: it runs without a CUDA graph")
+            log.info("TensorRT-RTX can't capture this engine: it runs without a CUDA graph")
             return None
         return super().capture(body)
 
@@ -127,15 +122,15 @@ class TensorRtBinding(Binding):
         self._workspace.free()
 
 
-class _Progress:
-    """Says now and then how far a build is."""
+class _LoggedProgress:
+    """Logs each tenth of a build."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._said = -1
+        self._logged_tenth = -1
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         tenth = 10 * done // total if total else 0
-        if phase.startswith("Building") and tenth != self._said:
-            self._said = tenth
+        if phase.startswith("Building") and tenth != self._logged_tenth:
+            self._logged_tenth = tenth
             log.warning("building the engine of %s: %s, %d%%", self._name, phase, 10 * tenth)

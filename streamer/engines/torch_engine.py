@@ -1,4 +1,4 @@
-"""PyTorch on CUDA: the network rebuilt from an exported file. For a GPU machine without TensorRT."""
+"""PyTorch on CUDA: the network rebuilt from an exported file, for GPU machines without TensorRT."""
 
 from __future__ import annotations
 
@@ -26,21 +26,17 @@ from streamer.models.nanodet import NanoDet, build, fuse_batchnorm, load_into
 log = logging.getLogger(__name__)
 
 _TYPES = {"f16": torch.float16, "f32": torch.float32}
-_NUMPY_TYPES: dict[torch.dtype, np.dtype[Any]] = {
-    torch.float16: np.dtype(np.float16),
-    torch.float32: np.dtype(np.float32),
-}
 _WARM_UPS = 3
 _SLOW_S = 2.0
-_RECOMPILE_LIMIT = 256  # every engine and batch size opened in a process counts; torch.compile's own limit is 8
+_RECOMPILE_LIMIT = 256  # counts every engine and batch size of a process; the default is 8
 
 _Run = Callable[[Tensor, Tensor], None]
 
 
 class TorchEngine(CudaEngine):
-    """Runs the network in PyTorch, channels last, one CUDA graph for each binding.
+    """Runs the network in PyTorch, channels last, with one CUDA graph for each binding.
 
-    Convolutions are cuDNN's; where Triton is installed, `torch.compile` fuses all between them.
+    Convolutions are cuDNN's; where Triton is installed, `torch.compile` fuses everything between them.
     """
 
     name = "torch"
@@ -50,8 +46,8 @@ class TorchEngine(CudaEngine):
         """Rebuilds the network from the model file's weights and moves it to the GPU.
 
         Args:
-            model: a file exported by this project: its weights carry the network's own names.
-            gpu: where to.
+            model: a file exported by this project, whose weights have the network's own names.
+            gpu: the GPU.
             precision: ``f16``, ``f32``, or ``auto``: f16.
 
         Raises:
@@ -62,32 +58,32 @@ class TorchEngine(CudaEngine):
         if precision not in ("auto", *_TYPES):
             raise ConfigError(f"the torch engine computes in f16 or f32, not {precision}; use --precision auto")
         if not torch.cuda.is_available():
-            built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
+            built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
             raise EngineError(
                 f"PyTorch {torch.__version__} (built for {built}) finds no CUDA: install the build for your driver"
             )
-        computed = _TYPES["f16" if precision == "auto" else precision]
+        self.precision = "f16" if precision == "auto" else precision
+        self.input_type = self.output_type = np.dtype(f"f{_TYPES[self.precision].itemsize}")
         network = rebuild(model)
         self._device = torch.device("cuda", gpu.index)
         try:
-            points = _Points(network).to(self._device, computed)
+            points = _Points(network).to(self._device, _TYPES[self.precision])
             points.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         except torch.cuda.OutOfMemoryError as error:
             raise EngineError(f"not enough memory on {gpu.name} for {model.path.name}") from error
         self._run = _compiled(points)
-        self.precision = {value: key for key, value in _TYPES.items()}[computed]
         if model.quantized:
-            log.warning("%s holds INT8 weights; the torch engine computes with them dequantised", model.path.name)
+            log.warning("%s holds INT8 weights; the torch engine dequantises them", model.path.name)
             self.precision += " (int8 weights dequantised)"
-        self.input_type = self.output_type = _NUMPY_TYPES[computed]
         self._spec = model.spec
-        self._type = computed
 
     def bind(self, batch: int, input_address: int, output_address: int, stream: int) -> TorchBinding:
         width, height = self._spec.input_size_wh
-        images = _borrow(input_address, (batch, height, width, 3), self.input_type, self._device).permute(0, 3, 1, 2)
+        images = _tensor_over(input_address, (batch, height, width, 3), self.input_type, self._device).permute(
+            0, 3, 1, 2
+        )
         rows = (batch, self._spec.num_points, self._spec.output_channels)
-        output = _borrow(output_address, rows, self.output_type, self._device)
+        output = _tensor_over(output_address, rows, self.output_type, self._device)
         return TorchBinding(self._run, images, output, stream)
 
     def close(self) -> None:
@@ -96,7 +92,7 @@ class TorchEngine(CudaEngine):
 
 
 class TorchBinding(Binding):
-    """The network on one stream, between two borrowed buffers."""
+    """The network on one stream, between two buffers of the caller."""
 
     def __init__(self, run: _Run, images: Tensor, output: Tensor, stream: int) -> None:
         super().__init__(stream)
@@ -105,13 +101,13 @@ class TorchBinding(Binding):
         self._output = output
         self._external = torch.cuda.ExternalStream(stream, device=images.device)  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
-        began = time.perf_counter()
+        started_at_s = time.perf_counter()
         with _dynamo_config.patch(recompile_limit=_RECOMPILE_LIMIT):
-            for _ in range(_WARM_UPS):  # compiles, and cuDNN tries its algorithms out: recording must find all ready
+            for _ in range(_WARM_UPS):  # compiles, and cuDNN tunes its algorithms: neither works during capture
                 self.enqueue()
         self._external.synchronize()
-        if (took_s := time.perf_counter() - began) > _SLOW_S:
-            log.info("PyTorch made ready for batch %d in %.0f s", images.shape[0], took_s)
+        if (took_s := time.perf_counter() - started_at_s) > _SLOW_S:
+            log.info("PyTorch compiled for batch %d in %.0f s", images.shape[0], took_s)
 
     def enqueue(self) -> None:
         try:
@@ -121,7 +117,7 @@ class TorchBinding(Binding):
             raise EngineError(f"PyTorch failed: {str(error).strip().splitlines()[0]}") from error
 
     def capture(self, body: Launch) -> Launch | None:
-        """Records through PyTorch, whose allocator must know of it."""
+        """Captures through PyTorch, whose allocator must take part."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._external, capture_error_mode="thread_local"):
@@ -132,7 +128,7 @@ class TorchBinding(Binding):
         return self._replay
 
     def _replay(self) -> None:
-        assert self._graph is not None, "replayed only after it was recorded"
+        assert self._graph is not None, "replayed only after capture"
         with torch.cuda.stream(self._external):
             self._graph.replay()
 
@@ -143,23 +139,18 @@ class TorchBinding(Binding):
 
 
 class _Points(nn.Module):
-    """The network, writing its points into a given output, scores after sigmoid."""
+    """The network, writing into a given output, scores after sigmoid."""
 
     def __init__(self, network: NanoDet) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor, output: Tensor) -> None:
-        """Runs the network.
-
-        Args:
-            images: (B, 3, H, W), normalised.
-            output: (B, N, channels), contiguous, overwritten.
-        """
+        """Runs the network on (B, 3, H, W) normalised images; overwrites (B, N, channels) contiguous output."""
         network, head = self.network, self.network.head
         classes = network.spec.num_classes
         levels = network.fpn(network.backbone(images))
-        rows = [  # channels come last in memory, so this costs nothing; after NanoDet.forward a transpose would
+        rows = [  # channels are last in memory, so permute is free; transposing NanoDet.forward's output isn't
             predict(convs(level)).permute(0, 2, 3, 1).flatten(1, 2)
             for convs, predict, level in zip(head.cls_convs, head.gfl_cls, levels, strict=True)
         ]
@@ -168,16 +159,16 @@ class _Points(nn.Module):
 
 
 def _compiled(points: _Points) -> _Run:
-    """Returns the network compiled, where Triton is installed; compiling happens at the first run of each batch."""
+    """Returns the network, compiled where Triton is installed: at the first run of each batch size."""
     if importlib.util.find_spec("triton") is None:
-        log.info("Triton is not installed: the torch engine runs about 1.5 times as long without torch.compile")
+        log.info("Triton is not installed: without torch.compile the torch engine takes about 1.5 times as long")
         return points
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "torch"))
     return torch.compile(points, fullgraph=True, dynamic=False)
 
 
 def rebuild(model: ModelFile) -> NanoDet:
-    """Returns the network in float32 on the CPU, batch normalisation folded, with the weights of a model file.
+    """Returns the network of a model file in float32 on the CPU, batch normalisation folded.
 
     Raises:
         ModelError: if the file doesn't describe the architecture or its weights have other names.
@@ -198,8 +189,8 @@ def rebuild(model: ModelFile) -> NanoDet:
 def weights_by_name(proto: onnx.ModelProto, wanted: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     """Returns the graph's constants under the names `wanted`, INT8 ones dequantised.
 
-    A weight is a constant of its own name, of any floating type, or what the graph computes from one of that name by
-    quantising and dequantising: quantisers make up names that hold the weight's own.
+    A weight is a constant of that name, of any floating type, or the result of quantising and dequantising one: the
+    names that quantisers generate contain the weight's own.
     """
     constants = Constants(proto)
     found = {name: constants.get(name) for name in wanted if name in constants}
@@ -213,10 +204,10 @@ def weights_by_name(proto: onnx.ModelProto, wanted: Mapping[str, Any]) -> dict[s
     return {name: array.astype(np.float32) for name, array in found.items() if array is not None}
 
 
-def _borrow(address: int, shape: tuple[int, ...], dtype: np.dtype[np.floating], device: torch.device) -> Tensor:
-    """Returns a tensor over memory that stays the caller's."""
+def _tensor_over(address: int, shape: tuple[int, ...], dtype: np.dtype[np.floating], device: torch.device) -> Tensor:
+    """Returns a tensor over the caller's memory."""
     interface = {"shape": shape, "typestr": dtype.str, "data": (address, False), "version": 3, "strides": None}
-    holder = type("Borrowed", (), {"__cuda_array_interface__": interface})()
+    holder = type("DeviceArray", (), {"__cuda_array_interface__": interface})()
     return torch.as_tensor(holder, device=device)
 
 

@@ -27,6 +27,12 @@ class Postprocessor:
 
     Scores are filtered first and only the survivors' boxes are decoded, as the model's family says
     (`streamer.models.families`).
+
+    Attributes:
+        spec: the model's description.
+        conf: lowest score to keep, 0 to 1.
+        iou: overlap above which the weaker of two boxes of one class is dropped, 0 to 1.
+        wanted: (num_classes,) bool, the classes to keep.
     """
 
     def __init__(
@@ -45,8 +51,9 @@ class Postprocessor:
         self.iou = iou
         self._family = FAMILIES[spec.family]
         self._points = spec.anchor_points()
-        dropped = set(range(spec.num_classes)) - set(class_ids) if class_ids is not None else set()
-        self._dropped = np.array(sorted(dropped), np.int64)
+        self.wanted = np.full(spec.num_classes, class_ids is None)
+        self.wanted[list(class_ids or ())] = True
+        self._wants_all = bool(self.wanted.all())
 
     def __call__(self, output: npt.NDArray[np.float32], letterbox: Letterbox) -> Detections:
         """Decodes one image.
@@ -74,8 +81,8 @@ class Postprocessor:
         if not np.isfinite(output).all():
             raise EngineError(f"the model {spec.name!r} {NOT_FINITE}")
         row_ids, class_ids, best = self._candidates(output)
-        if self._dropped.size:
-            kept = ~np.isin(class_ids, self._dropped)
+        if not self._wants_all:
+            kept = self.wanted[class_ids]
             row_ids, class_ids, best = row_ids[kept], class_ids[kept], best[kept]
         if not row_ids.size:
             return Detections.empty()

@@ -58,7 +58,7 @@ class InferenceLoop:
         """
         detector, pending = self._detector, self._pending
         while True:
-            if detector.room and len(pending) < _MAX_REUSING + detector.depth:
+            if detector.capacity and len(pending) < _MAX_REUSING + detector.depth:
                 batch = self._batcher.next_batch(wait=not pending)
                 if batch is None and not pending:
                     break
@@ -67,7 +67,7 @@ class InferenceLoop:
                 if not pending:
                     self._close_finished()
                     continue
-                if batch and pending[0].reusing is None and detector.room:
+                if batch and pending[0].reusing is None and detector.capacity:
                     continue
             self._deliver(pending.popleft())
             self._close_finished()

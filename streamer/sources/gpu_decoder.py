@@ -17,7 +17,7 @@ from streamer.sources.cpu_decoder import CpuDecoder
 from streamer.sources.options import SourceOptions
 
 if TYPE_CHECKING:
-    from streamer.cuda.nvdec import NvdecPackets
+    from streamer.cuda.nvdec import NvdecPacketDecoder
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class GpuFirstDecoder(PacketDecoder):
     def _choose(self, pictures: list[DecodedPicture]) -> list[DecodedPicture]:
         """Returns the pictures so far, by whoever decodes from now on: `pictures` are the CPU's."""
         packets, self._held = _from_key_frame(self._held, pictures[0].stamp_s, self._tick_s), []
-        gpu: NvdecPackets | None = None
+        gpu: NvdecPacketDecoder | None = None
         try:
             gpu = self._open_gpu(pictures[0])
             decoded = [picture for packet in packets for picture in gpu.decode(packet)]
@@ -125,11 +125,11 @@ class GpuFirstDecoder(PacketDecoder):
         self._cpu.close()
         return decoded
 
-    def _open_gpu(self, first: DecodedPicture) -> NvdecPackets:
-        from streamer.cuda.nvdec import NvdecPackets
+    def _open_gpu(self, first: DecodedPicture) -> NvdecPacketDecoder:
+        from streamer.cuda.nvdec import NvdecPacketDecoder
 
         assert self._options.gpu is not None and self._cpu.orientation is not None
-        return NvdecPackets(
+        return NvdecPacketDecoder(
             self._stream, self._tick_s, first, self._cpu.orientation, self._options.gpu, live=self._live
         )
 

@@ -1,4 +1,4 @@
-"""Engine files: written whole with their fingerprint beside them, found again, and never run when they don't fit."""
+"""Engine files: written atomically with a report beside them, and only used where its fingerprint is the wanted one."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import hashlib
 import json
 import logging
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from streamer.common.atomic_file import whole_file
 from streamer.common.cache import cache_dir, cached_file
 from streamer.common.errors import EngineError
-from streamer.engines.tensorrt.builder import BuiltEngine, Job, Port, Progress, build_engine, plan
-from streamer.engines.tensorrt.layers import Layer
+from streamer.engines.tensorrt.builder import (
+    BuildPlan,
+    BuiltEngine,
+    EngineReport,
+    Progress,
+    build_engine,
+    plan_build,
+)
 from streamer.engines.tensorrt.options import BuildOptions, cache_key, differences
 from streamer.engines.tensorrt.package import TensorRTPackage
 from streamer.models.file import ModelFile
@@ -24,96 +31,51 @@ from streamer.models.file import ModelFile
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 1800.0
-_AGAIN = "build it again: python -m calibration build"
-
-
-@dataclass(frozen=True)
-class EngineReport:
-    """What stands beside an engine file.
-
-    Attributes:
-        sha256: of the engine file, in hex.
-        size_bytes: its size.
-        fingerprint: what it was made of.
-        metadata: the ONNX file's own.
-        inputs: see `BuiltEngine`.
-        outputs: see `BuiltEngine`.
-        layers: see `BuiltEngine`.
-        warnings: see `BuiltEngine`.
-    """
-
-    sha256: str
-    size_bytes: int
-    fingerprint: dict[str, Any]
-    metadata: dict[str, str]
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    layers: tuple[Layer, ...]
-    warnings: tuple[str, ...]
+_REBUILD = "build it again: python -m calibration build"
+_REPORT = TypeAdapter(EngineReport)
 
 
 def report_path(path: Path) -> Path:
-    """Returns where the report of an engine file lies: ``m.engine.json`` beside ``m.engine``."""
+    """Returns the path of an engine file's report: ``m.engine.json`` beside ``m.engine``."""
     return path.with_name(f"{path.name}.json")
 
 
-def write_engine(path: Path, built: BuiltEngine, model: ModelFile) -> EngineReport:
-    """Writes an engine and its report; an existing pair is replaced, or left as it is when anything fails.
+def write_engine(path: Path, built: BuiltEngine) -> None:
+    """Writes an engine and its report; an existing pair is replaced, or kept when anything fails.
 
     Raises:
-        EngineError: they can't be written.
+        EngineError: if they can't be written.
     """
-    report = EngineReport(
-        sha256=hashlib.sha256(built.data).hexdigest(),
-        size_bytes=len(built.data),
-        fingerprint=built.fingerprint,
-        metadata={entry.key: entry.value for entry in model.proto.metadata_props},
-        inputs=built.inputs,
-        outputs=built.outputs,
-        layers=built.layers,
-        warnings=built.warnings,
-    )
     try:
         with whole_file(path) as engine, whole_file(report_path(path)) as beside:
             engine.write_bytes(built.data)
-            beside.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            beside.write_text(json.dumps(asdict(built.report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise EngineError(f"can't write the engine {str(path)!r}: {error.strerror or error}") from error
-    return report
 
 
 def read_report(path: Path) -> EngineReport:
-    """Reads what stands beside an engine file.
+    """Reads the report of an engine file.
 
     Raises:
-        EngineError: there is nothing, or it is damaged.
+        EngineError: if there is none, or it is damaged.
     """
     beside = report_path(path)
     try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
-        return EngineReport(
-            sha256=str(content["sha256"]),
-            size_bytes=int(content["size_bytes"]),
-            fingerprint=dict(content["fingerprint"]),
-            metadata=dict(content["metadata"]),
-            inputs=tuple(Port(p["name"], p["precision"], tuple(p["shape"])) for p in content["inputs"]),
-            outputs=tuple(Port(p["name"], p["precision"], tuple(p["shape"])) for p in content["outputs"]),
-            layers=tuple(Layer(**{**layer, "onnx": tuple(layer["onnx"])}) for layer in content["layers"]),
-            warnings=tuple(content["warnings"]),
-        )
+        return _REPORT.validate_json(beside.read_bytes())
     except FileNotFoundError as error:
-        raise EngineError(f"{str(path)!r} has no report beside it ({beside.name}): {_AGAIN}") from error
+        raise EngineError(f"{str(path)!r} has no report beside it ({beside.name}): {_REBUILD}") from error
     except OSError as error:
         raise EngineError(f"can't read {str(beside)!r}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EngineError(f"{str(beside)!r}, the report of an engine, is damaged: {_AGAIN}") from error
+    except ValueError as error:
+        raise EngineError(f"{str(beside)!r}, the report of an engine, is damaged: {_REBUILD}") from error
 
 
 def read_engine(path: Path) -> bytes:
-    """Returns an engine's bytes, once they are the ones that were written.
+    """Returns an engine's bytes, checked against its report.
 
     Raises:
-        EngineError: the file or its report is missing, damaged or cut short.
+        EngineError: if the file or its report is missing, damaged or truncated.
     """
     report = read_report(path)
     try:
@@ -121,15 +83,15 @@ def read_engine(path: Path) -> bytes:
     except OSError as error:
         raise EngineError(f"can't read the engine {str(path)!r}: {error.strerror or error}") from error
     if len(data) != report.size_bytes:
-        raise EngineError(f"the engine {str(path)!r} has {len(data)} bytes, wanted {report.size_bytes}: {_AGAIN}")
+        raise EngineError(f"the engine {str(path)!r} has {len(data)} bytes, wanted {report.size_bytes}: {_REBUILD}")
     if hashlib.sha256(data).hexdigest() != report.sha256:
-        raise EngineError(f"the engine {str(path)!r} is damaged (its SHA-256 differs from its report's): {_AGAIN}")
+        raise EngineError(f"the engine {str(path)!r} is damaged (its SHA-256 differs from its report's): {_REBUILD}")
     return data
 
 
-def timings_path(job: Job) -> Path:
+def timings_path(plan: BuildPlan) -> Path:
     """Returns the file for `build_engine`'s kernel timings: one for a version of the package and an architecture."""
-    return _folder() / f"timings-{job.trt.__version__}-{job.targets[0]}.cache"
+    return _folder() / f"timings-{plan.trt.__version__}-{plan.targets[0]}.cache"
 
 
 def _folder() -> Path:
@@ -138,7 +100,7 @@ def _folder() -> Path:
 
 def cached_engine(
     model: ModelFile,
-    flavour: TensorRTPackage,
+    package: TensorRTPackage,
     options: BuildOptions,
     *,
     device: int = 0,
@@ -147,42 +109,38 @@ def cached_engine(
 ) -> Path:
     """Returns an engine file for a model, building it the first time.
 
-    An engine beside the model file under the same name (``m.engine`` for ``m.onnx``) is taken when it is the one
-    wanted; else one in the user's cache folder is. What is stale, foreign or damaged is never returned. Processes that
-    want the same engine at once build it once.
+    An engine beside the model file under the same name (``m.engine`` for ``m.onnx``) is used if it fits, else one in
+    the user's cache folder; never one that is stale, foreign or damaged. Processes that want the same engine at the
+    same time build it once.
 
     Args:
         model: what to run.
-        flavour: the package that builds and runs it.
+        package: the package that builds and runs it.
         options: how to build it.
         device: number of the GPU that is to run it. The package `tensorrt` builds on the current CUDA device: make it
             this one first.
-        on_progress: told how far a build is.
-        lock_timeout_s: how long to wait for another process that builds the same.
+        on_progress: reports a build's progress.
+        lock_timeout_s: how long to wait for another process that builds the same engine.
 
     Raises:
-        EngineError: see `build_engine`, `plan` and `write_engine`; or another process takes too long.
+        EngineError: see `build_engine`, `plan_build` and `write_engine`; or another process takes too long.
         ModelError: see `build_engine`.
-        ConfigError: see `build_engine` and `plan`.
+        ConfigError: see `build_engine` and `plan_build`.
     """
-    job = plan(model, flavour, options, device=device)
-    shipped = model.path.with_suffix(".engine")
-    if shipped.is_file() and _fits(shipped, job.fingerprint):
-        return shipped
-    name = re.sub(r"[^\w.-]", "_", model.spec.name)
-    path = cached_file("engines", f"{name}-{cache_key(job.fingerprint)}.engine")
-    if path.is_file() and _fits(path, job.fingerprint):
-        return path
+    plan = plan_build(model, package, options, device=device)
+    name = re.sub(r"[^\w.-]", "_", f"{model.spec.name}-{cache_key(plan.fingerprint)}.engine")
+    for path in (model.path.with_suffix(".engine"), cached_file("engines", name)):
+        if path.is_file() and _fits(path, plan.fingerprint):
+            return path
     folder = _folder()
-    path = folder / path.name
-    lock = path.with_suffix(".lock")
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=lock_timeout_s):
-            if path.is_file() and _fits(path, job.fingerprint):
+        with FileLock(path.with_suffix(".lock"), timeout=lock_timeout_s):
+            if path.is_file() and _fits(path, plan.fingerprint):
                 return path
-            log.warning("building a %s engine of %s for %s", flavour.value, model.path.name, ", ".join(job.targets))
-            write_engine(path, build_engine(job, timing_cache=timings_path(job), on_progress=on_progress), model)
+            log.warning("building a %s engine of %s for %s", package.value, model.path.name, ", ".join(plan.targets))
+            write_engine(path, build_engine(plan, timing_cache=timings_path(plan), on_progress=on_progress))
     except Timeout as error:
         raise EngineError(
             f"another process has been building {path.name} for {lock_timeout_s:.0f} s: end it, then try again"
@@ -196,7 +154,7 @@ def cached_engine(
 
 
 def _fits(path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether a file is the engine that is wanted, and whole; says in the log why not."""
+    """Returns whether a file is the wanted engine and undamaged; logs why not."""
     try:
         wrong = differences(read_report(path).fingerprint, wanted)
         if not wrong:

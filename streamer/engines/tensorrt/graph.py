@@ -1,4 +1,4 @@
-"""What is done to a graph before TensorRT's parser sees it: checks of its Q/DQ nodes, and the cast to FP16."""
+"""Preparing a graph for TensorRT's parser: checks of its Q/DQ nodes, and the cast to FP16."""
 
 from __future__ import annotations
 
@@ -20,17 +20,13 @@ _AGAIN = "quantise the float model again: python -m calibration quantize"
 
 
 def check_quantization(proto: ModelProto, name: str) -> None:
-    """Refuses Q/DQ nodes that TensorRT refuses, or computes otherwise than other engines without saying so.
+    """Refuses Q/DQ nodes that TensorRT refuses, or silently computes differently from other engines.
 
     TensorRT wants signed 8-bit values with zero point 0 and a bias left in float. Its parser refuses an int32 bias and
-    any other zero point; unsigned values with zero point 0 it takes for signed ones, which clips half of their range.
-
-    Args:
-        proto: the graph.
-        name: what to call the model in the error.
+    any other zero point; it takes unsigned values with zero point 0 for signed ones, which clips half of their range.
 
     Raises:
-        ModelError: there is such a node.
+        ModelError: if there is such a node; `name` is the model's in the message.
     """
     constants = Constants(proto)
     for node in proto.graph.node:
@@ -59,9 +55,9 @@ def check_quantization(proto: ModelProto, name: str) -> None:
 
 
 def _quantized_type(node: NodeProto, zero_point: np.ndarray | None, constants: Constants) -> np.dtype[Any] | None:
-    """Returns the type of a Q/DQ node's quantised side, as far as constants tell; without a zero point ONNX says uint8.
+    """Returns the type of a Q/DQ node's quantised side, or None where it isn't constant.
 
-    A DequantizeLinear without a zero point takes the type of its input, which a QuantizeLinear made.
+    Without a zero point it is uint8 by default; a DequantizeLinear then takes its input's type.
     """
     if zero_point is not None:
         return zero_point.dtype
@@ -73,18 +69,13 @@ def _quantized_type(node: NodeProto, zero_point: np.ndarray | None, constants: C
 
 
 def to_float16(proto: ModelProto, name: str) -> ModelProto:
-    """Returns a copy that computes in float16 what it computed in float32, Q/DQ scales included.
+    """Returns a copy of a float32 graph that computes in float16, Q/DQ scales included.
 
-    Input and output stay float32, and so does the sigmoid. Under strong typing this is how TensorRT is told to use
-    FP16.
-
-    Args:
-        proto: the graph, float32.
-        name: what to call the model in an error.
+    Input, output and the sigmoid stay float32. A strongly typed TensorRT network uses FP16 only this way.
 
     Raises:
-        EngineError: ONNX Runtime, whose converter does it, isn't installed.
-        ModelError: a constant exceeds float16's range.
+        EngineError: if ONNX Runtime, whose converter does it, isn't installed.
+        ModelError: if a constant exceeds float16's range; `name` is the model's in the message.
     """
     try:
         from onnxruntime.transformers.float16 import convert_float_to_float16

@@ -1,4 +1,4 @@
-"""The layers of a built engine and their precisions, read from what the builder says of them.
+"""The layers of a built engine and their precisions, parsed from the builder's log.
 
 The one-line form is that of TensorRT's engine inspector (``LayerInformationFormat.ONELINE``), which the builder also
 writes into its verbose log: TensorRT 11 and TensorRT-RTX name a tensor's type in ``Datatype`` and list constants;
@@ -22,19 +22,8 @@ _WEIGHTS = re.compile(r'Weights: \{"Type": "(\w+)"')
 _ONNX = re.compile(r"\[ONNX Layer: (.*?)\]")
 _TYPED = re.compile(r"(?<![/\w])Datatype: (\w+)", re.IGNORECASE)
 _FORMATTED = re.compile(r"Format/Datatype: ([^}\]]*)", re.IGNORECASE)
-_NAMES = {
-    "float": "FP32",
-    "fp32": "FP32",
-    "half": "FP16",
-    "fp16": "FP16",
-    "bfloat16": "BF16",
-    "bf16": "BF16",
-    "fp8": "FP8",
-    "int8": "INT8",
-    "uint8": "UINT8",
-    "int32": "INT32",
-    "int64": "INT64",
-    "bool": "BOOL",
+_NAMES = {"float": "FP32", "half": "FP16", "bfloat16": "BF16"} | {
+    name: name.upper() for name in ("fp32", "fp16", "bf16", "fp8", "int8", "uint8", "int32", "int64", "bool")
 }
 
 
@@ -44,11 +33,11 @@ class Layer:
 
     Attributes:
         name: the builder's name for it.
-        kind: the builder's word for what it is.
-        inputs: precisions of the tensors it reads, such as ``INT8`` or ``FP32+INT8``; ``unknown`` where untold.
-        weights: precisions of its constants; empty where it has none or the builder doesn't say.
+        kind: the builder's name for its type.
+        inputs: precisions of the tensors it reads, such as ``INT8`` or ``FP32+INT8``; ``unknown`` if not reported.
+        weights: precisions of its constants; empty where it has none or they aren't reported.
         outputs: precisions of the tensors it writes.
-        onnx: names of the ONNX nodes it came from, as far as the builder says.
+        onnx: names of the ONNX nodes it came from, as far as they are reported.
     """
 
     name: str
@@ -60,12 +49,12 @@ class Layer:
 
     @property
     def precision(self) -> str:
-        """What it reads and what it writes, such as ``INT8 > FP32``; one word where both are the same."""
+        """Input and output precision, such as ``INT8 > FP32``; one word where they are equal."""
         return self.inputs if self.inputs == self.outputs else f"{self.inputs} > {self.outputs}"
 
 
 def parse_layers(messages: Iterable[str]) -> tuple[Layer, ...]:
-    """Reads layers from log messages; entries without any tensor (stream synchronisation) are left out."""
+    """Parses layers from log messages, without those that have no tensors (stream synchronisation)."""
     layers = []
     for message in messages:
         for match in _LINE.finditer(message):
@@ -108,6 +97,6 @@ def _precisions(tensors: str) -> str:
 def summary(layers: Sequence[Layer]) -> str:
     """Returns how many kernels there are of each precision, such as ``94 kernels: 34 INT8 > FP32, 28 FP32``."""
     if not layers:
-        return f"the builder told nothing of its layers: precision {UNKNOWN}"
+        return f"the builder reported no layers: precision {UNKNOWN}"
     counted = Counter(layer.precision for layer in layers).most_common()
     return f"{len(layers)} kernels: " + ", ".join(f"{count} {precision}" for precision, count in counted)

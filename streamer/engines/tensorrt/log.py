@@ -1,6 +1,6 @@
-"""TensorRT's log: one logger for the process, as TensorRT wants it, and what a build writes into it.
+"""TensorRT's log.
 
-TensorRT keeps the first logger it is given and ignores later ones, so builders and runtimes all share `shared_logger`.
+TensorRT keeps the first logger that it gets and ignores later ones, so builders and runtimes share `shared_logger`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _LAYER = ", LayerType: "
 
 @dataclass
 class BuildLog:
-    """What a builder said that matters afterwards: errors, warnings, and its list of layers."""
+    """A builder's messages that matter afterwards: errors, warnings, and its list of layers."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
 
     def first_error(self) -> str:
-        """Returns the first error in one line, without TensorRT's remarks about a missing GPU."""
+        """Returns the first error in one line, if possible none about a missing GPU."""
         lines = [" ".join(error.split()) for error in self.errors]
         real = [line for line in lines if "cudaError" not in line]
         return next(iter(real or lines), "it gave no reason")
@@ -33,14 +33,10 @@ class BuildLog:
 
 @cache
 def shared_logger(trt: Any) -> Any:
-    """Returns the one logger for everything made of the module `trt`; it passes on to `logging`.
+    """Returns the only logger for all objects of the module `trt`; it forwards to `logging`.
 
-    Its method ``capture`` gathers a `BuildLog` for the length of a ``with`` block.
+    Its method ``capture`` collects a `BuildLog` within a ``with`` block.
     """
-    return _logger_class(trt)()
-
-
-def _logger_class(trt: Any) -> Any:
     levels = {
         trt.ILogger.INTERNAL_ERROR: logging.ERROR,
         trt.ILogger.ERROR: logging.ERROR,
@@ -61,17 +57,17 @@ def _logger_class(trt: Any) -> Any:
                     capture.warnings.append(message)
                 elif _LAYER in message:
                     capture.layers.append(message)
-            # while a build is captured its failure is raised as one line; the rest is for --log-level debug
+            # a captured build's failure is raised as one line; --log-level debug shows the rest
             if level != logging.DEBUG:
                 _log.log(logging.DEBUG if self._captures else level, "%s", message)
 
         @contextlib.contextmanager
         def capture(self) -> Iterator[BuildLog]:
-            gathered = BuildLog()
-            self._captures.append(gathered)
+            captured = BuildLog()
+            self._captures.append(captured)
             try:
-                yield gathered
+                yield captured
             finally:
-                self._captures.remove(gathered)
+                self._captures.remove(captured)
 
-    return Logger
+    return Logger()

@@ -1,4 +1,4 @@
-"""What an engine is built with, and the fingerprint that says whether a file is the engine that is wanted."""
+"""How an engine is built, and the fingerprint that decides whether a file is the wanted engine."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from streamer.models.file import ModelFile
 
 _FORMAT = 1
-"""Raised when engines of an older release must not be used: another report, or a graph built otherwise."""
+"""Increased when engines of an earlier release must not be used, because the report or the graph changed."""
 
 _CALIBRATION_KEY = f"{METADATA_PREFIX}int8_calibration_sha256"
-"""Metadata of an INT8 model: JSON, hash of the pictures it was calibrated on; `calibration.quantize` writes it."""
+"""Metadata of an INT8 model, JSON: hash of its calibration pictures; `calibration.quantize` writes it."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class BuildOptions:
     Attributes:
         targets: GPU architectures such as ``sm89``; empty for the present GPU's.
         fp16: compute in FP16 what isn't quantised; input and output stay float32.
-        max_batch: largest batch, for which the kernels are chosen; any from 1 up to it can be run.
-        workspace_mib: limit of the memory that layers may use for themselves, in MiB.
-        version_compatible: the engine runs on later versions of the package too, of the same major version.
+        max_batch: largest batch, for which the kernels are optimised; any from 1 up to it can be run.
+        workspace_mib: limit of the layers' scratch memory, in MiB.
+        version_compatible: the engine also runs on later versions of the package, of the same major version.
         hardware_compatible: the engine runs on every Ampere or later GPU.
     """
 
@@ -55,21 +55,16 @@ class BuildOptions:
 
 def fingerprint(
     model: ModelFile,
-    flavour: TensorRTPackage,
+    package: TensorRTPackage,
     trt: Any,
     targets: tuple[str, ...],
     options: BuildOptions,
     gpu: GpuModel | None,
 ) -> dict[str, Any]:
-    """Returns all that decides what an engine is, in values that JSON gives back unchanged.
+    """Returns everything that determines an engine, in values that JSON preserves.
 
-    Args:
-        model: what is built.
-        flavour: the package.
-        trt: its module.
-        targets: the architectures, from `choose_targets`.
-        options: the rest; its own `targets` is not looked at.
-        gpu: the present GPU. It and the operating system count only where the package builds for nothing else.
+    The architectures are `targets`, from `choose_targets`, not those of `options`. The present GPU and the operating
+    system count only where the package can't build for another.
     """
     portable = known_targets(trt) is not None
     settings = asdict(options)
@@ -81,7 +76,7 @@ def fingerprint(
         "onnx_sha256": model.sha256,
         "graph_sha256": hashlib.sha256(graph).hexdigest(),
         "calibration_sha256": calibration.strip('"') if calibration else None,
-        "package": flavour.value,
+        "package": package.value,
         "package_version": str(trt.__version__),
         "targets": list(targets),
         "gpu": None if portable or gpu is None else gpu.name,
@@ -91,9 +86,9 @@ def fingerprint(
 
 
 def differences(built: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Returns the names of the entries that keep an engine with fingerprint `built` from standing for `wanted`.
+    """Returns the names of the entries because of which an engine with fingerprint `built` isn't the `wanted` one.
 
-    More architectures and a larger batch than wanted do no harm; all else must be the same.
+    It may have more architectures and a larger batch; everything else must be equal.
     """
     exact = [key for key in wanted if key not in ("targets", "options")]
     wrong = [key for key in exact if key not in built or built[key] != wanted[key]]

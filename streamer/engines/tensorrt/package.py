@@ -1,9 +1,9 @@
-"""The two packages that build TensorRT engines, driven through the same calls.
+"""The two packages that build TensorRT engines, used through the same calls.
 
-``tensorrt`` (data centre, workstation, Jetson; 10 and 11) builds for the GPU it runs on. ``tensorrt_rtx`` (GeForce and
-other RTX) builds for named architectures, on a machine without a GPU too. What one has and the other lacks is asked of
-the module, never guessed from its name, except where TensorRT-RTX still has a call that its documentation, or its
-builder, says does nothing: timing caches (they would also ask for a GPU) and version-compatible engines.
+``tensorrt`` (data centre, workstation, Jetson; 10 and 11) builds for the present GPU. ``tensorrt_rtx`` (GeForce and
+other RTX) builds for named architectures, also without a GPU. Differences are found in the module itself, not derived
+from its name, except for calls that TensorRT-RTX has but documents as without effect: timing caches (which would also
+need a GPU) and version-compatible engines.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
@@ -32,7 +33,7 @@ class TensorRTPackage(StrEnum):
 
     @property
     def module_name(self) -> str:
-        """What is imported."""
+        """The module to import."""
         return self.value.replace("-", "_")
 
     @property
@@ -42,13 +43,31 @@ class TensorRTPackage(StrEnum):
 
     @property
     def has_timing_cache(self) -> bool:
-        """Whether remembered kernel timings make the next build quicker."""
+        """Whether stored kernel timings shorten the next build."""
         return self is TensorRTPackage.TENSORRT
 
     @property
     def has_version_compatibility(self) -> bool:
-        """Whether an engine can be built to run on later versions of the package too."""
+        """Whether an engine can be built to run on later versions of the package."""
         return self is TensorRTPackage.TENSORRT
+
+    def load(self) -> Any:
+        """Imports the module.
+
+        Raises:
+            EngineError: if it isn't installed, can't be loaded, or is too old.
+        """
+        try:
+            trt = import_module(self.module_name)
+        except ModuleNotFoundError as error:
+            raise EngineError(f"{self.value} is not installed: {self.install}") from error
+        except (ImportError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise EngineError(f"{self.value} is installed but can't be loaded ({reason}): {self.install}") from error
+        if self is TensorRTPackage.TENSORRT and int(trt.__version__.split(".")[0]) < _OLDEST_TENSORRT:
+            wanted = f"wanted {_OLDEST_TENSORRT} or later"
+            raise EngineError(f"tensorrt {trt.__version__} is too old, {wanted}: {self.install}")
+        return trt
 
 
 @dataclass(frozen=True)
@@ -59,38 +78,19 @@ class GpuModel:
     target: str
 
 
-def load_flavour(flavour: TensorRTPackage) -> Any:
-    """Imports a flavour's module.
-
-    Raises:
-        EngineError: it isn't installed, can't be loaded, or is too old.
-    """
-    try:
-        trt = import_module(flavour.module_name)
-    except ModuleNotFoundError as error:
-        raise EngineError(f"{flavour.value} is not installed: {flavour.install}") from error
-    except (ImportError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise EngineError(f"{flavour.value} is installed but can't be loaded ({reason}): {flavour.install}") from error
-    if flavour is TensorRTPackage.TENSORRT and int(trt.__version__.split(".")[0]) < _OLDEST_TENSORRT:
-        wanted = f"wanted {_OLDEST_TENSORRT} or later"
-        raise EngineError(f"tensorrt {trt.__version__} is too old, {wanted}: {flavour.install}")
-    return trt
-
-
 def known_targets(trt: Any) -> tuple[str, ...] | None:
-    """Returns the architectures that a module builds for by name; None when it builds for the present GPU alone."""
+    """Returns the architectures that a module builds for by name; None when it builds only for the present GPU."""
     if not hasattr(trt, "ComputeCapability"):
         return None
     names = (name.lower() for name in trt.ComputeCapability.__members__)
-    return tuple(sorted((name for name in names if _TARGET.fullmatch(name)), key=lambda name: int(name[2:])))
+    return _sorted(name for name in names if _TARGET.fullmatch(name))
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
-    """Reads ``sm89,sm120``.
+    """Parses ``sm89,sm120``.
 
     Raises:
-        ConfigError: a word isn't an architecture.
+        ConfigError: if a word isn't an architecture.
     """
     words = [word.strip().lower() for word in text.split(",")]
     wrong = next((word for word in words if not _TARGET.fullmatch(word)), None)
@@ -100,31 +100,35 @@ def parse_targets(text: str) -> tuple[str, ...]:
 
 
 def choose_targets(
-    flavour: TensorRTPackage, trt: Any, wanted: tuple[str, ...], gpu: GpuModel | None
+    package: TensorRTPackage, trt: Any, wanted: tuple[str, ...], gpu: GpuModel | None
 ) -> tuple[str, ...]:
-    """Returns the architectures to build for: `wanted`, or where that is empty the present GPU's, in ascending order.
+    """Returns the architectures to build for, ascending: `wanted`, or where that is empty the present GPU's.
 
     Raises:
-        ConfigError: the module doesn't build for one of them.
-        EngineError: none is wanted and there is no GPU, or the module needs a GPU and there is none.
+        ConfigError: if the module doesn't build for one of them.
+        EngineError: if none is wanted and there is no GPU, or the module needs a GPU and there is none.
     """
     known = known_targets(trt)
-    package = f"{flavour.value} {trt.__version__}"
+    version = f"{package.value} {trt.__version__}"
     if gpu is None and known is None:
         other = TensorRTPackage.TENSORRT_RTX.value
         raise EngineError(
-            f"{package} builds on the GPU that is to run the engine, and this machine has none that the driver shows;"
+            f"{version} builds on the GPU that is to run the engine, and this machine has none that the driver shows;"
             f" --flavour {other} builds for a named architecture anywhere"
         )
     if gpu is None and not wanted:
         listed = ", ".join(known or ())
-        raise EngineError(f"this machine has no NVIDIA GPU to build for: name one with --target ({package}: {listed})")
+        raise EngineError(f"this machine has no NVIDIA GPU to build for: name one with --target ({version}: {listed})")
     targets = wanted or (gpu.target,) if gpu else wanted
     possible = known if known is not None else (gpu.target,) if gpu else ()
     unknown = next((target for target in targets if target not in possible), None)
     if unknown is not None:
         what = "knows" if known is not None else "builds only for the present GPU,"
-        raise ConfigError(f"{package} can't build for {unknown}: it {what} {', '.join(possible)}")
+        raise ConfigError(f"{version} can't build for {unknown}: it {what} {', '.join(possible)}")
+    return _sorted(targets)
+
+
+def _sorted(targets: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(targets, key=lambda name: int(name[2:])))
 
 

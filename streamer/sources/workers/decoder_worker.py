@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamer.common.errors import EngineError, SourceError, StreamerError
 from streamer.common.logs import start_logging
-from streamer.cuda.ipc import IpcExporter, Slots
+from streamer.cuda.ipc import IpcExporter, SurfaceSlots
 from streamer.frames.frame import Frame
 from streamer.sources import open_source
 from streamer.sources.base import Source, as_source_error
@@ -46,7 +46,7 @@ class DecoderWorker:
         self._channel, self._counters = channel, counters
         self._outbox: queue.SimpleQueue[tuple[object, Callable[[], None] | None]] = queue.SimpleQueue()
         self._sources: dict[int, WorkerSource] = {}
-        self._slots = Slots(counters.returned)
+        self._slots = SurfaceSlots(counters.returned)
 
     def serve(self) -> None:
         """Handles the run's messages; stops all sources and returns when the run has closed the channel."""
@@ -106,7 +106,7 @@ class DecoderWorker:
 class WorkerSource:
     """One source, read on a thread of its own."""
 
-    def __init__(self, request: messages.Open, counters: SharedCounters, send: Send, slots: Slots) -> None:
+    def __init__(self, request: messages.Open, counters: SharedCounters, send: Send, slots: SurfaceSlots) -> None:
         self._request, self._counters, self._send, self._slots = request, counters, send, slots
         self._number = request.number
         self._started, self._stopped = threading.Event(), threading.Event()
@@ -137,9 +137,9 @@ class WorkerSource:
         """Sends a changed status; returns True once it has ended and all its surfaces are returned."""
         with self._lock:
             if self._exporter is not None:
-                self._exporter.take_back()
+                self._exporter.reclaim()
             if self._has_ended:
-                return self._exporter is None or not self._exporter.out
+                return self._exporter is None or not self._exporter.in_flight
         source = self._source
         if source is not None:
             status = (source.info, _status_of(source))
@@ -212,7 +212,7 @@ class WorkerSource:
         with self._lock:
             if self._exporter is None:
                 self._exporter = self._start_exporting(picture)
-            slot, generation = self._exporter.lend(surface, picture)
+            slot, generation = self._exporter.export(surface, picture)
         if (picture.tags, picture.size_wh) != self._format:
             self._format = (picture.tags, picture.size_wh)
             self._send(messages.FormatChanged(self._number, picture.size_wh, picture.tags))
@@ -226,10 +226,9 @@ class WorkerSource:
             lambda slot, handle: self._send(messages.SurfaceExported(slot, handle)),
             lambda slot, generation: self._send(messages.SurfaceRetired(slot, generation)),
         )
-        spare: Any = first.spare()
-        for surface in spare:
+        for surface in first.pool.idle() if first.pool is not None else ():
             with contextlib.suppress(EngineError):  # a connection that ends may free it meanwhile
-                exporter.offer(surface)
+                exporter.announce(surface)
         return exporter
 
 

@@ -12,7 +12,7 @@ from streamer.sources.options import SourceOptions
 from streamer.sources.spec import SourceSpec
 
 if TYPE_CHECKING:
-    from streamer.cuda.ipc import Handle
+    from streamer.cuda.ipc import IpcHandle
 
 
 class Status(NamedTuple):
@@ -76,7 +76,7 @@ class SurfaceExported(NamedTuple):
     """Frames will be in this GPU surface."""
 
     slot: int
-    handle: Handle
+    handle: IpcHandle
 
 
 class SurfaceRetired(NamedTuple):

@@ -220,13 +220,13 @@ class WorkerProcess:
             except Exception as error:
                 source.fail(_as_streamer_error(error))
         elif isinstance(message, messages.SurfaceExported):
-            self._surfaces().add(message.slot, message.handle)
+            self._surfaces().map(message.slot, message.handle)
         elif isinstance(message, messages.SurfaceRetired):
-            self._surfaces().drop(message.slot, message.generation)
+            self._surfaces().unmap(message.slot, message.generation)
 
     def _handle_for(self, source: RemoteSource, message: object) -> None:
         if isinstance(message, messages.FrameReady):
-            source.on_surface(message, self._surfaces().borrow(message.slot, message.generation))
+            source.on_surface(message, self._surfaces().lease(message.slot, message.generation))
         elif isinstance(message, messages.FrameCopied):
             source.on_frame(message.frame, message.capture_ms)
         elif isinstance(message, messages.StatusChanged):

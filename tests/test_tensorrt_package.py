@@ -15,7 +15,6 @@ from streamer.engines.tensorrt.package import (
     TensorRTPackage,
     choose_targets,
     known_targets,
-    load_flavour,
     parse_targets,
     present_gpu,
 )
@@ -29,11 +28,11 @@ ADA = GpuModel("NVIDIA GeForce RTX 4090", "sm89")
 HOPPER = GpuModel("NVIDIA H100", "sm90")
 
 
-@pytest.mark.parametrize("flavour", list(TensorRTPackage))
-def test_a_missing_package_names_its_command(flavour: TensorRTPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, flavour.module_name, None)
-    with pytest.raises(EngineError, match=re.escape(f"pip install 'nanodet-streamer[{flavour.value}]'")):
-        load_flavour(flavour)
+@pytest.mark.parametrize("package", list(TensorRTPackage))
+def test_a_missing_package_names_its_command(package: TensorRTPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package.module_name, None)
+    with pytest.raises(EngineError, match=re.escape(f"pip install 'nanodet-streamer[{package.value}]'")):
+        package.load()
 
 
 def test_a_package_whose_libraries_are_missing_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,14 +43,14 @@ def test_a_package_whose_libraries_are_missing_says_which(monkeypatch: pytest.Mo
     with pytest.raises(
         EngineError, match=r"tensorrt is installed but can't be loaded \(libnvinfer\.so\.11.*file\)"
     ) as e:
-        load_flavour(TensorRTPackage.TENSORRT)
+        TensorRTPackage.TENSORRT.load()
     assert "\n" not in str(e.value)
 
 
 def test_an_old_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="8.6.1"))
     with pytest.raises(EngineError, match=r"tensorrt 8\.6\.1 is too old, wanted 10 or later"):
-        load_flavour(TensorRTPackage.TENSORRT)
+        TensorRTPackage.TENSORRT.load()
 
 
 def test_known_targets_are_the_numbered_ones_in_order() -> None:
@@ -74,7 +73,7 @@ def test_what_is_no_target_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flavour", "trt", "wanted", "gpu", "targets"),
+    ("package", "trt", "wanted", "gpu", "targets"),
     [
         (TensorRTPackage.TENSORRT_RTX, RTX, ("sm120", "sm89"), None, ("sm89", "sm120")),
         (TensorRTPackage.TENSORRT_RTX, RTX, (), ADA, ("sm89",)),
@@ -84,13 +83,13 @@ def test_what_is_no_target_is_refused(text: str) -> None:
     ],
 )
 def test_targets_are_chosen(
-    flavour: TensorRTPackage, trt: Any, wanted: tuple[str, ...], gpu: GpuModel | None, targets: tuple[str, ...]
+    package: TensorRTPackage, trt: Any, wanted: tuple[str, ...], gpu: GpuModel | None, targets: tuple[str, ...]
 ) -> None:
-    assert choose_targets(flavour, trt, wanted, gpu) == targets
+    assert choose_targets(package, trt, wanted, gpu) == targets
 
 
 @pytest.mark.parametrize(
-    ("flavour", "trt", "wanted", "gpu", "error", "says"),
+    ("package", "trt", "wanted", "gpu", "error", "says"),
     [
         (
             TensorRTPackage.TENSORRT_RTX,
@@ -122,7 +121,7 @@ def test_targets_are_chosen(
     ],
 )
 def test_targets_that_cannot_be_built_for(
-    flavour: TensorRTPackage,
+    package: TensorRTPackage,
     trt: Any,
     wanted: tuple[str, ...],
     gpu: GpuModel | None,
@@ -130,7 +129,7 @@ def test_targets_that_cannot_be_built_for(
     says: str,
 ) -> None:
     with pytest.raises(error, match=re.escape(says)):
-        choose_targets(flavour, trt, wanted, gpu)
+        choose_targets(package, trt, wanted, gpu)
 
 
 def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
