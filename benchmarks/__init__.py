@@ -1,1 +1,1 @@
-"""The program measured beside what its users would write without it: `python -m benchmarks.run` and `.memory`."""
+"""The program compared with what its users would write without it: `python -m benchmarks.run` and `.memory`."""

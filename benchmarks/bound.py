@@ -73,7 +73,7 @@ def measure_stages(model: str, clip: Path, output: Path) -> dict[str, float]:
 
 
 def measure_finding(clip: Path, streams: int) -> dict[str, float]:
-    """Runs reading and finding alone, as `measure_stages` does, with the packaged model as for so many streams.
+    """Runs reading and finding alone, as `measure_stages` does, with the packaged model as for that many streams.
 
     Returns:
         Processor seconds a frame, all threads of the process together, of ``decode`` and ``detect``.

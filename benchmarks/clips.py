@@ -102,7 +102,7 @@ def count_frames(video: Path) -> int:
 
 
 def _pictures(footage: Sequence[Path]) -> Iterator[tuple[Path, int, av.VideoFrame]]:
-    """Yields (file, number in it, picture) for ever."""
+    """Yields (file, number in it, picture), without end."""
     while True:
         for path in footage:
             try:

@@ -220,7 +220,7 @@ def _serve(connection: Connection, originals: Path, folder: Path, printed: Path,
         kind, seed = case_of(case)
         arguments, how = kind.write(originals, seed)
         connection.send((arguments, how))
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # begins the peak anew
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
         status = program(arguments)
         sys.stdout.flush()
         sys.stderr.flush()

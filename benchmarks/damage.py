@@ -11,7 +11,7 @@ import onnx
 T = TypeVar("T")
 
 HOWS = ("bits flipped", "bytes overwritten", "cut off", "block twice", "block removed")
-_NEAR = 4096  # headers, indexes and graphs lie within so many bytes of a file's start or end
+_NEAR = 4096  # headers, indexes and graphs lie within this many bytes of a file's start or end
 _MOST_BYTES = 64
 _MOST_FLIPS = 16
 _ODD_VALUES = (
@@ -59,7 +59,7 @@ def _place(size: int, random: Random) -> int:
 
 
 def damage_values(content: bytes, random: Random) -> tuple[bytes, str]:
-    """Returns a YAML file in which one key has another value: the text of a person who misread the manual.
+    """Returns a YAML file in which one key has another value: as of a person who misread the manual.
 
     Args:
         content: UTF-8 text with at least one ``key: value`` line.

@@ -156,7 +156,7 @@ class _Fleet:
 
 
 def _serve(commands: Connection, footage: Path, count: int, staggered: bool) -> None:
-    """Does what is asked until nobody can ask any more; the body of the process."""
+    """Serves requests until the pipe closes; the body of the process."""
     fleet = _Fleet(footage, count, staggered)
     try:
         commands.send(fleet.urls)

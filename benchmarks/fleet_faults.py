@@ -1,4 +1,4 @@
-"""Part "faults" of ``benchmarks.fleet``: what healthy cameras notice of sick ones beside them."""
+"""Part "faults" of ``benchmarks.fleet``: how faulty cameras affect healthy ones in the same run."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _LOOP_FRAMES = 377
 
 @dataclass(frozen=True)
 class FilesRound:
-    """One run of so many streams, in a process of its own.
+    """One run of some streams, in a process of its own.
 
     Attributes:
         frames: unique frames that reached the sinks, of all streams.
@@ -52,7 +52,7 @@ class Files:
 
     Attributes:
         rounds: by the number of streams.
-        requests: how many the engine has side by side, by the number of streams: what was measured to be best here.
+        requests: the best number of parallel requests, as measured here, by the number of streams.
         costs_s: processor seconds a frame of reading and finding alone, one for each round, by stage.
     """
 
@@ -72,7 +72,7 @@ class Files:
 
 
 def measure(footage: Sequence[Path], counts: Sequence[int], frames: int, rounds: int) -> Files:
-    """Runs so many streams in turn, round after round.
+    """Runs each number of streams in turn, round after round.
 
     Args:
         footage: real clips.
@@ -153,7 +153,7 @@ def run_files(clips: Sequence[Path], frames: int) -> FilesRound:
 
 
 def choose_requests(counts: Sequence[int]) -> dict[int, int]:
-    """Returns how many requests the engine has side by side for so many files."""
+    """Returns how many parallel requests the engine has for that many files."""
     chosen = {}
     for count in counts:
         batch: Literal["auto"] | None = "auto" if count > 1 else None

@@ -1,4 +1,4 @@
-"""Part "peer" of ``benchmarks.fleet``: the loop everyone writes over many cameras, beside this program's pipeline."""
+"""Part "peer" of ``benchmarks.fleet``: the usual loop over many cameras, compared with this program's pipeline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.frames.frame import Frame
 
 OPENCV_TIMEOUT_S = 30.0
-"""OpenCV's own for reading and for opening through FFmpeg, where nobody sets another."""
+"""OpenCV's default for reading and for opening through FFmpeg."""
 _LIVE_S = 0.8  # a second's pictures take so long, at least, once none are left over
 
 
@@ -149,7 +149,7 @@ CONTENDERS: dict[str, Callable[[Cameras, Timing], Times]] = {
 
 
 def _opened(url: str, everybody: threading.Barrier) -> cv2.VideoCapture:
-    """Opens a camera, reads on until everybody has, and throws away what is left over by then.
+    """Opens a camera, reads until all are open, and discards the frames so far.
 
     OpenCV opens cameras one after the other. One that isn't read meanwhile blocks its server for so long that its
     connection doesn't recover.

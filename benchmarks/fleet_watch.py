@@ -175,8 +175,8 @@ def watching(urls: Sequence[str]) -> Iterator[Watch]:
     ):
         sources = [open_source(url, name=f"camera {n}", wait=False) for n, url in enumerate(urls, 1)]
         sinks = [NotedLines(Path(folder, f"{source.info.name}.jsonl"), detector.labels) for source in sources]
-        plans = [StreamSpec(source, [("lines", sink)]) for source, sink in zip(sources, sinks, strict=True)]
-        watch = Watch(sinks, Pipeline(plans, detector, overlay=False))
+        specs = [StreamSpec(source, [("lines", sink)]) for source, sink in zip(sources, sinks, strict=True)]
+        watch = Watch(sinks, Pipeline(specs, detector, overlay=False))
 
         def body() -> None:
             try:

@@ -1,4 +1,4 @@
-"""Measuring in a process of its own, so that nobody's memory, threads or caches are in another's figures."""
+"""Measuring in a process of its own, so that the figures hold no other measurement's memory, threads or caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.lag``: how old the shown picture is, read from its pixels, beside the loop everyone writes."""
+"""``python -m benchmarks.lag``: how old the shown picture is, read from its pixels, compared with the usual loop."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_streamer(url: str, least_s: float, seconds: float, sink: CodeSink) -> None:
-    """Shows the camera through this program's pipeline for so many seconds."""
+    """Shows the camera through this program's pipeline for some seconds."""
     with open_detector(DEFAULT_MODEL, device="cpu", depth=1) as detector:
-        plan = StreamSpec(open_source(url), [("codes", sink)])
-        Pipeline([plan], Slowed(detector, least_s)).run(seconds)
+        spec = StreamSpec(open_source(url), [("codes", sink)])
+        Pipeline([spec], Slowed(detector, least_s)).run(seconds)
 
 
 def run_loop(url: str, least_s: float, seconds: float, sink: CodeSink) -> None:

@@ -1,4 +1,4 @@
-"""What a process holds: memory, threads, file descriptors, as Linux tells it."""
+"""What a process holds: memory, threads, file descriptors, as Linux reports it."""
 
 from __future__ import annotations
 

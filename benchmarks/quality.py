@@ -53,7 +53,7 @@ def streamer_psnr(model: str, clip: Path, output: Path, step: int) -> tuple[floa
 
 
 def loop_psnr(loop: Loop, clip: Path, output: Path, step: int) -> tuple[float, float]:
-    """Draws every `step`-th frame of `clip` anew and compares it with the video that `loop` wrote to `output`.
+    """Draws every `step`-th frame of `clip` again and compares it with the video that `loop` wrote to `output`.
 
     Returns:
         PSNR in dB over all compared frames, and that of the worst one.

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.run``: this program beside its peers, one after another in one process."""
+"""``python -m benchmarks.run``: this program and its peers, one after another in one process."""
 
 from __future__ import annotations
 

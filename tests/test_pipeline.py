@@ -22,8 +22,8 @@ def test_every_frame_reaches_every_sink_in_order(depth: int) -> None:
     pipeline: Pipeline
     source, sinks = CountingSource(100), [MemorySink(), MemorySink(needs_pixels=True)]
     detector = SlowDetector(depth=depth, during=lambda _: until_frames_wait(pipeline, 2))
-    plan = StreamSpec(source, [("a", sinks[0]), ("b", sinks[1])])
-    pipeline = Pipeline([plan], detector)
+    spec = StreamSpec(source, [("a", sinks[0]), ("b", sinks[1])])
+    pipeline = Pipeline([spec], detector)
     report = run_bounded(pipeline)
     for sink in sinks:
         assert sink.indices == list(range(100))
@@ -40,14 +40,14 @@ def test_every_frame_reaches_every_sink_in_order(depth: int) -> None:
     assert report.latency_ms["p50"] <= report.latency_ms["p95"] <= report.latency_ms["max"]
 
 
-def test_only_sinks_that_show_get_drawn_frames() -> None:
+def test_only_sinks_that_need_pixels_get_drawn_frames() -> None:
     plain, drawn = MemorySink(), MemorySink(needs_pixels=True)
     run_bounded(Pipeline([StreamSpec(CountingSource(1), [("p", plain), ("d", drawn)])], SlowDetector()))
     assert (plain.frames[0].image == 0).all()
     assert (drawn.frames[0].image != 0).any()
 
 
-def test_nothing_is_drawn_when_nobody_looks() -> None:
+def test_nothing_is_drawn_where_no_sink_needs_it() -> None:
     report = run_bounded(Pipeline([StreamSpec(CountingSource(3), [("p", MemorySink())])], SlowDetector()))
     assert "draw" not in report.stages_ms
 
@@ -69,8 +69,8 @@ def test_freshest_drops_and_counts_and_ends_with_the_newest() -> None:
 
 def test_policy_may_be_asked_for() -> None:
     sink = MemorySink()
-    plan = StreamSpec(CountingSource(50, live=True), [("m", sink)], policy=OverflowPolicy.BLOCK)
-    run_bounded(Pipeline([plan], SlowDetector()))
+    spec = StreamSpec(CountingSource(50, live=True), [("m", sink)], policy=OverflowPolicy.BLOCK)
+    run_bounded(Pipeline([spec], SlowDetector()))
     assert sink.indices == list(range(50))
 
 
@@ -98,8 +98,8 @@ def test_duration_ends_a_source_that_says_nothing() -> None:
     try:
         source = CountingSource(10, live=True, before=lambda i: silent.wait(WAIT_S) if i == 3 else None)
         sink = MemorySink()
-        plan = StreamSpec(source, [("m", sink)], policy=OverflowPolicy.BLOCK)
-        run_bounded(Pipeline([plan], SlowDetector()), duration_s=0.2)
+        spec = StreamSpec(source, [("m", sink)], policy=OverflowPolicy.BLOCK)
+        run_bounded(Pipeline([spec], SlowDetector()), duration_s=0.2)
         assert sink.closed == 1
         assert sink.indices == [0, 1, 2]
     finally:
@@ -139,7 +139,7 @@ def test_a_slow_recorder_of_a_live_source_loses_frames_of_its_own() -> None:
     assert part.frames_dropped == pipeline.streams[0].dropped == 50 - len(slow.indices)
 
 
-def test_an_outage_is_shown_to_those_who_look_on_and_counts_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_shown_to_live_views_and_counts_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(
         "streamer.frames.draw.Annotator.annotate", lambda self, frame, found, lines: written.append(lines[0]) or frame
@@ -200,11 +200,11 @@ def test_source_without_a_frame() -> None:
 
 def test_streams_share_the_detector_and_keep_apart() -> None:
     sinks = [MemorySink() for _ in range(3)]
-    plans = [
+    specs = [
         StreamSpec(CountingSource(count, name=f"s{count}"), [("m", sink)])
         for count, sink in zip((5, 30, 60), sinks, strict=True)
     ]
-    report = run_bounded(Pipeline(plans, SlowDetector(depth=2)))
+    report = run_bounded(Pipeline(specs, SlowDetector(depth=2)))
     for count, sink in zip((5, 30, 60), sinks, strict=True):
         assert sink.indices == list(range(count))
         assert {frame.source for frame in sink.frames} == {f"s{count}"}
@@ -214,8 +214,8 @@ def test_streams_share_the_detector_and_keep_apart() -> None:
 def test_outputs_of_a_stream_that_ends_are_finished_while_others_go_on() -> None:
     short, long = MemorySink(), MemorySink()
     going_on = CountingSource(50, name="long", before=lambda i: wait_for(lambda: short.closed) if i == 40 else None)
-    plans = [StreamSpec(CountingSource(5, name="short"), [("m", short)]), StreamSpec(going_on, [("m", long)])]
-    run_bounded(Pipeline(plans, SlowDetector(depth=2)))
+    specs = [StreamSpec(CountingSource(5, name="short"), [("m", short)]), StreamSpec(going_on, [("m", long)])]
+    run_bounded(Pipeline(specs, SlowDetector(depth=2)))
     assert (short.indices, short.closed) == (list(range(5)), 1)
     assert long.indices == list(range(50))
 
@@ -225,51 +225,51 @@ def test_streams_take_turns() -> None:
     pipeline: Pipeline
 
     sinks = [MemorySink(before=lambda _, name=name: order.append(name)) for name in "abc"]
-    plans = [StreamSpec(CountingSource(20, name=n), [("m", s)]) for n, s in zip("abc", sinks, strict=True)]
+    specs = [StreamSpec(CountingSource(20, name=n), [("m", s)]) for n, s in zip("abc", sinks, strict=True)]
     detector = SlowDetector(during=lambda _: until_frames_wait(pipeline, 1))
-    pipeline = Pipeline(plans, detector)
+    pipeline = Pipeline(specs, detector)
     run_bounded(pipeline)
     submitted = detector.submitted
-    # The first frames may come from whoever is up first; from then on all offer one at every turn.
+    # The first frames may come from either stream; from then on all offer one at every turn.
     for position in range(3, 50):
         assert set(submitted[position : position + 3]) == set("abc")
     assert len(order) == 60
 
 
 def test_paced_source_is_live() -> None:
-    plan = StreamSpec(CountingSource(3), [("m", MemorySink())], paced=True)
-    assert plan.overflow_policy is OverflowPolicy.DROP_OLDEST
+    spec = StreamSpec(CountingSource(3), [("m", MemorySink())], paced=True)
+    assert spec.overflow_policy is OverflowPolicy.DROP_OLDEST
 
 
 def test_paced_frames_are_captured_at_their_own_time() -> None:
     sink = MemorySink()
-    plan = StreamSpec(CountingSource(4), [("m", sink)], policy=OverflowPolicy.BLOCK, paced=True)
-    run_bounded(Pipeline([plan], SlowDetector()))
+    spec = StreamSpec(CountingSource(4), [("m", sink)], policy=OverflowPolicy.BLOCK, paced=True)
+    run_bounded(Pipeline([spec], SlowDetector()))
     times = np.array([frame.captured_at_s for frame in sink.frames])
     assert (times - times[0] >= np.arange(4) / 30 - 1e-3).all()
 
 
-def test_a_budget_thins_frames_by_their_own_time() -> None:
+def test_a_rate_limit_thins_frames_by_their_own_time() -> None:
     sink = MemorySink()
-    plan = StreamSpec(CountingSource(90), [("m", sink)], max_fps=10.0)  # 30 a second
-    report = run_bounded(Pipeline([plan], SlowDetector()))
+    spec = StreamSpec(CountingSource(90), [("m", sink)], max_fps=10.0)  # 30 a second
+    report = run_bounded(Pipeline([spec], SlowDetector()))
     assert sink.indices == list(range(0, 90, 3))
     part = report.sources[0]
     assert (part.frames_captured, part.frames_processed, part.frames_dropped) == (90, 30, 60)
 
 
 @pytest.mark.parametrize(("max_fps", "kept"), [(20.0, 60), (29.0, 87), (30.0, 90), (100.0, 90), (0.5, 2)])
-def test_a_budget_is_kept_on_average(max_fps: float, kept: int) -> None:
-    budget = RateLimiter(max_fps)
-    assert sum(budget.allows(number / 30) for number in range(90)) == pytest.approx(kept, abs=1)
+def test_a_rate_limit_is_kept_on_average(max_fps: float, kept: int) -> None:
+    limiter = RateLimiter(max_fps)
+    assert sum(limiter.allows(number / 30) for number in range(90)) == pytest.approx(kept, abs=1)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_detecting_every_nth_frame_holds_the_boxes_between(depth: int) -> None:
+def test_detecting_every_nth_frame_reuses_the_boxes_between(depth: int) -> None:
     seen: list[int] = []
     sink = MemorySink()
-    plan = StreamSpec(CountingSource(20), [("m", sink)], detect_every=4)
-    report = run_bounded(Pipeline([plan], SlowDetector(depth=depth, during=seen.append)))
+    spec = StreamSpec(CountingSource(20), [("m", sink)], detect_every=4)
+    report = run_bounded(Pipeline([spec], SlowDetector(depth=depth, during=seen.append)))
     assert seen == list(range(0, 20, 4))
     assert sink.indices == list(range(20))
     assert [found.is_reused for found in sink.detections] == [index % 4 != 0 for index in range(20)]
@@ -277,13 +277,13 @@ def test_detecting_every_nth_frame_holds_the_boxes_between(depth: int) -> None:
     assert report.sources[0].frames_processed == 20
 
 
-def test_streams_with_and_without_held_boxes_keep_their_order() -> None:
+def test_streams_with_and_without_reused_boxes_keep_their_order() -> None:
     sinks = [MemorySink() for _ in range(3)]
-    plans = [
+    specs = [
         StreamSpec(CountingSource(50, name=f"s{every}"), [("m", sink)], detect_every=every)
         for every, sink in zip((1, 2, 7), sinks, strict=True)
     ]
-    run_bounded(Pipeline(plans, SlowDetector(depth=2)))
+    run_bounded(Pipeline(specs, SlowDetector(depth=2)))
     for every, sink in zip((1, 2, 7), sinks, strict=True):
         assert sink.indices == list(range(50))
         assert [found.is_reused for found in sink.detections] == [index % every != 0 for index in range(50)]
@@ -291,31 +291,31 @@ def test_streams_with_and_without_held_boxes_keep_their_order() -> None:
 
 def test_higher_priority_is_served_first() -> None:
     pipeline: Pipeline
-    plans = [
+    specs = [
         StreamSpec(CountingSource(20, name=name), [("m", MemorySink())], priority=priority)
         for name, priority in (("low", 0), ("high", 1))
     ]
     detector = SlowDetector(during=lambda _: until_frames_wait(pipeline, 1))
-    pipeline = Pipeline(plans, detector)
+    pipeline = Pipeline(specs, detector)
     run_bounded(pipeline)
     submitted = detector.submitted
-    assert submitted[1:20].count("high") >= 18  # the first may come from whoever is up first
+    assert submitted[1:20].count("high") >= 18  # the first may come from either stream
     assert submitted.count("low") == submitted.count("high") == 20
 
 
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("first", [0, 1])
-def test_a_stream_whose_output_waits_for_another_stream_does_not_hold_it_up(depth: int, first: int) -> None:
+def test_a_stream_whose_output_waits_for_another_stream_does_not_stall_it(depth: int, first: int) -> None:
     done = threading.Event()
 
     def until_the_other_is_done(index: int) -> None:
-        assert index < 1 or done.wait(WAIT_S), "the other stream was held up"
+        assert index < 1 or done.wait(WAIT_S), "the other stream was stalled"
 
     waiting = MemorySink(before=until_the_other_is_done)
     going_on = MemorySink(before=lambda index: done.set() if index == 199 else None)
-    plans = [
+    specs = [
         StreamSpec(CountingSource(200, name="waits"), [("wall", waiting)]),
         StreamSpec(CountingSource(200, name="goes on"), [("wall", going_on)]),
     ]
-    run_bounded(Pipeline(plans[first:] + plans[:first], SlowDetector(depth=depth)))
+    run_bounded(Pipeline(specs[first:] + specs[:first], SlowDetector(depth=depth)))
     assert waiting.indices == going_on.indices == list(range(200))

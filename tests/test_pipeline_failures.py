@@ -69,8 +69,8 @@ def test_an_output_that_fails_ends_alone(main_thread: bool, live: bool) -> None:
     failing = MemorySink(before=fail_at(5, SinkError("disk full")), main_thread=main_thread)
     going_on = MemorySink(needs_pixels=True)
     source = CountingSource(40, live=live)
-    plan = StreamSpec(source, [("bad.mp4", failing), ("good.mp4", going_on)], policy=OverflowPolicy.BLOCK)
-    pipeline = Pipeline([plan], SlowDetector())
+    spec = StreamSpec(source, [("bad.mp4", failing), ("good.mp4", going_on)], policy=OverflowPolicy.BLOCK)
+    pipeline = Pipeline([spec], SlowDetector())
     with pytest.raises(SinkError, match="disk full"):
         run_bounded(pipeline)
     assert failing.indices == list(range(5))
@@ -140,8 +140,8 @@ class FaultySource(CountingSource):
 def test_whatever_a_source_raises_ends_it_alone(where: str, given: int) -> None:
     sinks = [MemorySink(), MemorySink()]
     faulty, well = FaultySource(where), CountingSource(100, name="well")
-    plans = [StreamSpec(s, [("m", k)]) for s, k in zip((faulty, well), sinks, strict=True)]
-    pipeline = Pipeline(plans, SlowDetector())
+    specs = [StreamSpec(s, [("m", k)]) for s, k in zip((faulty, well), sinks, strict=True)]
+    pipeline = Pipeline(specs, SlowDetector())
     if where == "interrupt":
         pipeline.add(StreamSpec(CountingSource(1), [("m", MemorySink())]))
         pipeline.remove("faulty")

@@ -144,14 +144,14 @@ def test_nothing_is_lost_and_no_task_runs_twice_at_once(counts: list[list[int]],
     trays = [Tray(during=lambda _: time.sleep(0)) for _ in counts]
     crew.add(*trays)
 
-    def bring(tray: Tray, who: int, count: int) -> None:
+    def bring(tray: Tray, giver: int, count: int) -> None:
         for number in range(count):
-            tray.queue.put((who, number))
+            tray.queue.put((giver, number))
 
     threads = [
-        threading.Thread(target=bring, args=(tray, who, count))
+        threading.Thread(target=bring, args=(tray, giver, count))
         for tray, shares in zip(trays, counts, strict=True)
-        for who, count in enumerate(shares)
+        for giver, count in enumerate(shares)
     ]
     for thread in threads:
         thread.start()
@@ -165,9 +165,9 @@ def test_nothing_is_lost_and_no_task_runs_twice_at_once(counts: list[list[int]],
     assert not crew.failures
     for tray, shares in zip(trays, counts, strict=True):
         assert not tray.overlapped
-        for who, count in enumerate(shares):
-            mine = [item for item in tray.done if isinstance(item, tuple) and item[0] == who]
-            assert mine == [(who, number) for number in range(count)]
+        for giver, count in enumerate(shares):
+            mine = [item for item in tray.done if isinstance(item, tuple) and item[0] == giver]
+            assert mine == [(giver, number) for number in range(count)]
     assert crowded or len(crew.threads) == 1
 
 
