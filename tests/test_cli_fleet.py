@@ -16,6 +16,7 @@ import pytest
 from streamer.app.config import SourceOverrides, StreamConfig
 from streamer.app.stream_factory import StreamFactory
 from streamer.common.errors import ConfigError
+from streamer.sinks.spec import OutputSpec
 from streamer.sources.spec import SourceSpec
 from tests.fakes import wait_for
 from tests.media import write_clip
@@ -153,7 +154,9 @@ def test_a_source_whose_outputs_are_refused_is_in_nobodys_way(tmp_path: Path) ->
     opener = StreamFactory(base)
     with ExitStack() as stack:
         opener.plans(opener.sources(stack), ("thing",), stack)
-        wrong = base.model_copy(update={"wishes": {"b": SourceOverrides(output=(str(tmp_path / "a.jsonl"),))}})
+        wrong = base.model_copy(
+            update={"overrides": {"b": SourceOverrides(output=(OutputSpec.parse(f"{tmp_path}/a.jsonl"),))}}
+        )
         with pytest.raises(ConfigError, match="two outputs are"):
             opener.open_stream(wrong, SourceSpec.parse(str(clips[1])))
         plan = opener.open_stream(wrong, SourceSpec.parse(str(clips[2])))

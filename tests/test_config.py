@@ -168,7 +168,7 @@ def test_anchors_are_taken(tmp_path: Path) -> None:
     text = "source:\n  door: &camera {uri: '0', max_fps: 5}\n  yard: {<<: *camera, uri: '1'}\n"
     config = read_config(written(tmp_path, text), {})
     assert [(spec.name, str(spec)) for spec in config.source] == [("door", "0"), ("yard", "1")]
-    assert config.wishes_of("yard").max_fps == 5
+    assert config.overrides_for("yard").max_fps == 5
 
 
 def test_words_that_yaml_would_make_something_else_of_stay_words(tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_a_source_may_have_wishes_of_its_own(tmp_path: Path) -> None:
     text = "source: {door: {uri: rtsp://a/1, max_fps: 5, priority: 2}, yard: 0}\nmax_fps: 10\ndetect_every: 3\n"
     config = read_config(written(tmp_path, text), {})
     assert [f"{spec.name}={spec}" for spec in config.source] == ["door=rtsp://a/1", "yard=0"]
-    assert config.wishes_of("door") == SourceOverrides(max_fps=5, detect_every=3, priority=2, policy="auto")
-    assert config.wishes_of("yard") == SourceOverrides(max_fps=10, detect_every=3, priority=0, policy="auto")
+    assert config.overrides_for("door") == SourceOverrides(max_fps=5, detect_every=3, priority=2, policy="auto")
+    assert config.overrides_for("yard") == SourceOverrides(max_fps=10, detect_every=3, priority=0, policy="auto")
 
 
 @pytest.mark.parametrize(

@@ -483,7 +483,9 @@ def test_exchanging_all_sources_of_a_tiled_video_begins_another(tmp_path: Path, 
 
 def test_outputs_of_ones_own_that_change_and_come_back(tmp_path: Path, clips: list[Path]) -> None:
     def with_output(name: str) -> StreamConfig:
-        return config.model_copy(update={"wishes": {"a": SourceOverrides(output=(f"{tmp_path}/{name}",))}})
+        return config.model_copy(
+            update={"overrides": {"a": SourceOverrides(output=(OutputSpec.parse(f"{tmp_path}/{name}"),))}}
+        )
 
     config = StreamConfig(source=(named(f"a={clips[0]}"),), output=("null",), decode="cpu")
     with opened(with_output("x.jsonl")) as (opener, plans):
@@ -509,7 +511,9 @@ def test_what_the_run_has_read_is_no_output_later(tmp_path: Path, clips: list[Pa
     content = clips[0].read_bytes()
     with opened(config) as (opener, _):
         opener.forget("a")
-        wrong = config.model_copy(update={"wishes": {"b": SourceOverrides(output=(OutputSpec.parse(str(clips[0])),))}})
+        wrong = config.model_copy(
+            update={"overrides": {"b": SourceOverrides(output=(OutputSpec.parse(str(clips[0])),))}}
+        )
         with pytest.raises(ConfigError, match="is also the source"):
             opener.open_stream(wrong, named(f"b={clips[1]}"))
     assert clips[0].read_bytes() == content

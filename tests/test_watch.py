@@ -56,7 +56,7 @@ class Run:
             raise ValueError("no such thing")
         sink = self.sinks.get(uri) or MemorySink()
         self.opened.setdefault(name, []).append((uri, sink))
-        wishes = config.wishes_of(name)
+        wishes = config.overrides_for(name)
         source = CountingSource(3 if "short" in uri else ENDLESS, name=name)
         return StreamSpec(
             source, [("out", sink)], None, False, wishes.priority, wishes.max_fps, wishes.detect_every or 1

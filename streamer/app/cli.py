@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from streamer import __version__
 from streamer.app.limits import in_words
 from streamer.common.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, StreamerError, one_line
 from streamer.common.interrupt import Interrupt
@@ -22,13 +23,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_EXAMPLES = """\
+examples:
+  nanodet-stream --source 0
+  nanodet-stream --source door=rtsp://USER:PASSWORD@192.0.2.10/stream1 --output '{source}.mp4' --output '{source}.jsonl'
+  nanodet-stream --config configs/streams/fleet.yaml --classes person,car --report report.json
+"""
+
 
 def main(arguments: Sequence[str] | None = None, interrupt: Interrupt | None = None) -> int:
     """Runs the program.
 
     Args:
-        arguments: of the command line; None takes the process's.
-        interrupt: what signals do, where they are handled; None leaves them to the caller.
+        arguments: of the command line; None uses the process's.
+        interrupt: the handling of signals; None leaves them to the caller.
 
     Returns:
         The exit status: 0 done, 1 failed, 2 bad usage, 130 after Ctrl-C, 143 after SIGTERM.
@@ -96,62 +104,23 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
+    from streamer.app.config import StreamConfig
+    from streamer.app.options import add_options
+
     parser = _Parser(
         prog="nanodet-stream",
-        description="Detects objects with NanoDet in a camera, a video or pictures, live.",
+        usage="%(prog)s [options]",
+        description="Detects objects with NanoDet in cameras, videos and pictures, live.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--source", action="append", metavar="URI", help="0, clip.mp4, folder/, '*.jpg', rtsp://..., sample; name=URI")
-    add("--output", action="append", metavar="URI", help="window, out.mp4|.mkv|.avi, out.jsonl, folder/, null")
-    add("--config", type=Path, metavar="FILE", help="YAML file with any of these options")
-    add("--model", metavar="NAME|FILE", help="a name of --list models, an ONNX file, or an OpenVINO IR (.xml)")
-    add("--model-config", type=Path, metavar="FILE", help="YAML description of a file from elsewhere")
-    add("--engine", metavar="NAME", help="auto, openvino, onnxruntime; on a GPU tensorrt, torch")
-    add("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N")
-    add("--precision", choices=("auto", "f32", "bf16", "f16"), help="what a float model is computed in")
-    add("--depth", type=int, metavar="N", help="frames in flight (default: 1 when live, else two a core)")
-    add("--batch", type=_count, metavar="N|auto", help="frames of several sources in one go (default: auto, measured)")
-    add("--batch-timeout", type=float, metavar="MS", help="how long a batch waits to become full (default 5)")
-    add("--conf", type=float, metavar="0..1", help="least score to show (default 0.4)")
-    add("--iou", type=float, metavar="0..1", help="overlap above which the weaker box goes (default 0.6)")
-    add("--classes", type=_comma_separated, metavar="A,B", help="show only these labels")
-    add("--policy", choices=("auto", "every-frame", "freshest"), help="what happens when detection is slower")
-    add("--pace", choices=("source", "max"), help="play files at their own speed, or as fast as it goes")
-    add("--max-fps", type=float, metavar="N", help="take at most N frames a second of each source")
-    add("--detect-every", type=int, metavar="N", help="detect in each Nth frame; the others get its boxes, as held")
-    add("--max-frames", type=int, metavar="N", help="stop after N frames of each source")
-    add("--duration", type=float, metavar="SECONDS", help="stop after this long")
-    add("--max-pixels", type=int, metavar="N", help="refuse larger pictures from their header (default 200000000)")
-    add("--camera-size", metavar="WxH", help="ask this size of a webcam")
-    add("--camera-fps", type=float, metavar="N", help="ask this frame rate of a webcam or snapshot URL")
-    add("--camera-format", metavar="FOURCC", help="ask this pixel format of a webcam, such as MJPG")
-    add("--reconnect", metavar="N|forever", help="tries in a row to reach a lost camera again (default: for ever)")
-    add("--stall-timeout", type=float, metavar="SECONDS", help="silence after which a camera is lost (default 5)")
-    add("--rtsp-transport", choices=("auto", "tcp", "udp"), help="default auto: TCP, UDP where that is refused")
-    add("--tls-verify", metavar="yes|no|FILE", help="check certificates (default), or against a file of authorities")
-    add("--decode", choices=("auto", "gpu", "cpu"), help="who decodes files and streams; default auto: a GPU that can")
-    add("--decode-processes", type=_count, metavar="N|auto", help="processes that decode (default: auto, 0 for few)")
-    add("--segment", metavar="LENGTH", help="start new video and .jsonl files every 10m, 1h, ...")
-    add("--retain", metavar="AGE|SIZE", help="delete the oldest segments: keep 24h, or 50GB of all outputs")
-    add("--quality", metavar="WORD|N", help="of video outputs: low, medium, high (default, 75), best, or 1 to 100")
-    add("--layout", choices=("tiled", "separate"), help="several sources in one window or video (default), or one each")
-    add("--report", type=Path, metavar="FILE.json", help="write what the run did")
-    add("--no-overlay", action="store_false", dest="overlay", help="draw no live figures")
-    add("--no-progress", action="store_false", dest="progress", help="show no progress bar")
-    add("--no-self-check", action="store_false", dest="self_check", help="trust the engine without trying it once")
-    add("--log-level", choices=("debug", "info", "warning", "error"), help="default warning")
-    add("--list", choices=("models", "engines", "devices", "sources"), help="print what there is, and end")
+    run = add_options(parser, StreamConfig)["run"]
+    run.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of these options; it is followed")
+    run.add_argument("--list", choices=("models", "engines", "devices", "sources"), help="list what there is, and exit")
+    run.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
-
-
-def _count(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
-
-
-def _comma_separated(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _require_opencv() -> None:

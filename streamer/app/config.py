@@ -1,13 +1,14 @@
-"""What a run is to do: one frozen value made from a YAML file, the command line, or both."""
+"""The configuration of a run: one frozen value from a YAML file, the command line, or both."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, field_validator, model_validator
+from pydantic import Field, InstanceOf, ValidationError, field_validator, model_validator
 
+from streamer.app.options import FrozenModel, option, value_shown
 from streamer.common.errors import ConfigError, nearest, one_line, short
 from streamer.common.redaction import redact
 from streamer.common.units import parse_seconds
@@ -22,40 +23,13 @@ _SWITCHES = {"yes": True, "true": True, "on": True, "no": False, "false": False,
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        populate_by_name=True,
-        hide_input_in_errors=True,
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _booleans_are_no_numbers(cls, values: object) -> object:
-        """Refuses a boolean, which Python counts as 0 or 1, wherever none is meant."""
-        if not isinstance(values, Mapping):
-            return values
-        for name, field in cls.model_fields.items():
-            key = field.alias or name
-            value = values.get(key)
-            parts = value if isinstance(value, (list, tuple)) else [value]
-            if bool not in (field.annotation, *get_args(field.annotation)) and any(
-                isinstance(part, bool) for part in parts
-            ):
-                raise ValueError(f"{key}: true or false is none of its values, got {_got(value)}")
-        return values
-
-
-class SourceOverrides(_Frozen):
-    """What one source may have of the machine; None takes what the run says for all.
+class SourceOverrides(FrozenModel):
+    """Per-source overrides; None takes the run's value.
 
     Attributes:
-        max_fps: frames to take in a second, by the source's own time.
-        detect_every: the detector sees each so-manieth frame; the others are given the last one's boxes.
-        priority: where not all can be served, sources of higher priority are served first.
+        max_fps: frames per second to take at most, by the source's own time.
+        detect_every: run the detector on every Nth frame; the others reuse its boxes.
+        priority: under overload, sources of higher priority are served first.
         policy: ``auto``, ``every-frame`` or ``freshest``.
         output: outputs in place of the run's.
     """
@@ -72,108 +46,168 @@ class SourceOverrides(_Frozen):
         return value if value is None else _parsed_outputs(value)
 
 
-class StreamConfig(_Frozen):
-    """A run. Keys are the long options of the command line with ``_`` for ``-``.
+class StreamConfig(FrozenModel):
+    """A run. Keys are the long options of the command line with ``_`` for ``-``; `option` says what each means.
 
     Attributes:
-        source: sources, each ``URI`` or ``name=URI``; a YAML mapping of names to URIs is taken too, and one of names to
-            mappings with a ``uri`` and the keys of `SourceWishes`.
-        wishes: what sources have of their own, by name.
-        output: outputs; empty means a window where there is a display, else ``out.mp4``.
-        model: a model's name or an ONNX file.
-        model_config_file: (key ``model_config``) YAML description of a foreign ONNX file.
-        engine, device, precision: see `streamer.open_detector`.
-        depth: frames in flight in the detector; None is one for a live source, else two for each core.
-        batch: frames of several sources to compute together; ``auto`` measures it. See `streamer.open_detector`.
-        batch_timeout: milliseconds that a batch which isn't full waits for more frames, at most.
-        conf, iou: thresholds, 0 to 1.
-        classes: labels to keep; None keeps all.
-        policy: ``auto`` is every-frame for files and freshest for live sources.
-        pace: ``source`` plays files at their own speed, ``max`` as fast as it goes; None is ``source`` for a window.
-        max_fps, detect_every: see `SourceOverrides`; for sources without wishes of their own.
-        max_frames: frames to process of each source, then stop.
-        duration: seconds to run, then stop.
-        report: JSON file to write at the end.
-        overlay, progress: whether to draw live figures, whether to show a progress bar.
-        self_check: whether to run the model once on a packaged picture and refuse an engine that computes it wrongly.
-        log_level: ``debug``, ``info``, ``warning`` or ``error``.
-        max_pixels: most pixels of a picture, width times height; larger ones are refused from their header.
-        camera_size: width and height to ask of webcams, ``1280x720``; None leaves it to the camera.
-        camera_fps: frame rate to ask of webcams, and at which snapshot URLs are asked for their picture (default 2).
-        camera_format: pixel format to ask of webcams, four characters such as ``MJPG``.
-        reconnect: how often in a row to try a lost camera or stream again, or ``forever``. None is for ever once a
-            source has given a frame, and not at all before; a number or ``forever`` also holds at the start.
-        stall_timeout: seconds without a frame after which a camera or stream counts as lost.
-        rtsp_transport: ``tcp``, ``udp``, or ``auto``: TCP, and UDP where the server refuses it.
-        tls_verify: whether the certificates of https, rtsps and rtmps are checked against the authorities that the
-            system trusts; or a file of other authorities.
-        decode: ``gpu`` has files and streams decoded by NVDEC, ``cpu`` by FFmpeg; ``auto`` takes NVDEC where the run
-            uses a GPU and NVDEC can decode the video.
-        decode_processes: how many processes of their own decode videos; ``auto`` is one for each 16 that a GPU decodes,
-            at least two, and none for few or on a CPU.
-        segment: length of the segments of videos and JSON lines: ``10m``, or a number of seconds; None writes one file.
-        retain: which segments are kept: an age (``24h``) or a size (``50GB``) of all outputs together; None keeps all.
-        quality: of video outputs: ``low``, ``medium``, ``high`` (75), ``best``, or a number from 1 to 100.
-        layout: ``tiled`` shows several sources in one window, and in one video where its name has no ``{source}``;
-            ``separate`` each in its own.
+        source: sources; a string is ``URI`` or ``name=URI``. A mapping of names to URIs is accepted too, and one of
+            names to mappings with a ``uri`` and the keys of `SourceOverrides`.
+        overrides: (key ``wishes``) what sources have of their own, by name.
+        model_config_file: (key ``model_config``) see `option`.
     """
 
-    source: tuple[InstanceOf[SourceSpec], ...] = (SourceSpec.parse("sample"),)
-    wishes: Annotated[Mapping[str, SourceOverrides], Field(repr=False)] = Field(default_factory=dict)
-    output: tuple[InstanceOf[OutputSpec], ...] = ()
-    model: Annotated[str, Field(repr=False)] = DEFAULT_MODEL
-    model_config_file: Path | None = Field(default=None, alias="model_config")
-    engine: str = "auto"
-    device: str = "auto"
-    precision: Literal["auto", "f32", "bf16", "f16"] = "auto"
-    depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
-    batch: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | Literal["auto"] = "auto"
-    batch_timeout: Annotated[float, Field(ge=0, le=1000)] = 5.0
-    conf: Unit = 0.4
-    iou: Unit = 0.6
-    classes: tuple[str, ...] | None = None
-    policy: Literal["auto", "every-frame", "freshest"] = "auto"
-    pace: Literal["source", "max"] | None = None
-    max_fps: Annotated[float, Field(gt=0)] | None = None
-    detect_every: Annotated[int, Field(ge=1)] = 1
-    max_frames: Annotated[int, Field(ge=1)] | None = None
-    duration: Annotated[float, Field(gt=0)] | None = None
-    report: Path | None = None
-    overlay: bool = True
-    progress: bool = True
-    self_check: bool = True
-    log_level: Literal["debug", "info", "warning", "error"] = "warning"
-    max_pixels: Annotated[int, Field(gt=0)] = MAX_PIXELS
-    camera_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
-    camera_fps: Annotated[float, Field(gt=0)] | None = None
-    camera_format: Annotated[str, Field(pattern=r"^[ -~]{4}$")] | None = None
-    reconnect: Annotated[int, Field(ge=0)] | Literal["forever"] | None = None
-    stall_timeout: Annotated[float, Field(gt=0)] = 5.0
-    rtsp_transport: Literal["auto", "tcp", "udp"] = "auto"
-    tls_verify: bool | Path = True
-    decode: Literal["auto", "gpu", "cpu"] = "auto"
-    decode_processes: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
-    segment: Annotated[float, Field(gt=0)] | None = None
-    retain: Retention | None = None
-    quality: int = QUALITIES[DEFAULT_QUALITY]
-    layout: Literal["tiled", "separate"] = "tiled"
+    source: tuple[InstanceOf[SourceSpec], ...] = option(
+        (SourceSpec.parse("sample"),),
+        "sources",
+        "a camera's number, clip.mp4, folder/, '*.jpg', rtsp://..., http://..., or sample, the default; name=URI names"
+        " it; repeat the option for more",
+        metavar="URI",
+        many="repeat",
+    )
+    overrides: Annotated[Mapping[str, SourceOverrides], Field(repr=False)] = Field(default_factory=dict, alias="wishes")
+    output: tuple[InstanceOf[OutputSpec], ...] = option(
+        (),
+        "outputs",
+        "window, out.mp4|.mkv|.avi|.mov, out.jsonl, folder/ for pictures, or null; {source} becomes the source's name;"
+        " repeat the option for more (default: window where there is a display, else out.mp4)",
+        metavar="OUTPUT",
+        many="repeat",
+    )
+    model: Annotated[str, Field(repr=False)] = option(
+        DEFAULT_MODEL, "model and detection", "a name of --list models, or an ONNX file", metavar="NAME|FILE"
+    )
+    model_config_file: Path | None = option(
+        None, "model and detection", "YAML description of a foreign ONNX file", metavar="FILE", alias="model_config"
+    )
+    engine: str = option(
+        "auto", "model and detection", "auto, openvino, onnxruntime; on a GPU tensorrt, torch", metavar="NAME"
+    )
+    device: str = option("auto", "model and detection", "auto, cpu, cuda, cuda:N", metavar="NAME")
+    precision: Literal["auto", "f32", "bf16", "f16"] = option(
+        "auto", "model and detection", "arithmetic of a float model"
+    )
+    conf: Unit = option(0.4, "model and detection", "lowest score to report", metavar="0..1")
+    iou: Unit = option(0.6, "model and detection", "overlap above which NMS drops the weaker box", metavar="0..1")
+    classes: tuple[str, ...] | None = option(
+        None, "model and detection", "labels to report (default: all)", metavar="A,B", many="comma"
+    )
+    self_check: bool = option(
+        True, "model and detection", "skip the test of the engine on a packaged picture before the run"
+    )
+    policy: Literal["auto", "every-frame", "freshest"] = option(
+        "auto",
+        "speed",
+        "frames that detection has no time for: wait, or are dropped for the newest; auto waits for files only",
+    )
+    pace: Literal["source", "max"] | None = option(
+        None, "speed", "play files at their own speed, or as fast as possible (default: source for a window, else max)"
+    )
+    max_fps: Annotated[float, Field(gt=0)] | None = option(
+        None, "speed", "frames per second to take of each source, at most", metavar="FPS"
+    )
+    detect_every: Annotated[int, Field(ge=1)] = option(
+        1, "speed", "run the detector on every Nth frame; the others reuse its boxes", metavar="N"
+    )
+    depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = option(
+        None,
+        "speed",
+        "frames in flight in the detector (default: 1 for one live source, else two per core)",
+        metavar="N",
+    )
+    batch: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | Literal["auto"] = option(
+        "auto", "speed", "frames of several sources per inference; auto measures it", metavar="N|auto"
+    )
+    batch_timeout: Annotated[float, Field(ge=0, le=1000)] = option(
+        5.0, "speed", "longest wait of a batch that isn't full, in milliseconds", metavar="MS"
+    )
+    decode: Literal["auto", "gpu", "cpu"] = option(
+        "auto", "speed", "decode files and streams on the GPU (NVDEC) or the CPU; auto takes a GPU that can"
+    )
+    decode_processes: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = option(
+        "auto", "speed", "processes that decode; auto is 0 for few sources or without a GPU", metavar="N|auto"
+    )
+    max_pixels: Annotated[int, Field(gt=0)] = option(
+        MAX_PIXELS, "sources", "refuse larger pictures, width times height, by their header", metavar="PIXELS"
+    )
+    camera_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = option(
+        None, "sources", "size to ask of webcams, in pixels (default: the camera's)", metavar="WxH"
+    )
+    camera_fps: Annotated[float, Field(gt=0)] | None = option(
+        None, "sources", "frame rate to ask of webcams (default: theirs) and snapshot URLs (default: 2)", metavar="FPS"
+    )
+    camera_format: Annotated[str, Field(pattern=r"^[ -~]{4}$")] | None = option(
+        None, "sources", "pixel format to ask of webcams, such as MJPG (default: theirs)", metavar="FOURCC"
+    )
+    reconnect: Annotated[int, Field(ge=0)] | Literal["forever"] | None = option(
+        None,
+        "sources",
+        "attempts in a row to reach a lost camera, at the start too (default: forever, but only after a first frame)",
+        metavar="N|forever",
+    )
+    stall_timeout: Annotated[float, Field(gt=0)] = option(
+        5.0, "sources", "seconds without a frame after which a camera or stream is lost", metavar="SECONDS"
+    )
+    rtsp_transport: Literal["auto", "tcp", "udp"] = option(
+        "auto", "sources", "auto is TCP, and UDP where the server refuses it"
+    )
+    tls_verify: bool | Path = option(
+        True,
+        "sources",
+        "check certificates (default: yes), or check against a file of authorities",
+        metavar="yes|no|FILE",
+        is_text=True,
+    )
+    segment: Annotated[float, Field(gt=0)] | None = option(
+        None,
+        "outputs",
+        "start new video and .jsonl files every 10m, 1h, ... (default: one file)",
+        metavar="LENGTH",
+        is_text=True,
+    )
+    retain: Retention | None = option(
+        None,
+        "outputs",
+        "delete the oldest segments: keep 24h, or 50GB of all outputs (default: keep all)",
+        metavar="AGE|SIZE",
+        is_text=True,
+    )
+    quality: int = option(
+        QUALITIES[DEFAULT_QUALITY],
+        "outputs",
+        "of videos: low, medium, high (75, the default), best, or 1 to 100",
+        metavar="WORD|N",
+        is_text=True,
+    )
+    layout: Literal["tiled", "separate"] = option(
+        "tiled", "outputs", "several sources in one window or video, or one each"
+    )
+    overlay: bool = option(True, "outputs", "draw no live figures on the frames")
+    report: Path | None = option(None, "outputs", "write a JSON report of the run", metavar="FILE.json")
+    max_frames: Annotated[int, Field(ge=1)] | None = option(
+        None, "run", "stop after N frames of each source", metavar="N"
+    )
+    duration: Annotated[float, Field(gt=0)] | None = option(
+        None, "run", "stop after this many seconds", metavar="SECONDS"
+    )
+    progress: bool = option(True, "run", "show no progress bar")
+    log_level: Literal["debug", "info", "warning", "error"] = option("warning", "run", "least severe messages to show")
 
     @model_validator(mode="before")
     @classmethod
-    def _wishes_of_sources(cls, values: object) -> object:
-        """Moves what stands beside a source's URI into `wishes`."""
+    def _overrides_of_sources(cls, values: object) -> object:
+        """Moves the keys beside a source's URI into ``wishes``."""
         if not isinstance(values, Mapping) or not isinstance(values.get("source"), Mapping):
             return values
         given = values.get("wishes") or {}
         if not isinstance(given, Mapping):
             return values
-        sources, wishes = dict(values["source"]), dict(given)
+        sources, overrides = dict(values["source"]), dict(given)
         for name, entry in values["source"].items():
             if isinstance(entry, Mapping):
                 rest = dict(entry)
                 sources[name] = rest.pop("uri", None)
-                wishes[str(name) if isinstance(name, int) else name] = rest
-        return {**values, "source": sources, "wishes": wishes}
+                overrides[str(name) if isinstance(name, int) else name] = rest
+        return {**values, "source": sources, "wishes": overrides}
 
     @field_validator("source", mode="before")
     @classmethod
@@ -245,8 +279,8 @@ class StreamConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
-    def _wishes_have_sources(self) -> Self:
-        unknown = sorted(set(self.wishes) - {spec.name for spec in self.source})
+    def _overrides_have_sources(self) -> Self:
+        unknown = sorted(set(self.overrides) - {spec.name for spec in self.source})
         if unknown:
             raise ConfigError(f"wishes for unknown sources: {', '.join(map(redact, unknown))}")
         return self
@@ -276,9 +310,9 @@ class StreamConfig(_Frozen):
             raise ValueError("wanted at least one label, such as person; leave it out to detect all")
         return value
 
-    def wishes_of(self, name: str) -> SourceOverrides:
-        """Returns what holds for the source of that name."""
-        own = self.wishes.get(name, SourceOverrides())
+    def overrides_for(self, name: str) -> SourceOverrides:
+        """Returns what applies to the source of that name."""
+        own = self.overrides.get(name, SourceOverrides())
         return SourceOverrides(
             max_fps=own.max_fps or self.max_fps,
             detect_every=own.detect_every or self.detect_every,
@@ -304,7 +338,7 @@ def _without_zero(text: str) -> str:
 
 
 def _listed(value: object) -> object:
-    """Lets a YAML file say one value where a list is meant, and a bare number for a camera."""
+    """Accepts one value in place of a list, and a bare number for a camera."""
     if isinstance(value, (str, int)) and not isinstance(value, bool):
         value = [value]
     if isinstance(value, (list, tuple)):
@@ -313,12 +347,12 @@ def _listed(value: object) -> object:
 
 
 def read_config(path: Path | None, options: Mapping[str, Any], *, names_source: bool = False) -> StreamConfig:
-    """Makes the configuration of a run.
+    """Returns the configuration of a run.
 
     Args:
         path: a YAML file, or None.
         options: values from the command line, by key; they win over the file's.
-        names_source: whether a source must be named: where cameras run, an emptied file is no wish for the sample.
+        names_source: whether a source must be named: an emptied file must not replace cameras by the sample.
 
     Raises:
         ConfigError: if the file can't be read, has an unknown key (the nearest is offered), or a value is wrong.
@@ -347,11 +381,4 @@ def _say(problem: dict[str, Any]) -> str:
     message = message.removeprefix("Value error, ")
     if not place:
         return message
-    return f"{key}: {message[:1].lower()}{message[1:]}, got {_got(problem['input'])}"
-
-
-def _got(value: object) -> str:
-    """Returns a wrong value as a message shows it: of several not what they are, since one may be a password."""
-    if isinstance(value, Mapping):
-        return "a mapping"
-    return f"a list of {len(value)}" if isinstance(value, (list, tuple, set)) else short(value)
+    return f"{key}: {message[:1].lower()}{message[1:]}, got {value_shown(problem['input'])}"

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.5
 _BEGIN_S = 0.02
 _IN_PLACE = ("priority", "max_fps", "detect_every")
-_FOLLOWED = ("source", "wishes", "policy", "max_fps", "detect_every")
+_FOLLOWED = ("source", "overrides", "policy", "max_fps", "detect_every")
 
 Open = Callable[[StreamConfig, SourceSpec, Callable[[], bool]], "StreamSpec"]
 
@@ -37,12 +37,12 @@ class _Wanted:
     """A source as the configuration has it."""
 
     spec: SourceSpec
-    wishes: SourceOverrides
+    overrides: SourceOverrides
 
     def restarts(self, other: _Wanted) -> bool:
         """Whether going over to `other` means to begin anew, and not only another share of the machine."""
         return self.spec != other.spec or any(
-            getattr(self.wishes, key) != getattr(other.wishes, key)
+            getattr(self.overrides, key) != getattr(other.overrides, key)
             for key in SourceOverrides.model_fields
             if key not in _IN_PLACE
         )
@@ -163,10 +163,10 @@ class Watcher(Closeable):
             if name in running:
                 pipeline.remove(name)
         for name in changed:
-            wishes = wanted[name].wishes
-            log.warning("source %r has changed: %s", name, wishes.model_dump(include=set(_IN_PLACE)))
+            overrides = wanted[name].overrides
+            log.warning("source %r has changed: %s", name, overrides.model_dump(include=set(_IN_PLACE)))
             if name in running:
-                pipeline.change(name, **_in_place(wishes))
+                pipeline.change(name, **_in_place(overrides))
 
     def _tell_what_cannot_change(self, found: StreamConfig) -> None:
         others = sorted(
@@ -200,7 +200,7 @@ class Watcher(Closeable):
                 with self._lock:
                     if not self._is_wanted(name, opening):
                         raise Closed("the file has changed again")
-                    pipeline.add(replace(plan, **_in_place(self._begun[name].wishes)))
+                    pipeline.add(replace(plan, **_in_place(self._begun[name].overrides)))
                     del self._opening[name]
             except (StreamerError, Closed) as error:
                 log.warning("source %r isn't added: %s", name, str(error) or "the run is ending")
@@ -224,10 +224,10 @@ class Watcher(Closeable):
                     pipeline.note_unadded(name, SourceError(f"source {name!r} can't be added: {why}"))
 
 
-def _in_place(wishes: SourceOverrides) -> dict[str, Any]:
-    return {"priority": wishes.priority, "max_fps": wishes.max_fps, "detect_every": wishes.detect_every or 1}
+def _in_place(overrides: SourceOverrides) -> dict[str, Any]:
+    return {"priority": overrides.priority, "max_fps": overrides.max_fps, "detect_every": overrides.detect_every or 1}
 
 
 def _wanted(config: StreamConfig) -> dict[str, _Wanted]:
     """Returns what each source is to be, by name."""
-    return {spec.name: _Wanted(spec, config.wishes_of(spec.name)) for spec in config.source}
+    return {spec.name: _Wanted(spec, config.overrides_for(spec.name)) for spec in config.source}

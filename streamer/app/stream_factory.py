@@ -97,14 +97,14 @@ class StreamFactory(Closeable):
         self._check_outputs(config)
         if config.report is not None:
             self._report = self._paths.claim_report(config.report)
-        common = [info for name, info in self._infos.items() if config.wishes_of(name).output is None]
+        common = [info for name, info in self._infos.items() if config.overrides_for(name).output is None]
         self._shared = SharedOutputs(
             self.outputs,
             common,
             labels=labels,
             layout=config.layout,
             options=self._sink_options,
-            by_clock=self.paced or any(config.wishes_of(name).policy == "freshest" for name in self._infos),
+            by_clock=self.paced or any(config.overrides_for(name).policy == "freshest" for name in self._infos),
             paths=self._paths,
         )
         stack.callback(self._shared.close)
@@ -165,7 +165,7 @@ class StreamFactory(Closeable):
     def _open(self, config: StreamConfig, spec: SourceSpec) -> Source:
         from streamer.sources import open_source
 
-        wanted = replace(self._options, freshest=config.wishes_of(spec.name).policy != "every-frame")
+        wanted = replace(self._options, freshest=config.overrides_for(spec.name).policy != "every-frame")
         if config.tls_verify is False and spec.scheme in SCHEMES and not self._is_warned:
             self._is_warned = True
             log.warning("certificates aren't checked: anyone between here and a camera can read its password")
@@ -176,7 +176,7 @@ class StreamFactory(Closeable):
     def _check_outputs(self, config: StreamConfig) -> None:
         from streamer.sinks.shared_outputs import outputs_by_source
 
-        own = {name: config.wishes_of(name).output for name in self._infos}
+        own = {name: config.overrides_for(name).output for name in self._infos}
         every = [*self.outputs, *(output for outputs in own.values() for output in outputs or ())]
         if config.segment is not None and not any(output.can_be_segmented for output in every):
             got = ", ".join(map(str, every))
@@ -192,19 +192,19 @@ class StreamFactory(Closeable):
         from streamer.runtime.stream_spec import StreamSpec
 
         name = source.info.name
-        wishes = config.wishes_of(name)
+        overrides = config.overrides_for(name)
         sinks = [
-            (output.label(name), stack.enter_context(self._open_sink(output, source, wishes.output)))
-            for output in wishes.output or self.outputs
+            (output.label(name), stack.enter_context(self._open_sink(output, source, overrides.output)))
+            for output in overrides.output or self.outputs
         ]
         return StreamSpec(
             source,
             sinks,
-            None if wishes.policy in (None, "auto") else OverflowPolicy(wishes.policy),
+            None if overrides.policy in (None, "auto") else OverflowPolicy(overrides.policy),
             self.paced,
-            wishes.priority,
-            wishes.max_fps,
-            wishes.detect_every or 1,
+            overrides.priority,
+            overrides.max_fps,
+            overrides.detect_every or 1,
         )
 
     def _open_sink(self, output: OutputSpec, source: Source, own: Sequence[OutputSpec] | None) -> Sink:
@@ -278,7 +278,7 @@ def _chosen_outputs(config: StreamConfig) -> Sequence[OutputSpec]:
 
     if config.output:
         return config.output
-    if all(config.wishes_of(spec.name).output for spec in config.source):
+    if all(config.overrides_for(spec.name).output for spec in config.source):
         return ()
     output, why = default_output()
     log.warning("writing to %s: %s", output, why)
