@@ -22,6 +22,7 @@ from streamer.cuda.memory import Surface
 from streamer.cuda.nv12 import Nv12
 from streamer.cuda.staging import BufferLease
 from streamer.sources import SourceOptions
+from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import DecoderPool
 from streamer.sources.workers.shared_counters import SharedCounters
 from tests.fake_gpu import LARGE, SMALL, FakeGpu, IpcPair, install, numbers_in
@@ -288,7 +289,7 @@ def processes(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder
 def test_pictures_of_another_process_equal_the_cpus(gpu: FakeGpu, processes: DecoderPool, tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", 40, codec_options=WITH_B_FRAMES)
     wanted = frames_of(path, SourceOptions())
-    sources = [processes.open(str(path), name=name, options=ON_GPU) for name in "ab"]
+    sources = [processes.open(SourceSpec.parse(str(path), name=name), ON_GPU) for name in "ab"]
     for source in sources:
         source.wait_ready()
         got = list(source)  # all are kept
@@ -308,7 +309,7 @@ def test_sources_closed_early_free_everything(gpu: FakeGpu, processes: DecoderPo
     path = write_clip(tmp_path / "clip.mp4", 60)
     with contextlib.ExitStack() as stack:
         sources = [
-            stack.enter_context(processes.open(str(path), name=str(number), options=ON_GPU)) for number in range(4)
+            stack.enter_context(processes.open(SourceSpec.parse(str(path), name=str(number)), ON_GPU)) for number in range(4)
         ]
         kept = [next(iter(source)) for source in sources]
     wait_for(lambda: all(list(source) == [] for source in sources))
