@@ -309,7 +309,8 @@ def test_sources_closed_early_free_everything(gpu: FakeGpu, processes: DecoderPo
     path = write_clip(tmp_path / "clip.mp4", 60)
     with contextlib.ExitStack() as stack:
         sources = [
-            stack.enter_context(processes.open(SourceSpec.parse(str(path), name=str(number)), ON_GPU)) for number in range(4)
+            stack.enter_context(processes.open(SourceSpec.parse(str(path), name=str(number)), ON_GPU))
+            for number in range(4)
         ]
         kept = [next(iter(source)) for source in sources]
     wait_for(lambda: all(list(source) == [] for source in sources))
