@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from streamer.common.errors import ConfigError, EngineError
+from streamer.engines.tensorrt.options import BuildOptions
 from streamer.engines.tensorrt.package import (
     GpuModel,
     TensorRTPackage,
@@ -69,7 +70,7 @@ def test_targets_are_read(text: str, targets: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("text", ["", "sm89,", "89", "8.9", "sm8", "ada", "sm89;sm120"])
 def test_what_is_no_target_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="an architecture is written sm89"):
-        parse_targets(text)
+        BuildOptions(targets=parse_targets(text))
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,6 @@ class CudaDetector(Detector):
             postprocessor: for this model.
             slots: batches in flight, at least 1.
             batches: batch sizes to choose from, ascending; of several the best is measured.
-
-        Raises:
-            EngineError: if the GPU doesn't have enough memory, or the kernels can't be compiled.
         """
         spec = model.spec
         self.info = EngineInfo(engine.name, engine.precision, gpu.name, model.path.stem, model.sha256)
@@ -211,12 +208,7 @@ class CudaDetector(Detector):
         return self._finished.popleft()
 
     def raw_output(self, frame: Frame) -> npt.NDArray[np.float32]:
-        """Runs one frame alone and returns the network's output, (N, channels) float32; for checks.
-
-        Raises:
-            ValueError: if frames are in flight.
-            EngineError: if computing failed.
-        """
+        """Runs one frame and returns the network's output, (N, channels) float32; no other may be in flight."""
         if self.in_flight:
             raise ValueError(f"wanted no frame in flight, there are {self.in_flight}")
         self.submit(frame)
@@ -280,23 +272,10 @@ def open_cuda_detector(
     streams: int = 1,
     self_check: bool = True,
 ) -> CudaDetector:
-    """Opens a detector on a GPU.
+    """Opens a detector on a GPU; arguments and errors as those of `streamer.detector.open_detector`.
 
-    Args:
-        model: what to run.
-        postprocessor: for this model.
-        engine: one of `GPU_ENGINES`, or ``auto`` for the first that works; the log says why others don't.
-        device: ``auto``, ``cuda`` or ``cuda:N``.
-        precision: ``auto``, ``f16`` or ``f32``.
-        depth: batches in flight, at least 2; None for `DEFAULT_SLOTS`.
-        batch: largest batch; ``auto`` measures it, None is 1.
-        streams: number of streams; `auto` tries no larger batch than they can fill.
-        self_check: see `streamer.detector.open_detector`.
-
-    Raises:
-        EngineError: if there is no GPU, or no engine works on it: one line with every reason.
-        ConfigError: if an argument names something unknown.
-        ModelError: if an engine asked for by name can't run the model.
+    Where no engine works, the EngineError has every reason in one line. At least 2 batches are in flight; without
+    `depth`, `DEFAULT_SLOTS`.
     """
     if not model.spec.num_points:
         raise EngineError(
@@ -328,13 +307,7 @@ def installed_gpu_engines() -> dict[str, str | None]:
 
 
 def open_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: int) -> CudaEngine:
-    """Loads a model for batches up to `batch` into one of `GPU_ENGINES`, or with ``auto`` into the first that works.
-
-    Raises:
-        EngineError: if it doesn't work, or none does.
-        ConfigError: if the engine doesn't compute in `precision`.
-        ModelError: if the engine can't run the model.
-    """
+    """Loads a model for batches up to `batch` into one of `GPU_ENGINES`, or with ``auto`` into the first that works."""
     if name != "auto":
         return load_engine(name, model, gpu, precision, batch)
     reasons = []
@@ -348,7 +321,7 @@ def open_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: in
 
 
 def load_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: int) -> CudaEngine:
-    """Loads a model into one of `GPU_ENGINES`; raises as `open_engine`."""
+    """Loads a model into one of `GPU_ENGINES`."""
     if name == "torch":
         if importlib.util.find_spec("torch") is None:
             raise EngineError(f"PyTorch is not installed: {_INSTALL_TORCH}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from streamer.common.atomic_file import whole_file
@@ -31,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output of an engine; -1 is a dimension that may vary."""
+    """An input or output of an engine; -1 is a dimension that varies."""
 
     name: str
     precision: str
@@ -89,18 +89,7 @@ class BuildPlan:
 
 
 def plan_build(model: ModelFile, package: TensorRTPackage, options: BuildOptions, *, device: int = 0) -> BuildPlan:
-    """Determines what is to be built, without building it.
-
-    Args:
-        model: what to build.
-        package: the package that builds.
-        options: how to build.
-        device: number of the GPU to build for where `options` names no architecture.
-
-    Raises:
-        EngineError: if the package isn't installed, or there is no GPU to build for.
-        ConfigError: if the package doesn't build for a wanted architecture.
-    """
+    """Determines what is to be built; for GPU `device` where `options` names no architecture."""
     trt = package.load()
     gpu = present_gpu(device)
     targets = choose_targets(package, trt, options.targets, gpu)
@@ -112,33 +101,27 @@ def build_engine(
 ) -> BuiltEngine:
     """Builds an engine: float32 NCHW in, batch from 1 to `max_batch`, float32 out.
 
-    Args:
-        plan: from `plan_build`.
-        timing_cache: file that keeps kernel timings between builds, for packages that have them.
-        on_progress: reports progress.
-
-    Raises:
-        ModelError: if the graph holds Q/DQ nodes that TensorRT doesn't support, or can't be cast to FP16.
-        ConfigError: if an option is not the package's, or the batch doesn't fit the graph.
-        EngineError: if the parser or the builder refuses the graph; its first error, in one line.
+    With the package `tensorrt`, the file `timing_cache` keeps kernel timings between builds.
     """
     trt, options, name = plan.trt, plan.options, plan.model.path.name
     check_quantization(plan.model.proto, name)
     proto = to_float16(plan.model.proto, name) if options.fp16 else plan.model.proto
     logger = shared_logger(trt)
-    with logger.capture() as logged, _Interruption() as interruption:
+    failures: list[BaseException] = []
+    with logger.capture() as logged, _deferred_interrupt(failures):
         builder = trt.Builder(logger)
         network = builder.create_network(_creation_flags(trt))
         parser = trt.OnnxParser(network, logger)  # owns the weights until the engine is built
         _parse(parser, network, proto.SerializeToString(), logged, name)
         config = _configure(plan, builder)
         config.add_optimization_profile(_profile(plan, builder, network))
-        timings = timing_cache if plan.package.has_timing_cache else None
+        timings = timing_cache if plan.package is TensorRTPackage.TENSORRT else None
         cache = None if timings is None else _load_timings(config, timings)  # must outlive the build
-        monitor = _monitor_class(trt)(interruption, on_progress)
+        monitor = _monitor(trt, failures, on_progress)  # must outlive the build
         config.progress_monitor = monitor
         serialized = builder.build_serialized_network(network, config)
-        interruption.raise_if_any()
+        if failures:
+            raise failures[0]
         if serialized is None:
             raise EngineError(f"{plan.version} can't build {name}: {logged.first_error()}")
         if cache is not None and timings is not None:
@@ -191,7 +174,7 @@ def _configure(plan: BuildPlan, builder: Any) -> Any:
             if not config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), index):
                 raise EngineError(f"{plan.version} does not take {target} as a target")
     if options.version_compatible:
-        if not plan.package.has_version_compatibility:
+        if plan.package is not TensorRTPackage.TENSORRT:
             raise ConfigError(f"{plan.version} has no version-compatible engines: leave --version-compatible out")
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible:
@@ -244,51 +227,38 @@ def _save_timings(config: Any, path: Path) -> None:
         log.warning("can't store kernel timings in %s: %s", path, error.strerror or error)
 
 
-class _Interruption:
-    """Defers Ctrl-C and errors while C++ calls Python, where an exception would end the process."""
-
-    def __init__(self) -> None:
-        self.failure: BaseException | None = None
-        self._previous: Any = None
-        self._is_main = threading.current_thread() is threading.main_thread()
-
-    def raise_if_any(self) -> None:
-        if self.failure is not None:
-            raise self.failure
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.failure = KeyboardInterrupt()
-
-    def __enter__(self) -> _Interruption:
-        if self._is_main:
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_main and self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+@contextlib.contextmanager
+def _deferred_interrupt(failures: list[BaseException]) -> Iterator[None]:
+    """Appends Ctrl-C to `failures` within the block: raised while C++ calls Python, it would end the process."""
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGINT, lambda *_: failures.append(KeyboardInterrupt())) if is_main else None
+    try:
+        yield
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGINT, previous)
 
 
-def _monitor_class(trt: Any) -> Any:
+def _monitor(trt: Any, failures: list[BaseException], on_progress: Progress | None) -> Any:
+    """Returns a progress monitor that cancels the build at the first failure."""
+
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        def __init__(self, interruption: _Interruption, on_progress: Progress | None) -> None:
+        def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self._interruption = interruption
-            self._on_progress = on_progress
             self._steps: dict[str, int] = {}
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            if self._on_progress is not None and self._interruption.failure is None:
+            if on_progress is not None and not failures:
                 try:
-                    self._on_progress(phase_name, step + 1, self._steps.get(phase_name, 0))
+                    on_progress(phase_name, step + 1, self._steps.get(phase_name, 0))
                 except Exception as error:
-                    self._interruption.failure = error
-            return self._interruption.failure is None
+                    failures.append(error)
+            return not failures
 
         def phase_finish(self, phase_name: str) -> None:
             self._steps.pop(phase_name, None)
 
-    return Monitor
+    return Monitor()

@@ -41,11 +41,7 @@ def report_path(path: Path) -> Path:
 
 
 def write_engine(path: Path, built: BuiltEngine) -> None:
-    """Writes an engine and its report; an existing pair is replaced, or kept when anything fails.
-
-    Raises:
-        EngineError: if they can't be written.
-    """
+    """Writes an engine and its report; an existing pair is replaced, or kept when anything fails."""
     try:
         with whole_file(path) as engine, whole_file(report_path(path)) as beside:
             engine.write_bytes(built.data)
@@ -55,11 +51,7 @@ def write_engine(path: Path, built: BuiltEngine) -> None:
 
 
 def read_report(path: Path) -> EngineReport:
-    """Reads the report of an engine file.
-
-    Raises:
-        EngineError: if there is none, or it is damaged.
-    """
+    """Reads the report of an engine file."""
     beside = report_path(path)
     try:
         return _REPORT.validate_json(beside.read_bytes())
@@ -72,11 +64,7 @@ def read_report(path: Path) -> EngineReport:
 
 
 def read_engine(path: Path) -> bytes:
-    """Returns an engine's bytes, checked against its report.
-
-    Raises:
-        EngineError: if the file or its report is missing, damaged or truncated.
-    """
+    """Returns an engine's bytes, checked against its report."""
     report = read_report(path)
     try:
         data = path.read_bytes()
@@ -117,15 +105,9 @@ def cached_engine(
         model: what to run.
         package: the package that builds and runs it.
         options: how to build it.
-        device: number of the GPU that is to run it. The package `tensorrt` builds on the current CUDA device: make it
-            this one first.
-        on_progress: reports a build's progress.
+        device: number of the GPU that is to run it; with the package `tensorrt` it must be the current CUDA device.
+        on_progress: called during a build.
         lock_timeout_s: how long to wait for another process that builds the same engine.
-
-    Raises:
-        EngineError: see `build_engine`, `plan_build` and `write_engine`; or another process takes too long.
-        ModelError: see `build_engine`.
-        ConfigError: see `build_engine` and `plan_build`.
     """
     plan = plan_build(model, package, options, device=device)
     name = re.sub(r"[^\w.-]", "_", f"{model.spec.name}-{cache_key(plan.fingerprint)}.engine")

@@ -24,9 +24,6 @@ def check_quantization(proto: ModelProto, name: str) -> None:
 
     TensorRT wants signed 8-bit values with zero point 0 and a bias left in float. Its parser refuses an int32 bias and
     any other zero point; it takes unsigned values with zero point 0 for signed ones, which clips half of their range.
-
-    Raises:
-        ModelError: if there is such a node; `name` is the model's in the message.
     """
     constants = Constants(proto)
     for node in proto.graph.node:
@@ -72,10 +69,6 @@ def to_float16(proto: ModelProto, name: str) -> ModelProto:
     """Returns a copy of a float32 graph that computes in float16, Q/DQ scales included.
 
     Input, output and the sigmoid stay float32. A strongly typed TensorRT network uses FP16 only this way.
-
-    Raises:
-        EngineError: if ONNX Runtime, whose converter does it, isn't installed.
-        ModelError: if a constant exceeds float16's range; `name` is the model's in the message.
     """
     try:
         from onnxruntime.transformers.float16 import convert_float_to_float16

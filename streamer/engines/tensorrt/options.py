@@ -50,7 +50,7 @@ class BuildOptions:
                 raise ConfigError(f"an engine's {name} is at least 1, got {getattr(self, name)}")
         wrong = next((target for target in self.targets if not re.fullmatch(r"sm\d{2,3}", target)), None)
         if wrong is not None:
-            raise ConfigError(f"an architecture is written sm89 or sm120, got {wrong!r}")
+            raise ConfigError(f"an architecture is written sm89 or sm120, several with commas between; got {wrong!r}")
 
 
 def fingerprint(

@@ -41,22 +41,8 @@ class TensorRTPackage(StrEnum):
         """The command that installs it."""
         return f"pip install 'nanodet-streamer[{self.value}]'"
 
-    @property
-    def has_timing_cache(self) -> bool:
-        """Whether stored kernel timings shorten the next build."""
-        return self is TensorRTPackage.TENSORRT
-
-    @property
-    def has_version_compatibility(self) -> bool:
-        """Whether an engine can be built to run on later versions of the package."""
-        return self is TensorRTPackage.TENSORRT
-
     def load(self) -> Any:
-        """Imports the module.
-
-        Raises:
-            EngineError: if it isn't installed, can't be loaded, or is too old.
-        """
+        """Imports the module, unless it is missing, broken or too old."""
         try:
             trt = import_module(self.module_name)
         except ModuleNotFoundError as error:
@@ -87,27 +73,14 @@ def known_targets(trt: Any) -> tuple[str, ...] | None:
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
-    """Parses ``sm89,sm120``.
-
-    Raises:
-        ConfigError: if a word isn't an architecture.
-    """
-    words = [word.strip().lower() for word in text.split(",")]
-    wrong = next((word for word in words if not _TARGET.fullmatch(word)), None)
-    if wrong is not None:
-        raise ConfigError(f"an architecture is written sm89 or sm120, several with commas between; got {wrong!r}")
-    return tuple(dict.fromkeys(words))
+    """Splits ``sm89,sm120``; `BuildOptions` checks the words."""
+    return tuple(dict.fromkeys(word.strip().lower() for word in text.split(",")))
 
 
 def choose_targets(
     package: TensorRTPackage, trt: Any, wanted: tuple[str, ...], gpu: GpuModel | None
 ) -> tuple[str, ...]:
-    """Returns the architectures to build for, ascending: `wanted`, or where that is empty the present GPU's.
-
-    Raises:
-        ConfigError: if the module doesn't build for one of them.
-        EngineError: if none is wanted and there is no GPU, or the module needs a GPU and there is none.
-    """
+    """Returns the architectures to build for, ascending: `wanted`, or where that is empty the present GPU's."""
     known = known_targets(trt)
     version = f"{package.value} {trt.__version__}"
     if gpu is None and known is None:
