@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamer.common.errors import SinkError
-from streamer.sinks.boundaries import Boundaries, Boundary
 from streamer.sinks.jsonl import JsonlSegmentsSink, JsonlSink
 from streamer.sinks.lines import LineFile
 from streamer.sinks.paths import OutputPaths
-from streamer.sinks.video.segments import SegmentsSink
+from streamer.sinks.segmented import Boundaries, Boundary
+from streamer.sinks.video.segments import VideoSegmentsSink
 from tests.recordings import NOTHING, even, frames, info, read
 from tests.test_sinks_video_broken import file_size_limit
 
@@ -40,7 +40,7 @@ def write_lines(folder: Path, times_s: list[float], length_s: float) -> list[Pat
 def test_lines_are_in_segments_as_pictures_are(tmp_path: Path) -> None:
     times_s = [100.5, 101.0, 101.4, 101.5, 106.7, 107.4, 107.5]
     lines = write_lines(tmp_path, times_s, 1.0)
-    with SegmentsSink(tmp_path / "out.mkv", info(), 1.0) as sink:
+    with VideoSegmentsSink(tmp_path / "out.mkv", info(), 1.0) as sink:
         for frame in frames(times_s):
             sink.write(frame, NOTHING)
     videos = sorted(tmp_path.glob("out-*.mkv"))

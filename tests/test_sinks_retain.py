@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from streamer.frames.frame import Frame
 from streamer.sinks.jsonl import JsonlSegmentsSink
 from streamer.sinks.options import Retention
-from streamer.sinks.paths import OutputPaths
-from streamer.sinks.retention import SegmentRetention, Series
-from streamer.sinks.video.segments import SegmentsSink
+from streamer.sinks.retention import SegmentRetention
+from streamer.sinks.segmented import Series
+from streamer.sinks.video.segments import VideoSegmentsSink
 from tests.recordings import NOTHING, even, frames, info, read
 from tests.test_sinks_video_broken import noise
 
@@ -148,11 +148,11 @@ def write_old(folder: Path, number: int, size: int, age_s: float = 0.0) -> Path:
 
 def test_segments_of_earlier_runs_count_and_the_open_one_too(tmp_path: Path) -> None:
     old = [write_old(tmp_path, number, 400_000) for number in range(5)]
-    sink = SegmentsSink(tmp_path / "out.mkv", info(), 2.0, Retention(size_bytes=900_000))
+    sink = VideoSegmentsSink(tmp_path / "out.mkv", info(), 2.0, SegmentRetention(Retention(size_bytes=900_000)))
     with sink:
         sink.write(next(noise(1)), NOTHING)
     assert all(path.exists() for path in old), "they end in .mp4, so they are another output's"
-    sink = SegmentsSink(tmp_path / "out.mp4", info(), 2.0, Retention(size_bytes=900_000))
+    sink = VideoSegmentsSink(tmp_path / "out.mp4", info(), 2.0, SegmentRetention(Retention(size_bytes=900_000)))
     pictures = list(noise(150))
     sink.write(pictures[0], NOTHING)
     assert [path.exists() for path in old] == [False, False, False, True, True]
@@ -170,7 +170,7 @@ def test_segments_of_earlier_runs_count_and_the_open_one_too(tmp_path: Path) -> 
 
 def test_by_age_those_go_that_ended_too_long_ago(tmp_path: Path) -> None:
     old = [write_old(tmp_path, n, 10, age_s) for n, age_s in enumerate([500.0, 50.0, 500.0, 5.0])]
-    with SegmentsSink(tmp_path / "out.mp4", info(), 60.0, Retention(age_s=100)) as sink:
+    with VideoSegmentsSink(tmp_path / "out.mp4", info(), 60.0, SegmentRetention(Retention(age_s=100))) as sink:
         for frame in frames(even(5)):
             sink.write(frame, NOTHING)
         assert [path.exists() for path in old] == [False, True, False, True]
@@ -179,9 +179,8 @@ def test_by_age_those_go_that_ended_too_long_ago(tmp_path: Path) -> None:
 
 def test_it_is_looked_after_every_ten_seconds_while_a_segment_is_written(tmp_path: Path) -> None:
     clocks = Clocks()
-    paths = OutputPaths()
-    paths._retention = clocks.retention(Retention(size_bytes=100))
-    with SegmentsSink(tmp_path / "out.mp4", info(), 3600.0, Retention(size_bytes=100), paths=paths) as sink:
+    retention = clocks.retention(Retention(size_bytes=100))
+    with VideoSegmentsSink(tmp_path / "out.mp4", info(), 3600.0, retention) as sink:
         pictures = frames(even(100))
         sink.write(next(pictures), NOTHING)
         old = write_old(tmp_path, 1, 1000)
@@ -194,7 +193,7 @@ def test_it_is_looked_after_every_ten_seconds_while_a_segment_is_written(tmp_pat
 
 
 def test_the_segment_being_written_stays_however_large(tmp_path: Path) -> None:
-    with SegmentsSink(tmp_path / "out.mp4", info(), 1.0, Retention(size_bytes=1)) as sink:
+    with VideoSegmentsSink(tmp_path / "out.mp4", info(), 1.0, SegmentRetention(Retention(size_bytes=1))) as sink:
         for frame in noise(70):
             sink.write(frame, NOTHING)
             assert len(list(tmp_path.iterdir())) == 1
@@ -205,7 +204,7 @@ def test_the_segment_being_written_stays_however_large(tmp_path: Path) -> None:
 
 def test_without_a_limit_everything_stays(tmp_path: Path) -> None:
     old = write_old(tmp_path, 1, 10, age_s=1e8)
-    with SegmentsSink(tmp_path / "out.mp4", info(), 1.0) as sink:
+    with VideoSegmentsSink(tmp_path / "out.mp4", info(), 1.0) as sink:
         for frame in frames(even(70)):
             sink.write(frame, NOTHING)
     assert old.exists()
@@ -232,8 +231,8 @@ def test_what_cannot_be_deleted_stays_and_is_said_once(
     stuck = [write_old(tmp_path, number, 10, age_s=500.0) for number in (1, 3)]
     loose = [write_old(tmp_path, number, 10, age_s=500.0) for number in (2, 4)]
     unlink_fails(monkeypatch, refuse)
-    keep = Retention(age_s=100)
-    with caplog.at_level(logging.WARNING), SegmentsSink(tmp_path / "out.mp4", info(), 1.0, keep) as sink:
+    keep = SegmentRetention(Retention(age_s=100))
+    with caplog.at_level(logging.WARNING), VideoSegmentsSink(tmp_path / "out.mp4", info(), 1.0, keep) as sink:
         for frame in frames(even(100)):
             sink.write(frame, NOTHING)
     assert all(path.exists() for path in stuck)
@@ -263,8 +262,8 @@ def test_a_folder_that_vanishes_is_said_once(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_frames_go_on_while_segments_are_deleted(tmp_path: Path) -> None:
-    size = Retention(size_bytes=30_000)
-    with SegmentsSink(tmp_path / "out.mkv", info(), 0.5, size) as sink:
+    size = SegmentRetention(Retention(size_bytes=30_000))
+    with VideoSegmentsSink(tmp_path / "out.mkv", info(), 0.5, size) as sink:
         for frame in frames(even(600)):
             sink.write(Frame(frame.pixels, "clip", frame.index, frame.pts_s, time.perf_counter()), NOTHING)
     left = sorted(tmp_path.iterdir())
@@ -445,9 +444,9 @@ def test_one_output_reached_by_two_paths_is_counted_once(tmp_path: Path) -> None
 
 
 def test_lines_are_kept_within_the_limit_too(tmp_path: Path) -> None:
-    paths, keep = OutputPaths(), Retention(size_bytes=30_000)
-    lines = JsonlSegmentsSink(tmp_path / "out.jsonl", info(), [], 1.0, keep, paths=paths)
-    video = SegmentsSink(tmp_path / "out.mkv", info(), 1.0, keep, paths=paths)
+    keep = SegmentRetention(Retention(size_bytes=30_000))
+    lines = JsonlSegmentsSink(tmp_path / "out.jsonl", info(), [], 1.0, keep)
+    video = VideoSegmentsSink(tmp_path / "out.mkv", info(), 1.0, keep)
     with lines, video:
         for frame in frames(even(300)):
             lines.write(frame, NOTHING)

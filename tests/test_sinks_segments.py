@@ -20,8 +20,7 @@ from streamer.common.errors import ConfigError, SinkError
 from streamer.frames.frame import Frame
 from streamer.sinks import open_sink
 from streamer.sinks.options import Retention, SinkOptions
-from streamer.sinks.video.segments import SegmentsSink
-from streamer.sinks.video.sink import segments
+from streamer.sinks.video.segments import VideoSegmentsSink
 from streamer.sources.base import SourceInfo
 from tests.media import picture, write_clip
 from tests.recordings import ENDINGS, NOTHING, even, frames, info, read
@@ -34,7 +33,7 @@ NAME = re.compile(r"out-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z\.(mp4|mov|mkv|avi)")
 def record(path: Path, source: SourceInfo, length_s: float, pictures: Iterator[Frame]) -> list[Path]:
     """Writes pictures in segments; returns the files, in the order of their names."""
     before = set(path.parent.iterdir())
-    with SegmentsSink(path, source, length_s) as sink:
+    with VideoSegmentsSink(path, source, length_s) as sink:
         for frame in pictures:
             sink.write(frame, NOTHING)
     return sorted(set(path.parent.iterdir()) - before)
@@ -136,7 +135,7 @@ def test_files_are_named_after_the_time_when_their_first_frame_was_captured(tmp_
 def test_names_rise_when_the_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hours = iter(range(9, 0, -1))
     monkeypatch.setattr(
-        segments, "captured_utc", lambda frame: datetime(2026, 11, 23, next(hours), 59, 59, 999_700, UTC)
+        "streamer.sinks.segmented.captured_utc", lambda frame: datetime(2026, 11, 23, next(hours), 59, 59, 999_700, UTC)
     )
     files = record(tmp_path / "out.mp4", info(), 1.0, frames(even(8, 2.0)))
     assert [file.name for file in files] == [
@@ -149,7 +148,7 @@ def test_names_rise_when_the_clock_is_set_back(tmp_path: Path, monkeypatch: pyte
 
 
 def test_no_file_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "captured_utc", lambda frame: datetime(2026, 11, 23, 9, tzinfo=UTC))
+    monkeypatch.setattr("streamer.sinks.segmented.captured_utc", lambda frame: datetime(2026, 11, 23, 9, tzinfo=UTC))
     taken = tmp_path / "out-20261123T090000.000Z.mp4"
     taken.write_bytes(b"precious")
     (tmp_path / "out-20261123T090000.001Z.mp4").symlink_to(tmp_path / "elsewhere.mp4")
@@ -257,7 +256,7 @@ def test_a_source_that_changes_its_size_keeps_the_open_segments_and_gives_the_ne
 
 
 def test_few_files_are_named_and_many_are_a_pattern(tmp_path: Path) -> None:
-    sink = SegmentsSink(tmp_path / "out.mp4", info(), 1.0)
+    sink = VideoSegmentsSink(tmp_path / "out.mp4", info(), 1.0)
     assert sink.written == ()
     counts = []
     with sink:
@@ -275,7 +274,7 @@ def test_segments_that_are_finished_let_everything_go(tmp_path: Path) -> None:
     descriptors = Path("/proc/self/fd")
     if not descriptors.is_dir():
         pytest.skip("no /proc here")
-    with SegmentsSink(tmp_path / "out.mp4", info(path=clip), 0.1) as sink:
+    with VideoSegmentsSink(tmp_path / "out.mp4", info(path=clip), 0.1) as sink:
         counts = []
         for frame in frames(even(120)):
             sink.write(frame, NOTHING)
@@ -286,7 +285,7 @@ def test_segments_that_are_finished_let_everything_go(tmp_path: Path) -> None:
 
 
 def test_a_run_without_frames_leaves_no_file(tmp_path: Path) -> None:
-    with SegmentsSink(tmp_path / "out.mp4", info(), 1.0) as sink:
+    with VideoSegmentsSink(tmp_path / "out.mp4", info(), 1.0) as sink:
         pass
     sink.close()
     assert not list(tmp_path.iterdir())
@@ -294,12 +293,12 @@ def test_a_run_without_frames_leaves_no_file(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match=r"there is no folder .*nowhere'; make it"):
-        SegmentsSink(tmp_path / "nowhere" / "out.mp4", info(), 1.0)
+        VideoSegmentsSink(tmp_path / "nowhere" / "out.mp4", info(), 1.0)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_full_disk_leaves_the_segments_before_whole_and_the_last_playable(ending: str, tmp_path: Path) -> None:
-    sink = SegmentsSink(tmp_path / f"out{ending}", info(), 4.0)
+    sink = VideoSegmentsSink(tmp_path / f"out{ending}", info(), 4.0)
     pictures = noise(240)
     for frame in itertools.islice(pictures, 121):
         sink.write(frame, NOTHING)
@@ -322,7 +321,7 @@ def test_a_full_disk_leaves_the_segments_before_whole_and_the_last_playable(endi
 
 
 def test_a_segment_that_fails_ends_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sink = SegmentsSink(tmp_path / "out.mp4", info(30.0), 5.0)
+    sink = VideoSegmentsSink(tmp_path / "out.mp4", info(30.0), 5.0)
     pictures = [Frame(f.pixels, "noise", f.index, f.index / 30, 0.0) for f in noise(600)]
     for frame in pictures[:10]:
         sink.write(frame, NOTHING)
@@ -352,7 +351,7 @@ def test_pictures_that_are_always_far_apart_are_no_outage(tmp_path: Path) -> Non
 
 
 def test_a_segment_that_could_not_be_begun_is_not_named(tmp_path: Path) -> None:
-    sink = SegmentsSink(tmp_path / "out.mp4", info(), 2.0)
+    sink = VideoSegmentsSink(tmp_path / "out.mp4", info(), 2.0)
     pictures = [Frame(f.pixels, "noise", f.index, f.index / 30, 0.0) for f in noise(62)]
     for frame in pictures[:60]:
         sink.write(frame, NOTHING)
@@ -367,7 +366,7 @@ def test_a_segment_that_could_not_be_begun_is_not_named(tmp_path: Path) -> None:
 
 def test_the_resolver_gives_segments_where_they_are_asked_for(tmp_path: Path) -> None:
     options = SinkOptions(segment_s=60)
-    for name, kind in (("out.mp4", "SegmentsSink"), ("out.jsonl", "JsonlSegmentsSink"), ("folder/", "ImagesSink")):
+    for name, kind in (("out.mp4", "VideoSegmentsSink"), ("out.jsonl", "JsonlSegmentsSink"), ("folder/", "ImagesSink")):
         with open_sink(f"{tmp_path}/{name}", info(), labels=[], options=options) as sink:
             assert type(sink).__name__ == kind
     with open_sink(f"{tmp_path}/out.mp4", info(), labels=[], options=SinkOptions()) as sink:

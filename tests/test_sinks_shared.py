@@ -41,7 +41,7 @@ def shared(tmp_path: Path, *names: str, sources: Sequence[SourceInfo] = (ONE, TW
 
 def fps_of(outputs: SharedOutputs) -> float:
     (video,) = outputs._tiled.values()
-    return video._schedule.fps  # type: ignore[union-attr]
+    return video.fps  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".avi", ".mov", ".MP4"])
@@ -51,7 +51,7 @@ def test_a_video_without_the_sources_name_is_one_for_all(ending: str, tmp_path: 
         [type(outputs.open(OutputSpec.parse(name), source)).__name__ for source in (ONE, TWO)]
         for name in (f"{tmp_path}/wall{ending}", f"{tmp_path}/{{source}}.mp4", f"{tmp_path}/{{source}}.jsonl", "null")
     ]
-    assert kinds == [["_Pane"] * 2, ["VideoSink"] * 2, ["JsonlSink"] * 2, ["NullSink"] * 2]
+    assert kinds == [["_TileSink"] * 2, ["VideoSink"] * 2, ["JsonlSink"] * 2, ["NullSink"] * 2]
     outputs.close()
     outputs.close()
 

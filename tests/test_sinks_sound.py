@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from streamer.sinks.video.audio import TimedPacket
-from streamer.sinks.video.audio_copy import CopyForm
-from streamer.sinks.video.audio_encode import has_unsafe_channels
-from streamer.sinks.video.segments import SegmentsSink
-from streamer.sinks.video.sink import VideoSink, audio_track
+from streamer.sinks.video.audio_encoder import has_unsafe_channels
+from streamer.sinks.video.audio_remuxer import RemuxFormat
+from streamer.sinks.video.segments import VideoSegmentsSink
+from streamer.sinks.video.sink import VideoSink
 from streamer.sources import open_source
 from tests.media import number_of, write_clip
 from tests.recordings import ENDINGS, NOTHING
@@ -27,7 +27,7 @@ FPS = 30
 def record(source: Path, to: Path, length_s: float | None = None) -> list[Path]:
     """Records a file as the program does; returns what was written."""
     with open_source(str(source)) as opened:
-        sink = VideoSink(to, opened.info) if length_s is None else SegmentsSink(to, opened.info, length_s)
+        sink = VideoSink(to, opened.info) if length_s is None else VideoSegmentsSink(to, opened.info, length_s)
         with sink:
             for frame in opened:
                 sink.write(frame, NOTHING)
@@ -172,7 +172,7 @@ def test_sound_whose_channels_pyav_cannot_tell_is_left_out_and_the_pictures_stay
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = write_clip(tmp_path / "in.mov", frames=10, with_audio=True, audio_codec="pcm_s16be")
-    monkeypatch.setattr(audio_track, "has_unsafe_channels", lambda stream, packets: True)
+    monkeypatch.setattr("streamer.sinks.video.audio_track.has_unsafe_channels", lambda stream, packets: True)
     (out,) = record(source, tmp_path / "out.mp4")
     assert pictures(out) == list(range(10))
     assert "order of channels can't be read safely" in caplog.text
@@ -243,7 +243,8 @@ def test_sound_that_is_refused_behind_pictures_costs_none_of_them(
     ending: str, at_the_end: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """FFmpeg holds sound back to put it between the pictures, and refuses it when it is given a picture."""
-    monkeypatch.setattr(audio_track, "copy_form", lambda *_: CopyForm(None, None))  # ADTS headers stay: not for MP4
+    as_it_is = RemuxFormat(None, None)  # ADTS headers stay, which MP4 refuses
+    monkeypatch.setattr("streamer.sinks.video.audio_track.probe_remux", lambda *_: as_it_is)
     tones_s = [(1.9, 2.0)] if at_the_end else [(0.0, 2.0)]
     source = write_clip(tmp_path / "in.ts", frames=60, with_audio=True, tones_s=tones_s)
     (out,) = record(source, tmp_path / f"out{ending}")

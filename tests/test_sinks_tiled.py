@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,10 +139,18 @@ def test_the_program_opens_the_windows_that_were_asked_for(
     assert errors == ""
 
 
+Paint = Callable[[tuple[int, int]], npt.NDArray[np.uint8]]
+
+
 class FakeWindow:
     """Stands for the desktop's window: keeps what is painted."""
 
-    def __init__(self, title: str, paint: object, *, keep_ratio: bool) -> None:
+    latest: FakeWindow
+
+    def __init__(
+        self, title: str, paint: Callable[[tuple[int, int]], npt.NDArray[np.uint8]], *, keep_ratio: bool
+    ) -> None:
+        FakeWindow.latest = self
         self.paint = paint
         self.is_open = False
         self.shown: list[npt.NDArray[np.uint8]] = []
@@ -149,7 +158,7 @@ class FakeWindow:
 
     def show(self, size_wh: tuple[int, int]) -> None:
         self.is_open = True
-        self.shown.append(self.paint(size_wh).copy())  # type: ignore[operator]
+        self.shown.append(self.paint(size_wh).copy())
 
     def poll(self) -> None:
         pass
@@ -179,7 +188,7 @@ def frame(value: int, size_wh: tuple[int, int] = (32, 18)) -> Frame:
 def test_it_is_painted_when_something_changed_and_thirty_times_a_second_at_most(clock_s: list[float]) -> None:
     window = TiledWindow()
     panes = [window.add_tile(source("a")), window.add_tile(source("b"))]
-    shown = window._window.shown  # type: ignore[attr-defined]
+    shown = FakeWindow.latest.shown
     for _ in range(600):  # a second of frames on one source, polled as the pipeline does
         panes[0].write(frame(200), Detections.empty())
         for pane in panes:
@@ -234,7 +243,7 @@ def test_a_name_too_long_for_its_tile_is_cut_and_does_not_reach_the_next(clock_s
     for pane in panes:
         pane.write(frame(0), Detections.empty())
     panes[0].poll()
-    shown = window._window.shown[-1]  # type: ignore[attr-defined]
+    shown = FakeWindow.latest.shown[-1]
     bright = (shown > 128).any(axis=(0, 2))
     assert bright[500:636].any()
     assert not bright[636:644].any()
@@ -250,7 +259,7 @@ def test_sources_come_and_go_while_the_window_is_open(clock_s: list[float]) -> N
         """Returns what is above the middle of the window's quarters."""
         clock_s[0] += 1
         panes[0].poll()
-        height, width = (picture := window._window.shown[-1]).shape[:2]  # type: ignore[attr-defined]
+        height, width = (picture := FakeWindow.latest.shown[-1]).shape[:2]
         return tuple(int(picture[y * height // 8, x * width // 4, 0]) for y in (1, 5) for x in (1, 3))
 
     assert shown() == (100, 150, 100, 150), "side by side"
@@ -276,11 +285,11 @@ def test_a_source_that_ends_without_a_picture_is_no_longer_waited_for(clock_s: l
     window = TiledWindow()
     one, two = window.add_tile(source("a")), window.add_tile(source("b"))
     one.poll()
-    waiting = window._window.shown[-1]  # type: ignore[attr-defined]
+    waiting = FakeWindow.latest.shown[-1]
     two.close()
     clock_s[0] += 1
     one.poll()
-    over = window._window.shown[-1]  # type: ignore[attr-defined]
+    over = FakeWindow.latest.shown[-1]
     assert (waiting[:, :640] == over[:, :640]).all()
     assert (waiting[:, 640:] != over[:, 640:]).any()
 
@@ -294,5 +303,5 @@ def test_any_window_size_can_be_painted(width: int, height: int) -> None:
             window.add_tile(source(name)).write(frame(7), Detections.empty())
         window.add_tile(source("d"))
         window.poll()
-        assert window._painted((width, height)).shape == (height, width, 3)
-    assert window._painted((0, 0)).shape == (360, 640, 3)
+        assert FakeWindow.latest.paint((width, height)).shape == (height, width, 3)
+    assert FakeWindow.latest.paint((0, 0)).shape == (360, 640, 3)

@@ -14,11 +14,11 @@ import pytest
 
 from streamer.common.errors import SinkError
 from streamer.frames.frame import Frame
+from streamer.frames.scaling import fitted
 from streamer.sinks.base import Sink
 from streamer.sinks.mosaic.tiles import boxes
 from streamer.sinks.mosaic.video import TiledVideo
-from streamer.sinks.scaling import fitted
-from streamer.sinks.video.segments import SegmentsSink
+from streamer.sinks.video.segments import VideoSegmentsSink
 from streamer.sinks.video.sink import VideoSink
 from streamer.sources.base import SourceInfo
 from tests.fakes import MemorySink, wait_for
@@ -141,7 +141,7 @@ def test_a_pane_that_waits_is_released(how: str, threads: Callable[..., Future[N
     video = TiledVideo(memory, 10.0, by_clock=False)
     ahead, other = video.add_tile(info("ahead")), video.add_tile(info("other"))
     done = threads(play, ahead, even(10, 10))
-    wait_for(lambda: len(ahead.feed.waiting) == 4)  # type: ignore[attr-defined]
+    wait_for(lambda: len(ahead.queue.waiting) == 4)  # type: ignore[attr-defined]
     if how == "closed":
         other.close()
     elif how == "removed":
@@ -216,9 +216,13 @@ def test_by_the_clock_panes_show_the_newest_and_wait_for_nobody() -> None:
     assert memory.closed == 1
 
 
+class NamedSink(MemorySink):
+    written = (Path("wall.mp4"),)
+
+
 def test_sources_come_and_go_while_it_runs() -> None:
     now_s = [50.0]
-    memory = MemorySink()
+    memory = NamedSink()
     video = TiledVideo(memory, 10.0, by_clock=True, clock=lambda: now_s[0])
     panes = [video.add_tile(info("a")), video.add_tile(info("b"))]
     made = 0
@@ -240,7 +244,7 @@ def test_sources_come_and_go_while_it_runs() -> None:
     assert numbers_on(image, 3) == (1, 2, None)
     video.remove("a")
     assert numbers_on(canvas(), 2) == (2, None)
-    assert [bool(pane.written or pane is video._speaker) for pane in panes] == [False, True, False]
+    assert [pane.written for pane in panes] == [(), (Path("wall.mp4"),), ()]
     panes[0].write(frame(9), NOTHING)
     panes[0].close()
     panes[2].write(frame(3), NOTHING)
@@ -274,7 +278,7 @@ def test_a_live_source_that_is_added_has_it_go_by_the_clock(threads: Callable[..
     ahead, other = video.add_tile(info("ahead")), video.add_tile(info("other"))
     assert not ahead.live_view
     done = threads(play, ahead, even(100, 10))
-    wait_for(lambda: len(ahead.feed.waiting) == 4)  # type: ignore[attr-defined]
+    wait_for(lambda: len(ahead.queue.waiting) == 4)  # type: ignore[attr-defined]
     camera = video.add_tile(info("camera", live=True))
     done.result(PATIENCE_S)
     assert all(pane.live_view for pane in (ahead, other, camera))
@@ -300,7 +304,7 @@ def test_a_failure_reaches_every_pane_once(by_clock: bool) -> None:
             pane.write(frame(1, 0.1), NOTHING)
         panes[2].close()
     wait_for(lambda: memory.closed)
-    wait_for(lambda: video._error is not None)
+    wait_for(lambda: video.error is not None)
     for pane in panes[:2]:
         with pytest.raises(SinkError, match="No space left"), pane:
             pane.write(frame(2, 0.2), NOTHING)
@@ -336,7 +340,7 @@ def test_a_fault_of_the_program_is_no_failed_output() -> None:
     video = TiledVideo(MemorySink(before=fail), 10.0, by_clock=True)
     pane = video.add_tile(info("a"))
     pane.write(frame(1), NOTHING)
-    wait_for(lambda: video._error is not None)
+    wait_for(lambda: video.error is not None)
     with pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
         pane.write(frame(2), NOTHING)
     pane.close()
@@ -347,10 +351,10 @@ def test_a_run_that_is_broken_off_leaves_a_playable_file(
     segmented: bool, tmp_path: Path, threads: Callable[..., Future[None]]
 ) -> None:
     path, source = tmp_path / "wall.mp4", SourceInfo("wall", "", fps=30.0)
-    recording = SegmentsSink(path, source, 0.5) if segmented else VideoSink(path, source)
+    recording = VideoSegmentsSink(path, source, 0.5) if segmented else VideoSink(path, source)
     video = TiledVideo(recording, 30.0, by_clock=False)
     panes = [video.add_tile(info(str(number))) for number in range(4)]
-    stop = threading.Event()
+    stop, count = threading.Event(), [0]
 
     def run(pane: Sink) -> None:
         with pane:
@@ -358,9 +362,10 @@ def test_a_run_that_is_broken_off_leaves_a_playable_file(
                 if stop.is_set():
                     return
                 pane.write(frame(number, number / 30), NOTHING)
+                count[0] = max(count[0], number)
 
     done = [threads(run, pane) for pane in panes]
-    wait_for(lambda: len(panes[0].written) == 1 and video._schedule.last > 40)
+    wait_for(lambda: len(panes[0].written) == 1 and count[0] > 45)
     stop.set()
     for each in done:
         each.result(PATIENCE_S)
@@ -384,7 +389,7 @@ def test_nothing_is_written_without_a_picture(tmp_path: Path) -> None:
 
 def test_the_canvas_suits_the_largest_source_also_one_that_comes_later() -> None:
     memory = MemorySink()
-    video = TiledVideo(memory, 10.0, by_clock=True, most_wh=(1280, 720))
+    video = TiledVideo(memory, 10.0, by_clock=True, max_wh=(1280, 720))
     panes = [video.add_tile(info("small")), video.add_tile(info("large", size_wh=(640, 360)))]
     panes[0].write(frame(1), NOTHING)
     wait_for(lambda: memory.frames)

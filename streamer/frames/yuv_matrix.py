@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -33,3 +34,10 @@ def bgr_from_yuv(matrix: Matrix, full_range: bool) -> npt.NDArray[np.float32]:
     )
     offset = -rows @ np.array([black, 128.0, 128.0])
     return np.concatenate([rows, offset[:, None]], axis=1).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def yuv_from_bgr(matrix: Matrix, full_range: bool) -> npt.NDArray[np.float64]:
+    """Returns the affine map (3, 4) float64 from (B, G, R, 1) in 0..255 to (Y, U, V): the inverse of `bgr_from_yuv`."""
+    to_bgr = np.vstack([bgr_from_yuv(matrix, full_range), [0, 0, 0, 1]])
+    return np.linalg.inv(to_bgr.astype(np.float64))[:3]

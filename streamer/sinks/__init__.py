@@ -48,7 +48,7 @@ def open_sink(
         return WindowSink(source.name)
     paths = paths or OutputPaths()
     paths.check([(spec, source.name)], [source], retain=options.retain)
-    path = spec.path_for(source.name)
+    path, retention = spec.path_for(source.name), paths.retention(options.retain)
     if spec.kind is OutputKind.PICTURES:
         from streamer.sinks.images import ImagesSink
 
@@ -57,12 +57,12 @@ def open_sink(
         from streamer.sinks.jsonl import JsonlSegmentsSink, JsonlSink
 
         if options.segment_s is not None and not is_special(path):
-            return JsonlSegmentsSink(path, source, labels, options.segment_s, options.retain, paths=paths)
+            return JsonlSegmentsSink(path, source, labels, options.segment_s, retention, paths=paths)
         return JsonlSink(path, labels, live=source.live, paths=paths)
     if options.segment_s is not None:
-        from streamer.sinks.video.segments import SegmentsSink
+        from streamer.sinks.video.segments import VideoSegmentsSink
 
-        return SegmentsSink(path, source, options.segment_s, options.retain, crf=options.crf, paths=paths)
+        return VideoSegmentsSink(path, source, options.segment_s, retention, crf=options.crf, paths=paths)
     from streamer.sinks.video.sink import VideoSink
 
     return VideoSink(path, source, crf=options.crf, paths=paths)

@@ -1,4 +1,4 @@
-"""What every output is."""
+"""The interface of every output."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class WriteError(SinkError):
+    """A file couldn't be written to its end; what it holds is complete, or it is gone."""
+
+
 class Sink(abc.ABC):
-    """Takes frames with their detections, in order. Open on construction; a context manager that closes its output.
+    """Takes frames with their detections, in order. Open once constructed; a context manager that closes it.
 
     Attributes:
-        needs_pixels: True when `write` wants the frame with boxes and overlay drawn; False spares that work.
-        live_view: True when a person looks on now: only the newest frame counts, and an outage is shown on the last.
-        main_thread: True when `write`, and everything else, must be called on the process's main thread.
+        needs_pixels: True if `write` wants the frame with boxes and overlay drawn on it.
+        live_view: True for interactive viewers: only the newest frame counts, and an outage is shown on the last one.
+        main_thread: True if all methods must be called on the main thread.
     """
 
     needs_pixels: bool = True
@@ -34,25 +38,25 @@ class Sink(abc.ABC):
 
     @abc.abstractmethod
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Takes one frame; boxes are already drawn on it when `needs_pixels`.
+        """Writes one frame; boxes are already drawn on it when `needs_pixels`.
 
         Raises:
-            SinkError: when the output can't take it (full disk, server gone).
+            SinkError: when the output can't take it (disk full, server gone).
         """
 
-    def poll(self) -> None:  # noqa: B027 - most outputs have nothing to do between frames
-        """Called about fifty times a second on the main thread for sinks with `main_thread`.
+    def poll(self) -> None:  # noqa: B027 - optional
+        """Handles events; called about fifty times a second on the main thread for sinks with `main_thread`.
 
         Raises:
-            StopRequested: when the person at the output asked the run to end.
+            StopRequested: when the user asked the run to end.
         """
 
-    def interrupt(self) -> None:  # noqa: B027 - most outputs wait for nothing
-        """Has a `write` that waits for somebody to read give up soon with `SinkError`; from any thread."""
+    def interrupt(self) -> None:  # noqa: B027 - optional
+        """Makes a blocked `write` fail soon with `SinkError`; called from any thread."""
 
     @property
     def lingers(self) -> bool:
-        """True when the person at the output still looks: the run then ends only by `poll` or a stop."""
+        """True while the user still looks at the output: the run then ends only by `poll` or a stop."""
         return False
 
     @abc.abstractmethod
@@ -65,7 +69,7 @@ class Sink(abc.ABC):
 
     @property
     def written(self) -> tuple[Path, ...]:
-        """The files that this output has made, or a pattern for very many, for the closing line of a run."""
+        """The files made so far, or one pattern for many; named in the closing line of a run."""
         return ()
 
     def __enter__(self) -> Self:
@@ -80,7 +84,7 @@ class Sink(abc.ABC):
             self.close_after_error()
 
     def close_after_error(self) -> None:
-        """Closes it; what that says is only logged: the error before is the one to tell."""
+        """Closes it and only logs a failure to: the earlier error is the one to raise."""
         try:
             self.close()
         except SinkError as failed:
@@ -98,4 +102,4 @@ def closing_on_error(sink: Sink) -> Iterator[None]:
 
 
 class StopRequested(Exception):
-    """The person at an output asked the run to end; not an error."""
+    """The user asked the run to end at an output; not an error."""

@@ -12,10 +12,10 @@ from streamer.common.errors import SinkError
 from streamer.common.interrupt import undone_when_stopped
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
+from streamer.frames.scaling import resized
 from streamer.sinks.base import Sink
 from streamer.sinks.files import reason, safe_name
 from streamer.sinks.paths import OutputPaths
-from streamer.sinks.scaling import resized
 from streamer.sources.spec import PICTURE_SUFFIXES
 
 log = logging.getLogger(__name__)

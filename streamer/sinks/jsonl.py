@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import math
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,35 +12,30 @@ import numpy as np
 from streamer.common.errors import SinkError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
-from streamer.sinks.base import Sink
-from streamer.sinks.boundaries import Boundaries
+from streamer.sinks.base import Sink, WriteError
 from streamer.sinks.files import captured_utc, reason
-from streamer.sinks.lines import Lines, Pipe, open_lines
-from streamer.sinks.options import Retention
+from streamer.sinks.lines import Pipe, open_lines
 from streamer.sinks.paths import Claim, OutputPaths
-from streamer.sinks.retention import Series
+from streamer.sinks.retention import SegmentRetention
+from streamer.sinks.segmented import SegmentedSink
 from streamer.sources.base import SourceInfo
-
-log = logging.getLogger(__name__)
-
-_RETRY_S = 10.0
 
 
 class JsonlSink(Sink):
-    """Writes a ``.jsonl`` file: UTF-8, one object a line as `LineFormat` says, in the file as soon as it is written."""
+    """Writes a ``.jsonl`` file: UTF-8, one object a line as `LineFormat` describes, unbuffered."""
 
     needs_pixels = False
 
     def __init__(
         self, path: Path, labels: Sequence[str], *, live: bool = False, paths: OutputPaths | None = None
     ) -> None:
-        """Opens `path`, replacing what it holds; a pipe that is there gets the lines once it has a reader.
+        """Opens `path`, replacing what it holds; a named pipe is opened once it has a reader.
 
         Args:
             path: the file.
-            labels: the model's class names, by class id.
-            live: whether the source is live, so that the time of day means something.
-            paths: those of the run; None is a run of its own.
+            labels: class names by class id.
+            live: whether the source is live, so that lines carry the time of day.
+            paths: the paths of the run; None for a run of its own.
 
         Raises:
             ConfigError: if another run is writing it.
@@ -50,42 +43,26 @@ class JsonlSink(Sink):
         """
         self._claim = (paths or OutputPaths()).claim_file(path)
         self._path = self._claim.path
-        self._format = LineFormat(labels, live=live)
         try:
-            self._lines = open_lines(self._claim)
+            self._writer = JsonlWriter(self._claim, LineFormat(labels, live=live))
         except OSError as error:
             self._claim.close()
             raise SinkError(f"can't write {self._path}: {reason(error)}; choose another output") from error
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Appends the frame's line.
-
-        Raises:
-            SinkError: if the file can't take it, or a number of the detections isn't finite.
-        """
-        line = self._format.line(frame, detections)
-        try:
-            self._lines.write(line)
-        except OSError as error:
-            raise broken_off(self._path, error) from error
+        """Appends the frame's line; see `JsonlWriter.write`."""
+        self._writer.write(frame, detections)
 
     def close(self) -> None:
-        """Closes the file.
-
-        Raises:
-            SinkError: if its last line can't be written.
-        """
+        """Closes the file; raises SinkError if that fails."""
         try:
-            self._lines.close()
-        except OSError as error:
-            raise broken_off(self._path, error) from error
+            self._writer.close()
         finally:
             self._claim.close()
 
     def interrupt(self) -> None:
-        """Has a `write` that waits for the reader of a pipe give up soon."""
-        if isinstance(self._lines, Pipe):
-            self._lines.interrupt()
+        """Makes a `write` that waits for the reader of a pipe fail soon."""
+        self._writer.interrupt()
 
     @property
     def written(self) -> tuple[Path, ...]:
@@ -93,11 +70,8 @@ class JsonlSink(Sink):
         return (self._path,)
 
 
-class JsonlSegmentsSink(Sink):
-    """Writes ``.jsonl`` files that begin and are named as those of `SegmentsSink`; no line is in two of them.
-
-    A file that can't be written to its end is followed by another, 10 s later; closing then raises the first error.
-    """
+class JsonlSegmentsSink(SegmentedSink["JsonlWriter"]):
+    """Writes ``.jsonl`` files in segments; see `SegmentedSink`."""
 
     needs_pixels = False
 
@@ -107,107 +81,86 @@ class JsonlSegmentsSink(Sink):
         source: SourceInfo,
         labels: Sequence[str],
         length_s: float,
-        retain: Retention | None = None,
+        retention: SegmentRetention | None = None,
         *,
         paths: OutputPaths | None = None,
     ) -> None:
-        """Checks that segments can be written.
-
-        Args:
-            path: what segments are named after.
-            source: whose frames they are: its rate, and whether it is live.
-            labels: the model's class names, by class id.
-            length_s: a segment's length in seconds.
-            retain: which segments are kept; None keeps all.
-            paths: those of the run; None is a run of its own.
-
-        Raises:
-            ConfigError: if another run is writing segments of that name.
-            SinkError: if they can't be written.
-        """
-        paths = paths or OutputPaths()
-        self._claim = paths.claim_series(path)
-        self._series = Series(self._claim.path, paths.retention(retain))
-        self._boundaries = Boundaries(length_s, source.fps)
+        """Takes what `SegmentedSink` does, the source whose frames are written, and class names by class id."""
+        super().__init__(path, length_s, source.fps, retention, paths=paths)
         self._format = LineFormat(labels, live=source.live)
-        self._lines: Lines | None = None
-        self._retry_at_s = -math.inf
-        self._failed: SinkError | None = None
+
+    def _open(self, path: Path, first: Frame) -> JsonlWriter:
+        try:
+            return JsonlWriter(Claim(path, replaces=False), self._format)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise WriteError(f"can't write {path}: {reason(error)}; nothing was kept") from error
+
+
+class JsonlWriter:
+    """One file of lines while it is written.
+
+    Attributes:
+        is_kept: whether there is a line in it.
+    """
+
+    def __init__(self, claim: Claim, line_format: LineFormat) -> None:
+        """Opens the file, pipe or device; raises OSError if that fails."""
+        self._path = claim.path
+        self._format = line_format
+        self._lines = open_lines(claim)
+        self.is_kept = False
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Appends the frame's line, and deletes old segments now and then.
+        """Appends the frame's line.
 
         Raises:
-            SinkError: if a number of the detections isn't finite.
+            WriteError: if the file can't take it.
+            SinkError: if a detection holds NaN or Inf.
         """
         line = self._format.line(frame, detections)
-        if self._boundaries.before(frame.pts_s) is not None:
-            self._finish()
-        if self._lines is None and frame.pts_s < self._retry_at_s:
-            return
         try:
-            if self._lines is None:
-                self._lines = self._series.begin(captured_utc(frame), _open_new)
             self._lines.write(line)
         except OSError as error:
-            self._fail(error)
-            self._finish()
-            self._retry_at_s = frame.pts_s + _RETRY_S
-        self._series.prune()
+            raise self._broken(error) from error
+        self.is_kept = True
 
-    def close(self) -> None:
-        """Finishes the last segment.
-
-        Raises:
-            SinkError: if a segment couldn't be written to its end; the lines before are complete.
-        """
+    def close(self, next_s: float | None = None) -> None:
+        """Closes the file; raises WriteError if that fails. Safe to call twice."""
         try:
-            self._finish()
-            self._series.close()
-        finally:
-            self._claim.close()
-        failed, self._failed = self._failed, None
-        if failed is not None:
-            raise failed
-
-    @property
-    def written(self) -> tuple[Path, ...]:
-        """The segments that are there while no more than three were begun, then one pattern such as ``out-*.jsonl``."""
-        return self._series.written
-
-    def _finish(self) -> None:
-        lines, self._lines = self._lines, None
-        try:
-            if lines is not None:
-                lines.close()
+            self._lines.close()
         except OSError as error:
-            self._fail(error)
+            raise self._broken(error) from error
 
-    def _fail(self, error: OSError) -> None:
-        failed = broken_off(self._series.newest, error)
-        log.warning("%s", failed)
-        self._failed = self._failed or failed
+    def interrupt(self) -> None:
+        """Makes a `write` that waits for the reader of a pipe fail soon."""
+        if isinstance(self._lines, Pipe):
+            self._lines.interrupt()
+
+    def _broken(self, error: OSError) -> WriteError:
+        return WriteError(f"{self._path} broke off: {reason(error)}; the lines before are complete")
 
 
 class LineFormat:
-    """What a line says.
+    """Formats the line of a frame.
 
     It is ``{"source", "index", "pts_s", "width", "height", "name", "detections"}``; a detection is
     ``{"label", "class_id", "score", "box_xyxy"}`` with the box in pixels of the frame, clipped to it, not rounded.
-    A line with ``"held": true`` repeats the detections of an earlier frame, since the detector hasn't seen this one.
-    Lines of live sources also have ``captured_at``: when the frame was captured, ``2026-11-23T12:33:05.123Z`` (UTC).
+    A line with ``"held": true`` repeats the detections of an earlier frame: the detector skipped this one.
+    Lines of live sources also have ``captured_at``, the capture time, ``2026-11-23T12:33:05.123Z`` (UTC).
     """
 
     def __init__(self, labels: Sequence[str], *, live: bool) -> None:
-        """Takes the model's class names, by class id, and whether the time of day means something."""
+        """Takes class names by class id, and whether lines have ``captured_at``."""
         self._labels = tuple(labels)
         self._live = live
 
     def line(self, frame: Frame, detections: Detections) -> str:
-        """Returns a frame's line with its end.
+        """Returns a frame's line, newline included.
 
         Raises:
-            SinkError: if a number of the detections isn't finite.
+            SinkError: if a detection holds NaN or Inf.
         """
         width, height = frame.size_wh
         boxes = np.minimum(np.maximum(detections.boxes_xyxy, 0), (width, height, width, height))
@@ -232,15 +185,6 @@ class LineFormat:
             raise SinkError(
                 f"frame {frame.index} of {frame.source} has a number that isn't finite: {content}"
             ) from error
-
-
-def broken_off(path: Path, error: OSError) -> SinkError:
-    """Returns what to raise where lines can't be written."""
-    return SinkError(f"{path} broke off: {reason(error)}; the lines before are complete")
-
-
-def _open_new(path: Path) -> Lines:
-    return open_lines(Claim(path, replaces=False))
 
 
 _encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make one for each line

@@ -1,4 +1,4 @@
-"""The sound of a video file, read beside the pictures and put on the same time axis."""
+"""The audio of a video file, read beside the pictures and put on the same timeline."""
 
 from __future__ import annotations
 
@@ -20,30 +20,29 @@ log = logging.getLogger(__name__)
 
 _USUAL_FPS = 25.0
 _SAME_OFFSET_S = Fraction(1, 1000)
-_BACK_S, _AHEAD_S = Fraction(1, 10), Fraction(1)  # stamps further from where the sound ended are a jump
-_LOOK_AHEAD_S, _MOST_AHEAD = 3, 2000
-_MOST_APART_S = 10
+_BACK_S, _AHEAD_S = Fraction(1, 10), Fraction(1)  # time stamps further from the end of the packet before are a jump
+_LOOK_AHEAD_S, _MAX_AHEAD = 3, 2000
+_MAX_APART_S = 10
 _RECENT_PACKETS = 8
 
 
 class TimedPacket(NamedTuple):
-    """A packet of sound, and when it begins: seconds on the source's axis, as `Frame.pts_s`."""
+    """A packet of audio and its start in seconds on the source's timeline, as `Frame.pts_s`."""
 
     packet: av.Packet[Any]
     time_s: Fraction
 
 
 class AudioReader:
-    """The packets of the sound that belongs to a file's pictures, taken one after the other by the files written of it.
+    """Reads the audio packets of a file once, for all files that are recorded from it one after the other.
 
-    Where the pictures' clock begins again (TS files joined end to end), the sound's does too, and both go on together.
+    Where the time stamps of the pictures start over (TS files joined end to end), those of the audio do too, and both
+    continue together.
 
     Attributes:
         name: the file.
-        stream: where the packets come from.
-        next: the packet to be taken next; None at the end.
-        recent: the packets taken last, oldest first.
-        last_picture_s: time of the latest picture passed by so far.
+        stream: the audio stream.
+        recent: the packets read last, oldest first.
     """
 
     def __init__(
@@ -53,13 +52,13 @@ class AudioReader:
         audio: av.AudioStream,
         first_stamp_s: float | None,
     ) -> None:
-        """Takes over `opened`. Use `open_audio`.
+        """Takes over `opened`; use `open_audio`.
 
         Args:
             opened: the file.
-            video: the pictures that are shown, None where there are none.
-            audio: the sound.
-            first_stamp_s: the file's own time stamp of the first picture that was shown, None if it isn't known.
+            video: the stream that is shown, None if there is none.
+            audio: the stream to read.
+            first_stamp_s: the file's own time stamp of the first frame, None if unknown.
         """
         self._input = opened
         self.name = opened.name
@@ -75,22 +74,22 @@ class AudioReader:
 
     @property
     def next(self) -> TimedPacket | None:
-        """The packet to be taken next; None at the end."""
+        """The packet that `take` returns next; None at the end."""
         return self._placed[0] if self._placed else None
 
     @property
     def last_picture_s(self) -> Fraction:
-        """Time of the latest picture passed by so far."""
+        """Time of the latest picture read so far."""
         return self._pictures.last_s
 
     def peek(self, count: int) -> list[TimedPacket]:
-        """Returns up to `count` of the packets that come next; they stay to be taken."""
+        """Returns up to `count` of the next packets without taking them."""
         while len(self._placed) < count and self._advance():
             pass
         return list(itertools.islice(self._placed, count))
 
     def take(self) -> TimedPacket:
-        """Returns `next`, which isn't None, and reads on to the packet after it."""
+        """Returns `next`, which must not be None, and advances."""
         taken = self._placed.popleft()
         self.recent.append(taken)
         if not self._placed:
@@ -98,14 +97,14 @@ class AudioReader:
         return taken
 
     def close(self) -> None:
-        """Lets the file go. Safe to call twice."""
+        """Closes the file. Safe to call twice."""
         self._placed.clear()
         self._read.clear()
         self._packets = iter(())
         self._input.close()
 
     def _advance(self) -> bool:
-        """Reads the next packet of sound and finds its time; returns whether there was one."""
+        """Reads the next audio packet and computes its time; returns False at the end."""
         while not self._read:
             if not self._read_one():
                 return False
@@ -119,16 +118,16 @@ class AudioReader:
         return True
 
     def _find_offset(self, stamp_s: Fraction, expected_s: Fraction) -> None:
-        """Finds out on which of the pictures' clocks the sound goes on after its time stamps have jumped."""
-        while self.last_picture_s < expected_s + _LOOK_AHEAD_S and len(self._read) < _MOST_AHEAD and self._read_one():
+        """Finds the time offset of the pictures that the audio follows after its time stamps have jumped."""
+        while self.last_picture_s < expected_s + _LOOK_AHEAD_S and len(self._read) < _MAX_AHEAD and self._read_one():
             pass
         known = [self._offset_s, *self._pictures.offsets_s]
         self._offset_s = min(known, key=lambda offset_s: abs(stamp_s + offset_s - expected_s))
-        if not expected_s - _AHEAD_S <= stamp_s + self._offset_s <= self.last_picture_s + _MOST_APART_S:
-            self._offset_s = expected_s - stamp_s  # a clock that no picture goes by
+        if not expected_s - _AHEAD_S <= stamp_s + self._offset_s <= self.last_picture_s + _MAX_APART_S:
+            self._offset_s = expected_s - stamp_s  # no picture has such an offset
 
     def _read_one(self) -> bool:
-        """Reads a packet of pictures or sound; returns False at the end."""
+        """Reads a packet of either stream; returns False at the end."""
         try:
             packet = next(self._packets, None)
         except av.FFmpegError as error:
@@ -143,20 +142,20 @@ class AudioReader:
         if packet.stream.index == self.stream.index:
             self._read.append(packet)
         else:
-            self._pictures.pass_by(packet)
+            self._pictures.add(packet)
         return True
 
 
 class _PictureTimes:
-    """Puts the time stamps of a file's pictures on the axis of its frames, as the source does that decodes them.
+    """Maps the time stamps of a file's pictures to the timeline of its frames, as the source that decodes them does.
 
     Attributes:
-        offsets_s: what was added to time stamps lately, newest last.
+        offsets_s: the latest offsets from time stamp to timeline, newest last.
         last_s: time of the latest picture.
     """
 
     def __init__(self, stream: av.VideoStream | None, first_stamp_s: float | None) -> None:
-        """Takes the stream and the time stamp of the first picture shown, as far as they are known."""
+        """Takes the stream and the time stamp of the first frame, where known."""
         begins = Fraction(0)
         if first_stamp_s is not None:
             begins = exact(first_stamp_s)
@@ -171,8 +170,8 @@ class _PictureTimes:
         self.offsets_s: deque[Fraction] = deque([-begins], maxlen=4)
         self.last_s = Fraction(-1)
 
-    def pass_by(self, packet: av.Packet[Any]) -> None:
-        """Takes a packet, which has a time stamp. Pictures are put in order of presentation."""
+    def add(self, packet: av.Packet[Any]) -> None:
+        """Takes a packet with a time stamp, in decoding order."""
         stamp_s = _time(packet)
         dts_s = stamp_s if packet.dts is None else packet.dts * _base(packet)
         if self._last_dts_s is not None and dts_s < self._last_dts_s:
@@ -182,15 +181,15 @@ class _PictureTimes:
         self._waiting.append(stamp_s)
 
     def finish(self) -> None:
-        """Takes no more."""
+        """Marks the end of the packets."""
         self._place(self._waiting)
 
     def _place(self, stamps_s: list[Fraction], *, went_back: bool = False) -> None:
-        """Puts pictures on the axis; one whose stamp leaps ahead before they go back has none, as in `VideoSource`."""
+        """Maps pictures; one whose time stamp leaps ahead before they go back has none, as in `VideoSource`."""
         self._waiting = [stamp for stamp in self._waiting if stamp not in stamps_s]
         for stamp_s in sorted(stamps_s):
             self._has_begun = self._has_begun or stamp_s >= self._begins
-            if not self._has_begun:  # couldn't be decoded: no frame
+            if not self._has_begun:  # not decodable: no frame
                 continue
             is_damaged = went_back and self._clock.leaps(float(stamp_s))
             time_s = exact(self._clock.at(None if is_damaged else float(stamp_s)))
@@ -200,9 +199,9 @@ class _PictureTimes:
 
 
 def open_audio(source: SourceInfo) -> AudioReader | None:
-    """Returns the sound of a source, or None where there is none or (a warning says why) it can't be read.
+    """Returns the audio of a source, None if it has none or (with a warning) it can't be read.
 
-    Of several tracks it is the one that FFmpeg's players take, and of several programmes the pictures' own.
+    Of several tracks it is the one that FFmpeg's players choose, and of several programmes that of the pictures.
     """
     path = source.path
     if path is None or path.is_dir():  # of pictures
@@ -219,13 +218,13 @@ def open_audio(source: SourceInfo) -> AudioReader | None:
 
 
 def _pick(opened: av.container.InputContainer, path: Path) -> tuple[av.VideoStream | None, av.AudioStream] | None:
-    """Returns the pictures that are shown and their sound, or None where there is no sound."""
+    """Returns the video stream that is shown and its audio, None if it has no audio."""
     video = opened.streams.best("video")
     audio = opened.streams.best("audio", related=video)
     if audio is None:
         return None
     if video is not None and opened.streams.best("video", related=audio) is not video:
-        return None  # FFmpeg offers another programme's sound where the pictures' programme has none
+        return None  # FFmpeg offers the audio of another programme
     if audio.codec_context is None:
         log.warning("no sound: the audio of %s is damaged, or in a codec this build of PyAV doesn't know", path)
         return None
@@ -234,7 +233,7 @@ def _pick(opened: av.container.InputContainer, path: Path) -> tuple[av.VideoStre
 
 
 def exact(time_s: float | Fraction) -> Fraction:
-    """Returns a time so that the end of one file and the beginning of the next are the same number."""
+    """Returns a time rounded so that the end of one file equals the start of the next."""
     return Fraction(time_s).limit_denominator(1_000_000)
 
 

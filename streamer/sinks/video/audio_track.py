@@ -1,4 +1,4 @@
-"""The sound of one video file that is being written: copied where the container takes it, else encoded as AAC."""
+"""The audio of one video file while it is written: remuxed where the container takes it, else transcoded to AAC."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from av.audio.codeccontext import AudioCodecContext
 from av.codec.context import Flags
 
 from streamer.sinks.video.audio import AudioReader, TimedPacket, exact
-from streamer.sinks.video.audio_copy import CopyForm, NotCopied, PacketCopy, copy_form, copy_of
-from streamer.sinks.video.audio_encode import AacEncoder, can_encode, has_unsafe_channels
+from streamer.sinks.video.audio_encoder import AacEncoder, can_encode, has_unsafe_channels
+from streamer.sinks.video.audio_remuxer import AudioFormatError, AudioRemuxer, RemuxFormat, copy_of, probe_remux
 
 log = logging.getLogger(__name__)
 
 _TRIED_PACKETS = 12
 _SAME_PICTURE_S = Fraction(1, 1000)
 _LATE_S = Fraction(1, 10)
-# How far apart in ticks FFmpeg writes two packets: MP4 counts 31 bits, AVI fills up with at most 60,000 empty ones.
-_MOST_TICKS = {"mp4": 2**31 - 2, "mov": 2**31 - 2, "avi": 59_999}
+# Max. ticks between two packets that FFmpeg writes: MP4 counts in 31 bits, AVI pads with at most 60,000 empty ones.
+MAX_TICKS = {"mp4": 2**31 - 2, "mov": 2**31 - 2, "avi": 59_999}
 
 
 class AudioTrack:
-    """Takes sound from a reader into one container, in step with the pictures.
+    """Writes audio from a reader into one container, in step with the pictures.
 
-    Times are seconds of the output. What begins before its first picture is left out, but for a codec's lead-in where
-    the container can tell players to skip it; another one would show every picture later for its sake.
+    Times are seconds of the output. What begins before its first picture is dropped, except a codec's lead-in where
+    the container can tell players to skip it; others would delay every picture.
     """
 
     def __init__(
@@ -42,30 +42,32 @@ class AudioTrack:
         """Adds an audio stream to `container`.
 
         Args:
-            reader: where to take from; what is taken here, another track doesn't get.
-            container: where it goes; its header isn't written yet.
+            reader: the source; each packet goes into one track only.
+            container: the destination; its header isn't written yet.
             options: the container's.
             start_s: time of the output's first picture.
             mux: writes a packet.
 
         Raises:
-            NotCopied: if the container can't hold this sound, nor AAC in its place.
+            AudioFormatError: if the container can hold neither this audio nor AAC.
         """
         self._reader, self._mux = reader, mux
         self._start_s = exact(start_s)
         self._kind = container.format.name
-        self._copy: PacketCopy | None = None
+        self._remuxer: AudioRemuxer | None = None
         self._encoder: AacEncoder | None = None
         self._last: av.Packet[Any] | None = None
         self._end_s: Fraction | None = None
         self._last_ticks: int | None = None
         form = self._form(options)
         if form is not None:
-            self._copy = PacketCopy(container, reader.stream, form.config)
-            self._to = self._copy.to
+            self._remuxer = AudioRemuxer(container, reader.stream, form.config)
+            self._to = self._remuxer.to
             self._early_s = form.lead_in_s if self._kind == "matroska" or start_s <= 0 else Fraction(0)
         elif has_unsafe_channels(reader.stream, reader.peek(1)):
-            raise NotCopied("its order of channels can't be read safely by PyAV before 19: update it (Python 3.12)")
+            raise AudioFormatError(
+                "its order of channels can't be read safely by PyAV before 19: update it (Python 3.12)"
+            )
         elif can_encode():
             self._to = container.add_stream("aac")
             source = reader.stream.codec_context
@@ -73,16 +75,16 @@ class AudioTrack:
             self._early_s = Fraction(0) if self._kind == "avi" else None
             log.info("the %s audio of %s becomes AAC, which %s holds", source.name, reader.name, self._kind)
         else:
-            raise NotCopied(f"{self._kind} can't hold it")
+            raise AudioFormatError(f"{self._kind} can't hold it")
 
     def copy_until(self, end_s: Fraction) -> None:
-        """Writes the sound that begins before `end_s`.
+        """Writes the audio that begins before `end_s`.
 
         Raises:
             av.FFmpegError: if the container can't take it.
-            NotCopied: if it goes on in a form that the container can't hold.
+            AudioFormatError: if the format changes to one that the container can't hold.
         """
-        if self._last_ticks is None and self._copy is not None:  # the lead-in, where another file has taken it before
+        if self._last_ticks is None and self._remuxer is not None:  # the lead-in, which went into the file before
             for earlier in self._reader.recent:
                 if -(self._early_s or 0) <= earlier.time_s - self._start_s < 0:
                     self._write(earlier)
@@ -90,10 +92,10 @@ class AudioTrack:
             self._write(self._reader.take())
 
     def copy_rest(self, last_picture_s: Fraction, end_s: Fraction) -> None:
-        """Writes up to `end_s`, and to the sound's own end where the source has no picture after `last_picture_s`.
+        """Writes up to `end_s`, or to the end of the audio if the source has no picture after `last_picture_s`.
 
         Raises:
-            av.FFmpegError, NotCopied: as `copy_until`.
+            av.FFmpegError, AudioFormatError: as `copy_until`.
         """
         self.copy_until(end_s)
         cut_s = self._start_s + last_picture_s + _SAME_PICTURE_S
@@ -106,7 +108,7 @@ class AudioTrack:
         self.finish()
 
     def finish(self) -> None:
-        """Writes what the encoder still holds, where there is one.
+        """Flushes the encoder, if any.
 
         Raises:
             av.FFmpegError: if the container can't take it.
@@ -114,23 +116,23 @@ class AudioTrack:
         if self._encoder is not None:
             self._write_encoded(self._encoder.finish(), self._encoder.rate)
 
-    def _form(self, options: dict[str, str]) -> CopyForm | None:
+    def _form(self, options: dict[str, str]) -> RemuxFormat | None:
         tried = self._reader.peek(_TRIED_PACKETS)
         if not tried or (self._kind == "avi" and tried[0].time_s - self._start_s > _LATE_S):
-            return None  # AVI can't say when sound begins: it is filled up with silence
-        return copy_form(self._kind, options, self._reader.stream, [timed.packet for timed in tried])
+            return None  # AVI has no start time: needs silence in front
+        return probe_remux(self._kind, options, self._reader.stream, [timed.packet for timed in tried])
 
     def _write(self, timed: TimedPacket) -> None:
         packet, begins_s = timed.packet, timed.time_s - self._start_s
-        if self._copy is not None and self._encoder is None:
+        if self._remuxer is not None and self._encoder is None:
             try:
                 if self._kind == "avi" and self._end_s is not None and begins_s > self._end_s + _LATE_S:
-                    raise NotCopied("it pauses, and AVI can't say so")
-                for part in self._copy.adapt(packet):
+                    raise AudioFormatError("it pauses, and AVI can't say so")
+                for part in self._remuxer.adapt(packet):
                     self._write_at(begins_s, part)
                 return
-            except NotCopied as error:
-                self._encoder = self._encoder_after_copy(self._copy, error)
+            except AudioFormatError as error:
+                self._encoder = self._encoder_after_remux(self._remuxer, error)
         assert self._encoder is not None, "what isn't copied is encoded"
         assert packet.pts is not None and packet.time_base is not None
         shift_s = begins_s - packet.pts * Fraction(packet.time_base)
@@ -142,7 +144,7 @@ class AudioTrack:
             self._write_at(Fraction(packet.pts, rate), packet)
 
     def _write_at(self, begins_s: Fraction, packet: av.Packet[Any]) -> None:
-        """Writes a packet at its time, but never before the one ahead of it, nor further behind than can be written."""
+        """Writes a packet at its time, but after the previous one; gaps that are too long get copies of that one."""
         tick_s = Fraction(self._to.time_base or 1)
         ticks = round(begins_s / tick_s)
         if self._early_s is not None:
@@ -153,7 +155,7 @@ class AudioTrack:
         packet.duration = round((packet.duration or 0) * Fraction(packet.time_base or 1) / tick_s)
         if self._last is not None and self._last_ticks is not None:
             ticks = max(ticks, self._last_ticks + (self._kind != "matroska"))
-            most = _MOST_TICKS.get(self._kind)
+            most = MAX_TICKS.get(self._kind)
             while most is not None and ticks - self._last_ticks > most:
                 self._send(copy_of(self._last), self._last_ticks + most, tick_s)
         self._last = copy_of(packet)
@@ -165,18 +167,18 @@ class AudioTrack:
         packet.stream = self._to
         self._mux(packet)
 
-    def _encoder_after_copy(self, copy: PacketCopy, why: NotCopied) -> AacEncoder:
-        """Returns an encoder whose packets go on where copied ones end, for what can't be copied.
+    def _encoder_after_remux(self, remuxer: AudioRemuxer, why: AudioFormatError) -> AacEncoder:
+        """Returns an encoder that continues where remuxing ended.
 
         Raises:
-            NotCopied: `why`, if that can't be.
+            AudioFormatError: `why`, if its packets don't fit the stream's header.
         """
         context = av.CodecContext.create("aac", "w")
         assert isinstance(context, AudioCodecContext)
         context.flags |= Flags.global_header
-        encoder = self._new_encoder(context, copy.to.codec_context)
+        encoder = self._new_encoder(context, remuxer.to.codec_context)
         context.open()
-        if (context.extradata or b"")[:2] != (copy.to.codec_context.extradata or b"")[:2]:
+        if (context.extradata or b"")[:2] != (remuxer.to.codec_context.extradata or b"")[:2]:
             raise why
         return encoder
 

@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from streamer.frames.frame import Frame
 from streamer.frames.yuv import Yuv420
-from streamer.frames.yuv_matrix import Matrix
-from streamer.sinks.scaling import yuv_from_bgr
+from streamer.frames.yuv_matrix import Matrix, yuv_from_bgr
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One video file while it is being written, through PyAV."""
+"""One video file while it is written, through PyAV."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Any
 
 import av
 
-from streamer.common.errors import SinkError
+from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
+from streamer.sinks.base import WriteError
 from streamer.sinks.files import behind_link, reason
 from streamer.sinks.options import DEFAULT_CRF
 from streamer.sinks.video.audio import AudioReader, exact
-from streamer.sinks.video.audio_copy import NotCopied
-from streamer.sinks.video.audio_track import AudioTrack
+from streamer.sinks.video.audio_remuxer import AudioFormatError
+from streamer.sinks.video.audio_track import MAX_TICKS, AudioTrack
 from streamer.sinks.video.encoder import VideoEncoder
 from streamer.sinks.video.transactional_file import TransactionalFile
 
 log = logging.getLogger(__name__)
 
-# FFmpeg's muxer for each ending, and its options. What is written reaches the file every second in a form that plays
-# without its end, so a killed run loses less than two. MP4 becomes an ordinary, unfragmented file when it is closed.
+# FFmpeg's muxer for each suffix, and its options. Each second what is written reaches the file in a form that plays
+# without its end: a killed run loses less than two seconds. `close` turns MP4 into an ordinary, unfragmented file.
 _EACH_SECOND = {"flush_packets": "1", "max_interleave_delta": "500000"}
 _FRAGMENTS = {"movflags": "+hybrid_fragmented+delay_moov", "frag_duration": "1000000", **_EACH_SECOND}
 _MUXERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -33,26 +34,24 @@ _MUXERS: dict[str, tuple[str, dict[str, str]]] = {
     ".mkv": ("matroska", {"cluster_time_limit": "1000", **_EACH_SECOND}),
     ".avi": ("avi", _EACH_SECOND),
 }
-_FEWEST_TICKS_A_SECOND, _MOST_TICKS_A_SECOND = 10_000, 60_000  # MPEG-4 part 2 takes no more than 65,535
-_USUAL_FPS = 30
-# How far apart in ticks FFmpeg writes two pictures: MP4 counts 31 bits, AVI fills up with at most 60,000 empty ones.
-_MOST_TICKS = {"mp4": 2**31 - 2, "mov": 2**31 - 2, "avi": 59_999}
-_PAUSE_S = 10  # frames further apart say nothing of the frame rate
-_NO_SOUND = (NotCopied, av.FFmpegError, ValueError)  # what PyAV refuses is a ValueError at times
-_QUEUED_PACKETS = 200  # of sound, at most, that FFmpeg holds back to put it between the pictures
+_MIN_TICKS_PER_S, _MAX_TICKS_PER_S = 10_000, 60_000  # MPEG-4 part 2 takes no more than 65,535
+_DEFAULT_FPS = 30
+_PAUSE_S = 10  # longer gaps don't count for the frame rate
+_AUDIO_ERRORS = (AudioFormatError, av.FFmpegError, ValueError)  # PyAV raises ValueError for some of them
+_MAX_QUEUED_AUDIO = 200  # packets that FFmpeg may hold back to interleave them
 
 
 class VideoFileWriter:
-    """A file with pictures at their own times and, beside them, sound: container, encoder, audio.
+    """A file with pictures at their own times and, beside them, audio: container, encoder, audio track.
 
     The first frame decides the size and becomes time zero. Matroska rounds times to milliseconds, AVI to multiples of
-    the nominal frame time. Where frames are so far apart that the container can't say it, the picture before is
-    written again in between. Sound that can't be written is left out, with a warning, and costs no picture. After an
-    error the file is closed, and holds what was written before or isn't there.
+    the nominal frame time. Where a gap is longer than the container can express, the picture before is repeated.
+    Audio that can't be written is left out with a warning and costs no picture. After an error the file is closed: it
+    holds what was written before, or is deleted if that can't be played.
 
     Attributes:
         path: the file.
-        is_kept: False once the file is gone, because it broke off before it could be played.
+        is_kept: False once the file is deleted.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class VideoFileWriter:
         path: Path,
         first: Frame,
         fps: float | None,
-        sound: AudioReader | None,
+        audio: AudioReader | None,
         *,
         crf: int = DEFAULT_CRF,
         replace: bool = True,
@@ -68,174 +67,174 @@ class VideoFileWriter:
         """Makes the file and its header; `first` isn't written yet.
 
         Args:
-            path: its ending is one of .mp4, .mov, .mkv, .avi.
+            path: its suffix is .mp4, .mov, .mkv or .avi.
             first: the first frame.
-            fps: nominal frame rate, or None if it isn't known.
-            sound: what to write in step with the pictures; it stays the caller's.
+            fps: nominal frame rate, None if unknown.
+            audio: what to write in step with the pictures; the caller closes it.
             crf: x264's constant rate factor, 0 (lossless) to 51 (worst).
-            replace: whether a file that is there already is replaced.
+            replace: whether an existing file is replaced.
 
         Raises:
-            FileExistsError: if there is a file, and it isn't to be replaced.
-            SinkError: if it can't be written.
+            FileExistsError: if there is a file and `replace` is False.
+            WriteError: if it can't be written.
         """
         self.path = path
         self.is_kept = True
         self._fps = Fraction(fps).limit_denominator(1001) if fps else None
         self._start_s = first.pts_s
         self._size_wh = first.size_wh
-        self._said_scaled = False
+        self._has_warned_of_size = False
         self._pts = -1
-        self._intervals: list[int] = [0, 0]  # how many between frames no further apart than usual, and their sum
-        self._held: av.Packet[av.VideoStream] | None = None
-        self._is_playable = False  # there are pictures in the file, in a form that plays whatever happens next
-        self._done = False
+        self._intervals: list[int] = [0, 0]  # number and sum of the intervals between frames, without pauses
+        self._pending: av.Packet[av.VideoStream] | None = None  # waits for the next one, which tells its duration
+        self._is_playable = False
+        self._is_closed = False
         self._audio: AudioTrack | None = None
-        self._queued_sound = 0
+        self._queued_audio = 0
         try:
             self._file = TransactionalFile(path, replace=replace)
         except FileExistsError:
             raise
         except OSError as error:
-            raise SinkError(f"can't write {path}: {reason(error)}; nothing was kept") from error
-        with self._breaking():
+            raise WriteError(f"can't write {path}: {reason(error)}; nothing was kept") from error
+        with self._rolling_back():
             try:
-                self._open(first, crf, sound)
+                self._open(first, crf, audio)
             except av.FFmpegError as error:
                 if self._audio is None or self._file.error is not None:
                     raise
-                self._leave_out(sound, error)
+                self._leave_out(audio, error)
                 self._file.clear()
                 self._open(first, crf, None)
 
-    def _open(self, first: Frame, crf: int, sound: AudioReader | None) -> None:
+    def _open(self, first: Frame, crf: int, audio: AudioReader | None) -> None:
         muxer, options = _MUXERS[self.path.suffix.lower()]
-        rate = self._fps or Fraction(_USUAL_FPS)
+        rate = self._fps or Fraction(_DEFAULT_FPS)
         self._tick_s = {"avi": 1 / rate, "matroska": Fraction(1, 1000)}.get(muxer) or _tick_for(rate)
-        self._most_ticks = _MOST_TICKS.get(muxer)
+        self._max_ticks = MAX_TICKS.get(muxer)
         self._container = av.open(self._file, "w", format=muxer, container_options=options)
         self._encoder = VideoEncoder(self._container, first, rate, self._tick_s, crf)
         self._audio = None
-        if sound is not None and sound.next is not None:
+        if audio is not None and audio.next is not None:
             try:
-                self._audio = AudioTrack(sound, self._container, options, self._start_s, self._write_sound)
-            except _NO_SOUND as error:
-                self._leave_out(sound, error)
+                self._audio = AudioTrack(audio, self._container, options, self._start_s, self._write_audio)
+            except _AUDIO_ERRORS as error:
+                self._leave_out(audio, error)
         self._container.start_encoding()
 
-    def write(self, frame: Frame) -> None:
-        """Encodes a frame and writes the one before it, whose duration is now known.
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Encodes a frame, which must already have the boxes drawn, and writes the one before.
 
         Raises:
-            SinkError: if the file can't take it. What was written before can be played.
+            WriteError: if the file can't take it. What was written before is playable.
         """
-        if frame.size_wh != self._size_wh and not self._said_scaled:
-            self._said_scaled = True
+        if frame.size_wh != self._size_wh and not self._has_warned_of_size:
+            self._has_warned_of_size = True
             log.warning("%s isn't always %dx%d: other sizes are scaled to it", frame.source, *self._size_wh)
         pts = max(self._ticks_at(frame.pts_s), self._pts + 1)
         if self._pts >= 0 and (pts - self._pts) * self._tick_s <= _PAUSE_S:
             self._intervals[0] += 1
             self._intervals[1] += pts - self._pts
-        with self._breaking():
+        with self._rolling_back():
             if self._pts >= 0:
-                self._bridge(pts)
+                self._repeat_until(pts)
             for packet in self._encoder.encode(frame, pts):
-                self._hold(packet)
+                self._mux(packet)
         self._pts = pts
 
     def close(self, next_s: float | None = None) -> None:
         """Writes what is left and the file's closing parts. Safe to call twice, and after an error.
 
         Args:
-            next_s: `pts_s` of the frame that follows in another file: the last picture is seen, and the sound heard,
-                until then. None leaves the last picture its nominal time, and the sound its own end.
+            next_s: `pts_s` of the first frame of the next file, until which the last picture is shown and audio is
+                written. None shows it for its nominal time and writes audio to its own end.
 
         Raises:
-            SinkError: if it can't be finished. What was written before can be played.
+            WriteError: if it can't be finished. What was written before is playable.
         """
-        if self._done:
+        if self._is_closed:
             return
-        with self._breaking():
+        with self._rolling_back():
             if next_s is not None:
-                self._bridge(self._ticks_at(next_s))
+                self._repeat_until(self._ticks_at(next_s))
             for packet in self._encoder.finish():
-                self._hold(packet)
+                self._mux(packet)
             last_ticks = self._frame_ticks() if next_s is None else max(1, self._ticks_at(next_s) - self._pts)
-            if self._held is not None:
-                self._held.duration = last_ticks
-                self._mux(self._held)
+            if self._pending is not None:
+                self._pending.duration = last_ticks
+                self._write_packet(self._pending)
             if next_s is None:
-                self._copy_sound(self._pts * self._tick_s, (self._pts + last_ticks) * self._tick_s)
+                self._copy_audio(self._pts * self._tick_s, (self._pts + last_ticks) * self._tick_s)
             else:
-                self._copy_sound(exact(next_s) - exact(self._start_s), finish=True)
+                self._copy_audio(exact(next_s) - exact(self._start_s), finish=True)
             self._container.close()
-        self._done = True
+        self._is_closed = True
         self._file.close()
 
     @contextmanager
-    def _breaking(self) -> Iterator[None]:
-        """Takes the file back to what is safe and closes it, if anything fails."""
+    def _rolling_back(self) -> Iterator[None]:
+        """Rolls the file back and closes it if anything fails."""
         try:
             yield
         except (av.FFmpegError, OSError) as error:
-            raise self._broken(error) from error
+            raise self._fail(error) from error
         except BaseException as error:
-            self._broken(error)
+            self._fail(error)
             raise
 
-    def _broken(self, error: BaseException) -> SinkError:
-        self._done = True
+    def _fail(self, error: BaseException) -> WriteError:
+        self._is_closed = True
         self._file.rollback()
         cause = self._file.error or error
         if self._is_playable:
-            return SinkError(f"{self.path} broke off: {reason(cause)}; what it holds can be played")
+            return WriteError(f"{self.path} broke off: {reason(cause)}; what it holds can be played")
         self.is_kept = False
         behind_link(self.path).unlink(missing_ok=True)
-        return SinkError(f"can't write {self.path}: {reason(cause)}; nothing was kept")
+        return WriteError(f"can't write {self.path}: {reason(cause)}; nothing was kept")
 
-    def _hold(self, packet: av.Packet[av.VideoStream]) -> None:
-        held, self._held = self._held, packet
-        if held is not None:
-            held.duration = _ticks(packet) - _ticks(held)
-            self._mux(held)
+    def _mux(self, packet: av.Packet[av.VideoStream]) -> None:
+        before, self._pending = self._pending, packet
+        if before is not None:
+            before.duration = _ticks(packet) - _ticks(before)
+            self._write_packet(before)
 
     def _ticks_at(self, pts_s: float) -> int:
         return round((pts_s - self._start_s) / self._tick_s)
 
     def _frame_ticks(self) -> int:
-        """Returns how long the last frame is to be seen: as the source says, else as long as the others on average."""
+        """Returns how long the last frame is shown: the nominal frame time, else the mean of the others."""
         count, total = self._intervals
         if self._fps is None and count:
             return max(1, round(total / count))
-        return max(1, round(1 / (self._fps or _USUAL_FPS) / self._tick_s))
+        return max(1, round(1 / (self._fps or _DEFAULT_FPS) / self._tick_s))
 
-    def _bridge(self, until: int) -> None:
-        """Writes the latest picture again as often as the container needs it to get to a time, in ticks."""
-        while self._most_ticks is not None and until - self._pts > self._most_ticks:
-            self._pts += self._most_ticks
+    def _repeat_until(self, until: int) -> None:
+        """Repeats the latest picture as often as the container needs to reach a time, in ticks."""
+        while self._max_ticks is not None and until - self._pts > self._max_ticks:
+            self._pts += self._max_ticks
             for packet in self._encoder.repeat(self._pts):
-                self._hold(packet)
+                self._mux(packet)
 
-    def _mux(self, packet: av.Packet[av.VideoStream]) -> None:
+    def _write_packet(self, packet: av.Packet[av.VideoStream]) -> None:
         begins_s = _ticks(packet) * self._tick_s
-        self._copy_sound(begins_s)
+        self._copy_audio(begins_s)
         try:
             self._container.mux(packet)
         except av.FFmpegError as error:
-            # FFmpeg writes packets of sound that it has held back when it is given a picture. It keeps the picture.
-            if self._queued_sound <= 0 or self._file.error is not None:
+            # FFmpeg writes queued audio when it is given a picture; if that fails it still keeps the picture.
+            if self._queued_audio <= 0 or self._file.error is not None:
                 raise
-            self._lose_sound(begins_s, error)
-            self._queued_sound -= 1
-        if self._file.commit() and begins_s > 0:  # with the first picture only the container's header goes out
+            self._end_audio(begins_s, error)
+            self._queued_audio -= 1
+        if self._file.commit() and begins_s > 0:  # the first picture only brings out the container's header
             self._is_playable = True
 
-    def _write_sound(self, packet: av.Packet[Any]) -> None:
-        self._queued_sound = min(self._queued_sound + 1, _QUEUED_PACKETS)
+    def _write_audio(self, packet: av.Packet[Any]) -> None:
+        self._queued_audio = min(self._queued_audio + 1, _MAX_QUEUED_AUDIO)
         self._container.mux(packet)
 
-    def _copy_sound(self, time_s: Fraction, end_s: Fraction | None = None, *, finish: bool = False) -> None:
-        """Writes the sound before `time_s`; with `end_s`, the rest: `time_s` is then the last picture's time."""
+    def _copy_audio(self, time_s: Fraction, end_s: Fraction | None = None, *, finish: bool = False) -> None:
+        """Writes the audio before `time_s`; with `end_s`, the rest: `time_s` is then the last picture's time."""
         if self._audio is None:
             return
         try:
@@ -245,29 +244,29 @@ class VideoFileWriter:
                 self._audio.copy_until(time_s)
                 if finish:
                     self._audio.finish()
-        except _NO_SOUND as error:
+        except _AUDIO_ERRORS as error:
             if self._file.error is not None:
                 raise
-            self._lose_sound(time_s, error)
+            self._end_audio(time_s, error)
 
-    def _leave_out(self, sound: AudioReader | None, error: Exception) -> None:
-        assert sound is not None
-        codec, why = sound.stream.codec_context.name, reason(error)
-        log.warning("no sound in %s: the %s audio of %s can't be written (%s)", self.path, codec, sound.name, why)
-        sound.close()  # neither in the files that follow
+    def _leave_out(self, audio: AudioReader | None, error: Exception) -> None:
+        assert audio is not None
+        codec, why = audio.stream.codec_context.name, reason(error)
+        log.warning("no sound in %s: the %s audio of %s can't be written (%s)", self.path, codec, audio.name, why)
+        audio.close()  # nor in the files that follow
 
-    def _lose_sound(self, time_s: Fraction, error: Exception) -> None:
+    def _end_audio(self, time_s: Fraction, error: Exception) -> None:
         if self._audio is not None:
             log.warning("the sound of %s ends at %.1f s: %s", self.path, time_s, reason(error))
         self._audio = None
 
 
 def _tick_for(rate: Fraction) -> Fraction:
-    """Returns a tick in which frames at a rate have whole times; a coarse one, so that days between two can be said."""
-    per_second = rate.numerator * -(-_FEWEST_TICKS_A_SECOND // rate.numerator)
-    return Fraction(1, min(per_second, _MOST_TICKS_A_SECOND))
+    """Returns a tick that divides the frame time at `rate`, as coarse as possible: long gaps must fit 31 bits."""
+    per_second = rate.numerator * -(-_MIN_TICKS_PER_S // rate.numerator)
+    return Fraction(1, min(per_second, _MAX_TICKS_PER_S))
 
 
 def _ticks(packet: av.Packet[av.VideoStream]) -> int:
-    assert packet.pts is not None  # an encoder that was given times gives them back
+    assert packet.pts is not None  # the encoder keeps the times it was given
     return packet.pts

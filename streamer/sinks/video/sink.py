@@ -1,4 +1,4 @@
-"""Video files: one for the whole run."""
+"""A video file, one for the whole run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from streamer.sources.base import SourceInfo
 
 
 class VideoSink(Sink):
-    """Writes a video file with the frames' own times and, for file sources, the source's sound.
+    """Writes a video file with the frames' own times and, for file sources, the source's audio.
 
-    The file is made when the first frame comes; until then a file that is to be replaced stays.
+    The file is made with the first frame; until then a file that is to be replaced stays.
     """
 
     def __init__(
@@ -28,10 +28,10 @@ class VideoSink(Sink):
         """Checks that `path` can be written.
 
         Args:
-            path: its ending is one of .mp4, .mov, .mkv, .avi.
-            source: what is recorded: its frame rate, and the file whose sound is written.
+            path: its suffix is .mp4, .mov, .mkv or .avi.
+            source: what is recorded: its frame rate, and the file whose audio is written.
             crf: x264's constant rate factor.
-            paths: those of the run; None is a run of its own.
+            paths: the paths of the run; None for a run of its own.
 
         Raises:
             ConfigError: if another run is writing it.
@@ -43,43 +43,40 @@ class VideoSink(Sink):
         self._path = self._claim.path
         self._source = source
         self._crf = crf
-        self._sound: AudioReader | None = None
+        self._audio: AudioReader | None = None
         self._writer: VideoFileWriter | None = None
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Appends the frame, which must have the boxes drawn on it already.
+        """Appends the frame, which must already have the boxes drawn.
 
         Raises:
-            SinkError: if the file can't take it. What was written before can be played.
+            SinkError: if the file can't take it. What was written before is playable.
         """
         if self._writer is None:
-            self._sound = open_audio(self._source)
-            self._writer = self._begin(frame)
-        self._writer.write(frame)
+            self._audio = open_audio(self._source)
+            try:
+                self._writer = VideoFileWriter(
+                    self._path, frame, self._source.fps, self._audio, crf=self._crf, replace=self._claim.replaces
+                )
+            except FileExistsError as error:
+                raise SinkError(f"can't write {self._path}: {reason(error)}; choose another output") from error
+        self._writer.write(frame, detections)
 
     def close(self) -> None:
         """Finishes the file.
 
         Raises:
-            SinkError: if it can't be finished. What was written before can be played.
+            SinkError: if it can't be finished. What was written before is playable.
         """
         try:
             if self._writer is not None:
                 self._writer.close()
         finally:
-            if self._sound is not None:
-                self._sound.close()
+            if self._audio is not None:
+                self._audio.close()
             self._claim.close()
 
     @property
     def written(self) -> tuple[Path, ...]:
         """The file, once it has a frame."""
         return (self._path,) if self._writer is not None and self._writer.is_kept else ()
-
-    def _begin(self, frame: Frame) -> VideoFileWriter:
-        try:
-            return VideoFileWriter(
-                self._path, frame, self._source.fps, self._sound, crf=self._crf, replace=self._claim.replaces
-            )
-        except FileExistsError as error:
-            raise SinkError(f"can't write {self._path}: {reason(error)}; choose another output") from error

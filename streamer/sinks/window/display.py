@@ -1,4 +1,4 @@
-"""Whether a window can be opened here: asked before the GUI library is, since that one ends the process without one."""
+"""Whether a window can be opened: Qt aborts the process where it can't."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def display_problem() -> str | None:
 
 
 def window_room_wh() -> tuple[int, int]:
-    """Returns the width and height that a new window may have: 1280x720, or less on a screen known to be small."""
+    """Returns the maximum size of a new window: 1280x720, or the X server's screen if that is smaller."""
     x11 = _x11()
     width, height = x11.screen_wh if x11 else _ROOM_WH
     return min(_ROOM_WH[0], width), min(_ROOM_WH[1], height)
 
 
-def reannounce_windows() -> None:
-    """Makes up for the event that a new window of OpenCV's may have missed; does nothing where there is no X server."""
+def resend_map_events() -> None:
+    """See `X11Display.resend_map_events`; does nothing without an X server."""
     x11 = _x11()
     if x11:
-        x11.tell_own_windows_mapped()
+        x11.resend_map_events()
 
 
 def quiet_qt() -> None:
-    """Keeps the Qt inside OpenCV's wheel from warning of what it lacks: a Wayland plugin, and fonts, unused here."""
+    """Keeps the Qt inside OpenCV's wheel from warning about a missing Wayland plugin and missing fonts, both unused."""
     fonts = os.environ.get("QT_QPA_FONTDIR")
     if fonts and not Path(fonts).is_dir():
         os.environ["QT_QPA_FONTDIR"] = str(Path(fonts).parent)
@@ -68,6 +68,6 @@ def _x11() -> X11Display | None:
 
 
 def _qt_platforms() -> set[str]:
-    """Returns the window systems that the Qt inside OpenCV's wheel knows; empty for an OpenCV built otherwise."""
+    """Returns the window systems that the Qt inside OpenCV's wheel supports; empty for an OpenCV built otherwise."""
     folder = Path(cv2.__file__).parent / "qt" / "plugins" / "platforms"
     return {file.name.removeprefix("libq").split(".")[0] for file in folder.glob("libq*.so")}

@@ -10,32 +10,32 @@ import cv2
 from streamer.common.errors import SinkError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
+from streamer.frames.scaling import Image, fitted, resized
 from streamer.sinks.base import Sink, StopRequested
 from streamer.sinks.files import reason
-from streamer.sinks.scaling import Image, fitted, resized
-from streamer.sinks.window.display import display_problem, quiet_qt, reannounce_windows, window_room_wh
+from streamer.sinks.window.display import display_problem, quiet_qt, resend_map_events, window_room_wh
 
 _QUIT_KEYS = (ord("q"), ord("Q"), 27)
 _REPAINT_S = 0.2
-_REANNOUNCE_S = (0.1, 0.3, 1.0, 3.0)  # after opening
+_RESEND_S = (0.1, 0.3, 1.0, 3.0)  # after opening
 _KEY_BITS = 0xFFFF  # above are modifiers such as Num Lock
 _FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_GUI_NORMAL
 
 
 class DesktopWindow:
-    """A window that shows what is painted for it, and turns ``q``, Esc and its close button into `StopRequested`.
+    """A resizable window that asks for its picture; ``q``, Esc and its close button raise `StopRequested`.
 
-    Everything happens on the main thread. The window can be resized.
+    All methods belong to the main thread.
     """
 
     def __init__(self, title: str, paint: Callable[[tuple[int, int]], Image], *, keep_ratio: bool = True) -> None:
         """Opens nothing yet: the window appears with the first `show`.
 
         Args:
-            title: the window's title, different for each window.
-            paint: returns the picture to show, (H, W, 3) uint8 BGR, for the window's present width and height, both 0
-                while it isn't laid out; a picture of another size is stretched.
-            keep_ratio: whether it is stretched in its own ratio only.
+            title: the window's title, unique.
+            paint: returns the picture to show, (H, W, 3) uint8 BGR, for the window's width and height, both 0 while it
+                isn't laid out; a picture of another size is stretched.
+            keep_ratio: whether stretching keeps the aspect ratio.
 
         Raises:
             SinkError: if there is no display, or OpenCV was built without windows.
@@ -48,18 +48,17 @@ class DesktopWindow:
         self._paint = paint
         self._flags = _FLAGS | (cv2.WINDOW_KEEPRATIO if keep_ratio else cv2.WINDOW_FREERATIO)
         self._opened_s = self._shown_s = 0.0
-        self._reannounced = 0
+        self._resent = 0
         self.is_open = False
 
     def show(self, size_wh: tuple[int, int]) -> None:
-        """Has the picture painted and shows it; `poll` lets it appear.
+        """Shows a new picture; it appears with the next `poll`.
 
         Args:
-            size_wh: the size to open at where the window isn't open yet; it is reduced to what fits 1280x720 and the
-                screen.
+            size_wh: the size to open at, reduced to fit 1280x720 and the screen.
 
         Raises:
-            SinkError: if the window system refuses.
+            SinkError: if the window system fails.
         """
         try:
             if not self.is_open:
@@ -72,9 +71,7 @@ class DesktopWindow:
             raise SinkError(f"the window failed: {reason(error)}; choose another --output") from error
 
     def poll(self) -> None:
-        """Lets the window handle its events, and has it painted again now and then.
-
-        A window that has just appeared or changed its size may have dropped what was painted.
+        """Handles the window's events and repaints it every 0.2 s, since it may lose its content when it is resized.
 
         Raises:
             StopRequested: when a key or the close button asked for the end.
@@ -88,14 +85,14 @@ class DesktopWindow:
         if key != -1 and key & _KEY_BITS in _QUIT_KEYS:
             raise StopRequested
         now_s = time.perf_counter()
-        if self._reannounced < len(_REANNOUNCE_S) and now_s - self._opened_s > _REANNOUNCE_S[self._reannounced]:
-            self._reannounced += 1
-            reannounce_windows()
+        if self._resent < len(_RESEND_S) and now_s - self._opened_s > _RESEND_S[self._resent]:
+            self._resent += 1
+            resend_map_events()
         if now_s - self._shown_s > _REPAINT_S:
             self._show()
 
     def close(self) -> None:
-        """Takes the window away. Safe to call twice."""
+        """Closes the window. Safe to call twice."""
         if self.is_open:
             self.is_open = False
             if self._is_visible():
@@ -105,7 +102,7 @@ class DesktopWindow:
     def _is_visible(self) -> bool:
         try:
             return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
-        except cv2.error:  # with its last window, OpenCV's Qt has gone too
+        except cv2.error:  # OpenCV's Qt ends with its last window
             return False
 
     def _show(self) -> None:
@@ -118,8 +115,8 @@ class DesktopWindow:
 class WindowSink(Sink):
     """Shows frames; ``q``, Esc or the window's close button asks the run to end.
 
-    The window can be resized and keeps the picture's aspect ratio; it opens at the picture's own size, or at what of it
-    fits 1280x720 and the screen. A picture larger than the window is reduced before it is shown.
+    The window can be resized and keeps the picture's aspect ratio; it opens at the picture's size, reduced to fit
+    1280x720 and the screen.
     """
 
     live_view = True
@@ -136,11 +133,7 @@ class WindowSink(Sink):
         self._count = 0
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Shows the frame, which must have the boxes drawn on it already; `poll` lets the window paint it.
-
-        Raises:
-            SinkError: if the window system refuses.
-        """
+        """Shows the frame, which must already have the boxes drawn; raises SinkError if the window system fails."""
         self._frame = frame
         self._count += 1
         self._window.show(frame.shown_wh)
@@ -151,19 +144,15 @@ class WindowSink(Sink):
         return self._window.is_open and self._count == 1
 
     def poll(self) -> None:
-        """Lets the window handle its events.
-
-        Raises:
-            StopRequested: when a key or the close button asked for the end.
-        """
+        """See `DesktopWindow.poll`."""
         self._window.poll()
 
     def close(self) -> None:
-        """Takes the window away."""
+        """Closes the window."""
         self._window.close()
 
     def _painted(self, room_wh: tuple[int, int]) -> Image:
-        assert self._frame is not None  # the window opens with the first
+        assert self._frame is not None  # the window opens with the first frame
         if min(room_wh) < 1:
             return self._frame.image
         return resized(self._frame, fitted(self._frame.shown_wh, room_wh))

@@ -1,4 +1,4 @@
-"""Pictures at the size that a window or a tile has for them."""
+"""Scaling of frames and planes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.frames.frame import Frame
-from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv
 
 Image = npt.NDArray[np.uint8]
 
@@ -17,7 +16,7 @@ def fitted(size_wh: tuple[int, int], room_wh: tuple[int, int], *, enlarge: bool 
 
     Args:
         size_wh: width and height.
-        room_wh: the most that they may be.
+        room_wh: the maximum.
         enlarge: whether the result may be larger than `size_wh`.
     """
     width, height = size_wh
@@ -41,8 +40,8 @@ def resized(frame: Frame, size_wh: tuple[int, int]) -> Image:
 def fill_plane(target: Image, plane: Image) -> None:
     """Fills `target`, (h, w) or (h, w, 3) uint8, with `plane` at that size.
 
-    What is reduced to less than half is first averaged over blocks of 2x2, 4x4, ... and then interpolated: as smooth
-    as averaging over the exact area, at a tenth of the cost.
+    Reductions to less than half first average blocks of 2x2, 4x4, ..., then interpolate: as smooth as averaging the
+    exact area, at a tenth of the cost.
     """
     height, width = target.shape[:2]
     factor = 1
@@ -55,9 +54,3 @@ def fill_plane(target: Image, plane: Image) -> None:
         target[...] = plane
     else:
         cv2.resize(plane, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
-
-
-def yuv_from_bgr(matrix: Matrix, full_range: bool) -> npt.NDArray[np.float64]:
-    """Returns the affine map (3, 4) from (B, G, R, 1) in 0..255 to (Y, U, V): the inverse of `bgr_from_yuv`."""
-    to_bgr = np.vstack([bgr_from_yuv(matrix, full_range), [0, 0, 0, 1]])
-    return np.linalg.inv(to_bgr.astype(np.float64))[:3]

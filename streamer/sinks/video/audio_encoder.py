@@ -1,4 +1,4 @@
-"""Transcodes sound to AAC, for containers that can't hold it as it is."""
+"""Transcodes audio to AAC, for containers that can't hold the source's codec."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from av.audio.codeccontext import AudioCodecContext
 from av.audio.resampler import AudioResampler
 
 from streamer.sinks.video.audio import TimedPacket
-from streamer.sinks.video.audio_copy import NotCopied, copy_of
+from streamer.sinks.video.audio_remuxer import AudioFormatError, copy_of
 
 _CODEC = "aac"
 _FRAME_SAMPLES = 1024
 _SILENT_FRAMES = 4
-_MOST_PAUSE_S = 600
+_MAX_PAUSE_S = 600
 _BITS_A_CHANNEL = 96_000
-_MOST_BITS_A_SAMPLE = 5
+_MAX_BITS_A_SAMPLE = 5
 _RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # AAC has no others
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "5.1"}  # PyAV can't fill a planar frame of eight channels
-_MOST_SAFE_CHANNELS = 6
+_MAX_SAFE_CHANNELS = 6
 _SAME_TIME_S = Fraction(1, 20)  # stamps miss the end of the sound before them by less
 
 
@@ -34,10 +34,10 @@ def can_encode() -> bool:
 
 
 def has_unsafe_channels(stream: av.AudioStream, packets: Sequence[TimedPacket]) -> bool:
-    """Whether PyAV could damage its own memory by telling the order of a stream's channels.
+    """Whether reading the stream's channel layout could corrupt memory.
 
-    Before 19 it frees twice what an order of the file's own holds, as MOV has for PCM of more than six channels. The
-    number of channels can't be asked either, so it is worked out from a packet's size.
+    PyAV before 19 frees a custom layout twice, as MOV has for PCM of more than six channels. Reading the number of
+    channels is as unsafe, so it is derived from a packet's size.
     """
     name, is_new = stream.codec_context.name, int(av.__version__.partition(".")[0]) >= 19
     if is_new or not packets or not name.startswith("pcm_") or "mov" not in stream.container.format.name:
@@ -45,11 +45,11 @@ def has_unsafe_channels(stream: av.AudioStream, packets: Sequence[TimedPacket]) 
     found = re.search(r"\d+", name)
     packet, bits = packets[0].packet, int(found[0]) if found else 8  # A-law and mu-law
     samples = round((packet.duration or 0) * float(packet.time_base or 0) * stream.codec_context.sample_rate)
-    return samples > 0 and packet.size * 8 // (samples * bits) > _MOST_SAFE_CHANNELS
+    return samples > 0 and packet.size * 8 // (samples * bits) > _MAX_SAFE_CHANNELS
 
 
 class AacEncoder:
-    """Decodes packets and encodes them as AAC at their times, silence where samples have none.
+    """Decodes packets and encodes them as AAC at their times.
 
     Attributes:
         context: the encoder.
@@ -59,37 +59,36 @@ class AacEncoder:
     def __init__(
         self, context: AudioCodecContext, source: AudioCodecContext, *, begin_s: Fraction, fills_pauses: bool
     ) -> None:
-        """Sets up the encoder; a container that it belongs to opens it.
+        """Configures the encoder; its container opens it.
 
         Args:
             context: the encoder.
-            source: what the sound is decoded by.
-            begin_s: where what is encoded begins, in seconds.
-            fills_pauses: whether there must be silence where there is no sound, for a container without time stamps.
+            source: the decoder of the source.
+            begin_s: time of the first sample to encode, seconds.
+            fills_pauses: whether to encode silence in pauses, for a container without time stamps.
         """
         self.context = context
         self.rate = context.sample_rate = _rate_of(source)
         context.layout = _layout_of(source)
         context.format = "fltp"
         channels = context.layout.nb_channels
-        context.bit_rate = channels * min(_BITS_A_CHANNEL, _MOST_BITS_A_SAMPLE * self.rate)
+        context.bit_rate = channels * min(_BITS_A_CHANNEL, _MAX_BITS_A_SAMPLE * self.rate)
         self._resampler: tuple[object, AudioResampler] | None = None
         self._silence = np.zeros((channels, _FRAME_SAMPLES), np.float32)
         self._chunk = self._silence[:, :0]
-        self._next = round(begin_s * self.rate)  # the sample that comes next, behind those in `_chunk`
+        self._next = round(begin_s * self.rate)  # number of the sample after those in `_chunk`
         self._has_begun, self._fills_pauses = False, fills_pauses
 
     def encode(self, packet: av.Packet[Any], shift_s: Fraction) -> Iterator[av.Packet[Any]]:
-        """Yields the packets that are complete with a packet of the source; their times are in samples.
+        """Yields the packets that `packet` completes; their times are in samples.
 
         Args:
-            packet: the source's; damaged ones are passed over.
-            shift_s: what is added to its time stamps to have seconds of what is written. Samples before `begin_s` are
-                left out.
+            packet: from the source; damaged ones are skipped.
+            shift_s: added to its time stamps to get seconds of the output. Samples before `begin_s` are dropped.
 
         Raises:
             av.FFmpegError: if the encoder fails.
-            NotCopied: if a pause is too long to be filled.
+            AudioFormatError: if a pause is too long to be filled.
         """
         try:
             frames = packet.decode()
@@ -100,12 +99,12 @@ class AacEncoder:
                 yield from self._take(frame, shift_s)
 
     def finish(self) -> Iterator[av.Packet[Any]]:
-        """Yields what is left, the last frame filled up with silence.
+        """Yields what is left, the last frame padded with silence.
 
         Raises:
             av.FFmpegError: if the encoder fails.
         """
-        yield from self._fill_up()
+        yield from self._pad()
         yield from self.context.encode(None)
 
     def _take(self, frame: av.AudioFrame, shift_s: Fraction) -> Iterator[av.Packet[Any]]:
@@ -115,19 +114,17 @@ class AacEncoder:
             stamped = round(time_s * self.rate)
             if not self._has_begun or abs(stamped - first) > _SAME_TIME_S * self.rate:
                 first = stamped
-        samples = self._samples(frame)[
-            :, max(0, self._next - first) :
-        ]  # without what is before the beginning, or was heard before
+        samples = self._samples(frame)[:, max(0, self._next - first) :]  # without what overlaps
         if not samples.shape[1]:
             return
         gap = max(0, first - self._next)
         if gap < _FRAME_SAMPLES:
             samples = np.concatenate([self._silence[:, :gap], samples], axis=1)
         else:
-            yield from self._fill_up()
+            yield from self._pad()
             if self._fills_pauses:
-                if gap > _MOST_PAUSE_S * self.rate:
-                    raise NotCopied(f"it pauses for {gap / self.rate:.0f} s, too long to be filled with silence")
+                if gap > _MAX_PAUSE_S * self.rate:
+                    raise AudioFormatError(f"it pauses for {gap / self.rate:.0f} s, too long to be filled with silence")
                 yield from self._pause_until(first)
             self._next = first
         self._has_begun = True
@@ -146,7 +143,7 @@ class AacEncoder:
         parts = [np.asarray(part.to_ndarray(), np.float32) for part in self._resampler[1].resample(frame)]
         return np.concatenate([self._silence[:, :0], *parts], axis=1)
 
-    def _fill_up(self) -> Iterator[av.Packet[Any]]:
+    def _pad(self) -> Iterator[av.Packet[Any]]:
         missing = -self._chunk.shape[1] % _FRAME_SAMPLES
         if missing:
             chunk = np.concatenate([self._chunk, self._silence[:, :missing]], axis=1)
@@ -155,7 +152,7 @@ class AacEncoder:
             yield from self._encode(chunk, self._next - _FRAME_SAMPLES)
 
     def _pause_until(self, sample: int) -> Iterator[av.Packet[Any]]:
-        """Yields silence; a packet of it is the same as the one before, once the encoder hears nothing else."""
+        """Yields silence; after a few packets the encoder's output repeats, so they are copied."""
         silent: av.Packet[Any] | None = None
         for count, at in enumerate(range(self._next, sample - _FRAME_SAMPLES, _FRAME_SAMPLES)):
             if count < _SILENT_FRAMES or silent is None:
@@ -174,9 +171,8 @@ class AacEncoder:
 
 def _rate_of(source: AudioCodecContext) -> int:
     """Returns the sampling rate of the source, or the next higher that AAC has."""
-    return (
-        min((rate for rate in _RATES if rate >= source.sample_rate), default=_RATES[0]) if source.sample_rate else 48000
-    )
+    wanted = source.sample_rate or 48_000
+    return min((rate for rate in _RATES if rate >= wanted), default=_RATES[0])
 
 
 def _layout_of(source: AudioCodecContext) -> str:
