@@ -8,7 +8,6 @@ Importing this imports torch.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,7 +46,7 @@ class Recipe:
     seed: int = 0
 
 
-DEFAULT_RECIPE = Recipe()
+_CPU_STEPS = 60
 
 
 def distill(
@@ -57,7 +56,6 @@ def distill(
     pictures: Sequence[npt.NDArray[np.uint8]],
     recipe: Recipe,
     *,
-    deadline: float = math.inf,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
     """Trains `student` in place.
@@ -68,7 +66,6 @@ def distill(
         spec: the model's description.
         pictures: network inputs, each (H, W, 3) uint8 BGR.
         recipe: how.
-        deadline: `time.monotonic` at which to stop, in good order: the rate falls with the time that is left.
         on_step: called with the number of steps done and the loss.
     """
     device = next(student.parameters()).device
@@ -80,14 +77,9 @@ def distill(
     rates = [group["lr"] for group in optimizer.param_groups]
     random = np.random.default_rng(recipe.seed)
     order: list[int] = []
-    began = time.monotonic()
     for step in range(recipe.steps):
-        now = time.monotonic()
-        if now >= deadline:
-            return
-        done = max(step / recipe.steps, (now - began) / (deadline - began))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (1 + math.cos(math.pi * done)) / 2
+            group["lr"] = rate * (1 + math.cos(math.pi * step / recipe.steps)) / 2
         while len(order) < recipe.batch:
             order += random.permutation(len(pictures)).tolist()
         chosen = [_augmented(pictures[index], random) for index in order[: recipe.batch]]
@@ -150,8 +142,7 @@ def tune(
     original: ModelProto,
     spec: ModelSpec,
     pictures: Sequence[npt.NDArray[np.uint8]],
-    recipe: Recipe = DEFAULT_RECIPE,
-    deadline: float = math.inf,
+    recipe: Recipe | None = None,
 ) -> tuple[ModelProto, ModelProto]:
     """Tunes a Q/DQ graph; a GPU is used where PyTorch has one.
 
@@ -160,8 +151,8 @@ def tune(
         original: the float graph, every node named.
         spec: the model's description.
         pictures: network inputs, each (H, W, 3) uint8 BGR.
-        recipe: how to train.
-        deadline: `time.monotonic` at which to stop.
+        recipe: how to train; None takes as many steps as the device does in some minutes. Steps are counted, and not
+            time, so that the result doesn't depend on what else the machine does.
 
     Returns:
         The tuned Q/DQ graph, and the float graph with the tuned weights, which the ranges of activations are those of.
@@ -174,11 +165,12 @@ def tune(
     if not spec.has_bins:
         raise ModelError(f"the loss of distillation is of boxes as distributions, and {spec.family} has none")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = recipe or (Recipe() if device.type == "cuda" else Recipe(steps=_CPU_STEPS))
     constants = {item.name: item for item in original.graph.initializer}
     convolutions = [node for node in original.graph.node if node.op_type == "Conv"]
     floats = {node.name: numpy_helper.to_array(constants[node.input[1]]) for node in convolutions}
     student = TorchGraph(quantized, floats).to(device)
-    distill(student, TorchGraph(original, {}).to(device), spec, pictures, recipe, deadline=deadline)
+    distill(student, TorchGraph(original, {}).to(device), spec, pictures, recipe)
     tuned, plain = onnx.ModelProto(), onnx.ModelProto()
     tuned.CopyFrom(quantized)
     plain.CopyFrom(original)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from onnx import ModelProto
 
 from calibration.accuracy import Accuracy, coco_accuracy
 from calibration.agreement import Agreement, Output, agreement, fidelity
-from calibration.bootstrap import drop_interval
+from calibration.bootstrap import Estimate, estimate_drop
 from calibration.evaluate import EVALUATION_CONF
 from calibration.pictures import Picture
 from streamer.engines import open_engine
@@ -20,6 +22,9 @@ from streamer.frames.detections import Detections
 from streamer.models.file import ModelFile
 from streamer.models.postprocess import Postprocessor
 
+MAX_CHANCE = 1 - NormalDist().cdf(1)
+"""Greatest chance that a passed model loses more than the limit: its estimate is a standard error below it, or more."""
+_MOST_PICTURES = 5000
 _WARM_UP = 5
 _TIMED = 40
 
@@ -48,7 +53,10 @@ class GateResult:
         float_accuracy: of the float model in f32; None without labels.
         int8_accuracy: of the quantised model; None without labels.
         drop: float AP less quantised AP; None without labels.
-        drop_interval: its 95 % paired-bootstrap interval; None without labels.
+        estimate: what is lost, from all that was measured; None without labels.
+        drop_interval: the estimate's 95 % interval; None without labels.
+        chance: that more is lost than the limit; None without labels.
+        more_pictures: about how many more pictures would tell; None where these do, or there are no labels.
         passed: whether it keeps the limits.
     """
 
@@ -58,7 +66,10 @@ class GateResult:
     float_accuracy: Accuracy | None
     int8_accuracy: Accuracy | None
     drop: float | None
+    estimate: Estimate | None
     drop_interval: tuple[float, float] | None
+    chance: float | None
+    more_pictures: int | None
     passed: bool
 
     def line(self) -> str:
@@ -68,13 +79,23 @@ class GateResult:
             f"agreement {seen.score:.3f} (IoU {seen.mean_iou:.3f}, score difference {seen.mean_score_difference:.3f},"
             f" {seen.matched} matched, {seen.misses} missed, {seen.extras} extra)"
         )
-        if self.float_accuracy and self.int8_accuracy and self.drop_interval:
+        if self.float_accuracy and self.int8_accuracy and self.estimate and self.drop_interval:
             low, high = self.drop_interval
             words = (
-                f"AP {self.float_accuracy.AP:.2f} to {self.int8_accuracy.AP:.2f}, drop {self.drop:+.2f}"
-                f" (95 % interval {low:+.2f} to {high:+.2f}), {words}"
+                f"AP {self.float_accuracy.AP:.2f} to {self.int8_accuracy.AP:.2f}, estimated drop"
+                f" {self.estimate.value:+.2f} (95 % interval {low:+.2f} to {high:+.2f}, chance of more than the limit"
+                f" {self.chance:.0%}), {words}"
             )
-        return f"{self.engine}: {words}, {self.pictures} pictures: {'passed' if self.passed else 'failed'}"
+        return f"{self.engine}: {words}, {self.pictures} pictures: {self.outcome}"
+
+    @property
+    def outcome(self) -> str:
+        """What the pictures tell, in words."""
+        if self.passed:
+            return "passed"
+        if self.more_pictures is None:
+            return "failed"
+        return f"can't tell with {self.pictures} pictures: give about {self.more_pictures} more"
 
 
 class AccuracyGate:
@@ -108,12 +129,22 @@ class AccuracyGate:
         seen = agreement(before, after)
         if not self._labelled:
             passed = seen.score >= self._limits.min_agreement
-            return GateResult(engine, len(pictures), seen, None, None, None, None, passed)
+            return GateResult(engine, len(pictures), seen, None, None, None, None, None, None, None, passed)
         accurate, kept = self._accuracy(pictures, before), self._accuracy(pictures, after)
-        drop = accurate.AP - kept.AP
-        interval = drop_interval(pictures, before, after)
+        estimate = estimate_drop(pictures, before, after)
+        chance = estimate.chance_above(self._limits.max_ap_drop)
         return GateResult(
-            engine, len(pictures), seen, accurate, kept, drop, interval, bool(drop <= self._limits.max_ap_drop)
+            engine,
+            len(pictures),
+            seen,
+            accurate,
+            kept,
+            accurate.AP - kept.AP,
+            estimate,
+            estimate.interval(),
+            chance,
+            more_pictures(estimate, self._limits.max_ap_drop, len(pictures)),
+            chance <= MAX_CHANCE,
         )
 
     def _accuracy(self, pictures: Sequence[Picture], found: Sequence[Detections]) -> Accuracy:
@@ -149,6 +180,19 @@ class AccuracyGate:
             return outputs
         finally:
             runner.close()
+
+
+def more_pictures(estimate: Estimate, limit: float, count: int) -> int | None:
+    """Returns about how many pictures more would tell on which side of `limit` the estimate is; None if it is clear.
+
+    The standard error falls with the square root of the number of pictures.
+    """
+    if not MAX_CHANCE < estimate.chance_above(limit) < 1 - MAX_CHANCE:
+        return None
+    wanted_error = abs(estimate.value - limit)
+    most = float(_MOST_PICTURES)
+    wanted = min(count * (estimate.error / wanted_error) ** 2, most) if wanted_error > 0 else most
+    return max(1, math.ceil(wanted) - count)
 
 
 def latencies_ms(models: dict[str, ModelFile], engine: str, picture: Picture, threads: int) -> dict[str, float]:

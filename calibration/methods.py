@@ -1,9 +1,10 @@
 """Quantisation methods: a float graph and network inputs in, a Q/DQ graph out.
 
-Placement, weights and bias correction are NNCF's; the ranges of activations are NNCF's too, or those of one of ONNX
-Runtime's calibrators. The placement, an int8 pair of one scale in front of each convolution and none between a
-convolution and its activation, is the one that OpenVINO fuses whole and TensorRT takes (docs/calibration.md tells how
-far TensorRT-RTX fuses it); `streamer.models.graph.int8` tells how ONNX Runtime gets the rest.
+Channels are equalised first (`calibration.equalize`). Placement, weights and bias correction are NNCF's; the ranges of
+activations are NNCF's too, or those of one of ONNX Runtime's calibrators. The placement, an int8 pair of one scale in
+front of each convolution and none between a convolution and its activation, is the one that OpenVINO fuses whole and
+TensorRT takes (docs/calibration.md tells how far TensorRT-RTX fuses it); `streamer.models.graph.int8` tells how ONNX
+Runtime gets the rest.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from calibration.equalize import equalized
 from calibration.files import temporary_folder
 from calibration.prepare import prepared
+from calibration.ranges import Range, convolution_ranges
 from streamer.common.errors import ConfigError, ModelError
 from streamer.common.telemetry import without_telemetry
 from streamer.models.graph.int8 import RANGES_KEY, is_quantized
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 METHODS = ("nncf", "minmax", "entropy", "percentile")
 """The order in which `auto` tries them: first what measured best and is quickest."""
 
-_HISTOGRAM_CHUNK = 4
+_CHUNK = 4
 _CALIBRATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "minmax": ("MinMaxCalibrater", {}),
     "entropy": ("EntropyCalibrater", {}),
@@ -79,7 +82,13 @@ def check_float(model: ModelProto, path: Path) -> None:
 
 
 class Quantizer:
-    """Quantises one float model, in as many ways as asked for; what methods share is computed once."""
+    """Quantises one float model, in as many ways as asked for; what methods share is computed once.
+
+    Attributes:
+        model: the float graph with its channels equalised, which computes the same.
+        layers: {convolution's node name: layer's name}.
+        unrounded: outputs of convolutions that ONNX Runtime is not to round in front of the activation.
+    """
 
     def __init__(self, model: ModelProto, inputs: Sequence[npt.NDArray[np.float32]]) -> None:
         """Prepares.
@@ -90,13 +99,15 @@ class Quantizer:
         """
         require_packages()
         quiet_onnxruntime()
-        self.model = prepared(model, inputs[0])
+        self.model = equalized(prepared(model, inputs[0]), inputs)
         for index, node in enumerate(self.model.graph.node):
             node.name = node.name or f"node{index}"
         self._inputs = inputs
         self._placed: dict[frozenset[str], ModelProto] = {}
-        self._ranges: dict[str, dict[str, tuple[float, float]]] = {}
+        self._ranges: dict[str, dict[str, Range]] = {}
+        self._output_ranges: dict[str, Range] = {}
         self.layers = layer_names(self.model)
+        self.unrounded: set[str] = set()
 
     def quantize(self, method: str, float_layers: Collection[str] = ()) -> ModelProto:
         """Returns the Q/DQ graph.
@@ -114,7 +125,9 @@ class Quantizer:
         quantized = self._place(frozenset(float_layers))
         if method != "nncf":
             _set_scales(quantized, self._calibrate(method))
-        self._note_ranges(quantized)
+        if not self._output_ranges:
+            self._output_ranges = convolution_ranges(self.model, self._inputs)
+        self._write_ranges(quantized, self._output_ranges)
         return quantized
 
     def tune(
@@ -122,7 +135,6 @@ class Quantizer:
         quantized: ModelProto,
         spec: ModelSpec,
         pictures: Sequence[npt.NDArray[np.uint8]],
-        deadline: float,
     ) -> ModelProto:
         """Returns a Q/DQ graph of `quantize` after training it towards the float model; see `calibration.distill`.
 
@@ -130,26 +142,18 @@ class Quantizer:
             quantized: the graph, which isn't changed.
             spec: the model's description.
             pictures: network inputs, each (H, W, 3) uint8 BGR; labels aren't needed.
-            deadline: `time.monotonic` at which to stop.
 
         Raises:
             ModelError: if the graph has an operator that can't be trained.
         """
         from calibration.distill import tune
 
-        tuned, plain = tune(quantized, self.model, spec, pictures, deadline=deadline)
-        Quantizer(plain, self._inputs)._note_ranges(tuned)
+        tuned, plain = tune(quantized, self.model, spec, pictures)
+        self._write_ranges(tuned, convolution_ranges(plain, self._inputs))
         return tuned
 
-    def _note_ranges(self, quantized: ModelProto) -> None:
-        """Writes the ranges of convolutions' outputs into the metadata: `streamer.models.graph.int8` tells what for."""
-        import onnx
-
-        outputs = [node.output[0] for node in quantized.graph.node if node.op_type == "Conv"]
-        ranges = {name: pair for name, pair in self._calibrate("mean").items() if name in outputs}
-        rounded = {name: [float(f"{low:.6g}"), float(f"{high:.6g}")] for name, (low, high) in ranges.items()}
-        metadata = {entry.key: entry.value for entry in quantized.metadata_props}
-        onnx.helper.set_model_props(quantized, metadata | {RANGES_KEY: json.dumps(rounded, sort_keys=True)})
+    def _write_ranges(self, quantized: ModelProto, ranges: Mapping[str, Range]) -> None:
+        write_output_ranges(quantized, {name: both for name, both in ranges.items() if name not in self.unrounded})
 
     def _place(self, float_layers: frozenset[str]) -> ModelProto:
         """Returns a fresh copy of NNCF's result."""
@@ -194,19 +198,19 @@ class Quantizer:
         del quantized.graph.value_info[:]
         return quantized
 
-    def _calibrate(self, method: str) -> dict[str, tuple[float, float]]:
-        """Returns each float tensor's (least, greatest); method ``mean`` averages each picture's own."""
+    def _calibrate(self, method: str) -> dict[str, Range]:
+        """Returns each float tensor's (least, greatest)."""
         if method not in self._ranges:
             self._ranges[method] = self._run_calibrator(method)
         return self._ranges[method]
 
-    def _run_calibrator(self, method: str) -> dict[str, tuple[float, float]]:
+    def _run_calibrator(self, method: str) -> dict[str, Range]:
         import onnx
         from onnxruntime.quantization import calibrate
 
         wanted = {self.model.graph.input[0].name}
         wanted |= {node.output[0] for node in self.model.graph.node if node.op_type in _MAKES_VALUES}
-        kind, options = ("MinMaxCalibrater", {"moving_average": True}) if method == "mean" else _CALIBRATORS[method]
+        kind, options = _CALIBRATORS[method]
         with temporary_folder() as folder:
             plain, augmented = folder / "plain.onnx", folder / "augmented.onnx"
             onnx.save(self.model, plain)
@@ -217,10 +221,9 @@ class Quantizer:
             with contextlib.redirect_stdout(io.StringIO()):
                 calibrator.augment_graph()
                 calibrator.create_inference_session()
-                # it keeps every picture's tensors until a call ends; ranges of means need all in one call
-                step = len(self._inputs) if method == "mean" else _HISTOGRAM_CHUNK
-                for start in range(0, len(self._inputs), step):
-                    calibrator.collect_data(_Reader(self.model.graph.input[0].name, self._inputs[start : start + step]))
+                for start in range(0, len(self._inputs), _CHUNK):  # it keeps every picture's tensors until a call ends
+                    chunk = self._inputs[start : start + _CHUNK]
+                    calibrator.collect_data(_Reader(self.model.graph.input[0].name, chunk))
                 found = calibrator.compute_data()
         return {
             name: (min(0.0, float(np.min(data.range_value[0]))), max(0.0, float(np.max(data.range_value[1]))))
@@ -239,6 +242,21 @@ class _Reader:
 
     def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
         return next(self._rest, None)
+
+
+def read_output_ranges(quantized: ModelProto) -> dict[str, Range]:
+    """Returns the ranges of convolutions' outputs in the metadata."""
+    text = next(entry.value for entry in quantized.metadata_props if entry.key == RANGES_KEY)
+    return {name: (low, high) for name, (low, high) in json.loads(text).items()}
+
+
+def write_output_ranges(quantized: ModelProto, ranges: Mapping[str, Range]) -> None:
+    """Writes the ranges of convolutions' outputs into the metadata: `streamer.models.graph.int8` tells what for."""
+    import onnx
+
+    rounded = {name: [float(f"{low:.6g}"), float(f"{high:.6g}")] for name, (low, high) in ranges.items()}
+    metadata = {entry.key: entry.value for entry in quantized.metadata_props}
+    onnx.helper.set_model_props(quantized, metadata | {RANGES_KEY: json.dumps(rounded, sort_keys=True)})
 
 
 def layer_names(model: ModelProto) -> dict[str, str]:

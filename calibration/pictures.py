@@ -40,12 +40,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class DatasetSplit:
-    """Which pictures serve what; no picture serves two purposes.
+    """Which pictures serve what; none that is chosen or judged on calibrates.
 
     Attributes:
         calibration: the ranges of activations are measured on these.
-        choice: methods and layers are chosen on these.
-        gate: accuracy is judged on these.
+        choice: methods and layers are chosen on these, without their labels.
+        gate: accuracy is judged on these, which include `choice`.
         unreadable: files passed over.
     """
 
@@ -66,7 +66,7 @@ def deal(
     """Reads the pictures and deals them out, by the hash of their names, so always alike.
 
     Without `gate_images`, a quarter of `images` (at least 8) calibrate and the rest are held out, since ranges settle
-    sooner than AP; with them, all of `images` calibrate. Choice and gate get one half each of what is held out.
+    sooner than AP; with them, all of `images` calibrate. Half of what is held out is chosen on, all of it judged on.
     `extra_images` calibrate too; they need no labels.
 
     Raises:
@@ -91,8 +91,7 @@ def deal(
         used = {picture.sample.image.resolve() for picture in (*given, *held_out)}
         extra = _read(spec, extra_images, None, unreadable, least=1)
         calibration += [picture for picture in extra if picture.sample.image.resolve() not in used]
-    middle = len(held_out) // 2
-    return DatasetSplit(calibration, held_out[:middle], held_out[middle:], unreadable)
+    return DatasetSplit(calibration, held_out[: len(held_out) // 2], held_out, unreadable)
 
 
 def network_input(picture: Picture, spec: ModelSpec) -> npt.NDArray[np.float32]:

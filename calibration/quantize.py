@@ -11,18 +11,16 @@ import logging
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnx import ModelProto
-from tqdm import tqdm
-
 from calibration.files import check_output, check_report, sha256_of_files, write_whole
 from calibration.gate import AccuracyGate, GateResult, Limits, latencies_ms
-from calibration.methods import METHODS, Quantizer, check_float, quantized_layers, require_packages, without_layer
+from calibration.methods import METHODS, Quantizer, check_float, quantized_layers, require_packages
 from calibration.pictures import DatasetSplit, deal, network_input
-from calibration.report import QuantizationReport, Trial
+from calibration.report import QuantizationReport
+from calibration.search import Candidate, Search
 from streamer.common.cpu_info import available_cores
 from streamer.common.errors import ConfigError, EngineError, ModelError
 from streamer.common.terminal import say
@@ -34,16 +32,6 @@ from streamer.models.spec import METADATA_PREFIX, ModelSpec
 CPU_ENGINES = tuple(name for name in ENGINE_NAMES if name in ("openvino", "onnxruntime"))
 _LOG = logging.getLogger(__name__)
 _PACKAGES = ("nncf", "onnx", "onnxruntime", "openvino")
-_SEARCH_PICTURES = 8
-_MAX_FLOAT_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A quantised graph and how it was made and measured."""
-
-    proto: ModelProto
-    trial: Trial
 
 
 def quantize(
@@ -102,7 +90,7 @@ def quantize(
     labelled = bool(gate_labels if gate_images else labels)
     judge = AccuracyGate(original, engines, Limits(max_ap_drop, min_agreement), labelled)
     inputs = [network_input(picture, original.spec) for picture in pictures.calibration]
-    search = _Search(Quantizer(original.proto, inputs), judge, pictures, began + 60 * max_minutes, distills=distill)
+    search = Search(Quantizer(original.proto, inputs), judge, pictures, began + 60 * max_minutes, distills=distill)
     best, verdicts = search.run(METHODS if method == "auto" else (method,))
     if not all(verdict.passed for verdict in verdicts):
         raise ModelError(_refusal(best, verdicts, labelled, max_ap_drop, min_agreement))
@@ -115,106 +103,15 @@ def quantize(
     return report
 
 
-class _Search:
-    """Finds the method and the layers to leave in float."""
-
-    def __init__(
-        self, quantizer: Quantizer, judge: AccuracyGate, pictures: DatasetSplit, deadline: float, *, distills: bool
-    ) -> None:
-        self.trials: list[Trial] = []
-        self.quantizer = quantizer
-        self._judge = judge
-        self._pictures = pictures
-        self._deadline = deadline
-        self._distills = distills
-
-    def run(self, methods: Sequence[str]) -> tuple[Candidate, list[GateResult]]:
-        """Returns the best candidate and its verdicts: the first that passes, or the best of those that failed."""
-        best = self._best_method(methods)
-        verdicts = self._verdicts(best)
-        if all(verdict.passed for verdict in verdicts):
-            return best, verdicts
-        tuned = self._tuned(best) if self._distills else None
-        if tuned is not None:
-            verdicts_of_tuned = self._verdicts(tuned)
-            if all(verdict.passed for verdict in verdicts_of_tuned):
-                return tuned, verdicts_of_tuned
-        order = self._costliest_first(best)
-        most = int(_MAX_FLOAT_SHARE * len(order))
-        count = min(1, most)
-        while time.monotonic() < self._deadline:
-            best = self._try(best.trial.method, tuple(order[:count]))
-            verdicts = self._verdicts(best)
-            if count == most or all(verdict.passed for verdict in verdicts):
-                break
-            count = min(2 * count, most)
-        return best, verdicts
-
-    def _tuned(self, candidate: Candidate) -> Candidate | None:
-        """Returns the candidate trained towards the float model in half of the time that is left, if that is better."""
-        now = time.monotonic()
-        try:
-            proto = self.quantizer.tune(
-                candidate.proto,
-                self._judge.original.spec,
-                [picture.pixels for picture in self._pictures.calibration],
-                now + (self._deadline - now) / 2,
-            )
-        except (ImportError, ModelError) as error:
-            _LOG.info("not distilled: %s", error)
-            return None
-        tuned = self._measured(proto, f"{candidate.trial.method}+distill", ())
-        return tuned if tuned.trial.fidelity > candidate.trial.fidelity else None
-
-    def _verdicts(self, candidate: Candidate) -> list[GateResult]:
-        verdicts = self._judge.judge(candidate.proto, self._pictures.gate)
-        for verdict in verdicts:
-            _LOG.info("%s", verdict.line())
-        return verdicts
-
-    def _best_method(self, methods: Sequence[str]) -> Candidate:
-        best: Candidate | None = None
-        for method in tqdm(methods, desc="methods", unit=" method", disable=None):
-            if best is not None and time.monotonic() > self._deadline:
-                break
-            tried = self._try(method, ())
-            if best is None or tried.trial.fidelity > best.trial.fidelity:
-                best = tried
-        if best is None:
-            raise ConfigError("no method was given")
-        return best
-
-    def _try(self, method: str, float_layers: tuple[str, ...]) -> Candidate:
-        return self._measured(self.quantizer.quantize(method, float_layers), method, float_layers)
-
-    def _measured(self, proto: ModelProto, method: str, float_layers: tuple[str, ...]) -> Candidate:
-        trial = Trial(method, float_layers, self._judge.fidelity(proto, self._pictures.choice))
-        self.trials.append(trial)
-        _LOG.info("%s", trial.line())
-        return Candidate(proto, trial)
-
-    def _costliest_first(self, candidate: Candidate) -> list[str]:
-        """Returns the quantised layers by how much fidelity each one wins back when it alone is in float."""
-        pictures = self._pictures.choice[:_SEARCH_PICTURES]
-        engine = min(self._judge.engines, key=lambda name: self._judge.fidelity(candidate.proto, pictures, [name]))
-        layers = quantized_layers(candidate.proto, self.quantizer.layers)
-        nodes = {layer: node for node, layer in self.quantizer.layers.items()}
-        found: dict[str, float] = {}
-        for layer in tqdm(layers, desc="layers", unit=" layer", disable=None):
-            if time.monotonic() > self._deadline:
-                break
-            changed = without_layer(candidate.proto, self.quantizer.model, nodes[layer])
-            found[layer] = self._judge.fidelity(changed, pictures, [engine])
-        return sorted(found, key=lambda layer: -found[layer])
-
-
 def _refusal(
     best: Candidate, verdicts: Sequence[GateResult], labelled: bool, max_ap_drop: float, min_agreement: float
 ) -> str:
     limit = f"at most {max_ap_drop:g} AP may be lost" if labelled else f"agreement of at least {min_agreement:g}"
     fix = "--max-ap-drop" if labelled else "--min-agreement"
+    failed = any(not verdict.passed and verdict.more_pictures is None for verdict in verdicts)
+    result = "fails the accuracy gate" if failed else "may lose too much for the accuracy gate"
     return (
-        f"not written, the INT8 model fails the accuracy gate ({limit}) with method {best.trial.method} and"
+        f"not written, the INT8 model {result} ({limit}) with method {best.trial.method} and"
         f" {len(best.trial.float_layers)} layers in float: {'; '.join(verdict.line() for verdict in verdicts)}."
         f" Give more pictures, another --method, more --max-minutes, or another {fix}"
     )
@@ -250,7 +147,7 @@ def _report(
     original: ModelFile,
     content: bytes,
     pictures: DatasetSplit,
-    search: _Search,
+    search: Search,
     verdicts: Sequence[GateResult],
     calibration_sha256: str,
 ) -> QuantizationReport:

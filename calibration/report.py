@@ -79,8 +79,8 @@ class QuantizationReport:
             f" {self.quantized_layers} convolutions in INT8, {len(self.float_layers)} left in float"
             f"{': ' + ', '.join(self.float_layers) if self.float_layers else ''}.",
             "",
-            f"Calibrated on {self.pictures['calibration']} pictures (set `{self.calibration_sha256[:16]}`), chosen on"
-            f" {self.pictures['choice']} others, judged on {self.pictures['gate']} others again.",
+            f"Calibrated on {self.pictures['calibration']} pictures (set `{self.calibration_sha256[:16]}`), judged on"
+            f" {self.pictures['gate']} others, on {self.pictures['choice']} of which the method was chosen.",
             "",
         ]
         if all(verdict.float_accuracy for verdict in self.verdicts):
@@ -97,16 +97,21 @@ class QuantizationReport:
 
 
 def _accuracy_table(verdicts: tuple[GateResult, ...]) -> list[str]:
-    lines = ["| engine | model | AP | AP50 | small | medium | large | drop (95 %) | agreement |", "|---" * 9 + "|"]
+    lines = [
+        "| engine | model | AP | AP50 | small | medium | large | drop (95 %) | chance | agreement |",
+        "|---" * 10 + "|",
+    ]
     for verdict in verdicts:
         for name, accuracy in (("float32", verdict.float_accuracy), ("INT8", verdict.int8_accuracy)):
-            if accuracy is None or verdict.drop_interval is None:
+            if accuracy is None or verdict.estimate is None or verdict.drop_interval is None:
                 continue
             values = (accuracy.AP, accuracy.AP50, accuracy.APs, accuracy.APm, accuracy.APl)
             cells = " | ".join("-" if math.isnan(value) else f"{value:.2f}" for value in values)
             low, high = verdict.drop_interval
-            tail = f"{verdict.drop:+.2f} ({low:+.2f} to {high:+.2f}) | {verdict.agreement.score:.3f}"
-            lines.append(f"| {verdict.engine} | {name} | {cells} | {tail if name == 'INT8' else ' | '} |")
+            drop = f"{verdict.estimate.value:+.2f} ({low:+.2f} to {high:+.2f})"
+            tail = f"{drop} | {verdict.chance:.0%} | {verdict.agreement.score:.3f}"
+            lines.append(f"| {verdict.engine} | {name} | {cells} | {tail if name == 'INT8' else ' | | '} |")
+    lines += ["", "drop: estimated from AP of all classes together; chance: that more is lost than the limit."]
     return lines
 
 

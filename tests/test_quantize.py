@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.agreement import agreement, fidelity
-from calibration.bootstrap import WeightedAp, drop_interval
+from calibration.bootstrap import WeightedAp
 from calibration.files import write_whole
 from calibration.labels import Sample
 from calibration.pictures import Picture, deal
@@ -128,19 +128,13 @@ def test_bootstrap_counts_ap_as_coco_does() -> None:
         assert wanted.AP > 5
 
 
-def test_drop_interval() -> None:
-    scene, detections = random_scene(0)
-    assert drop_interval(scene, detections, detections) == (0, 0)
-    low, high = drop_interval(scene, detections, [Detections.empty()] * len(scene))
-    assert 0 < low < WeightedAp(scene, detections)(np.ones(len(scene), np.int64)) < high
-
-
 def test_deal_is_disjoint_and_always_alike(tmp_path: Path) -> None:
     images = pictures(tmp_path / "images", 40)
     dealt = deal(tiny_spec(), images)
     names = [[p.sample.image.name for p in part] for part in (dealt.calibration, dealt.choice, dealt.gate)]
-    assert [len(part) for part in names] == [10, 15, 15]
-    assert len({name for part in names for name in part}) == 40
+    assert [len(part) for part in names] == [10, 15, 30]
+    assert len({*names[0], *names[2]}) == 40
+    assert set(names[1]) < set(names[2])
     again = deal(tiny_spec(), images)
     assert [p.sample.image.name for p in again.gate] == names[2]
 
@@ -148,7 +142,7 @@ def test_deal_is_disjoint_and_always_alike(tmp_path: Path) -> None:
 def test_deal_with_gate_pictures(tmp_path: Path) -> None:
     images, others = pictures(tmp_path / "a", 16), pictures(tmp_path / "b", 20, first=100)
     dealt = deal(tiny_spec(), images, None, others)
-    assert (len(dealt.calibration), len(dealt.choice), len(dealt.gate)) == (16, 10, 10)
+    assert (len(dealt.calibration), len(dealt.choice), len(dealt.gate)) == (16, 10, 20)
     with pytest.raises(ConfigError, match="share pictures"):
         deal(tiny_spec(), images, None, images)
     with pytest.raises(ConfigError, match="--gate-labels"):

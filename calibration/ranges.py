@@ -1,0 +1,107 @@
+"""Ranges of convolutions' outputs for ONNX Runtime, which rounds them to eight bits in front of the activation.
+
+`streamer.models.graph.int8` tells why. A negative value is shrunk by the activation behind and matters less: the range
+is found that leaves the least squared error behind the activation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Range = tuple[float, float]
+
+_PICTURES = 32
+_SAMPLES = 20_000
+"""Values of one tensor and picture, spread evenly over it; the least and the greatest are taken besides."""
+_BINS = 4096
+_LOWS, _HIGHS = 0.85 ** np.arange(24), 0.93 ** np.arange(12)
+"""Shares of the whole range that are tried below and above 0."""
+
+
+def activation_slopes(model: ModelProto) -> dict[str, float]:
+    """Returns {convolution's output: slope below 0} of those that a LeakyReLU or ReLU alone reads."""
+    readers = defaultdict(list)
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    slopes = {}
+    for node in model.graph.node:
+        behind = readers[node.output[0]]
+        if node.op_type != "Conv" or len(behind) != 1 or behind[0].op_type not in ("LeakyRelu", "Relu"):
+            continue
+        alpha = next((float(item.f) for item in behind[0].attribute if item.name == "alpha"), 0.01)
+        slopes[node.output[0]] = alpha if behind[0].op_type == "LeakyRelu" else 0.0
+    return slopes
+
+
+def convolution_ranges(model: ModelProto, inputs: Sequence[npt.NDArray[np.float32]]) -> dict[str, Range]:
+    """Returns {convolution's output: range to round within} of those in front of a LeakyReLU or ReLU.
+
+    Args:
+        model: float32, one input.
+        inputs: calibration data, each (1, 3, H, W) float32, normalised; some of them are enough.
+    """
+    slopes = activation_slopes(model)
+    if not slopes:
+        return {}
+    chosen = inputs[:: -(-len(inputs) // _PICTURES)]
+    return {name: best_range(*_histogram(values), slopes[name]) for name, values in _samples(model, slopes, chosen)}
+
+
+def best_range(values: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], slope: float) -> Range:
+    """Returns the range in which 256 evenly spaced levels, one of them 0, leave the least squared error behind.
+
+    Args:
+        values: (N,) in front of the activation.
+        counts: (N,) how often each occurs.
+        slope: what the activation multiplies negative values by.
+    """
+    least, most = min(float(values.min()), 0.0), max(float(values.max()), 1e-6)
+    lows = least * _LOWS if least < 0 and slope > 0 else np.zeros(1)
+    wanted = np.where(values < 0, slope * values, values)
+    best, best_error = (least, most), float("inf")
+    for low in lows:
+        for high in most * _HIGHS:
+            step = (high - low) / 255
+            zero = round(-low / step)
+            rounded = (np.clip(np.round(values / step) + zero, 0, 255) - zero) * step
+            error = float(counts @ (np.where(rounded < 0, slope * rounded, rounded) - wanted) ** 2)
+            if error < best_error:
+                best, best_error = (float(low), float(high)), error
+    return best
+
+
+def _histogram(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    counts, edges = np.histogram(values, _BINS)
+    used = counts > 0
+    return ((edges[1:] + edges[:-1]) / 2)[used], counts[used].astype(np.float64)
+
+
+def _samples(
+    model: ModelProto, tensors: Mapping[str, float], inputs: Sequence[npt.NDArray[np.float32]]
+) -> list[tuple[str, npt.NDArray[np.float32]]]:
+    """Returns (tensor, values of it in all pictures)."""
+    import onnx
+    import onnxruntime
+
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    del probed.graph.output[:]
+    for tensor in tensors:
+        probed.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    found: defaultdict[str, list[npt.NDArray[np.float32]]] = defaultdict(list)
+    for values in inputs:
+        for tensor, made in zip(tensors, session.run(None, {name: values}), strict=True):
+            flat = made.ravel()
+            found[tensor] += [flat[:: -(-flat.size // _SAMPLES)], np.array([flat.min(), flat.max()])]
+    return [(tensor, np.concatenate(parts)) for tensor, parts in found.items()]

@@ -1,0 +1,152 @@
+"""Looks for the quantised form of a model that passes the accuracy gate."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from onnx import ModelProto
+from tqdm import tqdm
+
+from calibration.gate import AccuracyGate, GateResult
+from calibration.methods import (
+    Quantizer,
+    quantized_layers,
+    read_output_ranges,
+    without_layer,
+    write_output_ranges,
+)
+from calibration.pictures import DatasetSplit
+from calibration.report import Trial
+from streamer.common.errors import ConfigError, ModelError
+
+_LOG = logging.getLogger(__name__)
+_SEARCH_PICTURES = 8
+_MAX_FLOAT_SHARE = 0.5
+_ROUNDS_OUTPUTS = "onnxruntime"
+_COSTLY_ROUNDING = 0.005
+"""Fidelity that a convolution must win back for its output not to be rounded."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A quantised graph and how it was made and measured."""
+
+    proto: ModelProto
+    trial: Trial
+
+
+class Search:
+    """Finds the method and the layers to leave in float."""
+
+    def __init__(
+        self, quantizer: Quantizer, judge: AccuracyGate, pictures: DatasetSplit, deadline: float, *, distills: bool
+    ) -> None:
+        self.trials: list[Trial] = []
+        self.quantizer = quantizer
+        self._judge = judge
+        self._pictures = pictures
+        self._deadline = deadline
+        self._distills = distills
+
+    def run(self, methods: Sequence[str]) -> tuple[Candidate, list[GateResult]]:
+        """Returns the best candidate and its verdicts: the first that passes, or the best of those that failed."""
+        best = self._without_costly_outputs(self._best_method(methods))
+        verdicts = self._verdicts(best)
+        if all(verdict.passed for verdict in verdicts):
+            return best, verdicts
+        tuned = self._tuned(best) if self._distills else None
+        if tuned is not None:
+            verdicts_of_tuned = self._verdicts(tuned)
+            if all(verdict.passed for verdict in verdicts_of_tuned):
+                return tuned, verdicts_of_tuned
+        order = self._costliest_first(best)
+        most = int(_MAX_FLOAT_SHARE * len(order))
+        count = min(1, most)
+        while time.monotonic() < self._deadline:
+            best = self._try(best.trial.method, tuple(order[:count]))
+            verdicts = self._verdicts(best)
+            if count == most or all(verdict.passed for verdict in verdicts):
+                break
+            count = min(2 * count, most)
+        return best, verdicts
+
+    def _without_costly_outputs(self, candidate: Candidate) -> Candidate:
+        """Returns the candidate less the ranges of those convolutions' outputs whose rounding costs ONNX Runtime much.
+
+        It computes these convolutions in float then; no other engine rounds there.
+        """
+        if _ROUNDS_OUTPUTS not in self._judge.engines:
+            return candidate
+        pictures = self._pictures.choice[:_SEARCH_PICTURES]
+        ranges = read_output_ranges(candidate.proto)
+        changed = ModelProto()
+        changed.CopyFrom(candidate.proto)
+
+        def fidelity(kept: Collection[str]) -> float:
+            write_output_ranges(changed, {name: limits for name, limits in ranges.items() if name in kept})
+            return self._judge.fidelity(changed, pictures, [_ROUNDS_OUTPUTS])
+
+        with_all = fidelity(ranges)
+        for name in tqdm(ranges, desc="roundings", unit=" rounding", disable=None):
+            if time.monotonic() > self._deadline:
+                break
+            if fidelity(ranges.keys() - {name}) - with_all > _COSTLY_ROUNDING:
+                self.quantizer.unrounded.add(name)
+        if not self.quantizer.unrounded:
+            return candidate
+        return self._try(candidate.trial.method, candidate.trial.float_layers)
+
+    def _tuned(self, candidate: Candidate) -> Candidate | None:
+        """Returns the candidate trained towards the float model, if that is better."""
+        pictures = [picture.pixels for picture in self._pictures.calibration]
+        try:
+            proto = self.quantizer.tune(candidate.proto, self._judge.original.spec, pictures)
+        except (ImportError, ModelError) as error:
+            _LOG.info("not distilled: %s", error)
+            return None
+        tuned = self._measured(proto, f"{candidate.trial.method}+distill", ())
+        return tuned if tuned.trial.fidelity > candidate.trial.fidelity else None
+
+    def _verdicts(self, candidate: Candidate) -> list[GateResult]:
+        verdicts = self._judge.judge(candidate.proto, self._pictures.gate)
+        for verdict in verdicts:
+            _LOG.info("%s", verdict.line())
+        return verdicts
+
+    def _best_method(self, methods: Sequence[str]) -> Candidate:
+        best: Candidate | None = None
+        for method in tqdm(methods, desc="methods", unit=" method", disable=None):
+            if best is not None and time.monotonic() > self._deadline:
+                break
+            tried = self._try(method, ())
+            if best is None or tried.trial.fidelity > best.trial.fidelity:
+                best = tried
+        if best is None:
+            raise ConfigError("no method was given")
+        return best
+
+    def _try(self, method: str, float_layers: tuple[str, ...]) -> Candidate:
+        return self._measured(self.quantizer.quantize(method, float_layers), method, float_layers)
+
+    def _measured(self, proto: ModelProto, method: str, float_layers: tuple[str, ...]) -> Candidate:
+        trial = Trial(method, float_layers, self._judge.fidelity(proto, self._pictures.choice))
+        self.trials.append(trial)
+        _LOG.info("%s", trial.line())
+        return Candidate(proto, trial)
+
+    def _costliest_first(self, candidate: Candidate) -> list[str]:
+        """Returns the quantised layers by how much fidelity each one wins back when it alone is in float."""
+        pictures = self._pictures.choice[:_SEARCH_PICTURES]
+        engine = min(self._judge.engines, key=lambda name: self._judge.fidelity(candidate.proto, pictures, [name]))
+        layers = quantized_layers(candidate.proto, self.quantizer.layers)
+        nodes = {layer: node for node, layer in self.quantizer.layers.items()}
+        found: dict[str, float] = {}
+        for layer in tqdm(layers, desc="layers", unit=" layer", disable=None):
+            if time.monotonic() > self._deadline:
+                break
+            changed = without_layer(candidate.proto, self.quantizer.model, nodes[layer])
+            found[layer] = self._judge.fidelity(changed, pictures, [engine])
+        return sorted(found, key=lambda layer: -found[layer])

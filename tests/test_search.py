@@ -1,0 +1,58 @@
+"""The search for a quantised form: outputs whose rounding costs ONNX Runtime much are left unrounded, no others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+import pytest
+
+from calibration.methods import read_output_ranges, write_output_ranges
+from calibration.pictures import DatasetSplit
+from calibration.search import Search
+
+_COSTS = {"stem": 0.1, "middle": 0.004, "head": 0.006, "none": 0.0}
+
+
+class Gate:
+    """Judges a graph by the outputs that it rounds; passes everything."""
+
+    def __init__(self, engines: tuple[str, ...]) -> None:
+        self.engines = engines
+
+    def fidelity(self, proto: onnx.ModelProto, pictures: Sequence[Any], engines: Sequence[str] = ()) -> float:
+        rounds = not engines or "onnxruntime" in engines
+        return 1 - rounds * sum(_COSTS[name] for name in read_output_ranges(proto))
+
+    def judge(self, proto: onnx.ModelProto, pictures: Sequence[Any]) -> list[Any]:
+        return []
+
+
+class Quantizer:
+    """Makes a graph that is nothing but its ranges."""
+
+    def __init__(self) -> None:
+        self.unrounded: set[str] = set()
+
+    def quantize(self, method: str, float_layers: Sequence[str] = ()) -> onnx.ModelProto:
+        proto = onnx.ModelProto()
+        write_output_ranges(proto, {name: (-1.0, 1.0) for name in _COSTS if name not in self.unrounded})
+        return proto
+
+
+def search(engines: tuple[str, ...], deadline: float) -> list[str]:
+    quantizer: Any = Quantizer()
+    gate: Any = Gate(engines)
+    best, _ = Search(quantizer, gate, DatasetSplit([], [], [], []), deadline, distills=True).run(("nncf",))
+    return sorted(read_output_ranges(best.proto))
+
+
+def test_costly_roundings_are_left_out() -> None:
+    assert search(("openvino", "onnxruntime"), time.monotonic() + 60) == ["middle", "none"]
+
+
+@pytest.mark.parametrize(("engines", "seconds"), [(("openvino",), 60), (("openvino", "onnxruntime"), -1)])
+def test_all_are_kept_where_nothing_rounds_them_or_no_time_is_left(engines: tuple[str, ...], seconds: float) -> None:
+    assert search(engines, time.monotonic() + seconds) == sorted(_COSTS)
