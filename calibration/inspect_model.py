@@ -17,7 +17,7 @@ from streamer.common.terminal import say
 from streamer.engines.tensorrt.cache import read_engine, read_report
 from streamer.engines.tensorrt.layers import UNKNOWN, summary
 from streamer.models.families import FAMILIES
-from streamer.models.file import ModelFile, description_beside, is_described, load_model, read_graph
+from streamer.models.file import ModelFile, find_description, load_model, read_graph
 from streamer.models.file_forms import is_ir
 from streamer.models.graph.constants import Constants
 from streamer.models.graph.finished import Finished
@@ -221,9 +221,8 @@ def describe_onnx(path: Path, spec: ModelSpec | None) -> list[str]:
     """
     proto, sha256 = read_graph(path)
     lines = describe_file(path, proto, sha256)
-    if spec is None and not is_described(proto):
-        spec = description_beside(path)
-    if spec is None and not is_described(proto):
+    spec = spec or find_description(path, proto)
+    if spec is None:
         undescribed = "not described: --model-config FILE shows how it would be used"
         return [*lines, undescribed, *describe_graph(proto)]
     model = load_model(path, spec)

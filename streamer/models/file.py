@@ -154,35 +154,12 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
         ConfigError: if the description beside it is wrong.
     """
     proto, digest = read_graph(path)
-    if spec is None and not is_described(proto):
-        spec = description_beside(path)
+    spec = spec or find_description(path, proto)
     if spec is None:
-        metadata = {entry.key: entry.value for entry in proto.metadata_props}
-        try:
-            spec = ModelSpec.from_metadata(metadata)
-        except ModelError as error:
-            spec = None if is_described(proto) else recognised(proto, path.stem)
-            if spec is None:
-                raise ModelError(
-                    f"{str(path)!r}: {error}; a model from elsewhere needs --model-config, with its family: (one of "
-                    f"{', '.join(FAMILIES)})"
-                ) from error
-            log.info("%s is taken for %s with COCO's labels", path.name, FAMILIES[spec.family].word)
-    return in_one_form(path, digest, proto, spec)
-
-
-def in_one_form(path: Path, digest: str, proto: ModelProto, spec: ModelSpec) -> ModelFile:
-    """Brings a graph into the form that every engine takes, in place.
-
-    Args:
-        path: the file it was read from.
-        digest: SHA-256 of that, in hex.
-        proto: the graph.
-        spec: describes it.
-
-    Raises:
-        ModelError: if it isn't a NanoDet, or doesn't fit its description.
-    """
+        raise ModelError(
+            f"{str(path)!r} describes itself nowhere, and its graph alone doesn't tell what it is: give --model-config "
+            f"FILE with labels: and its family: ({', '.join(FAMILIES)}), or configs/models/<network>.yaml of a NanoDet"
+        )
     try:
         image, spec = fit_input(proto, spec)
         use_pairs(proto)
@@ -194,6 +171,24 @@ def in_one_form(path: Path, digest: str, proto: ModelProto, spec: ModelSpec) -> 
     known = ("auto", "auto") if spec.has_bins else ("probabilities", "scores-first")
     spec = spec.model_copy(update={"channel_order": "BGR", "scores": known[0], "order": known[1]})
     return ModelFile(path, digest, spec, proto, FileForm(image, layout))
+
+
+def find_description(path: Path, proto: ModelProto) -> ModelSpec | None:
+    """Returns what a file says of itself, or one beside it says, or its graph tells; None where nothing does.
+
+    Raises:
+        ModelError: if its metadata is damaged.
+        ConfigError: if the description beside it is wrong.
+    """
+    if is_described(proto):
+        try:
+            return ModelSpec.from_metadata({entry.key: entry.value for entry in proto.metadata_props})
+        except ModelError as error:
+            raise ModelError(f"{str(path)!r}: {error}") from error
+    spec = description_beside(path)
+    if spec is None and (spec := recognised(proto, path.stem)):
+        log.info("%s is taken for %s with COCO's labels", path.name, FAMILIES[spec.family].word)
+    return spec
 
 
 def is_described(proto: ModelProto) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx import TensorProto
+
 from streamer.models.graph.shapes import dimensions
 from streamer.models.spec import ModelSpec
 
@@ -35,7 +37,7 @@ def _family(proto: ModelProto) -> str | None:
     outputs = {value.name: dimensions(value) for value in proto.graph.output}
     last = sorted(shape[-1] if shape else 0 for shape in outputs.values())
     operators = {node.op_type for node in proto.graph.node}
-    if set(outputs) == {"labels", "boxes", "scores"} and "orig_target_sizes" in inputs:
+    if len(outputs) == 3 and len(_integers(proto)) == 1 and "orig_target_sizes" in inputs:  # labels, boxes, scores
         return "d-fine"
     if last == [4, _CLASSES] and "TopK" in operators:  # which picks the queries
         return "d-fine"
@@ -48,3 +50,9 @@ def _family(proto: ModelProto) -> str | None:
         )
         return "yolox" if len(output) == 3 and output[1] == points > 0 else None
     return None
+
+
+def _integers(proto: ModelProto) -> list[str]:
+    """Returns the outputs that are of whole numbers."""
+    kinds = (TensorProto.INT32, TensorProto.INT64)
+    return [value.name for value in proto.graph.output if value.type.tensor_type.elem_type in kinds]
