@@ -9,17 +9,20 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from streamer.common.errors import ConfigError, EngineError
-from streamer.cuda import compiler
+from streamer.cuda import compiler, kernels
 from streamer.cuda.gpu import Gpu, list_gpus, load_pycuda, parse_device
 from streamer.cuda.memory import DeviceBuffer
 from streamer.cuda.staging import BufferLease, BufferPool
 from streamer.cuda.status import check, checking, failure
 from streamer.detector import cuda as cuda_detector
 from streamer.models.file import ModelFile, load_model
+from streamer.models.postprocess import Postprocessor
 from tests.fake_gpu import FakeGpu, install
+from tests.family_models import family_model, saved
 from tests.tiny import write_tiny
 
 # --- status ---
@@ -185,6 +188,23 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, model: Mode
     with pytest.raises(EngineError, match=r"PyTorch is not installed: pip install 'nanodet-streamer\[torch\]'"):
         cuda_detector.open_engine("torch", model, gpu, "auto", 1)
     assert all(command for command in cuda_detector.installed_gpu_engines().values())
+
+
+def test_a_variable_number_of_detections_is_refused_before_a_gpu_is_opened(tmp_path: Path) -> None:
+    made = family_model("picodet-detections")
+    loaded = load_model(saved(made, tmp_path), made.spec())
+    with pytest.raises(EngineError, match=r"variable number of detections: use --device cpu, or export it without its"):
+        cuda_detector.open_cuda_detector(
+            loaded, Postprocessor(loaded.spec), engine="auto", device="cuda", precision="auto", depth=None
+        )
+
+
+def test_a_family_without_anchor_points_has_its_constants(gpu: FakeGpu) -> None:
+    with Gpu(0) as device:
+        buffer = kernels._constant(device, np.empty((6, 0), np.float32))
+        assert buffer.nbytes == 1
+        buffer.free()
+    assert gpu.is_all_freed()
 
 
 # --- the kernel cache ---

@@ -128,6 +128,7 @@ class Kernels:
 
 
 def _constant(gpu: Gpu, array: np.ndarray[Any, Any]) -> DeviceBuffer:
-    buffer = DeviceBuffer(gpu, array.nbytes)
-    buffer.write(np.ascontiguousarray(array))
+    buffer = DeviceBuffer(gpu, max(1, array.nbytes))  # a family without anchor points has an empty one
+    if array.nbytes:
+        buffer.write(np.ascontiguousarray(array))
     return buffer

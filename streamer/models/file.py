@@ -160,6 +160,21 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
             f"{str(path)!r} describes itself nowhere, and its graph alone doesn't tell what it is: give --model-config "
             f"FILE with labels: and its family: ({', '.join(FAMILIES)}), or configs/models/<network>.yaml of a NanoDet"
         )
+    return in_one_form(path, digest, proto, spec)
+
+
+def in_one_form(path: Path, digest: str, proto: ModelProto, spec: ModelSpec) -> ModelFile:
+    """Brings a graph into the form that every engine takes, in place.
+
+    Args:
+        path: the file it was read from.
+        digest: SHA-256 of that, in hex.
+        proto: the graph.
+        spec: describes it.
+
+    Raises:
+        ModelError: if it isn't of the family that `spec` says, or doesn't fit its description.
+    """
     try:
         image, spec = fit_input(proto, spec)
         use_pairs(proto)
