@@ -37,15 +37,11 @@ class CapturePump(FrameConsumer):
         """Captures nothing yet; `sink_queues` get the source's overflow policy, should that turn out to be another."""
         self.rate_limiter: RateLimiter | None = None
         self._spec, self._source, self._context = spec, spec.source, context
-        self._output, self._sink_queues = output, sink_queues
+        self._output, self._queue, self._sink_queues = output, output.queue, sink_queues
         self._stats, self._failures = stats, failures
         self._push = spec.source if isinstance(spec.source, PushSource) else None
         if self._push is not None and self._queue.policy is OverflowPolicy.BLOCK:
             output.on_batched = self._push.acknowledge
-
-    @property
-    def _queue(self) -> BoundedQueue[Frame]:
-        return self._output.queue
 
     def run(self, stop: threading.Event) -> None:
         """Captures to the source's end or failure, or until `stop`; the body of a thread."""

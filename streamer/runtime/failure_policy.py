@@ -17,25 +17,24 @@ T = TypeVar("T")
 
 
 class FailurePolicy:
-    """Keeps a failure to the part of a stream that failed: the source, or one sink. The last sink ends the source."""
+    """Limits a failure to the part of a stream that failed: the source, or one sink. The last sink ends the source.
+
+    Attributes:
+        source_error: why the source failed; None while it works.
+    """
 
     def __init__(self, name: str, sinks: int, stop_source: Callable[[], None]) -> None:
         """`name` is the source's; `stop_source` is called once all of its `sinks` have failed."""
         self._name, self._working_sinks, self._stop_source = name, sinks, stop_source
-        self._source_error: StreamerError | None = None
+        self.source_error: StreamerError | None = None
         self._sink_errors: list[tuple[str, StreamerError]] = []
         self._lock = threading.Lock()
 
     @property
     def errors(self) -> list[tuple[str, StreamerError]]:
         """What failed, by the name of the source or sink, and why; the source first."""
-        source = [] if self._source_error is None else [(self._name, self._source_error)]
+        source = [] if self.source_error is None else [(self._name, self.source_error)]
         return source + list(self._sink_errors)
-
-    @property
-    def source_error(self) -> StreamerError | None:
-        """Why the source failed."""
-        return self._source_error
 
     def call_source(self, step: Callable[[], T]) -> T | None:
         """Calls into the source; returns None, and keeps the error, where that raises anything but `Closed`."""
@@ -50,7 +49,7 @@ class FailurePolicy:
 
     def source_failed(self, error: StreamerError) -> None:
         """Keeps the source's first error."""
-        self._source_error = self._source_error or error
+        self.source_error = self.source_error or error
 
     def sink_failed(self, name: str, error: SinkError) -> None:
         """Keeps a sink's error, to be called once for each; stops the source where no sink is left."""

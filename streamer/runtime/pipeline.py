@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from streamer.common.errors import ConfigError, SourceError, StreamerError
-from streamer.common.queues import Closed, QueueSelector
+from streamer.common.queues import Closed, OverflowPolicy, QueueSelector
 from streamer.common.redaction import redact_text
 from streamer.common.stats import StageTimes, Window
 from streamer.detector.base import Detector
@@ -91,7 +91,7 @@ class Pipeline:
         self._detector, self._on_poll = detector, on_poll
         self._times = StageTimes()
         self._threads = ThreadGroup[Stream](self._fail)
-        self._executor = SinkExecutor(self._threads.start, self._fail)
+        self._executor = SinkExecutor(self._start_for_all, self._fail)
         selector = QueueSelector()
         self._batcher: Batcher[Frame] = Batcher(detector.batch, batch_timeout_s, selector)
         self._inference = InferenceLoop(detector, self._batcher, self._times)
@@ -107,6 +107,7 @@ class Pipeline:
         )
         self._stop = threading.Event()
         self._is_running = self._is_aborted = False
+        self._drops_nothing = False
         self._began_s = time.perf_counter()
         self._ended_s: float | None = None
         self._error: BaseException | None = None
@@ -220,9 +221,10 @@ class Pipeline:
         deadline_s = self._began_s + duration_s if duration_s is not None else None
         with self._lock:
             self._is_running = True
+            self._drops_nothing = all(stream.policy is OverflowPolicy.BLOCK for stream in self._streams)
             for stream in self._streams:
                 self._start(stream)
-            self._threads.start("detect", self._inference.run)
+            self._start_for_all("detect", self._inference.run)
         try:
             self._supervise(deadline_s)
         except BaseException as error:
@@ -287,20 +289,25 @@ class Pipeline:
                 found += stream.failures.errors
             return [*found, *self._not_added.items()]
 
+    def _start_for_all(self, name: str, body: Callable[[], None]) -> None:
+        self._threads.start(name, body, throughput=self._drops_nothing)
+
     def _start(self, stream: Stream) -> None:
-        start = self._threads.start
+        def start(name: str, body: Callable[[], None]) -> None:
+            self._threads.start(name, body, stream, throughput=stream.policy is OverflowPolicy.BLOCK)
+
         if stream.direct is not None:
             self._executor.add(stream.direct)
         if not stream.capture.start_push():
-            start(f"capture {stream.name}", lambda: stream.capture.run(self._stop), stream)
+            start(f"capture {stream.name}", lambda: stream.capture.run(self._stop))
         if stream.direct is not None:
             return
-        start(f"draw {stream.name}", stream.fan_out.run, stream)
+        start(f"draw {stream.name}", stream.fan_out.run)
         for worker in stream.sinks:
             if worker.sink.main_thread:
                 self._main_thread_sinks.append((stream, worker))
             else:
-                start(f"write {worker.name}", worker.run, stream)
+                start(f"write {worker.name}", worker.run)
 
     def _fail(self, error: BaseException) -> None:
         """Keeps the first failure and aborts every stream; the window's close button counts as no failure."""
