@@ -1,4 +1,4 @@
-"""A live stream's time axis: its own time stamps, as far as they fit the times at which its frames arrive."""
+"""A live stream's timeline: its own time stamps, as far as they fit the arrival of its frames."""
 
 from __future__ import annotations
 
@@ -10,38 +10,33 @@ _WINDOW_S, _TOLERANCE_S, _SLEW = 15.0, 0.5, 0.05
 
 
 class ArrivalClock:
-    """Turns a live stream's time stamps into `pts_s`, which begin at 0, never go back, and keep to arrival.
+    """Turns a live stream's time stamps into `pts_s`, which start at 0, never go back, and keep to arrival.
 
-    A stamp leads by so much as it is ahead of the time that has passed since the first frame. No frame arrives before
-    it was made, so a lead beyond the greatest one so far, and a stamp before the last, are wrong. One of them alone is
-    stray: its frame is placed by arrival, and the next one that fits goes on as before. The second in a row on a time
-    of their own is a sender's clock that was set: the axis goes on from where it is. A missing stamp, and one that
-    repeats the last, are placed by arrival too.
+    A stamp's lead is how far it is ahead of the time passed since the first frame. A frame can't arrive before it was
+    made, so a stamp that leads by more than the largest lead so far is wrong, and so is one before the last. A single
+    wrong stamp is stray: its frame is timed by arrival, and the next stamp that fits continues. Two in a row that fit
+    each other are a clock that was set: the timeline continues from where it is. A missing stamp, and one that repeats
+    the last, are replaced by arrival too.
 
-    Stamps that are late are believed: frames wait in networks, and come in bursts. A clock that drifts shows in the
-    greatest lead of each 15 s: beyond half a second, `pts_s` are brought back by up to a twentieth of the time that
-    passes. So `pts_s` is at most 1 s ahead of arrival, beside what a server had buffered when the stream was joined
-    (30 s at most); where frames have to be waited for, as they have unless they are read too late, it doesn't stay more
-    than 10 s behind for longer than 15 s.
+    Late stamps are valid: networks delay frames and deliver them in bursts. Clock drift shows in the largest lead of
+    each 15 s: above half a second, `pts_s` is corrected by up to 5 % of the time passed. So `pts_s` is at most 1 s
+    ahead of arrival, plus what a server had buffered when the stream was joined (30 s at most); and it isn't more than
+    10 s behind for longer than 15 s, unless frames are read too late to be waited for.
 
     Attributes:
-        misfits: how many stamps didn't fit.
-        last_misfit_s: how far the last of them was ahead of what was expected; negative where it was behind.
+        misfits: number of wrong stamps.
+        last_misfit_s: how far the last one was ahead of the expected time; negative where it was behind.
     """
 
     def __init__(self, frame_s: float) -> None:
-        """Takes a stream that hasn't given a frame yet.
-
-        Args:
-            frame_s: the nominal length of a frame in seconds.
-        """
+        """Takes the nominal length of a frame in seconds."""
         self.misfits, self.last_misfit_s = 0, 0.0
-        self._interval_s = min(frame_s, _LONGEST_INTERVAL_S)  # of late, between two stamps that fitted
+        self._interval_s = min(frame_s, _LONGEST_INTERVAL_S)  # recent, between two stamps that fitted
         self._first_arrived_s: float | None = None
         self._arrived_s = self._last_s = 0.0
-        self._zero_s: float | None = None  # the stamp that is 0 on the axis
+        self._zero_s: float | None = None  # the stamp that is 0 on the timeline
         self._stamp_s: float | None = None  # the last that fitted
-        self._doubted: tuple[float, float] | None = None  # the last that didn't, and its arrival
+        self._doubted: tuple[float, float] | None = None  # the last that didn't fit, and its arrival
         self._repeats = 0
         self._fits = False  # whether the last frame's stamp did
         self._buffered_s = 0.0  # the lead of a frame that is neither early nor late
@@ -55,8 +50,8 @@ class ArrivalClock:
 
         Args:
             stamp_s: its own time stamp in seconds, None where it has none.
-            arrived_s: when it was there, by `time.perf_counter`.
-            waited: whether it had to be waited for, rather than having lain there for an unknown time.
+            arrived_s: when it was read, by `time.perf_counter`.
+            waited: whether reading it had to wait; else it arrived at some earlier time.
         """
         if self._first_arrived_s is None:
             self._first_arrived_s = self._arrived_s = self._window_began_s = arrived_s
@@ -73,11 +68,11 @@ class ArrivalClock:
         return self._last_s
 
     def _by_arrival_s(self, passed_s: float, *, waited: bool) -> float:
-        """Returns a frame's time by what has passed since the one before, as far as that is known."""
-        if not waited:  # it came at once after the one before, or lay there
+        """Returns a frame's time by the time passed since the one before."""
+        if not waited:  # it arrived at an unknown time
             most_s = self._elapsed_s + self._buffered_s + _AHEAD_S
             return min(self._last_s + self._interval_s, max(self._last_s, most_s))
-        # One may be late, and the next stamp that fits says more; several in a row can't be.
+        # One frame may be late, which the next stamp that fits corrects; several in a row aren't.
         return self._last_s + (min(passed_s, self._interval_s) if self._fits else passed_s)
 
     @property
@@ -85,10 +80,10 @@ class ArrivalClock:
         return self._arrived_s - (self._first_arrived_s or 0.0)
 
     def _by_stamp(self, stamp_s: float | None, by_arrival_s: float, passed_s: float, *, waited: bool) -> float | None:
-        """Returns the time that a stamp says, None where it is missing or doesn't fit."""
+        """Returns a frame's time by its stamp, None where that is missing or doesn't fit."""
         if stamp_s is None:
             return None
-        if self._zero_s is None:  # the first that has one
+        if self._zero_s is None:  # the first stamp
             self._zero_s = stamp_s - by_arrival_s
         if stamp_s == self._stamp_s:
             self._repeats += 1
@@ -111,12 +106,12 @@ class ArrivalClock:
         correction_s = self._correction_s(passed_s) + self._excess_s(lead_s, elapsed_s, waited=waited)
         self._zero_s += correction_s
         self._lead_s = lead_s - correction_s
-        self._look_at_drift(waited=waited)
+        self._measure_drift(waited=waited)
         return self._lead_s + elapsed_s
 
     @property
     def _jump_s(self) -> float:
-        """By how much a stamp is off that can't be right: frames of a burst are ahead by their interval each."""
+        """A stamp that is off by more is wrong: each frame of a burst is ahead by its interval."""
         return _JUMP_S + _JUMP_INTERVALS * self._interval_s
 
     def _note_misfit(self, by_s: float) -> None:
@@ -124,7 +119,7 @@ class ArrivalClock:
         self.last_misfit_s = by_s
 
     def _is_confirmed(self, stamp_s: float) -> bool:
-        """Whether a stamp that doesn't fit goes on where the one before did that didn't either."""
+        """Whether a stamp that doesn't fit continues the one before, which didn't either."""
         doubted, self._doubted = self._doubted, (stamp_s, self._arrived_s)
         if doubted is None:
             return False
@@ -132,20 +127,20 @@ class ArrivalClock:
         return step_s > 0 and abs(step_s - passed_s) <= self._jump_s
 
     def _excess_s(self, lead_s: float, elapsed_s: float, *, waited: bool) -> float:
-        """Returns by how much a lead is too great; what a server sends at once on joining raises what isn't."""
+        """Returns by how much a lead is too large; a server's buffer, sent on joining, raises the limit."""
         if lead_s > self._buffered_s and elapsed_s < _JOIN_S and not waited:
             self._buffered_s = min(lead_s, _MOST_BUFFERED_S)
         return max(0.0, lead_s - self._buffered_s - _AHEAD_S)
 
     def _correction_s(self, passed_s: float) -> float:
-        """Returns what is to be taken off this frame's time to follow a clock that drifts."""
+        """Returns the correction of this frame's time for clock drift."""
         most_s = _SLEW * passed_s
         correction_s = max(-most_s, min(most_s, self._to_correct_s))
         self._to_correct_s -= correction_s
         return correction_s
 
-    def _look_at_drift(self, *, waited: bool) -> None:
-        """Learns from the greatest lead of a while how far the axis is off."""
+    def _measure_drift(self, *, waited: bool) -> None:
+        """Measures the drift by the largest lead of a window."""
         self._best_lead_s = max(self._best_lead_s, self._lead_s)
         self._has_waited = self._has_waited or waited
         if self._arrived_s - self._window_began_s < _WINDOW_S:

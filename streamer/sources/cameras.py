@@ -1,4 +1,4 @@
-"""Which cameras the operating system reports, asked without opening one."""
+"""The cameras that the operating system lists, without opening one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _CLASS_DIR = Path("/sys/class/video4linux")
 
 
 def cameras(class_dir: Path = _CLASS_DIR) -> dict[int, str]:
-    """Returns number -> name of the video devices that Linux reports; empty on other systems, which tell none.
+    """Returns number -> name of the video devices that Linux lists; empty on other systems.
 
     Args:
         class_dir: where the kernel lists them.

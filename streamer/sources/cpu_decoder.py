@@ -17,11 +17,11 @@ class CpuDecoder(PacketDecoder):
     """Decodes with FFmpeg.
 
     Attributes:
-        orientation: how pictures are turned for display; None until the first.
+        orientation: rotation and mirroring for display; None before the first picture.
     """
 
     def __init__(self, stream: VideoStream, tick_s: float, max_pixels: int = MAX_PIXELS) -> None:
-        """Takes the stream that the packets are of, the seconds a tick of its time stamps, and the largest picture."""
+        """Takes the packets' stream, the length of a tick of its time stamps, and the most pixels of a picture."""
         self._context = stream.codec_context
         self._tick_s, self._max_pixels = tick_s, max_pixels
         self._context.options = {**self._context.options, "max_pixels": str(max_pixels)}
@@ -35,7 +35,7 @@ class CpuDecoder(PacketDecoder):
         except av.FFmpegError as error:
             context = self._context
             problem = too_large((context.width, context.height), self._max_pixels)
-            if problem is not None:  # FFmpeg says of such a picture only that it is invalid
+            if problem is not None:  # FFmpeg only says that it is invalid
                 raise SourceError(f"is too large: {problem}") from None
             raise CorruptPacketError(str(error.strerror)) from error
 

@@ -1,4 +1,4 @@
-"""One opened video, file or stream: decoded pictures in order, damage counted, every wait bounded."""
+"""One opened video, file or stream: pictures in order, damage counted, every wait with a time-out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture
 from streamer.sources.arrival_clock import ArrivalClock
 from streamer.sources.av_input import RAW_CLOCK, open_input
 from streamer.sources.cpu_decoder import CpuDecoder
-from streamer.sources.diagnosis import why_unplayable
+from streamer.sources.diagnosis import why_unplayable, why_unplayable_at
 from streamer.sources.gpu_decoder import GpuFirstDecoder
 from streamer.sources.http import playlist
 from streamer.sources.http.response_file import ResponseFile
@@ -35,9 +35,8 @@ from streamer.sources.options import SourceOptions, too_large
 from streamer.sources.spec import SourceSpec
 from streamer.sources.stale_packets import WAITED_S, StalePacketFilter
 from streamer.sources.truncation import Coverage, missing_at_end_s
-from streamer.sources.web_diagnosis import why_unreadable_there
 
-# What FFmpeg may look at before it hands a stream over. Its defaults wait seconds for what isn't needed here.
+# How much FFmpeg may read to probe a stream. Its defaults wait seconds for what isn't needed here.
 _STREAM_OPTIONS = {"analyzeduration": "200000", "fpsprobesize": "2", "buffer_size": "4194304"}
 _RTSP_SCHEMES = ("rtsp", "rtsps")
 _RTSP_OPTIONS = {
@@ -46,11 +45,11 @@ _RTSP_OPTIONS = {
     "udp": {"rtsp_transport": "udp"},
 }
 _WEB_SCHEMES = ("http", "https")
-# A file whose size is known, on a server that serves byte ranges, is read on where a connection broke off. FFmpeg waits
-# 0, 1, 3, 7 ... s between attempts.
+# Continues a file of known size on a server with byte ranges after a connection failed. FFmpeg waits 0, 1, 3, 7 ... s
+# between attempts.
 _WEB_OPTIONS = {"reconnect": "1", "reconnect_delay_max": "7"}
 _NOMINAL_FPS = 25
-# What a stream may lead to, by itself, by a redirect, or by a playlist: never to a file of this machine.
+# What a URL, a redirect or a playlist may lead to: never to a file of this machine.
 _HTTP_PROTOCOLS = "http,https,httpproxy,tcp,tls,crypto"
 _PROTOCOLS = {
     "http": _HTTP_PROTOCOLS,
@@ -64,11 +63,11 @@ _PROTOCOLS = {
 }
 _PLAYLISTS = ("hls", "dash")
 _AVFMT_NOTIMESTAMPS = 0x0080
-_MOST_ASPECT = 8
+_MAX_ASPECT = 8
 _MAX_BAD_IN_A_ROW = 100
-_LEAST_UNREAD_S = 0.5
-# One thread takes the least CPU a picture (measured at 720p: 12 % below two frame threads) and adds no delay;
-# above Full HD it may not keep up with real time.
+_MIN_UNREAD_S = 0.5
+# One thread uses the least CPU time per picture (12 % below two frame threads at 720p) and adds no delay; above Full HD
+# it may be slower than real time.
 _ONE_THREAD_PIXELS = 1920 * 1088
 _MANY_THREADS = 4
 
@@ -78,15 +77,13 @@ class VideoDecoder:
 
     Attributes:
         stream: PyAV's video stream: rates, time base.
-        frame_count: how many pictures the file says it has, or None.
-        duration_s: the length in seconds that the container gives, or None.
-        is_live: whether it is a stream, which can't be waited with; a whole file on a web server is none: one that has
-            an end which is known, by its length or its size in bytes.
+        frame_count: number of pictures by the file's header, or None.
+        duration_s: length in seconds by the container, or None.
+        is_live: whether it is a live stream; a file on a web server, of known length or size, isn't.
         has_timestamps: False where the format has none and FFmpeg makes them up (MJPEG over HTTP, raw H.264).
-        damaged: how many packets couldn't be read, or not wholly be decoded, not counting a stream's before its first
-            picture.
-        dropped: how many of a stream's packets were left undecoded to catch up.
-        was_waited_for: whether the last picture had to be waited for, rather than lying there when it was asked for.
+        damaged: packets that couldn't be read or decoded, not counting a stream's before its first picture.
+        dropped: packets of a stream left undecoded to catch up.
+        waited: whether reading the last picture had to wait for data.
     """
 
     def __init__(self, spec: SourceSpec, options: SourceOptions, body: ResponseFile | None = None) -> None:
@@ -94,8 +91,8 @@ class VideoDecoder:
 
         Args:
             spec: a local file or a stream.
-            options: its timeouts, for a stream.
-            body: the stream itself, where it was asked for already; closed with this.
+            options: time-outs, and who decodes.
+            body: the stream, where it was requested already; closed with this.
 
         Raises:
             SourceError: if it can't be opened or holds no video; the message says why.
@@ -108,13 +105,13 @@ class VideoDecoder:
         started = time.perf_counter()
         try:
             self._container = self._open(self._target)
-        except SourceError:  # of what reads the body
+        except SourceError:  # from `body`
             self._close_body()
             raise
         except (av.FFmpegError, ValueError) as error:
             self._close_body()
             waited_s = time.perf_counter() - started
-            # Without its cause: av's own text holds the password.
+            # Without the cause, whose text has the password.
             problem = self._why_closed(error, waited_s)
             raise SourceError(f"source {self._shown!r} {problem}{spec.delimiters_hint}") from None
         try:
@@ -136,13 +133,13 @@ class VideoDecoder:
             self._decoder = GpuFirstDecoder(self.stream, self._tick_s, self._shown, options, live=self.is_live)
         self.damaged = 0
         self.dropped = 0
-        self._backlog = StalePacketFilter() if self.is_live and self.has_timestamps and options.freshest else None
-        self._arrivals = ArrivalClock(float(1 / (self.stream.average_rate or _NOMINAL_FPS)))
-        self.was_waited_for = False
-        self._coverage = Coverage() if self._is_listed and not self.is_live else None
+        self._stale_filter = StalePacketFilter() if self.is_live and self.has_timestamps and options.freshest else None
+        self._arrival_clock = ArrivalClock(float(1 / (self.stream.average_rate or _NOMINAL_FPS)))
+        self.waited = False
+        self._coverage = Coverage() if self._is_playlist and not self.is_live else None
         self._bad_in_a_row = 0
-        self._read_to_s = 0.0
-        self._joined = False
+        self._last_packet_end_s = 0.0
+        self._has_picture = False
         self._ready: deque[DecodedPicture] = deque()
 
     def read(self) -> DecodedPicture | None:
@@ -152,14 +149,14 @@ class VideoDecoder:
             SourceError: if the video breaks off or can't be decoded.
         """
         started = time.perf_counter()
-        self.was_waited_for = False
+        self.waited = False
         while not self._ready:
             asked_s = time.perf_counter()
             packet = self._next_packet()
-            self.was_waited_for |= time.perf_counter() - asked_s > WAITED_S
+            self.waited |= time.perf_counter() - asked_s > WAITED_S
             if packet is None:
                 return None
-            if self._backlog is not None and self._is_stale(packet, self._backlog, asked_s):
+            if self._stale_filter is not None and self._is_stale(packet, self._stale_filter, asked_s):
                 self.dropped += 1
                 continue
             try:
@@ -169,9 +166,9 @@ class VideoDecoder:
             except SourceError as error:
                 raise SourceError(f"source {self._shown!r} {error}") from error
             if self.is_live and not self._ready:
-                self._check_patience(time.perf_counter() - started)
+                self._check_timeout(time.perf_counter() - started)
         self._bad_in_a_row = 0
-        self._joined = True
+        self._has_picture = True
         picture = self._ready.popleft()
         self.damaged += picture.is_corrupt
         if self._coverage is not None:
@@ -179,14 +176,14 @@ class VideoDecoder:
         return picture
 
     def missing_s(self) -> float:
-        """Returns, at the end, how many seconds of pictures a playlist lists that weren't read; FFmpeg says nothing.
+        """Returns, at the end, how many seconds of a playlist weren't read: FFmpeg skips them silently.
 
         Raises:
             SourceError: if the playlist can't be read any more.
         """
         coverage = self._coverage
         if self._is_of_unknown_size and self.damaged:
-            return self._unread_s if self._unread_s >= _LEAST_UNREAD_S else 0.0
+            return self._unread_s if self._unread_s >= _MIN_UNREAD_S else 0.0
         if coverage is None or coverage.last_s is None or self.duration_s is None:
             return 0.0
         try:
@@ -198,10 +195,10 @@ class VideoDecoder:
 
     @property
     def pixel_aspect(self) -> Fraction:
-        """Width of a pixel over its height, once there is a picture; 1 where the video says nothing sensible."""
-        said = self.stream.sample_aspect_ratio
-        aspect = Fraction(said) if said else Fraction(1)
-        if not 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT:
+        """Width of a pixel over its height, once there is a picture; 1 where the video has no plausible value."""
+        stated = self.stream.sample_aspect_ratio
+        aspect = Fraction(stated) if stated else Fraction(1)
+        if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
             return Fraction(1)
         return 1 / aspect if self._decoder.orientation is not None and self._decoder.orientation[0] else aspect
 
@@ -217,22 +214,22 @@ class VideoDecoder:
             self._body.close()
 
     def _has_end(self) -> bool:
-        """Whether the container tells its length, or its size; a playlist's own size says nothing of what it lists."""
-        return bool(self.duration_s) or ((self._container.size or 0) > 0 and not self._is_listed)
+        """Whether its length or size is known; a playlist's own size isn't that of what it lists."""
+        return bool(self.duration_s) or ((self._container.size or 0) > 0 and not self._is_playlist)
 
     @property
     def _is_of_unknown_size(self) -> bool:
-        """Whether it is a whole file whose server doesn't say its size: FFmpeg takes its end for a connection's."""
-        is_file = self._path is None and not self.is_live and not self._is_listed
+        """Whether it is a file whose server doesn't state its size: FFmpeg takes its end for a failed connection."""
+        is_file = self._path is None and not self.is_live and not self._is_playlist
         return is_file and (self._container.size or 0) <= 0
 
     @property
     def _unread_s(self) -> float:
-        """How much of the length that the container gives is behind the last packet, below 0 if it is a part's."""
-        return (self.duration_s or 0.0) + (self._container.start_time or 0) / 1e6 - self._read_to_s
+        """The container's length after the last packet; negative for a part of a longer file."""
+        return (self.duration_s or 0.0) + (self._container.start_time or 0) / 1e6 - self._last_packet_end_s
 
     @property
-    def _is_listed(self) -> bool:
+    def _is_playlist(self) -> bool:
         return self._container.format.name in _PLAYLISTS
 
     def _is_stale(self, packet: Packet[VideoStream], backlog: StalePacketFilter, asked_s: float) -> bool:
@@ -242,8 +239,8 @@ class VideoDecoder:
         now_s = time.perf_counter()
         waited_s = now_s - asked_s
         stamp_s = None
-        if stamp is not None:  # a stray one would look like a reader that is late
-            stamp_s = self._arrivals.at(stamp * self._tick_s, now_s, waited=waited_s > WAITED_S)
+        if stamp is not None:  # corrected: a stray stamp would look like a late reader
+            stamp_s = self._arrival_clock.at(stamp * self._tick_s, now_s, waited=waited_s > WAITED_S)
         return backlog.should_skip(stamp_s, packet.is_keyframe, now_s, waited_s)
 
     def _next_packet(self) -> Packet[VideoStream] | None:
@@ -253,10 +250,12 @@ class VideoDecoder:
             try:
                 packet = next(self._packets, None)
                 if packet is not None and packet.pts is not None:
-                    self._read_to_s = max(self._read_to_s, (packet.pts + (packet.duration or 0)) * self._tick_s)
+                    self._last_packet_end_s = max(
+                        self._last_packet_end_s, (packet.pts + (packet.duration or 0)) * self._tick_s
+                    )
                 return packet
             except av.FFmpegError as error:
-                if error.errno == errno.EIO and self._is_of_unknown_size and abs(self._unread_s) < _LEAST_UNREAD_S:
+                if error.errno == errno.EIO and self._is_of_unknown_size and abs(self._unread_s) < _MIN_UNREAD_S:
                     self._packets = iter(())
                     end = cast("Packet[VideoStream]", Packet())
                     end.stream = self.stream
@@ -267,15 +266,15 @@ class VideoDecoder:
                 self._packets = self._container.demux(self.stream)
 
     def _why_broken(self, error: av.FFmpegError) -> str:
-        if not self._joined and (cause := why_unreadable_there(str(self._target), self._options.open_timeout_s)):
+        if not self._has_picture and (cause := why_unplayable_at(str(self._target), self._options.open_timeout_s)):
             return cause
         if isinstance(error, (av.ExitError, TimeoutError)):
             return f"sent nothing for {self._options.stall_timeout_s:g} s; check its network and power"
         return f"broke off ({error.strerror}); check its network and power"
 
     def _note_damage(self, reason: str, *, bounded: bool) -> None:
-        """Counts a bad packet; raises when `bounded` and too many came in a row."""
-        if self._joined or not self.is_live:  # a stream joined between key frames isn't damaged
+        """Counts a bad packet; raises after too many in a row if `bounded`."""
+        if self._has_picture or not self.is_live:  # packets before the first key frame aren't damaged
             self.damaged += 1
         self._bad_in_a_row += 1
         if bounded and self._bad_in_a_row >= _MAX_BAD_IN_A_ROW:
@@ -284,13 +283,13 @@ class VideoDecoder:
                 f" ({reason}); record or copy it again"
             ) from None
 
-    def _check_patience(self, waited_s: float) -> None:
-        if self._joined:
-            timeout_s, cure = self._options.stall_timeout_s, "check its network"
+    def _check_timeout(self, waited_s: float) -> None:
+        if self._has_picture:
+            timeout_s, fix = self._options.stall_timeout_s, "check its network"
         else:
-            timeout_s, cure = self._options.key_frame_timeout_s, "have the camera send key frames more often"
+            timeout_s, fix = self._options.key_frame_timeout_s, "have the camera send key frames more often"
         if waited_s > timeout_s:
-            raise SourceError(f"source {self._shown!r} sent data for {timeout_s:g} s but no complete picture; {cure}")
+            raise SourceError(f"source {self._shown!r} sent data for {timeout_s:g} s but no complete picture; {fix}")
 
     def _pick_stream(self) -> VideoStream:
         stream = self._container.streams.best("video")
@@ -325,14 +324,16 @@ class VideoDecoder:
             return f"answered: {error.strerror}; check the path in the URL"
         url, left_s = str(self._target), self._options.open_timeout_s - waited_s
         cause = why_distrusted(url, self._options.tls_verify, left_s)
-        cause = cause or self._problem() or why_unreadable_there(url, left_s, self._options.tls_verify)
+        cause = (
+            cause or (self._files and self._files.problem) or why_unplayable_at(url, left_s, self._options.tls_verify)
+        )
         if cause is not None:
             return cause
         reason = getattr(error, "strerror", None) or type(error).__name__
         return f"can't be opened ({reason}); check its address, and that it serves video"
 
     def _open(self, target: str | Path) -> InputContainer:
-        """Opens a file, or a stream; RTSP by the transport wanted, a playlist on https with all that it names.
+        """Opens a file or a stream.
 
         Raises:
             av.FFmpegError: if it can't be opened.
@@ -343,25 +344,22 @@ class VideoDecoder:
         if self._body is not None:
             return open_input(self._body)
         scheme = self._scheme or ""
-        wishes = _STREAM_OPTIONS | {"protocol_whitelist": _PROTOCOLS[scheme]}
+        av_options = _STREAM_OPTIONS | {"protocol_whitelist": _PROTOCOLS[scheme]}
         if scheme in _RTSP_SCHEMES:
-            wishes |= _RTSP_OPTIONS[options.rtsp_transport]
+            av_options |= _RTSP_OPTIONS[options.rtsp_transport]
         if scheme in _WEB_SCHEMES:
-            wishes |= _WEB_OPTIONS
+            av_options |= _WEB_OPTIONS
         if scheme in TLS_SCHEMES:
-            wishes |= ffmpeg_options(options.tls_verify)
+            av_options |= ffmpeg_options(options.tls_verify)
         timeout = (options.open_timeout_s, options.stall_timeout_s)
         if scheme != "https" or not playlist.is_needed(options):
-            return open_input(target, options=wishes, timeout=timeout)
+            return open_input(target, options=av_options, timeout=timeout)
         if not urlsplit(target).path.lower().endswith((".m3u8", ".m3u")):
-            with contextlib.suppress(av.InvalidDataError):  # it may be a playlist whose segments can't be had
-                container = open_input(target, options=wishes, timeout=timeout)
+            with contextlib.suppress(av.InvalidDataError):  # maybe a playlist whose segments fail
+                container = open_input(target, options=av_options, timeout=timeout)
                 if container.format.name not in _PLAYLISTS:
                     return container
                 container.close()
         self._files = playlist.PlaylistFiles(self._shown, options)
-        wishes = _STREAM_OPTIONS | playlist.NEEDS_OPTIONS
-        return open_input(target, format="hls", options=wishes, timeout=timeout, io_open=self._files)
-
-    def _problem(self) -> str | None:
-        return None if self._files is None else self._files.problem
+        av_options = _STREAM_OPTIONS | playlist.NEEDS_OPTIONS
+        return open_input(target, format="hls", options=av_options, timeout=timeout, io_open=self._files)

@@ -1,4 +1,4 @@
-"""Whether a GPU decodes: for the whole run, and for one video."""
+"""Chooses between GPU and CPU decoding: for the whole run, and for one video."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 
 def decoding_gpu(decode: Literal["auto", "gpu", "cpu"], *, device: str, engine: str) -> int | None:
-    """Returns the number of the GPU that is to decode, None where the CPU is; why ``auto`` takes the CPU is logged.
+    """Returns the number of the GPU that decodes, None for the CPU; logs why ``auto`` chooses the CPU.
 
     Args:
-        decode: ``auto`` takes the GPU on which the detector will run, where it has all it needs.
-        device: what the detector is to run on: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        engine: the detector's engine, or ``auto``.
+        decode: ``auto`` chooses the detector's GPU where nothing is missing.
+        device: the detector's: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        engine: the detector's, or ``auto``.
 
     Raises:
         ConfigError: if `device` is none of these.
-        EngineError: if `decode` is ``gpu`` and something is missing: one line that names it and the fix.
+        EngineError: if `decode` is ``gpu`` and something is missing; names it and the fix.
     """
     from streamer.cuda.gpu import parse_device
     from streamer.cuda.nvdec import check_nvdec
@@ -53,7 +53,7 @@ def decoding_gpu(decode: Literal["auto", "gpu", "cpu"], *, device: str, engine: 
 
 
 def _check_detector(device: str, engine: str) -> None:
-    """Raises EngineError if the detector won't run on a GPU: frames would have to come back from it."""
+    """Raises EngineError if the detector won't run on a GPU: frames would have to be copied back."""
     from streamer.detector.cuda import GPU_ENGINES, installed_gpu_engines
     from streamer.engines import ENGINE_NAMES
 
@@ -66,48 +66,48 @@ def _check_detector(device: str, engine: str) -> None:
 
 
 class GpuFirstDecoder(PacketDecoder):
-    """Decodes on the GPU what it can, and the rest on the CPU: decided once, at the first picture.
+    """Decodes on the GPU, or on the CPU what the GPU can't: decided once, at the first picture.
 
-    The CPU decodes up to the first picture, which tells rotation, colours and pixel format for certain and where a
-    stream can be joined. The GPU is then given the same packets again, from the last key frame.
+    The CPU decodes up to the first picture, which has the rotation, colours and pixel format, and shows where a stream
+    can be joined. The GPU then gets the same packets again, from the last key frame.
     """
 
     def __init__(self, stream: VideoStream, tick_s: float, shown: str, options: SourceOptions, *, live: bool) -> None:
         """Opens nothing on the GPU yet.
 
         Args:
-            stream: the stream that the packets are of.
-            tick_s: seconds a tick of its time stamps.
-            shown: what to call the source in messages.
-            options: the GPU, and whether the CPU may take its place.
-            live: whether every picture is wanted as soon as it can be had.
+            stream: the packets' stream.
+            tick_s: length of a tick of its time stamps in seconds.
+            shown: the source in messages.
+            options: the GPU, and whether the CPU may decode instead.
+            live: whether low latency matters more than throughput.
         """
         self._stream, self._tick_s, self._shown, self._options, self._live = stream, tick_s, shown, options, live
         self._cpu = CpuDecoder(stream, tick_s, options.max_pixels)
-        self._held: list[Packet[VideoStream]] = []
+        self._packets: list[Packet[VideoStream]] = []
         self._chosen: PacketDecoder | None = None
 
     def decode(self, packet: Packet[VideoStream]) -> list[DecodedPicture]:
         if self._chosen is not None:
             return self._chosen.decode(packet)
         pictures = self._cpu.decode(packet)
-        self._held.append(packet)
+        self._packets.append(packet)
         return self._choose(pictures) if pictures else []
 
     @property
     def orientation(self) -> Orientation | None:
-        """How pictures are turned for display; None until the first."""
+        """Rotation and mirroring for display; None before the first picture."""
         return self._cpu.orientation
 
     def close(self) -> None:
-        self._held.clear()
+        self._packets.clear()
         self._cpu.close()
         if self._chosen is not None:
             self._chosen.close()
 
     def _choose(self, pictures: list[DecodedPicture]) -> list[DecodedPicture]:
-        """Returns the pictures so far, by whoever decodes from now on: `pictures` are the CPU's."""
-        packets, self._held = _from_key_frame(self._held, pictures[0].stamp_s, self._tick_s), []
+        """Chooses the decoder; returns the pictures so far from it. `pictures` are the CPU's."""
+        packets, self._packets = _from_key_frame(self._packets, pictures[0].stamp_s, self._tick_s), []
         gpu: NvdecPacketDecoder | None = None
         try:
             gpu = self._open_gpu(pictures[0])
@@ -117,10 +117,10 @@ class GpuFirstDecoder(PacketDecoder):
                 gpu.close()
             if self._options.gpu_only:
                 raise SourceError(f"can't be decoded by the GPU: {error}; use --decode cpu, or auto") from error
-            _say_once(f"source {self._shown!r} is decoded by the CPU: {error}")
+            _log_once(f"source {self._shown!r} is decoded by the CPU: {error}")
             self._chosen = self._cpu
             return pictures
-        _say_once(f"source {self._shown!r} is decoded by GPU {self._options.gpu}")
+        _log_once(f"source {self._shown!r} is decoded by GPU {self._options.gpu}")
         self._chosen = gpu
         self._cpu.close()
         return decoded
@@ -137,7 +137,7 @@ class GpuFirstDecoder(PacketDecoder):
 def _from_key_frame(
     packets: list[Packet[VideoStream]], stamp_s: float | None, tick_s: float
 ) -> list[Packet[VideoStream]]:
-    """Returns the packets from the key frame on that the picture at `stamp_s` needs: nobody can join before it."""
+    """Returns the packets from the last key frame before the picture at `stamp_s`."""
     start = 0
     for index, packet in enumerate(packets):
         if packet.is_keyframe:
@@ -148,6 +148,6 @@ def _from_key_frame(
 
 
 @lru_cache(maxsize=1024)
-def _say_once(text: str) -> None:
-    """Logs what would else be said again at every new connection."""
+def _log_once(text: str) -> None:
+    """Logs a text once, rather than at each reconnect."""
     log.info("%s", text)

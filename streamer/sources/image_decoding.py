@@ -1,4 +1,4 @@
-"""The bytes of a picture file to pixels, checked from the header before anything is decoded."""
+"""Decodes picture files, after a check of their headers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
         SourceError: if it can't be read; the text is the reason, without the file's name.
     """
     try:
-        content = path.read_bytes()  # not cv2.imread: it can't open every name, and it talks
+        content = path.read_bytes()  # cv2.imread can't open every name, and prints warnings
     except OSError as error:
         raise SourceError(error.strerror or str(error)) from error
     return decode_image(content, max_pixels)
@@ -49,7 +49,7 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
 
     Args:
         content: a JPEG, PNG, BMP, WebP, TIFF, GIF, AVIF, or a HEIC of one tile.
-        max_pixels: most pixels, by the header; above, nothing is decoded.
+        max_pixels: most pixels; a larger picture isn't decoded.
 
     Raises:
         SourceError: if it can't be decoded; the text is the reason.
@@ -97,7 +97,7 @@ def read_gif(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image]:
 
 
 def _turned(image: Image, properties: bytes) -> Image:
-    """Returns an AVIF's picture as it is to be shown: OpenCV leaves its rotation, then its mirroring, undone."""
+    """Applies an AVIF's rotation, then its mirroring, which OpenCV ignores."""
     rotation, mirror = _IROT.search(properties), _IMIR.search(properties)
     quarter = _QUARTERS[rotation[1][0]] if rotation else None
     if quarter is not None:
@@ -108,7 +108,7 @@ def _turned(image: Image, properties: bytes) -> Image:
 
 
 def _decode_heif(content: bytes) -> Image:
-    """Returns the picture of a HEIC file, through FFmpeg, which neither joins tiles nor crops."""
+    """Decodes a HEIC file with FFmpeg, which neither joins tiles nor crops."""
     from streamer.frames.pixels import orientation_of, pixels_of
 
     properties = content[:_PROPERTIES_BYTES]

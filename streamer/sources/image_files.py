@@ -22,25 +22,24 @@ from streamer.sources.spec import READ_SUFFIXES, SourceKind, SourceSpec
 SECONDS_PER_IMAGE = 1.0
 GIF_SUFFIX = ".gif"
 _TAKEN = (*READ_SUFFIXES, GIF_SUFFIX)
-_TYPES = mimetypes.MimeTypes()  # Python's own list: the system's differ
-_MORE_PICTURES = (
+_TYPES = mimetypes.MimeTypes()  # Python's own list; the systems' differ
+_UNREAD_PICTURES = (
     *(".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".tga", ".exr", ".hdr", ".pfm", ".dds", ".xcf", ".dcm", ".raw", ".dng"),
     *(".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
 )
-_CURES = {"image": "convert them to JPEG or PNG", "video": "give each as a source of its own"}
+_FIXES = {"image": "convert them to JPEG or PNG", "video": "give each as a source of its own"}
 
 
 class ImageFilesSource(PrefetchedSource):
     """Frames from picture files in natural order of their names (2.jpg before 10.jpg), as BGR.
 
-    A folder gives its own pictures, not those of folders in it; names that begin with a dot are left out. EXIF
-    orientation is applied, transparency dropped; a GIF gives all its pictures. `pts_s` counts `SECONDS_PER_IMAGE` for
-    each, `name` is the file's name. Files that can't be read are passed over and named in `skipped`, and so are a
-    folder's pictures and videos of other kinds, once a kind.
+    Subfolders and names that start with a dot are ignored. EXIF orientation is applied, transparency dropped; a GIF
+    gives all its pictures. `pts_s` advances by `SECONDS_PER_IMAGE`, `name` is the file's name. `skipped` lists files
+    that can't be read, and the number of a folder's pictures and videos of each other kind.
     """
 
     def __init__(self, spec: SourceSpec, options: SourceOptions = DEFAULT_OPTIONS) -> None:
-        """Lists the pictures and reads the first good one, of at most `options.max_pixels`.
+        """Lists the pictures and reads the first one that can be decoded.
 
         Raises:
             SourceError: if there is none, or none that can be read.
@@ -53,7 +52,7 @@ class ImageFilesSource(PrefetchedSource):
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """The names of files that couldn't be read, each with the reason."""
+        """Names of files that couldn't be read, each with the reason."""
         return tuple(self._skipped)
 
     def _read_first(self) -> Frame:
@@ -88,7 +87,7 @@ class ImageFilesSource(PrefetchedSource):
         self._pictures.close()
 
     def _read_all(self) -> Generator[tuple[Path, HostPixels]]:
-        """Yields every picture with its file, and notes those that can't be read."""
+        """Yields each picture with its file; notes files that can't be read."""
         for path in self._paths:
             try:
                 if path.suffix.lower() == GIF_SUFFIX:
@@ -101,7 +100,7 @@ class ImageFilesSource(PrefetchedSource):
 
 
 def _list(spec: SourceSpec) -> tuple[list[Path], list[str]]:
-    """Returns a source's pictures in order, and what is passed over, a phrase a kind."""
+    """Returns the pictures' paths in order, and a phrase for each other kind of picture or video."""
     path, shown = spec.path, str(spec)
     assert path is not None
     try:
@@ -125,14 +124,14 @@ def _list(spec: SourceSpec) -> tuple[list[Path], list[str]]:
 
 
 def _describe_others(found: Sequence[Path]) -> list[str]:
-    """Returns a phrase for each kind of picture or video that isn't taken from a folder, with how many there are."""
+    """Returns a phrase with the number of files of each kind of picture or video that isn't read from a folder."""
     counts = Counter(path.suffix.lower() for path in found if path.suffix.lower() not in _TAKEN and path.is_file())
     phrases = []
     for suffix, count in sorted(counts.items()):
         kind = (_TYPES.guess_type(f"a{suffix}")[0] or "").partition("/")[0]
-        if kind in _CURES or suffix in _MORE_PICTURES:
+        if kind in _FIXES or suffix in _UNREAD_PICTURES:
             files = f"{count} {suffix} file{'s' * (count > 1)}"
-            phrases.append(f"{files} ({_CURES.get(kind, _CURES['image'])})")
+            phrases.append(f"{files} ({_FIXES.get(kind, _FIXES['image'])})")
     return phrases
 
 

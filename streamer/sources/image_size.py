@@ -1,4 +1,4 @@
-"""A picture file's size, told from its header without decoding it."""
+"""Reads a picture's size from its header, without decoding it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _ISO_HEAD_BYTES = 1 << 20
 
 
 def image_size(content: bytes) -> tuple[int, int] | None:
-    """Returns width and height that a picture's header states, None where it states none that is known here.
+    """Returns width and height by a picture's header, None where it isn't one of these formats.
 
     Args:
-        content: a JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIF file, or its beginning.
+        content: a JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIF file, or its start.
     """
     try:
         size_wh = _size_of(content)
-    except (struct.error, IndexError, OverflowError):  # cut off within its header, or it points nowhere
+    except (struct.error, IndexError, OverflowError):  # a header that is cut off, or has invalid offsets
         return None
     return size_wh if size_wh is not None and min(size_wh) > 0 else None
 

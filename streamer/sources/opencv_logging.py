@@ -1,4 +1,4 @@
-"""Keeps OpenCV's own chatter off the terminal: our error says in one line what its warnings say in ten."""
+"""Silences OpenCV's own log: errors here say in one line what its warnings say in ten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person may ask of a source, whatever its kind."""
+"""Options of sources, whatever their kind."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from streamer.common.errors import ConfigError
 from streamer.common.tls import Trust
 
 MAX_PIXELS = 200_000_000
-"""Largest picture by default: that of the largest cameras, 0.6 GB as BGR."""
+"""Most pixels of a picture by default: those of the largest cameras, 0.6 GB as BGR."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Wishes for cameras and patience with networks; each kind of source takes what concerns it.
+    """Settings of cameras, time-outs of networks, and who decodes; each kind of source uses what applies to it.
 
     Attributes:
-        width: asked of a camera in pixels; None keeps the device's own.
-        height: asked of a camera in pixels; None keeps the device's own.
-        fps: frame rate asked of a camera; None keeps the device's own.
-        pixel_format: four characters asked of a camera, such as ``MJPG``; None keeps the device's own.
-        rtsp_transport: how RTSP carries pictures; ``auto`` is TCP, and UDP where the server refuses that.
-        open_timeout_s: how long a stream may take to answer.
-        key_frame_timeout_s: how long a stream that answers may take to its first picture, which is a key frame.
-        stall_timeout_s: how long a live source may give no frame before it counts as lost.
-        reconnect: how often in a row a lost live source is tried again; None for ever.
-        freshest: whether a live source passes pictures over rather than give old ones: those that came before the
-            next one was asked for, and, where decoding is too slow, those before a newer key frame.
-        max_pixels: most pixels of a picture, width times height; a larger one is refused from its header.
-        tls_verify: whether the certificates of https, rtsps and rtmps are checked against the system's authorities; or
+        width: of a camera's frames in pixels; None keeps the device's setting.
+        height: of a camera's frames in pixels; None keeps the device's setting.
+        fps: a camera's frame rate, or how often a snapshot URL is polled; None keeps the default.
+        pixel_format: a camera's, four characters such as ``MJPG``; None keeps the device's setting.
+        rtsp_transport: ``auto`` is TCP, and UDP where the server refuses that.
+        open_timeout_s: for a stream to answer.
+        key_frame_timeout_s: for a stream that answers to give its first picture, which is a key frame.
+        stall_timeout_s: without a frame until a live source counts as lost.
+        reconnect: attempts in a row to reconnect a lost live source; None is unlimited.
+        freshest: whether a live source drops stale frames: those that arrived before the next one was read, and, where
+            decoding is too slow, those before a newer key frame.
+        max_pixels: most pixels of a picture, width times height; larger ones are refused by their header.
+        tls_verify: whether to check the certificates of https, rtsps and rtmps against the system's authorities; or
             the file of other authorities, in PEM.
-        gpu: number of the GPU that decodes files and streams, where it can; None leaves all to the CPU.
-        gpu_only: whether what that GPU can't decode is refused, rather than decoded by the CPU.
+        gpu: number of the GPU that decodes files and streams, where it can; None is the CPU.
+        gpu_only: whether to refuse what that GPU can't decode, rather than decode it on the CPU.
 
     Raises:
         ConfigError: if a number isn't above zero (`reconnect`: below it), or `pixel_format` isn't four characters.
@@ -54,8 +54,8 @@ class SourceOptions:
     gpu_only: bool = False
 
     def __post_init__(self) -> None:
-        patience = ("open_timeout_s", "key_frame_timeout_s", "stall_timeout_s")
-        for name in ("width", "height", "fps", "max_pixels", *patience):
+        timeouts = ("open_timeout_s", "key_frame_timeout_s", "stall_timeout_s")
+        for name in ("width", "height", "fps", "max_pixels", *timeouts):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above zero, got {value}")
@@ -66,7 +66,7 @@ class SourceOptions:
 
 
 def too_large(size_wh: tuple[int, int], max_pixels: int) -> str | None:
-    """Returns what is wrong with a picture that has more pixels than are allowed, else None."""
+    """Returns what is wrong with a picture of more than `max_pixels` pixels, else None."""
     width, height = size_wh
     if width * height <= max_pixels:
         return None

@@ -1,4 +1,4 @@
-"""A source's time axis: seconds from its first frame that never run backwards."""
+"""A file's timeline: seconds from its first frame that never run backwards."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ _LEAP_S = 10.0
 
 
 class PresentationClock:
-    """Turns the time stamps of a stream, as they come, into a frame's `pts_s`.
+    """Turns a file's time stamps, in order of presentation, into `pts_s`.
 
-    The first frame is at 0. A missing stamp is one frame after the frame before. A stamp that goes back is held at
-    the frame before when it is alone, as damage leaves it; when the next one goes back too, the stream has started
-    its clock again, and the axis goes on from where it was.
+    The first frame is at 0. A frame without a stamp follows the one before by a frame's length. A single stamp that
+    goes back, as damage leaves it, gets the time of the frame before; when the next one goes back too, the file's clock
+    was restarted, and the timeline continues.
 
     Args:
         frame_s: the nominal length of a frame in seconds.
@@ -18,7 +18,7 @@ class PresentationClock:
 
     def __init__(self, frame_s: float) -> None:
         self._frame_s = frame_s
-        self._zero_s: float | None = None  # the stream's stamp that is 0 here
+        self._zero_s: float | None = None  # the stamp that is 0 on the timeline
         self._last_s: float | None = None
         self._went_back = False
 
@@ -27,20 +27,18 @@ class PresentationClock:
         return self._zero_s is not None and self._last_s is not None and stamp_s - self._zero_s > self._last_s + _LEAP_S
 
     def at(self, stamp_s: float | None) -> float:
-        """Returns the frame's time for the stream's own time stamp in seconds, or None where it has none."""
-        if self._last_s is None:
-            expected_s, floor_s = 0.0, 0.0
-        else:
-            expected_s, floor_s = self._last_s + self._frame_s, self._last_s
+        """Returns the next frame's `pts_s` for its stamp in seconds, None where it has none."""
+        floor_s = self._last_s or 0.0
+        expected_s = 0.0 if self._last_s is None else self._last_s + self._frame_s
         if stamp_s is None:
             self._last_s = expected_s
             return expected_s
         if self._zero_s is None:
             self._zero_s = stamp_s - expected_s
-        back = stamp_s - self._zero_s < floor_s
-        if back and self._went_back:
+        goes_back = stamp_s - self._zero_s < floor_s
+        if goes_back and self._went_back:
             self._zero_s = stamp_s - expected_s
-            back = False
-        self._went_back = back
-        self._last_s = floor_s if back else stamp_s - self._zero_s
+            goes_back = False
+        self._went_back = goes_back
+        self._last_s = floor_s if goes_back else stamp_s - self._zero_s
         return self._last_s

@@ -1,20 +1,20 @@
-"""How far a reader has fallen behind a live stream, told from time stamps and waiting alone."""
+"""Measures how far a reader is behind a live stream, by time stamps and waiting times alone."""
 
 from __future__ import annotations
 
 _JUMP_S = 10.0
-_ALLOWED_S = 0.5
+_TOLERANCE_S = 0.5
 WAITED_S = 0.003
 _WAITS = 5
 
 
 class StalePacketFilter:
-    """Decides which packets of a live stream to pass over, undecoded, so that pictures stay fresh.
+    """Decides which packets of a live stream to skip undecoded, so that frames stay fresh.
 
-    A packet's delay is its reading time less its time stamp, both on clocks of their own. The least delay stands for
-    "not behind"; so do delays of several packets in a row that had to be waited for, which follows clocks that drift.
-    A reader that is behind by more than the key frame interval and half a second goes on at the newest key frame that
-    is there, so that nothing is waited for. A stream without key frames is read to its end.
+    A packet's delay is the time at which it is read less its time stamp, on two clocks. The least delay counts as not
+    behind, and so do the delays of several packets in a row that had to be waited for, which follows clock drift. A
+    reader behind by more than the key frame interval and half a second continues at the newest key frame that has
+    arrived. A stream without key frames is never skipped.
     """
 
     def __init__(self) -> None:
@@ -24,19 +24,19 @@ class StalePacketFilter:
         self._least_waited_s = float("inf")
         self._key_stamp_s: float | None = None
         self._key_interval_s: float | None = None
-        self._passing = False
+        self._skipping = False
 
     def should_skip(self, stamp_s: float | None, is_key: bool, read_at_s: float, waited_s: float) -> bool:
-        """Whether to leave the packet just read undecoded.
+        """Whether to skip the packet just read.
 
         Args:
             stamp_s: its decoding or presentation time in seconds, None where it has none.
-            is_key: whether decoding can begin with it.
+            is_key: whether decoding can start with it.
             read_at_s: when it was read, by `time.perf_counter`.
             waited_s: how long reading it took.
         """
         if stamp_s is None:
-            return self._passing and not is_key
+            return self._skipping and not is_key
         behind_s = self._behind_s(read_at_s - stamp_s, waited_s)
         if is_key:
             if self._key_stamp_s is not None and stamp_s > self._key_stamp_s:
@@ -45,18 +45,18 @@ class StalePacketFilter:
         interval_s = self._key_interval_s
         if interval_s is None:
             return False
-        if self._passing:
-            self._passing = not (is_key and behind_s <= interval_s)
+        if self._skipping:
+            self._skipping = not (is_key and behind_s <= interval_s)
         else:
-            self._passing = behind_s > interval_s + _ALLOWED_S
-        return self._passing
+            self._skipping = behind_s > interval_s + _TOLERANCE_S
+        return self._skipping
 
     def _behind_s(self, delay_s: float, waited_s: float) -> float:
         last_s, self._last_delay_s = self._last_delay_s, delay_s
-        if last_s is not None and abs(delay_s - last_s) > _JUMP_S:  # the stream's clock was set anew
+        if last_s is not None and abs(delay_s - last_s) > _JUMP_S:  # the stream's clock was set
             self._zero_s = self._least_waited_s = delay_s
             self._key_stamp_s = None
-            self._passing = False
+            self._skipping = False
         if waited_s > WAITED_S:
             self._waits += 1
             self._least_waited_s = min(self._least_waited_s, delay_s)

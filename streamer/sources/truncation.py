@@ -1,4 +1,4 @@
-"""Whether a video file that has come to its end ends too early, told from the file itself."""
+"""Finds out whether a video that has ended lacks its end, or a part."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from streamer.sources.diagnosis import bytes_missing
 
 _LEAST_MISSING_S, _LEAST_LISTED_S, _BEFORE_END_S = 1.0, 0.5, 0.05
 _INTERVALS, _GAP_INTERVALS, _REGULAR_SHARE = 49, 4.5, 0.9
-# Containers whose header states how long the longest of their streams is. FFmpeg measures or estimates it in others.
+# Containers whose header has the length of their longest stream. FFmpeg measures or estimates it in others.
 _STATES_LENGTH = ("avi", "flv", "asf", "matroska", "mov")
 
 
 def missing_end(path: Path, pictures_end_s: float, *, is_damaged: bool) -> str | None:
-    """Returns what a video file lacks at its end, in words, or None where nothing is known to be missing.
+    """Returns what a video file lacks at its end, in words, or None if nothing is known to be missing.
 
-    A file is whole if the packets of any of its streams reach the length that its header states: sound may go on
-    longer than pictures, and pictures may begin later.
+    A file is whole if the packets of any of its streams reach the length in its header: sound may be longer than
+    pictures, and pictures may start late.
 
     Args:
         path: the file; it may be gone by now.
-        pictures_end_s: when its pictures end, in seconds from the first.
+        pictures_end_s: end of its pictures, in seconds from the first.
         is_damaged: whether packets couldn't be decoded.
     """
     missing = bytes_missing(path)
@@ -60,12 +60,12 @@ def _packet_ends_s(container: InputContainer) -> Iterator[float]:
 
 
 def missing_at_end_s(container: InputContainer, last_stamp_s: float, *, is_damaged: bool) -> float:
-    """Returns how many seconds of what a playlist lists weren't read at its end.
+    """Returns how many seconds at a playlist's end weren't read.
 
-    Its length alone proves nothing: sound may be longer than pictures, and old playlists round up each part's length.
+    Its length alone is no proof: sound may be longer than pictures, and old playlists round up each segment's length.
 
     Args:
-        container: the playlist, freshly opened.
+        container: the playlist, opened again.
         last_stamp_s: of the last picture that was read.
         is_damaged: whether packets couldn't be decoded.
 
@@ -76,7 +76,7 @@ def missing_at_end_s(container: InputContainer, last_stamp_s: float, *, is_damag
     missing_s = length_s - (last_stamp_s - began_s)
     if missing_s < _LEAST_LISTED_S:
         return 0.0
-    container.seek(int((began_s + length_s - _BEFORE_END_S) * av.time_base))  # to the last part that it lists
+    container.seek(int((began_s + length_s - _BEFORE_END_S) * av.time_base))  # to the last segment
     is_there = False
     for packet in container.demux():
         if packet.pts is None or packet.time_base is None:
@@ -88,25 +88,23 @@ def missing_at_end_s(container: InputContainer, last_stamp_s: float, *, is_damag
 
 
 class Coverage:
-    """How much of a listed video's length its pictures cover, where parts of it may not have been read.
+    """Measures how much of a playlist's length its pictures cover.
 
-    FFmpeg passes over a part of a playlist that can't be read, or not wholly, without a word. Where pictures come at
-    regular intervals a gap among them shows it: the playlist's length then is longer than what was covered by as much.
-    Where the sender's clock leaps between two parts, it isn't.
+    FFmpeg silently skips segments that it can't read. A gap between pictures at regular intervals shows that, if the
+    playlist is longer than what was covered by as much; if not, the sender's clock leapt between two segments.
 
     Attributes:
         last_s: the last picture's time stamp.
     """
 
     def __init__(self) -> None:
-        """Has seen no picture yet."""
         self.last_s: float | None = None
         self._intervals_s: list[float] = []
         self._regular = self._count = 0
         self._covered_s = self._gaps_s = 0.0
 
     def add(self, stamp_s: float | None) -> None:
-        """Takes the next picture's time stamp, in order of presentation."""
+        """Adds a picture's time stamp, in order of presentation."""
         last_s, self.last_s = self.last_s, stamp_s
         if last_s is None or stamp_s is None:
             return
@@ -121,7 +119,7 @@ class Coverage:
         self._covered_s += interval_s if is_gap or step_s < 0 else step_s
 
     def missing_s(self, length_s: float) -> float:
-        """Returns how many seconds of pictures are missing among those that came, of a video of this length."""
+        """Returns the seconds missing between the pictures of a video of this length."""
         is_regular = self._regular >= _REGULAR_SHARE * self._count
         is_shorter = length_s - self._covered_s > self._gaps_s / 2
         return self._gaps_s if is_regular and is_shorter else 0.0

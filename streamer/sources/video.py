@@ -31,12 +31,10 @@ _MAX_FPS = 1000.0  # beyond, a rate is an artefact of the time base
 class VideoSource(PrefetchedSource):
     """Frames of one video, in presentation order, as 4:2:0 planes where it has them, else BGR.
 
-    `index` counts decoded frames. A file's `pts_s` are its own time stamps, from its first frame; a live stream
-    without time stamps (MJPEG over HTTP) is stamped at arrival. Damaged packets are passed over and counted; a file
-    that was cut off ends where it was cut; both are told in `skipped`. A live stream is one connection here, whose end
-    raises `SourceError`: `LiveSource` makes a source of several.
-
-    Closing waits for the frame being read, which a silent stream can hold back for `stall_timeout_s`.
+    `index` counts frames, dropped ones included. A file's `pts_s` are its own time stamps, from its first frame; a live
+    stream without time stamps (MJPEG over HTTP) is stamped at arrival. `skipped` lists damaged packets, and the missing
+    end of a file that was cut off. A live stream is one connection, whose end raises `SourceError`: `LiveSource`
+    reconnects. Closing waits for the frame being read, for `stall_timeout_s` at most.
     """
 
     def __init__(
@@ -45,9 +43,9 @@ class VideoSource(PrefetchedSource):
         """Opens a local file or a stream's URL, and decodes its first picture.
 
         Args:
-            spec: where it is.
-            options: patience, and who decodes.
-            body: what a web server has answered to the URL already, to be read and closed; None asks it.
+            spec: the file or stream.
+            options: time-outs, and who decodes.
+            body: the response to the URL, if it was requested already; closed with this.
 
         Raises:
             SourceError: if it can't be opened, holds no video, or ends before its first frame.
@@ -55,25 +53,22 @@ class VideoSource(PrefetchedSource):
         self._path, self._shown, self._name = spec.path, str(spec), spec.name
         self._count = 0
         self._notes: list[str] = []
-        self._complaint = LogLimit()
-        self._looked_at: DecodedPicture | None = None
+        self._log_limit = LogLimit()
+        self._next_picture: DecodedPicture | None = None
         self._identity = _identity(self._path)
         self._decoder = VideoDecoder(spec, options, body)
         self._prefetch()
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Damaged packets as one phrase, and where a file ended too early."""
-        return (*((damage_phrase(self.damaged),) if self.damaged else ()), *self._notes)
+        return (*super().skipped, *self._notes)
 
     @property
     def damaged(self) -> int:
-        """Packets that couldn't be decoded."""
         return self._decoder.damaged
 
     @property
     def dropped(self) -> int:
-        """Pictures of a stream left undecoded, to catch up; `index` counts them."""
         return self._decoder.dropped
 
     def _read_first(self) -> Frame:
@@ -90,7 +85,7 @@ class VideoSource(PrefetchedSource):
         return frame
 
     def _read(self) -> Frame | None:
-        picture = self._next_picture()
+        picture = self._read_picture()
         if picture is not None:
             return self._frame(picture)
         if self.info.live:
@@ -104,15 +99,15 @@ class VideoSource(PrefetchedSource):
         self._note_missing_end()
         return None
 
-    def _next_picture(self) -> DecodedPicture | None:
-        """Returns the next picture; without its stamp where that leaps ahead and the one behind it is back again."""
-        picture, self._looked_at = self._looked_at or self._decoder.read(), None
+    def _read_picture(self) -> DecodedPicture | None:
+        """Returns the next picture, without its stamp where that leaps ahead and the next one doesn't."""
+        picture, self._next_picture = self._next_picture or self._decoder.read(), None
         if picture is None or picture.stamp_s is None or self.info.live or not self._clock.leaps(picture.stamp_s):
             return picture
-        self._looked_at = after = self._decoder.read()
+        self._next_picture = after = self._decoder.read()
         if after is None or after.stamp_s is None or after.stamp_s >= picture.stamp_s:
             return picture
-        if self._complaint.is_due():
+        if self._log_limit.is_due():
             log.warning(
                 "source %r: a time stamp is %.0f s ahead of the next one; its picture follows the one before",
                 self._name,
@@ -121,7 +116,7 @@ class VideoSource(PrefetchedSource):
         return replace(picture, stamp_s=None)
 
     def _release(self) -> None:
-        self._looked_at = None
+        self._next_picture = None
         self._decoder.close()
 
     def _frame(self, picture: DecodedPicture) -> Frame:
@@ -133,14 +128,14 @@ class VideoSource(PrefetchedSource):
         return Frame(picture.pixels, self._name, index, pts_s, now_s, pixel_aspect=self.info.pixel_aspect)
 
     def _live_pts_s(self, picture: DecodedPicture, now_s: float) -> float:
-        """Returns the time of a stream's picture, and says where its stamps don't fit."""
+        """Returns the time of a stream's picture; logs stamps that don't fit."""
         arrivals = self._arrivals
         misfits = arrivals.misfits
         if self._decoder.has_timestamps:
-            pts_s = arrivals.at(picture.stamp_s, now_s, waited=self._decoder.was_waited_for)
+            pts_s = arrivals.at(picture.stamp_s, now_s, waited=self._decoder.waited)
         else:
             pts_s = arrivals.at(None, now_s, waited=True)
-        if arrivals.misfits > misfits and self._complaint.is_due():
+        if arrivals.misfits > misfits and self._log_limit.is_due():
             log.warning(
                 "source %r: a time stamp is %+.1f s off its frame's arrival (%d so far);"
                 " such frames are timed by arrival",
@@ -166,7 +161,7 @@ class VideoSource(PrefetchedSource):
         )
 
     def _note_missing_end(self) -> None:
-        is_replaced = _identity(self._path) != self._identity  # or deleted: what is there now tells nothing
+        is_replaced = _identity(self._path) != self._identity  # or deleted
         if self._notes or self._path is None or is_replaced:
             return
         missing = missing_end(self._path, self._end_s, is_damaged=bool(self._decoder.damaged))
@@ -175,7 +170,7 @@ class VideoSource(PrefetchedSource):
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:
-    """Returns which file is at a path, None where there is none."""
+    """Returns what identifies the file at a path, None where there is none."""
     try:
         found = path.stat() if path is not None else None
     except OSError:
