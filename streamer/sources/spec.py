@@ -133,7 +133,8 @@ class SourceSpec:
         if scheme in STREAM_SCHEMES:
             if cuts_userinfo(text):
                 raise ConfigError(f"source {redact(text)!r} has a / ? or # in its user or password: {_ENCODE}")
-            return cls(name or _host(text), SecretUri(text), SourceKind.STREAM, scheme)
+            url = f"{scheme}{text[len(scheme or '') :]}"  # FFmpeg knows schemes in lower case only
+            return cls(name or _host(url), SecretUri(url), SourceKind.STREAM, scheme)
         if scheme not in (None, "file"):
             known = (*STREAM_SCHEMES, "file")
             raise ConfigError(
@@ -168,9 +169,8 @@ class SourceSpec:
 
     @property
     def url(self) -> str:
-        """A stream's URL with its password, its scheme in lower case: the only form that FFmpeg knows."""
-        text = self.uri.reveal()
-        return f"{self.scheme}{text[len(self.scheme) :]}" if self.scheme else text
+        """A stream's URL with its password, its scheme in lower case."""
+        return self.uri.reveal()
 
     @property
     def delimiters_hint(self) -> str:
