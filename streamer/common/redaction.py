@@ -51,11 +51,13 @@ _QUOTED_URI = re.compile(  # to the quote's end, which may be cut off, and which
     r"""(?<=(['"]))((?:[\w-]+=)?)([A-Za-z][A-Za-z0-9+.-]+:/.*?)(?=(?<!\\)\1|\Z)""", re.DOTALL
 )
 _BARE_URI = re.compile(
-    r"""(?<![A-Za-z0-9+.'"-])(?:[A-Za-z][A-Za-z0-9+.-]+:/{2,}|(?:rtsps?|https?|rtmps?|srt|udp|tcp|ftp|s3|mqtts?):/)"""
-    r"""\S*?(?=[.,:;)\]}>'"]*(?:\s|\Z))""",  # of known schemes also where a path has lost a slash
-    re.IGNORECASE,
+    r"""(?<![A-Za-z0-9+.'"-])(?:[A-Za-z][A-Za-z0-9+.-]+:/{2,}|(?:rtsps?|https?|rtmps?|srt|udp|tcp|ftp|s3|mqtts?):/)\S*""",
+    re.IGNORECASE,  # of known schemes also where a path has lost a slash
 )
-_BARE_USER = re.compile(r"""(?<![\w/*])[^\s'"/:@]+:[^\s'"/@]+@(?=[\w\[])""")  # of URIs without a scheme
+_AFTER_URI = ".,:;)]}>'\""
+_WORDS_OF_TEXT = re.compile(r"""[^\s'"/]+""")
+_HOST_START = re.compile(r"[\w\[]")
+_USER_AFTER_SIGN = re.compile(r"(?<=[^\w*]).")
 _BARE_QUERY = re.compile(r"""\?[^\s'"=?]+=[^\s'"]*""")
 
 
@@ -79,11 +81,41 @@ def redact(uri: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Returns any text with all URIs in it redacted, quoted ones also where they hold spaces."""
+    """Returns any text with all URIs in it redacted, quoted ones also where they hold spaces. In linear time."""
     text = _QUOTED_URI.sub(lambda found: found[2] + redact(found[3]), text)
-    text = _BARE_URI.sub(lambda found: redact(found[0]), text)
+    text = _BARE_URI.sub(lambda found: _redact_bare(found[0]), text)
     text = _BARE_QUERY.sub(lambda found: f"?{_redact_query(found[0][1:])}", text)
-    return _BARE_USER.sub(f"{HIDDEN}@", text)
+    return _WORDS_OF_TEXT.sub(_redact_users, text) if "@" in text else text
+
+
+def _redact_bare(found: str) -> str:
+    uri = found.rstrip(_AFTER_URI)
+    return redact(uri) + found[len(uri) :]
+
+
+def _redact_users(found: re.Match[str]) -> str:
+    """Hides each ``user:password`` before an ``@`` and a host in a word of a text, as of a URI without a scheme."""
+    parts = found[0].split("@")
+    is_part_of_path = found.start() > 0 and found.string[found.start() - 1] == "/"
+    for number, after in enumerate(parts[1:]):
+        if _HOST_START.match(after):
+            parts[number] = _hide_user(parts[number], is_start=bool(number) or not is_part_of_path)
+    return "@".join(parts)
+
+
+def _hide_user(text: str, *, is_start: bool) -> str:
+    """Replaces the ``user:password`` that ends a text; `is_start` is whether the user may be at its start."""
+    offset = 0
+    for part in text.split(":")[:-1]:
+        if offset + len(part) + 1 == len(text):  # no password
+            break
+        if part and (is_start or offset):
+            return text[:offset] + HIDDEN
+        user = _USER_AFTER_SIGN.search(part)
+        if user is not None:
+            return text[: offset + user.start()] + HIDDEN
+        offset += len(part) + 1
+    return text
 
 
 def userinfo_end(rest: str) -> int | None:

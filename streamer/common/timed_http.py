@@ -1,4 +1,4 @@
-"""HTTP answers within a time for all of them: a socket's own time-out begins anew with each byte that drips in."""
+"""HTTP responses with a deadline: a socket's own time-out restarts with each byte that arrives."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 
 class Deadline:
-    """When what is being waited for must have come."""
+    """A point in time until which to wait."""
 
     def __init__(self, seconds: float) -> None:
         self.extend(seconds)
 
     def extend(self, seconds: float) -> None:
-        """Counts anew from now."""
+        """Restarts it from now."""
         self._at_s = time.monotonic() + seconds
 
     def credit(self, seconds: float) -> None:
-        """Adds to what is left."""
+        """Adds time."""
         self._at_s += seconds
 
     def left_s(self) -> float:
-        """Returns how long is left; raises TimeoutError if nothing is."""
+        """Returns the time left; raises TimeoutError if there is none."""
         left_s = self._at_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("timed out")
@@ -32,7 +32,7 @@ class Deadline:
 
 
 class _TimedReader(io.RawIOBase):
-    """What comes through a socket until a deadline: the socket's own time-out is for each byte anew."""
+    """Reads from a socket until a deadline."""
 
     def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
         self._socket, self._deadline = connection, deadline
@@ -52,7 +52,7 @@ class _TimedReader(io.RawIOBase):
 
 
 def response_within(deadline: Deadline) -> type[http.client.HTTPResponse]:
-    """Returns a connection's `response_class` that reads head and body until a deadline, then raises TimeoutError."""
+    """Returns a `response_class` for a connection, which raises TimeoutError at the deadline."""
 
     class Response(http.client.HTTPResponse):
         def __init__(self, sock: socket.socket, **options: Any) -> None:

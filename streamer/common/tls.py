@@ -1,4 +1,4 @@
-"""Whose certificates are trusted on ``https``, ``rtsps`` and ``rtmps``, by FFmpeg and by Python alike."""
+"""The certificates that FFmpeg and Python trust on ``https``, ``rtsps`` and ``rtmps``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ _PORTS = {"https": 443, "rtsps": 322, "rtmps": 443}
 SCHEMES = tuple(_PORTS)
 REMEDY = "give the file of its authority with --tls-verify FILE, or trust anyone with --tls-verify no"
 
-# Where systems keep the authorities that they trust, in one file. The FFmpeg in PyAV's wheels looks in one place only,
-# which Debian and others don't have, so it's told.
+# Systems' bundles of authorities. The FFmpeg in PyAV's wheels looks in one place only, which Debian lacks.
 _BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -23,14 +22,14 @@ _BUNDLES = (
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )
-_LONGEST_LOOK_S = 3.0
+_MAX_CHECK_S = 3.0
 
 Trust = bool | Path
-"""True trusts the system's authorities, a path those in that file (PEM), False anyone."""
+"""True: the system's authorities; a path: those in that file (PEM); False: any certificate."""
 
 
 def check_trust(trust: Trust) -> None:
-    """Makes sure that a file of authorities can be used.
+    """Checks a file of authorities.
 
     Raises:
         ConfigError: if it can't be read, or holds no certificate.
@@ -44,7 +43,7 @@ def check_trust(trust: Trust) -> None:
 
 
 def tls_context(trust: Trust) -> ssl.SSLContext:
-    """Returns the same for Python's connections.
+    """Returns the context for Python's connections.
 
     Raises:
         OSError: if the file can't be read, or holds no certificate (`ssl.SSLError`).
@@ -59,7 +58,7 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
 
 
 def ffmpeg_options(trust: Trust) -> dict[str, str]:
-    """Returns the same for FFmpeg's connections; it compares the host's name too."""
+    """Returns the options for FFmpeg's connections, which check the host name too."""
     bundle = trust if isinstance(trust, Path) else _system_bundle()
     authorities = {"ca_file": str(bundle)} if trust and bundle is not None else {}
     return {"tls_verify": "1" if trust else "0"} | authorities
@@ -68,14 +67,14 @@ def ffmpeg_options(trust: Trust) -> dict[str, str]:
 def why_distrusted(url: str, trust: Trust, timeout_s: float) -> str | None:
     """Returns why a server's certificate isn't trusted, as the end of "source 'x' ...", None where it isn't that.
 
-    FFmpeg doesn't say. The server is connected to once more, and nothing is asked of it.
+    FFmpeg doesn't say. This connects once more, and sends no request.
     """
     parts = urlsplit(url)
     if not trust or parts.scheme not in _PORTS or parts.hostname is None:
         return None
     try:
         where = (parts.hostname, parts.port or _PORTS[parts.scheme])
-        with socket.create_connection(where, timeout=max(0.1, min(timeout_s, _LONGEST_LOOK_S))) as connection:
+        with socket.create_connection(where, timeout=max(0.1, min(timeout_s, _MAX_CHECK_S))) as connection:
             tls_context(trust).wrap_socket(connection, server_hostname=parts.hostname).close()
     except ssl.SSLCertVerificationError as error:
         return distrusted(error)
@@ -85,12 +84,12 @@ def why_distrusted(url: str, trust: Trust, timeout_s: float) -> str | None:
 
 
 def distrusted(error: ssl.SSLCertVerificationError) -> str:
-    """Returns what to say of a certificate that isn't trusted, as the end of "source 'x' ..."."""
+    """Returns the message for an untrusted certificate, as the end of "source 'x' ..."."""
     return f"has a certificate that isn't trusted ({error.verify_message.rstrip('.')}); {REMEDY}"
 
 
 @functools.cache
 def _system_bundle() -> Path | None:
-    """Returns the file with the system's authorities; `SSL_CERT_FILE` says which, None where there is none."""
+    """Returns the file of the system's authorities, or of `SSL_CERT_FILE`; None where there is none."""
     paths = ssl.get_default_verify_paths()
     return next((Path(path) for path in (paths.cafile, *_BUNDLES) if path and Path(path).is_file()), None)
