@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 import cv2
@@ -18,6 +19,7 @@ from streamer.frames.yuv import Yuv420
 LABELS = ["person", "bicycle", "car", "Fußgänger", "行人"]
 GREY = 90
 Box = tuple[float, float, float, float]
+Size = tuple[int, int]
 
 
 def frame_of(size_wh: tuple[int, int], kind: str, colorspace: int = 1, color_range: int = 1) -> Frame:
@@ -209,7 +211,7 @@ def test_many_different_labels_do_not_pile_up() -> None:
     frame = frame_of((64, 48), "bgr")
     for index in range(700):
         annotator.annotate(frame, found(((4, 4, 40, 40), index)))
-    assert len(annotator._plates) <= 512
+    assert len(annotator.plate_bytes) <= 512
 
 
 def test_a_class_id_without_a_label_is_an_error() -> None:
@@ -222,11 +224,82 @@ def test_the_end_of_a_long_label_is_left_out(kind: str) -> None:
     frame, box = frame_of((640, 480), kind), ((10.0, 100.0, 200.0, 200.0), 0)
     long, longer = (Annotator(["x" * count]).annotate(frame, found(box)) for count in (65, 200_000))
     np.testing.assert_array_equal(long.image, longer.image)
-    largest = max(plane.nbytes for plate in _plates_of("x" * 200_000, frame) for plane in plate)
-    assert largest < 1 << 20
+    annotator = Annotator(["x" * 200_000])
+    annotator.annotate(frame, found(box))
+    assert max(annotator.plate_bytes) < 1 << 20
 
 
-def _plates_of(label: str, frame: Frame) -> list[tuple[npt.NDArray[np.uint8], ...]]:
-    annotator = Annotator([label])
-    annotator.annotate(frame, found(((10.0, 100.0, 200.0, 200.0), 0)))
-    return list(annotator._plates.values())
+def outline(
+    size_wh: tuple[int, int], box: tuple[int, int, int, int], line_wh: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Returns (H, W) bool: the four sides of a box, drawn inwards."""
+    left, top, right, bottom = box
+    mask = np.zeros((size_wh[1], size_wh[0]), bool)
+    mask[top:bottom, left:right] = True
+    mask[top + line_wh[1] : bottom - line_wh[1], left + line_wh[0] : right - line_wh[0]] = False
+    return mask
+
+
+GEOMETRY = [
+    ((640, 480), (100.0, 200.0, 300.0, 400.0), 1, (100, 200, 300, 400), (2, 2)),
+    ((640, 480), (101.9, 201.9, 300.1, 400.1), 1, (100, 200, 302, 402), (2, 2)),  # outwards, to even
+    ((1920, 1080), (100.0, 400.0, 900.0, 900.0), 1, (100, 400, 900, 900), (4, 4)),
+    ((3840, 2160), (100.0, 400.0, 900.0, 900.0), 1, (100, 400, 900, 900), (6, 6)),
+    ((1920, 1080), (100.0, 400.0, 900.0, 900.0), 4, (100, 400, 900, 900), (2, 6)),  # pixels four times as wide as high
+]
+
+
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+@pytest.mark.parametrize(("size_wh", "given", "aspect", "box", "line_wh"), GEOMETRY)
+def test_a_box_is_where_it_was_found(
+    size_wh: tuple[int, int],
+    given: Box,
+    aspect: int,
+    box: tuple[int, int, int, int],
+    line_wh: tuple[int, int],
+    kind: str,
+) -> None:
+    frame = dataclasses.replace(frame_of(size_wh, kind), pixel_aspect=Fraction(aspect))
+    drawn = Annotator([""]).annotate(frame, found((given, 0)))
+    top = box[1]  # the label is above
+    np.testing.assert_array_equal(changed(frame, drawn)[top:], outline(size_wh, box, line_wh)[top:])
+
+
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+def test_corners_are_a_quarter_of_each_side(kind: str) -> None:
+    frame = frame_of((640, 480), kind)
+    drawn = Annotator([""]).annotate(frame, found(((100.0, 200.0, 260.0, 400.0), 0)).reused())
+    wanted = outline((640, 480), (100, 200, 260, 400), (2, 2))
+    wanted[200:400, 140:220] = wanted[250:350, 100:260] = False
+    np.testing.assert_array_equal(changed(frame, drawn)[202:], wanted[202:])
+
+
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+@pytest.mark.parametrize(
+    ("box", "is_above", "at_x"),
+    [
+        ((100.0, 200.0, 300.0, 400.0), True, 100),
+        ((100.0, 0.0, 300.0, 400.0), False, 100),
+        ((100.0, 10.0, 300.0, 400.0), False, 100),  # the label is 16 px high
+        ((630.0, 200.0, 640.0, 400.0), True, None),  # moved left, into the picture
+    ],
+)
+def test_a_label_is_above_its_box_or_else_inside(box: Box, is_above: bool, at_x: int | None, kind: str) -> None:
+    frame = frame_of((640, 480), kind)
+    mask = changed(frame, Annotator(LABELS).annotate(frame, found((box, 0))))
+    label_rows = np.nonzero(mask.sum(axis=1) > 12)[0]
+    top = int(box[1])
+    assert (label_rows[0] < top) == is_above
+    row = mask[top - 3 if is_above else top + 5]
+    columns = np.nonzero(row)[0]
+    assert columns[0] == at_x if at_x is not None else columns[-1] == 639
+    heights = np.nonzero(mask[:top].any(axis=1))[0] if is_above else label_rows
+    assert heights[-1] == top - 1 if is_above else heights[0] == top
+
+
+@pytest.mark.parametrize("kind", ["bgr", "yuv"])
+def test_the_overlay_begins_at_the_margin(kind: str) -> None:
+    frame = frame_of((1920, 1080), kind)
+    mask = changed(frame, Annotator(LABELS).annotate(frame, Detections.empty(), ["25 FPS"]))
+    rows, columns = np.nonzero(mask)
+    assert (rows.min(), columns.min()) == (12, 12)  # sqrt(1920 x 1080) / 240 is 6, doubled

@@ -8,22 +8,18 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from streamer.app.config import SourceOverrides, StreamConfig
-from streamer.app.stream_factory import StreamFactory
 from streamer.common.atomic_file import whole_file
 from streamer.common.errors import ConfigError, SinkError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
-from streamer.runtime.stream_spec import StreamSpec
-from streamer.sinks import OutputSpec, files, open_sink
+from streamer.sinks import OutputSpec, open_sink
 from streamer.sinks.images import ImagesSink
 from streamer.sinks.jsonl import JsonlSink
 from streamer.sinks.options import Retention, SinkOptions
@@ -31,7 +27,6 @@ from streamer.sinks.paths import OutputPaths
 from streamer.sinks.video.sink import VideoSink
 from streamer.sources.base import SourceInfo
 from streamer.sources.spec import SourceSpec
-from tests.fakes import wait_for
 from tests.media import picture, write_clip, write_image
 
 named = SourceSpec.parse_named
@@ -179,7 +174,6 @@ def test_where_files_cannot_be_locked_that_is_said_once(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    files._say_unlocked.cache_clear()
     for name in ("a.jsonl", "b.jsonl"):
         JsonlSink(tmp_path / name, []).close()
     assert caplog.messages == [
@@ -328,200 +322,3 @@ def test_a_video_that_failed_leaves_its_link(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="there is no folder"):
         VideoSink(link, SourceInfo("a", ""))
     assert link.is_symlink()
-
-
-class Reader:
-    """Reads a pipe on a thread."""
-
-    def __init__(self, path: Path) -> None:
-        self.lines: list[str] = []
-        self._path = path
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with self._path.open() as file:
-            self.lines.extend(file)
-
-    def end(self) -> list[str]:
-        """Waits for the end; returns the lines."""
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-        return self.lines
-
-
-@pytest.fixture
-def pipe(tmp_path: Path) -> Path:
-    """A named pipe."""
-    path = tmp_path / "pipe.jsonl"
-    os.mkfifo(path)
-    return path
-
-
-def test_a_pipe_gets_every_line_whenever_its_reader_comes(pipe: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sink = JsonlSink(pipe, [])
-
-    def write() -> None:
-        with sink:
-            for number in range(2000):  # more than a pipe holds
-                sink.write(frame(number), NOTHING)
-
-    writer = threading.Thread(target=write, daemon=True)
-    writer.start()
-    wait_for(lambda: caplog.messages == [f"waiting for a reader of the pipe {pipe}"])
-    reader = Reader(pipe)
-    writer.join(60)
-    assert not writer.is_alive()
-    assert len(reader.end()) == 2000
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
-
-
-def test_a_pipe_without_a_reader_is_given_up_when_asked(pipe: Path) -> None:
-    sink = JsonlSink(pipe, [])
-    sink.interrupt()
-    with pytest.raises(SinkError, match=r"pipe\.jsonl broke off: nothing reads the pipe"):
-        sink.write(frame(), NOTHING)
-    sink.close()
-    sink.close()
-
-
-def test_a_pipe_whose_reader_takes_nothing_is_given_up_when_asked(pipe: Path) -> None:
-    descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    sink = JsonlSink(pipe, [])
-    sink.interrupt()
-    with pytest.raises(SinkError, match="its reader takes nothing more"):
-        for number in range(10_000):
-            sink.write(frame(number), NOTHING)
-    sink.close()
-    os.close(descriptor)
-
-
-def test_a_pipe_whose_reader_has_gone_ends_alone(pipe: Path) -> None:
-    descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    sink = JsonlSink(pipe, [])
-    sink.write(frame(), NOTHING)
-    os.close(descriptor)
-    with pytest.raises(SinkError, match="broke off: Broken pipe"):
-        sink.write(frame(1), NOTHING)
-    sink.close()
-
-
-@contextmanager
-def opened(config: StreamConfig) -> Iterator[tuple[StreamFactory, list[StreamSpec]]]:
-    """A run's sources and outputs, without the run."""
-    with StreamFactory(config) as opener, ExitStack() as stack:
-        yield opener, opener.plans(opener.sources(stack), ("thing",), stack)
-
-
-def write_all(plan: StreamSpec, count: int = 3) -> list[Path]:
-    """Writes frames to a plan's outputs and closes them with their source; returns the files."""
-    for number in range(count):
-        for _, sink in plan.sinks:
-            sink.write(frame(number, plan.source.info.name), NOTHING)
-    for _, sink in plan.sinks:
-        sink.close()
-    plan.source.close()
-    return [path for _, sink in plan.sinks for path in sink.written]
-
-
-@pytest.fixture
-def clips(tmp_path: Path) -> list[Path]:
-    """Three sources."""
-    return [write_clip(tmp_path / f"{name}.mp4", 2) for name in "abc"]
-
-
-@pytest.mark.parametrize("output", ["out.mp4", "out.jsonl", "out/", "out.mkv"])
-def test_another_source_leaves_what_the_one_before_has_written(output: str, tmp_path: Path, clips: list[Path]) -> None:
-    config = StreamConfig(source=(named(f"a={clips[0]}"),), output=(f"{tmp_path}/{output}",), decode="cpu")
-    with opened(config) as (opener, plans):
-        (first,) = write_all(plans[0])
-        before = first.read_bytes() if first.is_file() else sorted(first.iterdir())
-        opener.forget("a")
-        (second,) = write_all(opener.open_stream(config, named(f"b={clips[1]}")), 1)
-        opener.forget("b")
-        (third,) = write_all(opener.open_stream(config, named(str(clips[2]))), 1)
-    assert (first.read_bytes() if first.is_file() else sorted(first.iterdir())) == before
-    stem, _, ending = output.strip("/").partition(".")
-    assert [path.name for path in (first, second, third)] == [
-        f"{stem}{number}{'.' if ending else ''}{ending}" for number in ("", "-2", "-3")
-    ]
-    assert all(path.exists() for path in (second, third))
-
-
-def test_a_source_added_to_a_run_with_one_video_gets_its_own(tmp_path: Path, clips: list[Path]) -> None:
-    config = StreamConfig(source=(named(f"a={clips[0]}"),), output=(f"{tmp_path}/wall.mp4",), decode="cpu")
-    with opened(config) as (opener, plans):
-        plans[0].sinks[0][1].write(frame(), NOTHING)
-        size = (tmp_path / "wall.mp4").stat().st_size
-        added = opener.open_stream(config, named(f"b={clips[1]}"))
-        assert write_all(added) == [tmp_path / "wall-2.mp4"]
-        assert (tmp_path / "wall.mp4").stat().st_size == size
-        write_all(plans[0])
-    assert (tmp_path / "wall.mp4").stat().st_size > size
-
-
-def test_exchanging_all_sources_of_a_tiled_video_begins_another(tmp_path: Path, clips: list[Path]) -> None:
-    config = StreamConfig(
-        source=(named(f"a={clips[0]}"), named(f"b={clips[1]}")),
-        output=(f"{tmp_path}/wall.mp4",),
-        decode="cpu",
-        pace="source",
-    )
-    with opened(config) as (opener, plans):
-        for plan in plans:
-            plan.sinks[0][1].write(frame(), NOTHING)
-        wait_for((tmp_path / "wall.mp4").exists)
-        for name in "ab":
-            opener.forget(name)
-        for plan in plans:
-            plan.sinks[0][1].close()
-        content = (tmp_path / "wall.mp4").read_bytes()
-        added = opener.open_stream(config, named(f"c={clips[2]}"))
-        assert write_all(added) == [tmp_path / "wall-2.mp4"]
-    assert (tmp_path / "wall.mp4").read_bytes() == content
-
-
-def test_outputs_of_ones_own_that_change_and_come_back(tmp_path: Path, clips: list[Path]) -> None:
-    def with_output(name: str) -> StreamConfig:
-        return config.model_copy(
-            update={"overrides": {"a": SourceOverrides(output=(OutputSpec.parse(f"{tmp_path}/{name}"),))}}
-        )
-
-    config = StreamConfig(source=(named(f"a={clips[0]}"),), output=("null",), decode="cpu")
-    with opened(with_output("x.jsonl")) as (opener, plans):
-        written = write_all(plans[0])
-        for name in ("y.jsonl", "x.jsonl"):
-            opener.forget("a")
-            written += write_all(opener.open_stream(with_output(name), named(f"a={clips[0]}")))
-    assert [path.name for path in written] == ["x.jsonl", "y.jsonl", "x-2.jsonl"]
-    assert [len(path.read_text().splitlines()) for path in written] == [3, 3, 3]
-
-
-def test_sources_whose_names_are_one_in_a_path_are_kept_apart(tmp_path: Path, clips: list[Path]) -> None:
-    config = StreamConfig(source=(named(f"a_b={clips[0]}"),), output=(f"{tmp_path}/{{source}}.jsonl",), decode="cpu")
-    with opened(config) as (opener, plans):
-        (first,) = write_all(plans[0])
-        opener.forget("a_b")
-        (second,) = write_all(opener.open_stream(config, named(str(write_clip(tmp_path / "a b.mp4", 2)))))
-    assert [first.name, second.name] == ["a_b.jsonl", "a_b-2.jsonl"]
-
-
-def test_what_the_run_has_read_is_no_output_later(tmp_path: Path, clips: list[Path]) -> None:
-    config = StreamConfig(source=(named(f"a={clips[0]}"),), output=("null",), decode="cpu")
-    content = clips[0].read_bytes()
-    with opened(config) as (opener, _):
-        opener.forget("a")
-        wrong = config.model_copy(
-            update={"overrides": {"b": SourceOverrides(output=(OutputSpec.parse(str(clips[0])),))}}
-        )
-        with pytest.raises(ConfigError, match="is also the source"):
-            opener.open_stream(wrong, named(f"b={clips[1]}"))
-    assert clips[0].read_bytes() == content
-
-
-def test_what_the_run_is_writing_is_no_source(tmp_path: Path, clips: list[Path]) -> None:
-    config = StreamConfig(source=(named(f"a={clips[0]}"),), output=(f"{tmp_path}/out.mp4",), decode="cpu")
-    with opened(config) as (opener, plans):
-        write_all(plans[0])
-        with pytest.raises(ConfigError, match="is also the source"):
-            opener.open_stream(config, named(f"b={tmp_path / 'out.mp4'}"))

@@ -193,14 +193,13 @@ def test_a_picture_that_has_the_name_of_anothers_index_is_kept_apart(tmp_path: P
     names=st.lists(st.sampled_from(["a.png", "a_000001.png", "a_000003.png", "a_000003_000004.png", None]), max_size=9)
 )
 def test_no_name_is_used_twice_however_few_are_remembered(
-    names: list[str | None], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    names: list[str | None], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr("streamer.sinks.images._MOST_NAMES", 2)
     folder = tmp_path_factory.mktemp("names")
-    with ImagesSink(folder) as sink:
+    with ImagesSink(folder, max_names=2) as sink:
         for number, name in enumerate(names):
             sink.write(frame(number, name=name, size_wh=(16, 16)), Detections.empty())
-        assert len(sink._names) <= 2
+        assert sink.remembered_names <= 2
     assert len(list(folder.iterdir())) == len(names)
 
 
@@ -208,7 +207,7 @@ def test_names_of_frames_are_not_remembered(tmp_path: Path) -> None:
     with ImagesSink(tmp_path) as sink:
         for number in range(20):
             sink.write(frame(number, size_wh=(16, 16)), Detections.empty())
-        assert not sink._names
+        assert not sink.remembered_names
     assert len(list(tmp_path.iterdir())) == 20
 
 

@@ -19,7 +19,7 @@ from streamer.common.errors import SinkError
 from streamer.frames.frame import Frame
 from streamer.sinks.video.sink import VideoSink
 from tests.media import write_clip
-from tests.recordings import ENDINGS, NOTHING, info, read, write
+from tests.recordings import ENDINGS, NOTHING, frames, info, read, write
 
 
 def noise(count: int) -> Iterator[Frame]:
@@ -118,3 +118,15 @@ def test_a_killed_run_leaves_all_but_the_last_two_seconds(ending: str, with_soun
     assert times_s[-1] >= frames_s - 2
     opened = cv2.VideoCapture(str(path))
     assert opened.read()[0]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_on_the_disk_is_never_older_than_two_seconds(ending: str, tmp_path: Path) -> None:
+    still = next(frames([0.0]))
+    path, copy = tmp_path / f"out{ending}", tmp_path / f"copy{ending}"
+    with VideoSink(path, info()) as sink:
+        for number in range(150):  # 5 s of a still picture: less than FFmpeg buffers
+            sink.write(Frame(still.pixels, "still", number, number / 30, 0.0), NOTHING)
+        copy.write_bytes(path.read_bytes())
+    with av.open(str(copy)) as opened:
+        assert sum(1 for _ in opened.decode(video=0)) >= 90

@@ -59,6 +59,11 @@ class Annotator:
         self._labels = tuple(label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL - 1]}…" for label in labels)
         self._plates: dict[Hashable, Plate] = {}
 
+    @property
+    def plate_bytes(self) -> list[int]:
+        """Sizes of the cached labels and overlays, in bytes."""
+        return [sum(plane.nbytes for plane in plate) for plate in self._plates.values()]
+
     def annotate(self, frame: Frame, detections: Detections, overlay_lines: Sequence[str] = ()) -> Frame:
         """Returns a frame like `frame` with the detections and the overlay drawn on a copy of its pixels.
 

@@ -20,22 +20,21 @@ from streamer.sources.spec import PICTURE_SUFFIXES
 
 log = logging.getLogger(__name__)
 
-_MOST_NAMES = 100_000
-
 
 class ImagesSink(Sink):
     """Writes each frame as a picture into a folder: under its own name if it came from a picture file.
 
-    Other frames are called ``SOURCE_000123.jpg`` after their index. A file appears whole or not at all. Pictures whose
-    pixels aren't square are scaled to their true shape.
+    Other frames are named after their index: ``SOURCE_000123.jpg``. Files are written atomically. Pictures with
+    non-square pixels are scaled to their true shape.
     """
 
-    def __init__(self, folder: Path, *, paths: OutputPaths | None = None) -> None:
-        """Makes the folder if it isn't there.
+    def __init__(self, folder: Path, *, paths: OutputPaths | None = None, max_names: int = 100_000) -> None:
+        """Makes the folder if there is none.
 
         Args:
             folder: the folder.
-            paths: those of the run; None is a run of its own.
+            paths: the paths of the run; None for a run of its own.
+            max_names: after that many pictures, names always include the index, so that memory stays bounded.
 
         Raises:
             ConfigError: if another run is writing pictures there.
@@ -44,18 +43,19 @@ class ImagesSink(Sink):
         self._claim = (paths or OutputPaths()).claim_folder(folder)
         self._folder = self._claim.path
         self._names: set[str] = set()
+        self._max_names = max_names
         self._has_written = False
-        self._said = False
+        self._has_warned = False
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Writes the frame's picture, which must have the boxes drawn on it already.
+        """Writes the frame's picture, which must already have the boxes drawn.
 
         Raises:
             SinkError: if it can't be encoded or written.
         """
         path = self._folder / self._name(frame)
-        if path.exists() and not self._said:
-            self._said = True
+        if path.exists() and not self._has_warned:
+            self._has_warned = True
             log.warning("replacing pictures in %s, the first is %s", self._folder, path.name)
         try:
             encoded, content = cv2.imencode(path.suffix, resized(frame, frame.shown_wh))
@@ -73,7 +73,7 @@ class ImagesSink(Sink):
             raise SinkError(f"can't write {path}: {reason(error)}; the pictures before are complete") from error
 
     def close(self) -> None:
-        """Lets other runs have the folder: each picture was finished when it was written."""
+        """Releases the folder; each picture is already finished."""
         self._claim.close()
 
     @property
@@ -81,20 +81,25 @@ class ImagesSink(Sink):
         """The folder, once a picture is in it."""
         return (self._folder,) if self._has_written else ()
 
-    def _name(self, frame: Frame) -> str:
-        """Returns the picture's file name, not used before in this run.
+    @property
+    def remembered_names(self) -> int:
+        """How many names of pictures are remembered, `max_names` at most."""
+        return len(self._names)
 
-        An index is used once, so a name that ends in it is new unless a picture came with that very name. Names that
-        pictures came with are remembered, up to a limit; beyond it every picture has its index in its name.
+    def _name(self, frame: Frame) -> str:
+        """Returns a file name that this run hasn't used.
+
+        Indices are unique, so a name that ends in one is new unless a picture had that very name: the pictures' own
+        names are remembered, up to `max_names`.
         """
         if frame.name is None:
             return f"{safe_name(frame.source)}_{frame.index:06d}.jpg"
         own = Path(frame.name)
         name = own.name if own.suffix.lower() in PICTURE_SUFFIXES else f"{own.name}.jpg"
-        is_full = len(self._names) >= _MOST_NAMES
+        is_full = len(self._names) >= self._max_names
         while is_full or name in self._names:  # pictures of the same name from several folders
             is_full = False
             name = f"{Path(name).stem}_{frame.index:06d}{Path(name).suffix}"
-        if len(self._names) < _MOST_NAMES:
+        if len(self._names) < self._max_names:
             self._names.add(name)
         return name

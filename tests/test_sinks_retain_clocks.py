@@ -1,0 +1,182 @@
+"""The age and the order of old segments where clocks, names and files disagree; several outputs of one run."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from streamer.sinks.options import Retention
+from streamer.sinks.segmented import Series
+from tests.test_sinks_retain import Clocks
+
+HOUR_S, DAY_S, YEAR_S = 3600.0, 86_400.0, 365 * 86_400.0
+
+
+def segment(folder: Path, begun_s: float, written_s: float | None = None, *, stem: str = "out", size: int = 10) -> Path:
+    """Writes a segment that was begun at one time by its name, and written last at another by the file system."""
+    begun = datetime.fromtimestamp(begun_s, UTC)
+    path = folder / f"{stem}-{begun:%Y%m%dT%H%M%S}.{begun.microsecond // 1000:03d}Z.mp4"
+    path.write_bytes(b"x" * size)
+    written_s = begun_s + 600 if written_s is None else written_s
+    os.utime(path, (written_s, written_s))
+    return path
+
+
+def numbers(folder: Path, *paths: Path) -> list[int]:
+    """Returns which of the paths are there."""
+    return [number for number, path in enumerate(paths) if path.exists()]
+
+
+def record(series: Series, begun_s: float, *, size: int = 10) -> Path:
+    """Has a run write a segment, which the file system dates as the clock does."""
+
+    def make(path: Path) -> Path:
+        with path.open("xb") as file:
+            file.write(b"x" * size)
+        os.utime(path, (begun_s, begun_s))
+        return path
+
+    return series.begin(datetime.fromtimestamp(begun_s, UTC), make)
+
+
+@pytest.mark.parametrize("retain", [Retention(size_bytes=45), Retention(age_s=DAY_S)], ids=["size", "age"])
+@pytest.mark.parametrize("away_s", [-57 * YEAR_S, -YEAR_S, -HOUR_S * 3])
+def test_with_a_clock_in_the_past_what_is_recorded_stays(retain: Retention, away_s: float, tmp_path: Path) -> None:
+    clocks = Clocks()
+    old = [segment(tmp_path, clocks.now_s - (3 - number) * HOUR_S) for number in range(3)]
+    clocks.now_s += away_s
+    series = Series(tmp_path / "out.mp4", clocks.retention(retain))
+    new = []
+    for _ in range(3):
+        new.append(record(series, clocks.now_s))
+        clocks.pass_by(600)
+    series.close()
+    assert numbers(tmp_path, *new) == [0, 1, 2]
+    assert numbers(tmp_path, *old) == ([0, 1, 2] if retain.size_bytes is None else [2])
+
+
+@pytest.mark.parametrize("jump_s", [57 * YEAR_S, YEAR_S, 2 * DAY_S])
+def test_a_clock_that_is_put_right_in_the_run_deletes_nothing(jump_s: float, tmp_path: Path) -> None:
+    clocks = Clocks()
+    right_s = clocks.now_s
+    old = [segment(tmp_path, right_s - (3 - number) * HOUR_S) for number in range(3)]
+    clocks.now_s = right_s - jump_s
+    series = Series(tmp_path / "out.mp4", clocks.retention(Retention(age_s=DAY_S)))
+    early = record(series, clocks.now_s)
+    clocks.pass_by(60)
+    clocks.now_s += jump_s
+    late = record(series, clocks.now_s)
+    series.prune()
+    assert numbers(tmp_path, *old, early, late) == [0, 1, 2, 3, 4]
+    clocks.pass_by(DAY_S - 30)
+    record(series, clocks.now_s)
+    assert numbers(tmp_path, *old, early, late) == [3, 4], "by now all that was there has its age"
+    clocks.pass_by(HOUR_S)
+    record(series, clocks.now_s)
+    assert numbers(tmp_path, early, late) == [1]
+
+
+@pytest.mark.parametrize("is_at_start", [True, False])
+def test_with_a_clock_in_the_future_old_segments_stay_until_the_run_has_lasted(
+    is_at_start: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clocks = Clocks()
+    old = [segment(tmp_path, clocks.now_s - (50 - number) * HOUR_S) for number in range(50)]
+    if is_at_start:
+        clocks.now_s += 10 * YEAR_S
+    series = Series(tmp_path / "out.mp4", clocks.retention(Retention(age_s=DAY_S)))
+    record(series, clocks.now_s)
+    if is_at_start:
+        assert all(path.exists() for path in old)
+        (message,) = caplog.messages
+        assert message.startswith(f"the clock may be wrong: 50 segments such as {old[-1]} are kept until this run has")
+    clocks.pass_by(600)
+    if not is_at_start:
+        clocks.now_s += 10 * YEAR_S
+    record(series, clocks.now_s)
+    assert len(numbers(tmp_path, *old)) == (50 if is_at_start else 24)
+    clocks.pass_by(DAY_S)
+    record(series, clocks.now_s)
+    assert not numbers(tmp_path, *old)
+
+
+def test_after_a_pause_of_days_the_clock_is_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clocks = Clocks()
+    old = segment(tmp_path, clocks.now_s - 5 * DAY_S)
+    record(Series(tmp_path / "out.mp4", clocks.retention(Retention(age_s=DAY_S))), clocks.now_s)
+    assert not old.exists()
+    assert not caplog.messages
+
+
+def test_a_name_counts_only_where_the_files_own_time_bears_it_out(tmp_path: Path) -> None:
+    clocks = Clocks()
+    now_s = clocks.now_s
+    never_set = segment(tmp_path, 600.0, now_s - HOUR_S)  # the clock was put right while it was written
+    oldest = segment(tmp_path, now_s - 9 * HOUR_S)
+    ahead = segment(tmp_path, now_s + YEAR_S, now_s - 5 * HOUR_S)
+    copied = segment(tmp_path, now_s - 7 * HOUR_S, now_s)
+    in_order = [oldest, copied, ahead, never_set]
+    for kept in (3, 2, 1):
+        retention = clocks.retention(Retention(size_bytes=kept * 10))
+        retention.add(tmp_path / "out.mp4")
+        retention.prune()
+        assert numbers(tmp_path, *in_order) == list(range(4 - kept, 4))
+
+
+def test_a_young_copy_of_an_old_segment_is_young(tmp_path: Path) -> None:
+    clocks = Clocks()
+    copied = segment(tmp_path, clocks.now_s - 5 * DAY_S, clocks.now_s - 60)
+    retention = clocks.retention(Retention(age_s=DAY_S))
+    retention.add(tmp_path / "out.mp4")
+    retention.prune()
+    assert copied.exists()
+
+
+def test_a_limit_is_one_for_all_outputs_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    clocks = Clocks()
+    retention = clocks.retention(Retention(size_bytes=100))
+    outputs = [tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "elsewhere" / "a.mp4"]
+    old = [
+        segment(path.parent, clocks.now_s - (9 - number - 3 * hours) * HOUR_S, stem=path.stem, size=20)
+        for hours in range(2)
+        for number, path in enumerate(outputs)
+    ]
+    series = [Series(path, retention) for path in outputs]
+    assert numbers(tmp_path, *old) == [0, 1, 2, 3, 4, 5]
+    new = [record(each, clocks.now_s, size=20) for each in series]
+    retention.prune()
+    assert numbers(tmp_path, *old) == [4, 5]
+    for each in series:
+        each.end()
+        clocks.pass_by(1)
+    new.append(record(series[2], clocks.now_s, size=70))
+    retention.prune()
+    assert numbers(tmp_path, *old) == []
+    assert numbers(tmp_path, *new) == [2, 3]
+
+
+def test_what_another_run_is_writing_stays(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="no locks of open files on this system")
+    clocks = Clocks()
+    old = [segment(tmp_path, clocks.now_s - (9 - number) * HOUR_S) for number in range(3)]
+    with old[0].open("rb+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        retention = clocks.retention(Retention(size_bytes=10))
+        retention.add(tmp_path / "out.mp4")
+        retention.prune()
+    assert numbers(tmp_path, *old) == [0]
+
+
+def test_one_output_reached_by_two_paths_is_counted_once(tmp_path: Path) -> None:
+    clocks = Clocks()
+    (tmp_path / "link").symlink_to(".")
+    retention = clocks.retention(Retention(size_bytes=50))
+    for folder in (tmp_path, tmp_path / "link"):
+        record(Series(folder / "out.mp4", retention), clocks.now_s, size=20)
+        clocks.pass_by(1)
+    retention.prune()
+    assert len(list(tmp_path.glob("out-*.mp4"))) == 2
