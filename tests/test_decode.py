@@ -132,6 +132,26 @@ def test_a_box_that_lies_in_the_padding_is_left_out() -> None:
     np.testing.assert_allclose(found.scores, [0.8])
 
 
+@pytest.mark.parametrize(
+    ("large", "small"),
+    [
+        ((83, (1, 1, 3, 0)), (75, (2, 2, 1, 1))),
+        ((82, (3, 1, 1, 0)), (72, (1, 2, 2, 1))),
+        ((83, (1, 1, 0, 3)), (78, (2, 2, 1, 1))),
+        ((81, (1, 3, 0, 1)), (66, (2, 1, 1, 2))),
+    ],
+    ids=["right", "left", "bottom", "top"],
+)
+def test_boxes_overlap_only_within_the_input(
+    large: tuple[int, tuple[int, int, int, int]], small: tuple[int, tuple[int, int, int, int]]
+) -> None:
+    """Two boxes that reach beyond one side: their IoU is 0.59 within the input, 0.32 as decoded."""
+    output = blank()
+    put(output, large[0], 0, 0.9, large[1])
+    put(output, small[0], 0, 0.8, small[1])
+    np.testing.assert_allclose(Postprocessor(SPEC, iou=0.5)(output, SQUARE).scores, [0.9])
+
+
 def test_suppressed_boxes_suppress_nothing() -> None:
     # a overlaps b, b overlaps c, a doesn't overlap c: b goes, c must stay.
     boxes = np.array([[0, 0, 10, 10], [2, 0, 12, 10], [4.5, 0, 14.5, 10]], np.float32)
