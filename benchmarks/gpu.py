@@ -72,7 +72,7 @@ class PlainYuv:
 
 
 class Bench:
-    """One model on one GPU: what every stage shares."""
+    """One model on one GPU, shared by all stages."""
 
     def __init__(
         self, model: ModelFile, engine: str, picture: np.ndarray[Any, np.dtype[np.uint8]], smoke: bool
@@ -222,7 +222,7 @@ def batch(bench: Bench) -> None:
 
 
 def growth(bench: Bench, detector: CudaDetector) -> None:
-    """Device and page-locked memory after many frames against after few, and the rate with threads that stage."""
+    """Growth of device and page-locked memory over many frames, and the rate with staging threads."""
     few, many = bench.repeats(500), bench.repeats(50_000)
     rng = np.random.default_rng(1)
     pool = [Frame(np.roll(bench.bgr.image, int(rng.integers(1000)), axis=1), "bench", i, 0.0, 0.0) for i in range(8)]
@@ -269,7 +269,7 @@ def peers(bench: Bench, detector: CudaDetector) -> None:
 
 
 def picture_of(path: Path | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Returns a 1080p picture: from a file, or made up."""
+    """Returns a 1080p picture: from a file, or synthetic."""
     if path is None:
         rng = np.random.default_rng(0)
         small = rng.integers(0, 256, (27, 48, 3), np.uint8)
@@ -281,7 +281,7 @@ def picture_of(path: Path | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def run_model(name: str, options: argparse.Namespace) -> Bench:
-    """Runs the chosen stages for one model and returns what was measured."""
+    """Runs the chosen stages for one model and returns the figures."""
     path, spec = resolve_model(name)
     model = load_model(path, spec)
     began = time.perf_counter()
@@ -316,8 +316,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", default=["nanodet-g_416_float"], metavar="NAME|FILE")
     parser.add_argument("--engine", choices=("auto", *GPU_ENGINES), default="auto")
     parser.add_argument("--stages", nargs="+", choices=_STAGES, default=list(_STAGES))
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="what the frames show; made up where left out")
-    parser.add_argument("--smoke", action="store_true", help="a few repeats of everything: shows that it runs")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="the picture of all frames; default: synthetic")
+    parser.add_argument("--smoke", action="store_true", help="a few repeats of everything, to check that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu_fleet CLIP``: how many real-time streams one GPU holds, from NVDEC to JSON lines."""
+"""``python -m benchmarks.gpu_fleet CLIP``: how many real-time streams one GPU runs, from NVDEC to JSON lines."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _DECODERS = 8
 
 @dataclass(frozen=True)
 class Held:
-    """What so many streams got.
+    """The result of one number of streams.
 
     Attributes:
         streams: how many, each at `fps`.
-        processes: that decode; 0 is the one that detects.
-        fps: frames a second of one.
-        delivered_fps: frames a second that reached their JSON lines, of all together.
+        processes: decoding processes; with 0 the detecting process decodes.
+        fps: frames a second of one stream.
+        delivered_fps: frames a second that reached their JSON lines, of all streams.
         dropped: frames that didn't, after the warm-up.
         dropped_before: frames that didn't, in the warm-up.
-        p50_ms, p95_ms, p99_ms, worst_ms: from a frame's own time to the end of its line, after the warm-up.
-        worst_stream_p95_ms: of the stream that has the highest.
-        stages_p99_ms: of each stage's time a frame; of writing a line, of the stream that has the highest.
-        cores: processor cores used by the process that detects.
+        p50_ms, p95_ms, p99_ms, worst_ms: from a frame's due time to the end of its line, after the warm-up.
+        worst_stream_p95_ms: the highest of all streams.
+        stages_p99_ms: of each stage; for writing a line, the highest of all streams.
+        cores: processor cores used by the detecting process.
     """
 
     streams: int
@@ -70,7 +70,7 @@ class Held:
 
 
 class LateStart(Source):
-    """A source that begins a while after the others, as cameras aren't in step."""
+    """A source that starts after a delay, as cameras aren't synchronised."""
 
     def __init__(self, source: Source, wait_s: float) -> None:
         self.info, self._source, self._wait_s = source.info, source, wait_s
@@ -84,7 +84,7 @@ class LateStart(Source):
 
 
 class LateFeed(PushSource):
-    """The same for a source that brings its frames."""
+    """The same for a push source."""
 
     def __init__(self, source: PushSource, wait_s: float) -> None:
         self.info, self.max_unacknowledged = source.info, source.max_unacknowledged
@@ -109,7 +109,7 @@ class LateFeed(PushSource):
 
 
 def clip_fps(clip: Path) -> float:
-    """Returns the rate of a clip's pictures by their own time stamps: what a file says of its rate may be wrong."""
+    """Returns a clip's rate by its time stamps: a file's metadata may be wrong."""
     with av.open(str(clip)) as container:
         stream = container.streams.video[0]
         stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
@@ -119,7 +119,7 @@ def clip_fps(clip: Path) -> float:
 def hold(
     clip: Path, detector: Detector, streams: int, seconds: float, folder: Path, gpu: int | None, processes: int
 ) -> Held:
-    """Runs so many streams of `clip` at its own speed, decoded by so many processes, and returns what they got."""
+    """Runs `streams` streams of `clip` in real time, decoded by `processes` processes."""
     with DecoderPool(processes) if processes else nullcontext() as decoding:
         open_one = partial(open_source, wait=False) if decoding is None else decoding.open
         return _hold(clip, detector, streams, seconds, folder, gpu, processes, open_one)
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def table(held: Sequence[Held], decoders_fps: float) -> str:
-    """Returns the figures as a table, and the decoder's own limit as streams."""
+    """Returns the figures and the decoder's limit in streams as a table."""
     rows = [
         (
             str(each.streams),
@@ -250,11 +250,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="nanodet-g_416_float", metavar="NAME|FILE")
     parser.add_argument("--engine", default="auto", metavar="NAME")
     parser.add_argument("--device", default="auto", metavar="NAME")
-    parser.add_argument("--decode", choices=("gpu", "cpu"), default="gpu", help="who decodes; cpu is for a look at it")
+    parser.add_argument("--decode", choices=("gpu", "cpu"), default="gpu", help="the decoder")
     parser.add_argument("--streams", type=int, nargs="+", default=[15, 30, 60], metavar="N")
     parser.add_argument("--seconds", type=float, default=20.0, help=f"for each, of which {_WARM_UP_S:g} to warm up")
-    parser.add_argument("--processes", type=int, metavar="N", help="that decode; left out, as a run chooses")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="play the clip so many times over")
+    parser.add_argument("--processes", type=int, metavar="N", help="decoding processes; default: as a run chooses")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="how often to repeat the clip")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     return parser
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu_nvdec CLIP``: a video through NVDEC to JSON lines, beside the decoder's own rate."""
+"""``python -m benchmarks.gpu_nvdec CLIP``: a video through NVDEC to JSON lines, and NVDEC's own rate."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Rate:
 
 
 def decoder_rate(clip: Path, decoders: int) -> Rate:
-    """Returns what NVDEC alone does: `decoders` of them side by side, each the whole clip, nothing kept."""
+    """Returns the rate of NVDEC alone: `decoders` in parallel, each the whole clip, pictures discarded."""
     import PyNvVideoCodec as nvc
 
     counts = [0] * decoders
@@ -68,7 +68,7 @@ def decoder_rate(clip: Path, decoders: int) -> Rate:
 
 
 def pipeline_rate(clip: Path, detector: CudaDetector, folder: Path, sources: int, processes: int) -> Rate:
-    """Returns what the whole pipeline does, from files to JSON lines.
+    """Returns the rate of the whole pipeline, from files to JSON lines.
 
     Args:
         clip: what every source reads.
@@ -108,9 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="nanodet-g_416_float", metavar="NAME|FILE")
     parser.add_argument("--engine", choices=("auto", *GPU_ENGINES), default="auto")
     parser.add_argument("--sources", type=int, nargs="+", default=[1, 8], metavar="N")
-    parser.add_argument("--processes", type=int, nargs="+", default=[0, 1], metavar="N", help="that decode; 0 is none")
-    parser.add_argument("--repeat", type=int, default=12, metavar="N", help="play the clip so many times over")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="measure so often, and take the medians")
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=[0, 1], metavar="N", help="decoding processes; 0 for none"
+    )
+    parser.add_argument("--repeat", type=int, default=12, metavar="N", help="how often to repeat the clip")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often to measure, for medians")
     options = parser.parse_args(arguments)
     rows = []
     try:

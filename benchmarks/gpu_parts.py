@@ -1,4 +1,4 @@
-"""What a GPU, its bus and each part of the GPU path can do alone: the bounds of everything else."""
+"""The rates of a GPU, its bus and each part of the GPU path alone: the bounds of the whole."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Parts:
 
 
 def host_median_ms(body: Callable[[], object], repeats: int) -> float:
-    """Returns the median time of `body` by the clock, after a few runs that don't count."""
+    """Returns the median wall time of `body`, after a few warm-up runs."""
     for _ in range(min(20, repeats)):
         body()
     taken = []

@@ -1,4 +1,4 @@
-"""What the GPU path is measured against: the CPU path, and the loop found in tutorials, on the same engine."""
+"""What the GPU path is compared with: the CPU path, and the loop of tutorials on the same engine."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from streamer.frames.frame import Frame
 
 @dataclass(frozen=True)
 class Span:
-    """When one frame's copy began, its computing began, and its results were there, in ms on the GPU's clock."""
+    """When one frame's copy began, its computing began, and it finished, in ms on the GPU's clock."""
 
     frame: int
     copy_ms: float
@@ -56,7 +56,7 @@ def pinned_fps(slots: list[CudaSlot], staged: list[StagedFrame], frames: int, *,
 
 
 def timeline(gpu: Gpu, slots: list[CudaSlot], staged: list[StagedFrame], frames: int) -> list[Span]:
-    """Runs frames through the slots in turn and returns when each was where, by the GPU's own events."""
+    """Runs frames through the slots in turn and returns each frame's times by the GPU's events."""
     import pycuda.driver as drv
 
     with gpu.active():

@@ -34,7 +34,7 @@ RNG = np.random.default_rng(5)
 
 @pytest.fixture
 def gpu() -> Iterator[Gpu]:
-    """GPU 0; nothing of ours may be left on it."""
+    """GPU 0; the test must free its buffers."""
     try:
         opened = Gpu(0)
     except EngineError as error:
@@ -47,7 +47,7 @@ def gpu() -> Iterator[Gpu]:
 
 
 class FixedEngine(CudaEngine):
-    """Gives the same output whatever the input, so that everything around an engine can be tested."""
+    """Always gives the same output, to test everything around an engine."""
 
     name = "fixed"
     precision = "none"
@@ -63,7 +63,7 @@ class FixedEngine(CudaEngine):
 
     def bind(self, batch: int, input_address: int, output_address: int, stream: int) -> Binding:
         if len(self.bound) == self._fail_at:
-            raise EngineError("refused on purpose")
+            raise EngineError("refused by the test")
         self.bound.append(FixedBinding(self._source, output_address, stream))
         return self.bound[-1]
 
@@ -113,7 +113,7 @@ def test_buffers_round_trip_and_are_counted(gpu: Gpu) -> None:
         buffer.free()
 
 
-def test_too_much_memory_is_said(gpu: Gpu) -> None:
+def test_too_much_memory_is_an_error(gpu: Gpu) -> None:
     with pytest.raises(EngineError, match=r"allocate .* MB of GPU memory.*out of memory.*lower --depth"):
         DeviceBuffer(gpu, 1 << 46)
 
@@ -225,13 +225,13 @@ def test_frames_may_be_prepared_on_another_thread_and_dropped(gpu: Gpu, model: M
         del dropped
     for frame, _ in detector.stream(frames(4)):
         assert frame.source == "s"
-    many = frames(60)  # more than there are buffers: the rest is staged when its turn comes
+    many = frames(60)  # more than there are buffers: the rest is staged by submit
     assert [frame.index for frame, _ in detector.stream(many)] == list(range(60))
     del many, frame
     detector.close()
 
 
-def test_made_here_used_there_closed_elsewhere(gpu: Gpu, model: ModelFile) -> None:
+def test_a_detector_is_made_used_and_closed_on_different_threads(gpu: Gpu, model: ModelFile) -> None:
     output = random_output(model.spec, lambda s: RNG.random(s) ** 8, np.float16)[None]
     detector = detector_of(gpu, model, output, 2)
     failures: list[BaseException] = []
@@ -281,7 +281,7 @@ def test_an_output_that_is_not_finite_is_an_error(gpu: Gpu, model: ModelFile, ch
 def test_a_failed_opening_frees_everything(gpu: Gpu, model: ModelFile) -> None:
     output = random_output(model.spec, lambda s: RNG.random(s), np.float32)[None]
     engine = FixedEngine(gpu, output, fail_at=1)
-    with pytest.raises(EngineError, match="refused on purpose"):
+    with pytest.raises(EngineError, match="refused by the test"):
         CudaDetector(model, gpu, engine, Postprocessor(model.spec), slots=3)
     assert engine.closed == 1
 
@@ -324,7 +324,7 @@ def test_torch_on_the_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
             assert detector.info.precision == precision
 
 
-def test_tensorrt_says_why_it_cannot(model: ModelFile) -> None:
+def test_tensorrt_runs_or_gives_a_reason(model: ModelFile) -> None:
     try:
         opened = open_cuda_detector(
             model, Postprocessor(model.spec), engine="tensorrt", device="cuda", precision="auto", depth=2

@@ -36,7 +36,7 @@ class Status:
         return self.value
 
 
-def test_check_gives_the_values() -> None:
+def test_check_returns_the_values() -> None:
     ok = Status(0, "CUDA_SUCCESS")
     assert check("x", (ok,)) is None
     assert check("x", (ok, 5)) == 5
@@ -114,7 +114,7 @@ def test_without_pycuda_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         ("undefined symbol: _ZN5boost", "PyCUDA can't be loaded"),
     ],
 )
-def test_a_missing_driver_is_told_from_a_broken_package(
+def test_a_missing_driver_differs_from_a_broken_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, told: str
 ) -> None:
     (tmp_path / "pycuda").mkdir()
@@ -157,7 +157,7 @@ def model(tmp_path: Path) -> ModelFile:
     return load_model(write_tiny(tmp_path / "tiny.onnx"))
 
 
-def test_auto_says_every_reason(monkeypatch: pytest.MonkeyPatch, model: ModelFile) -> None:
+def test_auto_raises_every_reason(monkeypatch: pytest.MonkeyPatch, model: ModelFile) -> None:
     def refuse(name: str, *_: Any) -> Any:
         raise EngineError(f"no {name} here")
 
@@ -211,7 +211,7 @@ def test_a_family_without_anchor_points_has_its_constants(gpu: FakeGpu) -> None:
 
 
 def fake_nvcc(folder: Path, *, fails: bool = False) -> Path:
-    """Writes an nvcc that copies its source as machine code, and counts how often it compiled."""
+    """Writes a fake nvcc that copies the source and counts its runs."""
     folder.mkdir(parents=True, exist_ok=True)
     nvcc = folder / "nvcc"
     body = "echo 'kernel.cu(3): error: identifier \"x\" is undefined' >&2; exit 2" if fails else (
@@ -246,7 +246,7 @@ def test_kernels_are_compiled_once(monkeypatch: pytest.MonkeyPatch, cache: Path,
     compiler.find_nvcc.cache_clear()
 
 
-def test_the_key_depends_on_all_that_matters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_key_depends_on_every_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / "kernels"
     folder.mkdir()
     (folder / "a.cu").write_text("int a;")
@@ -265,7 +265,7 @@ def test_the_key_depends_on_all_that_matters(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the fake nvcc is a shell script")
-def test_what_nvcc_says_is_told_and_nothing_is_kept(
+def test_nvccs_error_is_raised_and_nothing_is_cached(
     monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path
 ) -> None:
     fake_nvcc(tmp_path / "home" / "bin", fails=True)
@@ -286,7 +286,7 @@ def test_without_nvcc_the_fix_is_named(monkeypatch: pytest.MonkeyPatch, cache: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["letterbox", "decode"])
-def test_nvcc_takes_the_kernels(cache: Path, name: str) -> None:
+def test_nvcc_compiles_the_kernels(cache: Path, name: str) -> None:
     compiler.find_nvcc.cache_clear()
     try:
         compiler.find_nvcc()

@@ -159,7 +159,7 @@ def test_planar_letterbox_agrees_with_the_cpu_path(
     assert len(kept) == 1
     difference = np.abs(levels - expected(frame, INPUT_WH, True))
     assert difference.mean() <= 0.5
-    assert difference.max() <= 1.001  # planes agree to the level; OpenCV's matrix product rounds otherwise
+    assert difference.max() <= 1.001  # planes agree to the level; OpenCV's matrix product rounds differently
 
 
 def test_nv12_equals_planar(kernels: ctypes.CDLL) -> None:
@@ -200,7 +200,7 @@ def test_a_batch_of_different_sizes_types_and_layouts(kernels: ctypes.CDLL, dtyp
         assert difference.max() <= rounding + (0 if isinstance(frame.pixels, np.ndarray) else 1)
 
 
-def test_only_touched_rows_travel() -> None:
+def test_only_the_needed_rows_are_copied() -> None:
     full = Letterbox.fit((1920, 1080), (416, 416), True)
     bgr = FrameLayout.make(PixelFormat.BGR, full, True)
     assert bgr.nbytes < 0.44 * 1920 * 1080 * 3
@@ -335,7 +335,7 @@ def test_boxes_without_area_are_left_out_as_the_reference_does(kernels: ctypes.C
     assert (got.boxes_xyxy[:, 2:] > got.boxes_xyxy[:, :2]).all()
 
 
-def test_too_many_candidates_are_said_not_guessed(kernels: ctypes.CDLL) -> None:
+def test_too_many_candidates_are_reported(kernels: ctypes.CDLL) -> None:
     spec = spec_for("nanodet-g_416").with_input_size((160, 128))
     output = random_output(spec, lambda s: np.full(s, 0.9), np.float32)
     results = decode(kernels, spec, output[None], [Letterbox.fit((160, 128), (160, 128), True)], 0.5)
@@ -343,7 +343,7 @@ def test_too_many_candidates_are_said_not_guessed(kernels: ctypes.CDLL) -> None:
     assert to_detections(results, 0) is None
 
 
-def test_one_detection_per_class_and_place_at_full_room(kernels: ctypes.CDLL) -> None:
+def test_candidates_at_full_capacity(kernels: ctypes.CDLL) -> None:
     spec = spec_for("nanodet-g_416").with_input_size((160, 128))
     scores = np.zeros((spec.num_points, spec.num_classes))
     scores.ravel()[RNG.permutation(scores.size)[:CANDIDATE_CAPACITY]] = RNG.random(CANDIDATE_CAPACITY) * 0.5 + 0.5

@@ -1,4 +1,4 @@
-"""Which detector `open_detector` opens: a GPU's where one works, else a CPU's, and never another than was named."""
+"""Which detector `open_detector` opens: a GPU's where one works, else a CPU's, and only the named one if one is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model(tmp_path: Path) -> str:
     return str(write_tiny(tmp_path / "tiny.onnx"))
 
 
-def test_auto_takes_the_gpu_that_works(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+def test_auto_uses_a_gpu_that_works(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
     asked: list[dict[str, Any]] = []
     opened = SlowDetector()
 
@@ -36,7 +36,7 @@ def test_auto_takes_the_gpu_that_works(monkeypatch: pytest.MonkeyPatch, model: s
     assert (asked[0]["engine"], asked[0]["device"], asked[0]["conf"], asked[0]["depth"]) == ("auto", "auto", 0.25, 3)
 
 
-def test_auto_goes_on_to_the_cpu_and_says_why(
+def test_auto_falls_back_to_the_cpu_and_logs_why(
     monkeypatch: pytest.MonkeyPatch, model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
@@ -49,7 +49,7 @@ def test_auto_goes_on_to_the_cpu_and_says_why(
 
 
 @pytest.mark.parametrize("options", [{"engine": "torch"}, {"engine": "tensorrt"}, {"device": "cuda"}])
-def test_what_was_named_is_never_replaced(monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, str]) -> None:
+def test_a_named_engine_is_never_replaced(monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, str]) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise EngineError("no GPU today")
 
@@ -59,7 +59,7 @@ def test_what_was_named_is_never_replaced(monkeypatch: pytest.MonkeyPatch, model
 
 
 @pytest.mark.parametrize("options", [{"device": "cpu"}, {"engine": "openvino"}])
-def test_the_cpu_is_taken_when_named(monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, str]) -> None:
+def test_the_cpu_is_used_when_named(monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, str]) -> None:
     monkeypatch.setattr(cuda, "open_cuda_detector", None)
     with open_detector(model, depth=1, **options) as detector:  # type: ignore[arg-type]
         assert detector.info.name in ("openvino", "onnxruntime")
@@ -74,7 +74,7 @@ def test_the_cpu_is_taken_when_named(monkeypatch: pytest.MonkeyPatch, model: str
         ({"device": "cuda:x"}, "cuda:N"),
     ],
 )
-def test_what_does_not_go_together_is_refused(model: str, options: dict[str, str], says: str) -> None:
+def test_contradicting_options_are_refused(model: str, options: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         open_detector(model, **options)  # type: ignore[arg-type]
 
@@ -85,7 +85,7 @@ def test_gpu_engines_and_devices_are_listed() -> None:
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_for_throughput_the_engine_says_how_many_requests(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+def test_for_throughput_the_engine_chooses_the_number_of_requests(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     pytest.importorskip(engine, reason=f"{engine} is not installed")
     monkeypatch.setattr("streamer.detector.cpu.open_tuned", lambda *_: pytest.fail("nothing is to be measured"))
     options: dict[str, Any] = {"engine": engine, "batch": "auto", "streams": 8, "live": False, "self_check": False}

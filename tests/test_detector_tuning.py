@@ -26,14 +26,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("speeds", "wanted"),
     [
-        ([BatchSpeed(1, 100, 10), BatchSpeed(2, 104, 20)], 1),  # hardly more for twice the wait
+        ([BatchSpeed(1, 100, 10), BatchSpeed(2, 104, 20)], 1),  # little more at twice the latency
         ([BatchSpeed(1, 100, 10), BatchSpeed(2, 150, 14)], 2),
         ([BatchSpeed(1, 100, 10), BatchSpeed(4, 300, 13), BatchSpeed(16, 305, 39)], 4),
-        ([BatchSpeed(1, 100, 10), BatchSpeed(16, 900, 41)], 1),  # too long a wait
-        ([BatchSpeed(1, 5, 200), BatchSpeed(4, 19, 210)], 1),  # nothing is quick: the least wait
+        ([BatchSpeed(1, 100, 10), BatchSpeed(16, 900, 41)], 1),  # too much latency
+        ([BatchSpeed(1, 5, 200), BatchSpeed(4, 19, 210)], 1),  # none is quick: the least latency
     ],
 )
-def test_the_smallest_that_is_nearly_best(speeds: list[BatchSpeed], wanted: int) -> None:
+def test_the_smallest_nearly_best_batch_is_chosen(speeds: list[BatchSpeed], wanted: int) -> None:
     assert choose(speeds).batch == wanted
 
 
@@ -56,7 +56,7 @@ def test_it_is_measured_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[" * 100_000, "{}", "[]", "[1]", '[{"batch": "many"}]', '{"batch": 1}'])
-def test_a_damaged_memory_is_measured_again(content: str, own_cache: Path) -> None:
+def test_damaged_speeds_are_measured_again(content: str, own_cache: Path) -> None:
     tune_batch(["a"], [1, 2], lambda size: BatchSpeed(size, 10.0 * size, 5.0))
     (path,) = (own_cache / "batch").iterdir()
     assert len(json.loads(path.read_text())) == 2
@@ -64,7 +64,7 @@ def test_a_damaged_memory_is_measured_again(content: str, own_cache: Path) -> No
     assert tune_batch(["a"], [1, 2], lambda size: BatchSpeed(size, 10.0 / size, 5.0)) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_no_failure(own_cache: Path) -> None:
+def test_an_unwritable_cache_is_no_error(own_cache: Path) -> None:
     own_cache.write_text("a file in the folder's place")
     assert tune_batch(["a"], [1, 2], lambda size: BatchSpeed(size, 10.0 * size, 5.0)) == 2
 
@@ -86,7 +86,7 @@ def test_speeds_of_a_busy_machine_are_not_stored(
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_on_a_cpu_requests_side_by_side_are_measured(
+def test_on_a_cpu_parallel_requests_are_measured(
     engine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(engine, reason=f"{engine} is not installed")
@@ -103,7 +103,7 @@ def test_on_a_cpu_requests_side_by_side_are_measured(
     assert sum(line.startswith("batch size ") for line in caplog.messages) == 2
 
 
-def test_a_number_is_taken_as_it_is(tmp_path: Path, own_cache: Path) -> None:
+def test_a_given_number_is_used(tmp_path: Path, own_cache: Path) -> None:
     path = write_tiny(tmp_path / "tiny.onnx")
     with open_detector(path, device="cpu", batch=3, streams=16) as detector:
         assert detector.depth == 3

@@ -1,4 +1,4 @@
-"""What a model is computed in on this processor when nobody says it."""
+"""The precision in which a model is computed on this processor."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FLOAT = Path(__file__).parent.parent / "streamer" / "data" / "nanodet-g_416_floa
 
 
 def processor_flags() -> set[str]:
-    """Returns what the processor can, in Linux's words."""
+    """Returns the processor's features as Linux names them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pytest.skip("only Linux says what the processor can")
+        pytest.skip("only Linux lists the processor's features")
     words = next((line.partition(":")[2] for line in lines if line.startswith("flags")), None)
     if words is None:
-        pytest.skip("only x86 says it in these words")
+        pytest.skip("only x86 has these names")
     return set(words.split())
 
 
@@ -45,7 +45,7 @@ def test_a_float_model_is_computed_in_bf16_only_with_amx(float_model: ModelFile,
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_what_is_asked_for_is_what_it_is_computed_in(float_model: ModelFile, precision: str) -> None:
+def test_the_requested_precision_is_used(float_model: ModelFile, precision: str) -> None:
     if precision == "bf16" and "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with pytest.raises(ConfigError, match="this processor doesn't compute in bf16"):
             precision_of(float_model, precision)

@@ -1,4 +1,4 @@
-"""Engines built for real with TensorRT-RTX, which needs no GPU for it; TensorRT itself with a stand-in around it."""
+"""Real builds with TensorRT-RTX, which needs no GPU; for TensorRT its module under another name."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ from streamer.engines.tensorrt.options import BuildOptions
 from streamer.engines.tensorrt.package import TensorRTPackage
 
 plan = plan_build(load_model(Path(sys.argv[1])), TensorRTPackage.TENSORRT_RTX, BuildOptions(targets=("sm89",)))
-before, told = signal.getsignal(signal.SIGINT), []
+before, phases = signal.getsignal(signal.SIGINT), []
 
 def interrupt(phase, done, total):
-    told.append(phase)
-    if len(told) == 1:
+    phases.append(phase)
+    if len(phases) == 1:
         os.kill(os.getpid(), signal.SIGINT)
 
 try:
     build_engine(plan, on_progress=interrupt)
 except KeyboardInterrupt:
     print("interrupted")
-print(len(told))
+print(len(phases))
 print(signal.getsignal(signal.SIGINT) is before)
 print(len(build_engine(plan).data) > 10_000)
 """
@@ -116,7 +116,7 @@ class TestBuild:
         build(float_model(tmp_path / "a.onnx"), workspace_mib=64)
         assert seen == [(trt.MemoryPoolType.WORKSPACE, 64 << 20)]
 
-    def test_progress_is_told(self, tmp_path: Path) -> None:
+    def test_progress_is_reported(self, tmp_path: Path) -> None:
         told: list[tuple[str, int, int]] = []
         plan = plan_build(float_model(tmp_path / "a.onnx"), RTX, BuildOptions(targets=("sm89",)))
         build_engine(plan, on_progress=lambda *words: told.append(words))
@@ -187,8 +187,8 @@ class TestRefusals:
 
 
 class TestInterruption:
-    def test_ctrl_c_ends_the_build_and_only_that(self, tmp_path: Path) -> None:
-        """In a process of its own: in one where much else had computed (AMX among it), the signal itself was fatal."""
+    def test_ctrl_c_ends_only_the_build(self, tmp_path: Path) -> None:
+        """In its own process: after other computing (with AMX) in the same one, the signal was fatal."""
         float_model(tmp_path / "a.onnx")
         done = subprocess.run(
             [sys.executable, "-c", INTERRUPTED, str(tmp_path / "a.onnx")],
@@ -210,7 +210,7 @@ class TestLogger:
     def test_there_is_one(self) -> None:
         assert shared_logger(trt) is shared_logger(trt)
 
-    def test_it_passes_on_what_matters(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_it_forwards_errors_and_warnings(self, caplog: pytest.LogCaptureFixture) -> None:
         logger = shared_logger(trt)
         with caplog.at_level(logging.DEBUG, logger="streamer.engines.tensorrt.log"):
             logger.log(trt.ILogger.ERROR, "out of memory")
@@ -255,14 +255,14 @@ class TestTensorRT:
         assert timings.read_bytes() != b"damaged"
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-    def test_timings_that_cannot_be_kept_do_not_end_the_build(
+    def test_timings_that_cannot_be_stored_do_not_fail_the_build(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         plan = plan_build(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions())
         assert build_engine(plan, timing_cache=tmp_path / "none" / "timings.cache").data
         assert "can't store kernel timings" in caplog.text
 
-    def test_it_builds_for_no_other(self, tmp_path: Path) -> None:
+    def test_it_builds_for_no_other_gpu(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="builds only for the present GPU, sm89"):
             plan_build(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, BuildOptions(targets=("sm120",)))
 
@@ -289,7 +289,7 @@ VARIABLES = {
 
 
 def names_used() -> set[str]:
-    """Returns every name that streamer/engines/tensorrt asks of the module, such as ``BuilderFlag.REFIT``."""
+    """Returns every name that streamer/engines/tensorrt uses of the module, such as ``BuilderFlag.REFIT``."""
     used = set()
     for path in PACKAGE.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Engine files: whole or not there, checked before they are used, built once, and never run when they don't fit."""
+"""Engine files: written atomically, checked before use, built once, and only used when they fit."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class TestFiles:
-    def test_what_is_written_is_read(self, folder: Path, model: ModelFile) -> None:
+    def test_an_engine_is_read_as_written(self, folder: Path, model: ModelFile) -> None:
         built = made_up()
         write_engine(folder / "a.engine", built)
         assert read_engine(folder / "a.engine") == built.data
@@ -85,9 +85,7 @@ class TestFiles:
             (lambda path: report_path(path).write_bytes(b"\xff\xfe"), "the report of an engine, is damaged"),
         ],
     )
-    def test_damage_is_one_clear_line(
-        self, damage: Callable[[Path], Any], says: str, folder: Path, model: ModelFile
-    ) -> None:
+    def test_damage_is_one_line(self, damage: Callable[[Path], Any], says: str, folder: Path, model: ModelFile) -> None:
         write_engine(folder / "a.engine", made_up())
         damage(folder / "a.engine")
         with pytest.raises(EngineError, match=says) as error:
@@ -221,7 +219,7 @@ class TestCache:
         assert read_report(second).fingerprint["package_version"] == "99.0"
         assert len(built) == 2
 
-    def test_a_fitting_engine_beside_the_model_is_taken(self, model: ModelFile, built: list[str]) -> None:
+    def test_a_fitting_engine_beside_the_model_is_used(self, model: ModelFile, built: list[str]) -> None:
         shipped = model.path.with_suffix(".engine")
         both = BuildOptions(targets=("sm89", "sm120"), max_batch=4)
         write_engine(shipped, build_engine(plan_build(model, RTX, both)))
@@ -266,7 +264,7 @@ class TestCache:
         assert (path, size) == (other, other_size)
         assert sorted([first, second]) == ["False", "True"]
 
-    def test_who_waits_takes_what_the_other_built(
+    def test_a_waiting_process_uses_the_others_engine(
         self, model: ModelFile, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = cached_engine(model, RTX, OPTIONS)
@@ -293,7 +291,7 @@ class TestCache:
         thread.join(30)
         assert answers == [path]
 
-    def test_waiting_has_an_end(self, model: ModelFile, cache: Path, built: list[str]) -> None:
+    def test_waiting_times_out(self, model: ModelFile, cache: Path, built: list[str]) -> None:
         path = cached_engine(model, RTX, OPTIONS)
         report_path(path).unlink()
         with (

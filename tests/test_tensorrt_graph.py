@@ -1,4 +1,4 @@
-"""What is refused before TensorRT sees a graph, and the cast to FP16."""
+"""Graphs refused before TensorRT parses them, and the cast to FP16."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_float_graph_passes() -> None:
         ({"activation": np.uint8}, r"node 'q8' \(QuantizeLinear\) is uint8, TensorRT takes it for int8 and clips"),
     ],
 )
-def test_what_tensorrt_cannot_take_is_refused_in_one_line(graph: dict[str, Any], says: str) -> None:
+def test_unsupported_quantization_is_refused_in_one_line(graph: dict[str, Any], says: str) -> None:
     with pytest.raises(ModelError, match=says) as error:
         check_quantization(quantized_graph(**graph), "m.onnx")
     assert "\n" not in str(error.value)
@@ -132,7 +132,7 @@ class TestFloat16:
         with pytest.raises(ModelError, match=r"m\.onnx: 'weight8' exceeds float16's range: build without FP16"):
             to_float16(proto, "m.onnx")
 
-    def test_without_the_converter_it_says_the_command(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_the_converter_the_fix_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime.transformers.float16", None)
         with pytest.raises(EngineError, match=r"pip install 'nanodet-streamer\[onnxruntime\]'"):
             to_float16(tiny_model(tiny_spec()), "m.onnx")

@@ -1,4 +1,4 @@
-"""Layers read from what builders write into their logs."""
+"""Layers parsed from builders' logs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_tensorrt_10() -> None:
     )
 
 
-def test_layers_in_messages_of_their_own() -> None:
+def test_layers_in_separate_messages() -> None:
     lines = TENSORRT_10_LOG.split("\n")
     assert parse_layers(lines) == parse_layers([TENSORRT_10_LOG])
 
@@ -62,7 +62,7 @@ def test_layers_in_messages_of_their_own() -> None:
         ("{ Name: a, Dimensions: [1] }", "unknown"),
     ],
 )
-def test_what_is_not_told_is_unknown(tensors: str, precision: str) -> None:
+def test_unreported_precisions_are_unknown(tensors: str, precision: str) -> None:
     (layer,) = parse_layers([f"Name: x, LayerType: y, Inputs: [ {tensors}], Outputs: [ {tensors}]"])
     assert (layer.inputs, layer.outputs, layer.precision) == (precision, precision, precision)
 
@@ -73,7 +73,7 @@ def test_a_kernel_that_only_writes() -> None:
 
 
 @pytest.mark.parametrize("messages", [[], [""], ["Total Weights Memory: 3 bytes"], ["Name: x, LayerType: "]])
-def test_nothing_told(messages: list[str]) -> None:
+def test_no_layers_reported(messages: list[str]) -> None:
     assert parse_layers(messages) == ()
     assert "unknown" in summary(())
 

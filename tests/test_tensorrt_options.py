@@ -1,4 +1,4 @@
-"""Fingerprints: what they hold, when an engine stands for another, and when it must not."""
+"""Fingerprints: their content, and when an engine may replace another."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_options_are_checked(options: dict[str, Any], says: str) -> None:
         BuildOptions(**options)
 
 
-def test_json_gives_it_back(built: dict[str, Any]) -> None:
+def test_json_preserves_it(built: dict[str, Any]) -> None:
     assert json.loads(json.dumps(built)) == built
     assert differences(json.loads(json.dumps(built)), built) == []
 
@@ -119,7 +119,7 @@ def test_every_option_counts(built: dict[str, Any], field: str, value: object) -
     assert differences(stale, built) == [field]
 
 
-def test_more_than_wanted_does_no_harm(built: dict[str, Any]) -> None:
+def test_more_than_wanted_fits(built: dict[str, Any]) -> None:
     wanted = copy.deepcopy(built)
     wanted["targets"] = ["sm120"]
     wanted["options"]["max_batch"] = 1

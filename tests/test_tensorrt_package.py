@@ -1,4 +1,4 @@
-"""Which package builds, for which architectures, and what is said when it can't."""
+"""Which package builds for which architectures, and its errors."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_known_targets_are_the_numbered_ones_in_order() -> None:
     ("text", "targets"),
     [("sm89", ("sm89",)), ("SM89, sm120", ("sm89", "sm120")), ("sm120,sm89,sm120", ("sm120", "sm89"))],
 )
-def test_targets_are_read(text: str, targets: tuple[str, ...]) -> None:
+def test_targets_are_parsed(text: str, targets: tuple[str, ...]) -> None:
     assert parse_targets(text) == targets
 
 
 @pytest.mark.parametrize("text", ["", "sm89,", "89", "8.9", "sm8", "ada", "sm89;sm120"])
-def test_what_is_no_target_is_refused(text: str) -> None:
+def test_invalid_targets_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="an architecture is written sm89"):
         BuildOptions(targets=parse_targets(text))
 

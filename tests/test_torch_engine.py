@@ -28,7 +28,7 @@ def packaged() -> ModelFile:
 
 
 @torch.inference_mode()
-def test_points_are_written_as_the_network_gives_them(packaged: ModelFile) -> None:
+def test_the_output_equals_the_networks(packaged: ModelFile) -> None:
     network = torch_engine.rebuild(packaged)
     spec = packaged.spec
     images = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 416, 416)).astype(np.float32))
@@ -63,7 +63,7 @@ def test_int8_weights_are_dequantised() -> None:
         assert found["net.conv.weight"].dtype == np.float32
 
 
-def test_weights_that_the_graph_itself_quantises_are_taken_as_it_computes_them() -> None:
+def test_weights_quantised_in_the_graph_are_dequantised() -> None:
     weight = numpy_helper.from_array(np.array([0.3, -0.9], np.float32), "a.weight")
     nodes = [
         helper.make_node("Constant", [], ["scale"], value_float=0.5),
@@ -77,7 +77,7 @@ def test_weights_that_the_graph_itself_quantises_are_taken_as_it_computes_them()
     np.testing.assert_array_equal(torch_engine.weights_by_name(proto, {"a.weight": None})["a.weight"], [0.5, 0.0])
 
 
-def test_half_weights_are_taken() -> None:
+def test_float16_weights_are_converted() -> None:
     entry = numpy_helper.from_array(np.ones(3, np.float16), "a.weight")
     proto = helper.make_model(helper.make_graph([], "g", [], [], [entry]))
     assert torch_engine.weights_by_name(proto, {"a.weight": None})["a.weight"].dtype == np.float32

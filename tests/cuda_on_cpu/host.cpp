@@ -18,13 +18,13 @@ HOST_LETTERBOX(host_letterbox_f16, letterbox_f16, __half)
     extern "C" void name(const Picture* pictures, const type* output, const float* points,                          \
                          const unsigned char* wanted, int count, int classes, int bins, float conf, float width,    \
                          float height, float iou, int most, Result* results, int* found,                            \
-                         unsigned long long* keys, Box* boxes, int room, int batch) {                               \
+                         unsigned long long* keys, Box* boxes, int capacity, int batch) {                               \
         unsigned blocks = (count * classes + 255) / 256;                                                             \
         run({blocks, (unsigned)batch, 1}, {256, 1, 1}, false, [&] {                                                  \
-            kernel(output, points, wanted, count, classes, bins, conf, width, height, room, found, keys, boxes);     \
+            kernel(output, points, wanted, count, classes, bins, conf, width, height, capacity, found, keys, boxes);     \
         });                                                                                                          \
         run({(unsigned)batch, 1, 1}, {4, 1, 1}, true, [&] {                                                          \
-            suppress(pictures, found, keys, boxes, room, most, classes, iou, results);                               \
+            suppress(pictures, found, keys, boxes, capacity, most, classes, iou, results);                               \
         });                                                                                                          \
     }
 

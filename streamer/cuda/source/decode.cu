@@ -9,9 +9,9 @@ struct Box {
 
 enum { MAX_DETECTIONS = 100 };
 
-struct Result {  // of one picture; read on the host by streamer/cuda/result.py (RESULT_DTYPE)
-    // (point, class) pairs above the threshold. More than there was room for means that nothing below is valid: too many
-    // of them, or an output that isn't finite.
+struct Result {  // of one picture; read on the host by streamer/cuda/kernels.py (RESULT_DTYPE)
+    // (point, class) pairs above the threshold. Above the capacity, the rest is invalid: too many candidates, or
+    // NaN or Inf in the output.
     int found;
     int kept;
     int reserved[2];
@@ -42,12 +42,12 @@ __device__ inline unsigned long long sort_key(float score, int place) {
     return (unsigned long long)~__float_as_uint(score) << 32 | (unsigned int)place;
 }
 
-// One thread looks at one score, and at its share of the point's bins for a number that isn't finite: then `found` says
-// that there was no room, and streamer/models/postprocess.py, which the host calls instead, raises the error.
+// One thread checks one score and its share of the point's bins. For NaN or Inf it sets `found` above the capacity; the
+// host then calls streamer/models/postprocess.py, which raises the error.
 // `points` is (count, 3): x, y and stride of the anchor points in input pixels.
 template <typename T>
 __device__ inline void find(const T* output, const float* points, const unsigned char* wanted, int count, int classes,
-                            int bins, float conf, float width, float height, int room, int* found,
+                            int bins, float conf, float width, float height, int capacity, int* found,
                             unsigned long long* keys, Box* boxes) {
     int place = blockIdx.x * blockDim.x + threadIdx.x;
     if (place >= count * classes) return;
@@ -56,10 +56,10 @@ __device__ inline void find(const T* output, const float* points, const unsigned
     float score = load(channels + class_id);
     bool finite = isfinite(score);
     for (int i = class_id; i < 4 * bins; i += classes) finite &= isfinite(load(channels + classes + i));
-    if (!finite) atomicMax(found + blockIdx.y, room + 1);
+    if (!finite) atomicMax(found + blockIdx.y, capacity + 1);
     if (!(score > conf) || !wanted[class_id]) return;
     int at = atomicAdd(found + blockIdx.y, 1);
-    if (at >= room) return;
+    if (at >= capacity) return;
     const T* logits = channels + classes;
     float x = points[3 * point], y = points[3 * point + 1], stride = points[3 * point + 2];
     Box box;
@@ -67,15 +67,15 @@ __device__ inline void find(const T* output, const float* points, const unsigned
     box.y1 = clip(y - expected_bin(logits + bins, bins) * stride, height);
     box.x2 = clip(x + expected_bin(logits + 2 * bins, bins) * stride, width);
     box.y2 = clip(y + expected_bin(logits + 3 * bins, bins) * stride, height);
-    keys[(long long)blockIdx.y * room + at] = sort_key(score, place);
-    boxes[(long long)blockIdx.y * room + at] = box;
+    keys[(long long)blockIdx.y * capacity + at] = sort_key(score, place);
+    boxes[(long long)blockIdx.y * capacity + at] = box;
 }
 
 #define FIND(name, type)                                                                                            \
     extern "C" __global__ void name(const type* output, const float* points, const unsigned char* wanted,           \
                                     int count, int classes, int bins, float conf, float width, float height,        \
-                                    int room, int* found, unsigned long long* keys, Box* boxes) {                   \
-        find(output, points, wanted, count, classes, bins, conf, width, height, room, found, keys, boxes);          \
+                                    int capacity, int* found, unsigned long long* keys, Box* boxes) {                   \
+        find(output, points, wanted, count, classes, bins, conf, width, height, capacity, found, keys, boxes);          \
     }
 
 FIND(find_f32, float)
@@ -122,16 +122,17 @@ __device__ inline Box to_source(Box box, const Picture& picture) {
     return mapped;
 }
 
-enum { ROOM = 4096, WORDS = ROOM / 32 };
+enum { CAPACITY = 4096, WORDS = CAPACITY / 32 };
 
-// Greedy class-wise NMS: one block does one picture. A box without area in the source is passed over. `room` is at most ROOM; `found` is left at zero for the next run.
+// Greedy class-wise NMS, one block for a picture. Boxes without area in the source are skipped. `capacity` is at most
+// CAPACITY; `found` is reset to zero for the next run.
 extern "C" __global__ void suppress(const Picture* pictures, int* found, const unsigned long long* all_keys,
-                                    const Box* all_boxes, int room, int most, int classes, float iou,
+                                    const Box* all_boxes, int capacity, int most, int classes, float iou,
                                     Result* results) {
-    __shared__ unsigned long long keys[ROOM];
-    __shared__ unsigned short slots[ROOM];
+    __shared__ unsigned long long keys[CAPACITY];
+    __shared__ unsigned short slots[CAPACITY];
     __shared__ unsigned int alive[WORDS];
-    const Box* boxes = all_boxes + (long long)blockIdx.x * room;
+    const Box* boxes = all_boxes + (long long)blockIdx.x * capacity;
     Result* result = results + blockIdx.x;
     int total = found[blockIdx.x];
     __syncthreads();
@@ -140,12 +141,12 @@ extern "C" __global__ void suppress(const Picture* pictures, int* found, const u
         result->kept = 0;
         found[blockIdx.x] = 0;
     }
-    if (total == 0 || total > room) return;
+    if (total == 0 || total > capacity) return;
 
     int size = 1;
     while (size < total) size *= 2;
     for (int i = threadIdx.x; i < size; i += blockDim.x) {
-        keys[i] = i < total ? all_keys[(long long)blockIdx.x * room + i] : ~0ull;
+        keys[i] = i < total ? all_keys[(long long)blockIdx.x * capacity + i] : ~0ull;
         slots[i] = (unsigned short)i;
     }
     __syncthreads();

@@ -1,4 +1,4 @@
-// Letterbox, bilinear resize, colour conversion and normalisation in one pass: one thread makes one input pixel.
+// Letterbox, bilinear resize, colour conversion and normalisation in one pass: one thread for each input pixel.
 //
 // The arithmetic is that of OpenCV's INTER_LINEAR for 8-bit pictures (weights of 11 bits, a shift in between:
 // modules/imgproc/src/resize.cpp, VResizeLinear), so that GPU and CPU give the network the same levels.
@@ -7,7 +7,7 @@
 #include "picture.cuh"
 
 struct Tap {
-    int first, second;     // the two source rows (or columns) that one output row (or column) is made of
+    int first, second;     // the two source rows (or columns) of one output row (or column)
     int weight0, weight1;  // their weights, of 2048
 };
 
@@ -21,7 +21,7 @@ __device__ inline Tap make_tap(int first, int second, float weight) {
     return tap;
 }
 
-// Beyond the first and last column the nearest one counts whole.
+// Beyond the first and last column the nearest one has the whole weight.
 __device__ inline Tap columns(int index, int source, int resized) {
     float at = position(index, source, resized);
     int first = (int)floorf(at);
@@ -30,7 +30,7 @@ __device__ inline Tap columns(int index, int source, int resized) {
     return make_tap(first, first + 1, at - first);
 }
 
-// Beyond the first and last row the nearest one counts twice, with both weights.
+// Beyond the first and last row the nearest one is used twice, with both weights.
 __device__ inline Tap rows(int index, int source, int resized, bool packed) {
     float at = position(index, source, resized);
     int first = (int)floorf(at);

@@ -1,4 +1,4 @@
-// One source picture: where its pixels lie and how they come into the network's input.
+// One source picture: where its pixels are, and their transform into the network's input.
 // Written on the host by streamer/cuda/input_layout.py (PICTURE_DTYPE), which must agree with this field by field.
 #pragma once
 
@@ -11,7 +11,7 @@ struct Picture {
     int width, height;             // of the source, in pixels
     int resized_width, resized_height;
     int offset_x, offset_y;        // left and top padding in the network's input
-    int packed[3];                 // whether a plane holds just rows 2i and 2i + 1, those that input row i is made of
+    int packed[3];                 // whether a plane holds only the rows 2i and 2i + 1 of input row i
     int reserved;
-    float bgr_from_yuv[12];        // affine map (3, 4), as streamer.frames.yuv.bgr_from_yuv gives it
+    float bgr_from_yuv[12];        // affine map (3, 4), as streamer.frames.yuv_matrix.bgr_from_yuv returns it
 };
