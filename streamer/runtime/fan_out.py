@@ -14,7 +14,7 @@ from streamer.common.stats import StageTimes
 from streamer.frames.detections import Detections
 from streamer.frames.draw import Annotator
 from streamer.frames.frame import Frame
-from streamer.runtime.inference_handover import DetectedQueue
+from streamer.runtime.inference_loop import DetectedQueue
 from streamer.runtime.overlay import REFRESH_S, Overlay
 from streamer.runtime.sink_worker import FrameDelivery, SinkWorker
 from streamer.sinks.base import closing_on_error

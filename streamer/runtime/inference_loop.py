@@ -1,17 +1,57 @@
-"""The thread that drives the detector: batches of all streams' frames in, results back to each stream in its order."""
+"""One detector for all streams: which of a stream's frames it sees, and the thread that drives it."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
 
+from streamer.common.queues import CreditQueue
 from streamer.common.stats import StageTimes
 from streamer.detector.base import Detector
+from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.runtime.batcher import Batcher, BatchInput
-from streamer.runtime.inference_handover import InferenceHandover
 
 _MAX_REUSING = 64
+
+DetectedQueue = CreditQueue[tuple[Frame, Detections]]
+
+
+class InferenceHandover:
+    """Pairs each frame of a stream with its detections, or with those of the last frame that the detector has seen.
+
+    Attributes:
+        input: where frames wait for the detector.
+        output: frames and their detections, in order.
+        detect_every: the detector sees every Nth frame; may change at any time.
+    """
+
+    def __init__(self, frames: BatchInput[Frame], output: DetectedQueue) -> None:
+        self.input, self.output, self.detect_every = frames, output, 1
+        self._offered = 0
+        self._last = Detections.empty()
+
+    def is_next_detected(self) -> bool:
+        """Whether the detector sees the next frame in order; without, it gets `reuse`."""
+        self._offered += 1
+        return (self._offered - 1) % self.detect_every == 0
+
+    def deliver(self, frame: Frame, detections: Detections) -> None:
+        """Passes on a frame and what was detected in it.
+
+        Raises:
+            Closed: if the run was aborted.
+        """
+        self._last = detections
+        self.output.put((frame, detections))
+
+    def reuse(self, frame: Frame) -> None:
+        """Passes on a frame that the detector hasn't seen, with the last detections.
+
+        Raises:
+            Closed: if the run was aborted.
+        """
+        self.output.put((frame, self._last.reused()))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from streamer.runtime.batcher import BatchInput
 from streamer.runtime.capture_pump import CapturePump
 from streamer.runtime.failure_policy import FailurePolicy
 from streamer.runtime.fan_out import DirectOutput, FanOut
-from streamer.runtime.inference_handover import DetectedQueue, InferenceHandover
+from streamer.runtime.inference_loop import DetectedQueue, InferenceHandover
 from streamer.runtime.overlay import Overlay, StreamStatus
 from streamer.runtime.report import SourceReport, StreamRecord
 from streamer.runtime.sink_worker import FrameDelivery, SinkWorker
