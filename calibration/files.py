@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from streamer.common.atomic_file import whole_file
+from streamer.common.atomic_file import atomic_file
 from streamer.common.errors import ConfigError
-from streamer.common.interrupt import undone_when_stopped
+from streamer.common.interrupt import cleanup_on_exit
 from streamer.sinks.files import same_file
 
 
@@ -73,7 +73,7 @@ def write_whole(output: Path, content: bytes) -> None:
         ConfigError: if it can't be written (no space, no permission); no partial file is left.
     """
     try:
-        with whole_file(output) as partial:
+        with atomic_file(output) as partial:
             partial.write_bytes(content)
     except OSError as error:
         raise ConfigError(f"{output}: can't be written: {error.strerror or error}") from error
@@ -87,7 +87,7 @@ def to_json(content: object, indent: int | None = None) -> str:
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Gives a folder that is gone after the block, and when a signal ends the program within it."""
-    with TemporaryDirectory() as name, undone_when_stopped(lambda: shutil.rmtree(name, ignore_errors=True)):
+    with TemporaryDirectory() as name, cleanup_on_exit(lambda: shutil.rmtree(name, ignore_errors=True)):
         yield Path(name)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from streamer.common.atomic_file import whole_file
+from streamer.common.atomic_file import atomic_file
 from streamer.common.errors import ConfigError, SinkError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
@@ -259,7 +259,7 @@ def test_a_whole_file_is_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "big").mkdir()
     (tmp_path / "link").symlink_to("big/file")
     for content in ("one", "two"):
-        with whole_file(tmp_path / "link") as partial:
+        with atomic_file(tmp_path / "link") as partial:
             partial.write_text(content)
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "big" / "file").read_text() == content
@@ -269,7 +269,7 @@ def test_a_whole_file_is_written_through_a_link(tmp_path: Path) -> None:
 def test_a_whole_file_takes_no_devices_place(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(OSError, match="isn't a regular file"), whole_file(pipe) as partial:
+    with pytest.raises(OSError, match="isn't a regular file"), atomic_file(pipe) as partial:
         partial.write_text("x")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
@@ -283,10 +283,10 @@ def test_temporary_files_follow_no_planted_link(tmp_path: Path, monkeypatch: pyt
         (folder / name).symlink_to(victim)
     with ImagesSink(folder) as sink:
         sink.write(frame(), NOTHING)
-    with whole_file(folder / "r.json") as partial:
+    with atomic_file(folder / "r.json") as partial:
         partial.write_text("report")
     monkeypatch.setattr("streamer.common.atomic_file.secrets.token_hex", lambda _: "fore-seen")
-    with pytest.raises(FileExistsError), whole_file(folder / "r.json") as partial:
+    with pytest.raises(FileExistsError), atomic_file(folder / "r.json") as partial:
         partial.write_text("report")
     assert victim.read_text() == "kept"
 

@@ -25,7 +25,7 @@ HANGS = """
 import ctypes, logging, sys
 from pathlib import Path
 from streamer import interrupt
-from streamer.common.interrupt import undone_when_stopped
+from streamer.common.interrupt import cleanup_on_exit
 from streamer.app.program import run_program
 
 def hang():
@@ -64,7 +64,7 @@ class Program:
 @pytest.mark.parametrize(("number", "status"), NUMBERS)
 def test_a_signal_ends_a_program_that_hangs_in_a_library(tmp_path: Path, number: signal.Signals, status: int) -> None:
     (tmp_path / "partial").write_text("")
-    program = Program(tmp_path, "with undone_when_stopped(Path('partial').unlink): hang()")
+    program = Program(tmp_path, "with cleanup_on_exit(Path('partial').unlink): hang()")
     program.signal(number)
     assert program.end() == (status, f"stopped by {number.name}\n")
     assert list(tmp_path.iterdir()) == []
@@ -89,8 +89,8 @@ def test_a_second_signal_ends_a_program_that_closes_its_outputs(tmp_path: Path) 
 
 @pytest.mark.parametrize("attends", [True, False])
 def test_a_program_in_which_nothing_moves_ends_within_the_time_stated(tmp_path: Path, attends: bool) -> None:
-    body = "interrupt._MOVES_WITHIN_S = interrupt._BEGINS_WITHIN_S = signals._patience_s = 0.1; signals.defer(); "
-    program = Program(tmp_path, body + ("signals.attend(0); " if attends else "") + "hang()")
+    body = "interrupt._PROGRESS_TIMEOUT_S = interrupt._START_TIMEOUT_S = signals._timeout_s = 0.1; signals.defer(); "
+    program = Program(tmp_path, body + ("signals.report_progress(0); " if attends else "") + "hang()")
     program.signal(signal.SIGTERM)
     status, err = program.end()
     assert (status, err) == (143, "stopped by SIGTERM, but for 0.1 s nothing moved: outputs may lack their end\n")
@@ -98,11 +98,11 @@ def test_a_program_in_which_nothing_moves_ends_within_the_time_stated(tmp_path: 
 
 def test_a_program_in_which_something_moves_goes_on(tmp_path: Path) -> None:
     body = """import time
-    interrupt._MOVES_WITHIN_S = 0.5
+    interrupt._PROGRESS_TIMEOUT_S = 0.5
     signals.defer()
     print("ready", flush=True)
     for moved in range(100):
-        signals.attend(moved)
+        signals.report_progress(moved)
         time.sleep(0.02)
     print(signals.happened)
     return 0"""

@@ -26,7 +26,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from streamer.common.atomic_file import whole_file
+from streamer.common.atomic_file import atomic_file
 from streamer.common.errors import ConfigError, SinkError, StreamerError
 from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv
 
@@ -216,7 +216,7 @@ def make_sample(output: Path) -> None:
         SinkError: `output` can't be written.
     """
     try:
-        with whole_file(output) as partial:
+        with atomic_file(output) as partial:
             _encode(partial)
     except OSError as error:
         raise SinkError(f"can't write {output}: {error.strerror or error}") from error
@@ -231,7 +231,7 @@ def make_picture(output: Path) -> None:
     """
     small = cv2.resize(next(frames()), PICTURE_SIZE_WH, interpolation=cv2.INTER_AREA)
     try:
-        with whole_file(output) as partial:
+        with atomic_file(output) as partial:
             partial.write_bytes(cv2.imencode(".png", small)[1].tobytes())
     except OSError as error:
         raise SinkError(f"can't write {output}: {error.strerror or error}") from error

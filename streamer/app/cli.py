@@ -81,7 +81,7 @@ def _run(options: dict[str, Any], interrupt: Interrupt) -> None:
     with Progress(enabled=config.progress and sys.stderr.isatty()) as progress:
 
         def on_poll(pipeline: Pipeline) -> None:
-            interrupt.attend(pipeline.progress)
+            interrupt.report_progress(pipeline.progress)
             if interrupt.happened:
                 pipeline.stop()
             progress.show(pipeline, config.max_frames)

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from streamer.common.interrupt import undone_when_stopped
+from streamer.common.interrupt import cleanup_on_exit
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary file's path to write to; it takes `path`'s place when the block ends without an error.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields the path of a temporary file, which replaces `path` when the block ends without an exception.
 
-    A link at `path` stays, and the file that it leads to is replaced. The temporary file is gone afterwards in any
-    case, and what was at `path` before stays there on an error.
+    On an exception `path` is unchanged and the temporary file is removed. Of a symbolic link the target
+    is replaced.
 
     Raises:
-        OSError: if it can't be put in place, or `path` is a folder, a pipe or a device.
+        OSError: if the file can't be replaced, or `path` is a folder, pipe or device.
     """
     place = Path(os.path.realpath(path))
     if place.exists() and not place.is_file():
         raise OSError(errno.EINVAL, "it isn't a regular file", str(path))
     partial = new_file_beside(place)
-    with undone_when_stopped(partial.unlink):
+    with cleanup_on_exit(partial.unlink):
         try:
             yield partial
             os.replace(partial, place)
@@ -36,10 +36,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def new_file_beside(path: Path) -> Path:
-    """Makes an empty file with a name that nobody can have foreseen, in the same folder; returns its path.
+    """Creates an empty file with an unpredictable name in the same folder and returns its path.
 
     Raises:
-        OSError: if it can't be made.
+        OSError: if it can't be created.
     """
     partial = path.with_name(f".nanodet-{secrets.token_hex(8)}.part")
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666))

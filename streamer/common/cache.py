@@ -1,4 +1,4 @@
-"""Where files are kept from one run to the next: downloaded models, built engines, measured speeds."""
+"""The cache folder: downloaded models, built engines, measured speeds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 log = logging.getLogger(__name__)
 
 _NAME = "nanodet-streamer"
@@ -18,9 +20,8 @@ _NAME = "nanodet-streamer"
 def cache_dir() -> Path:
     """Returns the folder to write to; it may not exist yet.
 
-    It is `NANODET_STREAMER_CACHE` where that is set, else the user's cache folder. Where there is none, as for a user
-    without a home, or it can't be written, it is one under the system's folder for temporary files that only this user
-    may read and write.
+    It is `NANODET_STREAMER_CACHE` if set, else the user's cache folder, else, without a home or write permission, a
+    folder below the system's temporary folder that only this user may read and write.
     """
     override = os.environ.get("NANODET_STREAMER_CACHE")
     if override:
@@ -34,10 +35,10 @@ def cache_dir() -> Path:
 
 
 def cached_file(*parts: str) -> Path:
-    """Returns the path of a file in the cache: where it is, also in a folder that can't be written, or may be written.
+    """Returns the path of a cached file, also in a read-only cache; of a missing one, where it may be written.
 
     Args:
-        parts: folders below the cache's own, and the file's name.
+        parts: subfolders and the file's name.
     """
     writable = cache_dir().joinpath(*parts)
     users = _users_folder()
@@ -46,25 +47,18 @@ def cached_file(*parts: str) -> Path:
     kept = users.joinpath(*parts)
     try:
         return kept if kept.is_file() else writable
-    except OSError:  # a folder that this user may not even look into
+    except OSError:  # a folder without search permission
         return writable
 
 
 def _users_folder() -> Path | None:
-    try:
-        if sys.platform == "win32":
-            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        elif sys.platform == "darwin":
-            base = Path.home() / "Library" / "Caches"
-        else:
-            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except (RuntimeError, KeyError):  # no HOME, and no entry of this user
-        return None
-    return base / _NAME
+    """Returns the user's cache folder, None for a user without a home."""
+    folder = user_cache_path(_NAME, appauthor=False, opinion=False)
+    return folder if folder.is_absolute() else None  # without a home "~" stays in it
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether a folder can be written, or made and then written."""
+    """Returns whether a folder can be written, or created and written."""
     for path in (folder, *folder.parents):
         try:
             if not path.exists():
@@ -77,7 +71,7 @@ def _is_writable(folder: Path) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _temporary_folder() -> Path | None:
-    """Returns a folder that is this user's alone: others could otherwise put files there that the program trusts."""
+    """Returns a folder that only this user may write, since its files are trusted."""
     try:
         if sys.platform == "win32":
             return Path(tempfile.gettempdir()) / _NAME

@@ -1,4 +1,4 @@
-"""What is open once it is made."""
+"""Resources that are open from construction on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Self
 
 
 class Closeable(abc.ABC):
-    """Something that `close` lets go, or the end of a ``with`` block."""
+    """A closeable resource; a context manager that closes it."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Lets it go."""
+        """Releases the resource."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
-"""What can go wrong, as one small family of exceptions.
+"""The exceptions of this package.
 
-Every message is one line for the person at the keyboard: what was wanted, what was got, and the fix.
-The command line prints it and exits with the class's ``exit_code``; no traceback is shown above debug level.
+Every message is one line: what was wanted, what was given, and the fix. The command line prints it and exits with the
+class's ``exit_code``; tracebacks appear at debug level only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from streamer.common.redaction import redact, redact_text
 
 
 class _Short(reprlib.Repr):
-    """Never writes out the whole of what it cuts, and no secret of a URI."""
+    """Cuts long values without rendering them whole, and redacts URIs."""
 
     def repr_str(self, x: str, level: int) -> str:
         return super().repr_str(redact(x), level)
@@ -31,12 +31,12 @@ EXIT_INTERRUPTED = 130
 
 
 class StreamerError(Exception):
-    """Base of all errors this package raises on purpose; its message is a line with the fix and without secrets."""
+    """Base of all errors that this package raises; the message is one redacted line that names the fix."""
 
     exit_code = EXIT_FAILED
 
     def __init__(self, message: str) -> None:
-        """Takes the message, in which it redacts all URIs: it may quote another library's."""
+        """Redacts all URIs in the message, which may quote another library."""
         super().__init__(redact_text(message))
 
 
@@ -70,11 +70,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def short(value: object) -> str:
-    """Returns a value as an error message shows it: in one line, cut where it is long or deep."""
+    """Returns a value for an error message: one line, truncated where it is long or deeply nested."""
     text = _SHORT.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def one_line(text: str) -> str:
-    """Returns `text` fit for a line on a terminal: what could steer it is escaped, and URIs are redacted."""
+    """Returns `text` as one line for a terminal: control characters are escaped and URIs redacted."""
     return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in redact_text(text))

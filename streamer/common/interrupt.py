@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM do to a program: never an exception, always an end within a stated time."""
+"""SIGINT and SIGTERM without exceptions: a clean shutdown with a time limit."""
 
 from __future__ import annotations
 
@@ -10,40 +10,38 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-_BEGINS_WITHIN_S = 5.0
-_MOVES_WITHIN_S = 20.0
+_START_TIMEOUT_S = 5.0
+_PROGRESS_TIMEOUT_S = 20.0
 
-_unfinished: dict[object, Callable[[], None]] = {}
+_cleanups: dict[object, Callable[[], None]] = {}
 
 
 @contextlib.contextmanager
-def undone_when_stopped(undo: Callable[[], None]) -> Iterator[None]:
-    """Within the block `undo` is called where a signal ends the process at once: it removes a temporary file, say."""
+def cleanup_on_exit(cleanup: Callable[[], None]) -> Iterator[None]:
+    """Calls `cleanup`, which removes a temporary file, if a signal ends the process within the block."""
     key = object()
-    _unfinished[key] = undo
+    _cleanups[key] = cleanup
     try:
         yield
     finally:
-        del _unfinished[key]
+        del _cleanups[key]
 
 
 class Interrupt:
-    """Ends the process when it is told to.
+    """Handles SIGINT and SIGTERM on a thread, so also while the main thread is busy in a library.
 
-    At first a signal ends the process at once: nothing is open yet that would have to be closed. From `defer` on the
-    first one is only noted: the run polls `happened`, closes the outputs and returns. A second one ends the process
-    at once, and so does a run that doesn't begin to close within 5 s, or in which nothing moves for 20 s.
-
-    Signals are heard by a thread, so also while the main thread is busy in a library.
+    Before `defer` a signal ends the process at once. After it the first signal sets `happened`, and the run closes its
+    outputs and returns. A second signal ends the process at once, and so does a shutdown that doesn't start within 5 s
+    or makes no progress for 20 s.
     """
 
     def __init__(self) -> None:
-        """Hears nothing yet."""
+        """Installs nothing yet; see `install`."""
         self._number = 0
         self._is_deferred = False
         self._progress: object = None
-        self._moved_s = 0.0
-        self._patience_s = _BEGINS_WITHIN_S
+        self._progressed_s = 0.0
+        self._timeout_s = _START_TIMEOUT_S
 
     @property
     def happened(self) -> bool:
@@ -52,57 +50,57 @@ class Interrupt:
 
     @property
     def status(self) -> int:
-        """The exit status for the signal that has arrived, 0 as long as there is none."""
+        """The exit status for the signal that has arrived, else 0."""
         return 128 + self._number if self._number else 0
 
     def install(self) -> None:
-        """Hears SIGINT and SIGTERM from now on, for the rest of the process. Only on the main thread.
+        """Installs the handlers for the rest of the process. Call it on the main thread.
 
         Raises:
-            RuntimeError: if the system has no room for a thread.
+            RuntimeError: if no thread can be started.
         """
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        threading.Thread(target=self._hear, args=(reader,), name="signals", daemon=True).start()
+        threading.Thread(target=self._wait_for_signals, args=(reader,), name="signals", daemon=True).start()
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _leave_it_to_the_thread)
+            signal.signal(number, _ignore)
 
     def defer(self) -> None:
-        """From now on there are outputs to close: the first signal is noted."""
+        """Makes the first signal set `happened` only: there are outputs to close."""
         self._is_deferred = True
 
-    def attend(self, progress: object) -> None:
-        """Says that the run looks at `happened`, and how far it is: any value that changes when something moves."""
-        self._patience_s = _MOVES_WITHIN_S
+    def report_progress(self, progress: object) -> None:
+        """Resets the shutdown time-out whenever `progress`, any comparable value, changes."""
+        self._timeout_s = _PROGRESS_TIMEOUT_S
         if progress != self._progress:
-            self._progress, self._moved_s = progress, time.monotonic()
+            self._progress, self._progressed_s = progress, time.monotonic()
 
-    def _hear(self, reader: int) -> None:
+    def _wait_for_signals(self, reader: int) -> None:
         for number in os.read(reader, 1):
-            self._number, self._moved_s = number, max(self._moved_s, time.monotonic())
+            self._number, self._progressed_s = number, max(self._progressed_s, time.monotonic())
         name = signal.Signals(self._number).name
         if not self._is_deferred:
             self._end(self._number, f"stopped by {name}")
-        threading.Thread(target=self._watch, args=(name,), name="patience", daemon=True).start()
+        threading.Thread(target=self._watch, args=(name,), name="shutdown watchdog", daemon=True).start()
         second = os.read(reader, 1)[0]
         self._end(second, f"stopped by a second {signal.Signals(second).name}: outputs may lack their end")
 
     def _watch(self, name: str) -> None:
-        while (left_s := self._moved_s + self._patience_s - time.monotonic()) > 0:
+        while (left_s := self._progressed_s + self._timeout_s - time.monotonic()) > 0:
             time.sleep(min(left_s, 0.5))
         self._end(
-            self._number, f"stopped by {name}, but for {self._patience_s:g} s nothing moved: outputs may lack their end"
+            self._number, f"stopped by {name}, but for {self._timeout_s:g} s nothing moved: outputs may lack their end"
         )
 
     def _end(self, number: int, said: str) -> None:
-        for undo in list(_unfinished.values()):
+        for cleanup in list(_cleanups.values()):
             with contextlib.suppress(Exception):
-                undo()
+                cleanup()
         with contextlib.suppress(OSError):
             os.write(2, f"{said}\n".encode())
         os._exit(128 + number)
 
 
-def _leave_it_to_the_thread(number: int, _: FrameType | None) -> None:
-    """Python calls this on the main thread, sooner or later; that a handler is there has `set_wakeup_fd` work."""
+def _ignore(number: int, _: FrameType | None) -> None:
+    """Does nothing: `set_wakeup_fd` only works for signals that have a Python handler."""

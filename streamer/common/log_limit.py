@@ -1,4 +1,4 @@
-"""Saying something that happens again and again only now and then."""
+"""Rate-limited log messages."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 
 class LogLimit:
-    """Whether it is time to say something: the first time, and then once a minute at most."""
+    """Decides whether a repeated message is due: the first time, then at most once a minute."""
 
     def __init__(self, every_s: float = 60.0, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Takes the shortest time between two occasions, and what tells the time."""
+        """Sets the least time between two messages, and the clock in seconds."""
         self._every_s, self._clock = every_s, clock
         self._due_s = float("-inf")
 
     def is_due(self) -> bool:
-        """Whether to say it now; True counts as said."""
+        """Returns whether to log now; True starts the next interval."""
         now_s = self._clock()
         if now_s < self._due_s:
             return False

@@ -1,4 +1,4 @@
-"""Where log lines go and how they look: on standard error, safe for a terminal, and without secrets."""
+"""Log lines on standard error: safe for a terminal, without secrets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from streamer.common.errors import one_line
 
 
 class SafeFormatter(logging.Formatter):
-    """Writes a record as one line, a traceback as lines behind it; see `one_line` for what is made of the text.
+    """Formats a record as one line, tracebacks below it, each through `one_line`.
 
-    The text of every library goes through it: what a camera, a file or a configuration puts into a message can neither
-    steer the terminal nor show a URI's password.
+    This covers the log messages of all libraries: text from a camera, file or configuration can't control the terminal
+    or reveal a URI's password.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class SafeFormatter(logging.Formatter):
 
 
 def start_logging(level: int | str) -> None:
-    """Sends all log records from `level` on to standard error, unless the process logs already."""
+    """Logs records of at least `level` to standard error, unless logging is configured already."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(SafeFormatter())
     logging.basicConfig(level=level, handlers=[handler])

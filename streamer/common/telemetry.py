@@ -1,4 +1,4 @@
-"""Imports of packages that would report their use over the network."""
+"""Imports of OpenVINO and NNCF without their telemetry."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ _PACKAGE = "openvino_telemetry"
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Hides the package `openvino_telemetry` from imports in the block: OpenVINO and NNCF then report nothing.
+    """Hides the package `openvino_telemetry` from imports within the block, so that OpenVINO and NNCF send nothing.
 
-    With it, each ``import openvino`` writes a client id to the home folder and sends an event to Google Analytics, from
-    a process that it forks. That process holds the program's files and sockets open, keeps its signal handlers, and
-    delays the program's end for seconds where the network doesn't answer.
-
-    Where the package has been imported already, by whoever uses this one as a library, it is left alone.
+    Otherwise ``import openvino`` writes a client id to the home folder and sends an event to Google Analytics from a
+    forked process, which inherits open files, sockets and signal handlers and delays the exit by seconds without a
+    network. If the package is imported already, this does nothing.
 
     Example:
         ``with without_telemetry(): import openvino as ov``
@@ -25,7 +23,7 @@ def without_telemetry() -> Iterator[None]:
     if _PACKAGE in sys.modules:
         yield
         return
-    sys.modules[_PACKAGE] = None  # type: ignore[assignment]  # what `import` takes for a package that isn't there
+    sys.modules[_PACKAGE] = None  # type: ignore[assignment]  # `import` then raises ModuleNotFoundError
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Lines for the person at the terminal; one that can't be printed fails nothing."""
+"""Lines on the terminal; a line that can't be printed is no failure of the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def say(text: str) -> bool:
-    """Prints to standard output; returns whether that worked. A reader that has gone away is no failure."""
+    """Prints to standard output; returns False if that fails. A closed pipe counts as printed."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

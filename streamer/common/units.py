@@ -1,4 +1,4 @@
-"""Lengths of time and sizes as people write them: ``10m``, ``24h``, ``50GB``."""
+"""Durations and sizes as users write them: ``10m``, ``24h``, ``50GB``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _WRITTEN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 def parse_seconds(text: str) -> float:
     """Returns seconds for ``90s``, ``10m``, ``24h``, ``7d``, or a bare number of seconds.
 
-    Units are in lower case: a capital ``M`` would rather mean megabytes.
+    Units are lower case, since ``M`` could mean megabytes.
 
     Raises:
-        ValueError: if it is none of these, or not above zero.
+        ValueError: if the text is none of these, or not above zero.
     """
     wanted = "a length of time such as 90s, 10m or 24h"
     number, unit = _split(text, wanted)
@@ -24,10 +24,10 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_bytes(text: str) -> int:
-    """Returns bytes for ``500MB``, ``50GB``, ``1.5TiB``, in capitals or not.
+    """Returns bytes for ``500MB``, ``50GB``, ``1.5TiB``, in any case.
 
     Raises:
-        ValueError: if it is none of these, or less than a byte.
+        ValueError: if the text is none of these, or less than a byte.
     """
     wanted = "a size such as 500MB or 50GB"
     number, unit = _split(text, wanted)

@@ -1,4 +1,4 @@
-"""Reading a YAML file that holds keys and values."""
+"""Reads a YAML mapping strictly."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is seven
 
 
 class _Loader(_Base):  # type: ignore[misc]
-    """Takes plain words for what they look like: only decimal numbers, true, false and null aren't strings.
+    """Reads every plain scalar as text, except decimal numbers, true, false and null.
 
-    YAML 1.1 also makes booleans of ``no`` and ``on``, numbers of ``10:30`` and ``017``, and dates of ``2024-01-01``,
-    which as a name or a value nobody means.
+    YAML 1.1 also reads ``no`` and ``on`` as booleans, ``10:30`` and ``017`` as numbers, ``2024-01-01`` as a date.
     """
 
     yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}
@@ -36,17 +35,16 @@ for _tag, _written, _first in (
     ("merge", r"<<", "<"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_written})\Z"), list(_first))
-# What PyYAML quotes of a file, which may be a password: not a character, nor a kind of token such as '<block end>'.
+# Text that PyYAML's messages quote from the file, which may be a password; not single characters or token names.
 _QUOTED = re.compile(r"'(?!<)[^']{3,}'")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Returns what the file holds, an empty mapping for an empty file.
+    """Returns the file's mapping, empty for an empty file.
 
     Raises:
-        ConfigError: if it can't be read (its cause is an `OSError` then), is larger than 1 MiB, isn't UTF-8 text, isn't
-            YAML, has a key twice, is nested or repeats itself beyond measure, or holds something other than keys and
-            values.
+        ConfigError: if the file can't be read (the cause is then an `OSError`), is larger than 1 MiB, isn't UTF-8 or
+            YAML, repeats a key, is nested deeper than 50 levels, exceeds 4 MiB with aliases expanded, or is no mapping.
     """
     name = repr(str(path))
     try:
@@ -101,7 +99,7 @@ def _parsed(text: str, name: str) -> Any:
 
 
 class _Checks:
-    """Looks through a file's nodes before values are made of them."""
+    """Checks the node tree before it is turned into values."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -109,10 +107,10 @@ class _Checks:
         self._open: set[int] = set()
 
     def check(self, node: yaml.Node, depth: int) -> int:
-        """Returns how many characters `node` has, at least one a value, once every alias is written out.
+        """Returns the size of `node` in characters with all aliases expanded.
 
         Raises:
-            ConfigError: if there are too many, a key stands twice, or it is nested too deep or in itself.
+            ConfigError: if it is too large, repeats a key, is nested too deeply, or contains itself.
         """
         if isinstance(node, yaml.ScalarNode):
             return len(node.value) + 1

@@ -11,7 +11,7 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
-from streamer.common.atomic_file import whole_file
+from streamer.common.atomic_file import atomic_file
 from streamer.common.cache import cached_file
 from streamer.common.errors import EngineError
 
@@ -33,7 +33,7 @@ def cubin(name: str, arch: str) -> bytes:
     source = KERNELS / f"{name}.cu"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             _run(
                 [nvcc, *_OPTIONS, f"-arch={arch}", "-o", str(partial), str(source)], f"compile {source.name} for {arch}"
             )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from streamer.common.atomic_file import whole_file
+from streamer.common.atomic_file import atomic_file
 from streamer.common.cache import cached_file
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def _is_machine_busy() -> bool:
 def _store(path: Path, speeds: Sequence[BatchSpeed]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text(json.dumps([asdict(speed) for speed in speeds]), encoding="utf-8")
     except OSError as error:
         log.info("can't store the batch sizes' speeds in %r: %s", str(path), error.strerror or error)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamer.common.atomic_file import whole_file
+from streamer.common.atomic_file import atomic_file
 from streamer.common.cache import cached_file
 from streamer.common.errors import ConfigError, ModelError, nearest, short
 from streamer.common.redaction import redact
@@ -152,7 +152,7 @@ def download(url: str, path: Path, sha256: str | None) -> None:
         OSError: if `path` can't be written.
     """
     by_hand = f"download it by hand to {str(path)!r}, or give an .onnx file with --model"
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         digest = hashlib.sha256()
         size = 0
         with partial.open("wb") as file:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from streamer.common.atomic_file import whole_file
+from streamer.common.atomic_file import atomic_file
 from streamer.common.errors import SinkError, StreamerError
 from streamer.detector.base import EngineInfo
 from streamer.sinks.files import is_special
@@ -100,7 +100,7 @@ class RunReport:
                     os.set_blocking(file.fileno(), True)
                     file.write(content.encode())
             else:
-                with whole_file(path) as partial:
+                with atomic_file(path) as partial:
                     partial.write_text(content, encoding="utf-8")
         except OSError as error:
             raise SinkError(f"can't write the report {str(path)!r}: {error.strerror or error}") from error

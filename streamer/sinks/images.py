@@ -9,7 +9,7 @@ import cv2
 
 from streamer.common.atomic_file import new_file_beside
 from streamer.common.errors import SinkError
-from streamer.common.interrupt import undone_when_stopped
+from streamer.common.interrupt import cleanup_on_exit
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.frames.scaling import resized
@@ -62,7 +62,7 @@ class ImagesSink(Sink):
             if not encoded:
                 raise SinkError(f"can't encode {path}; give the source's picture another format")
             partial = new_file_beside(path)
-            with undone_when_stopped(partial.unlink):
+            with cleanup_on_exit(partial.unlink):
                 try:
                     partial.write_bytes(content.data)
                     partial.replace(path)

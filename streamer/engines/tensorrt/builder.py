@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamer.common.atomic_file import whole_file
+from streamer.common.atomic_file import atomic_file
 from streamer.common.errors import ConfigError, EngineError
 from streamer.engines.tensorrt.graph import check_quantization, to_float16
 from streamer.engines.tensorrt.layers import Layer, parse_layers
@@ -221,7 +221,7 @@ def _load_timings(config: Any, path: Path) -> Any:
 
 def _save_timings(config: Any, path: Path) -> None:
     try:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_bytes(bytes(config.get_timing_cache().serialize()))
     except OSError as error:
         log.warning("can't store kernel timings in %s: %s", path, error.strerror or error)

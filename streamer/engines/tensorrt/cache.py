@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-from streamer.common.atomic_file import whole_file
+from streamer.common.atomic_file import atomic_file
 from streamer.common.cache import cache_dir, cached_file
 from streamer.common.errors import EngineError
 from streamer.engines.tensorrt.builder import (
@@ -43,7 +43,7 @@ def report_path(path: Path) -> Path:
 def write_engine(path: Path, built: BuiltEngine) -> None:
     """Writes an engine and its report; an existing pair is replaced, or kept when anything fails."""
     try:
-        with whole_file(path) as engine, whole_file(report_path(path)) as beside:
+        with atomic_file(path) as engine, atomic_file(report_path(path)) as beside:
             engine.write_bytes(built.data)
             beside.write_text(json.dumps(asdict(built.report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
