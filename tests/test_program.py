@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from streamer.app.run import limits
+from streamer.app import limits
 from streamer.common.errors import StreamerError
 from tests.test_cli import NO_DISPLAY, ROOT, command, model, write_clip  # noqa: F401 - `model` is a fixture
 
