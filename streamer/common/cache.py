@@ -53,8 +53,11 @@ def cached_file(*parts: str) -> Path:
 
 def _users_folder() -> Path | None:
     """Returns the user's cache folder, None for a user without a home."""
-    folder = user_cache_path(_NAME, appauthor=False, opinion=False)
-    return folder if folder.is_absolute() else None  # without a home "~" stays in it
+    try:
+        folder = user_cache_path(_NAME, appauthor=False, opinion=False)
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None  # platformdirs before 4.11 keeps the "~"
 
 
 def _is_writable(folder: Path) -> bool:
