@@ -24,7 +24,7 @@ NUMBERS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 HANGS = """
 import ctypes, logging, sys
 from pathlib import Path
-from streamer import interrupt
+from streamer.common import interrupt
 from streamer.common.interrupt import cleanup_on_exit
 from streamer.app.program import run_program
 
