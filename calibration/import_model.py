@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from calibration.files import check_output, write_whole
 from calibration.ncnn_graph import read_ncnn
 from streamer.common.errors import ConfigError, ModelError
 from streamer.common.terminal import say
-from streamer.detector.reference import difference_of_rows
+from streamer.detector.reference import difference_of_rows, reference_rows
 from streamer.detector.self_check import packaged_frame, record
 from streamer.engines import open_engine
-from streamer.models.file import ModelFile, description_beside, in_one_form, read_graph
+from streamer.models.file import description_beside, in_one_form, read_graph
+from streamer.models.file_forms import is_openvinos
 from streamer.models.graph.openvino import read_openvino
 from streamer.models.letterbox import Letterbox
 from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _READ = (".xml", ".tflite", ".param")
-Outputs = dict[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,10 @@ def import_model(model: Path, spec: ModelSpec | None, output: Path) -> ImportRep
         runner.input(0)[:] = pixels
         runner.start(0)
         computed = runner.wait(0)[0].copy()
-        if model.suffix.lower() != ".param":
-            _compare(imported, computed, pixels)
+        wanted = reference_rows(imported, pixels) if is_openvinos(model) else None
+        problem = None if wanted is None else difference_of_rows(wanted, computed, imported.spec)
+        if problem:
+            raise ModelError(f"{str(model)!r}: the ONNX graph computes something else than OpenVINO ({problem})")
         kept = {entry.key: entry.value for entry in proto.metadata_props} | imported.spec.to_metadata()
         onnx.helper.set_model_props(proto, kept)
         record(imported, runner)
@@ -118,34 +119,6 @@ def _own_description(model: Path, proto: ModelProto) -> ModelSpec:
         return ModelSpec.from_metadata({entry.key: entry.value for entry in proto.metadata_props})
     except ModelError as error:
         raise ConfigError(f"{model}: {error}; say --model nanodet-m_320 or the like, or --model-config FILE") from None
-
-
-def _compare(model: ModelFile, computed: npt.NDArray[np.float32], pixels: npt.NDArray[np.uint8]) -> None:
-    """Compares with what OpenVINO computes of the original for the same picture.
-
-    Raises:
-        ModelError: it is something else.
-    """
-    form, spec = model.form, model.spec
-    if form is None:
-        return
-    values = (pixels.astype(np.float32) - np.array(spec.mean_bgr, np.float32)) / np.array(spec.std_bgr, np.float32)
-    found = _run_openvino(model.path, form.image.of(values.transpose(2, 0, 1)[None].astype(np.float32)))
-    problem = difference_of_rows(form.layout.rows(found), computed, spec)
-    if problem:
-        raise ModelError(f"{str(model.path)!r}: the ONNX graph computes something else than OpenVINO ({problem})")
-
-
-def _run_openvino(path: Path, images: npt.NDArray[np.floating]) -> Outputs:
-    from streamer.common.openvino_core import shared_core
-    from streamer.models.graph.openvino_writer import port_name
-
-    core = shared_core()
-    exact = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
-    network = core.read_model(str(path))
-    network.reshape(list(images.shape))
-    found = core.compile_model(network, "CPU", exact)(images)
-    return {port_name(port): values for port, values in found.items()}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -110,12 +110,12 @@ class Pictures:
 
 
 def quantized(model: onnx.ModelProto, spec: ModelSpec, form: str, folder: Path, **options: Any) -> onnx.ModelProto:
-    """Returns what ONNX Runtime's quantiser makes of a model.
+    """Returns what ONNX Runtime's quantiser, or NNCF's, makes of a model.
 
     Args:
         model: float, its input named ``images``.
         spec: its description.
-        form: ``qdq``, ``qoperator`` or ``dynamic``, then ``-u8`` or ``-s8`` for the activations.
+        form: ``qdq``, ``qoperator`` or ``dynamic``, then ``-u8`` or ``-s8`` for the activations; or ``nncf``.
         folder: for the quantiser's files.
         options: more of `quantize_static`'s.
     """
@@ -123,6 +123,8 @@ def quantized(model: onnx.ModelProto, spec: ModelSpec, form: str, folder: Path, 
 
     before, after = folder / "before.onnx", folder / "after.onnx"
     onnx.save(model, before)
+    if form == "nncf":
+        return _by_nncf(model, spec)
     kind, _, sign = form.partition("-")
     activations = QuantType.QInt8 if sign == "s8" else QuantType.QUInt8
     if kind == "dynamic":
@@ -134,3 +136,17 @@ def quantized(model: onnx.ModelProto, spec: ModelSpec, form: str, folder: Path, 
             activation_type=activations, weight_type=QuantType.QInt8, **options,
         )  # fmt: skip
     return onnx.load(after)
+
+
+def _by_nncf(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
+    import logging
+
+    from streamer.common.telemetry import without_telemetry
+
+    with without_telemetry():
+        import nncf
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    pictures = Pictures(spec, "images")
+    inputs = [values for values in iter(pictures.get_next, None) if values is not None]
+    quantised: onnx.ModelProto = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs))
+    return quantised

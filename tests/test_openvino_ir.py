@@ -23,7 +23,7 @@ from streamer.models.file import load_model  # noqa: E402
 from streamer.models.zoo import resolve_model  # noqa: E402
 from tests.quantized import pixels  # noqa: E402
 from tests.tiny import tiny_spec, write_tiny  # noqa: E402
-from tests.variants import Variant, build  # noqa: E402
+from tests.variants import Variant, as_ir, build  # noqa: E402
 
 DATA = Path(__file__).parent.parent / "streamer" / "data"
 DESCRIPTION = """
@@ -39,13 +39,6 @@ anchor_offset: 0.5
 activation: LeakyReLU
 labels: [person, car, cat]
 """
-
-
-def as_ir(path: Path, *, half: bool = False) -> Path:
-    """Writes an ONNX file's IR beside it."""
-    written = path.with_suffix(".xml")
-    ov.save_model(ov.convert_model(path), written, compress_to_fp16=half)
-    return written
 
 
 def output(path: Path, spec: Any, engine: str) -> np.ndarray:

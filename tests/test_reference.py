@@ -146,3 +146,11 @@ def test_scores_that_are_no_probabilities_are_refused_with_the_cure(tmp_path: Pa
         model = load_model(tmp_path / f"{name}.onnx", spec)
         with pytest.raises(ModelError, match=says):
             self_check.check_output(model, "one", lambda frame, model=model: output(model))
+
+
+def test_what_was_right_once_is_not_run_again(tmp_path: Path) -> None:
+    model = foreign(tmp_path)
+    right, runs = output(model), []
+    for _ in range(2):
+        self_check.check_output(model, "any", lambda _: runs.append(1) or right)
+    assert len(runs) == 1

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from streamer.common.errors import EngineError
 from streamer.detector import self_check
 from streamer.detector.reference import reference_rows
 from streamer.engines import open_engine
@@ -83,13 +84,9 @@ def test_the_new_exporter(network: Any, dynamic: bool, tmp_path: Path) -> None:
     compare(path, SPEC, 1e-3)
 
 
-@pytest.mark.shared
-@pytest.mark.parametrize("signed", [True, False])
-def test_fake_quantised_training(signed: bool, shared: Path, tmp_path: Path) -> None:
-    """Scales are initializers, zero points Constant nodes, weights float behind Q/DQ, and much is behind Identity."""
+def fake_quantised(network: Any, spec: ModelSpec, signed: bool, path: Path) -> Path:
+    """Writes a network as training that knows of its quantisation leaves it, ranges taken from the packaged picture."""
     from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver, PerChannelMinMaxObserver
-
-    from streamer.models.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
 
     class Quantized(torch.nn.Module):
         def __init__(self, convolution: Any) -> None:
@@ -119,19 +116,37 @@ def test_fake_quantised_training(signed: bool, shared: Path, tmp_path: Path) -> 
             else:
                 quantize(child)
 
-    spec = spec_for("nanodet-m_320")
-    network = build(spec)
-    load_into(network, load_checkpoint(shared / "weights" / "nanodet-m_320.pth")[0])
-    fuse_batchnorm(network)
-    network.eval()
     quantize(network)
     with torch.no_grad():
         network(torch.from_numpy(normalised(spec, pixels(spec))))
     for module in network.modules():
         if isinstance(module, FakeQuantize):
             module.disable_observer()
-    axes = {"data": {0: "n"}}
-    path = export(network, tmp_path / "m.onnx", spec, dynamo=False, opset_version=17, dynamic_axes=axes)
+    return export(network, path, spec, dynamo=False, opset_version=17, dynamic_axes={"data": {0: "n"}})
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("signed", [True, False])
+def test_fake_quantised_training(signed: bool, shared: Path, tmp_path: Path) -> None:
+    """Scales are initializers, zero points Constant nodes, weights float behind Q/DQ, and much is behind Identity."""
+    from streamer.models.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
+
+    spec = spec_for("nanodet-m_320")
+    network = build(spec)
+    load_into(network, load_checkpoint(shared / "weights" / "nanodet-m_320.pth")[0])
+    fuse_batchnorm(network)
+    path = fake_quantised(network.eval(), spec, signed, tmp_path / "m.onnx")
     kinds = {node.op_type for node in onnx.load(path).graph.node}
     assert {"Constant", "Identity", "QuantizeLinear"} <= kinds
     compare(path, spec, 0.15)
+
+
+def test_of_random_weights_rounding_is_named_as_the_cause(tmp_path: Path) -> None:
+    """What rounds to the other side grows from layer to layer: no two programs agree, nor does one with itself."""
+    path = fake_quantised(random_network(), SPEC, True, tmp_path / "m.onnx")
+    model = load_model(path, SPEC)
+    said = "from itself when the picture changes by a ten-thousandth"
+    opened = contextlib.closing(open_engine("openvino", model, slots=1, precision="f32"))
+    with opened as engine, pytest.raises(EngineError, match=said) as caught:
+        self_check.check(model, engine)
+    assert "\n" not in str(caught.value)

@@ -10,11 +10,16 @@ import pytest
 
 from streamer.common.errors import ModelError
 from streamer.detector import self_check
+from streamer.detector.self_check import packaged_frame
 from streamer.engines import open_engine
+from streamer.frames.detections import Detections
 from streamer.models.file import load_model
+from streamer.models.letterbox import Letterbox
+from streamer.models.postprocess import Postprocessor
 from streamer.models.spec import ModelSpec
+from tests.corpus import corpus
 from tests.quantized import pixels
-from tests.variants import BOXES, JOINT, PAIRS, QUANTISERS, Variant, build, corpus, reference, softmax
+from tests.variants import BOXES, IR, JOINT, PAIRS, QUANTISERS, Variant, build, reference, softmax
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
@@ -31,6 +36,10 @@ QUICK = {
     *(Variant(form="joint", opset=opset, axes="static") for opset in (9, 10, 21)),
     *(Variant(trick=trick) for trick in ("weight-first", "named", "external", "ort-extended", "const-identity")),
     Variant(kind="half", axes="static"),
+    Variant(trick="ir"),
+    Variant(form="pairs-nchw", trick="ir-half", axes="static"),
+    Variant(quantiser="nncf"),
+    Variant(quantiser="nncf", trick="ir"),
     Variant(form="boxes-first", labels=16),
     Variant(form="pairs-rows", labels=16, scores="logits"),
 }
@@ -50,8 +59,41 @@ def decoded(rows: np.ndarray, spec: ModelSpec) -> np.ndarray:
     return np.concatenate([rows[:, : spec.num_classes], boxes], axis=1)
 
 
+def needed(variant: Variant) -> None:
+    """Skips what needs a package that isn't installed."""
+    if variant.trick in IR:
+        pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    if variant.quantiser == "nncf":
+        pytest.importorskip("nncf", reason="NNCF is not installed")
+
+
+def detected(wanted: np.ndarray, spec: ModelSpec) -> Detections:
+    """What (points, classes + 4) scores and distances say, score 0.3 and above."""
+    near = 1 - np.abs(np.clip(wanted[:, spec.num_classes :, None], 0, spec.reg_max) - np.arange(spec.reg_max + 1))
+    bins = np.log(np.maximum(near, 1e-6)).reshape(len(wanted), -1)
+    rows = np.concatenate([wanted[:, : spec.num_classes], bins], axis=1).astype(np.float32)
+    return Postprocessor(spec, 0.3)(rows, Letterbox.for_model(packaged_frame(), spec))
+
+
+def unmatched(one: Detections, other: Detections, score: float, iou: float) -> list[float]:
+    """Scores of the detections of `one` without one of their class, place and score in `other`; each counts once."""
+    left, scores = list(range(len(other.scores))), []
+    for index in range(len(one.scores)):
+        near = [
+            (float(self_check._iou(one.boxes_xyxy[index], other.boxes_xyxy[place : place + 1])[0]), place)
+            for place in left
+            if other.class_ids[place] == one.class_ids[index] and abs(other.scores[place] - one.scores[index]) <= score
+        ]
+        if near and max(near)[0] >= iou:
+            left.remove(max(near)[1])
+        else:
+            scores.append(float(one.scores[index]))
+    return scores
+
+
 @pytest.mark.parametrize("variant", cases())
 def test_every_variant_is_computed_as_its_file_says(variant: Variant, tmp_path: Path) -> None:
+    needed(variant)
     path, spec = build(variant, tmp_path), variant.spec()
     if variant in UNDECIDED:
         with pytest.raises(ModelError, match="doesn't tell scores from boxes.*say order: scores-first") as caught:
@@ -63,6 +105,7 @@ def test_every_variant_is_computed_as_its_file_says(variant: Variant, tmp_path: 
     wanted = reference(variant, path)
     model = load_model(path, spec)
     most_scores, most_boxes = (0.06, 0.35) if variant.quantiser else (0.004, 0.02)
+    least_iou = 0.8 if variant.quantiser else 0.99
     for name in ("openvino", "onnxruntime"):
         with contextlib.closing(open_engine(name, model, slots=1, precision="f32")) as engine:
             engine.input(0)[:] = pixels(spec)
@@ -72,6 +115,11 @@ def test_every_variant_is_computed_as_its_file_says(variant: Variant, tmp_path: 
         apart = np.abs(got - wanted)
         assert apart[:, : spec.num_classes].max() < most_scores, name
         assert apart[:, spec.num_classes :].max() < most_boxes, name
+        found = [detected(rows, model.spec) for rows in (wanted, got)]
+        for one, other in (found, found[::-1]):
+            lost = unmatched(one, other, most_scores, least_iou)
+            borderline = max(score for score in [0.0, *lost])
+            assert borderline < 0.3 + most_scores or (variant.quantiser and len(lost) <= 0.03 * len(one.scores)), name
 
 
 def test_the_corpus_is_as_large_as_it_should_be() -> None:

@@ -6,9 +6,7 @@ nothing with the program.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,8 @@ BOXES = ("distances", "distances-last", "distances-pairs", "probabilities")
 SCORES = ("logits", "sigmoid", "clip", "slice", "times-one", "late")
 AXES = ("static", "batch", "all", "undeclared", "four")
 KINDS = ("float", "half", "half-weights")
-QUANTISERS = ("qdq-u8", "qdq-s8", "qoperator-u8", "qoperator-s8", "dynamic-u8", "dynamic-s8")
+QUANTISERS = ("qdq-u8", "qdq-s8", "qoperator-u8", "qoperator-s8", "dynamic-u8", "dynamic-s8", "nncf")
+IR = ("ir", "ir-half")
 TRICKS = (
     "weight-first",
     "named",
@@ -279,7 +278,16 @@ def _written(model: onnx.ModelProto, variant: Variant, folder: Path) -> Path:
         ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     else:
         onnx.save(model, path)
-    return path
+    return as_ir(path, half=trick == "ir-half") if trick in IR else path
+
+
+def as_ir(path: Path, *, half: bool = False) -> Path:
+    """Writes an ONNX file's IR beside it, and returns its XML file."""
+    import openvino as ov
+
+    written = path.with_suffix(".xml")
+    ov.save_model(ov.convert_model(path), written, compress_to_fp16=half)
+    return written
 
 
 def _store_half(model: onnx.ModelProto) -> None:
@@ -312,7 +320,8 @@ def reference(variant: Variant, path: Path) -> np.ndarray:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    untouched = path.with_suffix(".onnx")  # also of an IR, which was made from it
+    session = ort.InferenceSession(str(untouched), options, ["CPUExecutionProvider"])
     image = normalised(spec, pixels(spec))
     image = np.repeat(image, 4 if variant.axes == "four" else 1, axis=0)
     given = session.get_inputs()[0]
@@ -354,47 +363,3 @@ def softmax(boxes: np.ndarray, reg_max: int) -> np.ndarray:
     each = boxes.reshape(len(boxes), 4, reg_max + 1)
     each = np.exp(each - each.max(axis=2, keepdims=True))
     return (each / each.sum(axis=2, keepdims=True)).reshape(len(boxes), -1)
-
-
-def _possible(variant: Variant) -> bool:
-    if variant.opset < 10 and variant.quantiser:
-        return False
-    flat = variant.form in ("joint-flat", "joint-flat-planar", "pairs-chw", "pairs-hwc", "pairs-flat")
-    if flat and variant.axes not in ("static", "undeclared"):
-        return False
-    if variant.quantiser and (variant.kind != "float" or variant.trick.startswith("ort-")):
-        return False
-    return not (variant.kind == "half" and variant.opset < 10)
-
-
-def corpus() -> Iterator[Variant]:
-    """All variants: every form with every kind of scores, and each other difference with several forms."""
-    seen, plain = set(), Variant()
-    some = [replace(plain, form=form) for form in ("joint", "boxes-first", "pairs-nchw", "pairs-rows", "distances")]
-    groups: list[Iterator[Variant]] = [
-        (replace(plain, form=f, scores=s) for f, s in product((*JOINT, *PAIRS, *BOXES), SCORES)),
-        (replace(one, opset=o, axes="static") for one, o in product(some, (9, 10, 11, 13, 15, 18, 21))),
-        (replace(one, axes=a) for one, a in product([replace(plain, form=f) for f in (*JOINT, *PAIRS, *BOXES)], AXES)),
-        (replace(one, kind=k, axes="static") for one, k in product(some, KINDS)),
-        (replace(one, quantiser=q, opset=o) for one, q, o in product(some[:3], QUANTISERS, (11, 17))),
-        (
-            replace(one, quantiser=q, trick=f"const-{c}")
-            for one, q, c in product(some[:1], QUANTISERS[:4], CONSTANT_FORMS)
-        ),
-        (replace(one, trick=t) for one, t in product(some, TRICKS)),
-        (
-            replace(plain, form=f, labels=16, scores=s)
-            for f, s in product(("joint", "boxes-first", *PAIRS), ("sigmoid", "logits"))
-        ),
-        (
-            replace(plain, form=f, activation=a)
-            for f, a in product(("joint", "pairs-nchw"), ("Relu", "HardSwish", "Elu"))
-        ),
-        (replace(plain, form=f, family="nanodet-plus") for f in (*JOINT, *PAIRS, *BOXES)),
-    ]
-    for variant in (variant for group in groups for variant in group):
-        flat = variant.form in ("joint-flat", "joint-flat-planar", "pairs-chw", "pairs-hwc", "pairs-flat")
-        variant = replace(variant, axes="static") if flat and variant.axes == "batch" else variant
-        if _possible(variant) and variant not in seen:
-            seen.add(variant)
-            yield variant

@@ -21,7 +21,7 @@ from streamer.common.cache import cached_file
 from streamer.common.cpu_info import processor_name, version_of
 from streamer.models.families import boxes_of, scores_of
 from streamer.models.file import ModelFile
-from streamer.models.file_forms import is_ir
+from streamer.models.file_forms import is_openvinos
 from streamer.models.graph.openvino_writer import port_name
 from streamer.models.spec import ModelSpec
 
@@ -33,12 +33,13 @@ _MAX_DISTANCE_DIFFERENCE = 0.2
 _PACKAGES = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch")
 
 
-def reference_rows(model: ModelFile, pixels: npt.NDArray[np.uint8]) -> Rows | None:
+def reference_rows(model: ModelFile, pixels: npt.NDArray[np.uint8], *, factor: float = 1) -> Rows | None:
     """Computes the file's own output for one picture.
 
     Args:
         model: loaded from a file.
         pixels: (H, W, 3) uint8 BGR, of the network's input size.
+        factor: what the normalised picture is multiplied by.
 
     Returns:
         (rows, channels) float32, as `ModelSpec` describes them; None where no package here runs the file.
@@ -47,10 +48,11 @@ def reference_rows(model: ModelFile, pixels: npt.NDArray[np.uint8]) -> Rows | No
         return None
     spec = model.spec
     values = (pixels.astype(np.float32) - np.array(spec.mean_bgr, np.float32)) / np.array(spec.std_bgr, np.float32)
+    values *= np.float32(factor)
     image = model.form.image
     images = {image.name: image.of(values.transpose(2, 0, 1)[None].astype(np.float32)), **image.sizes}
     runners = {"onnxruntime": _run_onnxruntime, "openvino": _run_openvino}
-    if is_ir(model.path):
+    if is_openvinos(model.path):
         del runners["onnxruntime"]
     for package, run in runners.items():
         if importlib.util.find_spec(package) is None:

@@ -29,6 +29,11 @@ def is_ir(path: Path) -> bool:
     return path.suffix.lower() == _IR
 
 
+def is_openvinos(path: Path) -> bool:
+    """Whether a file is of a form that OpenVINO runs and ONNX Runtime doesn't."""
+    return path.suffix.lower() in (_IR, ".tflite")
+
+
 def is_onnx(path: Path) -> bool:
     """Whether a file is named as an ONNX file is."""
     return path.suffix.lower() == _ONNX
