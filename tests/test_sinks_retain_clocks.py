@@ -180,3 +180,63 @@ def test_one_output_reached_by_two_paths_is_counted_once(tmp_path: Path) -> None
         clocks.pass_by(1)
     retention.prune()
     assert len(list(tmp_path.glob("out-*.mp4"))) == 2
+
+
+def left_of(tmp_path: Path, clocks: Clocks, retain: Retention, *old: Path, pass_s: float = 0.0) -> list[int]:
+    """Deletes what a limit says; returns which segments are left."""
+    retention = clocks.retention(retain)
+    retention.add(tmp_path / "out.mp4")
+    clocks.pass_by(pass_s)
+    retention.prune()
+    return numbers(tmp_path, *old)
+
+
+@pytest.mark.parametrize(("ahead_s", "left"), [(HOUR_S, [0]), (HOUR_S + 1, [1])])
+def test_a_name_may_be_an_hour_ahead_of_its_file(ahead_s: float, left: list[int], tmp_path: Path) -> None:
+    clocks = Clocks()
+    begun_s = clocks.now_s - DAY_S
+    named = segment(tmp_path, begun_s, begun_s - ahead_s)
+    other = segment(tmp_path, begun_s - HOUR_S / 2)
+    assert left_of(tmp_path, clocks, Retention(size_bytes=10), named, other) == left
+
+
+@pytest.mark.parametrize(("before_s", "left"), [(0.0, [1]), (1.0, [0])])
+def test_a_name_before_2015_comes_from_a_clock_that_was_never_set(
+    before_s: float, left: list[int], tmp_path: Path
+) -> None:
+    clocks = Clocks()
+    named = segment(tmp_path, datetime(2015, 1, 1, tzinfo=UTC).timestamp() - before_s, clocks.now_s - HOUR_S)
+    other = segment(tmp_path, clocks.now_s - YEAR_S)
+    assert left_of(tmp_path, clocks, Retention(size_bytes=10), named, other) == left
+
+
+@pytest.mark.parametrize(("behind_s", "left"), [(HOUR_S, [1]), (HOUR_S + 1, [0, 1])])
+def test_a_clock_may_be_an_hour_behind_the_newest_file(behind_s: float, left: list[int], tmp_path: Path) -> None:
+    clocks = Clocks()
+    old = segment(tmp_path, clocks.now_s - 2 * DAY_S)
+    newest = segment(tmp_path, clocks.now_s, clocks.now_s + behind_s)
+    assert left_of(tmp_path, clocks, Retention(age_s=DAY_S), old, newest) == left
+
+
+@pytest.mark.parametrize(("days_s", "left"), [(30 * DAY_S, []), (30 * DAY_S + 1, [0])])
+def test_a_pause_may_last_thirty_days(days_s: float, left: list[int], tmp_path: Path) -> None:
+    clocks = Clocks()
+    old = segment(tmp_path, clocks.now_s - days_s - 600, clocks.now_s - days_s)
+    assert left_of(tmp_path, clocks, Retention(age_s=DAY_S), old) == left
+
+
+def test_a_clock_that_jumps_forward_in_the_run_is_not_believed(tmp_path: Path) -> None:
+    clocks = Clocks()
+    old = segment(tmp_path, clocks.now_s - HOUR_S)
+    retention = clocks.retention(Retention(age_s=DAY_S))
+    retention.add(tmp_path / "out.mp4")
+    clocks.now_s += 2 * DAY_S
+    retention.prune()
+    assert old.exists()
+
+
+@pytest.mark.parametrize(("age_s", "left"), [(DAY_S, [0]), (DAY_S + 1, [])])
+def test_a_segment_is_kept_to_the_second(age_s: float, left: list[int], tmp_path: Path) -> None:
+    clocks = Clocks()
+    old = segment(tmp_path, clocks.now_s - age_s - 600, clocks.now_s - age_s)
+    assert left_of(tmp_path, clocks, Retention(age_s=DAY_S), old) == left
