@@ -1,4 +1,4 @@
-"""What all outputs that write files share."""
+"""Names, checks, locks and capture times for outputs that write files."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _utc_lock = threading.Lock()
 
 
 def safe_name(name: str) -> str:
-    """Returns `name` fit for part of a file's name: letters, digits, ``_``, ``-`` and ``.``, at most 100 bytes.
+    """Returns `name` as part of a file name: letters, digits, ``_``, ``-`` and ``.``, at most 100 bytes.
 
-    A name that Windows reserves for a device gets ``_`` in front, for network drives too.
+    Names that Windows reserves for devices get a leading ``_``.
     """
     name = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._")
     name = name.encode()[:100].decode(errors="ignore").rstrip("._") or "source"
@@ -40,15 +40,15 @@ def safe_name(name: str) -> str:
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file or folder, links followed; a path that leads nowhere is only compared."""
+    """Whether two paths are the same file or folder, links followed; missing ones are compared by path."""
     try:
         return one.samefile(other)
     except OSError:
-        return os.path.realpath(one) == os.path.realpath(other)  # Path.resolve raises where links lead in a circle
+        return os.path.realpath(one) == os.path.realpath(other)  # Path.resolve raises on circular links
 
 
 def is_special(path: Path) -> bool:
-    """Whether a pipe, a device or a socket is at `path`, links followed: what is written there isn't kept."""
+    """Whether `path` is a pipe, a device or a socket, links followed."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -57,7 +57,7 @@ def is_special(path: Path) -> bool:
 
 
 def is_device(path: Path) -> bool:
-    """Whether a device such as ``/dev/null`` is at `path`, links followed: any number of outputs may write there."""
+    """Whether `path` is a device such as ``/dev/null``, links followed; several outputs may share it."""
     try:
         return stat.S_ISCHR(path.stat().st_mode)
     except OSError:
@@ -65,20 +65,12 @@ def is_device(path: Path) -> bool:
 
 
 def behind_link(path: Path) -> Path:
-    """Returns where a link leads, be it to nothing; a path that is no link stays as it is."""
+    """Returns the target of a link, existing or not; other paths unchanged."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def check_folder(path: Path, shown: str | None = None) -> None:
-    """Makes sure that a new file can be made where `path` is to be.
-
-    Args:
-        path: the file.
-        shown: what an error calls it; None is its path.
-
-    Raises:
-        SinkError: if it can't.
-    """
+    """Checks that a file can be created at `path`; raises SinkError, which calls it `shown`, if it can't."""
     shown = shown or str(path)
     if not path.parent.is_dir():
         raise SinkError(
@@ -92,9 +84,7 @@ def check_folder(path: Path, shown: str | None = None) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Makes sure that a file can be written at `path`, keeping what is there, and says when it will be replaced.
-
-    A link is followed, be it to a file that isn't there yet.
+    """Checks that `path` can be written, links followed, and warns if it will be replaced; changes nothing.
 
     Raises:
         ConfigError: if another run is writing it.
@@ -115,14 +105,14 @@ def check_writable(path: Path) -> None:
 
 
 def open_file(path: Path, flags: int) -> int:
-    """Opens a file and locks it for as long as it is open; what it holds stays.
+    """Opens a file without truncating it and locks it while it is open.
 
     Args:
         path: the file.
-        flags: as `os.open` takes them; with ``O_EXCL`` nothing may be there, not even a link.
+        flags: as for `os.open`.
 
     Returns:
-        The descriptor; other programs that this one starts don't get it.
+        The descriptor, not inherited by child processes.
 
     Raises:
         BlockingIOError: if another run has locked the file.
@@ -138,7 +128,7 @@ def open_file(path: Path, flags: int) -> int:
 
 
 def _lock(descriptor: int, path: Path) -> None:
-    """Locks an open file where its file system can do that; the lock goes with the descriptor."""
+    """Locks an open file if its file system supports that; closing the descriptor unlocks it."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -152,7 +142,7 @@ def _lock(descriptor: int, path: Path) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another run is writing a file, as far as its file system tells; a link isn't followed."""
+    """Whether another run is writing a file, if its file system supports locks; links aren't followed."""
     try:
         os.close(open_file(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)))
     except BlockingIOError:
@@ -162,7 +152,7 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-@functools.lru_cache(maxsize=64)  # once a folder
+@functools.lru_cache(maxsize=64)  # warn once a folder
 def _say_unlocked(folder: Path, why: str) -> None:
     log.warning("files in %s can't be locked (%s): see that no other run writes them", folder, why)
 
@@ -193,6 +183,6 @@ def _utc_at(at_s: float) -> datetime:
 
 
 def reason(error: BaseException) -> str:
-    """Returns an error's own words without the number and the file name that the system adds."""
+    """Returns an error's text without errno and file name."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(words).replace("\n", " ").strip().rstrip(".")

@@ -1,4 +1,4 @@
-"""Where lines of text are written: a file, a device, or a pipe."""
+"""Lines of text written to a file, a device or a named pipe."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from streamer.sinks.paths import Claim
 log = logging.getLogger(__name__)
 
 _STDOUT = 1
-_LOOK_S = 0.05
+_POLL_S = 0.05
 _GRACE_S = 2.0
 
 
 class Lines(Protocol):
-    """Something that takes lines, each at once."""
+    """An unbuffered destination for lines."""
 
     def write(self, text: str) -> object:
-        """Writes a line, its end included; raises OSError if it can't."""
+        """Writes a line, newline included; raises OSError if it can't."""
 
     def close(self) -> None:
         """Closes it; raises OSError if that fails."""
 
 
 def open_lines(claim: Claim) -> Lines:
-    """Opens what was claimed, empty; a pipe waits for its reader in the first `write`.
+    """Opens what was claimed, truncating files; a pipe waits for its reader in the first `write`.
 
     Raises:
-        OSError: if it can't be opened; FileExistsError if there is something that may not be replaced.
+        OSError: if it can't be opened; FileExistsError if it exists and may not be replaced.
     """
     path = claim.path
     if not is_special(path) and _is_stdout(path):
-        descriptor = os.dup(_STDOUT)  # what else is printed there comes behind the lines, not over them
+        descriptor = os.dup(_STDOUT)  # shares the offset, so that other output isn't overwritten
     elif not is_special(path):
         flags = os.O_CREAT if claim.replaces else os.O_CREAT | os.O_EXCL
         descriptor = open_file(path, os.O_WRONLY | flags)
@@ -61,19 +61,15 @@ def _is_stdout(path: Path) -> bool:
 
 
 class LineFile:
-    """A file or a device; of a line that can't be written whole nothing stays in a file."""
+    """A file or a device; a line that can't be written whole is removed from a file."""
 
     def __init__(self, descriptor: int) -> None:
-        """Takes over an open file, to write behind what it holds."""
+        """Takes over an open descriptor."""
         self._descriptor: int | None = descriptor
-        self._kept_bytes = os.fstat(descriptor).st_size
+        self._size = os.fstat(descriptor).st_size
 
     def write(self, text: str) -> None:
-        """Writes a line.
-
-        Raises:
-            OSError: if it can't.
-        """
+        """Writes a line; raises OSError if it can't."""
         assert self._descriptor is not None, "the file is closed"
         data = memoryview(text.encode())
         size = len(data)
@@ -81,11 +77,11 @@ class LineFile:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError:
-            with contextlib.suppress(OSError):  # a device can't be cut
-                os.ftruncate(self._descriptor, self._kept_bytes)
-                os.lseek(self._descriptor, self._kept_bytes, os.SEEK_SET)
+            with contextlib.suppress(OSError):  # devices can't be truncated
+                os.ftruncate(self._descriptor, self._size)
+                os.lseek(self._descriptor, self._size, os.SEEK_SET)
             raise
-        self._kept_bytes += size
+        self._size += size
 
     def close(self) -> None:
         """Closes it. Safe to call twice."""
@@ -95,7 +91,7 @@ class LineFile:
 
 
 class Pipe:
-    """A named pipe: its lines wait for a reader, and for one that reads slowly, until `interrupt`."""
+    """A named pipe: `write` blocks until a reader comes, and while it reads slowly, until `interrupt`."""
 
     def __init__(self, path: Path) -> None:
         """Opens nothing yet."""
@@ -105,11 +101,11 @@ class Pipe:
         self._interrupted_s = 0.0
 
     def write(self, text: str) -> None:
-        """Writes a line, once the reader takes it.
+        """Writes a line.
 
         Raises:
-            BrokenPipeError: if the reader has gone.
-            OSError: if there is no reader, or it takes nothing, and `interrupt` was called.
+            BrokenPipeError: if the reader has closed the pipe.
+            OSError: if `interrupt` was called and there is no reader, or it doesn't read.
         """
         if self._descriptor is None:
             self._descriptor = self._connect()
@@ -121,33 +117,33 @@ class Pipe:
                 self._wait_for_room(self._descriptor)
 
     def interrupt(self) -> None:
-        """Has a `write` that waits give up: at once without a reader, after two seconds if one takes nothing."""
+        """Makes a blocked `write` fail: immediately without a reader, after 2 s if one doesn't read."""
         self._interrupted_s = time.monotonic()
         self._interrupted.set()
 
     def close(self) -> None:
-        """Closes it: the reader reads to the end. Safe to call twice."""
+        """Closes it; the reader gets the rest. Safe to call twice."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
 
     def _connect(self) -> int:
-        is_said = False
+        has_warned = False
         while True:
             try:
                 return os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
                 if error.errno != errno.ENXIO:
                     raise
-            if not is_said:
-                is_said = True
+            if not has_warned:
+                has_warned = True
                 log.warning("waiting for a reader of the pipe %s", self._path)
-            if self._interrupted.wait(_LOOK_S):
+            if self._interrupted.wait(_POLL_S):
                 raise OSError(errno.ENXIO, "nothing reads the pipe")
 
     def _wait_for_room(self, descriptor: int) -> None:
         poll = select.poll()
         poll.register(descriptor, select.POLLOUT)
-        while not poll.poll(_LOOK_S * 1000):
+        while not poll.poll(_POLL_S * 1000):
             if self._interrupted.is_set() and time.monotonic() - self._interrupted_s > _GRACE_S:
                 raise OSError(errno.ETIMEDOUT, "its reader takes nothing more")

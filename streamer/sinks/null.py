@@ -1,4 +1,4 @@
-"""An output that takes everything and keeps nothing: for measuring."""
+"""An output that discards everything, for benchmarks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from streamer.sinks.base import Sink
 
 
 class NullSink(Sink):
-    """Drops what it is given."""
+    """Discards frames and detections."""
 
     needs_pixels = False
 

@@ -1,4 +1,4 @@
-"""What a person may ask of an output, whatever its kind."""
+"""Options for recordings."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from streamer.common.units import parse_bytes, parse_seconds
 
 @dataclass(frozen=True)
 class Retention:
-    """How many of a run's segments are kept, of all outputs together: by age, or by size; exactly one of the two.
+    """How long the segments of all outputs of a run are kept: by age or by total size, exactly one of them.
 
     Attributes:
-        age_s: segments that ended longer ago than this many seconds go.
-        size_bytes: the oldest segments go until all together are no larger.
+        age_s: maximum time since a segment ended, seconds.
+        size_bytes: maximum size of all segments together.
     """
 
     age_s: float | None = None
@@ -27,7 +27,7 @@ class Retention:
 
     @classmethod
     def parse(cls, text: str) -> Retention:
-        """Returns what ``24h`` or ``50GB`` says.
+        """Parses ``24h`` or ``50GB``.
 
         Raises:
             ValueError: if it is neither an age nor a size.
@@ -36,7 +36,7 @@ class Retention:
             return cls(size_bytes=parse_bytes(text))
         except ValueError:
             pass
-        if text.strip()[-1:].isalpha():  # a bare number could be meant either way
+        if text.strip()[-1:].isalpha():  # a bare number is ambiguous
             try:
                 return cls(age_s=parse_seconds(text))
             except ValueError:
@@ -71,10 +71,10 @@ DEFAULT_CRF = crf_of(QUALITIES[DEFAULT_QUALITY])
 
 @dataclass(frozen=True)
 class SinkOptions:
-    """Wishes for recordings; each kind of output takes what concerns it.
+    """Options for recordings; other outputs ignore them.
 
     Attributes:
-        segment_s: length of the segments of videos and JSON lines in seconds; None writes one file.
+        segment_s: length of segments of videos and JSON lines, seconds; None writes one file.
         retain: which segments are kept; None keeps all.
         crf: x264's constant rate factor for video files.
     """

@@ -1,4 +1,4 @@
-"""Frames to compressed pictures: which encoder, which pixel format, and how BGR gets there."""
+"""Encoding frames: choice of encoder and pixel format, and conversion from BGR."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ log = logging.getLogger(__name__)
 _X264_OPTIONS = {"preset": "ultrafast", "forced-idr": "1"}
 _MPEG4_QUANTISERS = (2, 31)
 _KEY_EVERY_S = 2
-_GOP_FRAMES = 300  # only a bound: frames are made key frames by their time
+_GOP_FRAMES = 300  # upper bound: key frames are chosen by time
 
 # Colours as ITU-T H.273 numbers them, ranges as FFmpeg does.
 _COLORSPACE_BT601, _UNSPECIFIED = 6, 2
 _LIMITED, _FULL = 1, 2
 
-# A decoded picture may go to several encoders at once, and each has to put its own time into it while it takes it.
+# Several encoders may take one decoded picture, and each sets its own time on it.
 _TIME_LOCKS = tuple(threading.Lock() for _ in range(61))
 
 
 class VideoEncoder:
-    """The video stream of a container that is being written, and the encoder that feeds it.
+    """The video stream of a container and its encoder.
 
     H.264 by x264's ultrafast preset on one thread, with a key frame every 2 s. Measured at crf 20 on road footage of
     1280x720: 3.4 ms of CPU a frame, 340 kB/s at 25 frames a second, 48.7 dB PSNR over BGR (crf 23: 3.1 ms, 220 kB/s,
-    47.5 dB; superfast at crf 23: 9.2 ms, 48.6 dB). Where FFmpeg was built without x264, MPEG-4 part 2 takes its place,
-    at a quantiser that gives about the same quality: 2 to 3 for crf 20.
+    47.5 dB; superfast at crf 23: 9.2 ms, 48.6 dB). An FFmpeg without x264 writes MPEG-4 part 2 of
+    about the same quality: quantiser 2 to 3 for crf 20.
 
-    H.264 can't have an odd width or height in 4:2:0, so such pictures are written as 4:4:4 and keep their exact size.
-    BGR becomes limited-range BT.601; decoded pictures keep their own matrix and range, and the stream is tagged so.
-    MPEG-4 part 2 is always limited range: MP4, MOV and AVI have no tag from which a reader could learn otherwise.
+    Pictures of odd width or height are written as 4:4:4, since H.264 can't have them in 4:2:0. BGR becomes
+    limited-range BT.601; planes keep their matrix and range, and the stream is tagged. MPEG-4 part 2 is always limited
+    range: MP4, MOV and AVI have no tag for it.
     """
 
     def __init__(
         self, container: av.container.OutputContainer, frame: Frame, fps: Fraction, time_base: Fraction, crf: int
     ) -> None:
-        """Adds a stream of the size, the shape of pixels and the colours of `frame`.
+        """Adds a stream with the size, pixel aspect and colours of `frame`.
 
         Args:
             container: where the stream is added; its header isn't written yet.
-            frame: the first picture; it is only looked at.
+            frame: the first picture; it isn't encoded.
             fps: nominal frame rate.
             time_base: seconds a tick of the time stamps.
             crf: x264's constant rate factor, 0 (lossless) to 51 (worst).
@@ -84,7 +84,7 @@ class VideoEncoder:
         context.color_range = self._range
 
     def encode(self, frame: Frame, pts: int) -> list[av.Packet[av.VideoStream]]:
-        """Compresses one frame, scaled to the stream's size if it has another; `pts` is in ticks and increases.
+        """Encodes one frame, scaled to the stream's size; `pts` is in ticks and increases.
 
         Raises:
             av.FFmpegError: if the encoder fails.
@@ -93,7 +93,7 @@ class VideoEncoder:
         return self.repeat(pts)
 
     def repeat(self, pts: int) -> list[av.Packet[av.VideoStream]]:
-        """Compresses the latest picture once more, to be seen from `pts` on.
+        """Encodes the latest picture again, to be shown from `pts` on.
 
         Raises:
             av.FFmpegError: if the encoder fails.
@@ -109,7 +109,7 @@ class VideoEncoder:
             return self._stream.encode(picture)
 
     def finish(self) -> list[av.Packet[av.VideoStream]]:
-        """Returns what the encoder still holds.
+        """Flushes the encoder.
 
         Raises:
             av.FFmpegError: if the encoder fails.
@@ -129,7 +129,7 @@ class VideoEncoder:
             picture, own_range = pixels.av_frame, _FULL if pixels.full_range else _LIMITED
             if frame.size_wh == self._size_wh and picture.format.name == self._format and own_range == self._range:
                 return picture
-            picture = pixels.copy().av_frame  # converting changes a frame's tags for a while: not on a shared one
+            picture = pixels.copy().av_frame  # reformat() changes tags for a moment: copy a shared one
         width, height = self._size_wh
         return picture.reformat(
             width,
@@ -143,7 +143,7 @@ class VideoEncoder:
 
 
 def _choice(frame: Frame, crf: int) -> tuple[str, dict[str, str], str]:
-    """Returns the encoder's name, its options, and the pixel format that fits the frame's size and planes."""
+    """Returns the encoder's name, its options and the pixel format for a frame."""
     if "libx264" not in av.codecs_available:
         log.warning("this FFmpeg has no libx264: writing MPEG-4 part 2, which browsers can't play")
         return "mpeg4", _mpeg4_options(crf), "yuv420p"
@@ -158,7 +158,7 @@ def _choice(frame: Frame, crf: int) -> tuple[str, dict[str, str], str]:
 
 
 def _mpeg4_options(crf: int) -> dict[str, str]:
-    """Returns bounds for the quantiser; as H.264's, its step doubles with every 6 of the rate factor."""
+    """Returns bounds for the quantiser, whose step doubles with every 6 of the rate factor as in H.264."""
     least, most = _MPEG4_QUANTISERS
     qmax = min(most, max(least, round(3 * 2 ** ((crf - 20) / 6))))
     return {"qmin": str(max(least, qmax - 1)), "qmax": str(qmax)}
@@ -167,7 +167,7 @@ def _mpeg4_options(crf: int) -> dict[str, str]:
 def _halved_chroma(image: npt.NDArray[np.uint8]) -> av.VideoFrame:
     """Converts BGR of even size to 4:2:0, limited-range BT.601, each chroma sample the mean of its four pixels.
 
-    OpenCV's own conversion, used for the luma, keeps one of four chroma values: a third of the cost, but 2 dB less.
+    OpenCV's own conversion keeps one of four chroma values: a third of the cost, but 2 dB less. It serves for the luma.
     """
     height, width = image.shape[:2]
     target = Yuv420(av.VideoFrame(width, height, "yuv420p"), writable=True)

@@ -1,4 +1,4 @@
-"""A file under a muxer that stays playable when writing breaks off."""
+"""The file under a muxer, playable after a failed write."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ class TransactionalFile:
 
     Attributes:
         error: why a write failed, or None.
-        closed: True once nothing more can be written; the muxer then leaves its closing parts out.
     """
 
     def __init__(self, path: Path, *, replace: bool = True) -> None:
-        """Opens `path`, replacing what it holds, and locks it.
+        """Opens, truncates and locks `path`.
 
         Raises:
-            FileExistsError: if there is something, be it a link, and `replace` is False.
+            FileExistsError: if it exists, even as a link, and `replace` is False.
             BlockingIOError: if another run is writing it.
             OSError: if it can't be written.
         """
@@ -36,13 +35,13 @@ class TransactionalFile:
 
     @property
     def closed(self) -> bool:
-        """Whether the file is closed."""
+        """Whether the file is closed; the muxer then omits its closing parts."""
         return self._file.closed
 
     def write(self, data: bytes) -> int:
         """Writes all of `data` at the current position; returns its length."""
         try:
-            self._remember(len(data))
+            self._save_overwritten(len(data))
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -60,20 +59,20 @@ class TransactionalFile:
         return self._file.tell()
 
     def commit(self) -> bool:
-        """Takes the file's present state as one to come back to; returns whether the file has grown since the last."""
+        """Marks the present state as the one to restore; returns whether the file has grown since the last."""
         before, self._committed_bytes = self._committed_bytes, os.fstat(self._file.fileno()).st_size
         self._undo.clear()
         return self._committed_bytes > before
 
     def clear(self) -> None:
-        """Takes out all that was written, to begin anew."""
+        """Empties the file, to start over."""
         self._undo.clear()
         self._committed_bytes = 0
         self._file.seek(0)
         self._file.truncate()
 
     def rollback(self) -> None:
-        """Takes the file back to the state last kept, as far as the disk allows, and closes it."""
+        """Restores the committed state, as far as the disk allows, and closes the file."""
         if self._file.closed:
             return
         try:
@@ -88,7 +87,7 @@ class TransactionalFile:
         """Closes the file as it is."""
         self._file.close()
 
-    def _remember(self, count: int) -> None:
+    def _save_overwritten(self, count: int) -> None:
         position = self._file.tell()
         count = min(count, self._committed_bytes - position)
         if count > 0:
