@@ -15,7 +15,7 @@ from streamer.frames.draw import Annotator
 from streamer.frames.frame import Frame
 from streamer.models.letterbox import Letterbox
 from streamer.sinks.images import ImagesSink
-from streamer.sinks.mosaic.tiles import BgrCanvas, Mosaic, Tile
+from streamer.sinks.mosaic.tiles import Mosaic, Tile, bgr_canvas
 from streamer.sinks.video.sink import VideoSink
 from streamer.sources import open_source
 from tests.media import write_clip
@@ -81,12 +81,12 @@ def test_the_network_a_tile_and_a_picture_show_circles_as_circles(tmp_path: Path
     letterbox = Letterbox.fit(frame.size_wh, (416, 416), True, shown_wh=frame.shown_wh)
     network_input = np.zeros((416, 416, 3), np.uint8)
     letterbox.apply(frame, network_input)
-    canvas = BgrCanvas((640, 360))
+    canvas = bgr_canvas((640, 360))
     Mosaic(canvas).paint([Tile("", frame)])
     with ImagesSink(tmp_path / "out") as sink:
         sink.write(frame, NOTHING)
     picture = cv2.imread(str(tmp_path / "out" / "pal_000000.jpg"))
-    for image in (network_input, canvas.image, picture):
+    for image in (network_input, canvas.pixels, picture):
         assert width_over_height(np.asarray(image)) == pytest.approx(1, abs=0.02)
 
 
