@@ -1,4 +1,4 @@
-"""Which of a frame's pixels go to the GPU, where they lie in a buffer, and how the kernels are told.
+"""Which of a frame's pixels go to the GPU, where they lie in a buffer, and their description for the kernels.
 
 Bilinear interpolation reads two source rows for each row of the network's input. Where that is less than a plane holds,
 only those rows are copied: 43 % of a 1080p BGR frame into 416x234. Nothing here needs a GPU.

@@ -13,7 +13,10 @@ from streamer.cuda.status import checking
 
 
 class DeviceMemory:
-    """`nbytes` of memory at `address` on `gpu`, whoever owns it."""
+    """`nbytes` of memory at `address` on `gpu`, owned or not.
+
+    `write` and `read` raise ValueError for a host array that is larger or isn't contiguous.
+    """
 
     def __init__(self, gpu: Gpu, address: int, nbytes: int) -> None:
         self.gpu = gpu
@@ -21,12 +24,7 @@ class DeviceMemory:
         self.nbytes = nbytes
 
     def write(self, array: npt.NDArray[Any]) -> None:
-        """Copies a contiguous host array to the beginning of the memory, and waits for it.
-
-        Raises:
-            ValueError: if it doesn't fit or isn't contiguous.
-            EngineError: if the copy fails.
-        """
+        """Copies a contiguous host array to the beginning of the memory, and waits for it."""
         import pycuda.driver as drv
 
         self._check_fit(array)
@@ -34,12 +32,7 @@ class DeviceMemory:
             drv.memcpy_htod(self.address, array)
 
     def read(self, array: npt.NDArray[Any]) -> None:
-        """Fills a contiguous host array from the beginning of the memory, and waits for it.
-
-        Raises:
-            ValueError: if the array is larger than the memory or isn't contiguous.
-            EngineError: if the copy fails.
-        """
+        """Fills a contiguous host array from the beginning of the memory, and waits for it."""
         import pycuda.driver as drv
 
         self._check_fit(array)

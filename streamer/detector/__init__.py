@@ -102,16 +102,9 @@ def open_detector(
     if device != "cpu" and engine not in ENGINE_NAMES:
         try:
             return open_cuda_detector(
-                loaded,
-                postprocessor,
-                engine=engine,
-                device=device,
-                precision=precision,
-                depth=depth,
-                batch=batch,
-                streams=streams,
-                self_check=self_check,
-            )
+                loaded, postprocessor, engine=engine, device=device, precision=precision, depth=depth, batch=batch,
+                streams=streams, self_check=self_check,
+            )  # fmt: skip
         except StreamerError as error:
             if (engine, device) != ("auto", "auto"):
                 raise

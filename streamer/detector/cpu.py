@@ -63,7 +63,7 @@ class CpuDetector(Detector):
         return frame, detections, DetectTimes(preprocess_ms, inference_ms, postprocess_ms)
 
     def check(self) -> None:
-        """Runs the self-check while nothing is in flight; raises as `streamer.detector.self_check.check`."""
+        """Runs the self-check while nothing is in flight; raises as `check_output`."""
         check(self._model, self._engine)
 
     def close(self) -> None:
@@ -74,15 +74,8 @@ class CpuDetector(Detector):
 def open_tuned(open_one: Callable[[int], CpuDetector], streams: int, key: Sequence[object]) -> CpuDetector:
     """Opens a detector with the number of parallel requests that gives the most frames a second.
 
-    More requests than cores keep the engine busy while the calling thread resizes and postprocesses.
-
-    Args:
-        open_one: opens a detector with a number of requests.
-        streams: how many there will be; one alone gets one request, as more would only add latency.
-        key: everything else that the speed depends on, to find an earlier measurement.
-
-    Raises:
-        EngineError: if the engine refuses the model, or computing fails.
+    More requests than cores keep the engine busy while the calling thread resizes and postprocesses. One stream gets one
+    request, as more would only add latency. `key` is everything else that the speed depends on.
     """
     cores = available_cores()
     opened: dict[int, CpuDetector] = {}

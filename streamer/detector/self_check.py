@@ -111,7 +111,7 @@ def check_output(
         model: what is run.
         engine_name: what runs it.
         output_of: runs it on a frame and returns the raw output, (N, channels) float32.
-        computed_by: what the output depends on apart from the engine's and the processor's names.
+        computed_by: what the output depends on apart from the engine and the processor.
 
     Raises:
         EngineError: if the result differs, or isn't finite: the file is damaged, or this processor or runtime computes

@@ -24,12 +24,7 @@ class OnnxRuntimeEngine(Engine):
     def __init__(
         self, model: ModelFile, *, slots: int | None, precision: str = "auto", threads: int | None = None
     ) -> None:
-        """Loads the model; see `streamer.engines.open_engine`. Float models are computed in float32.
-
-        Raises:
-            EngineError: if ONNX Runtime refuses the model.
-            ConfigError: if `precision` isn't ``f32`` or ``auto``.
-        """
+        """Loads the model; see `streamer.engines.open_engine`. Float models are computed in float32."""
         if precision not in ("auto", "f32"):
             raise ConfigError(f"ONNX Runtime computes in f32 on a CPU, not {precision}; use --precision f32 or auto")
         cores = threads or available_cores()

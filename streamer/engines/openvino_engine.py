@@ -36,7 +36,7 @@ class OpenVinoEngine(Engine):
     def __init__(
         self, model: ModelFile, *, slots: int | None, precision: str = "auto", threads: int | None = None
     ) -> None:
-        """Compiles the model.
+        """Compiles the model; see `streamer.engines.open_engine`.
 
         Args:
             model: what to run.
@@ -44,10 +44,6 @@ class OpenVinoEngine(Engine):
             precision: ``f32``, ``bf16``, or ``auto``: bf16 with AMX, else f32. Where only AVX-512 computes bf16, it is
                 slower: 25.6 ms a frame for NanoDet-g 416 and 11.8 for m, against 14.6 and 8.3 (Xeon, two cores).
             threads: cores to use; None uses all that this process may run on.
-
-        Raises:
-            EngineError: if OpenVINO refuses the model.
-            ConfigError: if this processor can't compute in `precision`.
         """
         if precision not in _PRECISIONS:
             raise ConfigError(f"OpenVINO computes in f32 or bf16 on a CPU, not {precision}; use --precision auto")

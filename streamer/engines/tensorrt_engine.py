@@ -46,11 +46,6 @@ class TensorRtEngine(CudaEngine):
             package: the package.
             precision: ``f16``, ``f32``, or ``auto``: f16. An INT8 model's quantised layers stay INT8.
             batch: largest batch that will be bound.
-
-        Raises:
-            ConfigError: if `precision` is another.
-            EngineError: if the package is missing, can't build the model, or can't run the engine on this GPU.
-            ModelError: if TensorRT doesn't support the model's form.
         """
         if precision not in PRECISIONS:
             raise ConfigError(f"TensorRT computes in f16 or f32, not {precision}; use --precision auto")

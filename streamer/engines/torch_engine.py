@@ -46,14 +46,9 @@ class TorchEngine(CudaEngine):
         """Rebuilds the network from the model file's weights and moves it to the GPU.
 
         Args:
-            model: a file exported by this project, whose weights have the network's own names.
+            model: a file exported by this project, whose weights have the network's own names; else ModelError.
             gpu: the GPU.
             precision: ``f16``, ``f32``, or ``auto``: f16.
-
-        Raises:
-            ConfigError: if `precision` is another.
-            EngineError: if this PyTorch has no CUDA, or there isn't enough memory.
-            ModelError: if the network can't be rebuilt from the file.
         """
         if precision not in ("auto", *_TYPES):
             raise ConfigError(f"the torch engine computes in f16 or f32, not {precision}; use --precision auto")
