@@ -284,7 +284,7 @@ def run_model(name: str, options: argparse.Namespace) -> Bench:
     """Runs the chosen stages for one model and returns the figures."""
     path, spec = resolve_model(name)
     model = load_model(path, spec)
-    began = time.perf_counter()
+    started_at_s = time.perf_counter()
     bench = Bench(model, options.engine, picture_of(options.picture), options.smoke)
     simple: dict[str, Callable[[Bench], None]] = {"latency": latency, "throughput": throughput, "batch": batch}
     try:
@@ -306,7 +306,7 @@ def run_model(name: str, options: argparse.Namespace) -> Bench:
                     peers(bench, detector)
     finally:
         bench.close()
-    bench.figures["took_s"] = time.perf_counter() - began
+    bench.figures["took_s"] = time.perf_counter() - started_at_s
     return bench
 
 

@@ -44,9 +44,9 @@ def host_median_ms(body: Callable[[], object], repeats: int) -> float:
         body()
     taken = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        started_at_s = time.perf_counter()
         body()
-        taken.append((time.perf_counter() - began) * 1e3)
+        taken.append((time.perf_counter() - started_at_s) * 1e3)
     return median(taken)
 
 

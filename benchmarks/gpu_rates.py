@@ -17,7 +17,7 @@ from streamer.frames.frame import Frame
 
 @dataclass(frozen=True)
 class Span:
-    """When one frame's copy began, its computing began, and it finished, in ms on the GPU's clock."""
+    """When one frame's copy started_at_s, its computing started_at_s, and it finished, in ms on the GPU's clock."""
 
     frame: int
     copy_ms: float
@@ -38,21 +38,21 @@ def pinned_fps(slots: list[CudaSlot], staged: list[StagedFrame], frames: int, *,
         slot.put(0, pixels)
         slot.start()
         slot.wait()
-    flying: deque[CudaSlot] = deque()
-    began = time.perf_counter()
+    in_flight: deque[CudaSlot] = deque()
+    started_at_s = time.perf_counter()
     for index in range(frames):
         slot = slots[index % len(slots)]
-        if len(flying) == len(slots):
-            flying.popleft().wait()
+        if len(in_flight) == len(slots):
+            in_flight.popleft().wait()
             slot.detections(0)
         if copies:
             slot.put(0, staged[index % len(slots)])
         slot.start()
-        flying.append(slot)
-    for slot in flying:
+        in_flight.append(slot)
+    for slot in in_flight:
         slot.wait()
         slot.detections(0)
-    return frames / (time.perf_counter() - began)
+    return frames / (time.perf_counter() - started_at_s)
 
 
 def timeline(gpu: Gpu, slots: list[CudaSlot], staged: list[StagedFrame], frames: int) -> list[Span]:
@@ -63,21 +63,21 @@ def timeline(gpu: Gpu, slots: list[CudaSlot], staged: list[StagedFrame], frames:
         origin = drv.Event()
         origin.record(slots[0].stream)
     spans: list[Span] = []
-    flying: deque[tuple[int, CudaSlot]] = deque()
+    in_flight: deque[tuple[int, CudaSlot]] = deque()
 
     def land() -> None:
-        number, slot = flying.popleft()
+        number, slot = in_flight.popleft()
         slot.wait()
         spans.append(Span(number, *slot.span_ms(origin)))
 
     for index in range(frames):
-        if len(flying) == len(slots):
+        if len(in_flight) == len(slots):
             land()
         slot = slots[index % len(slots)]
         slot.put(0, staged[index % len(slots)])
         slot.start()
-        flying.append((index, slot))
-    while flying:
+        in_flight.append((index, slot))
+    while in_flight:
         land()
     return spans
 
@@ -129,7 +129,7 @@ def prepared_fps(detector: CudaDetector, pixels: list[Frame], frames: int, threa
             ready.put(frame)
 
     workers = [threading.Thread(target=prepare, daemon=True) for _ in range(threads)]
-    began = time.perf_counter()
+    started_at_s = time.perf_counter()
     for worker in workers:
         worker.start()
     for _ in range(frames):
@@ -138,7 +138,7 @@ def prepared_fps(detector: CudaDetector, pixels: list[Frame], frames: int, threa
         detector.submit(ready.get())
     while detector.in_flight:
         detector.collect()
-    taken_s = time.perf_counter() - began
+    taken_s = time.perf_counter() - started_at_s
     for worker in workers:
         worker.join()
     return frames / taken_s
@@ -151,21 +151,21 @@ def batched_fps(slots: list[CudaSlot], batches: int) -> float:
         slots: of one batch size, every picture described already; two keep the GPU busy between batches.
         batches: how many to run.
     """
-    flying: deque[CudaSlot] = deque()
+    in_flight: deque[CudaSlot] = deque()
     for slot in slots:
         slot.start()
         slot.wait()
-    began = time.perf_counter()
+    started_at_s = time.perf_counter()
     for index in range(batches):
         slot = slots[index % len(slots)]
-        if len(flying) == len(slots):
-            flying.popleft().wait()
+        if len(in_flight) == len(slots):
+            in_flight.popleft().wait()
             for picture in range(slot.batch):
                 slot.detections(picture)
         slot.start()
-        flying.append(slot)
-    for slot in flying:
+        in_flight.append(slot)
+    for slot in in_flight:
         slot.wait()
         for picture in range(slot.batch):
             slot.detections(picture)
-    return batches * slots[0].batch / (time.perf_counter() - began)
+    return batches * slots[0].batch / (time.perf_counter() - started_at_s)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from streamer.common.errors import ConfigError, EngineError
-from streamer.cuda import compiler, kernels
+from streamer.cuda import compiler
 from streamer.cuda.gpu import Gpu, list_gpus, load_pycuda, parse_device
 from streamer.cuda.memory import DeviceBuffer
 from streamer.cuda.staging import BufferLease, BufferPool
@@ -201,7 +201,7 @@ def test_a_variable_number_of_detections_is_refused_before_a_gpu_is_opened(tmp_p
 
 def test_a_family_without_anchor_points_has_its_constants(gpu: FakeGpu) -> None:
     with Gpu(0) as device:
-        buffer = kernels._constant(device, np.empty((6, 0), np.float32))
+        buffer = DeviceBuffer.holding(device, np.empty((6, 0), np.float32))
         assert buffer.nbytes == 1
         buffer.free()
     assert gpu.is_all_freed()

@@ -84,7 +84,8 @@ class Kernels:
         self._suppress.prepare("PPPPiiifP")
         normalise = np.array([*spec.mean_bgr, *(1 / np.array(spec.std_bgr, np.float32)), spec.pad_value], np.float32)
         self._normalise, self._points, self._wanted = (
-            _constant(gpu, array) for array in (normalise, spec.anchor_points(), postprocessor.wanted.astype(np.uint8))
+            DeviceBuffer.holding(gpu, array)
+            for array in (normalise, spec.anchor_points(), postprocessor.wanted.astype(np.uint8))
         )
 
     def letterbox(self, stream: Any, pictures: int, network_input: int, batch: int) -> None:
@@ -125,10 +126,3 @@ class Kernels:
             constant.free()
         with self._gpu.active():
             self._modules = self._letterbox = self._find = self._suppress = None
-
-
-def _constant(gpu: Gpu, array: np.ndarray[Any, Any]) -> DeviceBuffer:
-    buffer = DeviceBuffer(gpu, max(1, array.nbytes))  # a family without anchor points has an empty one
-    if array.nbytes:
-        buffer.write(np.ascontiguousarray(array))
-    return buffer

@@ -61,6 +61,14 @@ class DeviceBuffer(DeviceMemory):
         super().__init__(gpu, int(self._memory), nbytes)
         gpu.device_bytes += nbytes
 
+    @staticmethod
+    def holding(gpu: Gpu, array: npt.NDArray[Any]) -> DeviceBuffer:
+        """Returns a new buffer with a copy of a host array, which may be empty."""
+        buffer = DeviceBuffer(gpu, max(1, array.nbytes))
+        if array.nbytes:
+            buffer.write(np.ascontiguousarray(array))
+        return buffer
+
     def free(self) -> None:
         """Frees the memory. Safe to call twice."""
         if self._memory is not None:

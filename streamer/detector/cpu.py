@@ -74,8 +74,8 @@ class CpuDetector(Detector):
 def open_tuned(open_one: Callable[[int], CpuDetector], streams: int, key: Sequence[object]) -> CpuDetector:
     """Opens a detector with the number of parallel requests that gives the most frames a second.
 
-    More requests than cores keep the engine busy while the calling thread resizes and postprocesses. One stream gets one
-    request, as more would only add latency. `key` is everything else that the speed depends on.
+    More requests than cores keep the engine busy while the calling thread resizes and postprocesses. One stream gets
+    one request, as more would only add latency. `key` is everything else that the speed depends on.
     """
     cores = available_cores()
     opened: dict[int, CpuDetector] = {}
