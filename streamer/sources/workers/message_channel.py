@@ -18,7 +18,13 @@ class GarbledMessageError(Exception):
 
 
 class MessageChannel:
-    """One end of a socket pair. Any thread may send, one receives."""
+    """One end of a socket pair. Any thread may send, one receives.
+
+    Attributes:
+        is_unread: whether the other end didn't read in time.
+    """
+
+    is_unread = False
 
     def __init__(self, end: socket.socket, timeout_s: float | None = None) -> None:
         """Takes ownership of a connected, blocking socket.
@@ -49,7 +55,8 @@ class MessageChannel:
         with self._lock:
             try:
                 self._connection.send_bytes(data)
-            except OSError:  # maybe in the middle of a message
+            except OSError as error:  # maybe in the middle of a message
+                self.is_unread = self.is_unread or isinstance(error, BlockingIOError)  # SO_SNDTIMEO
                 self.shutdown()
                 raise
 

@@ -153,6 +153,9 @@ class WorkerProcess:
             log.debug("a decoding process sent no message: %s", error)
             self._kill("sent what can't be read")
         except (EOFError, OSError):
+            if self._channel.is_unread:
+                self._kill(f"hung: it read nothing for {self._limits.silence_s:g} s")
+                return
             try:
                 self._exit = _describe_exit(self._popen.wait(self._limits.exit_s))
             except subprocess.TimeoutExpired:
