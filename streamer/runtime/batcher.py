@@ -86,7 +86,7 @@ class Batcher(Generic[T]):
         """
         if size < 1 or timeout_s < 0:
             raise ValueError(f"wanted a size of at least 1 and a time-out of at least 0, got {size} and {timeout_s}")
-        self.size, self.timeout_s = size, timeout_s
+        self.timeout_s, self._size = timeout_s, size
         self.selector = selector
         self._inputs: dict[BoundedQueue[T], BatchInput[T]] = {}
         self._finished: list[BatchInput[T]] = []
@@ -156,7 +156,7 @@ class Batcher(Generic[T]):
                         return []
                     selector.wait()
                     continue
-                missing = min(self.size - self._offered(ready), self._silent())
+                missing = min(self._size - self._offered(ready), self._silent())
                 left_s = selector.ready_since[ready[0].queue] + self.timeout_s - selector.clock()
                 if missing <= 0 or left_s <= 0:
                     return self._batch()
@@ -187,8 +187,8 @@ class Batcher(Generic[T]):
     def _batch(self) -> list[tuple[BatchInput[T], T]]:
         """Takes one item of each input in turn until the batch is full or nothing is left."""
         batch: list[tuple[BatchInput[T], T]] = []
-        while len(batch) < self.size and (ready := self._ready()):
-            batch += self._round(ready, self.size - len(batch))
+        while len(batch) < self._size and (ready := self._ready()):
+            batch += self._round(ready, self._size - len(batch))
         return batch
 
     def _round(self, ready: list[BatchInput[T]], places: int) -> list[tuple[BatchInput[T], T]]:

@@ -45,7 +45,6 @@ class PipelineStatus:
     Attributes:
         is_running: whether `run` was called.
         is_stopping: whether the run was asked to end.
-        batch_size: most frames in a batch.
         batch_timeout_s: longest that a frame waits for others of its batch.
         threads: how many run.
         detecting: streams that have frames to come for the detector.
@@ -53,7 +52,6 @@ class PipelineStatus:
 
     is_running: bool
     is_stopping: bool
-    batch_size: int
     batch_timeout_s: float
     threads: int
     detecting: int
@@ -142,7 +140,6 @@ class Pipeline:
         return PipelineStatus(
             self._is_running,
             self._stop.is_set(),
-            self._batcher.size,
             self._batcher.timeout_s,
             len(self._threads.alive),
             self._inference.streams,

@@ -18,7 +18,7 @@ from streamer.sinks.files import is_special
 class SourceReport:
     """One source's part. `fps_*` are frames over the time between the source's first and last frame.
 
-    `gave_way` counts frames dropped (or, under every-frame, kept waiting) while sources of higher priority were served.
+    `gave_way` counts preempted frames: dropped (under every-frame: delayed) while higher priorities were served.
     """
 
     name: str
@@ -58,12 +58,12 @@ class RunReport:
         engine: what computed.
         sources: one part each.
         fps: unique frames whose detections reached every sink, over `wall_s`.
-        wall_s: seconds from the first thread's start to the last output's end.
+        wall_s: seconds from the first thread's start to the last sink's end.
         stages_ms: mean, p50, p95 and p99 of each stage's time a frame, over its last 4,096 frames.
         latency_ms: p50, p95, p99 (last 4,096 frames of each source) and max from capture to the last sink.
         errors: sources and outputs that failed; the others went on.
         files: what was written.
-        skipped: what sources had to pass over.
+        skipped: what sources skipped, such as damaged pictures.
     """
 
     engine: EngineInfo
@@ -88,7 +88,7 @@ class RunReport:
         return content
 
     def write(self, path: Path) -> None:
-        """Writes the JSON file; it appears whole or not at all, unless it is a device or a pipe.
+        """Writes the JSON file, atomically unless it is a device or a pipe.
 
         Raises:
             SinkError: if it can't be written.
