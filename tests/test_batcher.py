@@ -228,18 +228,55 @@ def test_an_input_without_credits_is_skipped_until_one_comes_back() -> None:
     assert items_of(batcher.next_batch(wait=False)) == [(0, 2)]
 
 
+class Waiting:
+    """A thread that waits for a batch of a batcher over a `WaitingSelector`; `batch` fails if nothing woke it."""
+
+    def __init__(self, batcher: Batcher[Item]) -> None:
+        assert isinstance(batcher.selector, WaitingSelector)
+        self._got: list[Any] = []
+        self._thread = threading.Thread(target=lambda: self._got.append(batcher.next_batch(wait=True)), daemon=True)
+        self._thread.start()
+        assert batcher.selector.is_waiting.wait(WAIT_S)
+
+    def batch(self) -> Any:
+        """Returns what the thread got."""
+        self._thread.join(10)
+        assert self._got, "nothing woke the batcher"
+        return self._got[0]
+
+
 @pytest.mark.parametrize("capacity", [1, 3])
 def test_a_credit_that_comes_back_wakes_the_batcher(capacity: int) -> None:
     selector = WaitingSelector()
     batcher, (only,) = batcher_of(capacity + 1, size=capacity, end=False, in_flight=(capacity,), selector=selector)
     assert len(batcher.next_batch(wait=True) or []) == capacity
-    got: list[Any] = []
-    taker = threading.Thread(target=lambda: got.append(batcher.next_batch(wait=True)), daemon=True)
-    taker.start()
-    assert selector.is_waiting.wait(WAIT_S)
+    waiting = Waiting(batcher)
     only.limit.release()
-    taker.join(10)
-    assert [items_of(batch) for batch in got] == [[(0, capacity)]], "nothing woke the batcher"
+    assert items_of(waiting.batch()) == [(0, capacity)]
+
+
+def test_an_input_that_is_added_with_an_item_wakes_the_batcher() -> None:
+    batcher, _ = batcher_of(0, size=1, end=False, selector=WaitingSelector())
+    added = input_of(batcher.selector)
+    added.queue.put((1, 0))
+    waiting = Waiting(batcher)
+    batcher.add(added)
+    assert items_of(waiting.batch()) == [(1, 0)]
+
+
+def test_the_end_of_expecting_wakes_the_batcher() -> None:
+    batcher, _ = batcher_of(size=1, selector=WaitingSelector())
+    with batcher.expecting():
+        waiting = Waiting(batcher)
+    assert waiting.batch() is None
+
+
+def test_an_input_that_is_closed_or_aborted_wakes_the_batcher() -> None:
+    for end in (BoundedQueue.close, BoundedQueue.abort):
+        batcher, (first, _) = batcher_of(0, 0, size=1, end=False, selector=WaitingSelector())
+        waiting = Waiting(batcher)
+        end(first.queue)
+        assert waiting.batch() == []
 
 
 def test_a_batch_does_not_wait_for_an_input_without_credits() -> None:
