@@ -22,6 +22,7 @@ from tests.fakes import wait_for
 from tests.media import write_clip
 from tests.rtsp_server import RtspServer
 from tests.test_cli import NO_DISPLAY, command, model, run  # noqa: F401 - `model` is a fixture
+from tests.test_output_paths_runs import open_stream
 
 WAIT_S = 60.0
 
@@ -153,13 +154,13 @@ def test_a_source_whose_outputs_are_refused_is_in_nobodys_way(tmp_path: Path) ->
     )
     opener = StreamFactory(base)
     with ExitStack() as stack:
-        opener.plans(opener.sources(stack), ("thing",), stack)
+        opener.open_streams(opener.open_sources(stack), ("thing",), stack)
         wrong = base.model_copy(
             update={"overrides": {"b": SourceOverrides(output=(OutputSpec.parse(f"{tmp_path}/a.jsonl"),))}}
         )
         with pytest.raises(ConfigError, match="two outputs are"):
-            opener.open_stream(wrong, SourceSpec.parse(str(clips[1])))
-        plan = opener.open_stream(wrong, SourceSpec.parse(str(clips[2])))
+            open_stream(opener, wrong, SourceSpec.parse(str(clips[1])))
+        plan = open_stream(opener, wrong, SourceSpec.parse(str(clips[2])))
         assert [name for name, _ in plan.sinks] == [str(tmp_path / "c.jsonl")]
         for opened in (plan.source, plan.sinks[0][1]):
             opened.close()

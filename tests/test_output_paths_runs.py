@@ -31,7 +31,17 @@ def frame(number: int = 0, source: str = "door") -> Frame:
 def opened(config: StreamConfig) -> Iterator[tuple[StreamFactory, list[StreamSpec]]]:
     """A run's sources and outputs, without the run."""
     with StreamFactory(config) as opener, ExitStack() as stack:
-        yield opener, opener.plans(opener.sources(stack), ("thing",), stack)
+        yield opener, opener.open_streams(opener.open_sources(stack), ("thing",), stack)
+
+
+def open_stream(opener: StreamFactory, config: StreamConfig, spec: SourceSpec) -> StreamSpec:
+    """Opens a source while the run goes on, and its outputs."""
+    source = opener.open_source(config, spec)
+    try:
+        return opener.open_stream(config, source)
+    except BaseException:
+        source.close()
+        raise
 
 
 def write_all(plan: StreamSpec, count: int = 3) -> list[Path]:
@@ -57,10 +67,10 @@ def test_another_source_leaves_what_the_one_before_has_written(output: str, tmp_
     with opened(config) as (opener, plans):
         (first,) = write_all(plans[0])
         before = first.read_bytes() if first.is_file() else sorted(first.iterdir())
-        opener.forget("a")
-        (second,) = write_all(opener.open_stream(config, named(f"b={clips[1]}")), 1)
-        opener.forget("b")
-        (third,) = write_all(opener.open_stream(config, named(str(clips[2]))), 1)
+        opener.release_name("a")
+        (second,) = write_all(open_stream(opener, config, named(f"b={clips[1]}")), 1)
+        opener.release_name("b")
+        (third,) = write_all(open_stream(opener, config, named(str(clips[2]))), 1)
     assert (first.read_bytes() if first.is_file() else sorted(first.iterdir())) == before
     stem, _, ending = output.strip("/").partition(".")
     assert [path.name for path in (first, second, third)] == [
@@ -74,7 +84,7 @@ def test_a_source_added_to_a_run_with_one_video_gets_its_own(tmp_path: Path, cli
     with opened(config) as (opener, plans):
         plans[0].sinks[0][1].write(frame(), NOTHING)
         size = (tmp_path / "wall.mp4").stat().st_size
-        added = opener.open_stream(config, named(f"b={clips[1]}"))
+        added = open_stream(opener, config, named(f"b={clips[1]}"))
         assert write_all(added) == [tmp_path / "wall-2.mp4"]
         assert (tmp_path / "wall.mp4").stat().st_size == size
         write_all(plans[0])
@@ -93,11 +103,11 @@ def test_exchanging_all_sources_of_a_tiled_video_begins_another(tmp_path: Path, 
             plan.sinks[0][1].write(frame(), NOTHING)
         wait_for((tmp_path / "wall.mp4").exists)
         for name in "ab":
-            opener.forget(name)
+            opener.release_name(name)
         for plan in plans:
             plan.sinks[0][1].close()
         content = (tmp_path / "wall.mp4").read_bytes()
-        added = opener.open_stream(config, named(f"c={clips[2]}"))
+        added = open_stream(opener, config, named(f"c={clips[2]}"))
         assert write_all(added) == [tmp_path / "wall-2.mp4"]
     assert (tmp_path / "wall.mp4").read_bytes() == content
 
@@ -112,8 +122,8 @@ def test_outputs_of_ones_own_that_change_and_come_back(tmp_path: Path, clips: li
     with opened(with_output("x.jsonl")) as (opener, plans):
         written = write_all(plans[0])
         for name in ("y.jsonl", "x.jsonl"):
-            opener.forget("a")
-            written += write_all(opener.open_stream(with_output(name), named(f"a={clips[0]}")))
+            opener.release_name("a")
+            written += write_all(open_stream(opener, with_output(name), named(f"a={clips[0]}")))
     assert [path.name for path in written] == ["x.jsonl", "y.jsonl", "x-2.jsonl"]
     assert [len(path.read_text().splitlines()) for path in written] == [3, 3, 3]
 
@@ -122,8 +132,8 @@ def test_sources_whose_names_are_one_in_a_path_are_kept_apart(tmp_path: Path, cl
     config = StreamConfig(source=(named(f"a_b={clips[0]}"),), output=(f"{tmp_path}/{{source}}.jsonl",), decode="cpu")
     with opened(config) as (opener, plans):
         (first,) = write_all(plans[0])
-        opener.forget("a_b")
-        (second,) = write_all(opener.open_stream(config, named(str(write_clip(tmp_path / "a b.mp4", 2)))))
+        opener.release_name("a_b")
+        (second,) = write_all(open_stream(opener, config, named(str(write_clip(tmp_path / "a b.mp4", 2)))))
     assert [first.name, second.name] == ["a_b.jsonl", "a_b-2.jsonl"]
 
 
@@ -131,12 +141,12 @@ def test_what_the_run_has_read_is_no_output_later(tmp_path: Path, clips: list[Pa
     config = StreamConfig(source=(named(f"a={clips[0]}"),), output=("null",), decode="cpu")
     content = clips[0].read_bytes()
     with opened(config) as (opener, _):
-        opener.forget("a")
+        opener.release_name("a")
         wrong = config.model_copy(
             update={"overrides": {"b": SourceOverrides(output=(OutputSpec.parse(str(clips[0])),))}}
         )
         with pytest.raises(ConfigError, match="is also the source"):
-            opener.open_stream(wrong, named(f"b={clips[1]}"))
+            open_stream(opener, wrong, named(f"b={clips[1]}"))
     assert clips[0].read_bytes() == content
 
 
@@ -145,4 +155,4 @@ def test_what_the_run_is_writing_is_no_source(tmp_path: Path, clips: list[Path])
     with opened(config) as (opener, plans):
         write_all(plans[0])
         with pytest.raises(ConfigError, match="is also the source"):
-            opener.open_stream(config, named(f"b={tmp_path / 'out.mp4'}"))
+            open_stream(opener, config, named(f"b={tmp_path / 'out.mp4'}"))

@@ -11,10 +11,8 @@ import pprint
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +21,6 @@ import yaml
 
 from streamer.app.cli import main
 from streamer.app.config import SourceOverrides, StreamConfig, read_config
-from streamer.app.reload import Watcher
 from streamer.common.errors import ConfigError, SourceError, StreamerError, one_line, short
 from streamer.common.logs import SafeFormatter
 from streamer.common.redaction import redact, redact_text
@@ -39,6 +36,7 @@ from streamer.sources.base import SourceInfo
 from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import DecoderPool
 from tests.fakes import wait_for
+from tests.following import Following
 from tests.media import write_clip
 from tests.test_cli import model, run  # noqa: F401 - `model` is a fixture
 
@@ -290,34 +288,21 @@ def test_what_a_configuration_is_printed_as(uri: str) -> None:
     assert_hidden(output, repr(output), f"{output}")
 
 
-def test_what_the_watcher_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_run_that_follows_its_file_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("source: {a: sample}\n")
+    path.write_text("source: {kept: one}\n")
     caplog.set_level(logging.DEBUG)
     caplog.handler.setFormatter(SafeFormatter())
-
-    def refuse(config: StreamConfig, argument: str, is_wanted: object) -> Any:
-        raise SourceError(f"no, {argument!r}")
-
-    noted: list[object] = []
-    pipeline: Any = SimpleNamespace(
-        streams=[],
-        expecting=ExitStack,
-        remove=lambda name: None,
-        note_unadded=lambda name, error: noted.append(error),
-    )
-    watcher = Watcher(path, read_config(path, {}), lambda: read_config(path, {}), refuse, lambda name: None)
-    watcher._file = SimpleNamespace(look=lambda: read_config(path, {}))  # type: ignore[assignment]
+    following = Following(path)
+    following.streams.refuse = lambda spec: SourceError(f"no, {spec!r} {spec}")
     for uri in uris(refusing()):
-        for content in ({"source": [uri]}, {"source": [uri, uri]}, {"source": {"a": uri, uri: "sample"}}):
-            path.write_text(yaml.safe_dump(content))
-            watcher._look(pipeline)
-            watcher._begin_awaited(pipeline)
-            wait_for(lambda: not watcher._opening)
-    assert_hidden(caplog.text)
-    assert "can't be added" in caplog.text
-    assert_hidden("\n".join(map(str, noted)))
-    assert "can't be added" in str(noted[-1])
+        for content in (["kept=one", uri], ["kept=one", uri, uri], {"kept": "one", "a": uri, uri: "sample"}):
+            count = following.reads
+            following.write(yaml.safe_dump({"source": content}))
+            wait_for(lambda count=count: following.reads > count)  # type: ignore[misc]
+    wait_for(lambda: "can't be added" in caplog.text)
+    following.end()
+    assert_hidden(caplog.text, *following.result)
 
 
 @pytest.fixture(scope="module")

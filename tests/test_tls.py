@@ -310,7 +310,7 @@ def test_it_is_warned_of_once(caplog: pytest.LogCaptureFixture, web: Web) -> Non
         caplog.clear()
         with StreamFactory(StreamConfig(source=sources, **options)) as opener:
             for spec in opener._config.source:
-                opener._open(opener._config, spec).close()
+                opener._open_source(opener._config, spec).close()
         return caplog.text.count("certificates aren't checked")
 
     caplog.set_level(logging.WARNING)

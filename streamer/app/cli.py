@@ -18,6 +18,7 @@ from streamer.common.redaction import redact
 from streamer.common.terminal import complain, say
 
 if TYPE_CHECKING:
+    from streamer.app.config import StreamConfig
     from streamer.runtime.pipeline import Pipeline
     from streamer.runtime.report import RunReport
 
@@ -76,9 +77,16 @@ def _run(options: dict[str, Any], interrupt: Interrupt) -> None:
     config = read_config(path, options)
     logging.getLogger().setLevel(config.log_level.upper())
     from streamer.app.progress import Progress
-    from streamer.app.run import run
+    from streamer.app.run import Run
 
-    with Progress(enabled=config.progress and sys.stderr.isatty()) as progress:
+    def reread() -> StreamConfig:
+        return read_config(path, options, names_source=True)
+
+    with (
+        Progress(enabled=config.progress and sys.stderr.isatty()) as progress,
+        Run.open(config, path, reread) as run,
+    ):
+        interrupt.defer()
 
         def on_poll(pipeline: Pipeline) -> None:
             interrupt.report_progress(pipeline.progress)
@@ -86,16 +94,20 @@ def _run(options: dict[str, Any], interrupt: Interrupt) -> None:
                 pipeline.stop()
             progress.show(pipeline, config.max_frames)
 
-        def on_end(report: RunReport) -> None:
-            if any(source.frames_processed for source in report.sources):
-                say(one_line(report.summary()))
-            elif interrupt.happened:
-                log.warning("stopped before the first frame")
-            for what in report.skipped:
-                log.warning("skipped %s", what)
+        try:
+            run.execute(on_poll)
+        finally:
+            if run.report is not None:
+                _summarize(run.report, interrupted=interrupt.happened)
 
-        follow = None if path is None else (path, lambda: read_config(path, options, names_source=True))
-        run(config, on_poll, on_end, on_opened=interrupt.defer, follow=follow)
+
+def _summarize(report: RunReport, *, interrupted: bool) -> None:
+    if any(source.frames_processed for source in report.sources):
+        say(one_line(report.summary()))
+    elif interrupted:
+        log.warning("stopped before the first frame")
+    for what in report.skipped:
+        log.warning("skipped %s", what)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -10,6 +10,7 @@ from pydantic import Field, InstanceOf, ValidationError, field_validator, model_
 
 from streamer.app.options import FrozenModel, option, value_shown
 from streamer.common.errors import ConfigError, nearest, one_line, short
+from streamer.common.queues import OverflowPolicy
 from streamer.common.redaction import redact
 from streamer.common.units import parse_seconds
 from streamer.common.yaml_file import read_mapping
@@ -39,6 +40,11 @@ class SourceOverrides(FrozenModel):
     priority: int = 0
     policy: Literal["auto", "every-frame", "freshest"] | None = None
     output: tuple[InstanceOf[OutputSpec], ...] | None = None
+
+    @property
+    def overflow_policy(self) -> OverflowPolicy | None:
+        """What happens to frames that detection has no time for; None depends on whether the source is live."""
+        return None if self.policy in (None, "auto") else OverflowPolicy(self.policy)
 
     @field_validator("output", mode="before")
     @classmethod

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamer.app.config import StreamConfig
 from streamer.common.closeable import Closeable
-from streamer.common.errors import ConfigError, SourceError, StreamerError
+from streamer.common.errors import ConfigError, StreamerError
 from streamer.common.queues import OverflowPolicy
 from streamer.common.tls import SCHEMES, check_trust
 from streamer.sinks.options import SinkOptions, crf_of
@@ -33,9 +32,9 @@ log = logging.getLogger(__name__)
 
 
 class StreamFactory(Closeable):
-    """Makes the streams of one run. `sources` first, then `plans`, once each; then `open_stream`, on any thread.
+    """Opens the streams of one run: `open_sources`, `open_streams`, then `open_source` and `open_stream` for each more.
 
-    Closing it, when the run is over, ends the processes that decode for it.
+    `open_source` may be called on any thread, the rest on one at a time. Closing it stops the decoding processes.
 
     Attributes:
         outputs: those of every source that has none of its own.
@@ -64,27 +63,24 @@ class StreamFactory(Closeable):
         self._infos: dict[str, SourceInfo] = {}
         self._paths = OutputPaths(_inputs(config, config_file))
         self._report: Claim | None = None
-        self._lock = threading.Lock()
         self._is_warned = False
         self._decoding = self._start_decoding()
 
-    def sources(self, stack: ExitStack) -> list[Source]:
+    def open_sources(self, stack: ExitStack) -> list[Source]:
         """Opens all sources at once; `stack` closes them.
 
         Raises:
             SourceError: if one can't be opened and won't be waited for.
         """
-        opened: list[Source] = []
-        for spec in self._config.source:
-            opened.append(stack.enter_context(self._open(self._config, spec)))
+        opened = [stack.enter_context(self._open_source(self._config, spec)) for spec in self._config.source]
         _wait_ready(opened, patient=self._config.reconnect is not None)
         return opened
 
-    def plans(self, sources: Sequence[Source], labels: Sequence[str], stack: ExitStack) -> list[StreamSpec]:
-        """Opens the outputs of every source; `stack` closes them.
+    def open_streams(self, sources: Sequence[Source], labels: Sequence[str], stack: ExitStack) -> list[StreamSpec]:
+        """Opens the outputs of all sources; `stack` closes them.
 
         Raises:
-            ConfigError: if outputs are in each other's way, or in a source's.
+            ConfigError: if an output is also a source, or another output.
             SinkError: if one can't be opened.
         """
         from streamer.sinks.shared_outputs import SharedOutputs
@@ -94,53 +90,75 @@ class StreamFactory(Closeable):
         self._infos = {source.info.name: source.info for source in sources}
         for info in self._infos.values():
             self._paths.add_source(info)
-        self._check_outputs(config)
+        self._check(config, self._infos)
         if config.report is not None:
             self._report = self._paths.claim_report(config.report)
-        common = [info for name, info in self._infos.items() if config.overrides_for(name).output is None]
+        overrides = {name: config.overrides_for(name) for name in self._infos}
         self._shared = SharedOutputs(
             self.outputs,
-            common,
+            [info for name, info in self._infos.items() if overrides[name].output is None],
             labels=labels,
             layout=config.layout,
             options=self._sink_options,
-            by_clock=self.paced or any(config.overrides_for(name).policy == "freshest" for name in self._infos),
+            by_clock=self.paced or any(o.overflow_policy is OverflowPolicy.DROP_OLDEST for o in overrides.values()),
             paths=self._paths,
         )
         stack.callback(self._shared.close)
-        return [self._plan(config, source, stack) for source in sources]
+        return [self._stream(config, source, stack) for source in sources]
 
-    def open_stream(
-        self, config: StreamConfig, spec: SourceSpec, is_wanted: Callable[[], bool] = lambda: True
-    ) -> StreamSpec:
-        """Opens a new or restarted source and its outputs, unless the source is no longer wanted once it is open.
+    def open_source(self, config: StreamConfig, spec: SourceSpec, *, patient: bool = True) -> Source:
+        """Opens a source while the run goes on.
+
+        Args:
+            config: the run, with that source.
+            spec: the source.
+            patient: whether a live one that can't be reached yet counts as open: it goes on trying.
 
         Raises:
-            ConfigError, SourceError, SinkError: if that can't be done; nothing stays open then.
+            ConfigError, SourceError: if it can't be opened.
         """
         with ExitStack() as stack:
-            source = stack.enter_context(self._open(config, spec))
-            _wait_ready([source], patient=True)
-            with self._lock:
-                if not is_wanted():
-                    raise SourceError("its entry has changed, or the run has ended, while it was opened")
-                self._infos[source.info.name] = source.info
-                try:
-                    self._check_outputs(config)
-                    plan = self._plan(config, source, stack)
-                except BaseException:
-                    del self._infos[source.info.name]  # it is in nobody's way
-                    raise
-                self._paths.add_source(source.info)
+            source = stack.enter_context(self._open_source(config, spec))
+            _wait_ready([source], patient=patient)
             stack.pop_all()
-        return plan
+        return source
 
-    def forget(self, name: str) -> None:
-        """Notes that a source was removed: its tile goes from what all share."""
-        with self._lock:
-            self._infos.pop(name, None)
-            if self._shared is not None:
-                self._shared.remove(name)
+    def check_outputs(self, config: StreamConfig, name: str, info: SourceInfo | None = None) -> None:
+        """Checks what can be checked of a source's outputs before any is opened.
+
+        Args:
+            config: the run, with that source.
+            name: the source's.
+            info: the source; None is the one of that name.
+
+        Raises:
+            ConfigError: if an output is also a source, or another output.
+            SinkError: if an output's folder doesn't exist, or can't be written into.
+        """
+        self._check(config, self._infos | ({} if info is None else {name: info}))
+        for output in config.overrides_for(name).output or self.outputs:
+            self._paths.check_folder_of(output, name)
+
+    def open_stream(self, config: StreamConfig, source: Source) -> StreamSpec:
+        """Opens the outputs of an open source; one thread at a time.
+
+        Raises:
+            ConfigError, SinkError: if one can't be opened; no output stays open then, the source does.
+        """
+        infos = self._infos | {source.info.name: source.info}
+        with ExitStack() as stack:
+            self._check(config, infos)
+            spec = self._stream(config, source, stack)
+            stack.pop_all()
+        self._infos = infos
+        self._paths.add_source(source.info)
+        return spec
+
+    def release_name(self, name: str) -> None:
+        """Frees a removed source's name, and removes its tile from shared outputs."""
+        self._infos = {other: info for other, info in self._infos.items() if other != name}
+        if self._shared is not None:
+            self._shared.remove(name)
 
     def close(self) -> None:
         if self._report is not None:
@@ -162,10 +180,12 @@ class StreamFactory(Closeable):
         log.info("videos are decoded in %d processes", count)
         return DecoderPool(count)
 
-    def _open(self, config: StreamConfig, spec: SourceSpec) -> Source:
+    def _open_source(self, config: StreamConfig, spec: SourceSpec) -> Source:
         from streamer.sources import open_source
 
-        wanted = replace(self._options, freshest=config.overrides_for(spec.name).policy != "every-frame")
+        wanted = replace(
+            self._options, freshest=config.overrides_for(spec.name).overflow_policy is not OverflowPolicy.BLOCK
+        )
         if config.tls_verify is False and spec.scheme in SCHEMES and not self._is_warned:
             self._is_warned = True
             log.warning("certificates aren't checked: anyone between here and a camera can read its password")
@@ -173,22 +193,22 @@ class StreamFactory(Closeable):
             return self._decoding.open(spec, wanted)
         return open_source(spec, options=wanted, wait=False)
 
-    def _check_outputs(self, config: StreamConfig) -> None:
+    def _check(self, config: StreamConfig, infos: Mapping[str, SourceInfo]) -> None:
         from streamer.sinks.shared_outputs import outputs_by_source
 
-        own = {name: config.overrides_for(name).output for name in self._infos}
+        own = {name: config.overrides_for(name).output for name in infos}
         every = [*self.outputs, *(output for outputs in own.values() for output in outputs or ())]
         if config.segment is not None and not any(output.can_be_segmented for output in every):
             got = ", ".join(map(str, every))
             raise ConfigError(f"segment needs a video or JSON lines among the outputs, got {got}: add --output out.mp4")
         self._paths.check(
             outputs_by_source(self.outputs, own, tiled=config.layout == "tiled"),
-            self._infos.values(),
+            infos.values(),
             report=self._config.report,
             retain=config.retain,
         )
 
-    def _plan(self, config: StreamConfig, source: Source, stack: ExitStack) -> StreamSpec:
+    def _stream(self, config: StreamConfig, source: Source, stack: ExitStack) -> StreamSpec:
         from streamer.runtime.stream_spec import StreamSpec
 
         name = source.info.name
@@ -200,7 +220,7 @@ class StreamFactory(Closeable):
         return StreamSpec(
             source,
             sinks,
-            None if overrides.policy in (None, "auto") else OverflowPolicy(overrides.policy),
+            overrides.overflow_policy,
             self.paced,
             overrides.priority,
             overrides.max_fps,

@@ -34,7 +34,7 @@ class WatchedFile(Generic[T]):
             path: the file.
             read: reads it; raises `StreamerError`, with an `OSError` as its cause where that may pass.
         """
-        self._path, self._read = path, read
+        self.path, self._read = path, read
         self._seen: _State | str | None = None
         self._done: _State | str | None = None
         self._failed = ""
@@ -58,11 +58,11 @@ class WatchedFile(Generic[T]):
         since_s = self._looking_since_s
         is_slow = since_s is not None and time.monotonic() - since_s > _HANGS_S
         if is_slow and not self._is_slow:
-            log.warning("%s can't be read for %g s: the run goes on as it is", self._path, _HANGS_S)
+            log.warning("%s can't be read for %g s: the run goes on as it is", self.path, _HANGS_S)
         self._is_slow = is_slow
 
     def _look(self) -> T | None:
-        before, self._seen = self._seen, _state(self._path)
+        before, self._seen = self._seen, _state(self.path)
         if self._seen != before or self._seen == self._done:
             return None
         if isinstance(self._seen, str):
@@ -79,7 +79,7 @@ class WatchedFile(Generic[T]):
                 return None
             self._failed = str(error)
             raise
-        if _state(self._path) != self._seen:
+        if _state(self.path) != self._seen:
             return None  # it is being written
         self._done, self._failed = self._seen, ""
         return found

@@ -113,6 +113,18 @@ class OutputPaths:
             if any(same_file(report, path) for path in taken):
                 raise ConfigError(f"{shown} is also an output; choose another")
 
+    def check_folder_of(self, output: OutputSpec, source: str) -> None:
+        """Makes sure that a new file can be made where a source's output is to be.
+
+        Raises:
+            SinkError: if there is no such folder, or it can't be written into.
+        """
+        if not output.has_path:
+            return
+        path = output.path_for(source)
+        if not is_special(path):
+            check_folder(path / "x" if output.kind is OutputKind.PICTURES and path.is_dir() else behind_link(path))
+
     def _refuse_read(self, path: Path, shown: str, read: Sequence[SourceInfo], *, is_folder: bool) -> None:
         for source in read:
             if _holds_source(path, is_folder, source):

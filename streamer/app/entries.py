@@ -1,0 +1,43 @@
+"""The sources that a configuration names, compared from one reading of it to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from streamer.app.config import SourceOverrides, StreamConfig
+from streamer.sources.spec import SourceKind, SourceSpec
+
+_IN_PLACE = ("priority", "max_fps", "detect_every")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A source as the configuration has it."""
+
+    spec: SourceSpec
+    overrides: SourceOverrides
+
+    @property
+    def in_place(self) -> dict[str, Any]:
+        """The fields of `StreamSpec` that change without a restart."""
+        own = self.overrides
+        return {"priority": own.priority, "max_fps": own.max_fps, "detect_every": own.detect_every or 1}
+
+    def needs_restart(self, other: Entry) -> bool:
+        """Whether the change to `other` needs a restart of the stream."""
+        return self.spec != other.spec or any(
+            getattr(self.overrides, key) != getattr(other.overrides, key)
+            for key in SourceOverrides.model_fields
+            if key not in _IN_PLACE
+        )
+
+    @property
+    def device(self) -> str | None:
+        """A webcam's number, since only one stream can have it; None for any other source."""
+        return str(self.spec).removeprefix("/dev/video") if self.spec.kind is SourceKind.CAMERA else None
+
+
+def entries_of(config: StreamConfig) -> dict[str, Entry]:
+    """Returns each source of a configuration by its name."""
+    return {spec.name: Entry(spec, config.overrides_for(spec.name)) for spec in config.source}
