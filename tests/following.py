@@ -95,7 +95,7 @@ class Following:
         self.reads = 0
         self.file = WatchedFile(path, self._read)
         factory: Any = self.streams
-        self.run = app.Run(config, factory, sources, SlowDetector(), self.file, look_s=0.01)
+        self.run = app.Run(config, factory, sources, SlowDetector(), self.file, poll_s=0.01)
         self.thread = threading.Thread(target=self._body, daemon=True)
         self.thread.start()
         wait_for(lambda: self.run.pipeline is not None and self.run.pipeline.status().is_running)

@@ -148,18 +148,18 @@ def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(watched_file, "_state", lambda path: next(states))
     read: list[str] = []
     file = WatchedFile(tmp_path / "c.yaml", lambda: read.append("read") or "content")
-    assert [file.look() for _ in range(4)] == [None] * 4
+    assert [file.poll() for _ in range(4)] == [None] * 4
     assert read == []
-    assert file.look() is None  # it changed while it was read
+    assert file.poll() is None  # it changed while it was read
     assert read == ["read"]
-    assert [file.look(), file.look()] == [None, "content"]
+    assert [file.poll(), file.poll()] == [None, "content"]
     assert read == ["read"] * 2
 
 
 def test_a_pipe_that_the_run_began_with_is_no_fault(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "c.yaml")
     file = WatchedFile(tmp_path / "c.yaml", lambda: pytest.fail("read"))
-    assert [file.look() for _ in range(4)] == [None] * 4
+    assert [file.poll() for _ in range(4)] == [None] * 4
 
 
 def test_what_cannot_be_read_now_is_tried_again(tmp_path: Path) -> None:
@@ -174,13 +174,13 @@ def test_what_cannot_be_read_now_is_tried_again(tmp_path: Path) -> None:
         return result
 
     file = WatchedFile(path, reading)
-    assert [file.look(), file.look()] == [None, "content"]
+    assert [file.poll(), file.poll()] == [None, "content"]
     path.write_text("a: 12")
-    assert file.look() is None
+    assert file.poll() is None
     with pytest.raises(ConfigError, match="lost"):
-        file.look()
-    assert file.look() is None  # it was said before
-    assert file.look() == "again"
+        file.poll()
+    assert file.poll() is None  # it was said before
+    assert file.poll() == "again"
 
 
 def lost() -> ConfigError:

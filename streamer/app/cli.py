@@ -33,7 +33,7 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None, interrupt: Interrupt | None = None) -> int:
-    """Runs the program.
+    """Runs the command line.
 
     Args:
         arguments: of the command line; None uses the process's.
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _require_opencv() -> None:
-    """Raises StreamerError with the fix where OpenCV's system libraries are missing."""
+    """Raises StreamerError with the fix if OpenCV's system libraries are missing."""
     try:
         import cv2  # noqa: F401
     except ImportError as error:
@@ -144,5 +144,5 @@ def _require_opencv() -> None:
             raise
         raise StreamerError(
             f"OpenCV misses a system library ({error}): install it (Debian, Ubuntu: apt install libgl1 libglib2.0-0), "
-            "or pip install opencv-python-headless in opencv-python's place: everything but the window works with it"
+            "or pip install opencv-python-headless instead of opencv-python: all but the window works with it"
         ) from error

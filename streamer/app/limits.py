@@ -1,4 +1,4 @@
-"""What the system must allow: found out before anything fails in the middle of a library."""
+"""The system's resource limits, checked before a library fails on one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def check_limits() -> None:
     """Checks this process's limits.
 
     Raises:
-        StreamerError: if one is too low; the message says which and what is needed.
+        StreamerError: if one is too low; the message names it and the value needed.
     """
     try:
         import resource
-    except ImportError:  # Windows has none of them
+    except ImportError:  # Windows has none
         return
     for what, number, least, unit, option in (
         ("a stack", resource.RLIMIT_STACK, _LEAST_STACK, 1024, "-s"),
@@ -42,7 +42,7 @@ def check_limits() -> None:
 
 
 def in_words(error: BaseException) -> str:
-    """Returns an unexpected error in one line, with the fix where a resource limit caused it."""
+    """Returns an unexpected error as one line, with the fix where a resource limit caused it."""
     if isinstance(error, MemoryError) or "failed to map segment" in str(error):
         return "there is not enough memory: give the program more, or fewer sources, or smaller pictures"
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
@@ -51,7 +51,7 @@ def in_words(error: BaseException) -> str:
 
 
 def _startable(most: int) -> int:
-    """Returns how many threads the system lets this process start now, `most` at most."""
+    """Returns how many threads this process can start now, up to `most`."""
     end = threading.Event()
     threads: list[threading.Thread] = []
     try:

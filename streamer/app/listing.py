@@ -6,7 +6,7 @@ from streamer.common.errors import EngineError
 
 
 def list_known(what: str) -> list[str]:
-    """Returns a line for each known thing of the kind `what`: models, engines, devices or sources."""
+    """Returns a line for each model, engine, device or source; `what` names which."""
     return {"models": _models, "engines": _engines, "devices": _devices, "sources": _sources}[what]()
 
 

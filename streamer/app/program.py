@@ -1,4 +1,4 @@
-"""The first and the last instructions of a program: signals, standard streams, exit status."""
+"""The start and the end of a program: signals, standard streams, exit status."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def run_program(load: Callable[[], Callable[[Interrupt], int]]) -> NoReturn:
     """Runs a program and ends the process with its exit status.
 
     SIGINT and SIGTERM are handled from the first instruction, see `streamer.common.interrupt`. A closed standard stream
-    is replaced by the null device: otherwise a file that is opened later would get its descriptor, and with it
-    what libraries print there. The process ends without Python's finalization, so that neither a library's thread that
-    hangs nor a full standard output changes the status.
+    is replaced by the null device; otherwise a file opened later gets its descriptor, and what libraries print there.
+    The process ends without Python's finalization, so that neither a hanging library thread nor a full standard output
+    changes the status.
 
     Args:
-        load: imports the program and returns its main function, which is given the handling of signals and returns the
-            exit status.
+        load: imports the program and returns its main function, which takes the signal handling and returns the exit
+            status.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)

@@ -17,7 +17,7 @@ _REFRESH_S = 0.2
 
 
 class Progress:
-    """Shows processed frames, rate and, where the sources' length is known, the time left; on standard error."""
+    """Shows processed frames, rate and, if all sources have a known length, the time left; on standard error."""
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
@@ -25,7 +25,7 @@ class Progress:
         self._shown_s = 0.0
 
     def show(self, pipeline: Pipeline, max_frames: int | None) -> None:
-        """Brings the bar up to date, at most five times a second."""
+        """Updates the bar, at most five times a second."""
         now = time.perf_counter()
         if not self._enabled or now - self._shown_s < _REFRESH_S:
             return

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.5
+POLL_S = 0.5
 _SOON_S = 0.02
 _FOLLOWED = ("source", "overrides", "policy", "max_fps", "detect_every")
 
@@ -65,7 +65,7 @@ class Run(Closeable):
         detector: Detector,
         file: WatchedFile[StreamConfig] | None = None,
         *,
-        look_s: float = LOOK_S,
+        poll_s: float = POLL_S,
     ) -> None:
         """Takes over all that is open.
 
@@ -75,12 +75,12 @@ class Run(Closeable):
             sources: those of `config`, open.
             detector: finds objects for all.
             file: the configuration to follow; None follows none.
-            look_s: how often to look at the file.
+            poll_s: seconds between polls of the file.
         """
         self.report: RunReport | None = None
         self._config = self._found = config
         self._factory, self._sources, self._detector = factory, sources, detector
-        self._file, self._look_s = file, look_s
+        self._file, self._poll_s = file, poll_s
         self._resources = ExitStack()
         self._unowned = ExitStack()  # what the pipeline hasn't taken over yet
         self.pipeline: Pipeline | None = None
@@ -176,7 +176,7 @@ class Run(Closeable):
                 self.report.write(config.report)
 
     def close(self) -> None:
-        """Stops following and closes what is still open; doesn't wait for a look at a file that hangs."""
+        """Stops following and closes what is still open; doesn't wait for a file that hangs."""
         self._closed.set()
         self._unowned.close()
         self._resources.close()
@@ -191,22 +191,22 @@ class Run(Closeable):
         self._file.warn_if_it_hangs()
 
     def _follow(self) -> None:
-        looked_s = float("-inf")
-        while not self._closed.wait(_SOON_S if self._pending else self._look_s):
+        polled_s = float("-inf")
+        while not self._closed.wait(_SOON_S if self._pending else self._poll_s):
             try:
-                if time.monotonic() - looked_s >= self._look_s:
-                    looked_s = time.monotonic()
-                    self._look()
+                if time.monotonic() - polled_s >= self._poll_s:
+                    polled_s = time.monotonic()
+                    self._reread()
                 self._start_pending()
             except Exception as error:
                 log.error("the configuration can't be followed: %s", one_line(f"{type(error).__name__}: {error}"))
                 log.debug("traceback", exc_info=True)
-                self._closed.wait(self._look_s)
+                self._closed.wait(self._poll_s)
 
-    def _look(self) -> None:
+    def _reread(self) -> None:
         assert self._file is not None
         try:
-            found = self._file.look()
+            found = self._file.poll()
         except StreamerError as error:
             log.warning("%s has changed and can't be followed: %s", self._file.path, error)
             return

@@ -1,4 +1,4 @@
-"""Opening what a configuration names: sources, and the outputs of each, at the beginning of a run and later."""
+"""Opens the sources and outputs that a configuration names, at the start of a run and later."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StreamFactory(Closeable):
 
     Attributes:
         outputs: those of every source that has none of its own.
-        paced: whether files wait for their own time.
+        paced: whether files play at their own speed.
     """
 
     def __init__(self, config: StreamConfig, config_file: Path | None = None) -> None:
@@ -46,7 +46,7 @@ class StreamFactory(Closeable):
 
         Args:
             config: the run.
-            config_file: where it was read from: no output may replace it.
+            config_file: where it was read from; no output may replace it.
 
         Raises:
             ConfigError: if the configuration contradicts itself.
@@ -70,7 +70,7 @@ class StreamFactory(Closeable):
         """Opens all sources at once; `stack` closes them.
 
         Raises:
-            SourceError: if one can't be opened and won't be waited for.
+            SourceError: if one can't be opened and must not come later.
         """
         opened = [stack.enter_context(self._open_source(self._config, spec)) for spec in self._config.source]
         _wait_ready(opened, patient=self._config.reconnect is not None)
@@ -167,7 +167,7 @@ class StreamFactory(Closeable):
             self._decoding.close()
 
     def _start_decoding(self) -> DecoderPool | None:
-        """Starts the processes that are to decode videos, if any."""
+        """Starts the decoding processes, if any."""
         from streamer.common.cpu_info import available_cores
         from streamer.sources.workers import DecoderPool, default_process_count
 
@@ -237,7 +237,7 @@ class StreamFactory(Closeable):
 
 
 def _inputs(config: StreamConfig, config_file: Path | None) -> dict[Path, str]:
-    """Returns the files that a run reads beside its sources, and what each is."""
+    """Returns the files that a run reads in addition to its sources, and what each is."""
     found = {
         config_file: "the configuration",
         Path(config.model).expanduser(): "the model",
@@ -268,14 +268,14 @@ def _source_options(config: StreamConfig) -> SourceOptions:
 
 
 def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
-    """Waits for every source's first frame, all at once; a live one may come later where there are others.
+    """Waits for the first frame of every source, all at once; live ones may come later if there are others.
 
     Args:
         sources: open sources.
-        patient: whether to wait for live sources even where there is no other.
+        patient: whether live sources may come later even if there are no others.
 
     Raises:
-        SourceError: if one can't be opened and won't be waited for.
+        SourceError: if one can't be opened and must not come later.
     """
     from streamer.sources.base import as_source_error
 
@@ -290,7 +290,7 @@ def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
     for source, cause in failed:
         if not source.info.live or (not patient and len(failed) == len(sources)):
             raise cause
-        log.warning("%s; the run begins without it, and goes on trying", cause)
+        log.warning("%s; the run begins without it, and keeps trying", cause)
 
 
 def _chosen_outputs(config: StreamConfig) -> Sequence[OutputSpec]:

@@ -1,4 +1,4 @@
-"""A file that is read again whenever it has changed."""
+"""A file that is read again after each change, by polling `stat`."""
 
 from __future__ import annotations
 
@@ -22,53 +22,53 @@ _State = tuple[int, ...]
 
 
 class WatchedFile(Generic[T]):
-    """Looks at a file when it is told to, and reads it once it has stayed the same from one look to the next.
+    """Debounces a file: `poll` reads it once two polls in a row find the same inode, size and times.
 
-    One thread calls `look`, which takes as long as the file system does; another may call `warn_if_it_hangs`.
+    One thread calls `poll`, which may hang with the file system; another may call `warn_if_it_hangs`.
     """
 
     def __init__(self, path: Path, read: Callable[[], T]) -> None:
-        """Has read nothing yet.
+        """Doesn't touch the file yet.
 
         Args:
             path: the file.
-            read: reads it; raises `StreamerError`, with an `OSError` as its cause where that may pass.
+            read: reads it; raises `StreamerError`, caused by an `OSError` where another try may succeed.
         """
         self.path, self._read = path, read
         self._seen: _State | str | None = None
         self._done: _State | str | None = None
         self._failed = ""
-        self._looking_since_s: float | None = None
+        self._polling_since_s: float | None = None
         self._is_slow = False
 
-    def look(self) -> T | None:
-        """Returns what the file holds, or None where nothing is new.
+    def poll(self) -> T | None:
+        """Returns what the file holds, or None if it hasn't changed.
 
         Raises:
-            StreamerError: if it is gone, is no file, or can't be read; once for each cause.
+            StreamerError: if it is gone, isn't a file, or can't be read; once per cause.
         """
-        self._looking_since_s = time.monotonic()
+        self._polling_since_s = time.monotonic()
         try:
-            return self._look()
+            return self._poll()
         finally:
-            self._looking_since_s = None
+            self._polling_since_s = None
 
     def warn_if_it_hangs(self) -> None:
-        """Logs that a look takes long, and that it doesn't any more, once each."""
-        since_s = self._looking_since_s
+        """Warns once when a poll hangs."""
+        since_s = self._polling_since_s
         is_slow = since_s is not None and time.monotonic() - since_s > _HANGS_S
         if is_slow and not self._is_slow:
-            log.warning("%s can't be read for %g s: the run goes on as it is", self.path, _HANGS_S)
+            log.warning("%s can't be read for %g s: the run continues unchanged", self.path, _HANGS_S)
         self._is_slow = is_slow
 
-    def _look(self) -> T | None:
+    def _poll(self) -> T | None:
         before, self._seen = self._seen, _state(self.path)
         if self._seen != before or self._seen == self._done:
             return None
         if isinstance(self._seen, str):
             was, self._done = self._done, self._seen
             if was is None and self._seen == _IS_PIPE:
-                return None  # a pipe from the beginning: it was read, and won't be again
+                return None  # a pipe from the start: it has been read, and can't be read again
             raise ConfigError(f"it {self._seen}")
         try:
             found = self._read()
@@ -86,7 +86,7 @@ class WatchedFile(Generic[T]):
 
 
 def _state(path: Path) -> _State | str:
-    """Returns what tells one state of a file from another, or in words why it has none."""
+    """Returns a file's identity, size and times, or why it has none."""
     try:
         found = path.stat()
     except OSError as error:

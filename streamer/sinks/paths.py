@@ -1,4 +1,4 @@
-"""The paths that a run writes: none twice in one run, and none that another run is writing."""
+"""The registry of a run's output paths: none is opened twice, none is an input, none is another run's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Claim(Closeable):
-    """A path that one output may write. Closing it lets other runs have it; this run never takes it again.
+    """A path that one output may write. Closing it releases it to other runs; this run never opens it again.
 
     Attributes:
         path: what to write. Where the run has written the wanted path before, its name has a number.
@@ -40,17 +40,16 @@ class Claim(Closeable):
         self._release = release
 
     def close(self) -> None:
-        """Lets other runs have the path. Safe to call twice."""
+        """Releases the path to other runs. Safe to call twice."""
         if self._release is not None:
             self._release()
 
 
 class OutputPaths:
-    """Every path that a run has begun to write, by where it really leads. Its methods may be called on any thread.
+    """Every path that a run has opened for output, resolved. Its methods may be called on any thread.
 
-    A file or a folder is claimed once in a run, whatever becomes of it. A later claim of the same path, of a link or of
-    a hard link to it gets the next free number instead: ``out-2.mp4`` for ``out.mp4``. What nobody named, such a
-    number, never replaces a file that is there.
+    A file or a folder is claimed once per run. A later claim of the same path, or of a link or hard link to it, gets
+    the next free number: ``out-2.mp4`` for ``out.mp4``. A numbered path never replaces an existing file.
     """
 
     def __init__(self, inputs: Mapping[Path, str] | None = None) -> None:
@@ -234,7 +233,7 @@ class PathLock(Closeable):
 
         Args:
             path: a file, be it there or not, or a folder that is there.
-            kind: paths of different kinds are in nobody's way.
+            kind: paths of different kinds don't conflict.
 
         Raises:
             ConfigError: if another run has it.
@@ -254,7 +253,7 @@ class PathLock(Closeable):
         self._socket = taken
 
     def close(self) -> None:
-        """Lets the path go. Safe to call twice."""
+        """Releases the path. Safe to call twice."""
         if self._socket is not None:
             self._socket.close()
 
@@ -314,7 +313,7 @@ def _may_become_report(path: Path) -> bool:
 
 
 def _lock_name(path: Path, kind: str) -> bytes:
-    """Returns a name that is the same for every path that leads to one place."""
+    """Returns a name that is the same for every path to one place."""
     real = _real(path)
     folder, name = (real, "") if real.is_dir() else (real.parent, real.name)
     place = folder.stat()

@@ -1,4 +1,4 @@
-"""The outputs of several sources: which of them are one for all, and which are one each."""
+"""The outputs of several sources: which are shared, and which each source has for itself."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def outputs_by_source(
 
 
 class SharedOutputs:
-    """Opens outputs for one source after the other, also while a run goes on.
+    """Opens outputs source by source, also while a run goes on.
 
     With several sources and the layout ``tiled``, a window is one for all of them, and so is a video whose name has no
     ``{source}``; such an output is finished when all that was opened of it is closed. Everything else is opened for
@@ -77,9 +77,9 @@ class SharedOutputs:
             sources: those that the run begins with.
             labels: the model's class names, by class id.
             layout: whether there are shared outputs.
-            options: wishes for recordings.
+            options: of recordings.
             by_clock: whether tiled videos go by the clock, as they do with a live source; else by the pictures' times.
-            paths: those that the run has begun to write.
+            paths: those that the run has opened.
 
         Raises:
             ConfigError: if outputs are in each other's way, or in a source's, or can't be shared.
@@ -104,7 +104,7 @@ class SharedOutputs:
     def open(self, output: OutputSpec, source: SourceInfo) -> Sink:
         """Opens one of the outputs for one source; it is the caller's to close.
 
-        A tiled video that has ended with its last source isn't gone on with: another is begun beside it.
+        A tiled video that has ended with its last source isn't continued: a new one is started beside it.
 
         Raises:
             ConfigError: if it is the source itself, or would delete it with old segments.

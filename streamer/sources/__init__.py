@@ -25,7 +25,7 @@ def open_source(
     Args:
         source: a URI as `SourceSpec.parse` takes it, or what it has returned.
         name: what to call a URI; None derives a name from it.
-        options: wishes for cameras, time-outs and reconnects.
+        options: of cameras, time-outs and reconnects.
         wait: False returns at once from a camera or a stream, while it is being opened; see `Source.wait_ready`.
 
     Raises:
