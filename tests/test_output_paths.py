@@ -88,7 +88,7 @@ def test_folders_of_pictures_are_numbered_too(tmp_path: Path) -> None:
     assert [len(list((tmp_path / name).iterdir())) for name in ("in", "in-2", "in-3")] == [1, 0, 1]
 
 
-def test_a_series_is_gone_on_with_once_it_is_free(tmp_path: Path) -> None:
+def test_a_later_output_continues_a_finished_series(tmp_path: Path) -> None:
     paths = OutputPaths()
     with paths.claim_series(tmp_path / "out.mp4") as first, paths.claim_series(tmp_path / "out.mp4") as second:
         assert [first.path.name, second.path.name] == ["out.mp4", "out-2.mp4"]
@@ -165,7 +165,7 @@ def test_a_file_that_is_locked_only_later_is_not_emptied(tmp_path: Path) -> None
     assert held.read_text() == "a line\n"
 
 
-def test_where_files_cannot_be_locked_that_is_said_once(
+def test_a_file_system_without_locks_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fcntl = pytest.importorskip("fcntl", reason="no locks of open files on this system")
@@ -266,7 +266,7 @@ def test_a_whole_file_is_written_through_a_link(tmp_path: Path) -> None:
     assert len(list((tmp_path / "big").iterdir())) == 1
 
 
-def test_a_whole_file_takes_no_devices_place(tmp_path: Path) -> None:
+def test_an_atomic_file_does_not_replace_a_device(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(OSError, match="isn't a regular file"), atomic_file(pipe) as partial:

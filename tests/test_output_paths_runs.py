@@ -128,7 +128,7 @@ def test_outputs_of_ones_own_that_change_and_come_back(tmp_path: Path, clips: li
     assert [len(path.read_text().splitlines()) for path in written] == [3, 3, 3]
 
 
-def test_sources_whose_names_are_one_in_a_path_are_kept_apart(tmp_path: Path, clips: list[Path]) -> None:
+def test_sources_with_the_same_safe_name_get_separate_files(tmp_path: Path, clips: list[Path]) -> None:
     config = StreamConfig(source=(named(f"a_b={clips[0]}"),), output=(f"{tmp_path}/{{source}}.jsonl",), decode="cpu")
     with opened(config) as (opener, plans):
         (first,) = write_all(plans[0])

@@ -242,7 +242,7 @@ def test_any_name_makes_one_part_of_a_path(name: str) -> None:
     assert not safe.startswith(".")
 
 
-def test_replaced_pictures_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_replaced_pictures_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         with ImagesSink(tmp_path) as sink, caplog.at_level(logging.INFO):
             for number in range(3):

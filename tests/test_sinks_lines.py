@@ -83,7 +83,7 @@ def test_few_files_are_named_and_many_are_a_pattern(tmp_path: Path) -> None:
     assert sink.written == (tmp_path / "out-*.jsonl",)
 
 
-def test_lines_go_on_in_another_file_after_one_has_failed(tmp_path: Path) -> None:
+def test_after_a_failure_lines_continue_in_another_file(tmp_path: Path) -> None:
     sink = JsonlSegmentsSink(tmp_path / "out.jsonl", info(), [], 1000.0)
     pictures = list(frames(even(300, 10.0), (16, 16)))
     with file_size_limit(1000):

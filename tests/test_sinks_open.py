@@ -111,7 +111,7 @@ def test_a_folder_that_may_not_be_written_is_refused(name: str, tmp_path: Path) 
         open_sink(f"{tmp_path}/locked/{name}", CAMERA, labels=[])
 
 
-def test_a_replaced_file_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_replaced_file_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "out.jsonl"
     with caplog.at_level(logging.INFO):
         open_sink(str(path), CAMERA, labels=[]).close()

@@ -1,4 +1,4 @@
-"""Named pipes as outputs: a reader that comes late, reads slowly, goes away, or never comes."""
+"""Named pipes as outputs: a reader that is late, slow, gone or missing."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_pipe_gets_every_line_whenever_its_reader_comes(pipe: Path, caplog: py
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-def test_a_pipe_without_a_reader_is_given_up_when_asked(pipe: Path) -> None:
+def test_interrupt_ends_a_write_to_a_pipe_without_a_reader(pipe: Path) -> None:
     sink = JsonlSink(pipe, [])
     sink.interrupt()
     with pytest.raises(SinkError, match=r"pipe\.jsonl broke off: nothing reads the pipe"):
@@ -78,7 +78,7 @@ def test_a_pipe_without_a_reader_is_given_up_when_asked(pipe: Path) -> None:
     sink.close()
 
 
-def test_a_pipe_whose_reader_takes_nothing_is_given_up_when_asked(pipe: Path) -> None:
+def test_interrupt_ends_a_write_to_a_pipe_that_is_not_read(pipe: Path) -> None:
     descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     sink = JsonlSink(pipe, [])
     sink.interrupt()
@@ -89,7 +89,7 @@ def test_a_pipe_whose_reader_takes_nothing_is_given_up_when_asked(pipe: Path) ->
     os.close(descriptor)
 
 
-def test_a_pipe_whose_reader_has_gone_ends_alone(pipe: Path) -> None:
+def test_a_closed_reader_fails_only_its_own_pipe(pipe: Path) -> None:
     descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     sink = JsonlSink(pipe, [])
     sink.write(frame(), NOTHING)

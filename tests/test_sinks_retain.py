@@ -1,4 +1,4 @@
-"""Old segments: the right ones go, the oldest first, and nothing else does."""
+"""Retention: the oldest segments are deleted first, and no other file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ STRANGERS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """Something in the folder: a file of so many bytes, last written so long ago, or a link or a folder."""
+    """Something in the folder: a file with a size and an age, a link or a folder."""
 
     name: str
     kind: str
@@ -176,7 +176,7 @@ def test_by_age_those_go_that_ended_too_long_ago(tmp_path: Path) -> None:
         assert len(sink.written) == 1
 
 
-def test_it_is_looked_after_every_ten_seconds_while_a_segment_is_written(tmp_path: Path) -> None:
+def test_old_segments_are_deleted_every_ten_seconds_while_one_is_written(tmp_path: Path) -> None:
     clocks = Clocks()
     retention = clocks.retention(Retention(size_bytes=100))
     with VideoSegmentsSink(tmp_path / "out.mp4", info(), 3600.0, retention) as sink:
@@ -220,7 +220,7 @@ def unlink_fails(monkeypatch: pytest.MonkeyPatch, fault: Callable[[Path], None])
     monkeypatch.setattr(Path, "unlink", unlink)
 
 
-def test_what_cannot_be_deleted_stays_and_is_said_once(
+def test_a_failure_to_delete_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(path: Path) -> None:
@@ -239,7 +239,7 @@ def test_what_cannot_be_deleted_stays_and_is_said_once(
     assert caplog.messages == [f"can't delete {stuck[0]}: Permission denied; old segments stay there"]
 
 
-def test_a_file_that_vanishes_meanwhile_is_no_matter(
+def test_a_file_deleted_by_another_program_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = [write_old(tmp_path, number, 100) for number in range(4)]
@@ -251,7 +251,7 @@ def test_a_file_that_vanishes_meanwhile_is_no_matter(
     assert not caplog.records
 
 
-def test_a_folder_that_vanishes_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     retention = SegmentRetention(Retention(age_s=1))
     retention.add(tmp_path / "nowhere" / "out.mp4")
     retention.prune()
@@ -260,7 +260,7 @@ def test_a_folder_that_vanishes_is_said_once(tmp_path: Path, caplog: pytest.LogC
     assert message.startswith(f"can't look for old segments in {tmp_path / 'nowhere'}: No such file or directory")
 
 
-def test_frames_go_on_while_segments_are_deleted(tmp_path: Path) -> None:
+def test_no_frame_is_lost_while_segments_are_deleted(tmp_path: Path) -> None:
     size = SegmentRetention(Retention(size_bytes=30_000))
     with VideoSegmentsSink(tmp_path / "out.mkv", info(), 0.5, size) as sink:
         for frame in frames(even(600)):

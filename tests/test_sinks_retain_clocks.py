@@ -44,7 +44,7 @@ def record(series: Series, begun_s: float, *, size: int = 10) -> Path:
 
 @pytest.mark.parametrize("retain", [Retention(size_bytes=45), Retention(age_s=DAY_S)], ids=["size", "age"])
 @pytest.mark.parametrize("away_s", [-57 * YEAR_S, -YEAR_S, -HOUR_S * 3])
-def test_with_a_clock_in_the_past_what_is_recorded_stays(retain: Retention, away_s: float, tmp_path: Path) -> None:
+def test_new_segments_are_kept_when_the_clock_is_in_the_past(retain: Retention, away_s: float, tmp_path: Path) -> None:
     clocks = Clocks()
     old = [segment(tmp_path, clocks.now_s - (3 - number) * HOUR_S) for number in range(3)]
     clocks.now_s += away_s
@@ -59,7 +59,7 @@ def test_with_a_clock_in_the_past_what_is_recorded_stays(retain: Retention, away
 
 
 @pytest.mark.parametrize("jump_s", [57 * YEAR_S, YEAR_S, 2 * DAY_S])
-def test_a_clock_that_is_put_right_in_the_run_deletes_nothing(jump_s: float, tmp_path: Path) -> None:
+def test_setting_the_clock_right_during_a_run_deletes_nothing(jump_s: float, tmp_path: Path) -> None:
     clocks = Clocks()
     right_s = clocks.now_s
     old = [segment(tmp_path, right_s - (3 - number) * HOUR_S) for number in range(3)]
@@ -103,7 +103,7 @@ def test_with_a_clock_in_the_future_old_segments_stay_until_the_run_has_lasted(
     assert not numbers(tmp_path, *old)
 
 
-def test_after_a_pause_of_days_the_clock_is_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pause_of_days_does_not_make_the_clock_doubtful(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clocks = Clocks()
     old = segment(tmp_path, clocks.now_s - 5 * DAY_S)
     record(Series(tmp_path / "out.mp4", clocks.retention(Retention(age_s=DAY_S))), clocks.now_s)
@@ -111,7 +111,7 @@ def test_after_a_pause_of_days_the_clock_is_believed(tmp_path: Path, caplog: pyt
     assert not caplog.messages
 
 
-def test_a_name_counts_only_where_the_files_own_time_bears_it_out(tmp_path: Path) -> None:
+def test_a_names_time_counts_only_if_the_files_time_agrees(tmp_path: Path) -> None:
     clocks = Clocks()
     now_s = clocks.now_s
     never_set = segment(tmp_path, 600.0, now_s - HOUR_S)  # the clock was put right while it was written
@@ -159,7 +159,7 @@ def test_a_limit_is_one_for_all_outputs_of_a_run(tmp_path: Path) -> None:
     assert numbers(tmp_path, *new) == [2, 3]
 
 
-def test_what_another_run_is_writing_stays(tmp_path: Path) -> None:
+def test_segments_of_another_running_process_are_kept(tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl", reason="no locks of open files on this system")
     clocks = Clocks()
     old = [segment(tmp_path, clocks.now_s - (9 - number) * HOUR_S) for number in range(3)]

@@ -160,7 +160,7 @@ def test_no_file_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_the_sound_goes_on_across_segments(ending: str, tmp_path: Path) -> None:
+def test_audio_continues_across_segments(ending: str, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=100, with_audio=True)
     files = record(tmp_path / f"out{ending}", info(path=clip), 1.0, frames(even(100)))
     wanted = audio(clip)
@@ -234,7 +234,7 @@ def test_sound_and_pictures_stay_together_in_every_segment(ending: str, tmp_path
     assert count == 7
 
 
-def test_sound_that_can_not_be_written_is_said_once(
+def test_audio_that_cannot_be_written_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"aac"})
@@ -269,7 +269,7 @@ def test_few_files_are_named_and_many_are_a_pattern(tmp_path: Path) -> None:
     assert sink.written == (tmp_path / "out-*.mp4",)
 
 
-def test_segments_that_are_finished_let_everything_go(tmp_path: Path) -> None:
+def test_finished_segments_leave_no_open_descriptor(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=120, with_audio=True)
     descriptors = Path("/proc/self/fd")
     if not descriptors.is_dir():
@@ -291,7 +291,7 @@ def test_a_run_without_frames_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_folder_is_said_at_once(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_on_open(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match=r"there is no folder .*nowhere'; make it"):
         VideoSegmentsSink(tmp_path / "nowhere" / "out.mp4", info(), 1.0)
 

@@ -76,14 +76,14 @@ def test_the_highest_rate_counts_up_to_thirty(rates: tuple[float | None, ...], w
     ("folder/", True, "write {source} into its name"),
     ("folder.mp4/", True, "write {source} into its name"),
 ])  # fmt: skip
-def test_what_cannot_be_shared_is_refused_with_the_way_out(name: str, tiled: bool, words: str) -> None:
+def test_an_output_that_cannot_be_shared_is_refused_with_the_fix(name: str, tiled: bool, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         outputs_by_source([OutputSpec.parse(name)], {"one": None, "two": None}, tiled=tiled)
     assert str(caught.value) == f"several sources can't share {name!r}: {words}"
     assert outputs_by_source([OutputSpec.parse(name)], {"one": None}, tiled=tiled) == [(OutputSpec.parse(name), "one")]
 
 
-def test_a_shared_video_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_shared_video_conflicts_with_no_other_output(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=2)
     read = SourceInfo("clip", str(clip), path=clip)
     for names, words in [
@@ -109,7 +109,7 @@ def test_a_source_is_not_deleted_with_a_shared_outputs_old_segments(tmp_path: Pa
         outputs.open(OutputSpec.parse(f"{tmp_path}/wall.mp4"), SourceInfo("old", str(old), path=old))
 
 
-def test_a_shared_video_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+def test_a_shared_video_that_cannot_be_written_is_an_error_on_open(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="there is no folder"):
         shared(tmp_path, "nowhere/wall.mp4")
 
@@ -117,14 +117,14 @@ def test_a_shared_video_that_cannot_be_written_is_said_at_once(tmp_path: Path) -
 def test_a_source_can_be_taken_out_of_all_shared_outputs(tmp_path: Path) -> None:
     outputs = shared(tmp_path, "a.mp4", "b.mkv", "null", options=SinkOptions(10.0), by_clock=True)
     paths = [f"{tmp_path}/a.mp4", f"{tmp_path}/b.mkv"]
-    panes = {source.name: [outputs.open(OutputSpec.parse(path), source) for path in paths] for source in (ONE, TWO)}
-    for pane in panes["one"] + panes["two"]:
-        pane.write(Frame(picture(1), "x", 0, 0.0, 0.0), NOTHING)
+    sinks = {source.name: [outputs.open(OutputSpec.parse(path), source) for path in paths] for source in (ONE, TWO)}
+    for sink in sinks["one"] + sinks["two"]:
+        sink.write(Frame(picture(1), "x", 0, 0.0, 0.0), NOTHING)
     outputs.remove("one")
-    for pane in panes["one"] + panes["two"]:
-        pane.close()
-    assert [pane.written for pane in panes["one"]] == [(), ()]
-    files = [file for pane in panes["two"] for file in pane.written]
+    for sink in sinks["one"] + sinks["two"]:
+        sink.close()
+    assert [sink.written for sink in sinks["one"]] == [(), ()]
+    files = [file for sink in sinks["two"] for file in sink.written]
     assert sorted(files) == sorted(tmp_path.iterdir())
     assert [file.suffix for file in files] == [".mp4", ".mkv"]
 
@@ -150,7 +150,7 @@ def test_the_program_writes_one_video_of_all_sources(tmp_path: Path, model: Path
     assert len(set(first)) > 15
 
 
-def test_files_of_any_rate_are_shown_in_step_whoever_is_read_faster(tmp_path: Path, model: Path) -> None:
+def test_files_of_any_rate_are_shown_in_step_at_any_reading_speed(tmp_path: Path, model: Path) -> None:
     write_clip(tmp_path / "a.mp4", 90, fps=60)
     write_clip(tmp_path / "b.mp4", 15, fps=10)
     write_clip(tmp_path / "c.mp4", 10, fps=30, size_wh=(480, 320))

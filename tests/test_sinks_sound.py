@@ -144,7 +144,7 @@ def join(parts: list[Path], to: Path) -> Path:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_sound_goes_on_where_the_clock_of_a_stream_begins_again(ending: str, tmp_path: Path) -> None:
+def test_audio_continues_where_time_stamps_start_over(ending: str, tmp_path: Path) -> None:
     part = write_clip(tmp_path / "part.ts", frames=60, with_audio=True, tones_s=[(0.5, 1.5)])
     (out,) = record(join([part] * 3, tmp_path / "in.ts"), tmp_path / f"out{ending}")
     assert pictures(out) == list(range(60)) * 3
@@ -152,7 +152,7 @@ def test_sound_goes_on_where_the_clock_of_a_stream_begins_again(ending: str, tmp
 
 
 @pytest.mark.parametrize(("size", "is_safe"), [(2 * 1024 * 6, True), (2 * 1024 * 7, False), (2 * 1024 * 8, False)])
-def test_channels_that_pyav_cannot_tell_are_known_from_a_packets_size(
+def test_the_number_of_channels_is_derived_from_a_packets_size(
     size: int, is_safe: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = SimpleNamespace(name="pcm_s16be", sample_rate=48_000)
@@ -168,7 +168,7 @@ def test_channels_that_pyav_cannot_tell_are_known_from_a_packets_size(
     assert not has_unsafe_channels(stream, timed)
 
 
-def test_sound_whose_channels_pyav_cannot_tell_is_left_out_and_the_pictures_stay(
+def test_audio_with_an_unsafe_channel_layout_is_left_out_and_costs_no_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = write_clip(tmp_path / "in.mov", frames=10, with_audio=True, audio_codec="pcm_s16be")
@@ -181,7 +181,7 @@ def test_sound_whose_channels_pyav_cannot_tell_is_left_out_and_the_pictures_stay
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
-def test_a_clock_that_goes_back_leaves_no_day_between_two_pictures(ending: str, tmp_path: Path) -> None:
+def test_time_stamps_that_jump_back_leave_no_gap(ending: str, tmp_path: Path) -> None:
     late = {"output_ts_offset": "5000"}
     tones_s = [(0.5, 1.5)]
     one = write_clip(tmp_path / "one.ts", frames=60, with_audio=True, tones_s=tones_s, container_options=late)
@@ -192,7 +192,7 @@ def test_a_clock_that_goes_back_leaves_no_day_between_two_pictures(ending: str, 
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
-def test_a_clock_that_runs_over_goes_on(ending: str, tmp_path: Path) -> None:
+def test_time_stamps_that_wrap_around_continue(ending: str, tmp_path: Path) -> None:
     late = {"output_ts_offset": "95442"}  # 33 bits of 90 kHz end at 95,443.7 s
     tones_s = [(0.5, 1.2), (2.0, 2.8)]
     source = write_clip(
@@ -204,7 +204,7 @@ def test_a_clock_that_runs_over_goes_on(ending: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_sound_whose_sampling_rate_changes_is_encoded_from_there_on(ending: str, tmp_path: Path) -> None:
+def test_audio_is_transcoded_after_its_sampling_rate_changes(ending: str, tmp_path: Path) -> None:
     one = write_clip(tmp_path / "one.ts", frames=60, with_audio=True, tones_s=[(0.0, 1.5)])
     two = write_clip(tmp_path / "two.ts", frames=60, with_audio=True, tones_s=[(0.5, 1.5)], audio_rate=44_100)
     (out,) = record(join([one, two], tmp_path / "in.ts"), tmp_path / f"out{ending}")

@@ -1,4 +1,4 @@
-"""Which picture of each source is on which canvas: by their own times, whoever comes first, and by a clock."""
+"""Which picture of each source is on which canvas: by their own times in any order of arrival, and by a clock."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ spans_ms = st.lists(st.integers(0, 300), max_size=25)
 
 
 @given(sources=st.lists(spans_ms, min_size=1, max_size=4), fps=st.sampled_from([25.0, 30.0]), seed=st.integers())
-def test_canvases_do_not_depend_on_who_is_first(sources: list[list[int]], fps: float, seed: int) -> None:
+def test_canvases_do_not_depend_on_the_order_of_arrival(sources: list[list[int]], fps: float, seed: int) -> None:
     # Off the canvases' own times, which are whole thirds of a millisecond, so that rounding decides nothing.
     times_s = [list(np.cumsum(np.array([0, *source]) / 1000) + 1 / 7000) for source in sources]
     assert played(PtsSchedule(fps), times_s, random.Random(seed)) == wanted(fps, times_s)

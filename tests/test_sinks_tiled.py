@@ -1,4 +1,4 @@
-"""Several sources in one window: when it is painted, who comes and goes, and what is on a real screen."""
+"""Several sources in one window: when it is painted, added and removed sources, and what is on a real screen."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ from streamer.sinks.mosaic.window import TiledWindow
 from streamer.sources.base import SourceInfo
 
 window = TiledWindow()
-panes = [window.add_tile(SourceInfo(name, "")) for name in ("red", "green", "blue", "never")]
-for pane, colour in zip(panes, ((0, 0, 255), (0, 255, 0), (255, 0, 0))):
+sinks = [window.add_tile(SourceInfo(name, "")) for name in ("red", "green", "blue", "never")]
+for sink, colour in zip(sinks, ((0, 0, 255), (0, 255, 0), (255, 0, 0))):
     pixels = np.full((90, 160, 3), colour, np.uint8)
-    pane.write(Frame(pixels, "x", 0, 0.0, 0.0), Detections.empty())
+    sink.write(Frame(pixels, "x", 0, 0.0, 0.0), Detections.empty())
 print("written", flush=True)
 try:
     while True:
-        for pane in panes:
-            pane.poll()
+        for sink in sinks:
+            sink.poll()
 except StopRequested:
     print("stopped", flush=True)
-for pane in panes:
-    pane.close()
-    pane.poll()
+for sink in sinks:
+    sink.close()
+    sink.poll()
 print("closed", flush=True)
 """
 
@@ -95,7 +95,7 @@ def test_all_sources_are_in_one_window_until_it_is_closed(how: str, display: str
 
 @linux_only
 @pytest.mark.parametrize("display", ["800x600"], indirect=True)
-def test_a_window_that_is_resized_is_laid_out_anew(display: str, tmp_path: Path) -> None:
+def test_the_layout_follows_the_windows_size(display: str, tmp_path: Path) -> None:
     child = viewer()
     assert until(lambda: shows_all_four(screenshot(tmp_path / "screen.png"), 800, 450)), "it fits a small screen"
     subprocess.run(["xdotool", "windowsize", window_ids(TITLE)[0], "500", "600"], check=True, timeout=PATIENCE_S)
@@ -187,41 +187,41 @@ def frame(value: int, size_wh: tuple[int, int] = (32, 18)) -> Frame:
 
 def test_it_is_painted_when_something_changed_and_thirty_times_a_second_at_most(clock_s: list[float]) -> None:
     window = TiledWindow()
-    panes = [window.add_tile(source("a")), window.add_tile(source("b"))]
+    sinks = [window.add_tile(source("a")), window.add_tile(source("b"))]
     shown = FakeWindow.latest.shown
     for _ in range(600):  # a second of frames on one source, polled as the pipeline does
-        panes[0].write(frame(200), Detections.empty())
-        for pane in panes:
-            pane.poll()
+        sinks[0].write(frame(200), Detections.empty())
+        for sink in sinks:
+            sink.poll()
         clock_s[0] += 1 / 600
     assert 25 <= len(shown) <= 31
     clock_s[0] += 1
-    panes[0].poll()
+    sinks[0].poll()
     count = len(shown)
     for _ in range(10):
         clock_s[0] += 1
-        panes[1].poll()
+        sinks[1].poll()
     assert len(shown) == count, "nothing changed"
-    panes[1].write(frame(90), Detections.empty())
-    panes[0].poll()
+    sinks[1].write(frame(90), Detections.empty())
+    sinks[0].poll()
     assert len(shown) == count + 1
     assert shown[-1][100, 600].tolist() == [200] * 3
     assert shown[-1][100, 700].tolist() == [90] * 3
 
 
-def test_the_window_goes_with_its_last_pane_and_does_not_come_back(clock_s: list[float]) -> None:
+def test_the_window_closes_with_its_last_tile_and_stays_closed(clock_s: list[float]) -> None:
     window = TiledWindow()
-    panes = [window.add_tile(source("a")), window.add_tile(source("b"))]
-    panes[0].poll()
+    sinks = [window.add_tile(source("a")), window.add_tile(source("b"))]
+    sinks[0].poll()
     assert window.is_open
-    panes[0].close()
+    sinks[0].close()
     assert window.is_open
-    panes[1].close()
-    panes[1].close()
+    sinks[1].close()
+    sinks[1].close()
     assert not window.is_open
-    panes[0].write(frame(1), Detections.empty())
+    sinks[0].write(frame(1), Detections.empty())
     clock_s[0] += 1
-    panes[0].poll()
+    sinks[0].poll()
     assert not window.is_open
 
 
@@ -239,10 +239,10 @@ def test_single_pictures_stay_until_the_window_is_closed(clock_s: list[float]) -
 
 def test_a_name_too_long_for_its_tile_is_cut_and_does_not_reach_the_next(clock_s: list[float]) -> None:
     window = TiledWindow()
-    panes = [window.add_tile(source("a-name-that-goes-on-" * 9)), window.add_tile(source("b"))]
-    for pane in panes:
-        pane.write(frame(0), Detections.empty())
-    panes[0].poll()
+    sinks = [window.add_tile(source("a-name-that-goes-on-" * 9)), window.add_tile(source("b"))]
+    for sink in sinks:
+        sink.write(frame(0), Detections.empty())
+    sinks[0].poll()
     shown = FakeWindow.latest.shown[-1]
     bright = (shown > 128).any(axis=(0, 2))
     assert bright[500:636].any()
@@ -251,37 +251,37 @@ def test_a_name_too_long_for_its_tile_is_cut_and_does_not_reach_the_next(clock_s
 
 def test_sources_come_and_go_while_the_window_is_open(clock_s: list[float]) -> None:
     window = TiledWindow()
-    panes = [window.add_tile(source("a")), window.add_tile(source("b"))]
-    for value, pane in zip((100, 150), panes, strict=True):
-        pane.write(frame(value), Detections.empty())
+    sinks = [window.add_tile(source("a")), window.add_tile(source("b"))]
+    for value, sink in zip((100, 150), sinks, strict=True):
+        sink.write(frame(value), Detections.empty())
 
     def shown() -> tuple[int, ...]:
         """Returns what is above the middle of the window's quarters."""
         clock_s[0] += 1
-        panes[0].poll()
+        sinks[0].poll()
         height, width = (picture := FakeWindow.latest.shown[-1]).shape[:2]
         return tuple(int(picture[y * height // 8, x * width // 4, 0]) for y in (1, 5) for x in (1, 3))
 
     assert shown() == (100, 150, 100, 150), "side by side"
-    panes.append(window.add_tile(source("c")))
+    sinks.append(window.add_tile(source("c")))
     assert shown() == (100, 150, 64, 16), "the third waits, the fourth place is empty"
-    panes[2].write(frame(200), Detections.empty())
-    panes[1].close()
-    assert shown() == (100, 150, 200, 16), "what has ended stays"
+    sinks[2].write(frame(200), Detections.empty())
+    sinks[1].close()
+    assert shown() == (100, 150, 200, 16), "ended tiles stay"
     window.remove("b")
-    assert shown() == (100, 200, 100, 200), "what is removed goes"
+    assert shown() == (100, 200, 100, 200), "removed tiles disappear"
     window.remove("c")
     assert shown() == (100,) * 4
-    panes[2].close()
+    sinks[2].close()
     assert window.is_open
-    panes[0].close()
+    sinks[0].close()
     assert not window.is_open
-    panes.append(window.add_tile(source("d")))
-    panes[3].write(frame(220), Detections.empty())
+    sinks.append(window.add_tile(source("d")))
+    sinks[3].write(frame(220), Detections.empty())
     assert shown() == (100, 220, 100, 220), "it opens again"
 
 
-def test_a_source_that_ends_without_a_picture_is_no_longer_waited_for(clock_s: list[float]) -> None:
+def test_a_source_that_ends_without_a_picture_is_shown_as_ended(clock_s: list[float]) -> None:
     window = TiledWindow()
     one, two = window.add_tile(source("a")), window.add_tile(source("b"))
     one.poll()

@@ -1,4 +1,4 @@
-"""Several sources in one video: what is on each canvas, who waits for whom, and how it ends, with real threads."""
+"""Several sources in one video: what is on each canvas, what blocks, and how it ends, with real threads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def frame(number: int, pts_s: float = 0.0, *, planar: bool = False) -> Frame:
 
 
 def numbers_on(image: np.ndarray, count: int) -> tuple[int | None, ...]:
-    """Returns the number that each of so many tiles of a canvas shows, None for a grey one."""
+    """Returns the number that each of `count` tiles of a canvas shows, None for a grey one."""
     found: list[int | None] = []
     for box in boxes(count, (image.shape[1], image.shape[0]), 2):
         width, height = fitted(SIZE_WH, box.size_wh, enlarge=True)
@@ -55,11 +55,11 @@ def canvases(memory: MemorySink, count: int) -> list[tuple[int | None, ...]]:
     return [numbers_on(made.image, count) for made in memory.frames]
 
 
-def play(pane: Sink, times_s: Sequence[float], *, planar: bool = False) -> None:
-    """Writes pictures with rising numbers, and closes the pane."""
-    with pane:
+def play(sink: Sink, times_s: Sequence[float], *, planar: bool = False) -> None:
+    """Writes pictures with rising numbers and closes the sink."""
+    with sink:
         for number, pts_s in enumerate(times_s):
-            pane.write(frame(number, pts_s, planar=planar), NOTHING)
+            sink.write(frame(number, pts_s, planar=planar), NOTHING)
 
 
 def even(count: int, fps: float) -> list[float]:
@@ -88,10 +88,10 @@ def test_files_of_different_rates_and_lengths_are_shown_in_step(
     path = tmp_path / f"wall{ending}"
     video = TiledVideo(VideoSink(path, SourceInfo("wall", "", fps=30.0)), 30.0, by_clock=False)
     rates, counts = (30, 15, 10), (20, 15, 4)
-    panes = [video.add_tile(info(str(rate))) for rate in rates]
+    sinks = [video.add_tile(info(str(rate))) for rate in rates]
     done = [
-        threads(play, pane, even(count, rate), planar=rate == 15)
-        for pane, rate, count in zip(panes, rates, counts, strict=True)
+        threads(play, sink, even(count, rate), planar=rate == 15)
+        for sink, rate, count in zip(sinks, rates, counts, strict=True)
     ]
     for each in done:
         each.result(PATIENCE_S)
@@ -105,10 +105,10 @@ def test_files_of_different_rates_and_lengths_are_shown_in_step(
     for tick, image in zip(ticks, decoded, strict=True):
         newest = tuple(min(count - 1, tick * rate // 30) for rate, count in zip(rates, counts, strict=True))
         assert numbers_on(image, 3) == newest
-    assert [pane.written for pane in panes] == [(path,), (), ()]
+    assert [sink.written for sink in sinks] == [(path,), (), ()]
 
 
-def test_a_pane_that_is_ahead_waits_until_the_slowest_has_come(threads: Callable[..., Future[None]]) -> None:
+def test_a_source_that_is_ahead_blocks_until_the_slowest_catches_up(threads: Callable[..., Future[None]]) -> None:
     memory = MemorySink()
     video = TiledVideo(memory, 10.0, by_clock=False)
     fast, slow = video.add_tile(info("fast")), video.add_tile(info("slow"))
@@ -133,7 +133,7 @@ def test_a_pane_that_is_ahead_waits_until_the_slowest_has_come(threads: Callable
 
 
 @pytest.mark.parametrize("how", ["closed", "removed", "failed", "all closed"])
-def test_a_pane_that_waits_is_released(how: str, threads: Callable[..., Future[None]]) -> None:
+def test_a_blocked_source_is_released(how: str, threads: Callable[..., Future[None]]) -> None:
     def fail(_: int) -> None:
         raise SinkError("the disk is full")
 
@@ -161,7 +161,7 @@ def test_a_pane_that_waits_is_released(how: str, threads: Callable[..., Future[N
     assert shown == list(range(4 if how == "all closed" else 10))
 
 
-def test_by_the_clock_no_pane_waits_for_a_slow_recording(threads: Callable[..., Future[None]]) -> None:
+def test_by_the_clock_a_slow_recording_blocks_no_source(threads: Callable[..., Future[None]]) -> None:
     go_on = threading.Event()
     now_s = [50.0]
 
@@ -173,8 +173,8 @@ def test_by_the_clock_no_pane_waits_for_a_slow_recording(threads: Callable[..., 
     one, two = video.add_tile(info("a")), video.add_tile(info("b"))
     assert one.live_view, "a person would be told of an outage, so the video is"
     for number in range(500):  # on this very thread
-        for pane in (one, two):
-            pane.write(frame(number, number / 30), NOTHING)
+        for sink in (one, two):
+            sink.write(frame(number, number / 30), NOTHING)
     one.close()
     now_s[0] += 5.04
     two.write(frame(777), NOTHING)
@@ -186,11 +186,11 @@ def test_by_the_clock_no_pane_waits_for_a_slow_recording(threads: Callable[..., 
     assert canvases(memory, 2)[-1] == (499, 777)
 
 
-def test_by_the_clock_panes_show_the_newest_and_wait_for_nobody() -> None:
+def test_by_the_clock_tiles_show_the_newest_picture_without_waiting() -> None:
     now_s = [50.0]
     memory = MemorySink()
     video = TiledVideo(memory, 10.0, by_clock=True, clock=lambda: now_s[0])
-    panes = [video.add_tile(info(name)) for name in "abc"]
+    sinks = [video.add_tile(info(name)) for name in "abc"]
     expected: list[tuple[int | None, ...]] = []
 
     def canvas(*numbers: int | None) -> None:
@@ -198,18 +198,18 @@ def test_by_the_clock_panes_show_the_newest_and_wait_for_nobody() -> None:
         wait_for(lambda: len(memory.frames) == len(expected))
         now_s[0] += 0.1001
 
-    panes[0].write(frame(1), NOTHING)
+    sinks[0].write(frame(1), NOTHING)
     canvas(1, None, None)
-    panes[1].write(frame(2), NOTHING)
+    sinks[1].write(frame(2), NOTHING)
     canvas(1, 2, None)
-    panes[0].write(frame(3), NOTHING)
-    panes[0].close()
+    sinks[0].write(frame(3), NOTHING)
+    sinks[0].close()
     canvas(3, 2, None)
-    panes[1].write(frame(4), NOTHING)
-    panes[2].close()
+    sinks[1].write(frame(4), NOTHING)
+    sinks[2].close()
     canvas(3, 4, None)
-    panes[1].write(frame(5), NOTHING)
-    panes[1].close()
+    sinks[1].write(frame(5), NOTHING)
+    sinks[1].close()
     expected.append((3, 5, None))
     assert canvases(memory, 3) == expected
     assert [made.index for made in memory.frames] == list(range(5))
@@ -224,7 +224,7 @@ def test_sources_come_and_go_while_it_runs() -> None:
     now_s = [50.0]
     memory = NamedSink()
     video = TiledVideo(memory, 10.0, by_clock=True, clock=lambda: now_s[0])
-    panes = [video.add_tile(info("a")), video.add_tile(info("b"))]
+    sinks = [video.add_tile(info("a")), video.add_tile(info("b"))]
     made = 0
 
     def canvas() -> np.ndarray:
@@ -234,44 +234,44 @@ def test_sources_come_and_go_while_it_runs() -> None:
         now_s[0] += 0.1001
         return memory.frames[-1].image
 
-    panes[0].write(frame(1), NOTHING)
+    sinks[0].write(frame(1), NOTHING)
     first = canvas()
-    panes[1].write(frame(2), NOTHING)
+    sinks[1].write(frame(2), NOTHING)
     assert numbers_on(canvas(), 2) == (1, 2)
-    panes.append(video.add_tile(info("c")))
+    sinks.append(video.add_tile(info("c")))
     image = canvas()
     assert image.shape == first.shape, "a file has one size"
     assert numbers_on(image, 3) == (1, 2, None)
     video.remove("a")
     assert numbers_on(canvas(), 2) == (2, None)
-    assert [pane.written for pane in panes] == [(), (Path("wall.mp4"),), ()]
-    panes[0].write(frame(9), NOTHING)
-    panes[0].close()
-    panes[2].write(frame(3), NOTHING)
+    assert [sink.written for sink in sinks] == [(), (Path("wall.mp4"),), ()]
+    sinks[0].write(frame(9), NOTHING)
+    sinks[0].close()
+    sinks[2].write(frame(3), NOTHING)
     assert numbers_on(canvas(), 2) == (2, 3)
     video.remove("b")
     assert numbers_on(canvas(), 1) == (3,)
-    panes[2].close()
-    panes[1].close()
+    sinks[2].close()
+    sinks[1].close()
     assert memory.closed == 1
     with pytest.raises(SinkError, match="'d' can't be added"):
         video.add_tile(info("d"))
 
 
-def test_with_its_last_pane_removed_it_is_finished() -> None:
+def test_removing_the_last_tile_finishes_the_video() -> None:
     memory = MemorySink()
     video = TiledVideo(memory, 10.0, by_clock=True)
-    pane = video.add_tile(info("a"))
-    pane.write(frame(1), NOTHING)
+    sink = video.add_tile(info("a"))
+    sink.write(frame(1), NOTHING)
     video.remove("nobody")
     video.remove("a")
     wait_for(lambda: memory.closed)
-    pane.write(frame(2), NOTHING)
-    pane.close()
+    sink.write(frame(2), NOTHING)
+    sink.close()
     assert memory.closed == 1
 
 
-def test_a_live_source_that_is_added_has_it_go_by_the_clock(threads: Callable[..., Future[None]]) -> None:
+def test_adding_a_live_source_switches_to_the_wall_clock(threads: Callable[..., Future[None]]) -> None:
     memory = MemorySink()
     now_s = [50.0]
     video = TiledVideo(memory, 10.0, by_clock=False, clock=lambda: now_s[0])
@@ -281,7 +281,7 @@ def test_a_live_source_that_is_added_has_it_go_by_the_clock(threads: Callable[..
     wait_for(lambda: len(ahead.queue.waiting) == 4)  # type: ignore[attr-defined]
     camera = video.add_tile(info("camera", live=True))
     done.result(PATIENCE_S)
-    assert all(pane.live_view for pane in (ahead, other, camera))
+    assert all(sink.live_view for sink in (ahead, other, camera))
     other.close()
     camera.write(frame(7), NOTHING)
     camera.close()
@@ -290,33 +290,33 @@ def test_a_live_source_that_is_added_has_it_go_by_the_clock(threads: Callable[..
 
 
 @pytest.mark.parametrize("by_clock", [True, False])
-def test_a_failure_reaches_every_pane_once(by_clock: bool) -> None:
+def test_a_failure_is_raised_once_for_every_source(by_clock: bool) -> None:
     def fail(_: int) -> None:
         raise SinkError("wall.mp4 broke off: No space left on device")
 
     memory = MemorySink(before=fail)
     video = TiledVideo(memory, 10.0, by_clock=by_clock)
-    panes = [video.add_tile(info(name)) for name in "abc"]
-    for pane in panes if not by_clock else panes[:1]:
-        pane.write(frame(1, 0.0), NOTHING)
+    sinks = [video.add_tile(info(name)) for name in "abc"]
+    for sink in sinks if not by_clock else sinks[:1]:
+        sink.write(frame(1, 0.0), NOTHING)
     if not by_clock:
-        for pane in panes[:2]:
-            pane.write(frame(1, 0.1), NOTHING)
-        panes[2].close()
+        for sink in sinks[:2]:
+            sink.write(frame(1, 0.1), NOTHING)
+        sinks[2].close()
     wait_for(lambda: memory.closed)
     wait_for(lambda: video.error is not None)
-    for pane in panes[:2]:
-        with pytest.raises(SinkError, match="No space left"), pane:
-            pane.write(frame(2, 0.2), NOTHING)
-        pane.close()
+    for sink in sinks[:2]:
+        with pytest.raises(SinkError, match="No space left"), sink:
+            sink.write(frame(2, 0.2), NOTHING)
+        sink.close()
     if by_clock:
         with pytest.raises(SinkError, match="No space left"):
-            panes[2].close()
-    panes[2].close()
+            sinks[2].close()
+    sinks[2].close()
     assert memory.closed == 1
 
 
-def test_a_recording_that_cannot_be_finished_is_said_by_the_last_pane() -> None:
+def test_a_failure_to_finish_is_raised_by_the_last_source() -> None:
     class Unfinished(MemorySink):
         def close(self) -> None:
             super().close()
@@ -324,52 +324,52 @@ def test_a_recording_that_cannot_be_finished_is_said_by_the_last_pane() -> None:
 
     for frames in (0, 1):
         video = TiledVideo(Unfinished(), 10.0, by_clock=True)
-        panes = [video.add_tile(info(name)) for name in "ab"]
-        for pane in panes[:frames]:
-            pane.write(frame(1), NOTHING)
-        panes[0].close()
+        sinks = [video.add_tile(info(name)) for name in "ab"]
+        for sink in sinks[:frames]:
+            sink.write(frame(1), NOTHING)
+        sinks[0].close()
         with pytest.raises(SinkError, match="broke off"):
-            panes[1].close()
-        panes[1].close()
+            sinks[1].close()
+        sinks[1].close()
 
 
-def test_a_fault_of_the_program_is_no_failed_output() -> None:
+def test_a_bug_is_not_reported_as_a_failed_output() -> None:
     def fail(_: int) -> None:
         raise ZeroDivisionError("division by zero")
 
     video = TiledVideo(MemorySink(before=fail), 10.0, by_clock=True)
-    pane = video.add_tile(info("a"))
-    pane.write(frame(1), NOTHING)
+    sink = video.add_tile(info("a"))
+    sink.write(frame(1), NOTHING)
     wait_for(lambda: video.error is not None)
     with pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
-        pane.write(frame(2), NOTHING)
-    pane.close()
+        sink.write(frame(2), NOTHING)
+    sink.close()
 
 
 @pytest.mark.parametrize("segmented", [False, True])
-def test_a_run_that_is_broken_off_leaves_a_playable_file(
+def test_an_interrupted_run_leaves_a_playable_file(
     segmented: bool, tmp_path: Path, threads: Callable[..., Future[None]]
 ) -> None:
     path, source = tmp_path / "wall.mp4", SourceInfo("wall", "", fps=30.0)
     recording = VideoSegmentsSink(path, source, 0.5) if segmented else VideoSink(path, source)
     video = TiledVideo(recording, 30.0, by_clock=False)
-    panes = [video.add_tile(info(str(number))) for number in range(4)]
+    sinks = [video.add_tile(info(str(number))) for number in range(4)]
     stop, count = threading.Event(), [0]
 
-    def run(pane: Sink) -> None:
-        with pane:
+    def run(sink: Sink) -> None:
+        with sink:
             for number in range(100_000):
                 if stop.is_set():
                     return
-                pane.write(frame(number, number / 30), NOTHING)
+                sink.write(frame(number, number / 30), NOTHING)
                 count[0] = max(count[0], number)
 
-    done = [threads(run, pane) for pane in panes]
-    wait_for(lambda: len(panes[0].written) == 1 and count[0] > 45)
+    done = [threads(run, sink) for sink in sinks]
+    wait_for(lambda: len(sinks[0].written) == 1 and count[0] > 45)
     stop.set()
     for each in done:
         each.result(PATIENCE_S)
-    files = [file for pane in panes for file in pane.written]
+    files = [file for sink in sinks for file in sink.written]
     assert len(files) == len(set(files)) >= 1
     shown: list[tuple[int | None, ...]] = []
     for file in sorted(tmp_path.iterdir()):
@@ -382,17 +382,17 @@ def test_nothing_is_written_without_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "wall.mp4"
     video = TiledVideo(VideoSink(path, SourceInfo("wall", "")), 30.0, by_clock=True)
     with ExitStack() as stack:
-        panes = [stack.enter_context(video.add_tile(info(name))) for name in "ab"]
-    assert [pane.written for pane in panes] == [(), ()]
+        sinks = [stack.enter_context(video.add_tile(info(name))) for name in "ab"]
+    assert [sink.written for sink in sinks] == [(), ()]
     assert not path.exists()
 
 
 def test_the_canvas_suits_the_largest_source_also_one_that_comes_later() -> None:
     memory = MemorySink()
     video = TiledVideo(memory, 10.0, by_clock=True, max_wh=(1280, 720))
-    panes = [video.add_tile(info("small")), video.add_tile(info("large", size_wh=(640, 360)))]
-    panes[0].write(frame(1), NOTHING)
+    sinks = [video.add_tile(info("small")), video.add_tile(info("large", size_wh=(640, 360)))]
+    sinks[0].write(frame(1), NOTHING)
     wait_for(lambda: memory.frames)
-    for pane in panes:
-        pane.close()
+    for sink in sinks:
+        sink.close()
     assert memory.frames[0].size_wh == (1280, 360)

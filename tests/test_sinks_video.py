@@ -168,7 +168,7 @@ def test_real_footage_in_720p_keeps_36_db(shared: Path, tmp_path: Path) -> None:
     assert min(psnr(frame.image, image) for frame, image in zip(drawn, seen, strict=True)) >= 40
 
 
-def test_a_size_that_changes_is_scaled_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_size_is_scaled_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sizes = [(96, 64), (48, 32), (192, 128), (97, 63)]
     mixed = [Frame(picture(n, size), "clip", n, n / 30, 0.0) for n, size in enumerate(sizes * 2)]
     mixed[4:] = [as_planes(frame) for frame in mixed[4:]]

@@ -85,7 +85,7 @@ def test_sound_that_can_not_be_written_is_left_out_aloud(
     assert read(tmp_path / "out.avi")[0] == list(range(6))
 
 
-def test_a_source_without_sound_is_no_matter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_source_without_audio_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=3)
     write(tmp_path / "out.mp4", info(path=clip), frames(even(3)))
     with av.open(str(tmp_path / "out.mp4")) as opened:
@@ -108,8 +108,6 @@ def test_sound_beside_metadata_that_is_no_text_is_copied(tmp_path: Path) -> None
     assert [content for _, content in audio(tmp_path / "out.mp4")] == [content for _, content in audio(clip)]
 
 
-def test_a_folder_of_pictures_has_no_sound_and_nothing_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_of_pictures_has_no_audio_and_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "out.mp4", info(path=tmp_path), frames(even(3)))
     assert not caplog.records
