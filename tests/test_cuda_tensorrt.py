@@ -88,4 +88,4 @@ def test_the_installed_package_is_found(trt: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tensorrt_engine.importlib.util, "find_spec", lambda name: object())
     assert tensorrt_engine.installed_package() is TensorRTPackage.TENSORRT
     monkeypatch.setattr(tensorrt_engine.importlib.util, "find_spec", lambda name: None)
-    assert tensorrt_engine.installed_package() is None
+    assert tensorrt_engine.installed_package() is TensorRTPackage.TENSORRT_RTX  # whose load names the fix

@@ -186,11 +186,8 @@ class IpcExporter:
     ) -> None:
         """Exports nothing yet.
 
-        Args:
-            slots: numbers for surfaces.
-            on_exported: called with a surface's slot and handle before the first picture in it is exported.
-            on_retired: called before a surface is freed, on any thread, with its slot and the generation that the
-                importer reports once it has unmapped the surface.
+        `on_exported` is called with a surface's slot and handle before its first picture is exported, `on_retired`
+        before it is freed, on any thread, with its slot and the generation that the importer reports after unmapping.
         """
         self._slots, self._on_exported, self._on_retired = slots, on_exported, on_retired
         self.unmap_timeout_s = _UNMAP_TIMEOUT_S

@@ -57,13 +57,7 @@ class Kernels:
     """
 
     def __init__(self, gpu: Gpu, engine: CudaEngine, postprocessor: Postprocessor) -> None:
-        """Compiles (once, see `streamer.cuda.compiler`), loads and copies constants.
-
-        Args:
-            gpu: the GPU.
-            engine: gives the types and the layout of the network's input and output.
-            postprocessor: gives the model and the thresholds.
-        """
+        """Loads kernels for the engine's types and layout and the postprocessor's model and thresholds."""
         import pycuda.driver as drv
 
         self._gpu = gpu

@@ -85,7 +85,7 @@ class NvdecPacketDecoder(PacketDecoder):
         *,
         live: bool,
     ) -> None:
-        """Opens the decoder.
+        """Opens the decoder; an EngineError's message follows "... can't be decoded:".
 
         Args:
             stream: the packets' stream, its parameters known.

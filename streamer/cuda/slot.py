@@ -37,14 +37,7 @@ class CudaSlot:
     """
 
     def __init__(self, gpu: Gpu, engine: CudaEngine, kernels: Kernels, sizes: Collection[int] = (1,)) -> None:
-        """Allocates all memory, warms the engine up and captures the graphs.
-
-        Args:
-            gpu: the GPU.
-            engine: has loaded the network.
-            kernels: for this engine and model.
-            sizes: the batch sizes.
-        """
+        """Allocates all memory, warms the engine up and captures a graph for each batch size."""
         import pycuda.driver as drv
 
         self._spec = spec = kernels.spec

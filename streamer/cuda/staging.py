@@ -26,12 +26,9 @@ class BufferPool(Generic[Buffer]):
     def __init__(
         self, make: Callable[[int], Buffer], limit: int, *, on_empty: Callable[[], None] | None = None
     ) -> None:
-        """Starts without buffers.
+        """Starts without buffers; `make` allocates one of a number of bytes.
 
-        Args:
-            make: allocates a buffer of the given number of bytes.
-            limit: how many there may be.
-            on_empty: called once, after `close`, when the last buffer is freed; on any thread.
+        `on_empty` is called once, after `close`, when the last buffer is freed; on any thread.
         """
         self._make: Callable[[int], Buffer] = make
         self._limit = limit
@@ -129,11 +126,7 @@ class StagingPool(BufferPool[PinnedBuffer]):
     ) -> StagedFrame | None:
         """Copies a frame into a buffer, or returns None when all buffers but `reserve` are in use.
 
-        Args:
-            frame: the frame.
-            letterbox: its transform into the network's input.
-            packable: whether to leave out rows that the transform doesn't read.
-            reserve: how many buffers to leave for others.
+        Where `packable`, rows that the letterbox doesn't read are left out.
         """
         layout = FrameLayout.of(frame, letterbox, packable=packable)
         buffer = self.acquire(layout.nbytes, reserve=reserve)

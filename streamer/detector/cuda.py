@@ -33,11 +33,12 @@ from streamer.models.postprocess import Postprocessor
 
 log = logging.getLogger(__name__)
 
-GPU_ENGINES = ("tensorrt", "torch")
+_INSTALL = {
+    "tensorrt": "pip install 'nanodet-streamer[tensorrt]', or [tensorrt-rtx] on a GeForce RTX",
+    "torch": "pip install 'nanodet-streamer[torch]'",
+}
+GPU_ENGINES = tuple(_INSTALL)
 """In the order in which ``auto`` tries them."""
-
-_INSTALL_TENSORRT = "pip install 'nanodet-streamer[tensorrt]', or [tensorrt-rtx] on a GeForce RTX"
-_INSTALL_TORCH = "pip install 'nanodet-streamer[torch]'"
 
 DEFAULT_SLOTS = 8
 _MIN_SLOTS = 2
@@ -81,13 +82,7 @@ class CudaDetector(Detector):
     ) -> None:
         """Takes ownership of `gpu` and `engine`: `close` closes them, and so does a failure here.
 
-        Args:
-            model: what to run.
-            gpu: the GPU.
-            engine: has loaded the model.
-            postprocessor: for this model.
-            slots: batches in flight, at least 1.
-            batches: batch sizes to choose from, ascending; of several the best is measured.
+        At most `slots` batches are in flight; of several sizes in `batches`, ascending, the best is measured.
         """
         spec = model.spec
         self.info = EngineInfo(engine.name, engine.precision, gpu.name, model.path.stem, model.sha256)
@@ -301,9 +296,11 @@ def open_cuda_detector(
 
 def installed_gpu_engines() -> dict[str, str | None]:
     """Returns for every GPU engine None when its package is installed, else the command that installs it."""
-    tensorrt = any(importlib.util.find_spec(module) for module in ("tensorrt", "tensorrt_rtx"))
-    torch = importlib.util.find_spec("torch") is not None
-    return {"tensorrt": None if tensorrt else _INSTALL_TENSORRT, "torch": None if torch else _INSTALL_TORCH}
+    packages = {"tensorrt": ("tensorrt", "tensorrt_rtx"), "torch": ("torch",)}
+    return {
+        name: None if any(map(importlib.util.find_spec, packages[name])) else command
+        for name, command in _INSTALL.items()
+    }
 
 
 def open_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: int) -> CudaEngine:
@@ -322,15 +319,12 @@ def open_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: in
 
 def load_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: int) -> CudaEngine:
     """Loads a model into one of `GPU_ENGINES`."""
+    if missing := installed_gpu_engines()[name]:
+        raise EngineError(f"{'PyTorch' if name == 'torch' else 'TensorRT'} is not installed: {missing}")
     if name == "torch":
-        if importlib.util.find_spec("torch") is None:
-            raise EngineError(f"PyTorch is not installed: {_INSTALL_TORCH}")
         from streamer.engines.torch_engine import TorchEngine
 
         return TorchEngine(model, gpu, precision=precision)
-    from streamer.engines.tensorrt_engine import TensorRtEngine, installed_package
+    from streamer.engines.tensorrt_engine import TensorRtEngine
 
-    package = installed_package()
-    if package is None:
-        raise EngineError(f"TensorRT is not installed: {_INSTALL_TENSORRT}")
-    return TensorRtEngine(model, gpu, package, precision=precision, batch=batch)
+    return TensorRtEngine(model, gpu, precision=precision, batch=batch)

@@ -23,9 +23,12 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("auto", "f16", "f32")
 
 
-def installed_package() -> TensorRTPackage | None:
-    """Returns the installed package, `tensorrt` before `tensorrt_rtx`; None where neither is installed."""
-    return next((package for package in TensorRTPackage if importlib.util.find_spec(package.module_name)), None)
+def installed_package() -> TensorRTPackage:
+    """Returns the installed package, `tensorrt` before `tensorrt_rtx`, which is also the answer for neither."""
+    return next(
+        (package for package in TensorRTPackage if importlib.util.find_spec(package.module_name)),
+        TensorRTPackage.TENSORRT_RTX,
+    )
 
 
 class TensorRtEngine(CudaEngine):
@@ -35,20 +38,14 @@ class TensorRtEngine(CudaEngine):
     channels_last = False
     input_type = output_type = np.dtype(np.float32)
 
-    def __init__(
-        self, model: ModelFile, gpu: Gpu, package: TensorRTPackage, *, precision: str = "auto", batch: int = 1
-    ) -> None:
-        """Loads the engine for this GPU from the cache, or builds it.
+    def __init__(self, model: ModelFile, gpu: Gpu, *, precision: str = "auto", batch: int = 1) -> None:
+        """Loads the engine for this GPU and the largest `batch` from the cache, or builds it.
 
-        Args:
-            model: what to run.
-            gpu: the GPU.
-            package: the package.
-            precision: ``f16``, ``f32``, or ``auto``: f16. An INT8 model's quantised layers stay INT8.
-            batch: largest batch that will be bound.
+        `precision` is f16, f32, or auto: f16. An INT8 model's quantised layers stay INT8.
         """
         if precision not in PRECISIONS:
             raise ConfigError(f"TensorRT computes in f16 or f32, not {precision}; use --precision auto")
+        package = installed_package()
         self._trt = trt = package.load()
         options = BuildOptions(fp16=precision != "f32", max_batch=batch)
         path = cached_engine(model, package, options, device=gpu.index, on_progress=_LoggedProgress(model.path.name))

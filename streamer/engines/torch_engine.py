@@ -43,13 +43,7 @@ class TorchEngine(CudaEngine):
     channels_last = True
 
     def __init__(self, model: ModelFile, gpu: Gpu, *, precision: str = "auto") -> None:
-        """Rebuilds the network from the model file's weights and moves it to the GPU.
-
-        Args:
-            model: a file exported by this project, whose weights have the network's own names; else ModelError.
-            gpu: the GPU.
-            precision: ``f16``, ``f32``, or ``auto``: f16.
-        """
+        """Rebuilds the network from a file exported by this project; `precision` is f16, f32, or auto: f16."""
         if precision not in ("auto", *_TYPES):
             raise ConfigError(f"the torch engine computes in f16 or f32, not {precision}; use --precision auto")
         if not torch.cuda.is_available():

@@ -101,13 +101,7 @@ def cached_engine(
     the user's cache folder; never one that is stale, foreign or damaged. Processes that want the same engine at the
     same time build it once.
 
-    Args:
-        model: what to run.
-        package: the package that builds and runs it.
-        options: how to build it.
-        device: number of the GPU that is to run it; with the package `tensorrt` it must be the current CUDA device.
-        on_progress: called during a build.
-        lock_timeout_s: how long to wait for another process that builds the same engine.
+    `device` is the number of the GPU that is to run it; with the package `tensorrt` it must be the current CUDA device.
     """
     plan = plan_build(model, package, options, device=device)
     name = re.sub(r"[^\w.-]", "_", f"{model.spec.name}-{cache_key(plan.fingerprint)}.engine")
