@@ -29,7 +29,7 @@ from streamer.detector.base import Detector
 from streamer.frames.frame import Frame
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.base import FrameConsumer, PushSource, Source
+from streamer.sources.base import FrameConsumer, PushSource, Source, SourceWrapper
 from streamer.sources.workers import DecoderPool, default_process_count
 
 WANTED_STREAMS, WANTED_P95_MS = 60, 100.0
@@ -69,43 +69,33 @@ class Held:
     cores: float
 
 
-class LateStart(Source):
-    """A source that starts after a delay, as cameras aren't synchronised."""
+class LateStart(SourceWrapper):
+    """A source that starts later than the others, as cameras aren't in step."""
 
     def __init__(self, source: Source, wait_s: float) -> None:
-        self.info, self._source, self._wait_s = source.info, source, wait_s
+        super().__init__(source)
+        self._wait_s = wait_s
 
     def __iter__(self) -> Iterator[Frame]:
         time.sleep(self._wait_s)
         yield from self._source
 
-    def close(self) -> None:
-        self._source.close()
 
-
-class LateFeed(PushSource):
+class LatePushStart(SourceWrapper, PushSource):
     """The same for a push source."""
 
     def __init__(self, source: PushSource, wait_s: float) -> None:
-        self.info, self.max_unacknowledged = source.info, source.max_unacknowledged
-        self._source, self._wait_s = source, wait_s
+        super().__init__(source)
+        self.max_unacknowledged = source.max_unacknowledged
+        self._push_source, self._wait_s = source, wait_s
 
     def start(self, consumer: FrameConsumer, *, paced: bool) -> None:
-        timer = threading.Timer(self._wait_s, lambda: self._source.start(consumer, paced=paced))
+        timer = threading.Timer(self._wait_s, lambda: self._push_source.start(consumer, paced=paced))
         timer.daemon = True
         timer.start()
 
     def acknowledge(self) -> None:
-        self._source.acknowledge()
-
-    def __iter__(self) -> Iterator[Frame]:
-        return iter(self._source)
-
-    def interrupt(self) -> None:
-        self._source.interrupt()
-
-    def close(self) -> None:
-        self._source.close()
+        self._push_source.acknowledge()
 
 
 def clip_fps(clip: Path) -> float:
@@ -147,7 +137,7 @@ def _hold(
             output = str(folder / f"{streams}-{number}.jsonl")
             sinks.append(stack.enter_context(NotedLines(Path(output), detector.labels, live=False)))
             wait_s = number / streams / fps
-            late = LateFeed(source, wait_s) if isinstance(source, PushSource) else LateStart(source, wait_s)
+            late = LatePushStart(source, wait_s) if isinstance(source, PushSource) else LateStart(source, wait_s)
             plans.append(StreamSpec(late, [(output, sinks[-1])], paced=True))
         stack.pop_all()
     pipeline = Pipeline(plans, detector, overlay=False)

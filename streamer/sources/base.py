@@ -108,6 +108,30 @@ class Source(Closeable):
         return (damage_phrase(self.damaged),) if self.damaged else ()
 
 
+class SourceWrapper(Source):
+    """Delegates to another source; a base class for one that changes part of its behaviour."""
+
+    def __init__(self, source: Source) -> None:
+        self.info, self._source = source.info, source
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self._source)
+
+    def interrupt(self) -> None:
+        self._source.interrupt()
+
+    def close(self) -> None:
+        self._source.close()
+
+    @property
+    def dropped(self) -> int:
+        return self._source.dropped
+
+    @property
+    def damaged(self) -> int:
+        return self._source.damaged
+
+
 class FrameConsumer(Protocol):
     """Receives the frames of a `PushSource`, on one thread at a time; its methods must not block."""
 

@@ -91,7 +91,7 @@ class VideoDecoder:
 
         Args:
             spec: a local file or a stream.
-            options: time-outs, and who decodes.
+            options: time-outs, and the decoder.
             body: the stream, where it was requested already; closed with this.
 
         Raises:

@@ -14,7 +14,7 @@ MAX_PIXELS = 200_000_000
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Settings of cameras, time-outs of networks, and who decodes; each kind of source uses what applies to it.
+    """Settings of cameras, time-outs of networks, and the decoder; each kind of source uses what applies to it.
 
     Attributes:
         width: of a camera's frames in pixels; None keeps the device's setting.

@@ -44,7 +44,7 @@ class VideoSource(PrefetchedSource):
 
         Args:
             spec: the file or stream.
-            options: time-outs, and who decodes.
+            options: time-outs, and the decoder.
             body: the response to the URL, if it was requested already; closed with this.
 
         Raises:

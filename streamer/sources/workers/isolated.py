@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-from streamer.frames.frame import Frame
-from streamer.sources.base import Source
+from streamer.sources.base import SourceWrapper
 from streamer.sources.options import SourceOptions
 from streamer.sources.spec import SourceSpec
 from streamer.sources.workers.pool import DecoderPool
 
 
-class IsolatedSource(Source):
+class IsolatedSource(SourceWrapper):
     """Frames of one connection, decoded on the CPU of another process, for a library that hangs and can't be stopped.
 
     Frames are copied, which takes longer than reading them in this process.
@@ -27,27 +25,13 @@ class IsolatedSource(Source):
         """
         self._pool = DecoderPool(1)
         try:
-            self._source = self._pool.open(spec, replace(options, reconnect=0, gpu=None))
-            self._source.wait_ready()
+            source = self._pool.open(spec, replace(options, reconnect=0, gpu=None))
+            source.wait_ready()
         except BaseException:
             self._pool.close()
             raise
-        self.info = self._source.info
-
-    def __iter__(self) -> Iterator[Frame]:
-        return iter(self._source)
-
-    def interrupt(self) -> None:
-        self._source.interrupt()
+        super().__init__(source)
 
     def close(self) -> None:
-        self._source.close()
+        super().close()
         self._pool.close()
-
-    @property
-    def dropped(self) -> int:
-        return self._source.dropped
-
-    @property
-    def damaged(self) -> int:
-        return self._source.damaged
