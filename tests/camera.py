@@ -113,7 +113,7 @@ class Camera(Closeable):
         Args:
             size_wh: of its pictures, even numbers; the code wants 160 x 96 or more.
             fps: how many pictures a second it makes.
-            key_interval: a picture in so many can be joined at; each one of MJPEG.
+            key_interval: every Nth picture is a key frame; each one of MJPEG is.
             credentials: "user:password" that clients must give, by digest, or None.
             transport: by which it is ready to send.
             codec: of its pictures.

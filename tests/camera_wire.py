@@ -22,7 +22,7 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing throws away what is queue
 def reserved_port(port: int = 0) -> socket.socket:
     """Returns a socket that holds a port of loopback (0: any free one) without listening: connecting is refused.
 
-    Others can listen there with SO_REUSEADDR, and nobody gets the port by chance.
+    Others can listen there with SO_REUSEADDR, and no other program gets the port by chance.
     """
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

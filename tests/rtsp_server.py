@@ -93,11 +93,11 @@ class RtspServer(Closeable):
         credentials: "user:password" that clients must give, or None.
         size_wh: of its pictures.
         fps: how many a second it sends.
-        hang_up_after: closes each connection after so many pictures; None never.
-        silent_after: sends nothing more after so many pictures, and keeps the connection; None never.
+        hang_up_after: closes each connection after that many pictures; None never.
+        silent_after: sends nothing after that many pictures, but keeps the connection; None never.
         port: 0 picks a free one.
         first: number of the picture that every client gets first; it is a key frame when it ends in 0.
-        key_frames: False sends pictures that nobody can join at.
+        key_frames: False sends no key frames.
         footage: the pictures to send in a loop, see `coded_footage`; None makes numbered ones.
         origin_s: a moment at which it sends (`time.monotonic`), and so at every frame interval from there; None sends
             to each client from the moment it asks.

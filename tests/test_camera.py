@@ -129,7 +129,7 @@ def interleaved(channel: int, payload: bytes) -> bytes:
 
 
 def through_a_wire(sent: list[bytes], share: float, seed: int = 1) -> bytes:
-    """Returns what a client gets of bytes that a camera sends in so many pieces."""
+    """Returns what a client gets of bytes that a camera sends in that many pieces."""
     total = sum(map(len, sent))
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(PATIENCE_S)
@@ -183,7 +183,7 @@ def test_a_wire_passes_on_the_end() -> None:
                     ends.sendall(b"RTSP/1.0 200 OK\r\n\r\n")
                     ends.shutdown(socket.SHUT_WR)
                     assert other.recv(100) == b"RTSP/1.0 200 OK\r\n\r\n" and other.recv(100) == b""
-    reset = pytest.raises(ConnectionResetError)  # since nobody listens behind it any more
+    reset = pytest.raises(ConnectionResetError)  # since nothing listens behind it
     with reset, socket.create_connection(("127.0.0.1", wire.port), PATIENCE_S) as client:
         client.recv(1)
     wire.close()

@@ -1,4 +1,4 @@
-"""Sources in other processes: what they give is what they would give here, whatever becomes of the process."""
+"""Sources in decoding workers give the same frames as in this process."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ LONG = 4 * MAX_UNACKNOWLEDGED
 
 
 class Kept(FrameConsumer):
-    """Keeps what a source brings, and makes room for more only where it is told to.
+    """Keeps a source's frames; acknowledges them if it has the source.
 
     Attributes:
-        frames: what came.
-        ends: what the source ended with, once for each time that it said so.
-        more: set when there are more than `most`.
+        frames: received so far.
+        ends: the error of each `on_end`.
+        more: set when there are more than `most` frames.
     """
 
     def __init__(self, source: PushSource | None = None, *, most: int = 1 << 30, before: threading.Event | None = None):
@@ -57,7 +57,7 @@ class Kept(FrameConsumer):
         self.ends.append(error)
 
     def has_just(self, count: int) -> bool:
-        """Waits until there are so many; returns whether no more come for a moment."""
+        """Waits until there are `count`; returns whether no more come for a moment."""
         self.more.clear()
         self.most = count
         wait_for(lambda: len(self.frames) >= count)
@@ -72,7 +72,7 @@ def _both() -> Iterator[DecoderPool]:
 
 @pytest.fixture
 def both(_both: DecoderPool) -> Iterator[DecoderPool]:
-    """Two processes that nobody harms; they forget what they had at the end."""
+    """Two workers, shared by tests that don't kill them; waits until their sources are closed."""
     yield _both
     wait_for(lambda: loads(_both) == [0, 0])
 

@@ -1,4 +1,4 @@
-"""The source that comes back: what it does with connections that fail, end, hang and return, forced by fakes."""
+"""Reconnecting: connections that fail, end, hang and return, by fakes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Plan = Callable[[int], None]
 
 
 class FakeConnection(Source):
-    """Gives frames for ever; before each it calls `plan`, which may raise or wait."""
+    """Yields frames endlessly; before each it calls `plan`, which may raise or wait."""
 
     dropped = 2  # type: ignore[assignment]
     damaged = 1  # type: ignore[assignment]
@@ -46,7 +46,7 @@ class FakeConnection(Source):
 
 
 class Server:
-    """Connects as planned, one plan a connection; an exception in a plan's place refuses the connection."""
+    """Connects by plan, one per connection; an exception in place of a plan refuses the connection."""
 
     def __init__(self, *plans: Plan | Exception, live: bool = True, count: int = 10**9) -> None:
         self.plans = list(plans)
@@ -64,7 +64,7 @@ class Server:
 
 
 def well(_: int) -> None:
-    """Fails never."""
+    """Never fails."""
 
 
 def breaks_at(number: int, error: Exception | None = None) -> Plan:
@@ -169,8 +169,8 @@ def test_silence_is_noticed_and_the_hanging_connection_left_behind(forever: thre
 
 
 def test_a_connection_that_hangs_before_its_first_frame(forever: threading.Event) -> None:
-    patience = {"open_timeout_s": 0.1, "key_frame_timeout_s": 0.1, "stall_timeout_s": 0.1}
-    with live(Server(hangs_at(0, forever), well), **patience) as source:
+    timeouts = {"open_timeout_s": 0.1, "key_frame_timeout_s": 0.1, "stall_timeout_s": 0.1}
+    with live(Server(hangs_at(0, forever), well), **timeouts) as source:
         with pytest.raises(SourceError, match="gave no picture"):
             source.wait_ready()
         assert next(iter(source)).index == 0

@@ -1,4 +1,4 @@
-"""A source's index and time across connections that each begin anew."""
+"""A source's index and time across connections that each start at 0."""
 
 from __future__ import annotations
 

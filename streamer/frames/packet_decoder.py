@@ -1,4 +1,4 @@
-"""A video's packets to pictures: the seam between reading a file or stream and whatever decodes it."""
+"""A video's packets to pictures: the interface between reading a file or stream and a decoder."""
 
 from __future__ import annotations
 
