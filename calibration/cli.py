@@ -16,7 +16,7 @@ _VERBS = {
     "export": ("export", "checkpoint to ONNX"),
     "evaluate": ("evaluate", "COCO accuracy of a model on pictures with labels"),
     "quantize": ("quantize", "float ONNX to INT8, gated on accuracy"),
-    "make": ("make", "checkpoint to ONNX and INT8 ONNX with a report, in one go"),
+    "make": ("export_and_quantize", "checkpoint to ONNX and INT8 ONNX with a report, in one go"),
     "build": ("build", "ONNX to a TensorRT engine"),
     "import": ("import_model", "OpenVINO IR, TFLite or NCNN to ONNX"),
     "inspect": ("inspect_model", "what an ONNX file or an engine holds, layer by layer"),

@@ -34,8 +34,8 @@ class Limits:
     """What a quantised model may lose.
 
     Attributes:
-        max_ap_drop: COCO AP x 100, judged where there are labels.
-        min_agreement: `Agreement.score`, judged where there are none.
+        max_ap_drop: COCO AP x 100, where there are labels.
+        min_agreement: `Agreement.score`, where there are none.
     """
 
     max_ap_drop: float
@@ -44,11 +44,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class GateResult:
-    """One engine's judgement.
+    """The result on one engine.
 
     Attributes:
         engine: its name.
-        pictures: how many were judged on.
+        pictures: how many it was measured on.
         agreement: with the float model's detections.
         float_accuracy: of the float model in f32; None without labels.
         int8_accuracy: of the quantised model; None without labels.
@@ -73,7 +73,7 @@ class GateResult:
     passed: bool
 
     def line(self) -> str:
-        """Returns the verdict in words."""
+        """Returns the result in words."""
         seen = self.agreement
         words = (
             f"agreement {seen.score:.3f} (IoU {seen.mean_iou:.3f}, score difference {seen.mean_score_difference:.3f},"
@@ -120,11 +120,11 @@ class AccuracyGate:
             for engine in engines or self.engines
         )
 
-    def judge(self, quantized: ModelProto, pictures: Sequence[Picture]) -> list[GateResult]:
-        """Returns every engine's verdict."""
-        return [self._judge(quantized, engine, pictures) for engine in self.engines]
+    def evaluate(self, quantized: ModelProto, pictures: Sequence[Picture]) -> list[GateResult]:
+        """Returns the result on each engine."""
+        return [self._evaluate(quantized, engine, pictures) for engine in self.engines]
 
-    def _judge(self, quantized: ModelProto, engine: str, pictures: Sequence[Picture]) -> GateResult:
+    def _evaluate(self, quantized: ModelProto, engine: str, pictures: Sequence[Picture]) -> GateResult:
         before, after = self._float(engine, pictures), self._detect(quantized, engine, pictures)
         seen = agreement(before, after)
         if not self._labelled:

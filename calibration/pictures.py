@@ -1,4 +1,4 @@
-"""Pictures as the network sees them, and how they are dealt out to calibration, choice and gate."""
+"""Pictures as the network sees them, split into calibration, validation and gate."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ class Picture:
 
 @dataclass(frozen=True)
 class DatasetSplit:
-    """Which pictures serve what; none that is chosen or judged on calibrates.
+    """The pictures of each purpose; calibration shares none with the others.
 
     Attributes:
-        calibration: the ranges of activations are measured on these.
-        choice: methods and layers are chosen on these, without their labels.
-        gate: accuracy is judged on these, which include `choice`.
-        unreadable: files passed over.
+        calibration: for the ranges of activations.
+        validation: for choosing methods and layers, without labels.
+        gate: for the accuracy gate; includes `validation`.
+        unreadable: files that were skipped.
     """
 
     calibration: list[Picture]
-    choice: list[Picture]
+    validation: list[Picture]
     gate: list[Picture]
     unreadable: list[Path]
 
 
-def deal(
+def split(
     spec: ModelSpec,
     images: Path,
     labels: Path | None = None,
@@ -63,11 +63,11 @@ def deal(
     gate_labels: Path | None = None,
     extra_images: Path | None = None,
 ) -> DatasetSplit:
-    """Reads the pictures and deals them out, by the hash of their names, so always alike.
+    """Reads the pictures and splits them by the hash of their names, which is reproducible.
 
-    Without `gate_images`, a quarter of `images` (at least 8) calibrate and the rest are held out, since ranges settle
-    sooner than AP; with them, all of `images` calibrate. Half of what is held out is chosen on, all of it judged on.
-    `extra_images` calibrate too; they need no labels.
+    Without `gate_images`, a quarter of `images` (at least 8) is for calibration and the rest is held out; with them,
+    all of `images` are for calibration. Half of the held-out pictures are for validation, all of them for the gate.
+    `extra_images` are for calibration too and need no labels.
 
     Raises:
         ConfigError: too few pictures, too many unreadable ones, or labels that don't fit.
@@ -82,7 +82,7 @@ def deal(
         shared = {picture.sample.image.resolve() for picture in given}
         held_out = _shuffled(_read(spec, gate_images, gate_labels, unreadable))
         if any(picture.sample.image.resolve() in shared for picture in held_out):
-            raise ConfigError("--gate-images and --images share pictures: accuracy is judged on others than calibrated")
+            raise ConfigError("--gate-images and --images share pictures: the gate needs its own")
         calibration = given
     else:
         count = max(_MIN_CALIBRATION, len(given) // 4)

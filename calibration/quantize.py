@@ -18,7 +18,7 @@ from typing import Any
 from calibration.files import check_output, check_report, sha256_of_files, write_whole
 from calibration.gate import AccuracyGate, GateResult, Limits, latencies_ms
 from calibration.methods import METHODS, Quantizer, check_float, quantized_layers, require_packages
-from calibration.pictures import DatasetSplit, deal, network_input
+from calibration.pictures import DatasetSplit, network_input, split
 from calibration.report import QuantizationReport
 from calibration.search import Candidate, Search
 from streamer.common.cpu_info import available_cores
@@ -59,7 +59,7 @@ def quantize(
         output: the INT8 file to write.
         images: folder of pictures to calibrate on; half are held out unless `gate_images` is given.
         labels: YOLO labels of `images`, used where pictures of it are held out.
-        gate_images: folder of pictures to choose and judge on.
+        gate_images: folder of pictures for validation and the gate.
         gate_labels: YOLO labels of `gate_images`.
         extra_images: more pictures to calibrate on, without labels.
         spec: describes a foreign model; None takes the file's own description.
@@ -86,17 +86,17 @@ def quantize(
     engines = [name for name in CPU_ENGINES if installed_engines()[name] is None]
     if not engines:
         raise EngineError("no inference engine is installed: pip install openvino")
-    pictures = deal(original.spec, images, labels, gate_images, gate_labels, extra_images)
+    pictures = split(original.spec, images, labels, gate_images, gate_labels, extra_images)
     labelled = bool(gate_labels if gate_images else labels)
-    judge = AccuracyGate(original, engines, Limits(max_ap_drop, min_agreement), labelled)
+    gate = AccuracyGate(original, engines, Limits(max_ap_drop, min_agreement), labelled)
     inputs = [network_input(picture, original.spec) for picture in pictures.calibration]
-    search = Search(Quantizer(original.proto, inputs), judge, pictures, began + 60 * max_minutes, distills=distill)
-    best, verdicts = search.run(METHODS if method == "auto" else (method,))
-    if not all(verdict.passed for verdict in verdicts):
-        raise ModelError(_refusal(best, verdicts, labelled, max_ap_drop, min_agreement))
+    search = Search(Quantizer(original.proto, inputs), gate, pictures, began + 60 * max_minutes, distills=distill)
+    best, results = search.run(METHODS if method == "auto" else (method,))
+    if not all(result.passed for result in results):
+        raise ModelError(_refusal(best, results, labelled, max_ap_drop, min_agreement))
     calibration_sha256 = sha256_of_files(sorted(picture.sample.image for picture in pictures.calibration))
     content = _describe(best, original, calibration_sha256, engines[0])
-    report = _report(best, original, content, pictures, search, verdicts, calibration_sha256)
+    report = _report(best, original, content, pictures, search, results, calibration_sha256)
     write_whole(output, content)
     write_whole(output.with_suffix(".json"), report.to_json().encode())
     write_whole(output.with_suffix(".md"), report.to_markdown().encode())
@@ -104,15 +104,15 @@ def quantize(
 
 
 def _refusal(
-    best: Candidate, verdicts: Sequence[GateResult], labelled: bool, max_ap_drop: float, min_agreement: float
+    best: Candidate, results: Sequence[GateResult], labelled: bool, max_ap_drop: float, min_agreement: float
 ) -> str:
     limit = f"at most {max_ap_drop:g} AP may be lost" if labelled else f"agreement of at least {min_agreement:g}"
     fix = "--max-ap-drop" if labelled else "--min-agreement"
-    failed = any(not verdict.passed and verdict.more_pictures is None for verdict in verdicts)
+    failed = any(not result.passed and result.more_pictures is None for result in results)
     result = "fails the accuracy gate" if failed else "may lose too much for the accuracy gate"
     return (
         f"not written, the INT8 model {result} ({limit}) with method {best.trial.method} and"
-        f" {len(best.trial.float_layers)} layers in float: {'; '.join(verdict.line() for verdict in verdicts)}."
+        f" {len(best.trial.float_layers)} layers in float: {'; '.join(result.line() for result in results)}."
         f" Give more pictures, another --method, more --max-minutes, or another {fix}"
     )
 
@@ -148,16 +148,16 @@ def _report(
     content: bytes,
     pictures: DatasetSplit,
     search: Search,
-    verdicts: Sequence[GateResult],
+    results: Sequence[GateResult],
     calibration_sha256: str,
 ) -> QuantizationReport:
     sha256 = hashlib.sha256(content).hexdigest()
     models = {"float": original, "int8": ModelFile(original.path, sha256, original.spec, best.proto)}
     latency: dict[str, dict[str, dict[str, float]]] = {}
-    for verdict in verdicts:
+    for result in results:
         for threads in sorted({1, available_cores()}):
-            figures = latencies_ms(models, verdict.engine, pictures.gate[0], threads)
-            latency.setdefault(verdict.engine, {})[str(threads)] = figures
+            figures = latencies_ms(models, result.engine, pictures.gate[0], threads)
+            latency.setdefault(result.engine, {})[str(threads)] = figures
     return QuantizationReport(
         model=original.spec.name,
         float_sha256=original.sha256,
@@ -170,12 +170,12 @@ def _report(
         calibration_sha256=calibration_sha256,
         pictures={
             "calibration": len(pictures.calibration),
-            "choice": len(pictures.choice),
+            "choice": len(pictures.validation),
             "gate": len(pictures.gate),
         },
         unreadable=tuple(file.name for file in pictures.unreadable),
         trials=tuple(search.trials),
-        verdicts=tuple(verdicts),
+        results=tuple(results),
         latency_ms=latency,
         machine=f"{platform.processor() or platform.machine()}, {available_cores()} cores",
         versions={name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)},
@@ -199,7 +199,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say what to calibrate and judge on, and what may be lost."""
+    """Adds the options for pictures, methods and limits."""
     parser.add_argument(
         "--images", type=Path, required=True, metavar="DIR", help="pictures to calibrate on, 16 or more; or a .txt list"
     )
@@ -207,7 +207,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", type=Path, metavar="DIR|FILE", help="their labels, to measure AP on held-out ones: see evaluate"
     )
     parser.add_argument(
-        "--gate-images", type=Path, metavar="DIR", help="pictures to judge on, instead of held-out ones"
+        "--gate-images", type=Path, metavar="DIR", help="pictures for the accuracy gate, instead of held-out ones"
     )
     parser.add_argument("--gate-labels", type=Path, metavar="DIR|FILE", help="their labels")
     parser.add_argument(
@@ -253,13 +253,13 @@ def search_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_report(report: QuantizationReport, output: Path) -> None:
-    """Prints what was tried, the verdicts, and what was written."""
+    """Prints what was tried, the results, and what was written."""
     for name in report.unreadable:
         say(f"passed over, can't be read: {name}")
     for trial in report.trials:
         say(trial.line())
-    for verdict in report.verdicts:
-        say(verdict.line())
+    for result in report.results:
+        say(result.line())
     if report.float_layers:
         say(f"left in float: {', '.join(report.float_layers)}")
     say(f"{output}: {report.int8_bytes / 1e6:.2f} MB, method {report.method}, sha256 {report.int8_sha256}")

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from calibration.files import to_json
 from calibration.gate import GateResult
 
+_JSON_KEYS = {"results": "verdicts"}  # as in reports since version 1
+
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate: its method, layers left in float, and `fidelity` to the float model on the choice pictures."""
+    """One candidate: its method, the layers left in float, and its `fidelity` on the validation pictures."""
 
     method: str
     float_layers: tuple[str, ...]
@@ -40,7 +42,7 @@ class QuantizationReport:
         pictures: how many served what.
         unreadable: files passed over.
         trials: everything measured on the way, in order.
-        verdicts: the gate's, by engine.
+        results: the gate's, one an engine.
         latency_ms: median by engine, threads and model (``float`` at precision auto, ``int8``).
         machine: the processor.
         versions: of the packages that compute.
@@ -58,16 +60,16 @@ class QuantizationReport:
     pictures: dict[str, int]
     unreadable: tuple[str, ...]
     trials: tuple[Trial, ...]
-    verdicts: tuple[GateResult, ...]
+    results: tuple[GateResult, ...]
     latency_ms: dict[str, dict[str, dict[str, float]]]
     machine: str
     versions: dict[str, str]
 
     def to_json(self) -> str:
         """Returns indented JSON; a metric that doesn't exist (no such objects) is null."""
-        content = asdict(self)
-        for verdict, entry in zip(self.verdicts, content["verdicts"], strict=True):
-            entry["agreement"]["score"] = verdict.agreement.score
+        content = {_JSON_KEYS.get(key, key): value for key, value in asdict(self).items()}
+        for result, entry in zip(self.results, content["verdicts"], strict=True):
+            entry["agreement"]["score"] = result.agreement.score
         return to_json(content, indent=2) + "\n"
 
     def to_markdown(self) -> str:
@@ -83,10 +85,10 @@ class QuantizationReport:
             f" {self.pictures['gate']} others, on {self.pictures['choice']} of which the method was chosen.",
             "",
         ]
-        if all(verdict.float_accuracy for verdict in self.verdicts):
-            lines += _accuracy_table(self.verdicts)
+        if all(result.float_accuracy for result in self.results):
+            lines += _accuracy_table(self.results)
         else:
-            lines += _agreement_table(self.verdicts)
+            lines += _agreement_table(self.results)
         lines += ["", f"Median latency of one picture in ms on {self.machine}:", ""]
         lines += ["| engine | threads | float (auto) | INT8 |", "|---|---|---|---|"]
         for engine, by_threads in self.latency_ms.items():
@@ -96,36 +98,36 @@ class QuantizationReport:
         return "\n".join(lines) + "\n"
 
 
-def _accuracy_table(verdicts: tuple[GateResult, ...]) -> list[str]:
+def _accuracy_table(results: tuple[GateResult, ...]) -> list[str]:
     lines = [
         "| engine | model | AP | AP50 | small | medium | large | drop (95 %) | chance | agreement |",
         "|---" * 10 + "|",
     ]
-    for verdict in verdicts:
-        for name, accuracy in (("float32", verdict.float_accuracy), ("INT8", verdict.int8_accuracy)):
-            if accuracy is None or verdict.estimate is None or verdict.drop_interval is None:
+    for result in results:
+        for name, accuracy in (("float32", result.float_accuracy), ("INT8", result.int8_accuracy)):
+            if accuracy is None or result.estimate is None or result.drop_interval is None:
                 continue
             values = (accuracy.AP, accuracy.AP50, accuracy.APs, accuracy.APm, accuracy.APl)
             cells = " | ".join("-" if math.isnan(value) else f"{value:.2f}" for value in values)
-            low, high = verdict.drop_interval
-            drop = f"{verdict.estimate.value:+.2f} ({low:+.2f} to {high:+.2f})"
-            tail = f"{drop} | {verdict.chance:.0%} | {verdict.agreement.score:.3f}"
-            lines.append(f"| {verdict.engine} | {name} | {cells} | {tail if name == 'INT8' else ' | | '} |")
+            low, high = result.drop_interval
+            drop = f"{result.estimate.value:+.2f} ({low:+.2f} to {high:+.2f})"
+            tail = f"{drop} | {result.chance:.0%} | {result.agreement.score:.3f}"
+            lines.append(f"| {result.engine} | {name} | {cells} | {tail if name == 'INT8' else ' | | '} |")
     lines += ["", "drop: estimated from AP of all classes together; chance: that more is lost than the limit."]
     return lines
 
 
-def _agreement_table(verdicts: tuple[GateResult, ...]) -> list[str]:
+def _agreement_table(results: tuple[GateResult, ...]) -> list[str]:
     lines = [
         "No labels were given: agreement with the float model's detections.",
         "",
         "| engine | agreement | matched | missed | extra | mean IoU | mean score difference |",
         "|---" * 7 + "|",
     ]
-    for verdict in verdicts:
-        seen = verdict.agreement
+    for result in results:
+        seen = result.agreement
         lines.append(
-            f"| {verdict.engine} | {seen.score:.3f} | {seen.matched} | {seen.misses} | {seen.extras}"
+            f"| {result.engine} | {seen.score:.3f} | {seen.matched} | {seen.misses} | {seen.extras}"
             f" | {seen.mean_iou:.3f} | {seen.mean_score_difference:.3f} |"
         )
     return lines

@@ -42,52 +42,52 @@ class Search:
     """Finds the method and the layers to leave in float."""
 
     def __init__(
-        self, quantizer: Quantizer, judge: AccuracyGate, pictures: DatasetSplit, deadline: float, *, distills: bool
+        self, quantizer: Quantizer, gate: AccuracyGate, pictures: DatasetSplit, deadline: float, *, distills: bool
     ) -> None:
         self.trials: list[Trial] = []
         self.quantizer = quantizer
-        self._judge = judge
+        self._gate = gate
         self._pictures = pictures
         self._deadline = deadline
         self._distills = distills
 
     def run(self, methods: Sequence[str]) -> tuple[Candidate, list[GateResult]]:
-        """Returns the best candidate and its verdicts: the first that passes, or the best of those that failed."""
+        """Returns the best candidate and its results: the first that passes, or the best of those that failed."""
         best = self._without_costly_outputs(self._best_method(methods))
-        verdicts = self._verdicts(best)
-        if all(verdict.passed for verdict in verdicts):
-            return best, verdicts
+        results = self._evaluated(best)
+        if all(result.passed for result in results):
+            return best, results
         tuned = self._tuned(best) if self._distills else None
         if tuned is not None:
-            verdicts_of_tuned = self._verdicts(tuned)
-            if all(verdict.passed for verdict in verdicts_of_tuned):
-                return tuned, verdicts_of_tuned
+            results_of_tuned = self._evaluated(tuned)
+            if all(result.passed for result in results_of_tuned):
+                return tuned, results_of_tuned
         order = self._costliest_first(best)
         most = int(_MAX_FLOAT_SHARE * len(order))
         count = min(1, most)
         while time.monotonic() < self._deadline:
             best = self._try(best.trial.method, tuple(order[:count]))
-            verdicts = self._verdicts(best)
-            if count == most or all(verdict.passed for verdict in verdicts):
+            results = self._evaluated(best)
+            if count == most or all(result.passed for result in results):
                 break
             count = min(2 * count, most)
-        return best, verdicts
+        return best, results
 
     def _without_costly_outputs(self, candidate: Candidate) -> Candidate:
         """Returns the candidate less the ranges of those convolutions' outputs whose rounding costs ONNX Runtime much.
 
         It computes these convolutions in float then; no other engine rounds there.
         """
-        if _ROUNDS_OUTPUTS not in self._judge.engines:
+        if _ROUNDS_OUTPUTS not in self._gate.engines:
             return candidate
-        pictures = self._pictures.choice[:_SEARCH_PICTURES]
+        pictures = self._pictures.validation[:_SEARCH_PICTURES]
         ranges = read_output_ranges(candidate.proto)
         changed = ModelProto()
         changed.CopyFrom(candidate.proto)
 
         def fidelity(kept: Collection[str]) -> float:
             write_output_ranges(changed, {name: limits for name, limits in ranges.items() if name in kept})
-            return self._judge.fidelity(changed, pictures, [_ROUNDS_OUTPUTS])
+            return self._gate.fidelity(changed, pictures, [_ROUNDS_OUTPUTS])
 
         with_all = fidelity(ranges)
         for name in tqdm(ranges, desc="roundings", unit=" rounding", disable=None):
@@ -103,18 +103,18 @@ class Search:
         """Returns the candidate trained towards the float model, if that is better."""
         pictures = [picture.pixels for picture in self._pictures.calibration]
         try:
-            proto = self.quantizer.tune(candidate.proto, self._judge.original.spec, pictures)
+            proto = self.quantizer.tune(candidate.proto, self._gate.original.spec, pictures)
         except (ImportError, ModelError) as error:
             _LOG.info("not distilled: %s", error)
             return None
         tuned = self._measured(proto, f"{candidate.trial.method}+distill", ())
         return tuned if tuned.trial.fidelity > candidate.trial.fidelity else None
 
-    def _verdicts(self, candidate: Candidate) -> list[GateResult]:
-        verdicts = self._judge.judge(candidate.proto, self._pictures.gate)
-        for verdict in verdicts:
-            _LOG.info("%s", verdict.line())
-        return verdicts
+    def _evaluated(self, candidate: Candidate) -> list[GateResult]:
+        results = self._gate.evaluate(candidate.proto, self._pictures.gate)
+        for result in results:
+            _LOG.info("%s", result.line())
+        return results
 
     def _best_method(self, methods: Sequence[str]) -> Candidate:
         best: Candidate | None = None
@@ -132,15 +132,15 @@ class Search:
         return self._measured(self.quantizer.quantize(method, float_layers), method, float_layers)
 
     def _measured(self, proto: ModelProto, method: str, float_layers: tuple[str, ...]) -> Candidate:
-        trial = Trial(method, float_layers, self._judge.fidelity(proto, self._pictures.choice))
+        trial = Trial(method, float_layers, self._gate.fidelity(proto, self._pictures.validation))
         self.trials.append(trial)
         _LOG.info("%s", trial.line())
         return Candidate(proto, trial)
 
     def _costliest_first(self, candidate: Candidate) -> list[str]:
         """Returns the quantised layers by how much fidelity each one wins back when it alone is in float."""
-        pictures = self._pictures.choice[:_SEARCH_PICTURES]
-        engine = min(self._judge.engines, key=lambda name: self._judge.fidelity(candidate.proto, pictures, [name]))
+        pictures = self._pictures.validation[:_SEARCH_PICTURES]
+        engine = min(self._gate.engines, key=lambda name: self._gate.fidelity(candidate.proto, pictures, [name]))
         layers = quantized_layers(candidate.proto, self.quantizer.layers)
         nodes = {layer: node for node, layer in self.quantizer.layers.items()}
         found: dict[str, float] = {}
@@ -148,5 +148,5 @@ class Search:
             if time.monotonic() > self._deadline:
                 break
             changed = without_layer(candidate.proto, self.quantizer.model, nodes[layer])
-            found[layer] = self._judge.fidelity(changed, pictures, [engine])
+            found[layer] = self._gate.fidelity(changed, pictures, [engine])
         return sorted(found, key=lambda layer: -found[layer])

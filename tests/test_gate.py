@@ -1,4 +1,4 @@
-"""The gate's statistic: its interval holds the truth as often as it says, and each verdict follows from it."""
+"""The gate's statistic: its interval holds the truth as often as it says, and each result follows from it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_same_pictures_give_the_same_estimate_and_equal_models_lose_nothing() ->
 
 
 @given(st.floats(-5, 5), st.floats(0.01, 3), st.integers(16, 200))
-def test_verdict_follows_from_the_chance(value: float, error: float, count: int) -> None:
+def test_result_follows_from_the_chance(value: float, error: float, count: int) -> None:
     estimate = Estimate(value, error)
     chance = estimate.chance_above(0.5)
     more = more_pictures(estimate, 0.5, count)
@@ -110,6 +110,6 @@ def test_more_pictures_where_the_estimate_is_the_limit() -> None:
         (False, 120, "96 pictures: can't tell with 96 pictures: give about 120 more"),
     ],
 )
-def test_a_verdict_says_what_the_pictures_tell(passed: bool, more: int | None, words: str) -> None:
+def test_a_result_says_what_the_pictures_tell(passed: bool, more: int | None, words: str) -> None:
     result = GateResult("openvino", 96, Agreement(1, 0, 0, 1.0, 0.0), None, None, None, None, None, None, more, passed)
     assert result.line().endswith(words)

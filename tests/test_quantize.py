@@ -1,4 +1,4 @@
-"""Quantising: deals of pictures, agreement, the bootstrap, bad inputs, and a small network the whole way."""
+"""Quantising: dataset splits, agreement, the bootstrap, bad inputs, and a small network the whole way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from calibration.agreement import agreement, fidelity
 from calibration.bootstrap import WeightedAp
 from calibration.files import write_whole
 from calibration.labels import Sample
-from calibration.pictures import Picture, deal
+from calibration.pictures import Picture, split
 from calibration.quantize import quantize
 from streamer.common.errors import ConfigError, ModelError
 from streamer.frames.detections import Detections
@@ -128,68 +128,68 @@ def test_bootstrap_counts_ap_as_coco_does() -> None:
         assert wanted.AP > 5
 
 
-def test_deal_is_disjoint_and_always_alike(tmp_path: Path) -> None:
+def test_split_is_disjoint_and_reproducible(tmp_path: Path) -> None:
     images = pictures(tmp_path / "images", 40)
-    dealt = deal(tiny_spec(), images)
-    names = [[p.sample.image.name for p in part] for part in (dealt.calibration, dealt.choice, dealt.gate)]
+    parts = split(tiny_spec(), images)
+    names = [[p.sample.image.name for p in part] for part in (parts.calibration, parts.validation, parts.gate)]
     assert [len(part) for part in names] == [10, 15, 30]
     assert len({*names[0], *names[2]}) == 40
     assert set(names[1]) < set(names[2])
-    again = deal(tiny_spec(), images)
+    again = split(tiny_spec(), images)
     assert [p.sample.image.name for p in again.gate] == names[2]
 
 
-def test_deal_with_gate_pictures(tmp_path: Path) -> None:
+def test_split_with_gate_pictures(tmp_path: Path) -> None:
     images, others = pictures(tmp_path / "a", 16), pictures(tmp_path / "b", 20, first=100)
-    dealt = deal(tiny_spec(), images, None, others)
-    assert (len(dealt.calibration), len(dealt.choice), len(dealt.gate)) == (16, 10, 20)
+    parts = split(tiny_spec(), images, None, others)
+    assert (len(parts.calibration), len(parts.validation), len(parts.gate)) == (16, 10, 20)
     with pytest.raises(ConfigError, match="share pictures"):
-        deal(tiny_spec(), images, None, images)
+        split(tiny_spec(), images, None, images)
     with pytest.raises(ConfigError, match="--gate-labels"):
-        deal(tiny_spec(), images, labels(tmp_path / "l", images), others)
+        split(tiny_spec(), images, labels(tmp_path / "l", images), others)
     with pytest.raises(ConfigError, match="--gate-images"):
-        deal(tiny_spec(), images, None, None, tmp_path / "l")
+        split(tiny_spec(), images, None, None, tmp_path / "l")
 
 
-def test_extra_pictures_calibrate_and_never_judge(tmp_path: Path) -> None:
+def test_extra_pictures_calibrate_and_are_not_in_the_gate(tmp_path: Path) -> None:
     images, extra = pictures(tmp_path / "a", 40), pictures(tmp_path / "b", 3, first=100)
-    plain = deal(tiny_spec(), images)
-    dealt = deal(tiny_spec(), images, extra_images=extra)
-    assert len(dealt.calibration) == len(plain.calibration) + 3
-    assert [p.sample.image for p in dealt.gate] == [p.sample.image for p in plain.gate]
-    assert len(deal(tiny_spec(), images, extra_images=images).calibration) == len(plain.calibration)
+    plain = split(tiny_spec(), images)
+    parts = split(tiny_spec(), images, extra_images=extra)
+    assert len(parts.calibration) == len(plain.calibration) + 3
+    assert [p.sample.image for p in parts.gate] == [p.sample.image for p in plain.gate]
+    assert len(split(tiny_spec(), images, extra_images=images).calibration) == len(plain.calibration)
 
 
 def test_too_few_or_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder, words in ((tmp_path / "empty", "no pictures"), (tmp_path / "missing", "no folder")):
         with pytest.raises(ConfigError, match=words):
-            deal(tiny_spec(), folder)
+            split(tiny_spec(), folder)
     with pytest.raises(ConfigError, match="at least 16 pictures, got 15"):
-        deal(tiny_spec(), pictures(tmp_path / "few", 15))
+        split(tiny_spec(), pictures(tmp_path / "few", 15))
 
 
 def test_unreadable_pictures_are_named_up_to_five_percent(tmp_path: Path) -> None:
     images = pictures(tmp_path / "images", 39)
     (images / "bad1.png").write_bytes(b"not a picture")
-    assert [file.name for file in deal(tiny_spec(), images).unreadable] == ["bad1.png"]
+    assert [file.name for file in split(tiny_spec(), images).unreadable] == ["bad1.png"]
     for index in range(2, 4):
         (images / f"bad{index}.png").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"3 of 42 .*bad1.png, bad2.png, bad3.png"):
-        deal(tiny_spec(), images)
+        split(tiny_spec(), images)
 
 
 def test_one_damaged_picture_of_a_few_is_passed_over(tmp_path: Path) -> None:
     images = pictures(tmp_path / "images", 16)
     (images / "huge.png").write_bytes(png_header(40_000, 30_000))
-    assert [file.name for file in deal(tiny_spec(), images).unreadable] == ["huge.png"]
+    assert [file.name for file in split(tiny_spec(), images).unreadable] == ["huge.png"]
 
 
 def test_labels_of_other_pictures(tmp_path: Path) -> None:
     images = pictures(tmp_path / "images", 16)
     others = labels(tmp_path / "labels", pictures(tmp_path / "others", 16, first=500))
     with pytest.raises(ConfigError, match="no picture"):
-        deal(tiny_spec(), images, others)
+        split(tiny_spec(), images, others)
 
 
 def test_disk_full_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

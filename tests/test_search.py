@@ -26,7 +26,7 @@ class Gate:
         rounds = not engines or "onnxruntime" in engines
         return 1 - rounds * sum(_COSTS[name] for name in read_output_ranges(proto))
 
-    def judge(self, proto: onnx.ModelProto, pictures: Sequence[Any]) -> list[Any]:
+    def evaluate(self, proto: onnx.ModelProto, pictures: Sequence[Any]) -> list[Any]:
         return []
 
 
