@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from streamer.runtime.pipeline import Pipeline as Pipeline
     from streamer.runtime.report import RunReport as RunReport
     from streamer.runtime.stream_spec import StreamSpec as StreamSpec
+    from streamer.sinks import OutputSpec as OutputSpec
     from streamer.sinks import Sink as Sink
     from streamer.sinks import open_sink as open_sink
     from streamer.sources import Source as Source
@@ -48,6 +49,7 @@ _PUBLIC = {
     "EngineError": "streamer.common.errors",
     "Frame": "streamer.frames.frame",
     "ModelError": "streamer.common.errors",
+    "OutputSpec": "streamer.sinks",
     "Pipeline": "streamer.runtime.pipeline",
     "RunReport": "streamer.runtime.report",
     "Sink": "streamer.sinks",

@@ -239,7 +239,7 @@ def test_packaged_stream_configs_are_valid(path: Path) -> None:
     assert read_config(path, {}).source
 
 
-def test_a_source_may_have_wishes_of_its_own(tmp_path: Path) -> None:
+def test_a_source_may_have_overrides(tmp_path: Path) -> None:
     text = "source: {door: {uri: rtsp://a/1, max_fps: 5, priority: 2}, yard: 0}\nmax_fps: 10\ndetect_every: 3\n"
     config = read_config(written(tmp_path, text), {})
     assert [f"{spec.name}={spec}" for spec in config.source] == ["door=rtsp://a/1", "yard=0"]
