@@ -20,6 +20,7 @@ from typing import Self
 
 from benchmarks.corrupt_cases import Kind, case_of
 from streamer.common.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from streamer.runtime.threads import STUCK
 
 TIME_LIMIT_S = 20
 PEAK_BYTES = 1 << 30
@@ -32,7 +33,6 @@ _REMARK = re.compile(
     r"(Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS parameters|Unsupported marker"
     r"|Warning: unknown JFIF revision).*"
 )
-_LEFT_BEHIND = "left behind, as it doesn't answer"
 _CATCH_ALL = "(--log-level debug shows where)"
 _STARTING_S = 60
 
@@ -185,7 +185,7 @@ def judge(kind: Kind, status: int | None, text: str, peak_bytes: int) -> str:
     others = [x for x in lines if not (x.startswith(expected) or _END.fullmatch(x) or _REMARK.fullmatch(x))]
     if "Traceback (most recent call last)" in text or _CATCH_ALL in text:
         return "traceback"
-    if _LEFT_BEHIND in text:
+    if STUCK in text:
         return "hang"
     if peak_bytes > PEAK_BYTES:
         return "memory"

@@ -47,7 +47,9 @@ def input_of(
 ) -> BatchInput[Any]:
     """Returns an input whose queue is empty."""
     queue = BoundedQueue[Any](capacity, OverflowPolicy.BLOCK, selector)
-    return BatchInput(queue, InFlightLimit(in_flight, selector), priority)
+    made = BatchInput(queue, InFlightLimit(in_flight, selector))
+    made.priority = priority
+    return made
 
 
 def batcher_of(

@@ -19,6 +19,7 @@ from benchmarks import corrupt
 from benchmarks.corrupt_cases import Kind, case_of, cases_a_round, kinds
 from benchmarks.corrupt_worker import PEAK_BYTES, Result, Worker, judge
 from benchmarks.damage import HOWS, damage, damage_graph, damage_values
+from streamer.runtime.threads import STUCK
 from tests.tiny import tiny_model, tiny_spec
 
 END = "4 frames in 0.1 s, 40.0 FPS, 0 dropped\n"
@@ -96,7 +97,7 @@ VIDEO = next(kind for kind in kinds() if kind.group == "video")
         (VIDEO, 1, f"{END}{ERROR}", "clear error"),
         (VIDEO, 1, "error: KeyError: 'x' (--log-level debug shows where)\n", "traceback"),
         (VIDEO, 0, f"{END}Traceback (most recent call last):\n  File x\nKeyError: 'x'\n", "traceback"),
-        (VIDEO, 1, f"WARNING: left behind, as it doesn't answer: detect\n{ERROR}", "hang"),
+        (VIDEO, 1, f"WARNING: {STUCK} 1.5 s: detect\n{ERROR}", "hang"),
         (VIDEO, 0, "", "unclear"),
         (VIDEO, 0, f"{END}{ERROR}", "unclear"),
         (VIDEO, 1, END, "unclear"),

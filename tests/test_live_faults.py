@@ -19,6 +19,7 @@ from streamer.common.errors import SourceError
 from streamer.frames.frame import Frame
 from streamer.frames.pixels import pixels_of
 from streamer.runtime.pipeline import Pipeline, StreamSpec
+from streamer.runtime.threads import STUCK
 from streamer.sinks.video.sink import VideoSink
 from streamer.sources import Source, SourceOptions, open_source
 from tests.camera import Camera
@@ -149,7 +150,7 @@ def test_a_run_is_stopped_at_once_while_its_camera_is_lost(camera: Camera, caplo
     pipeline.stop()
     thread.join(20)
     assert not thread.is_alive()
-    assert "left behind" not in caplog.text
+    assert STUCK not in caplog.text
     assert pipeline.report().errors == ()
 
 

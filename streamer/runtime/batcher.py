@@ -22,11 +22,11 @@ class BatchInput(Generic[T]):
         last_served: when the batcher last took an item, counted in items; the batcher's own.
     """
 
-    def __init__(self, queue: BoundedQueue[T], limit: InFlightLimit, priority: int = 0) -> None:
+    def __init__(self, queue: BoundedQueue[T], limit: InFlightLimit) -> None:
         """`limit` must wake the queue's selector."""
         self.queue = queue
         self.limit = limit
-        self.priority = priority
+        self.priority = 0
         self.on_batched: Callable[[], None] | None = None
         self.last_served = 0
         self._outranked = self._outranked_at_put = self._dropped_while_outranked = 0

@@ -26,7 +26,7 @@ from streamer.runtime.sink_worker import SinkWorker
 from streamer.runtime.stream import Stream
 from streamer.runtime.stream_spec import PipelineContext
 from streamer.runtime.stream_spec import StreamSpec as StreamSpec
-from streamer.runtime.threads import ThreadGroup
+from streamer.runtime.threads import STUCK, ThreadGroup
 from streamer.sinks.base import StopRequested
 
 log = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ class Pipeline:
             self._executor.close()
             stuck = self._threads.join(_JOIN_S)
         if stuck:
-            log.warning("threads did not stop within %g s: %s", _JOIN_S, ", ".join(stuck))
+            log.warning("%s %g s: %s", STUCK, _JOIN_S, ", ".join(stuck))
         self._ended_s = time.perf_counter()
         if self._error is not None:
             raise self._error

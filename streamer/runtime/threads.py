@@ -11,6 +11,9 @@ from typing import Generic, TypeVar
 
 from streamer.common.queues import Closed
 
+STUCK = "threads did not stop within"
+"""Begins the warning that names threads which hang in a library."""
+
 T = TypeVar("T")
 
 
