@@ -303,3 +303,12 @@ def test_the_overlay_begins_at_the_margin(kind: str) -> None:
     mask = changed(frame, Annotator(LABELS).annotate(frame, Detections.empty(), ["25 FPS"]))
     rows, columns = np.nonzero(mask)
     assert (rows.min(), columns.min()) == (12, 12)  # sqrt(1920 x 1080) / 240 is 6, doubled
+
+
+@pytest.mark.parametrize(
+    ("fill_bgr", "ink"),
+    [((0, 239, 0), (0, 0, 0)), ((0, 238, 0), (255, 255, 255)), ((255, 180, 0), (255, 255, 255)),
+     ((0, 100, 255), (255, 255, 255)), ((0, 150, 0), (255, 255, 255)), ((255, 190, 0), (0, 0, 0))],
+)  # fmt: skip
+def test_ink_is_black_above_a_luma_of_140(fill_bgr: tuple[int, int, int], ink: tuple[int, int, int]) -> None:
+    assert ink_on(fill_bgr) == ink
