@@ -10,7 +10,7 @@ import pytest
 
 from streamer.app.config import SourceOverrides, StreamConfig
 from streamer.app.stream_factory import StreamFactory
-from streamer.common.errors import ConfigError
+from streamer.common.errors import ConfigError, SinkError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.runtime.stream_spec import StreamSpec
@@ -156,3 +156,20 @@ def test_what_the_run_is_writing_is_no_source(tmp_path: Path, clips: list[Path])
         write_all(plans[0])
         with pytest.raises(ConfigError, match="is also the source"):
             open_stream(opener, config, named(f"b={tmp_path / 'out.mp4'}"))
+
+
+def test_outputs_of_a_replacement_are_checked_before_the_old_ones_are_closed(tmp_path: Path, clips: list[Path]) -> None:
+    config = StreamConfig(source=(named(f"a={clips[0]}"),), output=(OutputSpec.parse("null"),), decode="cpu")
+    with opened(config) as (opener, _):
+        for output, kind, words in (
+            (f"{tmp_path}/none/out.mp4", SinkError, "there is no folder"),
+            (f"{tmp_path}/none/pictures/", SinkError, "there is no folder"),
+            (str(clips[0]), ConfigError, "is also the source"),
+        ):
+            overrides = {"a": SourceOverrides(output=(OutputSpec.parse(output),))}
+            with pytest.raises(kind, match=words):
+                opener.check_outputs(config.model_copy(update={"overrides": overrides}), "a")
+        before = sorted(tmp_path.iterdir())
+        overrides = {"a": SourceOverrides(output=(OutputSpec.parse(f"{tmp_path}/new.mp4"),))}
+        opener.check_outputs(config.model_copy(update={"overrides": overrides}), "a")
+        assert sorted(tmp_path.iterdir()) == before
