@@ -125,7 +125,14 @@ def test_labels_and_boxes_stay_inside_the_picture(kind: str, box: Box) -> None:
 
 @pytest.mark.parametrize("kind", ["bgr", "yuv"])
 @pytest.mark.parametrize(
-    "box", [(700.0, 10.0, 800.0, 90.0), (50.0, 50.0, 50.0, 90.0), (90.0, 50.0, 50.0, 90.0), (np.nan, 0.0, 50.0, 50.0)]
+    "box",
+    [
+        (700.0, 10.0, 800.0, 90.0),
+        (50.0, 50.0, 50.0, 90.0),
+        (50.0, 50.0, 90.0, 50.0),
+        (90.0, 50.0, 50.0, 90.0),
+        (np.nan, 0.0, 50.0, 50.0),
+    ],
 )
 def test_boxes_with_nothing_to_show_are_not_drawn(kind: str, box: Box) -> None:
     frame = frame_of((640, 480), kind)
@@ -312,3 +319,25 @@ def test_the_overlay_begins_at_the_margin(kind: str) -> None:
 )  # fmt: skip
 def test_ink_is_black_above_a_luma_of_140(fill_bgr: tuple[int, int, int], ink: tuple[int, int, int]) -> None:
     assert ink_on(fill_bgr) == ink
+
+
+def label_of(frame: Frame, top: float) -> npt.NDArray[np.bool_]:
+    """Returns where a label is, whose box begins at `top`: the rows above it."""
+    drawn = Annotator(["wide label"]).annotate(frame, found(((100.0, top, 104.0, 400.0), 0)))
+    return changed(frame, drawn)[: int(top)]
+
+
+def test_a_label_that_just_fits_is_above_its_box() -> None:
+    frame = frame_of((640, 480), "bgr")
+    height = int(label_of(frame, 200.0).any(axis=1).sum())
+    assert label_of(frame, height).any(axis=1).sum() == height
+    assert not label_of(frame, height - 2).any()
+
+
+def test_a_label_is_narrower_in_pixels_that_are_wider_than_high() -> None:
+    square = frame_of((640, 480), "bgr")
+    widths = [
+        int(label_of(dataclasses.replace(square, pixel_aspect=Fraction(aspect)), 200.0).any(axis=0).sum())
+        for aspect in (1, 4)
+    ]
+    assert widths[0] == pytest.approx(2 * widths[1], abs=4)

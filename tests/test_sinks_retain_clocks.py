@@ -240,3 +240,28 @@ def test_a_segment_is_kept_to_the_second(age_s: float, left: list[int], tmp_path
     clocks = Clocks()
     old = segment(tmp_path, clocks.now_s - age_s - 600, clocks.now_s - age_s)
     assert left_of(tmp_path, clocks, Retention(age_s=DAY_S), old) == left
+
+
+def test_this_runs_segments_and_those_it_found_are_kept_to_the_second(tmp_path: Path) -> None:
+    clocks = Clocks()
+    found = segment(tmp_path, clocks.now_s + 2 * DAY_S)  # the clock is behind: its age is that of the run
+    retention = clocks.retention(Retention(age_s=DAY_S))
+    series = Series(tmp_path / "out.mp4", retention)
+    own = record(series, clocks.now_s)
+    series.end()
+    for pass_s, left in ((DAY_S, [0, 1]), (1.0, [])):
+        clocks.pass_by(pass_s)
+        retention.prune()
+        assert numbers(tmp_path, found, own) == left
+
+
+def test_pruning_is_due_again_after_exactly_ten_seconds(tmp_path: Path) -> None:
+    clocks = Clocks()
+    retention = clocks.retention(Retention(size_bytes=1))
+    retention.add(tmp_path / "out.mp4")
+    retention.prune(rate_limited=True)
+    old = segment(tmp_path, clocks.now_s - HOUR_S)
+    for pass_s, left in ((9.0, [0]), (1.0, [])):
+        clocks.pass_by(pass_s)
+        retention.prune(rate_limited=True)
+        assert numbers(tmp_path, old) == left
