@@ -22,8 +22,9 @@ from streamer.frames.detections import Detections
 from streamer.models.file import ModelFile
 from streamer.models.postprocess import Postprocessor
 
-MAX_CHANCE = 1 - NormalDist().cdf(1)
-"""Greatest chance that a passed model loses more than the limit: its estimate is a standard error below it, or more."""
+MAX_CHANCE = 0.1
+"""Greatest chance that a passed model loses more than the limit."""
+_ERRORS = NormalDist().inv_cdf(1 - MAX_CHANCE)  # standard errors between the estimate and the limit at that chance
 _MOST_PICTURES = 5000
 _WARM_UP = 5
 _TIMED = 40
@@ -191,7 +192,7 @@ def more_pictures(estimate: Estimate, limit: float, count: int) -> int | None:
         return None
     wanted_error = abs(estimate.value - limit)
     most = float(_MOST_PICTURES)
-    wanted = min(count * (estimate.error / wanted_error) ** 2, most) if wanted_error > 0 else most
+    wanted = min(count * (_ERRORS * estimate.error / wanted_error) ** 2, most) if wanted_error > 0 else most
     return max(1, math.ceil(wanted) - count)
 
 
