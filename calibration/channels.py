@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 _Labels = npt.NDArray[np.int64]
 _CHANNELWISE = {"LeakyRelu", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Identity"}
@@ -28,8 +26,6 @@ class Channels:
 
     def __init__(self, model: ModelProto) -> None:
         """Follows the channels through convolutions, ReLUs, pooling, resizing, sums, and what shuffles them."""
-        from onnx import numpy_helper
-
         graph = model.graph
         self._constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
         self._uses = Counter(name for node in graph.node for name in node.input)
@@ -152,6 +148,4 @@ def groups_of(node: NodeProto) -> int:
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
-    from onnx import helper
-
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}

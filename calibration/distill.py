@@ -10,21 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 import torch.nn.functional as F
-from onnx import numpy_helper
+from onnx import ModelProto, numpy_helper
 from torch import Tensor
 
 from calibration.torch_graph import TorchGraph
 from streamer.common.errors import ModelError
 from streamer.models.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 
 @dataclass(frozen=True)
@@ -160,8 +157,6 @@ def tune(
     Raises:
         ModelError: if a graph has an operator that can't be trained, or a family without distributions.
     """
-    import onnx
-
     if not spec.has_bins:
         raise ModelError(f"the loss of distillation is of boxes as distributions, and {spec.family} has none")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -10,15 +10,14 @@ weights (Xiao et al. 2022, SmoothQuant).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import ModelProto, helper, numpy_helper
 
 from calibration.channels import Channels, groups_of
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 _LEAST_RATIO = 1e-3
 """Least range of a channel relative to the widest of its tensor: one that is never active keeps a finite factor."""
@@ -38,9 +37,6 @@ def equalized(
         inputs: calibration data, each (1, 3, H, W) float32, normalised.
         share: 0 equalises weights alone, 1 activations alone.
     """
-    import onnx
-    from onnx import numpy_helper
-
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     weights: dict[str, npt.NDArray[Any]] = {
@@ -85,9 +81,7 @@ def _channel_ranges(
     model: ModelProto, tensors: Sequence[str], inputs: Sequence[npt.NDArray[np.float32]]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Returns each channel's greatest absolute value in a picture, the mean over the pictures."""
-    import onnx
     import onnxruntime
-    from onnx import helper
 
     probed = onnx.ModelProto()
     probed.CopyFrom(model)

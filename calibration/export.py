@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from calibration.files import check_output, temporary_folder, write_whole
 from streamer.common.errors import ConfigError, ModelError
@@ -23,8 +25,6 @@ from streamer.common.terminal import say
 from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
 
 if TYPE_CHECKING:
-    import onnx
-
     from streamer.models.nanodet import NanoDet
 
 INPUT_NAME = "images"
@@ -160,7 +160,6 @@ def _trace(spec: ModelSpec, opset: int) -> onnx.ModelProto:
 
     The stand-ins all differ: of equal parameters (biases of zero, say) the exporter would keep one under one name.
     """
-    import onnx
     import onnxsim
     import torch
 
@@ -196,8 +195,6 @@ def _trace(spec: ModelSpec, opset: int) -> onnx.ModelProto:
 
 def _put_weights(model: onnx.ModelProto, network: NanoDet, float16_weights: bool) -> None:
     """Replaces the stand-ins by the network's own weights, by name."""
-    from onnx import TensorProto, helper, numpy_helper
-
     from streamer.models.nanodet import NEVER_APPLIED
 
     values = {name: value.numpy() for name, value in network.state_dict().items()}
@@ -223,8 +220,6 @@ def _put_weights(model: onnx.ModelProto, network: NanoDet, float16_weights: bool
 
 
 def _describe(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    import onnx
-
     model.producer_name = PRODUCER
     model.producer_version = ""
     model.graph.name = spec.name

@@ -12,10 +12,10 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+from onnx import ModelProto
 
 from calibration.files import check_output, write_whole
 from calibration.ncnn_graph import read_ncnn
@@ -29,9 +29,6 @@ from streamer.models.file_forms import is_openvinos
 from streamer.models.graph.openvino import read_openvino
 from streamer.models.letterbox import Letterbox
 from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 _READ = (".xml", ".tflite", ".param")
 

@@ -7,9 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from onnx import TensorProto, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from calibration.cost import model_cost
 from streamer.common.errors import ConfigError
@@ -22,9 +21,6 @@ from streamer.models.file_forms import is_ir
 from streamer.models.graph.constants import Constants
 from streamer.models.graph.finished import Finished
 from streamer.models.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, ValueInfoProto
 
 _QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 _BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}

@@ -15,10 +15,12 @@ import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from calibration.equalize import equalized
 from calibration.files import temporary_folder
@@ -27,11 +29,7 @@ from calibration.ranges import Range, convolution_ranges
 from streamer.common.errors import ConfigError, ModelError
 from streamer.common.telemetry import without_telemetry
 from streamer.models.graph.int8 import RANGES_KEY, is_quantized
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
-
-    from streamer.models.spec import ModelSpec
+from streamer.models.spec import ModelSpec
 
 METHODS = ("nncf", "minmax", "entropy", "percentile")
 """The order in which `auto` tries them: first what measured best and is quickest."""
@@ -70,8 +68,6 @@ def check_float(model: ModelProto, path: Path) -> None:
     Raises:
         ModelError: if it is quantised already, or holds float16.
     """
-    from onnx import TensorProto
-
     if is_quantized(model):
         raise ModelError(f"{path} is quantised already: quantise the float model it was made from")
     half = [constant.name for constant in model.graph.initializer if constant.data_type == TensorProto.FLOAT16]
@@ -157,8 +153,6 @@ class Quantizer:
 
     def _place(self, float_layers: frozenset[str]) -> ModelProto:
         """Returns a fresh copy of NNCF's result."""
-        import onnx
-
         if float_layers not in self._placed:
             by_layer = {layer: node for node, layer in self.layers.items()}
             kept = {by_layer[layer] for layer in float_layers} | _behind_last_convolutions(self.model)
@@ -169,7 +163,6 @@ class Quantizer:
 
     def _nncf(self, kept: Collection[str]) -> ModelProto:
         import nncf
-        import onnx
         from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 
         logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level would raise every handler's level too
@@ -205,7 +198,6 @@ class Quantizer:
         return self._ranges[method]
 
     def _run_calibrator(self, method: str) -> dict[str, Range]:
-        import onnx
         from onnxruntime.quantization import calibrate
 
         wanted = {self.model.graph.input[0].name}
@@ -252,8 +244,6 @@ def read_output_ranges(quantized: ModelProto) -> dict[str, Range]:
 
 def write_output_ranges(quantized: ModelProto, ranges: Mapping[str, Range]) -> None:
     """Writes the ranges of convolutions' outputs into the metadata: `streamer.models.graph.int8` tells what for."""
-    import onnx
-
     rounded = {name: [float(f"{low:.6g}"), float(f"{high:.6g}")] for name, (low, high) in ranges.items()}
     metadata = {entry.key: entry.value for entry in quantized.metadata_props}
     onnx.helper.set_model_props(quantized, metadata | {RANGES_KEY: json.dumps(rounded, sort_keys=True)})
@@ -281,8 +271,6 @@ def quantized_layers(quantized: ModelProto, layers: dict[str, str]) -> list[str]
 
 def without_layer(quantized: ModelProto, model: ModelProto, node_name: str) -> ModelProto:
     """Returns `quantized` with one convolution back in float, weights and own input: to see what it costs."""
-    import onnx
-
     changed = onnx.ModelProto()
     changed.CopyFrom(quantized)
     source = next(node for node in model.graph.node if node.name == node_name)
@@ -315,8 +303,6 @@ def _behind_last_convolutions(model: ModelProto) -> set[str]:
 
 def _make_signed(model: ModelProto) -> None:
     """Turns uint8 activations of zero point 0 (behind a ReLU) into int8 of twice the scale: TensorRT takes no uint8."""
-    from onnx import numpy_helper
-
     constants = {constant.name: constant for constant in model.graph.initializer}
     done: set[str] = set()
     for node in _pairs(model):
@@ -339,8 +325,6 @@ def _pairs(model: ModelProto) -> list[NodeProto]:
 
 def _set_scales(model: ModelProto, ranges: dict[str, tuple[float, float]]) -> None:
     """Replaces the scales of activations; tensors that shared a scale (joined by a Concat) keep sharing one."""
-    from onnx import numpy_helper
-
     constants = {constant.name: constant for constant in model.graph.initializer}
     made_by = {output: node for node in model.graph.node for output in node.output}
     largest: dict[bytes, float] = {}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import ModelProto
 
 from streamer.common.errors import ConfigError, ModelError
 from streamer.models.graph.constants import fold_constants
-from streamer.models.graph.names import opset_of
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
+from streamer.models.graph.editor import opset_of
 
 FIRST_PER_CHANNEL_OPSET = 13
 _OPSET = 17
@@ -34,8 +31,6 @@ def prepared(model: ModelProto, images: npt.NDArray[np.float32]) -> ModelProto:
         ConfigError: onnxsim is needed and missing.
         ModelError: the model can't be converted or simplified, or computes something else then.
     """
-    import onnx
-
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     fold_constants(changed)

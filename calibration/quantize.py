@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from calibration.files import check_output, check_report, sha256_of_files, write_whole
 from calibration.gate import AccuracyGate, GateResult, Limits, latencies_ms
 from calibration.methods import METHODS, Quantizer, check_float, quantized_layers, require_packages
@@ -119,8 +121,6 @@ def _refusal(
 
 def _describe(best: Candidate, original: ModelFile, calibration_sha256: str, engine: str) -> bytes:
     """Returns the artifact's bytes; in the metadata the float file's description, how it was quantised, self-check."""
-    import onnx
-
     proto = best.proto
     kept = {entry.key: entry.value for entry in [*original.proto.metadata_props, *proto.metadata_props]}
     notes = {

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
+import onnx
+from onnx import ModelProto
 
 Range = tuple[float, float]
 
@@ -89,7 +87,6 @@ def _samples(
     model: ModelProto, tensors: Mapping[str, float], inputs: Sequence[npt.NDArray[np.float32]]
 ) -> list[tuple[str, npt.NDArray[np.float32]]]:
     """Returns (tensor, values of it in all pictures)."""
-    import onnx
     import onnxruntime
 
     probed = onnx.ModelProto()

@@ -7,18 +7,15 @@ graph with any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from onnx import helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from streamer.common.errors import ModelError
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
 
 _LEAST, _MOST = -128, 127
 

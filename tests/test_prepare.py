@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from calibration.prepare import prepared
 from streamer.common.errors import ModelError
 from streamer.models.file import load_model
-from streamer.models.graph.names import opset_of
+from streamer.models.graph.editor import opset_of
 from tests.quantized import network, normalised, pixels
 from tests.tiny import tiny_spec
 from tests.variants import Variant, build

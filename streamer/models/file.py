@@ -12,23 +12,23 @@ import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
 
 from streamer.common.errors import ModelError
 from streamer.models.families import FAMILIES
 from streamer.models.file_forms import is_ir, is_onnx, refuse_other_forms
 from streamer.models.graph.constants import fold_constants
+from streamer.models.graph.editor import GraphEditor
 from streamer.models.graph.external_data import load_external_data
 from streamer.models.graph.finished import Finished, read_finished
 from streamer.models.graph.inputs import ImageForm, fit_input
 from streamer.models.graph.int8 import is_quantized, quantize_convolution_outputs, use_uint8
 from streamer.models.graph.layout import Layout, read_layout
-from streamer.models.graph.names import Names
 from streamer.models.graph.openvino import read_ir
 from streamer.models.graph.outputs import join_outputs
 from streamer.models.graph.qoperator import use_pairs
@@ -36,25 +36,9 @@ from streamer.models.graph.recognise import recognised
 from streamer.models.graph.shapes import shapes_of
 from streamer.models.spec import METADATA_PREFIX, ModelSpec
 
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
 log = logging.getLogger(__name__)
 
 _FRAMES = "frames"
-_IMPORT = "python -m calibration import {path} -o {stem}.onnx makes an ONNX file of it"
-_CURES = {
-    ".param": f"is an NCNN model: {_IMPORT}",
-    ".bin": "holds weights alone: give the file beside it, NAME.xml of OpenVINO or NAME.param of NCNN",
-    ".tflite": f"is a TFLite model: {_IMPORT}",
-    ".pth": "is a checkpoint: python -m calibration export makes an ONNX file of it",
-    ".ckpt": "is a checkpoint: python -m calibration export makes an ONNX file of it",
-    ".engine": "is a TensorRT engine: give the ONNX file that it was built from, with --engine tensorrt",
-    **dict.fromkeys(
-        (".mnn", ".pb", ".pt", ".pt2", ".torchscript", ".mlmodel", ".mlpackage", ".pdmodel", ".h5", ".keras", ".rknn"),
-        "is of a form that isn't read here: export the model to ONNX where it was made",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -112,32 +96,23 @@ class ModelFile:
             use_uint8(proto)
             if convolution_outputs:
                 quantize_convolution_outputs(proto)
-        graph = proto.graph
-        image = graph.input[0]
-        names = Names(proto)
-        spec = self.spec
-        width, height = spec.input_size_wh
+        editor = GraphEditor(proto)
+        image = proto.graph.input[0]
+        width, height = self.spec.input_size_wh
         batch = image.type.tensor_type.shape.dim[0]
-        scale = 1 / np.array(spec.std_bgr, np.float32)
-        mean = np.array(spec.mean_bgr, np.float32)
-        given, floats, centred, normalised, means, scales = (
-            names.fresh(f"{_FRAMES}{part}") for part in ("", ".float", ".centred", ".normalised", ".mean", ".scale")
+        means = editor.constant(np.array(self.spec.mean_bgr, np.float32), f"{_FRAMES}.mean")
+        scales = editor.constant(1 / np.array(self.spec.std_bgr, np.float32), f"{_FRAMES}.scale")
+        given, floats, centred, normalised = (
+            editor.fresh(f"{_FRAMES}{part}") for part in ("", ".float", ".centred", ".normalised")
         )
-        graph.initializer.append(numpy_helper.from_array(mean, means))
-        graph.initializer.append(numpy_helper.from_array(scale, scales))
         nodes = [
             helper.make_node("Cast", [given], [floats], to=TensorProto.FLOAT),
             helper.make_node("Sub", [floats, means], [centred]),
             helper.make_node("Mul", [centred, scales], [normalised]),
             helper.make_node("Transpose", [normalised], [image.name], perm=[0, 3, 1, 2]),
         ]
-        kept = list(graph.node)
-        del graph.node[:]
-        graph.node.extend(nodes + kept)
         size: list[int | str | None] = [batch.dim_param or batch.dim_value or "batch", height, width, 3]
-        frames = helper.make_tensor_value_info(given, TensorProto.UINT8, size)
-        del graph.input[:]
-        graph.input.append(frames)
+        editor.replace_input(helper.make_tensor_value_info(given, TensorProto.UINT8, size), nodes)
         return proto.SerializeToString()
 
 

@@ -7,14 +7,9 @@ alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 _REARRANGING = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
 _COMPUTING = {

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import AttributeProto, TensorProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 
 from streamer.common.errors import ModelError
-
-if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto
 
 _MOST_BYTES = 1 << 31
 """What one ONNX file can hold, and far beyond any NanoDet."""

@@ -7,23 +7,20 @@ The one form is (batch, K, 6): box (xyxy in input pixels), score, class. Files h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto
 
-from streamer.models.graph.names import Names
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
-    from streamer.models.graph.shapes import Shape
-    from streamer.models.spec import ModelSpec
+from streamer.models.graph.editor import GraphEditor
+from streamer.models.graph.shapes import Shape
+from streamer.models.spec import ModelSpec
 
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+_BOX_FIRST = [2, 3, 4, 5, 1, 0]
 
 
 @dataclass(frozen=True)
@@ -45,39 +42,32 @@ class Finished:
 
     def rows(self, outputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """Returns the one form, (K, 6), of the first picture of the file's own outputs by name."""
-        widths = {1: (6,), 2: (5, 1), 3: (4, 1, 1)}[len(self.parts)]
-        first = [
-            np.asarray(outputs[name], np.float32).reshape(-1, width)
-            for name, width in zip(self.parts, widths, strict=True)
-        ]
-        rows = np.concatenate(first, axis=1)
-        return rows if self.order == "box-first" else rows[:, [2, 3, 4, 5, 1, 0]]
+        columns = [np.asarray(outputs[name], np.float32).reshape(-1, width) for name, width in self._widths()]
+        rows = np.concatenate(columns, axis=1)
+        return rows if self.order == "box-first" else rows[:, _BOX_FIRST]
 
     def join(self, proto: ModelProto, output: str) -> None:
         """Makes a graph end in the one form, in place."""
-        graph = proto.graph
-        names = Names(proto)
+        editor = GraphEditor(proto)
 
         def add(kind: str, inputs: list[str], **attributes: Any) -> str:
-            name = names.fresh(f"{output}.{kind}")
-            graph.node.append(helper.make_node(kind, inputs, [name], **attributes))
-            return name
+            return editor.node(kind, inputs, f"{output}.{kind}", **attributes)
 
         def constant(values: list[int]) -> str:
-            name = names.fresh(f"{output}.constant")
-            graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
-            return name
+            return editor.constant(np.array(values, np.int64), f"{output}.constant")
 
-        widths = {1: (6,), 2: (5, 1), 3: (4, 1, 1)}[len(self.parts)]
         columns = [
             add("Cast", [add("Reshape", [name, constant([1, -1, width])])], to=TensorProto.FLOAT)
-            for name, width in zip(self.parts, widths, strict=True)
+            for name, width in self._widths()
         ]
         whole = add("Concat", columns, axis=2) if len(columns) > 1 else columns[0]
         if self.order == "class-first":
-            whole = add("Gather", [whole, constant([2, 3, 4, 5, 1, 0])], axis=2)
-        del graph.output[:]
-        graph.output.append(helper.make_tensor_value_info(whole, TensorProto.FLOAT, [1, "detections", 6]))
+            whole = add("Gather", [whole, constant(_BOX_FIRST)], axis=2)
+        editor.replace_outputs(whole, TensorProto.FLOAT, [1, "detections", 6])
+
+    def _widths(self) -> Iterator[tuple[str, int]]:
+        """Yields each output with its number of columns."""
+        return zip(self.parts, {1: (6,), 2: (5, 1), 3: (4, 1, 1)}[len(self.parts)], strict=True)
 
 
 def read_finished(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape]) -> tuple[Finished, ModelSpec] | None:

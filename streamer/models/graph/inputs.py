@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from streamer.common.errors import ConfigError, ModelError
 from streamer.models.families import FAMILIES
-from streamer.models.graph.names import Names
+from streamer.models.graph.editor import GraphEditor
 from streamer.models.graph.shapes import dimensions
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, ValueInfoProto
-
-    from streamer.models.spec import ModelSpec
+from streamer.models.spec import ModelSpec
 
 INPUT = "images"
 _KINDS = (TensorProto.FLOAT, TensorProto.FLOAT16)
@@ -98,10 +94,7 @@ def fit_input(proto: ModelProto, spec: ModelSpec) -> tuple[ImageForm, ModelSpec]
     sizes = {value.name: _size(value, spec.input_size_wh) for value in further}
     graph.initializer.extend(numpy_helper.from_array(given, name) for name, given in sizes.items())
     form = ImageForm(image.name, shape[0], is_half, channels_last, spec.channel_order == "RGB", sizes)
-    if form.is_half or form.channels_last or form.is_rgb:
-        value.name = _adapt(proto, form)
-    del graph.input[:]
-    graph.input.append(value)
+    _replace_input(proto, form, value)
     return form, spec
 
 
@@ -127,32 +120,30 @@ def _size(value: ValueInfoProto, size_wh: tuple[int, int]) -> npt.NDArray[Any]:
     return np.array([(1, 1) if value.name == "scale_factor" else size_wh[::-1]], np.float32)
 
 
-def _adapt(proto: ModelProto, form: ImageForm) -> str:
-    """Puts nodes in front of a file's input and returns what they read."""
-    names = Names(proto)
-    given = names.fresh(INPUT)
+def _replace_input(proto: ModelProto, form: ImageForm, value: ValueInfoProto) -> None:
+    """Makes `value`, in the one form, the graph's input, with the nodes that convert it to `form`."""
+    editor = GraphEditor(proto)
+    value.name = editor.fresh(INPUT)
     nodes: list[NodeProto] = []
-    current = given
+    current = value.name
 
     def add(kind: str, *more: str, **attributes: Any) -> None:
         nonlocal current
-        output = names.fresh(f"{INPUT}.{kind}")
+        output = editor.fresh(f"{INPUT}.{kind}")
         nodes.append(helper.make_node(kind, [current, *more], [output], **attributes))
         current = output
 
     if form.is_rgb:
-        order = names.fresh(f"{INPUT}.order")
-        proto.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), order))
-        add("Gather", order, axis=1)
+        add("Gather", editor.constant(np.array([2, 1, 0], np.int64), f"{INPUT}.order"), axis=1)
     if form.channels_last:
         add("Transpose", perm=[0, 2, 3, 1])
     if form.is_half:
         add("Cast", to=TensorProto.FLOAT16)
-    nodes[-1].output[0] = form.name
-    kept = list(proto.graph.node)
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes + kept)
-    return given
+    if nodes:
+        nodes[-1].output[0] = form.name
+    else:
+        value.name = form.name
+    editor.replace_input(value, nodes)
 
 
 def _unfix_batch(proto: ModelProto, image: ValueInfoProto, batch: int) -> None:
@@ -164,7 +155,7 @@ def _unfix_batch(proto: ModelProto, image: ValueInfoProto, batch: int) -> None:
     graph = proto.graph
     image.type.tensor_type.shape.dim[0].dim_value = 1
     constants = {constant.name: constant for constant in graph.initializer}
-    names = Names(proto)
+    editor = GraphEditor(proto)
     for node in graph.node:
         place = _SHAPE_OPERANDS.get(node.op_type)
         if place is None or len(node.input) <= place or node.input[place] not in constants:
@@ -173,9 +164,7 @@ def _unfix_batch(proto: ModelProto, image: ValueInfoProto, batch: int) -> None:
         if sizes.size and sizes.flat[0] == batch:
             alone = sizes.copy()
             alone.flat[0] = 1
-            name = names.fresh(f"{node.input[place]}.alone")
-            graph.initializer.append(numpy_helper.from_array(alone, name))
-            node.input[place] = name
+            node.input[place] = editor.constant(alone, f"{node.input[place]}.alone")
     for value in graph.output:
         shape = value.type.tensor_type.shape
         if shape.dim and shape.dim[0].dim_value == batch:

@@ -15,17 +15,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from streamer.common.errors import ModelError
 from streamer.models.graph.constants import Constants
 from streamer.models.spec import METADATA_PREFIX
-
-if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
 
 RANGES_KEY = f"{METADATA_PREFIX}int8_convolution_ranges"
 """Metadata: JSON of {convolution's output tensor: [least, greatest]}, what calibration saw before the activation."""

@@ -11,21 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from onnx import ModelProto
 
 from streamer.common.errors import ModelError
-from streamer.models.families import FAMILIES
-from streamer.models.families.base import Outputs
+from streamer.models.families import FAMILIES, Outputs
+from streamer.models.graph.shapes import Shape
 from streamer.models.graph.trace import Activation, ActivationTracer
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
-    from streamer.models.graph.shapes import Shape
-    from streamer.models.spec import ModelSpec
+from streamer.models.spec import ModelSpec
 
 BoxForm = Literal["logits", "probabilities", "distances", "plain"]
 LEAST_PROBABILITY = 1e-6

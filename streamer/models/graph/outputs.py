@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
+from streamer.models.graph.editor import GraphEditor
 from streamer.models.graph.finished import Finished
 from streamer.models.graph.layout import LEAST_PROBABILITY, Channels, Layout, Level
-from streamer.models.graph.names import Names, opset_of
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
-    from streamer.models.spec import ModelSpec
+from streamer.models.spec import ModelSpec
 
 OUTPUT = "output"
 _SIZES_ARE_INPUT_OPSET = 13
@@ -43,18 +37,16 @@ def join_outputs(proto: ModelProto, layout: Layout | Finished, spec: ModelSpec) 
 
 class _Writer:
     def __init__(self, proto: ModelProto, halves: set[str], reg_max: int) -> None:
-        self._graph = proto.graph
-        self._names = Names(proto)
+        self._editor = GraphEditor(proto)
+        self._add, self._constant = self._editor.node, self._editor.constant
         self._halves = halves
         self._reg_max = reg_max
-        self._sizes_are_input = opset_of(proto) >= _SIZES_ARE_INPUT_OPSET
         self._rows_of: dict[str, str] = {}
 
     def write(self, layout: Layout) -> None:
         levels = [self._level(level) for level in layout.levels]
         output = levels[0] if len(levels) == 1 else self._add("Concat", levels, OUTPUT, axis=1)
-        del self._graph.output[:]
-        self._graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
+        self._editor.replace_outputs(output, TensorProto.FLOAT, None)
 
     def _level(self, level: Level) -> str:
         scores, boxes = self._parts(level.scores, level.boxes)
@@ -74,14 +66,14 @@ class _Writer:
         whole = self._rows(scores)
         (first, second), names = sorted((scores, boxes), key=lambda part: part.start), {}
         for part, kind in ((scores, "scores"), (boxes, "boxes")):
-            names[part.start] = self._names.fresh(f"{whole}.{kind}")
+            names[part.start] = self._editor.fresh(f"{whole}.{kind}")
         sizes = [first.stop, second.stop - second.start]
         outputs = [names[first.start], names[second.start]]
-        if self._sizes_are_input:
+        if self._editor.opset >= _SIZES_ARE_INPUT_OPSET:
             inputs = [whole, self._constant(np.array(sizes, np.int64), f"{whole}.sizes")]
-            self._graph.node.append(helper.make_node("Split", inputs, outputs, axis=2))
+            self._editor.graph.node.append(helper.make_node("Split", inputs, outputs, axis=2))
         else:
-            self._graph.node.append(helper.make_node("Split", [whole], outputs, axis=2, split=sizes))
+            self._editor.graph.node.append(helper.make_node("Split", [whole], outputs, axis=2, split=sizes))
         return names[scores.start], names[boxes.start]
 
     def _rows(self, part: Channels) -> str:
@@ -113,13 +105,3 @@ class _Writer:
 
     def _reshape(self, name: str, size: list[int]) -> str:
         return self._add("Reshape", [name, self._constant(np.array(size, np.int64), f"{name}.size")], f"{name}.shaped")
-
-    def _add(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        name = self._names.fresh(name)
-        self._graph.node.append(helper.make_node(kind, inputs, [name], **attributes))
-        return name
-
-    def _constant(self, value: np.ndarray, name: str) -> str:
-        name = self._names.fresh(name)
-        self._graph.initializer.append(numpy_helper.from_array(value, name))
-        return name

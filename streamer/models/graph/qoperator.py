@@ -7,17 +7,12 @@ one is between DequantizeLinear and QuantizeLinear, which every engine takes and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper
 
 from streamer.common.errors import ModelError
 from streamer.models.graph.constants import Constants
-from streamer.models.graph.names import Names, opset_of
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+from streamer.models.graph.editor import GraphEditor
 
 _ONE_OPERAND = {"QLinearLeakyRelu", "QLinearSigmoid", "QLinearAveragePool", "QLinearGlobalAveragePool"}
 _TWO_OPERANDS = {"QLinearAdd", "QLinearMul", "QLinearMatMul"}
@@ -52,10 +47,9 @@ class _Rewriter:
     def __init__(self, proto: ModelProto) -> None:
         self.nodes: list[NodeProto] = []
         self.changed = False
-        self._graph = proto.graph
         self._constants = Constants(proto)
-        self._names = Names(proto)
-        self._per_channel = opset_of(proto) >= _FIRST_PER_CHANNEL_OPSET
+        self._editor = GraphEditor(proto)
+        self._per_channel = self._editor.opset >= _FIRST_PER_CHANNEL_OPSET
         self._scales: dict[str, _Scale] = {}  # of quantised activations
         self._scalars: dict[str, str] = {}
         self._dequantized: dict[tuple[str, str, str], str] = {}
@@ -109,7 +103,7 @@ class _Rewriter:
                 f"holds {node.op_type} with the channels last, as ONNX Runtime optimises for one machine: use the file "
                 "from before"
             )
-        given = [self._names.fresh(f"{name}.float") for name in node.output]
+        given = [self._editor.fresh(f"{name}.float") for name in node.output]
         computed = helper.make_node(node.op_type.removeprefix("QLinear"), operands, given, name=node.name)
         computed.attribute.extend(attributes.values())
         self.nodes.append(computed)
@@ -125,7 +119,7 @@ class _Rewriter:
             if bias is None or scale is None or weight_scale is None:
                 raise ModelError("computes the bias of a QLinearConv, which is not read: quantise it in Q/DQ form")
             values = bias.astype(np.float32) * scale.reshape(-1) * weight_scale.reshape(-1)
-            operands.append(self._initializer(f"{inputs[8]}.float", values.astype(np.float32)))
+            operands.append(self._editor.constant(values.astype(np.float32), f"{inputs[8]}.float"))
         return operands
 
     def _dequantize(self, name: str, scale: str, zero: str = "", *, axis: int = 0) -> str:
@@ -138,12 +132,12 @@ class _Rewriter:
     def _add_dequantizing(self, name: str, scale: str, zero: str, axis: int) -> str:
         factors = self._constants.get(scale)
         if factors is None or factors.size == 1:
-            output = self._names.fresh(f"{name}.dequantized")
+            output = self._editor.fresh(f"{name}.dequantized")
             pair = self._scalar_pair((scale, zero))
             self.nodes.append(helper.make_node("DequantizeLinear", [name, *pair], [output]))
             return output
         if self._per_channel:
-            output = self._names.fresh(f"{name}.dequantized")
+            output = self._editor.fresh(f"{name}.dequantized")
             inputs = [name, scale, zero] if zero else [name, scale]
             self.nodes.append(helper.make_node("DequantizeLinear", inputs, [output], axis=axis))
             return output
@@ -153,7 +147,7 @@ class _Rewriter:
         shape = [1] * values.ndim
         shape[axis] = -1
         floats = (values.astype(np.float32) - zeros.astype(np.float32).reshape(shape)) * factors.reshape(shape)
-        return self._initializer(f"{name}.dequantized", floats.astype(np.float32))
+        return self._editor.constant(floats.astype(np.float32), f"{name}.dequantized")
 
     def _scalar_pair(self, pair: _Scale) -> list[str]:
         """Returns scale and zero point, as scalars where they are lists of one."""
@@ -164,13 +158,8 @@ class _Rewriter:
             value = self._constants.get(name)
             self._scalars[name] = name
             if value is not None and value.ndim > 0 and value.size == 1:
-                self._scalars[name] = self._initializer(f"{name}.scalar", value.reshape(()))
+                self._scalars[name] = self._editor.constant(value.reshape(()), f"{name}.scalar")
         return self._scalars[name]
-
-    def _initializer(self, name: str, value: np.ndarray) -> str:
-        name = self._names.fresh(name)
-        self._graph.initializer.append(numpy_helper.from_array(value, name))
-        return name
 
 
 def _at(inputs: list[str], place: int) -> str:

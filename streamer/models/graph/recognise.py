@@ -6,15 +6,10 @@ isn't recognised: its graph doesn't tell where its anchor points lie, nor whethe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
 from streamer.models.graph.shapes import dimensions
 from streamer.models.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 _CLASSES = 80
 _PADDLE = "Paddle"

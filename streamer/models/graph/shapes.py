@@ -7,17 +7,13 @@ for a huge tensor takes the machine's memory with it.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, shape_inference
+from onnx import ModelProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
 from streamer.common.errors import ModelError
 from streamer.models.graph.constants import Constants, fold_constants
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, ValueInfoProto
 
 _MOST_VALUES = 1 << 27
 """In one tensor; what NanoDet-g has at 4096x4096, the largest input."""

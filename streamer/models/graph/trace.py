@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from onnx import helper
+from onnx import ModelProto, NodeProto, helper
 
 from streamer.models.graph.constants import Constants
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
-
-    from streamer.models.graph.shapes import Shape
+from streamer.models.graph.shapes import Shape
 
 _SIGMOIDS = {"Sigmoid", "HardSigmoid"}
 _KEEPING = {"Identity", "Cast", "Clip", "Dropout", "QuantizeLinear", "DequantizeLinear", "Relu", "Sqrt"}
