@@ -2,19 +2,21 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.frames.frame import Frame
+from streamer.frames.yuv import Yuv420
 from streamer.models.letterbox import Letterbox
 from tests.tiny import tiny_spec
 
 SIDES = st.integers(1, 4000)
 
 
-def frame(pixels: np.ndarray) -> Frame:
+def frame(pixels: np.ndarray | Yuv420) -> Frame:
     return Frame(pixels, "test", 0, 0.0, 0.0)
 
 
@@ -30,7 +32,7 @@ def test_stretches() -> None:
     assert box.offset_xy == (0, 0)
 
 
-@pytest.mark.parametrize("source_wh", [(1280, 720), (720, 1280), (416, 416), (33, 1000), (1, 1)])
+@pytest.mark.parametrize("source_wh", [(1280, 720), (720, 1280), (416, 416), (33, 1000), (1000, 33), (1, 1)])
 def test_pads_with_black_and_overwrites_all(source_wh: tuple[int, int]) -> None:
     box = Letterbox.fit(source_wh, (64, 48), keep_ratio=True)
     out = np.full((48, 64, 3), 77, np.uint8)
@@ -111,3 +113,30 @@ def test_the_top_left_corner_as_another_place_for_the_picture() -> None:
     assert (letterbox.resized_wh, letterbox.offset_xy) == ((64, 32), (0, 0))
     np.testing.assert_allclose(letterbox.to_source(np.array([[0, 0, 64, 32]], np.float32)), [[0, 0, 128, 64]])
     assert Letterbox.for_model(frame, tiny_spec()).offset_xy == (0, 16)
+
+
+def test_a_model_transform_takes_the_shape_and_padding_of_frame_and_model() -> None:
+    spec = tiny_spec().model_copy(update={"pad_value": 114})
+    wide = Frame(np.zeros((64, 64, 3), np.uint8), "test", 0, 0.0, 0.0, pixel_aspect=Fraction(2))
+    letterbox = Letterbox.for_model(wide, spec)
+    assert (letterbox.resized_wh, letterbox.offset_xy) == ((64, 32), (0, 16))
+    out = np.zeros((64, 64, 3), np.uint8)
+    letterbox.apply(wide, out)
+    assert (out[0] == 114).all() and (out[32] == 0).all()
+
+
+def test_planes_are_resized_like_their_picture() -> None:
+    random = np.random.default_rng(0)
+    blocks = random.integers(0, 255, (6, 8, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    planes = Yuv420(av.VideoFrame.from_ndarray(blocks, "bgr24").reformat(format="yuv420p"))
+    box = Letterbox.fit((128, 96), (64, 64), True)
+    outputs = [np.zeros((64, 64, 3), np.uint8) for _ in range(2)]
+    box.apply(frame(planes), outputs[0])
+    box.apply(frame(planes.to_bgr()), outputs[1])
+    np.testing.assert_allclose(*(out.astype(int) for out in outputs), atol=8)
+    assert outputs[0].std() > 20
+
+
+def test_boxes_stay_float32() -> None:
+    box = Letterbox.fit((1280, 720), (416, 416), True)
+    assert box.to_source(np.ones((2, 4), np.float32)).dtype == np.float32

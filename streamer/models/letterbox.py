@@ -1,4 +1,4 @@
-"""The way from a source frame's pixels to the network's input and back, worked out once for each frame size."""
+"""The transform from a source frame's pixels to the network's input and back, computed once a frame size."""
 
 from __future__ import annotations
 
@@ -18,17 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Scales a picture into the network's input, padded with one colour, or stretched.
-
-    Upstream's `keep_ratio` (`nanodet/data/transform/warp.py`): True keeps the picture's shape and centres it, False
-    fills the input. Others put it into the top left corner.
+    """Scales a picture into the network's input: padded with one colour, or stretched.
 
     Attributes:
         source_wh: width and height of the source frame in pixels.
-        input_wh: width and height of the network's input.
+        input_wh: width and height of the network's input in pixels.
         resized_wh: size of the picture inside the input.
         offset_xy: left and top padding in input pixels.
-        pad_value: of the padding's pixels, 0 to 255.
+        pad_value: of the padding, 0 to 255.
     """
 
     source_wh: tuple[int, int]
@@ -52,10 +49,10 @@ class Letterbox:
         Args:
             source_wh: width and height of the frames in pixels.
             input_wh: width and height of the network's input.
-            keep_ratio: whether the picture keeps its shape.
-            padding: where it is then.
-            shown_wh: the picture's true shape where pixels aren't square, as `Frame.shown_wh`; None is `source_wh`.
-            pad_value: of the padding's pixels.
+            keep_ratio: whether to pad rather than stretch.
+            padding: where the picture lies when padded.
+            shown_wh: its size with square pixels, as `Frame.shown_wh`; None is `source_wh`.
+            pad_value: of the padding, 0 to 255.
 
         Raises:
             ValueError: if a size isn't positive.
@@ -102,8 +99,6 @@ class Letterbox:
 
     def to_source(self, boxes_xyxy: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Maps boxes (N, 4) from input pixels to source pixels, clipped to the source frame; returns a new array."""
-        scale = np.array(self.source_wh, np.float32) / np.array(self.resized_wh, np.float32)
-        offset = np.array(self.offset_xy, np.float32)
-        limit = np.array(self.source_wh, np.float32)
-        corners = (boxes_xyxy.reshape(-1, 2, 2) - offset) * scale
-        return np.clip(corners, 0, limit).reshape(-1, 4).astype(np.float32, copy=False)
+        source, resized, offset = np.array([self.source_wh, self.resized_wh, self.offset_xy], np.float32)
+        corners = (boxes_xyxy.reshape(-1, 2) - offset) * (source / resized)
+        return np.clip(corners, 0, source).reshape(-1, 4)

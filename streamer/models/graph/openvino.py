@@ -1,7 +1,7 @@
-"""OpenVINO's graphs as ONNX: IR, and what else OpenVINO reads, in the one form that all else here works on.
+"""Translates graphs that OpenVINO reads (IR, TFLite) to ONNX, operation by operation.
 
-Each operation is translated by itself; a graph that holds one NanoDet has no use for is refused. FakeQuantize becomes a
-Q/DQ pair and integer weights a DequantizeLinear, so that a quantised IR is a quantised ONNX model.
+Operations that detectors don't use are refused. FakeQuantize becomes a Q/DQ pair and integer weights a
+DequantizeLinear, so a quantised IR becomes a quantised ONNX model.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _RENAMED = {
     "SoftPlus": "Softplus",
     "Select": "Where",
 }
+_ONE_ATTRIBUTE = {"Concat": "axis", "Elu": "alpha", "Softmax": "axis"}
 _SHAPED = {"Reshape": "Reshape", "Broadcast": "Expand", "Tile": "Tile"}
 _AUTO_PADS = {"same_upper": "SAME_UPPER", "same_lower": "SAME_LOWER", "valid": "VALID"}
 _END = np.iinfo(np.int64).max
@@ -40,9 +41,7 @@ _HEAD = 4096
 
 
 def read_ir(graph: bytes, weights: bytes) -> onnx.ModelProto:
-    """Reads an IR as an ONNX graph.
-
-    What one that was made from a file of ours says of itself becomes metadata.
+    """Reads an IR as an ONNX graph; the description in the IR of a file of ours becomes metadata.
 
     Args:
         graph: content of the ``.xml`` file.
@@ -57,11 +56,11 @@ def read_ir(graph: bytes, weights: bytes) -> onnx.ModelProto:
 
 
 def read_openvino(path: Path) -> onnx.ModelProto:
-    """Reads a file of another form that OpenVINO reads, such as TFLite, as an ONNX graph.
+    """Reads another file that OpenVINO reads, such as TFLite, as an ONNX graph.
 
     Raises:
-        ModelError: OpenVINO isn't installed or can't read it, or it holds an operation that NanoDet has no use for; the
-            message goes behind the file's name.
+        ModelError: OpenVINO isn't installed or can't read the file, or an operation isn't supported; the message
+            continues the file's name.
     """
     return _translated(str(path))
 
@@ -79,45 +78,34 @@ def _translated(*source: str | bytes) -> onnx.ModelProto:
 
 
 class _Translator:
-    """Translates a graph's operations one by one, in their order."""
+    """Translates a graph's operations in order."""
 
     def __init__(self, network: Any) -> None:
         self._network = network
         self._values = Values()
         self._write = GraphWriter(network, self._values)
-        self._done: set[str] = set()  # operations that were translated together with another
+        self._done: set[str] = set()  # translated together with another operation
         self._own: dict[str, Callable[[Any], None]] = {
-            "Convolution": self._convolution,
-            "GroupConvolution": self._convolution,
+            **dict.fromkeys(("Convolution", "GroupConvolution"), self._convolution),
             "PRelu": self._prelu,
             "Clamp": self._clamp,
             "Swish": self._swish,
             "Mish": self._mish,
             "HSigmoid": lambda op: self._unary(op, "HardSigmoid", alpha=1 / 6, beta=0.5),
-            "Elu": lambda op: self._unary(op, "Elu", alpha=op.get_attributes()["alpha"]),
             "Selu": self._selu,
             "Gelu": self._gelu,
             "Round": self._round,
-            "Softmax": lambda op: self._unary(op, "Softmax", axis=op.get_attributes()["axis"]),
-            "MaxPool": self._pool,
-            "AvgPool": self._pool,
-            "ReduceMean": self._reduce,
-            "ReduceMax": self._reduce,
-            "ReduceMin": self._reduce,
-            "ReduceSum": self._reduce,
-            "ReduceProd": self._reduce,
+            **dict.fromkeys(("MaxPool", "AvgPool"), self._pool),
+            **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceProd"), self._reduce),
             "Interpolate": self._interpolate,
-            "Concat": lambda op: self._put(op, "Concat", self._inputs(op), axis=op.get_attributes()["axis"]),
-            "Split": self._split,
-            "VariadicSplit": self._split,
+            **dict.fromkeys(("Split", "VariadicSplit"), self._split),
             "Transpose": self._transpose,
-            "Squeeze": self._with_axes,
-            "Unsqueeze": self._with_axes,
+            **dict.fromkeys(("Squeeze", "Unsqueeze"), self._with_axes),
             "Slice": self._slice,
             "StridedSlice": self._strided_slice,
             "Gather": self._gather,
             "ShapeOf": self._shape_of,
-            "Convert": self._convert,
+            "Convert": lambda op: self._unary(op, "Cast", to=self._write.kind_of(op.output(0))),
             "Pad": self._pad,
             "MatMul": self._matmul,
             "FakeQuantize": self._fake_quantize,
@@ -132,6 +120,9 @@ class _Translator:
                 continue
             if kind in _RENAMED:
                 self._put(op, _RENAMED[kind], self._inputs(op))
+            elif kind in _ONE_ATTRIBUTE:
+                name = _ONE_ATTRIBUTE[kind]
+                self._put(op, kind, self._inputs(op), **{name: op.get_attributes()[name]})
             elif kind in _SHAPED:
                 self._put(op, _SHAPED[kind], [self._input(op, 0), self._shape(op, 1)])
             elif kind in self._own:
@@ -142,7 +133,7 @@ class _Translator:
 
     def _refused(self, op: Any, what: str) -> ModelError:
         name = op.get_friendly_name()
-        return ModelError(f"holds {what} ({name!r}), which is not read: take the ONNX file that it was made from")
+        return ModelError(f"holds {what} ({name!r}), which is not read: use the ONNX file that it was made from")
 
     def _put(self, op: Any, kind: str, inputs: Sequence[str], **attributes: Any) -> None:
         self._write.put(op, kind, inputs, **attributes)
@@ -157,7 +148,7 @@ class _Translator:
         return [self._input(op, place) for place in range(op.get_input_size())]
 
     def _shape(self, op: Any, place: int) -> str:
-        """Returns an operand as the int64 that ONNX wants for shapes, axes and the like."""
+        """Returns an operand as int64, as ONNX wants shapes and axes."""
         return self._write.integers(op.input_value(place))
 
     def _value(self, op: Any, place: int) -> np.ndarray:
@@ -193,10 +184,9 @@ class _Translator:
             if bias is not None and wide.is_static and bias.shape[1:2] == (wide.get_length(),) == (bias.size,):
                 inputs.append(self._write.constant(bias.reshape(-1), f"{op.get_friendly_name()}.bias"))
                 self._done.add(adder.get_name())
-                op, _ = adder, op
-        groups = self._groups
-        self._put(op, "Conv", inputs, group=groups, strides=attributes["strides"], dilations=attributes["dilations"],
-                  **self._pads(attributes))  # fmt: skip
+                op = adder
+        strides, dilations, pads = attributes["strides"], attributes["dilations"], self._pads(attributes)
+        self._put(op, "Conv", inputs, group=self._groups, strides=strides, dilations=dilations, **pads)
 
     def _weight(self, op: Any) -> str:
         """Returns a convolution's weight, (O, I / groups, h, w), and notes its groups."""
@@ -262,10 +252,10 @@ class _Translator:
         if str(op.get_attributes().get("approximation_mode", "ERF")).upper() != "ERF":
             raise self._refused(op, "an approximated Gelu")
         given = self._input(op, 0)
-        part = self._write.node("Mul", [given, self._write.constant(np.float32(1 / np.sqrt(2)), "root")])
-        whole = self._write.node("Add", [self._write.node("Erf", [part]), self._write.constant(np.float32(1), "one")])
-        half = self._write.node("Mul", [given, self._write.constant(np.float32(0.5), "half")])
-        self._put(op, "Mul", [half, whole])
+        root, one, half = (self._write.constant(np.float32(each), "gelu") for each in (1 / np.sqrt(2), 1, 0.5))
+        part = self._write.node("Erf", [self._write.node("Mul", [given, root])])
+        whole = self._write.node("Add", [part, one])
+        self._put(op, "Mul", [self._write.node("Mul", [given, half]), whole])
 
     def _round(self, op: Any) -> None:
         if str(op.get_attributes().get("mode", "half_to_even")).lower() != "half_to_even":
@@ -373,9 +363,6 @@ class _Translator:
     def _shape_of(self, op: Any) -> None:
         said = self._write.node("Shape", [self._input(op, 0)])
         self._put(op, "Cast", [said], to=self._write.kind_of(op.output(0)))
-
-    def _convert(self, op: Any) -> None:
-        self._unary(op, "Cast", to=self._write.kind_of(op.output(0)))
 
     def _pad(self, op: Any) -> None:
         if str(op.get_attributes()["pad_mode"]).lower() != "constant":

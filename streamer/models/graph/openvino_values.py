@@ -1,4 +1,4 @@
-"""What is constant in an OpenVINO graph, and how its integer weights are stored."""
+"""Constants of an OpenVINO graph, and the storage of its integer weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NEAR = 1e-3
 
 @dataclass(frozen=True)
 class Integers:
-    """A weight as integers: it is `scale` * (`values` - `zero`).
+    """A weight stored as integers: `scale` * (`values` - `zero`).
 
     Attributes:
         values: int8 or uint8.
@@ -27,13 +27,13 @@ class Integers:
     zero: np.ndarray
 
     def is_of_leading(self, count: int) -> bool:
-        """Whether the scale is one, or one for each element of the first `count` dimensions together."""
+        """Whether there is one scale, or one for each element of the first `count` dimensions."""
         shape = self.scale.shape
         return self.scale.size == 1 or shape == (*self.values.shape[:count], *[1] * (len(shape) - count))
 
 
 class Values:
-    """Computes the constants of a graph, each once."""
+    """Computes and caches the constants of a graph."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], np.ndarray | None] = {}
@@ -43,7 +43,7 @@ class Values:
         return op.get_output_size() == 1 and self.of(op.output(0)) is not None
 
     def of(self, port: Any) -> np.ndarray | None:
-        """Returns what a port gives, or None where that isn't constant."""
+        """Returns a port's value, or None where it isn't constant."""
         key = (port.get_node().get_name(), port.get_index())
         if key not in self._known:
             self._known[key] = self._computed(port.get_node())
@@ -71,7 +71,7 @@ class Values:
         return np.asarray(_ARITHMETIC[kind](first, rest[0]), first.dtype)
 
     def integers_of(self, port: Any) -> Integers | None:
-        """Returns how a constant is stored as integers of 8 bits, or None where it isn't."""
+        """Returns a constant's 8-bit integers, or None where it isn't stored as such."""
         op = port.get_node()
         kind = op.get_type_name()
         if kind == "Convert" and op.input_value(0).get_node().get_type_name() in ("Multiply", "FakeQuantize"):
@@ -125,7 +125,7 @@ class Values:
 
 
 def _steps(values: np.ndarray, ranges: list[np.ndarray], levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns what FakeQuantize rounds to, 0 to levels - 1, and scale and zero point of what it then gives."""
+    """Returns FakeQuantize's rounded steps, 0 to levels - 1, with the scale and zero point of its output."""
     low, high, given_low, given_high = (one.astype(np.float32) for one in ranges)
     portion = (np.clip(values, np.minimum(low, high), np.maximum(low, high)) - low) / (high - low)
     scale = (given_high - given_low) / np.float32(levels - 1)
@@ -133,7 +133,7 @@ def _steps(values: np.ndarray, ranges: list[np.ndarray], levels: int) -> tuple[n
 
 
 def _integers(values: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> Integers | None:
-    """Returns them with a scale and a zero point of as many dimensions as the values; None where they don't fit."""
+    """Broadcasts scale and zero point to the rank of the values; None where they don't fit."""
     if scale.ndim > values.ndim:
         return None
     scale = np.asarray(scale, np.float32).reshape([1] * (values.ndim - scale.ndim) + list(scale.shape))
@@ -144,7 +144,7 @@ def _integers(values: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> Intege
 
 
 def _reshaped(found: Integers | None, shape: tuple[int, ...]) -> Integers | None:
-    """Returns integers of another shape, where the scale still belongs to the first dimensions; else None."""
+    """Reshapes integers where the scale still belongs to the leading dimensions; else returns None."""
     if found is None:
         return None
     values = found.values.reshape(shape)

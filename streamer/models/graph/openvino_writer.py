@@ -1,4 +1,4 @@
-"""An ONNX graph as it is written from an OpenVINO one, port by port."""
+"""Writes an ONNX graph from the ports of an OpenVINO graph."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from streamer.common.errors import ModelError
+from streamer.models.graph.editor import GraphEditor
 from streamer.models.graph.openvino_values import Integers, Values
 
 OPSET, IR_VERSION = 17, 8
@@ -32,7 +33,7 @@ _NEAR = 1e-3
 
 
 def port_name(port: Any) -> str:
-    """Returns the name by which OpenVINO knows a tensor, or else that of what makes it."""
+    """Returns a tensor's OpenVINO name, or its node's."""
     names = sorted(port.get_names())
     if names:
         return str(names[0])
@@ -42,22 +43,26 @@ def port_name(port: Any) -> str:
     return str(node.get_friendly_name()) + (f":{index}" if index else "")
 
 
-class GraphWriter:
+class GraphWriter(GraphEditor):
     """Collects nodes and constants."""
 
     def __init__(self, network: Any, values: Values) -> None:
+        model = helper.make_model(
+            helper.make_graph([], "openvino", [], []),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+        )
+        super().__init__(model)
+        self._model = model
         self._network = network
         self._values = values
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
         self._named: dict[tuple[str, int], str] = {}
         self._written: dict[tuple[str, int], str] = {}  # constants
-        self._taken: set[str] = set()
         for port in [*network.inputs, *(result.get_node().input_value(0) for result in network.outputs)]:
-            self._name(port)  # these keep their names whatever else is called so
+            self._name(port)  # reserves the names of inputs and outputs
 
     def tensor(self, port: Any) -> str:
-        """Returns the name of what a port gives; a constant is written when it is first asked for."""
+        """Returns a port's tensor name; writes a constant on first use."""
         key = _key(port)
         if key not in self._written and (value := self._values.of(port)) is not None:
             self.kind_of(port)
@@ -65,7 +70,7 @@ class GraphWriter:
         return self._written.get(key) or self._name(port)
 
     def integers(self, port: Any) -> str:
-        """Returns the name of what a port gives as int64, as shapes and axes have to be."""
+        """Returns a port's tensor name as int64, as shapes and axes must be."""
         value = self._values.of(port)
         if value is not None:
             return self.constant(value.astype(np.int64).reshape(-1), "integers")
@@ -73,31 +78,27 @@ class GraphWriter:
         return name if self.kind_of(port) == TensorProto.INT64 else self.node("Cast", [name], to=TensorProto.INT64)
 
     def constant(self, value: np.ndarray | np.generic, name: str) -> str:
-        """Adds a constant and returns its name, which is `name` or begins with it."""
-        name = self._fresh(name)
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), name))
-        return name
+        """Adds a constant and returns its name, which begins with `name`."""
+        return super().constant(np.ascontiguousarray(value).reshape(np.shape(value)), name)
 
-    def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Adds a node of one output, and returns the name of that."""
-        name = self._fresh(kind.lower())
-        self._nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
-        return name
+    def node(self, kind: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
+        """Adds a node with one output and returns that output's name."""
+        return super().node(kind, inputs, name or kind.lower(), **attributes)
 
     def put(self, op: Any, kind: str, inputs: Sequence[str], **attributes: Any) -> None:
-        """Adds a node whose outputs are those of an operation."""
-        ports = op.outputs()[:1] if kind == "MaxPool" else op.outputs()  # its second are places, which nobody reads
+        """Adds a node with an operation's outputs."""
+        ports = op.outputs()[:1] if kind == "MaxPool" else op.outputs()  # MaxPool's second output, indices, is unused
         outputs = [self._name(port) for port in ports]
-        self._nodes.append(helper.make_node(kind, inputs, outputs, name=op.get_friendly_name(), **attributes))
+        self.graph.node.append(helper.make_node(kind, inputs, outputs, name=op.get_friendly_name(), **attributes))
 
     def dequantized(self, stored: Integers, size: Sequence[int], name: str) -> str:
-        """Adds a weight as integers and a DequantizeLinear, of one scale or one for each row of the first dimension."""
+        """Adds an integer weight and its DequantizeLinear, with one scale or one for each output channel."""
         scale, zero = (part.reshape(-1) if part.size > 1 else part.reshape(()) for part in (stored.scale, stored.zero))
         parts = [(stored.values.reshape(size), "quantized"), (scale, "scale"), (zero, "zero_point")]
         return self.node("DequantizeLinear", [self.constant(part, f"{name}.{word}") for part, word in parts], axis=0)
 
     def quantize(self, op: Any, given: str, ranges: Sequence[np.ndarray], levels: int) -> None:
-        """Adds a FakeQuantize: as a pair where it gives back the range that it takes, and 0 is one of its steps."""
+        """Adds a FakeQuantize: as a Q/DQ pair where input and output range are equal and 0 is a step."""
         low, high, given_low, given_high = ranges
         scale = (high - low) / np.float32(levels - 1)
         zero = -low / scale
@@ -128,7 +129,7 @@ class GraphWriter:
         self.put(op, "Add", [wide, self.constant(given_low, "low")])
 
     def sizes(self, given: str, size: Sequence[int], wanted: Mapping[int, int]) -> str:
-        """Returns the sizes that a tensor is to have: those of `wanted` by axis, else those that it has."""
+        """Returns a tensor's new sizes: `wanted` by axis, else unchanged."""
         full = [wanted.get(axis, one) for axis, one in enumerate(size)]
         if -1 not in full:
             return self.constant(np.array(full, np.int64), "sizes")
@@ -142,10 +143,10 @@ class GraphWriter:
         return self.node("Concat", parts, axis=0)
 
     def kind_of(self, port: Any) -> int:
-        """Returns ONNX's type of what a port gives.
+        """Returns the ONNX type of a port.
 
         Raises:
-            ModelError: ONNX has no such type, or NanoDet no use for it.
+            ModelError: the type isn't supported.
         """
         name = str(port.get_element_type().get_type_name())
         if name not in _KINDS:
@@ -161,13 +162,13 @@ class GraphWriter:
             if name in {value.name for value in outputs}:
                 name = self.node("Identity", [name])
             outputs.append(self._declared(name, result))
-        graph = helper.make_graph(self._nodes, "openvino", inputs, outputs, self._constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        self.graph.input.extend(inputs)
+        self.graph.output.extend(outputs)
         if self._network.has_rt_info([_METADATA]):
             said = self._network.get_rt_info([_METADATA])
             held = said.astype(dict) if not isinstance(said, dict) else said
-            helper.set_model_props(model, {str(key): str(value.astype(str)) for key, value in held.items()})
-        return model
+            helper.set_model_props(self._model, {str(key): str(value.astype(str)) for key, value in held.items()})
+        return self._model
 
     def _declared(self, name: str, port: Any) -> onnx.ValueInfoProto:
         shape = port.get_partial_shape()
@@ -179,16 +180,8 @@ class GraphWriter:
     def _name(self, port: Any) -> str:
         key = _key(port)
         if key not in self._named:
-            self._named[key] = self._fresh(port_name(port))
+            self._named[key] = self.fresh(port_name(port))
         return self._named[key]
-
-    def _fresh(self, name: str) -> str:
-        unused, count = name, 0
-        while unused in self._taken:
-            count += 1
-            unused = f"{name}.{count}"
-        self._taken.add(unused)
-        return unused
 
 
 def _key(port: Any) -> tuple[str, int]:
