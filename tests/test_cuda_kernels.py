@@ -311,7 +311,7 @@ def test_an_output_that_is_not_finite_is_left_to_the_reference(
     assert to_detections(results, 0) is not None
     for index in range(1, len(outputs)):
         assert to_detections(results, index) is None  # so the detector calls the reference
-        with pytest.raises(EngineError, match="aren't finite"):
+        with pytest.raises(EngineError, match="NaN or Inf"):
             Postprocessor(spec, 0.1)(outputs[index].astype(np.float32), letterbox)
 
 

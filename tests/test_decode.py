@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from streamer.common.errors import EngineError, ModelError
 from streamer.models.letterbox import Letterbox
 from streamer.models.postprocess import MAX_DETECTIONS, Postprocessor, nms
+from streamer.models.spec import ModelSpec
 from tests.tiny import LABELS, tiny_spec
 
 SPEC = tiny_spec()
@@ -98,7 +101,7 @@ def test_an_output_that_is_not_finite_is_an_error(value: float, channel: int, fo
     if found:
         put(output, 0, 0, 0.5, (1, 1, 1, 1))
     output[-1, channel] = value  # at a point where nothing is found
-    with pytest.raises(EngineError, match="aren't finite"):
+    with pytest.raises(EngineError, match="NaN or Inf"):
         Postprocessor(SPEC)(output, SQUARE)
 
 
@@ -164,14 +167,17 @@ def test_classes_do_not_suppress_each_other() -> None:
     np.testing.assert_array_equal(nms(boxes.astype(np.float32), np.array([0, 1]), 0.5, 100), [0, 1])
 
 
-def naive_nms(boxes: np.ndarray, class_ids: np.ndarray, iou: float) -> list[int]:
+def naive_nms(boxes: np.ndarray, class_ids: np.ndarray, iou: float, *, distance: bool = False) -> list[int]:
     keep: list[int] = []
     for i, (x0, y0, x1, y1) in enumerate(boxes):
         for j in keep:
             a0, b0, a1, b1 = boxes[j]
             overlap = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
             union = (x1 - x0) * (y1 - y0) + (a1 - a0) * (b1 - b0) - overlap
-            if class_ids[i] == class_ids[j] and overlap > iou * union:
+            diagonal = (max(x1, a1) - min(x0, a0)) ** 2 + (max(y1, b1) - min(y0, b0)) ** 2
+            apart = ((x0 + x1 - a0 - a1) / 2) ** 2 + ((y0 + y1 - b0 - b1) / 2) ** 2
+            least = iou + distance * apart / diagonal
+            if class_ids[i] == class_ids[j] and overlap > least * union:
                 break
         else:
             keep.append(i)
@@ -183,9 +189,93 @@ def naive_nms(boxes: np.ndarray, class_ids: np.ndarray, iou: float) -> list[int]
 def test_nms_equals_the_plain_loop(count: int, seed: int, iou: float) -> None:
     random = np.random.default_rng(seed)
     corner = random.integers(0, 20, (count, 2))
-    boxes = np.concatenate([corner, corner + random.integers(1, 20, (count, 2))], axis=1).astype(np.float32)
+    boxes = np.concatenate([corner, corner + random.integers(1, 20, (count, 2))], axis=1).astype(np.float32) / 32
     class_ids = random.integers(0, 3, count)
     assert list(nms(boxes, class_ids, iou, 1000)) == naive_nms(boxes.astype(np.float64), class_ids, iou)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_distance_nms_equals_the_plain_loop(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    corner = random.uniform(0, 0.6, (30, 2))
+    boxes = np.concatenate([corner, corner + random.uniform(0.1, 0.4, (30, 2))], axis=1).astype(np.float32)
+    class_ids, iou = random.integers(0, 2, 30), random.uniform(0.1, 0.5)
+    wanted = naive_nms(boxes.astype(np.float64), class_ids, iou, distance=True)
+    assert list(nms(boxes, class_ids, iou, 1000, distance=True)) == wanted
+    assert nms(boxes[:0], class_ids[:0], iou, 10).dtype == np.int64
+
+
+@pytest.mark.parametrize(("kind", "count"), [("iou", 1), ("diou", 2)])
+def test_the_model_says_which_overlap_counts(kind: str, count: int) -> None:
+    output = blank()
+    put(output, 72, 0, 0.9, (1, 1, 1, 1))  # stride 16: 8 to 40 of 64, once left and once below: IoU 1/3, DIoU 0.26
+    put(output, 73 - 8 + 4, 0, 0.8, (1, 1, 1, 1))
+    boxes = Postprocessor(SPEC, iou=1)(output, SQUARE).boxes_xyxy
+    assert len(boxes) == 2
+    plain = nms_overlap(boxes)
+    spec = SPEC.model_copy(update={"nms": kind})
+    assert len(Postprocessor(spec, iou=plain - 0.01)(output, SQUARE)) == count
+
+
+def nms_overlap(boxes: np.ndarray) -> float:
+    """IoU of two boxes."""
+    sides = np.minimum(*boxes[:, 2:]) - np.maximum(*boxes[:, :2])
+    common = float(np.prod(np.maximum(sides, 0)))
+    return common / (float(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).sum()) - common)
+
+
+def test_equal_scores_keep_the_order_of_points() -> None:
+    output = blank()
+    random = np.random.default_rng(0)
+    for point in range(64):
+        put(output, point, int(random.integers(3)), 0.5 + 0.1 * (point % 2), (0, 0, 1, 1))
+    found = Postprocessor(SPEC, iou=1)(output, SQUARE)
+    centres = found.boxes_xyxy[:, :2].astype(int) // 8
+    points = centres[:, 1] * 8 + centres[:, 0]
+    inside = [point for point in points if point % 8 < 7 and point < 56]  # the others are clipped to their last pixels
+    assert inside == sorted(inside, key=lambda point: (-(point % 2), point))
+
+
+def spec_of(family: str, **more: Any) -> ModelSpec:
+    return ModelSpec.from_mapping({"name": "tiny", "family": family, "labels": list(LABELS), **more}, "tiny.yaml")
+
+
+def test_a_score_counts_above_the_threshold_only() -> None:
+    output = blank()
+    put(output, 0, 0, 0.5, (1, 1, 1, 1))
+    assert len(Postprocessor(SPEC, conf=0.5)(output, SQUARE)) == 0
+    spec = spec_of("yolox", input_size_wh=[64, 64])
+    rows = np.zeros((spec.num_points, spec.output_channels), np.float32)
+    rows[0, :4] = 1, 0.5, 0.25, 0.25
+    rows[9, :4] = 0.5, 0.25, 0.75, 1
+    found = Postprocessor(spec, conf=0.4)(rows, Letterbox.fit((64, 64), (64, 64), True))
+    np.testing.assert_array_equal(found.class_ids, [0, 2])
+    np.testing.assert_array_equal(found.scores, [0.5, 0.5])
+    np.testing.assert_allclose(found.boxes_xyxy, [[0, 0, 4, 4], [4, 4, 12, 12]])  # size 1 stride about the point
+    assert len(Postprocessor(spec, conf=0.5)(rows, Letterbox.fit((64, 64), (64, 64), True))) == 0
+
+
+@pytest.mark.parametrize("count", [3, 150])
+def test_queries_are_not_suppressed_and_limited(count: int) -> None:
+    spec = spec_of("d-fine", input_size_wh=[64, 64], output="heads")
+    rows = np.zeros((count, spec.output_channels), np.float32)
+    rows[:, 1], rows[:, 3:] = np.linspace(0.9, 0.5, count), (0.5, 0.5, 0.25, 0.5)
+    found = Postprocessor(spec)(rows, SQUARE)
+    assert len(found) == min(count, MAX_DETECTIONS)
+    np.testing.assert_allclose(found.boxes_xyxy[0], [24, 16, 40, 48])
+    assert set(found.class_ids) == {1} and (np.diff(found.scores) < 0).all()
+
+
+def test_detections_of_the_graph_are_filtered_and_their_classes_checked() -> None:
+    spec = spec_of("rtmdet", input_size_wh=[64, 64], output="detections")
+    rows = np.array(
+        [[0, 0, 8, 8, 0.9, 2], [0, 0, 8, 9, 0.8, 2], [0, 0, 8, 8, 0.4, 3], [1, 1, 2, 2, 0.1, 7]], np.float32
+    )
+    found = Postprocessor(spec, conf=0.4)(rows, SQUARE)
+    np.testing.assert_allclose(found.boxes_xyxy, [[0, 0, 8, 8], [0, 0, 8, 9]])
+    np.testing.assert_array_equal(found.class_ids, [2, 2])
+    with pytest.raises(ModelError, match="'tiny' detects class 3, but its description has 3 labels: correct them"):
+        Postprocessor(spec, conf=0.39)(rows, SQUARE)
 
 
 @settings(max_examples=50, deadline=None)

@@ -192,5 +192,5 @@ def test_a_detection_of_a_class_that_the_description_lacks_is_refused() -> None:
     spec = ModelSpec.from_mapping({"name": "m", "family": "d-fine", "labels": list(LABELS)}, "m.yaml")
     spec = spec.model_copy(update={"output": "detections", "queries": 1})
     rows = np.array([[1, 2, 30, 40, 0.9, 3]], np.float32)
-    with pytest.raises(ModelError, match="finds an object of class 3, and its description has 3 labels"):
+    with pytest.raises(ModelError, match="detects class 3, but its description has 3 labels"):
         Postprocessor(spec)(rows, Letterbox.fit((64, 64), (640, 640), False))

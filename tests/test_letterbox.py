@@ -32,7 +32,7 @@ def test_stretches() -> None:
     assert box.offset_xy == (0, 0)
 
 
-@pytest.mark.parametrize("source_wh", [(1280, 720), (720, 1280), (416, 416), (33, 1000), (1000, 33), (1, 1)])
+@pytest.mark.parametrize("source_wh", [(1280, 720), (720, 1280), (416, 416), (33, 999), (999, 33), (1280, 400), (1, 1)])
 def test_pads_with_black_and_overwrites_all(source_wh: tuple[int, int]) -> None:
     box = Letterbox.fit(source_wh, (64, 48), keep_ratio=True)
     out = np.full((48, 64, 3), 77, np.uint8)

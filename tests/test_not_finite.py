@@ -62,5 +62,5 @@ def test_a_run_whose_engine_fails_halfway_ends_with_one_line(
     capsys.readouterr()
     assert main([*map(str, common), "--no-progress"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: the model 'tiny' gives numbers that aren't finite")
+    assert said.startswith("error: the model 'tiny' produced NaN or Inf")
     assert said.count("\n") == 1

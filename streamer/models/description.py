@@ -1,4 +1,4 @@
-"""What a written description leaves to be worked out, before it is checked: `streamer.models.spec`."""
+"""Completes a written model description before `streamer.models.spec` validates it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,20 @@ _COCO_LABELS = Path(__file__).parent.parent / "data" / "coco.txt"
 
 
 def completed(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns a description with its labels read, pixel values of 0 to 255, and its family's defaults.
-
-    Args:
-        content: as written.
-        path: the file that it is in.
+    """Returns the description in `path` with labels read, ``pixel_range`` applied and its family's defaults.
 
     Raises:
-        ConfigError: labels can't be read, or ``pixel_range`` is none.
+        ConfigError: labels can't be read, or ``pixel_range`` is invalid.
     """
     if isinstance(content.get("labels"), str):
         content = content | {"labels": _read_labels(content["labels"], path)}
     family = content.get("family")
     defaults = FAMILIES[family].defaults if isinstance(family, str) and family in FAMILIES else {}
-    return dict(defaults) | _of_values_0_to_255(content, path)
+    return dict(defaults) | _without_pixel_range(content, path)
 
 
-def _of_values_0_to_255(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns a description without its ``pixel_range``: mean and deviation are of pixel values 0 to 255."""
+def _without_pixel_range(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Scales mean and deviation to pixel values of 0 to 255."""
     if "pixel_range" not in content:
         return content
     largest = content["pixel_range"]

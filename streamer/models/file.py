@@ -1,8 +1,6 @@
-"""A model file, read once: its description, and the graph that the CPU engines run.
+"""Reads model files (ONNX, OpenVINO IR) into one normal form: a description and an ONNX graph.
 
-It is ONNX, or an OpenVINO IR, which is read as ONNX. Our own exports describe themselves. A foreign one is brought into
-the same form with the help of a YAML description: its constants, quantisation, input and outputs, each in a module of
-its own.
+Exports of this project describe themselves; a foreign file may need a YAML description.
 """
 
 from __future__ import annotations
@@ -43,12 +41,7 @@ _FRAMES = "frames"
 
 @dataclass(frozen=True)
 class FileForm:
-    """What the file itself takes and gives, before it was brought into the one form.
-
-    Attributes:
-        image: its input.
-        layout: of its outputs.
-    """
+    """Input and outputs of the file itself, before normalising."""
 
     image: ImageForm
     layout: Layout | Finished
@@ -59,12 +52,12 @@ class ModelFile:
     """A model in the form every engine takes.
 
     Attributes:
-        path: the file it was read from.
-        sha256: of the file's bytes.
-        spec: what preprocessing and decoding need to know.
+        path: the file.
+        sha256: of its bytes, in hex.
+        spec: its description.
         proto: one input (batch, 3, H, W) float32, normalised BGR; one output (batch, N, channels) float32, scores
             after sigmoid.
-        form: of the file itself; None for a graph made here.
+        form: of the file itself; None for a graph made in memory.
     """
 
     path: Path
@@ -84,11 +77,11 @@ class ModelFile:
         """Returns the serialised graph with one input (batch, H, W, 3) uint8 BGR, normalisation inside.
 
         Args:
-            activations: how an INT8 model's are stored; the values are the same (see `streamer.models.graph.int8`).
-            convolution_outputs: quantise those of an INT8 model too, as ONNX Runtime needs; wants uint8 activations.
+            activations: storage of INT8 activations; the values are equal (see `streamer.models.graph.int8`).
+            convolution_outputs: quantise these too, for ONNX Runtime; needs uint8 activations.
 
         Raises:
-            ModelError: if an INT8 model is of a form that can't be adapted.
+            ModelError: an INT8 model can't be adapted.
         """
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
@@ -117,16 +110,15 @@ class ModelFile:
 
 
 def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
-    """Reads an ONNX file or an OpenVINO IR, and its weights where they are in another file beside it.
+    """Reads an ONNX file or an OpenVINO IR, with external weights.
 
     Args:
         path: the file.
-        spec: describes a foreign file; None takes the description from the file's own metadata, or that of an IR from
-            a file of its name that ends in .yaml, .yml or .json, or recognises the family by the graph.
+        spec: describes a foreign file; None uses `find_description`.
 
     Raises:
-        ModelError: if it can't be read, is of another form or of no known family, or doesn't fit its description.
-        ConfigError: if the description beside it is wrong.
+        ModelError: the file can't be read, has no description, or doesn't fit it.
+        ConfigError: the description beside it is invalid.
     """
     proto, digest = read_graph(path)
     spec = spec or find_description(path, proto)
@@ -139,16 +131,16 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
 
 
 def in_one_form(path: Path, digest: str, proto: ModelProto, spec: ModelSpec) -> ModelFile:
-    """Brings a graph into the form that every engine takes, in place.
+    """Converts a graph to the form that every engine takes, in place.
 
     Args:
-        path: the file it was read from.
-        digest: SHA-256 of that, in hex.
+        path: the file, for messages.
+        digest: its SHA-256 in hex.
         proto: the graph.
         spec: describes it.
 
     Raises:
-        ModelError: if it isn't of the family that `spec` says, or doesn't fit its description.
+        ModelError: the graph doesn't fit `spec`.
     """
     try:
         image, spec = fit_input(proto, spec)
@@ -164,11 +156,11 @@ def in_one_form(path: Path, digest: str, proto: ModelProto, spec: ModelSpec) -> 
 
 
 def find_description(path: Path, proto: ModelProto) -> ModelSpec | None:
-    """Returns what a file says of itself, or one beside it says, or its graph tells; None where nothing does.
+    """Returns the description in the metadata, or beside the file, or recognised by the graph; else None.
 
     Raises:
-        ModelError: if its metadata is damaged.
-        ConfigError: if the description beside it is wrong.
+        ModelError: the metadata is damaged.
+        ConfigError: the description beside the file is invalid.
     """
     if is_described(proto):
         try:
@@ -182,28 +174,25 @@ def find_description(path: Path, proto: ModelProto) -> ModelSpec | None:
 
 
 def is_described(proto: ModelProto) -> bool:
-    """Whether a graph says of itself what model it is."""
+    """Whether a graph's metadata describes it."""
     return any(entry.key.startswith(METADATA_PREFIX) for entry in proto.metadata_props)
 
 
 def description_beside(path: Path) -> ModelSpec | None:
-    """Reads the description beside a file of another form than ONNX, its name ending in .yaml, .yml or .json.
-
-    Returns:
-        None where there is none.
+    """Reads the .yaml, .yml or .json description beside a file that isn't ONNX; None where there is none.
 
     Raises:
-        ConfigError: if it is wrong.
+        ConfigError: it is invalid.
     """
     beside = [] if is_onnx(path) else [path.with_suffix(ending) for ending in (".yaml", ".yml", ".json")]
     return next((ModelSpec.from_yaml(file) for file in beside if file.is_file()), None)
 
 
 def read_graph(path: Path) -> tuple[ModelProto, str]:
-    """Reads an ONNX file as `read_onnx` does, or an OpenVINO IR (``NAME.xml``, ``NAME.bin`` beside it) as ONNX.
+    """Reads an ONNX file, or an OpenVINO IR (``NAME.xml`` and ``NAME.bin``) as ONNX; returns it and its SHA-256.
 
     Raises:
-        ModelError: if it can't be read, or is of another form; the message says what to do.
+        ModelError: the file can't be read, or is of another format.
     """
     if is_ir(path):
         return _read_ir(path)
@@ -232,13 +221,10 @@ def _read_ir(path: Path) -> tuple[ModelProto, str]:
 
 
 def read_onnx(path: Path) -> tuple[ModelProto, str]:
-    """Reads a file as it is, but for its constants: what the graph computes from constants alone is one, too.
-
-    Returns:
-        The model, and the SHA-256 of the file, and of what it keeps in others, in hex.
+    """Reads an ONNX file and folds its constants; returns it and the SHA-256 of it and its external data, in hex.
 
     Raises:
-        ModelError: if it can't be read, or isn't ONNX.
+        ModelError: the file can't be read, or isn't ONNX.
     """
     try:
         data = path.read_bytes()
@@ -264,10 +250,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, str]:
 
 
 def _check(proto: ModelProto, data: bytes) -> None:
-    """Lets ONNX check a model; that inputs and outputs say nothing of their shape is fine for every engine.
-
-    `data` are the bytes that the model was read from, where these are all of it: to write it again takes time.
-    """
+    """Runs ONNX's checker; inputs and outputs may lack a shape. `data`, where complete, saves a serialisation."""
     values = (*proto.graph.input, *proto.graph.output)
     undeclared = [value.type.tensor_type for value in values if not value.type.tensor_type.HasField("shape")]
     for tensor in undeclared:
@@ -282,10 +265,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def _check_constants(proto: ModelProto) -> None:
-    """Makes sure that every constant is as large as it says, and computes what is constant.
+    """Checks the size of every constant, and folds constants.
 
     Raises:
-        ModelError: if one isn't; the message goes behind the file's name.
+        ModelError: a constant is damaged; the message continues the file's name.
     """
     name = ""
     try:

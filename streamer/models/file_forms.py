@@ -1,4 +1,4 @@
-"""What a model file's name says of its form: what is read here, and what to do about the others."""
+"""Model file formats by file name: those that are read, and advice for the others."""
 
 from __future__ import annotations
 
@@ -21,30 +21,26 @@ _CURES = {
     ),
 }
 ENDINGS = frozenset((_ONNX, _IR, *_CURES))
-"""By which a model is a file rather than a name."""
+"""Suffixes of model files, as opposed to model names."""
 
 
 def is_ir(path: Path) -> bool:
-    """Whether a file is named as an OpenVINO IR is."""
+    """Whether a file is an OpenVINO IR by its suffix."""
     return path.suffix.lower() == _IR
 
 
 def is_openvinos(path: Path) -> bool:
-    """Whether a file is of a form that OpenVINO runs and ONNX Runtime doesn't."""
+    """Whether OpenVINO reads the file and ONNX Runtime doesn't."""
     return path.suffix.lower() in (_IR, ".tflite")
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether a file is named as an ONNX file is."""
+    """Whether a file is ONNX by its suffix."""
     return path.suffix.lower() == _ONNX
 
 
 def refuse_other_forms(path: Path) -> None:
-    """Refuses a model of a form that is only read elsewhere.
-
-    Raises:
-        ModelError: it is one; the message says what to do.
-    """
+    """Raises ModelError with advice for a file of a format that isn't read."""
     cure = _CURES.get(path.suffix.lower())
     if cure is not None:
         raise ModelError(f"{str(path)!r} {cure.format(path=path, stem=path.stem)}")

@@ -1,4 +1,4 @@
-"""The architecture of a NanoDet: `network` of a model description, from which `streamer.models.nanodet` builds it."""
+"""The architecture of a NanoDet: `network` in a model description; `streamer.models.nanodet` builds it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Frozen(BaseModel):
 
 
 class _Backbone(Frozen):
-    """What all backbones have in common: an activation of their own, or None for the network's."""
+    """Common to all backbones: their own activation, or None for the network's."""
 
     activation: ActivationName | None = None
 
@@ -129,7 +129,7 @@ SPECS_BY_TYPE: dict[str, type[Frozen]] = {
 
 
 class HeadSpec(Frozen):
-    """The convolutions before the 1x1 prediction layer, their own on every level."""
+    """The convolutions before the 1x1 prediction layer, separate for each level."""
 
     channels: PositiveInt
     convs: PositiveInt

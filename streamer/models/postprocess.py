@@ -1,4 +1,4 @@
-"""From the network's raw output to detections: the NumPy reference that every other implementation must match."""
+"""The network's raw output to detections: the NumPy reference that the GPU kernel must match."""
 
 from __future__ import annotations
 
@@ -17,16 +17,13 @@ MAX_DETECTIONS = 100
 """Detections kept in one frame, best first: COCO's own limit."""
 
 MAX_CANDIDATES = 3000
-"""(point, class) pairs that reach NMS, best first; far above what a frame holds at any useful threshold."""
+"""(point, class) pairs that reach NMS, best first."""
 
-NOT_FINITE = "gives numbers that aren't finite: get its file again, or use --precision f32"
+NOT_FINITE = "produced NaN or Inf: get its file again, or use --precision f32"
 
 
 class Postprocessor:
-    """Decodes one model's output at fixed thresholds.
-
-    Scores are filtered first and only the survivors' boxes are decoded, as the model's family says
-    (`streamer.models.families`).
+    """Decodes one model's output at fixed thresholds, as its family (`streamer.models.families`) defines.
 
     Attributes:
         spec: the model's description.
@@ -38,14 +35,7 @@ class Postprocessor:
     def __init__(
         self, spec: ModelSpec, conf: float = 0.4, iou: float = 0.6, class_ids: Collection[int] | None = None
     ) -> None:
-        """Prepares anchor points for `spec`.
-
-        Args:
-            spec: the model's description.
-            conf: least score to keep, 0 to 1.
-            iou: overlap above which the weaker of two boxes of one class is dropped, 0 to 1.
-            class_ids: classes to keep; None keeps all.
-        """
+        """See the attributes; `class_ids` are the classes to keep, None keeps all."""
         self.spec = spec
         self.conf = conf
         self.iou = iou
@@ -59,17 +49,16 @@ class Postprocessor:
         """Decodes one image.
 
         Args:
-            output: (N, channels) float32 as `ModelSpec` describes it; for NanoDet, scores after sigmoid, then
-                distributions as logits.
+            output: (N, channels) float32 as `ModelSpec` describes it.
             letterbox: the transform that made the network's input.
 
         Returns:
-            Detections in pixels of the source frame, clipped to it, best first, at most `MAX_DETECTIONS`; each box is
-            wider and higher than 0.
+            Detections in pixels of the source frame, clipped to it, best first, at most `MAX_DETECTIONS`; boxes have
+            an area above 0.
 
         Raises:
-            ModelError: if `output` has another shape than the model's description says.
-            EngineError: if `output` holds a number that isn't finite, wherever it stands.
+            ModelError: `output` has another shape than the description says.
+            EngineError: `output` contains NaN or Inf.
         """
         spec = self.spec
         wanted = (spec.num_points or output.shape[0], spec.output_channels)
@@ -90,7 +79,7 @@ class Postprocessor:
         row_ids, class_ids, best = row_ids[order], class_ids[order], best[order]
 
         unique_ids, inverse = np.unique(row_ids, return_inverse=True)
-        points = self._points[unique_ids] if len(self._points) else np.empty((len(unique_ids), 0), np.float32)
+        points = self._points[unique_ids] if spec.has_anchors else self._points
         boxes = boxes_of(output[unique_ids], points, spec)[inverse]
         shown = letterbox.to_source(boxes)  # a box in the padding has no area left here
         has_area = (shown[:, 2:] > shown[:, :2]).all(axis=1)
@@ -108,14 +97,14 @@ class Postprocessor:
         """Returns row, class and score of each pair above the threshold.
 
         Raises:
-            ModelError: a finished detection is of a class that the description doesn't have.
+            ModelError: a detection from the graph has a class that the description lacks.
         """
         spec = self.spec
         if spec.output == "detections":
             beyond = output[(output[:, 4] > self.conf) & (output[:, 5] >= spec.num_classes), 5]
             if beyond.size:
                 raise ModelError(
-                    f"the model {spec.name!r} finds an object of class {beyond[0]:g}, and its description has "
+                    f"the model {spec.name!r} detects class {beyond[0]:g}, but its description has "
                     f"{spec.num_classes} labels: correct them"
                 )
         scores = scores_of(output, spec)
@@ -142,8 +131,8 @@ def nms(
         class_ids: (N,) classes; boxes of different classes never suppress each other.
         iou: overlap above which the weaker box is dropped.
         limit: how many boxes to keep at most.
-        distance: take from the overlap the squared distance of two boxes' centres, as a part of the squared diagonal of
-            the least box around both (DIoU-NMS, arXiv:1911.08287, section 3.4).
+        distance: subtract from the IoU the squared distance of the centres over the squared diagonal of the enclosing
+            box (DIoU-NMS, arXiv:1911.08287, section 3.4).
 
     Returns:
         Indices of the kept boxes, best first, (K,) int64.

@@ -1,7 +1,6 @@
-"""What a model is, apart from its weights: all that preprocessing, decoding and rebuilding it need.
+"""The description of a model: what preprocessing, decoding and rebuilding its network need.
 
-A `ModelSpec` comes from a YAML file of ``configs/models`` or from the metadata of an exported ONNX file, and goes into
-the latter unchanged. Nothing here imports a network or an engine.
+A `ModelSpec` comes from a YAML file or from the metadata of an exported ONNX file.
 """
 
 from __future__ import annotations
@@ -43,33 +42,32 @@ Count = Annotated[int, Field(ge=0)]
 class ModelSpec(Frozen):
     """One model: its input, its output and its labels.
 
-    A description may also say ``pixel_range: 1`` where `mean_bgr` and `std_bgr` are of values 0 to 1: they are
-    multiplied by 255 when it is read.
+    YAML descriptions may add ``pixel_range: 1`` where `mean_bgr` and `std_bgr` are for pixel values of 0 to 1.
 
     Attributes:
         name: the network, such as ``nanodet-m``.
         family: of `streamer.models.families`, such as ``nanodet`` (v0: m and g) or ``nanodet-plus``.
         input_size_wh: network input (width, height) in pixels.
-        keep_ratio: whether a frame keeps its aspect ratio (with black borders) or is stretched.
-        mean_bgr: subtracted from the 0-255 pixel values, in B, G, R order whatever `channel_order` is.
-        std_bgr: what they are then divided by.
+        keep_ratio: whether a frame is padded to keep its aspect ratio, or stretched.
+        mean_bgr: subtracted from the 0-255 pixel values, always in B, G, R order.
+        std_bgr: divides the result.
         strides: of the output levels, ascending, in pixels; none in a family without anchor points.
         reg_max: a box side is a distribution over 0 ... reg_max strides; 0 in a family where it is a number.
         anchor_offset: an anchor point lies at (i + offset) * stride; 0.5 for NanoDet, 0 for NanoDet-Plus.
-        activation: of every layer, unless a backbone has its own; LeakyReLU has slope 0.1. Any, without a `network`.
+        activation: of every layer, unless a backbone has its own; LeakyReLU has slope 0.1. Any name without `network`.
         labels: class names in output order.
-        checkpoint_sha256: of the checkpoint file the weights came from, or None before they are known.
-        network: the architecture, or None for a foreign ONNX file that is not to be rebuilt.
+        checkpoint_sha256: of the checkpoint file, or None.
+        network: the architecture, or None for a foreign ONNX file.
         channel_order: of the file's input; what `load_model` returns is BGR.
-        scores: whether the file's scores are ``logits`` or ``probabilities``, where its graph doesn't tell (``auto``).
-        order: whether scores or boxes come first in its outputs, likewise.
-        padding: where a picture that keeps its ratio lies in the input.
-        pad_value: of the pixels around it, 0 to 255.
-        nms: overlap by which boxes are dropped: IoU, or DIoU, which is less by how far apart their centres are.
-        class_agnostic: whether boxes drop those of other classes too.
-        output: what the file's outputs are: the network's raw ``heads``, ``boxes`` that are decoded, or ``detections``,
-            with the scores' threshold or NMS done; ``auto`` reads it from the graph.
-        queries: rows of the output where they aren't of anchor points; 0 where the file doesn't tell.
+        scores: ``logits`` or ``probabilities``; ``auto`` reads it from the graph.
+        order: whether scores or boxes come first in the outputs; ``auto`` reads it from the graph.
+        padding: where a padded picture lies in the input.
+        pad_value: of the padding, 0 to 255.
+        nms: overlap measure of NMS, IoU or DIoU.
+        class_agnostic: whether NMS ignores classes.
+        output: ``heads``: raw; ``boxes``: decoded; ``detections``: after threshold or NMS; ``auto`` reads it from the
+            graph.
+        queries: rows of an output without anchor points; 0 where unknown.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
@@ -98,7 +96,7 @@ class ModelSpec(Frozen):
     @field_validator("keep_ratio", "class_agnostic", mode="before")
     @classmethod
     def _words_of_yaml(cls, value: object) -> object:
-        """Takes YAML 1.1's other words for true and false."""
+        """Accepts YAML 1.1's other words for true and false."""
         words = {"yes": True, "on": True, "no": False, "off": False}
         return words.get(value.lower(), value) if isinstance(value, str) else value
 
@@ -170,22 +168,22 @@ class ModelSpec(Frozen):
 
     @property
     def suppresses(self) -> bool:
-        """Whether overlapping boxes are to be dropped."""
+        """Whether NMS is needed."""
         return FAMILIES[self.family].suppresses and self.output != "detections"
 
     @property
     def score_channels(self) -> int:
-        """Values of a row that its scores are made of."""
+        """Values of a row before its box."""
         return FAMILIES[self.family].objectness + self.num_classes
 
     @property
     def box_channels(self) -> int:
-        """Values of a row that its box is made of; with bins, reg_max + 1 for left, top, right and bottom each."""
+        """Values of a row's box; with bins, reg_max + 1 for each of left, top, right and bottom."""
         return 4 * (self.reg_max + 1) if self.has_bins else 4
 
     @property
     def output_channels(self) -> int:
-        """Values of a row: scores, then the box; of a finished detection box, score and class."""
+        """Values of a row: scores, then the box; for ``detections`` box, score and class."""
         return 6 if self.output == "detections" else self.score_channels + self.box_channels
 
     @property
@@ -239,10 +237,10 @@ class ModelSpec(Frozen):
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> ModelSpec:
-        """Reads back what `to_metadata` wrote; keys of others are passed over.
+        """Reads what `to_metadata` wrote; ignores other keys.
 
         Raises:
-            ModelError: there is no description, or it is damaged, or of a version this program doesn't know.
+            ModelError: there is no description, or it is damaged or of another version.
         """
         if _VERSION_KEY not in metadata:
             raise ModelError(
@@ -286,7 +284,7 @@ class ModelSpec(Frozen):
 
     @classmethod
     def from_mapping(cls, content: dict[str, Any], path: Path | str) -> ModelSpec:
-        """Takes what `from_yaml` reads; `path` is the file that messages name.
+        """Validates a description's content; `path` is for messages.
 
         Raises:
             ConfigError: as `from_yaml`.
@@ -301,7 +299,7 @@ class ModelSpec(Frozen):
 
 
 def configs_dir() -> Path:
-    """Returns the folder of the packaged configurations: within the installed package, or beside it in a checkout."""
+    """Returns the folder of packaged configurations, installed or in a checkout."""
     package = Path(__file__).parent.parent
     installed = package / "configs"
     return installed if installed.exists() else package.parent / "configs"
@@ -313,10 +311,10 @@ def network_names() -> tuple[str, ...]:
 
 
 def packaged_config(name: str) -> Path:
-    """Returns the description file of a network by its name, such as ``nanodet-m``.
+    """Returns the description file of a network such as ``nanodet-m``.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: the name is unknown.
     """
     known = network_names()
     if name not in known:
@@ -364,7 +362,7 @@ _MODELS_BY_PLACE: dict[str, type[BaseModel]] = {
 
 
 def _in_one_line(error: ValidationError) -> str:
-    """Says every problem with its key; for an unknown key, the nearest that exist there."""
+    """Names every problem with its key; for an unknown key, similar ones."""
     problems = []
     for detail in error.errors():
         place = [str(part) for part in detail["loc"]]

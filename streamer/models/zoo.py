@@ -1,4 +1,4 @@
-"""Model names: packaged, cached, or downloaded once."""
+"""Resolves model names to files: packaged, cached or downloaded."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _LEAST_BYTES_A_S, _MAX_BYTES = 10_000, 1 << 29
 
 @dataclass(frozen=True)
 class ZooModel:
-    """A model that can be named.
+    """A model known by name.
 
     Attributes:
         name: network and input size, such as ``nanodet-plus-m_416``.
         onnx_url: the official export, or None where upstream publishes none.
         checkpoint_url: the official checkpoint, for `python -m calibration export`.
-        sha256: of the packaged file, or of the one behind `onnx_url` where it was computed from that file.
+        sha256: of the packaged file or of `onnx_url`, where known.
     """
 
     name: str
@@ -83,8 +83,8 @@ def resolve_model(model: str) -> tuple[Path, ModelSpec | None]:
         The file, and its description where the file doesn't carry one (the official exports), else None.
 
     Raises:
-        ConfigError: if there is neither such a file nor such a name.
-        ModelError: if it can't be downloaded (nothing is left behind then), or the packaged file is damaged.
+        ConfigError: the file or name doesn't exist.
+        ModelError: the download fails, leaving nothing behind, or the packaged file is damaged.
     """
     if os.sep in model or Path(model).suffix.lower() in ENDINGS:
         path = Path(model)
@@ -144,12 +144,12 @@ def _cached(model: ZooModel) -> Path:
 
 
 def download(url: str, path: Path, sha256: str | None) -> None:
-    """Downloads `url` to `path`, which appears only once the whole file has come and its checksum fits.
+    """Downloads `url` to `path` atomically, after checking its length and checksum.
 
     Raises:
-        ModelError: if the address can't be reached, breaks off, sends less than 10 kB a second or more than 512 MiB,
-            or gives another file than `sha256` says.
-        OSError: if `path` can't be written.
+        ModelError: the server can't be reached, breaks off, sends less than 10 kB/s or more than 512 MiB, or the
+            checksum differs.
+        OSError: `path` can't be written.
     """
     by_hand = f"download it by hand to {str(path)!r}, or give an .onnx file with --model"
     with atomic_file(path) as partial:
@@ -176,7 +176,7 @@ def download(url: str, path: Path, sha256: str | None) -> None:
 
 
 def _opener(deadline: Deadline) -> urllib.request.OpenerDirector:
-    """Returns what opens a URL whose whole answer is to come until a deadline."""
+    """Returns an opener whose responses must be complete by a deadline."""
 
     class Connection(http.client.HTTPConnection):
         response_class = response_within(deadline)

@@ -1,8 +1,7 @@
-"""What a graph computes from constants alone.
+"""Constant folding.
 
-An exporter may keep a scale, a zero point or a shape as an initializer, in a Constant node in any of its forms, or
-behind operators such as Identity, Cast and Reshape. Engines see no difference, so nothing here looks at initializers
-alone.
+Exporters store scales, zero points and shapes as initializers, as Constant nodes of any form, or behind operators such
+as Identity, Cast and Reshape; engines treat all of them alike.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ _QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 _ANY_SIZE = _REARRANGING | {"Cast", "CastLike", *_QUANTIZING}
 _LARGEST_SHAPE = 64
 _MOST_VALUES = 4096
-"""In an operand of an operator whose result may be larger than what it reads."""
+"""Of an operand where the result may be larger than the operands."""
 
 
 class Constants:
-    """The constant tensors of a graph by name, each computed when it is asked for."""
+    """The constant tensors of a graph by name, computed on first use."""
 
     def __init__(self, proto: ModelProto) -> None:
         graph = proto.graph
@@ -49,10 +48,10 @@ class Constants:
         return name in self._tensors or name in self._values or name in self._makers
 
     def get(self, name: str) -> np.ndarray | None:
-        """Returns a tensor's value, or None where it isn't constant, or can't be computed.
+        """Returns a tensor's value; None where it isn't constant or can't be computed.
 
         Raises:
-            ValueError, TypeError: if a constant is damaged.
+            ValueError, TypeError: a constant is damaged.
         """
         waiting = [name]
         while waiting:
@@ -72,10 +71,7 @@ class Constants:
         return self._values.get(name)
 
     def origin(self, name: str) -> str:
-        """Returns the name of the tensor that `name` is computed from by operators that keep or rearrange its values.
-
-        That is the first operand's, through casts and quantising too; `name` itself where nothing made it.
-        """
+        """Returns the tensor that `name` comes from, through casts, Q/DQ nodes and rearrangements."""
         while (node := self._makers.get(name)) is not None and node.op_type in _ANY_SIZE and name not in self._tensors:
             name = node.input[0]
         return name
@@ -106,12 +102,12 @@ class Constants:
         try:
             evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._opsets))
             return [np.asarray(value) for value in evaluator.run(None, fed)]
-        except Exception:  # a node that contradicts itself trips the evaluator anywhere; the checks say so
+        except Exception:  # an inconsistent node; checks report it
             return nothing
 
 
 def _quickly(node: NodeProto, operands: list[np.ndarray | None]) -> np.ndarray | None:
-    """Computes what arithmetic on shapes is made of, which the reference takes long for; None for all else."""
+    """Computes arithmetic on shapes, for which the reference evaluator is slow; None for the rest."""
     first, second = (*operands, None)[:2]
     if first is None or first.dtype.kind not in "iu" or first.size > _LARGEST_SHAPE:
         return None
@@ -135,10 +131,7 @@ def _quickly(node: NodeProto, operands: list[np.ndarray | None]) -> np.ndarray |
 
 
 def _requantised(node: NodeProto, operands: list[np.ndarray | None]) -> np.ndarray | None:
-    """Computes QuantizeLinear or DequantizeLinear of 8 or 16 bits and int32; the reference has it for new opsets alone.
-
-    Returns None for other types, and for scales in blocks.
-    """
+    """Computes Q/DQ of 8, 16 or 32 bits, which the reference has only for new opsets; None for the rest."""
     values, scale, zero = (*operands, None)[:3]
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     if values is None or scale is None or attributes.get("block_size"):
@@ -164,7 +157,7 @@ def _requantised(node: NodeProto, operands: list[np.ndarray | None]) -> np.ndarr
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray | None:
-    """Returns a sparse tensor as a whole one, or None where it is too large to be."""
+    """Returns a sparse tensor as dense; None where too large."""
     shape, values = tuple(sparse.dims), numpy_helper.to_array(sparse.values)
     if np.prod(shape, dtype=np.float64) > 1 << 24:
         return None
@@ -177,7 +170,7 @@ def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray | None:
 
 
 def _constant_value(node: NodeProto) -> np.ndarray | None:
-    """Returns the value of a Constant node, whichever attribute holds it; None for text."""
+    """Returns the value of a Constant node; None for text."""
     for attribute in node.attribute:
         match attribute.name:
             case "value":
@@ -196,12 +189,10 @@ def _constant_value(node: NodeProto) -> np.ndarray | None:
 
 
 def fold_constants(proto: ModelProto) -> None:
-    """Turns what a graph computes from constants into initializers, in place; what it computes stays the same.
-
-    What only says how a weight is stored stays, and all that reads it: quantising, and the cast of a float16 weight.
+    """Folds constants into initializers, in place, except for stored weights: Q/DQ nodes and casts from float16.
 
     Raises:
-        ValueError, TypeError: if a constant is damaged.
+        ValueError, TypeError: a constant is damaged.
     """
     graph = proto.graph
     constants = Constants(proto)
@@ -228,7 +219,7 @@ def fold_constants(proto: ModelProto) -> None:
 
 
 def _folded(node: NodeProto, constants: Constants) -> dict[str, np.ndarray]:
-    """Returns the outputs of a node that can be constants of their own, all of them or none."""
+    """Returns all outputs of a node that can be folded, or none."""
     if node.op_type in _QUANTIZING or any(name not in constants for name in node.output if name):
         return {}
     if node.op_type == "Cast":

@@ -1,4 +1,4 @@
-"""Weights that a model keeps in a file of their own beside it (`NAME.onnx.data`)."""
+"""External weights: tensors in another file (`NAME.onnx.data`)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,14 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 from streamer.common.errors import ModelError
 
 _MOST_BYTES = 1 << 31
-"""What one ONNX file can hold, and far beyond any NanoDet."""
+"""The limit of one ONNX file."""
 
 
 def load_external_data(proto: ModelProto, path: Path) -> bytes:
-    """Reads the weights that a model keeps in other files of its folder, in place.
-
-    Args:
-        proto: the model.
-        path: the file it was read from.
-
-    Returns:
-        All bytes that were read, in the order of the tensors; none for a model that is whole.
+    """Reads the external weights of the model in file `path`, in place; returns their bytes.
 
     Raises:
-        ModelError: a file is outside of the model's folder, missing or too short; the message goes behind the model's
-            name.
+        ModelError: a file is outside the model's folder, missing or too short; the message continues the model's name.
     """
     read = []
     left = _MOST_BYTES

@@ -1,8 +1,8 @@
-"""Outputs that are finished detections: threshold or NMS was done in the graph.
+"""Outputs of graphs that include the threshold or NMS.
 
-The one form is (batch, K, 6): box (xyxy in input pixels), score, class. Files have it as ``dets`` (K, 5) and ``labels``
-(MMDeploy: RTMDet, YOLOX), as ``labels``, ``boxes`` and ``scores`` (D-FINE, DEIMv2), or as rows of class, score and box
-(PaddleDetection: PicoDet). K is often known only when the graph has run.
+The normal form is (batch, K, 6): box (xyxy in input pixels), score, class. Files have ``dets`` (K, 5) and ``labels``
+(MMDeploy: RTMDet, YOLOX), ``labels``, ``boxes`` and ``scores`` (D-FINE, DEIMv2), or rows of class, score and box
+(PaddleDetection: PicoDet). K is often unknown before the graph runs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _BOX_FIRST = [2, 3, 4, 5, 1, 0]
 
 @dataclass(frozen=True)
 class Finished:
-    """Where finished detections lie.
+    """The outputs that hold detections.
 
     Attributes:
-        parts: outputs with box, score and class, in this order; one output may hold several of them.
-        order: of the columns, where it is one output.
+        parts: outputs with box, score and class, in this order; one output may hold several.
+        order: of the columns of a single output.
     """
 
     parts: tuple[str, ...]
@@ -37,17 +37,17 @@ class Finished:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the file has the one form already."""
+        """Whether the file has the normal form."""
         return len(self.parts) == 1 and self.order == "box-first"
 
     def rows(self, outputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        """Returns the one form, (K, 6), of the first picture of the file's own outputs by name."""
+        """Returns the first picture's detections, (K, 6), from the file's own outputs by name."""
         columns = [np.asarray(outputs[name], np.float32).reshape(-1, width) for name, width in self._widths()]
         rows = np.concatenate(columns, axis=1)
         return rows if self.order == "box-first" else rows[:, _BOX_FIRST]
 
     def join(self, proto: ModelProto, output: str) -> None:
-        """Makes a graph end in the one form, in place."""
+        """Converts a graph's outputs to the normal form, in place."""
         editor = GraphEditor(proto)
 
         def add(kind: str, inputs: list[str], **attributes: Any) -> str:
@@ -71,13 +71,7 @@ class Finished:
 
 
 def read_finished(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape]) -> tuple[Finished, ModelSpec] | None:
-    """Recognises outputs that are finished detections; None where they aren't.
-
-    Args:
-        proto: the graph.
-        spec: what the model is said to be.
-        shapes: of its tensors for one picture; see `shapes_of`.
-    """
+    """Recognises outputs after NMS, and completes `spec`; None for other outputs. See `read_layout`."""
     if spec.output not in ("auto", "detections"):
         return None
     integers = [value.name for value in proto.graph.output if value.type.tensor_type.elem_type in _INTEGERS]

@@ -1,4 +1,4 @@
-"""Brings a graph's input into the one form that every engine feeds: float32 (batch, 3, H, W), normalised, BGR."""
+"""Converts a graph's input to the normal form: float32 (batch, 3, H, W), normalised, BGR."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _SHAPE_OPERANDS = {"Reshape": 1, "Expand": 1, "Resize": 3}
 
 @dataclass(frozen=True)
 class ImageForm:
-    """What a file itself takes.
+    """The input of the file itself.
 
     Attributes:
-        name: of its input.
-        batch: pictures that it wants at once; 0 for any number.
-        is_half: whether they are float16, rather than float32.
-        channels_last: whether they are (batch, H, W, 3), rather than (batch, 3, H, W).
+        name: of the input.
+        batch: its fixed batch size; 0 for any.
+        is_half: float16 rather than float32.
+        channels_last: (batch, H, W, 3) rather than (batch, 3, H, W).
         is_rgb: whether red is the first channel.
-        sizes: further inputs by name, which tell the graph of the picture's size, and what they are given.
+        sizes: values of further inputs, which hold the picture's size, by name.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ImageForm:
     sizes: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def of(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
-        """Returns one normalised picture (1, 3, H, W), BGR, as the file takes it, repeated to fill its batch."""
+        """Converts one normalised picture (1, 3, H, W), BGR, to the file's form, repeated to fill its batch."""
         taken: npt.NDArray[np.floating] = images[:, ::-1] if self.is_rgb else images
         if self.channels_last:
             taken = taken.transpose(0, 2, 3, 1)
@@ -51,17 +51,16 @@ class ImageForm:
 
 
 def fit_input(proto: ModelProto, spec: ModelSpec) -> tuple[ImageForm, ModelSpec]:
-    """Makes a graph take one input (batch, 3, H, W), float32 BGR, in place.
+    """Converts a graph's input to (batch, 3, H, W), float32 BGR, in place.
 
-    Constants that the file lists among its inputs are no inputs; one that tells the size of the picture becomes a
-    constant. A float16 input gets a cast, one with the channels
-    last a transposition, one of RGB an exchange of channels, and a batch that the file fixes becomes 1.
+    Adds a Cast for float16, a Transpose for channels last and a Gather for RGB; a fixed batch becomes 1, and inputs
+    that hold the picture's size become constants.
 
     Returns:
-        The input as it was, and `spec` with the input size that the graph really has.
+        The file's own input, and `spec` with the graph's input size.
 
     Raises:
-        ModelError: the graph has no such input; the message goes behind the file's name.
+        ModelError: the graph has no such input; the message continues the file's name.
     """
     graph = proto.graph
     constants = {constant.name for constant in graph.initializer}
@@ -99,7 +98,7 @@ def fit_input(proto: ModelProto, spec: ModelSpec) -> tuple[ImageForm, ModelSpec]
 
 
 def _tells_size(value: ValueInfoProto) -> bool:
-    """Whether an input is two numbers a picture, its size or scale, as exports with decoded boxes take."""
+    """Whether an input is the picture's size or scale, as exports with decoded boxes have."""
     shape = dimensions(value)
     return len(shape) == 2 and shape[1] == 2 and (_is_integer(value) or value.name in ("scale_factor", "im_shape"))
 
@@ -109,10 +108,9 @@ def _is_integer(value: ValueInfoProto) -> bool:
 
 
 def _size(value: ValueInfoProto, size_wh: tuple[int, int]) -> npt.NDArray[Any]:
-    """Returns what makes a graph give its boxes in pixels of its own input.
+    """Returns the size that makes a graph return boxes in pixels of its input.
 
-    D-FINE and DEIMv2 take width and height (``orig_target_sizes``), PaddleDetection's exports a scale and, some, height
-    and width.
+    D-FINE and DEIMv2 take width and height (``orig_target_sizes``), PaddleDetection a scale, and height and width.
     """
     if _is_integer(value):
         kind = np.int64 if value.type.tensor_type.elem_type == TensorProto.INT64 else np.int32
@@ -147,10 +145,9 @@ def _replace_input(proto: ModelProto, form: ImageForm, value: ValueInfoProto) ->
 
 
 def _unfix_batch(proto: ModelProto, image: ValueInfoProto, batch: int) -> None:
-    """Makes a graph for pictures in batches of a fixed size one for single pictures, in place.
+    """Changes a fixed batch to 1, in place: in the input, outputs and each constant shape that begins with it.
 
-    The batch is the first number of each constant shape that begins with it. What doesn't hold together then is told
-    by the shapes of all tensors.
+    `shapes_of` refuses a graph that this makes inconsistent.
     """
     graph = proto.graph
     image.type.tensor_type.shape.dim[0].dim_value = 1

@@ -1,14 +1,12 @@
-"""The INT8 artifact, and the forms of it that the CPU engines compute well.
+"""Adapts the INT8 file to CPU engines when it is loaded.
 
-The artifact is an ONNX file whose activations pass through QuantizeLinear/DequantizeLinear pairs: int8, one scale a
-tensor, zero point 0, in front of each quantised convolution; activations and biases stay float. TensorRT and OpenVINO
-fuse exactly that. Two engines need more, and get it here, in the graph they load:
+The file has a Q/DQ pair in front of each quantised convolution: int8, one scale a tensor, zero point 0. TensorRT and
+OpenVINO fuse that. Two engines need more:
 
-- OpenVINO without AMX computes signed activations wrongly, without a word: `use_uint8` moves each activation's zero
+- OpenVINO without AMX computes wrong results with signed activations and reports no error: `use_uint8` moves each zero
   point from 0 (int8) to 128 (uint8), which changes no value.
-- ONNX Runtime fuses an integer convolution only where its output is quantised too: `quantize_convolution_outputs`
-  does so with ranges measured at calibration and stored in the file's metadata. Shared scales make every other pair it
-  adds exact.
+- ONNX Runtime fuses a convolution only if its output is quantised too: `quantize_convolution_outputs` adds these pairs
+  with ranges that calibration stored in the metadata.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from streamer.models.graph.constants import Constants
 from streamer.models.spec import METADATA_PREFIX
 
 RANGES_KEY = f"{METADATA_PREFIX}int8_convolution_ranges"
-"""Metadata: JSON of {convolution's output tensor: [least, greatest]}, what calibration saw before the activation."""
+"""Metadata: JSON of {convolution's output tensor: [min, max]}, measured before the activation."""
 
 _REMEDY = "get the file again, or quantise the model again"
 _ACTIVATIONS = {"LeakyRelu", "Relu"}
@@ -43,7 +41,7 @@ def use_uint8(proto: ModelProto) -> None:
     q = round(x / scale) + zero point, so 128 on both sides of a pair cancels.
 
     Raises:
-        ModelError: an int8 activation goes into something other than DequantizeLinear, or a zero point isn't constant.
+        ModelError: an int8 activation has a reader other than DequantizeLinear, or a zero point isn't constant.
     """
     graph = proto.graph
     constants = Constants(proto)
@@ -72,15 +70,13 @@ def use_uint8(proto: ModelProto) -> None:
 
 
 def quantize_convolution_outputs(proto: ModelProto) -> None:
-    """Adds the pairs that let ONNX Runtime compute in integers from end to end, in place. Takes a `use_uint8` graph.
+    """Adds the pairs that ONNX Runtime needs to compute in integers throughout, in place; takes a `use_uint8` graph.
 
-    Between a quantised convolution and its activation goes a pair with a zero point of its own, from the ranges in
-    the metadata (a range wider than the activation's scale can tell apart is cut to that). Behind a rearrangement of
-    values that share one scale goes a pair of that scale, which is exact. A convolution without a range stays as it is.
+    Each quantised convolution with a range in the metadata gets a pair before its activation, and each rearrangement of
+    values with one scale gets a pair of that scale, which is exact.
 
     Raises:
-        ModelError: the ranges in the metadata are damaged, or a scale or into one without a
-            constant zero point.
+        ModelError: the ranges in the metadata are damaged, or a scale or zero point isn't constant.
     """
     graph = proto.graph
     ranges = _ranges(proto)
@@ -129,12 +125,12 @@ def _users(graph: GraphProto) -> defaultdict[str, list[NodeProto]]:
 
 
 def _lacks_zero_point(node: NodeProto) -> bool:
-    """Whether a Q/DQ node leaves its zero point out, which makes it 0."""
+    """Whether a Q/DQ node omits its zero point, which is then 0."""
     return len(node.input) < 3 or not node.input[2]
 
 
 def _makes_int8(node: NodeProto, constants: Constants) -> bool:
-    """Whether a QuantizeLinear node makes int8 values; without a zero point or a word they are uint8."""
+    """Whether a QuantizeLinear node outputs int8; the default is uint8."""
     if _lacks_zero_point(node):
         return any(item.name == "output_dtype" and item.i == TensorProto.INT8 for item in node.attribute)
     return bool(_constant(constants, node.input[2]).dtype == np.int8)
@@ -148,7 +144,7 @@ def _uint8_zero_point(node: NodeProto, constants: Constants) -> np.ndarray:
 
 
 def _forget_types(graph: GraphProto) -> None:
-    """Drops the stored types of inner tensors, some of which no longer hold; every engine infers them."""
+    """Drops the stored types of inner tensors, some of which are now wrong; engines infer them."""
     del graph.value_info[:]
 
 
@@ -166,7 +162,7 @@ def _ranges(proto: ModelProto) -> dict[str, tuple[float, float]]:
 def _add_range(
     graph: GraphProto, tensor: str, measured: tuple[float, float], activation_scale: float, activation: NodeProto
 ) -> tuple[str, str]:
-    """Adds scale and zero point that spread uint8 over `measured`, as far as the activation behind can show it."""
+    """Adds a uint8 scale and zero point for `measured`, limited to what the activation's scale resolves."""
     slope = 0.0
     if activation.op_type == "LeakyRelu":
         slope = next((float(item.f) for item in activation.attribute if item.name == "alpha"), 0.01)

@@ -1,9 +1,8 @@
-"""How a model's outputs say scores and boxes: recognised once, then brought into one form, in the graph or in NumPy.
+"""Recognises where a model's outputs hold scores and boxes, and converts them to the normal form in NumPy.
 
-The one form is (batch, points, channels): points of all strides in order, scores after sigmoid, then for a NanoDet the
-distributions of the distances as logits, for other families what their boxes are decoded from. Files have it in one
-output, in two, or in one or two for each stride; with channels first or last; with or without a batch dimension; boxes
-first or scores first; a NanoDet's distances as logits, as probabilities, or integrated (four numbers, in strides).
+The normal form is (batch, points, channels): points of all strides in order, scores after sigmoid, then box channels
+(NanoDet: distributions as logits). Files have one or two outputs, for all or for each stride; channels first or last;
+with or without a batch; boxes or scores first; distances as logits, probabilities or integrated, in strides.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ _SCORE_WORDS = ("cls", "class", "score", "conf", "prob")
 
 @dataclass(frozen=True)
 class Channels:
-    """Some channels of an output of the file.
+    """A range of channels of one output.
 
     Attributes:
         name: of the output.
         batched: whether its first dimension is the batch.
-        last: whether channels are its last dimension, or the first behind the batch.
+        last: whether channels are last, or first after the batch.
         start: first channel.
-        stop: channel behind the last.
-        total: channels that the output has.
-        rank: its number of dimensions.
+        stop: end of the range, exclusive.
+        total: channels of the output.
+        rank: number of dimensions of the output.
     """
 
     name: str
@@ -60,7 +59,7 @@ class Channels:
 
 @dataclass(frozen=True)
 class Level:
-    """The scores and boxes of one stride, or of all; whether the scores are after a sigmoid; the boxes' form."""
+    """Scores and boxes of one stride, or of all; whether scores are after a sigmoid; the form of boxes."""
 
     scores: Channels
     boxes: Channels
@@ -70,26 +69,21 @@ class Level:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where all scores and boxes lie: levels in the order of strides.
-
-    Attributes:
-        levels: one for each stride, or one for all.
-        reg_max: of the model.
-    """
+    """Where scores and boxes are: a level for each stride in order, or one for all."""
 
     levels: tuple[Level, ...]
     reg_max: int
 
     @property
     def is_plain(self) -> bool:
-        """Whether the file has the one form already."""
+        """Whether the file has the normal form."""
         (level, *others) = self.levels
         scores, boxes = level.scores, level.boxes
         whole = scores.name == boxes.name and scores.batched and scores.last and scores.rank == 3
         return not others and whole and scores.start == 0 and level.activated and level.form in ("logits", "plain")
 
     def rows(self, outputs: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-        """Returns the one form, (points, channels), of the first picture of the file's own outputs by name."""
+        """Returns the first picture's rows, (points, channels), from the file's own outputs by name."""
         levels = []
         for level in self.levels:
             scores: npt.NDArray[np.floating] = level.scores.rows(outputs)
@@ -106,19 +100,18 @@ class Layout:
 
 
 def read_layout(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape]) -> tuple[Layout, ModelSpec]:
-    """Recognises how the outputs of a graph say scores and boxes.
+    """Recognises where the outputs of a graph hold scores and boxes.
 
     Args:
         proto: the graph.
-        spec: what the model is said to be.
+        spec: its description.
         shapes: of its tensors for one picture; see `shapes_of`.
 
     Returns:
-        Where all lies, and `spec` with what the graph tells of its output.
+        The layout, and `spec` completed from the graph.
 
     Raises:
-        ModelError: the outputs don't fit the description, or don't tell scores from boxes; the message goes behind the
-            file's name.
+        ModelError: the outputs don't fit the description, or are ambiguous; the message continues the file's name.
     """
     names = [value.name for value in proto.graph.output]
     strides = len(spec.strides)
@@ -149,11 +142,11 @@ def read_layout(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape])
 
 
 def _outputs_to_try(proto: ModelProto, spec: ModelSpec) -> Iterator[Outputs]:
-    """Yields the ways in which a file of this family may say rows, but for those that its description excludes."""
+    """Yields the output forms of this family that the description allows."""
     family = FAMILIES[spec.family]
     if spec.output != "auto":
         kind: Literal["heads", "boxes"] = "boxes" if spec.output == "boxes" else "heads"
-        yield Outputs(False, kind)  # which is the one form
+        yield Outputs(False, kind)  # the normal form
         yield from (each for each in family.outputs if each.per_stride and each.kind == kind)
         return
     decodes = any(node.op_type == family.decoding_op for node in proto.graph.node)
@@ -163,7 +156,7 @@ def _outputs_to_try(proto: ModelProto, spec: ModelSpec) -> Iterator[Outputs]:
 
 
 def _described(spec: ModelSpec, kind: str, shape: Shape) -> ModelSpec:
-    """Returns a description with what a graph tells of its output; `shape` is that of one with boxes."""
+    """Completes a description from the graph; `shape` is that of an output with boxes."""
     family = FAMILIES[spec.family]
     output = "boxes" if kind == "boxes" else "auto" if family.bins else "heads"
     queries = 0 if family.anchors or len(shape) < 2 else shape[-2]
@@ -171,7 +164,7 @@ def _described(spec: ModelSpec, kind: str, shape: Shape) -> ModelSpec:
 
 
 class _Reader:
-    """Matches outputs with what a description wants."""
+    """Matches outputs with a description."""
 
     def __init__(self, spec: ModelSpec, shapes: Mapping[str, Shape], tracer: ActivationTracer) -> None:
         width, height = spec.input_size_wh
@@ -181,7 +174,7 @@ class _Reader:
         self._tracer = tracer
 
     def levels(self, grids: Sequence[Shape], box_channels: int) -> list[Level] | None:
-        """Returns a level for each grid, or None where the outputs aren't such."""
+        """Returns a level for each grid, or None where the outputs don't match."""
         classes = self._spec.score_channels
         joint = len(self._shapes) == len(grids)
         for batched, last in ((True, True), (True, False), (False, True), (False, False)):
@@ -199,7 +192,7 @@ class _Reader:
     def _matching(
         self, grids: Sequence[Shape], channels: int, batched: bool, last: bool, without: Sequence[str] = ()
     ) -> list[str] | None:
-        """Returns the output of each grid, or None where one has none; among equals, in the file's order."""
+        """Returns the output of each grid, in the file's order, or None where a grid has none."""
         left = [name for name in self._shapes if name not in without]
         found = []
         for grid in grids:
@@ -231,10 +224,10 @@ class _Reader:
         return levels
 
     def _is_scores(self, name: str, other: str) -> bool:
-        """Tells scores from boxes that have as many channels: by their sigmoid, the description, or their names.
+        """Distinguishes scores from boxes with as many channels by sigmoid, description or name.
 
         Raises:
-            ModelError: neither tells.
+            ModelError: they are ambiguous.
         """
         kinds = [
             {kind for axis in (1, -1) for kind in self._tracer.trace(one, axis)} & {Activation.SIGMOID}
@@ -302,7 +295,7 @@ class _Reader:
         return Level(scores, boxes, activated, form)
 
     def _hides_sigmoid(self, channels: Channels) -> bool:
-        """Whether scores are behind a sigmoid that unknown shapes are in front of."""
+        """Whether scores follow a sigmoid that can't be traced exactly for unknown shapes."""
         self._activations(channels)
         return not self._tracer.certain and self._tracer.meets_sigmoid(channels.name)
 
@@ -316,7 +309,7 @@ class _Reader:
 
 
 def _has_form(shape: Shape, grid: Shape, channels: int, batched: bool, last: bool) -> bool:
-    """Whether a shape is (points, channels), channels first or last; the points of all strides may be unknown."""
+    """Whether a shape is (points, channels) in the given order; the points of all strides may be unknown."""
     if batched:
         if not shape or shape[0] not in (0, 1):
             return False

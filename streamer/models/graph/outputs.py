@@ -1,4 +1,4 @@
-"""Brings a graph's outputs into the one form that every engine's output has, with nodes behind them."""
+"""Converts a graph's outputs to the normal form by adding nodes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ _SIZES_ARE_INPUT_OPSET = 13
 
 
 def join_outputs(proto: ModelProto, layout: Layout | Finished, spec: ModelSpec) -> None:
-    """Makes a graph end in one float32 output (batch, rows, channels), in place.
+    """Gives a graph one float32 output (batch, rows, channels), in place.
 
-    Args:
-        proto: the graph.
-        layout: of its outputs; see `read_layout` and `read_finished`.
-        spec: what the model is.
+    `layout` is from `read_layout` or `read_finished`.
     """
     if isinstance(layout, Finished):
         if not layout.is_plain:
@@ -93,8 +90,7 @@ class _Writer:
         return name
 
     def _distribution(self, distances: str) -> str:
-        """Returns probabilities of 0 to reg_max strides whose expectation is the distance: of the two whole ones
-        around it, by nearness."""
+        """Returns probabilities of 0 to reg_max strides whose expectation is the distance."""
         bins = np.arange(self._reg_max + 1, dtype=np.float32)
         least, most = (self._constant(np.array(end, np.float32), f"bin.{end}") for end in (0, self._reg_max))
         limited = self._add("Min", [self._add("Max", [distances, least], "distances.0"), most], "distances.limited")

@@ -1,8 +1,7 @@
-"""QOperator models brought into Q/DQ form: integer operators become float ones between Q/DQ pairs.
+"""Converts QOperator models to Q/DQ form: integer operators become float ones between Q/DQ pairs.
 
-ONNX Runtime's quantiser writes QLinearConv and its kin where it isn't told otherwise. OpenVINO computes one of them,
-QLinearLeakyRelu, wrongly without a word, and TensorRT takes none. An integer operator is by definition what its float
-one is between DequantizeLinear and QuantizeLinear, which every engine takes and fuses.
+ONNX Runtime's quantiser writes QLinearConv and the like by default. OpenVINO computes QLinearLeakyRelu wrongly without
+an error, and TensorRT supports none of them. Q/DQ form is equal by definition, and every engine fuses it.
 """
 
 from __future__ import annotations
@@ -25,12 +24,10 @@ _Scale = tuple[str, str]
 
 
 def use_pairs(proto: ModelProto) -> None:
-    """Replaces integer operators by float ones between Q/DQ pairs, in place; the scales and zero points stay.
-
-    So are rearrangements of quantised values (a Reshape or MaxPool between QuantizeLinear and DequantizeLinear).
+    """Replaces integer operators, and rearrangements of quantised values, by float ones between Q/DQ pairs, in place.
 
     Raises:
-        ModelError: there is an integer operator of another kind; the message goes behind the file's name.
+        ModelError: an integer operator isn't supported; the message continues the file's name.
     """
     rewriter = _Rewriter(proto)
     for node in list(proto.graph.node):
@@ -38,7 +35,7 @@ def use_pairs(proto: ModelProto) -> None:
     if rewriter.changed:
         del proto.graph.node[:]
         proto.graph.node.extend(rewriter.nodes)
-        del proto.graph.value_info[:]  # some types no longer hold
+        del proto.graph.value_info[:]  # some are now wrong
 
 
 class _Rewriter:
@@ -82,7 +79,7 @@ class _Rewriter:
             self.nodes.append(node)
 
     def _rearranges_quantized(self, node: NodeProto) -> bool:
-        """Whether all that a rearrangement reads is quantised with one scale."""
+        """Whether all inputs of a rearrangement are quantised with one scale."""
         data = list(node.input) if node.op_type == "Concat" else [node.input[0]]
         if (node.op_type == "MaxPool" and len(node.output) > 1) or not all(name in self._scales for name in data):
             return False
@@ -95,7 +92,7 @@ class _Rewriter:
         )
 
     def _replace(self, node: NodeProto, operands: list[str], scale: _Scale) -> None:
-        """Adds the float operator of `node`, and quantises what it gives under the names that `node`'s outputs had."""
+        """Adds the float operator of `node`, and quantises its outputs under their former names."""
         self.changed = True
         attributes = {attribute.name: attribute for attribute in node.attribute}
         if "channels_last" in attributes and attributes.pop("channels_last").i:
@@ -112,7 +109,7 @@ class _Rewriter:
             self._scales[output] = scale
 
     def _convolution_operands(self, inputs: list[str]) -> list[str]:
-        """Returns the float picture, weight and bias of a QLinearConv; its bias has the product of their scales."""
+        """Returns the float input, weight and bias of a QLinearConv; the bias has the product of their scales."""
         operands = [self._dequantize(*inputs[:3]), self._dequantize(*inputs[3:6], axis=0)]
         if _at(inputs, 8):
             bias, scale, weight_scale = (self._constants.get(inputs[place]) for place in (8, 1, 4))
@@ -123,7 +120,7 @@ class _Rewriter:
         return operands
 
     def _dequantize(self, name: str, scale: str, zero: str = "", *, axis: int = 0) -> str:
-        """Adds a DequantizeLinear, once for a tensor and its scale, and returns its output."""
+        """Returns the output of a DequantizeLinear, added once a tensor and scale."""
         key = (name, scale, zero)
         if key not in self._dequantized:
             self._dequantized[key] = self._add_dequantizing(name, scale, zero, axis)
@@ -150,7 +147,7 @@ class _Rewriter:
         return self._editor.constant(floats.astype(np.float32), f"{name}.dequantized")
 
     def _scalar_pair(self, pair: _Scale) -> list[str]:
-        """Returns scale and zero point, as scalars where they are lists of one."""
+        """Returns scale and zero point, as scalars where they have one element."""
         return [self._scalar(name) for name in pair if name]
 
     def _scalar(self, name: str) -> str:

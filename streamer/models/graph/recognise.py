@@ -1,7 +1,7 @@
-"""Which family a file without description is of, where its graph alone tells.
+"""Recognises the family of a file without a description by its graph.
 
-What a graph never tells, such as the order and range of colours, is then as in the family's published models. A NanoDet
-isn't recognised: its graph doesn't tell where its anchor points lie, nor whether pictures keep their shape.
+Colour order and range are then those of the family's published models. NanoDet can't be recognised: its graph doesn't
+show the anchor offset, nor whether pictures are padded.
 """
 
 from __future__ import annotations
@@ -16,12 +16,7 @@ _PADDLE = "Paddle"
 
 
 def recognised(proto: ModelProto, name: str) -> ModelSpec | None:
-    """Returns a description with COCO's labels, or None where the graph alone doesn't tell the family.
-
-    Args:
-        proto: the graph.
-        name: for the model.
-    """
+    """Returns a description called `name` with COCO's labels, or None where the family isn't recognised."""
     family = _family(proto)
     return None if family is None else ModelSpec.from_mapping({"name": name, "family": family, "labels": "coco"}, name)
 
@@ -34,7 +29,7 @@ def _family(proto: ModelProto) -> str | None:
     operators = {node.op_type for node in proto.graph.node}
     if len(outputs) == 3 and len(_integers(proto)) == 1 and "orig_target_sizes" in inputs:  # labels, boxes, scores
         return "d-fine"
-    if last == [4, _CLASSES] and "TopK" in operators:  # which picks the queries
+    if last == [4, _CLASSES] and "TopK" in operators:  # selects the queries
         return "d-fine"
     if last == [32] * 4 + [_CLASSES] * 4 and _PADDLE in {opset.domain for opset in proto.opset_import}:
         return "picodet"

@@ -1,7 +1,6 @@
-"""The shape of every tensor of a network, worked out for one picture, before an engine sees it.
+"""Infers the shape of every tensor for one picture, before an engine loads the graph.
 
-Engines trust a graph: of one that contradicts itself some compute values from beyond their buffers, and one that asks
-for a huge tensor takes the machine's memory with it.
+Engines trust a graph: some read beyond their buffers for an inconsistent one, or exhaust memory for a huge tensor.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from streamer.common.errors import ModelError
 from streamer.models.graph.constants import Constants, fold_constants
 
 _MOST_VALUES = 1 << 27
-"""In one tensor; what NanoDet-g has at 4096x4096, the largest input."""
+"""In one tensor: NanoDet-g at 4096x4096, the largest input."""
 
 _LARGEST_SHAPE = 64
-"""Values in a constant that may be a shape, or computed to one."""
+"""Values of a constant that may be, or become, a shape."""
 
 Shape = tuple[int, ...]
 
@@ -30,18 +29,17 @@ def dimensions(value: ValueInfoProto) -> Shape:
 
 
 def shapes_of(proto: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
-    """Works out every tensor's shape.
+    """Infers every tensor's shape.
 
     Args:
-        proto: a graph with one input (batch, 3, H, W) beside its constants; left as it is.
-        size_wh: width and height of the input; the batch is 1.
+        proto: a graph with one input (batch, 3, H, W); not modified.
+        size_wh: width and height of the input in pixels; the batch is 1.
 
     Returns:
-        Dimensions by tensor's name, 0 for each that can't be told; a tensor of which nothing is known is left out.
+        Dimensions by tensor name, 0 for unknown ones; tensors without a known rank are omitted.
 
     Raises:
-        ModelError: if the graph contradicts itself, or has a tensor too large for any NanoDet; the message goes behind
-            the file's name.
+        ModelError: the graph is inconsistent, or a tensor is too large; the message continues the file's name.
     """
     fixed = _without_weights(proto, size_wh)
     graph = fixed.graph
@@ -54,7 +52,7 @@ def shapes_of(proto: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
     shapes = _inferred(fixed, size_wh)
     while any(0 in shapes.get(value.name, (0,)) for value in graph.output) and _compute_shapes(fixed, shapes):
         shapes = _inferred(fixed, size_wh)
-    for value in proto.graph.output:  # what the file says of them counts where inference can't tell
+    for value in proto.graph.output:  # declared dimensions fill in unknown ones
         said, found = dimensions(value), shapes.get(value.name, ())
         if len(found) == len(said):
             shapes[value.name] = tuple(one or other for one, other in zip(found, said, strict=True))
@@ -64,7 +62,7 @@ def shapes_of(proto: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
         if min(shape, default=0) < 0 or prod(shape) > _MOST_VALUES:
             raise ModelError(f"has a tensor {name!r} of {list(shape)}; get the file again")
     for node in fixed.graph.node:
-        if node.op_type == "Reshape":  # whose sizes inference doesn't compare
+        if node.op_type == "Reshape":  # inference doesn't compare its sizes
             before, after = (shapes.get(name, (0,)) for name in (node.input[0], node.output[0]))
             if 0 not in before + after and prod(before) != prod(after):
                 raise ModelError(
@@ -74,10 +72,7 @@ def shapes_of(proto: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
 
 
 def _without_weights(proto: ModelProto, size_wh: tuple[int, int]) -> ModelProto:
-    """Returns a copy for one picture whose weights are inputs, which spares copying their values again and again.
-
-    Nor does it hold what an exporter noted of shapes, which may be stale.
-    """
+    """Returns a copy for one picture with weights as inputs, which is cheap to copy, and without stored shapes."""
     fixed = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
     graph = fixed.graph
     graph.name = proto.graph.name
@@ -100,7 +95,7 @@ def _without_weights(proto: ModelProto, size_wh: tuple[int, int]) -> ModelProto:
 
 
 def _inferred(fixed: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
-    """Returns what ONNX infers of the shapes in a graph whose input's is known."""
+    """Runs ONNX's shape inference."""
     try:
         graph = shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
     except Exception as error:  # of no base but Exception
@@ -116,10 +111,7 @@ def _inferred(fixed: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
 
 
 def _compute_shapes(fixed: ModelProto, shapes: dict[str, Shape]) -> bool:
-    """Makes constants of what Shape nodes say and what is picked from that, where it is known; tells if any was.
-
-    Inference itself follows computed shapes only so far, the less the older the operator set.
-    """
+    """Folds known Shape nodes, and Gather nodes behind them, which inference doesn't always follow; True if any."""
     constants = Constants(fixed)
     said: dict[str, np.ndarray] = {}
     found = False

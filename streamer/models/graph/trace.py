@@ -1,4 +1,4 @@
-"""Which channels of a tensor have been through a sigmoid or a softmax, read from the graph that makes them."""
+"""Traces which channels of a tensor come from a sigmoid or a softmax."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_STEPS = 2000
 
 
 class Activation(IntEnum):
-    """What a channel's values last went through, rearrangements and limits apart."""
+    """The last activation of a channel, ignoring rearrangements and limits."""
 
     NONE = 0
     SIGMOID = 1
@@ -32,26 +32,21 @@ Channels = list[Activation]
 
 
 class ActivationTracer:
-    """Follows channels back through rearrangements to what computed them."""
+    """Follows channels back through rearrangements to the node that computes them."""
 
     def __init__(self, proto: ModelProto, shapes: Mapping[str, Shape]) -> None:
-        """Prepares.
-
-        Args:
-            proto: the graph.
-            shapes: of its tensors, for one picture; see `shapes_of`.
-        """
+        """Takes a graph and its `shapes_of`."""
         self.borders: set[int] = set()
-        """Channels of the last traced tensor at which another operand of a Concat begins."""
+        """Channels of the last traced tensor where a new operand of a Concat begins."""
         self.certain = True
-        """Whether the last tensor could be followed to what computed it, no unknown shape being in the way."""
+        """False if an unknown shape stopped the last trace."""
         self._constants = Constants(proto)
         self._shapes = shapes
         self._makers = {output: node for node in proto.graph.node for output in node.output}
         self._steps = 0
 
     def trace(self, name: str, axis: int) -> Channels:
-        """Returns the activation of each channel of a tensor; NONE for all where its shape isn't known."""
+        """Returns the activation of each channel of a tensor; empty where its shape is unknown."""
         self.borders = set()
         self.certain = True
         self._steps = 0
@@ -62,7 +57,7 @@ class ActivationTracer:
         return self._follow(name, axis, 0, shape[axis], 0)
 
     def meets_sigmoid(self, name: str) -> bool:
-        """Whether a sigmoid feeds some of a tensor's channels, whatever their shape."""
+        """Whether a sigmoid feeds any of a tensor's channels, without regard to shapes."""
         seen: set[str] = set()
         waiting = [name]
         while waiting:
@@ -77,7 +72,7 @@ class ActivationTracer:
         return False
 
     def _follow(self, name: str, axis: int, start: int, stop: int, offset: int | None) -> Channels:
-        """Returns the activations of channels `start` to `stop`; `offset` is where they lie in the traced tensor."""
+        """Returns the activations of channels `start` to `stop`; `offset` is their place in the traced tensor."""
         node = self._makers.get(name)
         nothing = [Activation.NONE] * (stop - start)
         self._steps += 1
@@ -112,7 +107,7 @@ class ActivationTracer:
         return shape[axis] if axis < len(shape) else 0
 
     def _agreed(self, names: list[str], axis: int, start: int, stop: int) -> Channels:
-        """Returns what several tensors of one shape have in common; one with a single channel counts for all."""
+        """Returns the activations common to several tensors; a single channel broadcasts."""
         found = []
         for name in names:
             if self._size(name, axis) == 1:
@@ -171,7 +166,7 @@ class ActivationTracer:
         for place, size in enumerate(before):
             if size == after[axis] and prod(before[:place]) == ahead:
                 return self._follow(node.input[0], place, start, stop, offset)
-        # channels were divided or joined: only where all of them are alike do they still tell
+        # channels were split or merged: traceable only if all are alike
         place = next((place for place in range(len(before)) if prod(before[: place + 1]) > ahead), 0)
         inner = set(self._follow(node.input[0], place, 0, before[place], None))
         return [inner.pop() if len(inner) == 1 else Activation.NONE] * (stop - start)
