@@ -102,6 +102,7 @@ class Quantizer:
         self._placed: dict[frozenset[str], ModelProto] = {}
         self._ranges: dict[str, dict[str, Range]] = {}
         self._output_ranges: dict[str, Range] = {}
+        self._floats = self.model
         self.layers = layer_names(self.model)
         self.unrounded: set[str] = set()
 
@@ -144,9 +145,19 @@ class Quantizer:
         """
         from calibration.distill import tune
 
-        tuned, plain = tune(quantized, self.model, spec, pictures)
-        self._write_ranges(tuned, convolution_ranges(plain, self._inputs))
+        tuned, self._floats = tune(quantized, self.model, spec, pictures)
+        self._write_ranges(tuned, convolution_ranges(self._floats, self._inputs))
         return tuned
+
+    def in_float(self, quantized: ModelProto, float_layers: Collection[str]) -> ModelProto:
+        """Returns a graph of `quantize` or, once there is one, of `tune` with some convolutions back in float.
+
+        Args:
+            quantized: the graph, which isn't changed.
+            float_layers: convolutions, by the names in `layers`; after `tune` they have the trained weights.
+        """
+        names = {node for node, layer in self.layers.items() if layer in float_layers}
+        return without_layers(quantized, self._floats, names)
 
     def _write_ranges(self, quantized: ModelProto, ranges: Mapping[str, Range]) -> None:
         write_output_ranges(quantized, {name: both for name, both in ranges.items() if name not in self.unrounded})
@@ -269,23 +280,42 @@ def quantized_layers(quantized: ModelProto, layers: dict[str, str]) -> list[str]
     ]
 
 
-def without_layer(quantized: ModelProto, model: ModelProto, node_name: str) -> ModelProto:
-    """Returns `quantized` with one convolution back in float, weights and own input: to see what it costs."""
+def without_layers(quantized: ModelProto, model: ModelProto, names: Collection[str]) -> ModelProto:
+    """Returns `quantized` with the convolutions of these node names in float again, their weights those of `model`.
+
+    Their inputs aren't rounded either, and what nothing reads any more is left out.
+    """
     changed = onnx.ModelProto()
     changed.CopyFrom(quantized)
-    source = next(node for node in model.graph.node if node.name == node_name)
-    target = next(node for node in changed.graph.node if node.name == node_name)
+    sources = {node.name: node for node in model.graph.node}
+    constants = {item.name: item for item in model.graph.initializer}
     made_by = {node.output[0]: node for node in changed.graph.node}
-    pair = made_by.get(target.input[0])
-    if pair is not None and pair.op_type == "DequantizeLinear":
-        target.input[0] = made_by[pair.input[0]].input[0]
-    for place, name in enumerate(source.input[1:], start=1):
-        constant = next(item for item in model.graph.initializer if item.name == name)
-        restored = changed.graph.initializer.add()
-        restored.CopyFrom(constant)
-        restored.name = f"{name}.restored"
-        target.input[place] = restored.name
+    for target in [node for node in changed.graph.node if node.name in names]:
+        pair = made_by.get(target.input[0])
+        if pair is not None and pair.op_type == "DequantizeLinear":
+            target.input[0] = made_by[pair.input[0]].input[0]
+        for place, name in enumerate(sources[target.name].input[1:], start=1):
+            restored = changed.graph.initializer.add()
+            restored.CopyFrom(constants[name])
+            restored.name = f"{name}.restored"
+            target.input[place] = restored.name
+    _prune(changed)
     return changed
+
+
+def _prune(model: ModelProto) -> None:
+    """Removes nodes and constants that no output of the graph depends on."""
+    graph = model.graph
+    used = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if used.intersection(node.output):
+            used.update(node.input)
+            kept.append(node)
+    constants = [item for item in graph.initializer if item.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(constants)
 
 
 def _behind_last_convolutions(model: ModelProto) -> set[str]:

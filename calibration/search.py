@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from calibration.gate import AccuracyGate, GateResult
 from calibration.methods import (
+    METHODS,
     Quantizer,
     quantized_layers,
     read_output_ranges,
-    without_layer,
     write_output_ranges,
 )
 from calibration.pictures import DatasetSplit
@@ -59,14 +59,15 @@ class Search:
             return best, results
         tuned = self._tuned(best) if self._distills else None
         if tuned is not None:
-            results_of_tuned = self._evaluated(tuned)
-            if all(result.passed for result in results_of_tuned):
-                return tuned, results_of_tuned
-        order = self._costliest_first(best)
+            best, results = tuned, self._evaluated(tuned)
+            if all(result.passed for result in results):
+                return best, results
+        base = best
+        order = self._costliest_first(base)
         most = int(_MAX_FLOAT_SHARE * len(order))
         count = min(1, most)
         while time.monotonic() < self._deadline:
-            best = self._try(best.trial.method, tuple(order[:count]))
+            best = self._in_float(base, tuple(order[:count]))
             results = self._evaluated(best)
             if count == most or all(result.passed for result in results):
                 break
@@ -110,6 +111,12 @@ class Search:
         tuned = self._measured(proto, f"{candidate.trial.method}+distill", ())
         return tuned if tuned.trial.fidelity > candidate.trial.fidelity else None
 
+    def _in_float(self, base: Candidate, float_layers: tuple[str, ...]) -> Candidate:
+        """Returns a candidate with some layers in float: placed by its method, or taken from the trained graph."""
+        if base.trial.method in METHODS:
+            return self._try(base.trial.method, float_layers)
+        return self._measured(self.quantizer.in_float(base.proto, float_layers), base.trial.method, float_layers)
+
     def _evaluated(self, candidate: Candidate) -> list[GateResult]:
         results = self._gate.evaluate(candidate.proto, self._pictures.gate)
         for result in results:
@@ -142,11 +149,10 @@ class Search:
         pictures = self._pictures.validation[:_SEARCH_PICTURES]
         engine = min(self._gate.engines, key=lambda name: self._gate.fidelity(candidate.proto, pictures, [name]))
         layers = quantized_layers(candidate.proto, self.quantizer.layers)
-        nodes = {layer: node for node, layer in self.quantizer.layers.items()}
         found: dict[str, float] = {}
         for layer in tqdm(layers, desc="layers", unit=" layer", disable=None):
             if time.monotonic() > self._deadline:
                 break
-            changed = without_layer(candidate.proto, self.quantizer.model, nodes[layer])
+            changed = self.quantizer.in_float(candidate.proto, (layer,))
             found[layer] = self._gate.fidelity(changed, pictures, [engine])
         return sorted(found, key=lambda layer: -found[layer])

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="distillation runs PyTorch")
 ort = pytest.importorskip("onnxruntime", reason="the graph is compared with ONNX Runtime")
 
 from calibration.distill import Recipe, distill, distillation_loss, tune  # noqa: E402
+from calibration.methods import without_layers  # noqa: E402
 from calibration.torch_graph import TorchGraph, fake_quantize  # noqa: E402
 from streamer.common.errors import ModelError  # noqa: E402
 from streamer.models.spec import ModelSpec, spec_for  # noqa: E402
@@ -202,3 +203,17 @@ def test_the_same_inputs_give_the_same_graph() -> None:
     recipe = Recipe(steps=5, batch=2)
     first, second = (tune(model, plain, spec(), pictures(), recipe)[0] for _ in range(2))
     assert first.SerializeToString() == second.SerializeToString() != model.SerializeToString()
+
+
+def test_layers_back_in_float_have_the_weights_of_the_float_graph_and_round_nothing() -> None:
+    plain, quantized = graph(quantized=False), graph(quantized=True)
+    images = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
+    whole = without_layers(quantized, plain, {"c1", "c2", "c3"})
+    np.testing.assert_array_equal(run_onnx(whole, images), run_onnx(plain, images))
+    assert not [node for node in whole.graph.node if node.op_type.endswith("QuantizeLinear")]
+    assert not [item.name for item in whole.graph.initializer if item.name.endswith((".w8", ".s"))]
+    one = without_layers(quantized, plain, {"c2"})
+    onnx.checker.check_model(one, full_check=True)
+    assert [node.name for node in quantized.graph.node] == [node.name for node in graph(quantized=True).graph.node]
+    left = {name.split(".")[0] for node in one.graph.node if node.op_type == "QuantizeLinear" for name in node.output}
+    assert left == {"c1", "c3"}
