@@ -1,12 +1,36 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.common.queues import BoundedQueue, Closed, CreditQueue, InFlightLimit, OverflowPolicy, QueueSelector
+
+
+class SteppedSelector(QueueSelector):
+    """Its clock moves one second a wait; records time-outs and wake-ups."""
+
+    def __init__(self, on_wait: Callable[[], None] = lambda: None) -> None:
+        super().__init__(clock=lambda: self.now_s)
+        self.now_s = 0.0
+        self.waits: list[float | None] = []
+        self.wakes = 0
+        self._on_wait = on_wait
+
+    def wait(self, timeout_s: float | None = None, *, more: int = 1) -> None:
+        assert len(self.waits) < 10, "it waits forever"
+        self.waits.append(timeout_s)
+        self.now_s += 1
+        self.lock.release()
+        self._on_wait()
+        self.lock.acquire()
+
+    def wake(self) -> None:
+        self.wakes += 1
+        super().wake()
 
 
 def drained(queue: BoundedQueue[int]) -> list[int]:
@@ -99,6 +123,78 @@ def test_get_gives_up_in_time() -> None:
     assert BoundedQueue[int](1, OverflowPolicy.DROP_OLDEST).get(timeout_s=0) is None
 
 
+def test_get_waits_until_its_time_out_through_spurious_wake_ups() -> None:
+    selector = SteppedSelector()
+    assert BoundedQueue[int](1, OverflowPolicy.BLOCK, selector).get(timeout_s=3) is None
+    assert selector.waits == [3, 2, 1]
+
+
+def test_get_without_a_time_out_waits_for_an_item_or_the_end() -> None:
+    actions = iter([lambda: None, lambda: queue.put(7), lambda: queue.close()])
+    selector = SteppedSelector(lambda: next(actions)())
+    queue = BoundedQueue[int](1, OverflowPolicy.BLOCK, selector)
+    assert queue.get() == 7
+    with pytest.raises(Closed):
+        queue.get()
+    assert selector.waits == [None, None, None]
+
+
+def test_items_ends_with_the_queue() -> None:
+    queue = BoundedQueue[int](3, OverflowPolicy.BLOCK)
+    for item in (1, 2, 3):
+        queue.put(item)
+    queue.close()
+    assert list(queue.items()) == [1, 2, 3]
+
+
+def test_abort_counts_what_is_left_as_dropped() -> None:
+    selector = QueueSelector()
+    queue, empty = (BoundedQueue[int](2, OverflowPolicy.DROP_OLDEST, selector) for _ in range(2))
+    for item in range(5):
+        queue.put(item)
+    assert (queue.abort(), empty.abort()) == ([3, 4], [])
+    assert (queue.dropped, empty.dropped, selector.ready_since) == (5, 0, {})
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_consumer_waits_for_as_many_queues_as_it_asks(count: int) -> None:
+    selector = QueueSelector()
+    queues = [BoundedQueue[int](2, OverflowPolicy.BLOCK, selector) for _ in range(count)]
+    waiting, woken = threading.Event(), threading.Event()
+
+    def consume() -> None:
+        with selector.lock:
+            waiting.set()
+            selector.wait(60, **({"more": count} if count > 1 else {}))
+        woken.set()
+
+    thread = threading.Thread(target=consume, daemon=True)
+    thread.start()
+    assert waiting.wait(20)
+    for queue in queues[:-1]:
+        queue.put(0)
+        queue.put(0)  # an item more in a queue that is ready counts for nothing
+        assert not woken.wait(0.05)
+    queues[-1].put(0)
+    assert woken.wait(20)
+    thread.join(20)
+
+
+def test_waiting_ends_with_the_time_out() -> None:
+    selector = QueueSelector()
+    with selector.lock:
+        selector.wait(0.001)
+
+
+def test_a_burst_ends_after_ten_milliseconds() -> None:
+    selector = SteppedSelector()
+    queue = BoundedQueue[int](1, OverflowPolicy.DROP_OLDEST, selector, burst=5)
+    queue.put(1)
+    assert queue.put(2) is None
+    selector.now_s = 0.01
+    assert queue.put(3) == 1
+
+
 def test_put_after_the_end() -> None:
     queue: BoundedQueue[int] = BoundedQueue(1, OverflowPolicy.DROP_OLDEST)
     queue.close()
@@ -135,6 +231,27 @@ def test_a_producer_may_wait_before_it_makes_an_item() -> None:
         ended.close()
         with pytest.raises(Closed):
             ended.wait_until_not_full()
+
+
+def test_only_a_release_that_may_end_a_wait_wakes() -> None:
+    selector = SteppedSelector()
+    limit = InFlightLimit(3, selector)
+    assert (limit.in_flight, limit.available) == (0, 3)
+    for _ in range(3):
+        limit.acquire()
+    limit.release()
+    assert selector.wakes == 1
+    limit.release()
+    assert selector.wakes == 1
+    assert limit.in_flight == 1
+
+
+def test_a_credit_queue_waits_where_it_is_told_and_never_drops() -> None:
+    selector = SteppedSelector()
+    queue = CreditQueue[str](InFlightLimit(1, QueueSelector()), selector)
+    assert queue.policy is OverflowPolicy.BLOCK
+    assert queue.get(timeout_s=2) is None
+    assert selector.waits == [2, 1]
 
 
 def test_getting_an_item_returns_its_credit() -> None:
