@@ -37,12 +37,6 @@ class Estimate:
             return float(self.value > limit)
         return 1 - NormalDist(self.value, self.error).cdf(limit)
 
-    def combined(self, other: Estimate) -> Estimate:
-        """Returns the mean of two independent estimates, each weighted by the inverse of its variance."""
-        least = 1e-9
-        one, two = (1 / max(estimate.error, least) ** 2 for estimate in (self, other))
-        return Estimate((self.value * one + other.value * two) / (one + two), (one + two) ** -0.5)
-
 
 class WeightedAp:
     """COCO AP (IoU 0.5 to 0.95, all sizes) of one model's detections, each picture counted any number of times.
