@@ -1,4 +1,4 @@
-"""COCO metrics of detections against ground truth, and detections in COCO's results form."""
+"""COCO metrics of detections against ground truth, and COCO results files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from streamer.common.errors import ConfigError
 from streamer.frames.detections import Detections
 
 Found = tuple[tuple[int, int], Detections]
-"""A picture's size (width, height) in pixels and what was found in it."""
+"""A picture's size (width, height) in pixels and its detections."""
 
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """AP x 100 of one class, and how many of its objects the pictures hold, crowds apart."""
+    """AP x 100 of one class, and the number of its objects without crowds."""
 
     AP: float
     AP50: float
@@ -29,10 +29,10 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """COCO metrics x 100; small is under 32x32 pixels, medium under 96x96. NaN where there are no such objects.
+    """COCO metrics x 100; small is under 32x32 pixels, medium under 96x96; NaN without such objects.
 
     Attributes:
-        classes: of each class that has objects, by label.
+        classes: of each class with objects, by label.
     """
 
     AP: float
@@ -48,28 +48,23 @@ class Accuracy:
         return {name: value for name, value in asdict(self).items() if name != "classes"}
 
     def table(self) -> str:
-        """Returns two lines: names and values; ``-`` where there are no such objects."""
+        """Returns two lines: names and values; ``-`` for NaN."""
         values = self.values()
         figures = ("-" if np.isnan(value) else f"{value:.2f}" for value in values.values())
         return "\n".join(("  ".join(f"{name:>6}" for name in values), "  ".join(f"{text:>6}" for text in figures)))
 
     def class_table(self) -> str:
-        """Returns a line for each class that has objects, the worst first."""
+        """Returns a line for each class with objects, the worst first."""
         worst_first = sorted(self.classes.items(), key=lambda item: item[1].AP)
         lines = [f"{each.AP:6.2f}  {each.AP50:6.2f}  {each.objects:7}  {label}" for label, each in worst_first]
         return "\n".join([f"{'AP':>6}  {'AP50':>6}  {'objects':>7}  class", *lines])
 
 
 def coco_accuracy(samples: Sequence[Sample], found: Sequence[Found], labels: Sequence[str]) -> Accuracy:
-    """Compares detections with ground truth as COCO does.
-
-    Args:
-        samples: ground truth.
-        found: picture size (width, height) and detections of each sample, in the same order.
-        labels: class names.
+    """Returns the COCO metrics of the detections `found` in `samples`, in the same order.
 
     Raises:
-        ConfigError: if the package that computes the metrics isn't installed.
+        ConfigError: faster-coco-eval isn't installed.
     """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
@@ -105,14 +100,12 @@ def coco_accuracy(samples: Sequence[Sample], found: Sequence[Found], labels: Seq
 def coco_results(
     samples: Sequence[Sample], found: Sequence[Found], category_ids: Mapping[int, int] | None = None
 ) -> list[dict[str, Any]]:
-    """Returns detections in COCO's results form: ``image_id``, ``category_id``, ``bbox`` (x, y, w, h), ``score``.
+    """Returns COCO results: ``image_id``, ``category_id``, ``bbox`` (x, y, w, h), ``score`` and ``file_name``.
 
     Args:
-        samples: the pictures; one that is of a COCO file has its number there, another its place, from 1.
+        samples: the pictures; ``image_id`` is that of the COCO file, or the position from 1.
         found: their sizes and detections, in the same order.
-        category_ids: categories of the COCO file by class id; without, a category is the class id.
-
-    Beside the four stands ``file_name``, which tools that read results pass over.
+        category_ids: categories by class id; None uses the class id.
     """
     return [
         {

@@ -1,4 +1,4 @@
-"""How far one model's detections agree with another's: accuracy without labels, and with less noise than AP."""
+"""Agreement of two models: accuracy without labels, and with less noise than AP."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ Output = npt.NDArray[np.float32]
 """The network's raw output for one picture, (N, channels), as `ModelSpec` describes it."""
 
 SHOWN = 0.4
-"""Score from which a detection counts as one that a user sees: the command line's own default."""
+"""Least score of a shown detection: the command line's default."""
 SOUGHT = 0.3
-"""Score down to which its partner is sought, so that 0.41 against 0.39 is a match and not a miss."""
+"""Least score of a partner, so that 0.41 and 0.39 match."""
 SAME_PLACE = 0.5
 """Least IoU of partners."""
 _COUNTS = 0.05
-"""Score from which a point's class takes part in `fidelity`; accuracy is measured from the same score."""
+"""Least score in `fidelity` and in measuring accuracy."""
 _MOST_RANKED = 300
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Detections of a tested model against a reference's.
+    """Detections of a tested model compared with a reference's.
 
     Attributes:
-        matched: pairs of one class and place.
-        misses: shown by the reference, not found by the tested model.
-        extras: shown by the tested model, not found by the reference.
-        mean_iou: of the pairs' boxes; 1 without pairs.
-        mean_score_difference: absolute, of the pairs; 0 without pairs.
+        matched: pairs of one class that overlap.
+        misses: detections of the reference without a partner.
+        extras: detections of the tested model without a partner.
+        mean_iou: of pairs; 1 without pairs.
+        mean_score_difference: absolute, of pairs; 0 without pairs.
     """
 
     matched: int
@@ -46,7 +46,7 @@ class Agreement:
 
     @property
     def score(self) -> float:
-        """From 0 to 1: a pair counts its IoU less its score difference, a miss or an extra 0; 1 without detections."""
+        """Mean of IoU minus score difference, 0 to 1; misses and extras count 0; 1 without detections."""
         total = self.matched + self.misses + self.extras
         return self.matched * max(self.mean_iou - self.mean_score_difference, 0.0) / total if total else 1.0
 
@@ -55,11 +55,11 @@ def agreement(reference: Sequence[Detections], tested: Sequence[Detections]) -> 
     """Compares two models' detections of the same pictures.
 
     Args:
-        reference: of each picture, down to a score of at most `SOUGHT`.
+        reference: detections of each picture, with scores down to `SOUGHT`.
         tested: the same pictures in the same order.
 
     Raises:
-        ValueError: if there are not as many of one as of the other.
+        ValueError: the lengths differ.
     """
     ious: list[float] = []
     differences: list[float] = []
@@ -84,16 +84,10 @@ def agreement(reference: Sequence[Detections], tested: Sequence[Detections]) -> 
 
 
 def fidelity(spec: ModelSpec, reference: Sequence[Output], tested: Sequence[Output]) -> float:
-    """Returns how closely raw outputs follow a reference's, 0 to 1.
+    """Returns the similarity of raw outputs, one a picture, to a reference's, 0 to 1.
 
-    Over all (row, class) pairs that either model scores at `_COUNTS` or more: the sum of the lesser score times the
-    IoU of the row's two boxes, over the sum of the greater score (a weighted Jaccard index; no suppression, so no
-    jumps). 1 when there are no such pairs.
-
-    Args:
-        spec: the model's description.
-        reference: outputs of the reference, one a picture.
-        tested: the same pictures in the same order.
+    Over all (row, class) pairs that either model scores at `_COUNTS` or more: the sum of the smaller score times the
+    IoU of the boxes, divided by the sum of the larger score (a weighted Jaccard index without NMS); 1 without pairs.
     """
     compare = _same_rows if spec.has_anchors else _ranked_rows
     kept = total = 0.0
@@ -115,7 +109,7 @@ def _same_rows(spec: ModelSpec, wanted: Output, got: Output) -> tuple[float, flo
 
 
 def _ranked_rows(spec: ModelSpec, wanted: Output, got: Output) -> tuple[float, float]:
-    """Does the same where rows are ranked by score: those of one class are paired, best IoU first."""
+    """The same for rows ranked by score: rows of one class are paired, best IoU first."""
     sides = [_best_rows(spec, output) for output in (wanted, got)]
     (scores, classes, boxes), (other_scores, other_classes, other_boxes) = sides
     overlap = box_overlap(boxes[:, None], other_boxes[None])

@@ -1,4 +1,4 @@
-"""How sure a difference in AP is: AP of resampled picture sets, fast enough for hundreds of them."""
+"""The standard error of a difference in AP, by a fast bootstrap over pictures."""
 
 from __future__ import annotations
 
@@ -39,21 +39,13 @@ class Estimate:
 
 
 class WeightedAp:
-    """COCO AP (IoU 0.5 to 0.95, all sizes) of one model's detections, each picture counted any number of times.
+    """COCO AP (IoU 0.5 to 0.95, all sizes) of one model's detections with a weight for each picture.
 
-    Detections are matched with ground truth once; as in pycocotools' `COCOeval`, best score first, each with the
-    unmatched box of its class that it overlaps most.
+    Detections are matched with ground truth once, as in pycocotools' `COCOeval`.
     """
 
     def __init__(self, pictures: Sequence[Picture], found: Sequence[Detections], *, pooled: bool = False) -> None:
-        """Matches the detections of each picture, in the same order.
-
-        Args:
-            pictures: with ground truth.
-            found: detections of each.
-            pooled: rank the detections of all classes in one list, in place of one a class, whose mean leans on classes
-                with an object or two.
-        """
+        """Matches the detections `found` in labelled pictures; `pooled` ranks all classes in one list."""
         self._classes: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]] = []
         ranked: list[npt.NDArray[np.float32]] = []
         truth = [picture.sample.class_ids for picture in pictures]
@@ -75,7 +67,7 @@ class WeightedAp:
             self._classes = [(np.concatenate(owner)[order], np.concatenate(hit)[order], np.sum(counted, axis=0))]
 
     def __call__(self, times: npt.NDArray[np.int64]) -> float:
-        """Returns AP x 100 with picture i counted `times[i]` times; NaN when no object is left."""
+        """Returns AP x 100 with picture i counted `times[i]` times; NaN without objects."""
         aps = []
         for owners, hits, counts in self._classes:
             objects = int(counts @ times)
@@ -94,10 +86,10 @@ class WeightedAp:
 
 
 def estimate_drop(pictures: Sequence[Picture], before: Sequence[Detections], after: Sequence[Detections]) -> Estimate:
-    """Returns how much AP x 100 the second model loses: the share of pooled AP that it loses, of the first one's AP.
+    """Estimates the AP x 100 that the second model loses: its relative loss of pooled AP, times the first one's AP.
 
-    Pooled AP differs from picture set to picture set half as much as AP does (docs/calibration.md). The standard error
-    is that of a paired bootstrap (Efron & Tibshirani 1993): both models are measured on the same resampled pictures.
+    Pooled AP varies half as much between picture sets as AP (docs/calibration.md). The standard error is from a paired
+    bootstrap (Efron & Tibshirani 1993).
     """
     count = len(pictures)
     once = np.ones(count, np.int64)
@@ -116,14 +108,14 @@ def estimate_drop(pictures: Sequence[Picture], before: Sequence[Detections], aft
 
 
 def _boxes(picture: Picture, class_id: int) -> npt.NDArray[np.float64]:
-    """Returns the ground truth of one class but crowds, xyxy in pixels of the file."""
+    """Returns the ground truth of one class without crowds, xyxy in pixels."""
     boxes = picture.sample.boxes_cxcywh[picture.sample.objects_of(class_id)]
     corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
     return corners * np.tile(picture.size_wh, 2)
 
 
 def _hits(boxes: npt.NDArray[np.float32], truth: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Returns which detections, best first, match an object at each IoU of `_IOUS`: (N, 10)."""
+    """Returns (N, 10): whether each detection, best first, matches an object at each IoU of `_IOUS`."""
     hits = np.zeros((len(boxes), len(_IOUS)), bool)
     if not len(boxes) or not len(truth):
         return hits

@@ -1,4 +1,4 @@
-"""`python -m calibration build`: a model file to a TensorRT engine, with its fingerprint and report beside it."""
+"""`python -m calibration build`: builds a TensorRT engine with a report from a model file."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _Bar:
-    """A progress bar on standard error, when that is a terminal; it restarts with each phase of the build."""
+    """A progress bar on standard error, if a terminal; restarts with each phase."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] = tqdm(disable=None, leave=False)

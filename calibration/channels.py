@@ -1,4 +1,4 @@
-"""Channels of a graph's tensors: each one from the convolution that makes it to the convolutions that read it."""
+"""Tracks the channels of a graph's tensors from the convolution that outputs them to those that read them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 _Labels = npt.NDArray[np.int64]
 _CHANNELWISE = {"LeakyRelu", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Identity"}
-"""Operators with as many channels behind as before, each in proportion to its own."""
+"""Operators whose output channels are proportional to their input channels."""
 
 
 class Channels:
-    """Labels the channels of every tensor; two that must keep their proportion have the same label.
+    """Labels the channels of every tensor; channels that must keep their ratio share a label.
 
     Attributes:
         made: (convolution, labels of its output channels).
         readers: (convolution, labels of its input channels).
-        count: labels are less than this.
-        fixed: by label, whether something reads the channel whose result isn't in proportion to it.
+        count: number of labels.
+        fixed: by label, whether a reader isn't proportional to the channel.
     """
 
     def __init__(self, model: ModelProto) -> None:
-        """Follows the channels through convolutions, ReLUs, pooling, resizing, sums, and what shuffles them."""
+        """Follows channels through convolutions, ReLUs, pooling, resizing, sums and shuffles."""
         graph = model.graph
         self._constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
         self._uses = Counter(name for node in graph.node for name in node.input)
@@ -68,7 +68,7 @@ class Channels:
         made.append((node, self._labels[node.output[0]]))
 
     def _follow(self, node: NodeProto) -> None:
-        """Labels the outputs of a node that is no convolution, or holds its inputs' channels as they are."""
+        """Labels the outputs of a node other than a convolution, or fixes its input channels."""
         before = [self._labels.get(name) for name in node.input if name and name not in self._constants]
         known = [labels for labels in before if labels is not None]
         options = _attributes(node)
@@ -109,7 +109,7 @@ class Channels:
             self._labels[node.output[0]] = labels[int(starts[0]) : int(ends[0])]
 
     def _shuffle(self, node: NodeProto, labels: _Labels, options: dict[str, Any]) -> None:
-        """Follows a channel shuffle: split into (groups, channels / groups), swapped, and flattened again."""
+        """Follows a channel shuffle: reshape to (groups, channels / groups), transpose, reshape."""
         shape = self._constants.get(node.input[1]) if node.op_type == "Reshape" else None
         if shape is not None and len(shape) == 5 and labels.ndim == 1 and shape[1] * shape[2] == len(labels):
             self._labels[node.output[0]] = labels.reshape(int(shape[1]), int(shape[2]))
@@ -143,7 +143,7 @@ class Channels:
 
 
 def groups_of(node: NodeProto) -> int:
-    """Returns how many groups a convolution has."""
+    """Returns a convolution's groups."""
     return int(_attributes(node).get("group", 1))
 
 

@@ -1,4 +1,4 @@
-"""The verbs of `python -m calibration`: options in, exit status out."""
+"""The verbs of `python -m calibration`."""
 
 from __future__ import annotations
 

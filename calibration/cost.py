@@ -1,4 +1,4 @@
-"""What one picture costs a network: multiply-adds and weights, counted from an ONNX graph."""
+"""Multiply-adds and parameters of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ class ModelCost:
     """The cost of a model.
 
     Attributes:
-        multiply_adds: of convolutions and matrix products for one picture. Upstream NanoDet's table
-            counts each as two FLOPs.
-        parameters: numbers in the weights and biases of those layers.
-        uncounted: such layers whose shapes the file doesn't tell.
+        multiply_adds: of convolutions and matrix products for one picture; each is two FLOPs.
+        parameters: elements of the weights and biases of those layers.
+        uncounted: such layers of unknown shape.
     """
 
     multiply_adds: int
@@ -37,9 +36,7 @@ class ModelCost:
 
 
 def model_cost(proto: ModelProto) -> ModelCost:
-    """Counts the convolutions and matrix products of a model, float or quantised, for a batch of one.
-
-    A dimension without a number is taken as one where it is the first, the batch.
+    """Counts the convolutions and matrix products of a float or quantised model, for a batch of one.
 
     Example:
         >>> print(model_cost(onnx.load("nanodet-m_320.onnx")))
@@ -63,14 +60,14 @@ def model_cost(proto: ModelProto) -> ModelCost:
                 continue
             name = _origin(node.input[place], makers)
             if name in makers and makers[name].op_type != "Constant":
-                continue  # computed: the product of two activations
+                continue  # the product of two activations
             if name in shapes:
                 weights[name] = math.prod(shapes[name])
     return ModelCost(multiply_adds, sum(weights.values()), uncounted)
 
 
 def _multiply_adds(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> int | None:
-    """Returns what a layer multiplies and adds, or None where a shape isn't known."""
+    """Returns a layer's multiply-adds, or None for an unknown shape."""
     weight = shapes.get(node.input[_WEIGHT[node.op_type]])
     entered, made = shapes.get(node.input[0]), shapes.get(node.output[0])
     if weight is None or entered is None or made is None:
@@ -84,7 +81,7 @@ def _multiply_adds(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> int |
 
 
 def _origin(name: str, makers: dict[str, NodeProto]) -> str:
-    """Returns the tensor that a weight is made of, looking through what only stores or rearranges it."""
+    """Returns the stored tensor of a weight, through Q/DQ nodes, casts and rearrangements."""
     while name in makers and makers[name].op_type in _PASSED_ON:
         name = makers[name].input[0]
     return name

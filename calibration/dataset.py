@@ -1,4 +1,4 @@
-"""Pictures with labels: what to calibrate and to measure on."""
+"""Reads pictures and labels for calibrating and measuring."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LABEL_SUFFIXES = (".txt", ".xml")
 
 
 def list_images(where: Path) -> list[Path]:
-    """Returns the pictures in a folder and its subfolders, by name, or those that a ``.txt`` file lists.
+    """Returns the pictures in a folder and its subfolders, sorted, or those of a ``.txt`` list.
 
-    A line of a list is a path, relative to the list's folder or to the current one.
+    Paths in a list are relative to the list's folder or to the current one.
 
     Raises:
-        ConfigError: if there is no such folder or list, no picture in it, or a listed one is missing.
+        ConfigError: the folder, the list or a listed picture is missing, or there are no pictures.
     """
     if where.suffix.lower() == ".txt" and not where.is_dir():
         return _read_list(where)
@@ -40,17 +40,16 @@ def list_images(where: Path) -> list[Path]:
 
 
 def read_samples(images: Path, labels: Path, class_names: Sequence[str]) -> list[Sample]:
-    """Pairs pictures with their labels; a picture without labels has nothing in it.
+    """Pairs pictures with their labels; a picture without labels counts as empty.
 
     Args:
-        images: a folder of pictures, or a list of them, see `list_images`.
-        labels: a folder with a YOLO ``NAME.txt`` or Pascal VOC ``NAME.xml`` for each picture, in the subfolder that the
-            picture has, or all in one; or a COCO ``.json`` file.
-        class_names: the model's labels, by class id. Those of VOC and COCO are matched by name, in any case.
+        images: see `list_images`.
+        labels: a folder with a YOLO ``NAME.txt`` or Pascal VOC ``NAME.xml`` for each picture, in the same subfolders or
+            in one folder; or a COCO ``.json`` file.
+        class_names: the model's labels by class id; names in VOC and COCO files are matched in any case.
 
     Raises:
-        ConfigError: if something is missing, no picture has labels, no label an object, or a label is wrong (the file,
-            and of text the line, are named).
+        ConfigError: files are missing, there are no objects, or a label is invalid; names the file and line.
     """
     files = list_images(images)
     names = ClassNames(class_names)
@@ -86,7 +85,7 @@ def _read_list(path: Path) -> list[Path]:
 
 
 class _Finder:
-    """Finds the picture of a ``file_name`` in a COCO file: by its path among the pictures, else by its name alone."""
+    """Finds the picture of a COCO ``file_name`` by relative path, else by unique file name."""
 
     def __init__(self, images: Path, files: Sequence[Path]) -> None:
         base = images if images.is_dir() else images.parent
@@ -130,11 +129,7 @@ def _read_folder(images: Path, files: Sequence[Path], labels: Path, names: Class
 
 
 def read_frame(image: Path, index: int) -> Frame:
-    """Reads one picture as a frame.
-
-    Raises:
-        SourceError: if it can't be read, or has too many pixels.
-    """
+    """Reads one picture as a frame; raises SourceError if it can't be read or is too large."""
     try:
         pixels = read_image(image)
     except SourceError as error:
@@ -143,13 +138,9 @@ def read_frame(image: Path, index: int) -> Frame:
 
 
 def check_unreadable(bad: Sequence[Path], count: int, images: Path) -> None:
-    """Lets one of `count` pictures be damaged, or 5 % of them.
-
-    Raises:
-        ConfigError: if more are; some are named.
-    """
+    """Raises ConfigError if more than one of `count` pictures, and more than 5 %, can't be read."""
     if len(bad) > max(1, MAX_UNREADABLE * count):
         names = ", ".join(file.name for file in bad[:5]) + (", ..." if len(bad) > 5 else "")
         raise ConfigError(
-            f"{images}: {len(bad)} of {count} pictures can't be read ({names}): at most {MAX_UNREADABLE:.0%} may be so"
+            f"{images}: {len(bad)} of {count} pictures can't be read ({names}): at most {MAX_UNREADABLE:.0%} is allowed"
         )

@@ -1,7 +1,6 @@
-"""Tuning a quantised graph towards its float original, without labels: quantisation-aware distillation.
+"""Quantisation-aware distillation: trains a quantised graph on the float model's output, without labels.
 
-The rounding of weights and activations is part of the forward pass; its gradient is passed straight through (Bengio et
-al. 2013) and scales are learned with the weights (LSQ, Esser et al. 2020). The float model's own output is the target.
+Rounding has a straight-through gradient (Bengio et al. 2013); scales are learned too (LSQ, Esser et al. 2020).
 Importing this imports torch.
 """
 
@@ -31,9 +30,9 @@ class Recipe:
     Attributes:
         steps: optimiser steps.
         batch: pictures in each.
-        weight_rate: learning rate of weights and biases (Adam), which falls to 0 along a cosine.
-        scale_rate: that of the logarithms of scales.
-        seed: of the order of pictures and their augmentation.
+        weight_rate: learning rate of weights and biases (Adam, cosine decay to 0).
+        scale_rate: learning rate of the logarithms of scales.
+        seed: for the order of pictures and augmentation.
     """
 
     steps: int = 400
@@ -60,9 +59,9 @@ def distill(
     Args:
         student: the Q/DQ graph.
         teacher: the float graph.
-        spec: the model's description.
+        spec: their description.
         pictures: network inputs, each (H, W, 3) uint8 BGR.
-        recipe: how.
+        recipe: the hyperparameters.
         on_step: called with the number of steps done and the loss.
     """
     device = next(student.parameters()).device
@@ -92,10 +91,10 @@ def distill(
 
 
 def distillation_loss(output: Tensor, target: Tensor, spec: ModelSpec) -> Tensor:
-    """Returns how far an output is from the float model's, for (B, N, classes + 4 (reg_max + 1)), scores after sigmoid.
+    """Returns the loss of an output (B, N, classes + 4 (reg_max + 1)), scores after sigmoid, against the float model's.
 
-    Scores: cross entropy with the target's, weighted by the square of their difference as in the quality focal loss (Li
-    et al. 2020). Boxes: the Kullback-Leibler divergence of the distributions, weighted by the target's best score.
+    Scores: cross entropy weighted by the difference, as in the quality focal loss (Li et al. 2020). Boxes: the
+    Kullback-Leibler divergence of the distributions, weighted by the target's best score.
     """
     classes = spec.num_classes
     least = 1e-6
@@ -115,7 +114,7 @@ def distillation_loss(output: Tensor, target: Tensor, spec: ModelSpec) -> Tensor
 
 
 def _augmented(picture: npt.NDArray[np.uint8], random: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Returns a picture mirrored half of the time, scaled by 0.7 to 1.4 and moved, the rest black."""
+    """Returns a picture randomly mirrored, scaled by 0.7 to 1.4 and moved, padded with black."""
     import cv2
 
     height, width = picture.shape[:2]
@@ -141,21 +140,20 @@ def tune(
     pictures: Sequence[npt.NDArray[np.uint8]],
     recipe: Recipe | None = None,
 ) -> tuple[ModelProto, ModelProto]:
-    """Tunes a Q/DQ graph; a GPU is used where PyTorch has one.
+    """Trains a Q/DQ graph, on a GPU if PyTorch has one.
 
     Args:
         quantized: the Q/DQ graph of `original`.
         original: the float graph, every node named.
         spec: the model's description.
         pictures: network inputs, each (H, W, 3) uint8 BGR.
-        recipe: how to train; None takes as many steps as the device does in some minutes. Steps are counted, and not
-            time, so that the result doesn't depend on what else the machine does.
+        recipe: None takes fewer steps on a CPU. Steps are fixed, not time, for reproducible results.
 
     Returns:
-        The tuned Q/DQ graph, and the float graph with the tuned weights, which the ranges of activations are those of.
+        The trained Q/DQ graph, and the float graph with the trained weights.
 
     Raises:
-        ModelError: if a graph has an operator that can't be trained, or a family without distributions.
+        ModelError: an operator can't be trained, or boxes aren't distributions.
     """
     if not spec.has_bins:
         raise ModelError(f"the loss of distillation is of boxes as distributions, and {spec.family} has none")

@@ -1,10 +1,9 @@
-"""Cross-layer equalisation: channels of one tensor brought to one range, before one scale quantises them all.
+"""Cross-layer equalisation: scales the channels of a tensor to similar ranges, because one scale quantises them all.
 
-Dividing a convolution's output channel by a factor, and multiplying the input channel of the convolutions that read it,
-changes nothing in float, across activations that are linear on either side of 0 (Nagel et al. 2019, Data-Free
-Quantization Through Weight Equalization and Bias Correction). Weights have one scale for each output channel, so it
-costs nothing where depthwise convolutions read the channel; elsewhere the factor moves spread from activations to
-weights (Xiao et al. 2022, SmoothQuant).
+Dividing an output channel by a factor and multiplying its readers' input channel by it changes nothing in float, also
+across activations that are linear on either side of 0 (Nagel et al. 2019, Data-Free Quantization). It costs nothing for
+depthwise readers, which have a weight scale for each channel; for others it moves spread from activations to weights
+(Xiao et al. 2022, SmoothQuant).
 """
 
 from __future__ import annotations
@@ -20,22 +19,20 @@ from onnx import ModelProto, helper, numpy_helper
 from calibration.channels import Channels, groups_of
 
 _LEAST_RATIO = 1e-3
-"""Least range of a channel relative to the widest of its tensor: one that is never active keeps a finite factor."""
+"""Least range of a channel relative to its tensor's widest, which bounds factors."""
 _ACTIVATION_SHARE = 0.75
-"""How much of the spread weights take over where every output channel reads every input channel (measured)."""
+"""Exponent for dense convolutions; 0.75 measured best of 0.5, 0.75 and 1."""
 
 
 def equalized(
     model: ModelProto, inputs: Sequence[npt.NDArray[np.float32]], share: float = _ACTIVATION_SHARE
 ) -> ModelProto:
-    """Returns a copy of a float graph that computes the same, whose channels have ranges near to each other.
-
-    A channel that anything reads whose result isn't in proportion to it stays as it is.
+    """Returns an equalised copy of a float graph, which computes the same.
 
     Args:
         model: float32, one input, weights and biases in initializers.
         inputs: calibration data, each (1, 3, H, W) float32, normalised.
-        share: 0 equalises weights alone, 1 activations alone.
+        share: 0 equalises weights only, 1 activations only.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)

@@ -1,4 +1,4 @@
-"""COCO accuracy of a model, through the runtime's own preprocessing, engine and decoding."""
+"""Measures the COCO accuracy of a model with the runtime's preprocessing, engine and decoding."""
 
 from __future__ import annotations
 
@@ -28,18 +28,13 @@ EVALUATION_CONF = 0.05
 
 
 def detect_all(detector: Detector, samples: Sequence[Sample], images: Path) -> tuple[list[Sample], list[Found]]:
-    """Detects in every picture, with a progress bar; one that can't be read is named and passed over.
-
-    Args:
-        detector: what detects.
-        samples: the pictures.
-        images: what to call them all in messages.
+    """Detects in every picture, with a progress bar; skips unreadable ones with a message. `images` is for messages.
 
     Returns:
-        The samples whose pictures could be read, and of each picture the size (width, height) and detections.
+        The readable samples, and the size (width, height) and detections of each.
 
     Raises:
-        ConfigError: if too many can't be read.
+        ConfigError: too many can't be read.
     """
     bad: dict[Path, str] = {}
 
@@ -75,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", *ENGINE_NAMES, *GPU_ENGINES),
         help="what the other model runs on, at its own precision (default: the same engine, device and precision)",
     )
-    parser.add_argument("--iou", type=float, default=0.6, help="overlap above which the weaker box goes (0.6)")
+    parser.add_argument("--iou", type=float, default=0.6, help="NMS: largest overlap of kept boxes (0.6)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, also of each class")
     parser.add_argument("--per-class", action="store_true", help="print the AP of each class, the worst first")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write the detections there, as COCO results JSON")
@@ -83,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one model found in the pictures, and how right it was."""
+    """One model's detections and accuracy."""
 
     engine: EngineInfo
     labels: Sequence[str]
@@ -92,12 +87,12 @@ class Measurement:
     accuracy: Accuracy
 
     def content(self) -> dict[str, Any]:
-        """Returns the figures in the form of the JSON."""
+        """Returns the figures for JSON."""
         return {"engine": asdict(self.engine), "images": len(self.samples), **asdict(self.accuracy)}
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures one model's accuracy, beside another's where asked, and prints tables and a line of JSON."""
+    """Measures one model, or two with ``--against``, and prints tables and a line of JSON."""
     read = [Path(name) for name in (options.model, options.against) if name] + [options.model_config, options.labels]
     for output, begins in ((options.json, rb"\s*\{"), (options.results, rb"\s*\[")):
         if output:
@@ -134,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _without_classes(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns the figures for the line that is printed, which those of eighty classes would drown."""
+    """Returns the figures for the printed line."""
     kept = {key: value for key, value in content.items() if key != "classes"}
     return kept | {"against": _without_classes(kept["against"])} if "against" in kept else kept
 

@@ -1,8 +1,7 @@
-"""Checkpoint to ONNX: one self-describing model file that every engine takes.
+"""Exports a checkpoint to a self-describing ONNX file.
 
-The file has one input ``images`` (batch, 3, H, W), normalised, and one output ``output`` (batch, N, classes + 4 *
-(reg_max + 1)), class scores after the sigmoid. Its weights keep the network's own names, and its metadata says all
-that preprocessing and decoding need (`ModelSpec.to_metadata`).
+It has one input ``images`` (batch, 3, H, W), normalised, and one output ``output`` (batch, N, classes + 4 (reg_max +
+1)), scores after the sigmoid. Weights keep the network's parameter names; metadata is `ModelSpec.to_metadata`.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ class ExportReport:
         path: the ONNX file.
         size_bytes: its size.
         sha256: its hash, in hex.
-        checkpoint_sha256: hash of the checkpoint its weights came from, in hex.
-        relative_error: largest difference between PyTorch and ONNX Runtime on random input, of scores or of box bins,
-            divided by the largest absolute value of the same.
+        checkpoint_sha256: hash of the checkpoint, in hex.
+        relative_error: largest difference between PyTorch and ONNX Runtime on random input, relative to the largest
+            value, of scores and of box bins.
     """
 
     path: Path
@@ -57,21 +56,18 @@ class ExportReport:
 def export(
     spec: ModelSpec, checkpoint: Path, output: Path, *, float16_weights: bool = False, opset: int = 17
 ) -> ExportReport:
-    """Exports a checkpoint to ONNX, compares it with PyTorch in ONNX Runtime, and only then writes it.
-
-    The same inputs give the same bytes. An existing `output` is replaced at once or left as it is.
+    """Exports a checkpoint to ONNX, compares it with PyTorch, and writes it atomically. Output is reproducible.
 
     Args:
         spec: the model, with its architecture; its input size becomes the file's.
         checkpoint: see `streamer.models.nanodet.load_checkpoint`.
         output: the ``.onnx`` file to write.
-        float16_weights: store convolution weights rounded to float16, each cast back to float32 in the graph, which
-            computes in float32 (half the size; biases stay float32).
+        float16_weights: store convolution weights as float16 with a Cast to float32: half the size.
         opset: ONNX operator set.
 
     Raises:
-        ConfigError: a package of the ``calibration`` extra is missing, or `output` can't be written where it is.
-        ModelError: the checkpoint is unreadable or doesn't fit, or the exported graph computes something else.
+        ConfigError: a package of the ``calibration`` extra is missing, or `output` can't be written.
+        ModelError: the checkpoint is unreadable or doesn't fit, or the exported graph's results differ.
     """
     _require_packages()
     from streamer.detector.self_check import record
@@ -95,7 +91,7 @@ def export(
     error = _relative_error(content, network)
     if not error <= MAX_RELATIVE_ERROR:
         raise ModelError(
-            f"{checkpoint}: exported, it computes something else than PyTorch (relative error {error:.1e}, at most"
+            f"{checkpoint}: the exported graph's results differ from PyTorch's (relative error {error:.1e}, at most"
             f" {MAX_RELATIVE_ERROR:.0e}); nothing was written. Try other versions of torch, onnxsim or onnxruntime"
         )
     exported = ModelFile(output, "", spec, model)
@@ -156,10 +152,7 @@ def _round_weights(network: NanoDet) -> None:
 
 
 def _trace(spec: ModelSpec, opset: int) -> onnx.ModelProto:
-    """Returns the simplified graph of the fused network with stand-in weights.
-
-    The stand-ins all differ: of equal parameters (biases of zero, say) the exporter would keep one under one name.
-    """
+    """Returns the simplified graph of the fused network with random weights: the exporter merges equal ones."""
     import onnxsim
     import torch
 
@@ -194,7 +187,7 @@ def _trace(spec: ModelSpec, opset: int) -> onnx.ModelProto:
 
 
 def _put_weights(model: onnx.ModelProto, network: NanoDet, float16_weights: bool) -> None:
-    """Replaces the stand-ins by the network's own weights, by name."""
+    """Replaces the random weights by the network's own, by name."""
     from streamer.models.nanodet import NEVER_APPLIED
 
     values = {name: value.numpy() for name, value in network.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The whole way from a checkpoint to a measured INT8 model, in one command."""
+"""`python -m calibration make`: exports a checkpoint and quantises it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Leaves NAME.onnx, NAME_int8.onnx and its report (.json, .md) side by side, and prints what was measured.
+    """Writes NAME.onnx, NAME_int8.onnx and its report (.json, .md), and prints the measurements.
 
     Raises:
         StreamerError: see `calibration.export.export` and `calibration.quantize.quantize`.

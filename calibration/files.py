@@ -1,4 +1,4 @@
-"""Writing results: all of a file or nothing, and over nothing that is read."""
+"""Writes results atomically, and never over an input."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from streamer.sinks.files import same_file
 
 
 def check_output(output: Path, *inputs: Path | None, ending: str | None = None) -> None:
-    """Refuses an output that can't be written or is one of its own inputs, before any work is done.
+    """Refuses an output that can't be written or is an input, before any work.
 
     Args:
         output: the file to write.
-        inputs: what is read; None is no file.
-        ending: what the output's name ends in; None is anything.
+        inputs: files that are read; None is no file.
+        ending: the output's suffix; None is any.
 
     Raises:
         ConfigError: naming the fix.
@@ -40,21 +40,13 @@ def check_output(output: Path, *inputs: Path | None, ending: str | None = None) 
 
 
 def refuse_inputs(output: Path, *inputs: Path | None) -> None:
-    """Refuses an output that is one of its own inputs, links and hard links followed; see `check_output`."""
+    """Refuses an output that is an input, following links; see `check_output`."""
     if any(path is not None and same_file(output, path) for path in inputs):
         raise ConfigError(f"{output}: the output is the input itself; give it another name")
 
 
 def check_report(path: Path, begins: bytes) -> None:
-    """Refuses to replace a file that isn't empty and doesn't begin as a report of the same kind does.
-
-    Args:
-        path: the report to write.
-        begins: pattern of how one begins.
-
-    Raises:
-        ConfigError: naming the fix.
-    """
+    """Raises ConfigError rather than replace a file that isn't empty and doesn't match the pattern `begins`."""
     try:
         with path.open("rb") as file:
             begun = file.read(200)
@@ -67,11 +59,7 @@ def check_report(path: Path, begins: bytes) -> None:
 
 
 def write_whole(output: Path, content: bytes) -> None:
-    """Writes all of `content` or nothing; an existing file is replaced at once.
-
-    Raises:
-        ConfigError: if it can't be written (no space, no permission); no partial file is left.
-    """
+    """Writes a file atomically; raises ConfigError if that fails."""
     try:
         with atomic_file(output) as partial:
             partial.write_bytes(content)
@@ -80,13 +68,13 @@ def write_whole(output: Path, content: bytes) -> None:
 
 
 def to_json(content: object, indent: int | None = None) -> str:
-    """Returns JSON as every reader takes it: what isn't a finite number is null."""
+    """Returns JSON with null for NaN and Inf."""
     return json.dumps(_without_nan(content), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Gives a folder that is gone after the block, and when a signal ends the program within it."""
+    """Creates a folder that is deleted after the block, also when a signal ends the program."""
     with TemporaryDirectory() as name, cleanup_on_exit(lambda: shutil.rmtree(name, ignore_errors=True)):
         yield Path(name)
 

@@ -1,4 +1,4 @@
-"""The accuracy gate: a quantised model against its float original, on pictures that calibration didn't see."""
+"""The accuracy gate: compares a quantised model with its float original on held-out pictures."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class GateResult:
         engine: its name.
         pictures: how many it was measured on.
         agreement: with the float model's detections.
-        float_accuracy: of the float model in f32; None without labels.
-        int8_accuracy: of the quantised model; None without labels.
-        drop: float AP less quantised AP; None without labels.
-        estimate: what is lost, from all that was measured; None without labels.
-        drop_interval: the estimate's 95 % interval; None without labels.
-        chance: that more is lost than the limit; None without labels.
-        more_pictures: about how many more pictures would tell; None where these do, or there are no labels.
-        passed: whether it keeps the limits.
+        float_accuracy: of the float model in float32; None without labels, as are the next five.
+        int8_accuracy: of the quantised model.
+        drop: float AP minus quantised AP.
+        estimate: the drop estimated with less noise.
+        drop_interval: its 95 % interval.
+        chance: that the drop exceeds the limit.
+        more_pictures: roughly how many more would decide; None also where these do.
+        passed: whether it is within the limits.
     """
 
     engine: str
@@ -91,7 +91,7 @@ class GateResult:
 
     @property
     def outcome(self) -> str:
-        """What the pictures tell, in words."""
+        """The outcome in words."""
         if self.passed:
             return "passed"
         if self.more_pictures is None:
@@ -100,10 +100,10 @@ class GateResult:
 
 
 class AccuracyGate:
-    """Compares quantised forms of one float model with it, on every engine that is asked for."""
+    """Compares quantised forms of one float model with it, on several engines."""
 
     def __init__(self, original: ModelFile, engines: Sequence[str], limits: Limits, labelled: bool) -> None:
-        """Takes the float model, the engines' names, the limits, and whether pictures carry ground truth."""
+        """Takes the float model, engine names, limits, and whether pictures have labels."""
         self.original = original
         self.engines = tuple(engines)
         self._limits = limits
@@ -112,10 +112,7 @@ class AccuracyGate:
         self._reference: dict[tuple[str, int], Output] = {}
 
     def fidelity(self, quantized: ModelProto, pictures: Sequence[Picture], engines: Sequence[str] = ()) -> float:
-        """Returns the least `fidelity` to the float model over `engines` (all): methods and layers are chosen by it.
-
-        On some dozens of pictures the AP of equally good models differs by more than a point; this doesn't.
-        """
+        """Returns the lowest `fidelity` over `engines` (default all). Unlike AP it is stable on few pictures."""
         return min(
             fidelity(self.original.spec, self._float_outputs(engine, pictures), self._run(quantized, engine, pictures))
             for engine in engines or self.engines
@@ -184,7 +181,7 @@ class AccuracyGate:
 
 
 def more_pictures(estimate: Estimate, limit: float, count: int) -> int | None:
-    """Returns about how many pictures more would tell on which side of `limit` the estimate is; None if it is clear.
+    """Estimates how many more pictures would decide on which side of `limit` the drop is; None if it is clear.
 
     The standard error falls with the square root of the number of pictures.
     """
@@ -197,10 +194,7 @@ def more_pictures(estimate: Estimate, limit: float, count: int) -> int | None:
 
 
 def latencies_ms(models: dict[str, ModelFile], engine: str, picture: Picture, threads: int) -> dict[str, float]:
-    """Returns each model's median latency on one engine with one request in flight, measured in turns.
-
-    Whatever else the machine does then slows all of them alike.
-    """
+    """Returns each model's median latency on one engine, one request in flight, alternating between models."""
     runners = {name: open_engine(engine, model, slots=1, threads=threads) for name, model in models.items()}
     times: dict[str, list[float]] = {name: [] for name in runners}
     try:

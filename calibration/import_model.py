@@ -1,7 +1,7 @@
-"""`python -m calibration import`: a NanoDet in another form than ONNX becomes an ONNX file that describes itself.
+"""`python -m calibration import`: converts OpenVINO IR, TFLite and NCNN models to self-describing ONNX files.
 
-OpenVINO reads IR and TFLite; its graph is written as ONNX, and compared with what OpenVINO computes of the original.
-NCNN's two files are read here. The package ``ncnn`` isn't asked: a damaged file crashes it.
+OpenVINO reads IR and TFLite, and its results are compared with the ONNX graph's. NCNN's files are read here, because a
+damaged file crashes the package ``ncnn``.
 """
 
 from __future__ import annotations
@@ -49,17 +49,16 @@ class ImportReport:
 
 
 def import_model(model: Path, spec: ModelSpec | None, output: Path) -> ImportReport:
-    """Makes an ONNX file of a model in another form.
+    """Converts a model to ONNX.
 
     Args:
-        model: the ``.xml`` file of an OpenVINO IR, a ``.tflite`` file, or the ``.param`` file of an NCNN model; the
-            weights lie beside it.
-        spec: describes it; None takes the description beside it, or that of an IR in itself.
-        output: the ``.onnx`` file to write; replaced only when all is well.
+        model: ``.xml`` (OpenVINO IR), ``.tflite`` or ``.param`` (NCNN), with its weights beside it.
+        spec: describes it; None uses the description beside it or in an IR.
+        output: the ``.onnx`` file, written atomically.
 
     Raises:
-        ConfigError: `output` can't be written, there is no description, or it is wrong.
-        ModelError: the model can't be read, doesn't fit its description, or the ONNX graph computes something else.
+        ConfigError: `output` can't be written, or the description is missing or invalid.
+        ModelError: the model can't be read, doesn't fit its description, or the ONNX graph's results differ.
     """
     ending = model.suffix.lower()
     if ending not in _READ:

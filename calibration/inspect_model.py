@@ -1,4 +1,4 @@
-"""`python -m calibration inspect`: a model file as it is and as it is used, or an engine, layer by layer."""
+"""`python -m calibration inspect`: shows a model file, how it is used, or an engine, layer by layer."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class NodePrecision:
     Attributes:
         name: of the node.
         op: its operator.
-        precision: ``INT8`` where all it reads is dequantised (a bias apart), else the type of what it writes;
-            ``unknown`` where the file doesn't tell. What an engine makes of it is the engine's choice.
-        stored: another precision in which its weights lie in the file, or empty.
+        precision: ``INT8`` where all inputs but the bias are dequantised, else the output's type, or ``unknown``;
+            an engine may choose another.
+        stored: a different precision of its stored weights, or empty.
     """
 
     name: str
@@ -48,13 +48,13 @@ class NodePrecision:
 
 
 def node_precisions(proto: ModelProto) -> list[NodePrecision]:
-    """Returns the precision of every node of a graph but Q/DQ nodes, constants and casts of weights, in graph order."""
+    """Returns the precision of every node, in order, without Q/DQ nodes, constants and casts of weights."""
     reader = _Reader(shape_inference.infer_shapes(proto))
     return [reader.precision(node) for node in reader.graph.node if not reader.is_storage(node)]
 
 
 class _Reader:
-    """A graph with its tensors' types and makers at hand."""
+    """Looks up types and producers of a graph's tensors."""
 
     def __init__(self, proto: ModelProto) -> None:
         self.graph = graph = proto.graph
@@ -65,7 +65,7 @@ class _Reader:
         self._types.update({constant.name: constant.data_type for constant in graph.initializer})
 
     def is_storage(self, node: NodeProto) -> bool:
-        """Whether the node says how values are kept rather than computing: Q/DQ, a constant, the cast of a weight."""
+        """Whether a node only stores values: Q/DQ, a constant, the cast of a weight."""
         weight_cast = node.op_type == "Cast" and node.input[0] in self._constants
         return weight_cast or node.op_type in (*_QUANTIZING, "Constant")
 
@@ -81,7 +81,7 @@ class _Reader:
         )
 
     def _reads_int8(self, node: NodeProto) -> bool:
-        """Whether every tensor of numbers it reads is dequantised with one scale; shapes and the bias don't count."""
+        """Whether every input but shapes and the bias is dequantised with one scale."""
         bias = _BIAS.get(node.op_type)
         numbers = [name for index, name in enumerate(node.input) if index != bias and self._is_number(name)]
         if node.op_type == "Resize":
@@ -92,10 +92,7 @@ class _Reader:
         return bool(name) and self._types.get(name, TensorProto.FLOAT) in _NAMES
 
     def _scales(self, name: str) -> set[bytes]:
-        """Returns the scales a tensor was dequantised with, looking through what only rearranges values.
-
-        Empty where some of it wasn't dequantised, or a scale isn't a constant.
-        """
+        """Returns the constant scales of a dequantised tensor, through rearrangements; empty if any is missing."""
         maker = self._made_by.get(name)
         if maker is None:
             return set()
@@ -115,13 +112,7 @@ def _name(kind: int | None) -> str:
 
 
 def describe_file(path: Path, proto: ModelProto, sha256: str) -> list[str]:
-    """Returns the lines that `inspect` prints of an ONNX file as it is, whatever it holds.
-
-    Args:
-        path: the file.
-        proto: what was read from it.
-        sha256: of its bytes, in hex.
-    """
+    """Returns the lines that `inspect` prints about an ONNX file itself."""
     graph = proto.graph
     constants = {constant.name for constant in graph.initializer}
     opsets = ", ".join(f"{entry.domain or 'onnx'} {entry.version}" for entry in proto.opset_import)
@@ -146,7 +137,7 @@ def _quantisation(proto: ModelProto) -> str:
 
 
 def describe_use(model: ModelFile) -> list[str]:
-    """Returns the lines that `inspect` prints of how a model is used: how it was read, and what engines get."""
+    """Returns the lines that `inspect` prints about the use of a model."""
     graph, spec = model.proto.graph, model.spec
     padding = f"kept, padded {spec.padding}" if spec.keep_ratio else "stretched"
     pixels = f"mean {_plain(list(spec.mean_bgr))}, std {_plain(list(spec.std_bgr))} in B, G, R order"
@@ -162,14 +153,14 @@ def describe_use(model: ModelFile) -> list[str]:
 
 
 def _rows(spec: ModelSpec) -> str:
-    """Says what boxes are decoded from."""
+    """Names the form of the boxes."""
     if spec.has_bins:
         return f"reg_max {spec.reg_max}"
     return f"{FAMILIES[spec.family].word} {spec.output}"
 
 
 def _changes(model: ModelFile) -> list[str]:
-    """Returns a line on the file's input and one on each way its outputs say scores and boxes."""
+    """Returns a line for the file's input, and one for each level of its outputs."""
     if model.form is None:
         return []
     image = model.form.image
@@ -193,7 +184,7 @@ def _changes(model: ModelFile) -> list[str]:
 
 
 def describe_graph(proto: ModelProto) -> list[str]:
-    """Returns the lines that `inspect` prints of a graph's cost and layers."""
+    """Returns the lines that `inspect` prints about a graph's cost and layers."""
     precisions = node_precisions(proto)
     by_op: dict[str, Counter[str]] = defaultdict(Counter)
     for node in precisions:
@@ -208,12 +199,10 @@ def describe_graph(proto: ModelProto) -> list[str]:
 
 
 def describe_onnx(path: Path, spec: ModelSpec | None) -> list[str]:
-    """Returns the lines that `inspect` prints of an ONNX file: as it is, then as it is used.
-
-    A file without a description is shown as it is alone.
+    """Returns the lines that `inspect` prints about an ONNX file and, where it has a description, its use.
 
     Raises:
-        ModelError: it isn't an ONNX file, or doesn't fit its description.
+        ModelError: the file isn't ONNX, or doesn't fit its description.
     """
     proto, sha256 = read_graph(path)
     lines = describe_file(path, proto, sha256)
@@ -226,7 +215,7 @@ def describe_onnx(path: Path, spec: ModelSpec | None) -> list[str]:
 
 
 def describe_engine(path: Path) -> list[str]:
-    """Returns the lines that `inspect` prints of an engine file: from the report that its build saved beside it.
+    """Returns the lines that `inspect` prints about an engine, from the report of its build.
 
     Raises:
         EngineError: the engine or its report is missing or damaged.

@@ -1,4 +1,4 @@
-"""Labels of pictures: YOLO text files, Pascal VOC XML files, or one COCO JSON file."""
+"""Reads labels: YOLO text files, Pascal VOC XML files, or one COCO JSON file."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from streamer.common.errors import ConfigError, one_line, short
 log = logging.getLogger(__name__)
 
 _ROUNDING = 1e-3
-"""How far beyond 0 and 1 a relative coordinate may lie: tools write 1.0000001."""
+"""Tolerance of relative coordinates: tools write 1.0000001."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One picture's file and what is in it.
+    """One picture and its labels.
 
     Attributes:
         image: the picture's file.
         class_ids: (N,) int64.
         boxes_cxcywh: (N, 4) float64, centre and size relative to the picture, 0 to 1.
-        is_crowd: (N,) bool, regions where detections count neither for nor against; None for none.
-        areas: (N,) float64, the objects' own areas relative to the picture, where the labels give them; COCO sorts
-            objects into small, medium and large by it, not by their boxes.
-        image_id: the picture's number in a COCO file, or None.
+        is_crowd: (N,) bool, regions that are ignored; None for none.
+        areas: (N,) float64, areas of the objects relative to the picture, which COCO's sizes refer to; or None.
+        image_id: of a COCO file, or None.
     """
 
     image: Path
@@ -44,7 +43,7 @@ class Sample:
     image_id: int | None = None
 
     def objects_of(self, class_id: int) -> npt.NDArray[np.bool_]:
-        """Returns which objects are of a class, (N,); crowds aren't."""
+        """Returns which objects are of a class and no crowds, (N,) bool."""
         mine: npt.NDArray[np.bool_] = self.class_ids == class_id
         return mine if self.is_crowd is None else mine & ~self.is_crowd
 
@@ -75,11 +74,11 @@ class LabelledObject:
 
 @dataclass
 class ClassNames:
-    """The model's classes, and what labels name beside them.
+    """The model's classes, and unknown names in labels.
 
     Attributes:
         labels: the model's labels, by class id.
-        unknown: names that the labels have and the model doesn't, with how many objects.
+        unknown: names that the model lacks, with their number of objects.
     """
 
     labels: Sequence[str]
@@ -89,18 +88,14 @@ class ClassNames:
         self._ids = {_plain(label): index for index, label in enumerate(self.labels)}
 
     def find(self, name: str) -> int | None:
-        """Returns the class id of a name in any case, or None after counting it as unknown."""
+        """Returns the class id of a name in any case; counts an unknown one and returns None."""
         class_id = self._ids.get(_plain(name))
         if class_id is None:
             self.unknown[name] += 1
         return class_id
 
     def report(self, where: Path, found: int) -> None:
-        """Warns of objects whose class the model doesn't have.
-
-        Raises:
-            ConfigError: if that is all of them.
-        """
+        """Warns of objects of unknown classes; raises ConfigError if all are."""
         if not self.unknown:
             return
         names = ", ".join(short(name) for name, _ in self.unknown.most_common(5))
@@ -118,12 +113,10 @@ def _plain(name: str) -> str:
 
 
 def read_yolo(path: Path, num_classes: int) -> list[LabelledObject]:
-    """Reads lines of ``class cx cy w h``, or ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, of which the box is taken.
-
-    Numbers are relative to the picture. A byte order mark and values just outside of 0 to 1 are tolerated.
+    """Reads lines of ``class cx cy w h``, or of a polygon ``class x1 y1 x2 y2 x3 y3 ...``, relative to the picture.
 
     Raises:
-        ConfigError: if a line is anything else; the file and line are named.
+        ConfigError: a line is invalid; names the file and line.
     """
     objects = []
     for number, line in enumerate(_text(path).splitlines(), start=1):
@@ -149,10 +142,10 @@ def read_yolo(path: Path, num_classes: int) -> list[LabelledObject]:
 
 
 def read_voc(path: Path, names: ClassNames) -> list[LabelledObject]:
-    """Reads a Pascal VOC file: pixel corners counted from 1, sizes from its ``size``; difficult objects as crowds.
+    """Reads a Pascal VOC file: pixel corners counted from 1; difficult objects count as crowds.
 
     Raises:
-        ConfigError: if it isn't one, or lacks its picture's size.
+        ConfigError: the file is invalid, or lacks the picture's size.
     """
     try:
         root = ElementTree.fromstring(_text(path))
@@ -188,14 +181,14 @@ def read_coco(path: Path, names: ClassNames, find: Callable[[str], Path | None])
 
     Args:
         path: the JSON file.
-        names: the model's classes; the file's categories are matched to them by name.
-        find: gives the picture of a ``file_name``, or None where there is none.
+        names: the model's classes, matched by name.
+        find: returns the picture of a ``file_name``, or None.
 
     Returns:
-        A sample for each picture that was found, in the file's order, those without objects included.
+        A sample for each picture found, also without objects, in the file's order.
 
     Raises:
-        ConfigError: if the file isn't one, or no picture of it was found.
+        ConfigError: the file is invalid, or none of its pictures was found.
     """
     try:
         content = json.loads(_text(path))
@@ -233,11 +226,7 @@ def read_coco(path: Path, names: ClassNames, find: Callable[[str], Path | None])
 
 
 def coco_categories(path: Path, labels: Sequence[str]) -> dict[int, int]:
-    """Returns the number of each class's category in a COCO file, by class id; classes that it lacks are left out.
-
-    Raises:
-        ConfigError: if it isn't one.
-    """
+    """Returns the category ids in a COCO file by class id; raises ConfigError if it is invalid."""
     names = ClassNames(labels)
     try:
         numbers = {names.find(str(each["name"])): int(each["id"]) for each in json.loads(_text(path))["categories"]}

@@ -1,10 +1,8 @@
-"""Quantisation methods: a float graph and network inputs in, a Q/DQ graph out.
+"""Quantisation methods: from a float graph and network inputs to a Q/DQ graph.
 
-Channels are equalised first (`calibration.equalize`). Placement, weights and bias correction are NNCF's; the ranges of
-activations are NNCF's too, or those of one of ONNX Runtime's calibrators. The placement, an int8 pair of one scale in
-front of each convolution and none between a convolution and its activation, is the one that OpenVINO fuses whole and
-TensorRT takes (docs/calibration.md tells how far TensorRT-RTX fuses it); `streamer.models.graph.int8` tells how ONNX
-Runtime gets the rest.
+Channels are equalised first (`calibration.equalize`). NNCF places pairs and quantises weights; activation ranges are
+NNCF's or an ONNX Runtime calibrator's. One int8 pair precedes each convolution and none separates it from its
+activation, as OpenVINO and TensorRT fuse it; `streamer.models.graph.int8` adapts the graph to ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from streamer.models.graph.int8 import RANGES_KEY, is_quantized
 from streamer.models.spec import ModelSpec
 
 METHODS = ("nncf", "minmax", "entropy", "percentile")
-"""The order in which `auto` tries them: first what measured best and is quickest."""
+"""In the order that `auto` tries them, the best and fastest first."""
 
 _CHUNK = 4
 _CALIBRATORS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -43,7 +41,7 @@ _CALIBRATORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def require_packages() -> None:
-    """Raises a ConfigError that names the fix when a package that quantising needs is missing."""
+    """Raises ConfigError if a package is missing."""
     try:
         with without_telemetry():
             import nncf  # noqa: F401
@@ -53,21 +51,14 @@ def require_packages() -> None:
 
 
 def quiet_onnxruntime() -> None:
-    """Stops ONNX Runtime's warnings in sessions that others make: a foreign file causes one for each of its weights.
-
-    What goes wrong is raised as an exception as well.
-    """
+    """Silences ONNX Runtime in sessions of other packages: foreign files cause a warning for each weight."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)  # fatal errors only
 
 
 def check_float(model: ModelProto, path: Path) -> None:
-    """Refuses a model that isn't plain float32.
-
-    Raises:
-        ModelError: if it is quantised already, or holds float16.
-    """
+    """Raises ModelError for a model that is quantised, contains float16, or has no convolutions."""
     if is_quantized(model):
         raise ModelError(f"{path} is quantised already: quantise the float model it was made from")
     half = [constant.name for constant in model.graph.initializer if constant.data_type == TensorProto.FLOAT16]
@@ -78,21 +69,16 @@ def check_float(model: ModelProto, path: Path) -> None:
 
 
 class Quantizer:
-    """Quantises one float model, in as many ways as asked for; what methods share is computed once.
+    """Quantises one float model by several methods, sharing intermediate results.
 
     Attributes:
-        model: the float graph with its channels equalised, which computes the same.
+        model: the float graph with equalised channels.
         layers: {convolution's node name: layer's name}.
-        unrounded: outputs of convolutions that ONNX Runtime is not to round in front of the activation.
+        unrounded: outputs of convolutions that ONNX Runtime must not round before the activation.
     """
 
     def __init__(self, model: ModelProto, inputs: Sequence[npt.NDArray[np.float32]]) -> None:
-        """Prepares.
-
-        Args:
-            model: float32, one input.
-            inputs: calibration data, each (1, 3, H, W) float32, normalised.
-        """
+        """Takes a float32 model and calibration data, each (1, 3, H, W) float32, normalised."""
         require_packages()
         quiet_onnxruntime()
         self.model = equalized(prepared(model, inputs[0]), inputs)
@@ -114,8 +100,8 @@ class Quantizer:
             float_layers: convolutions, by the names in `layers`, to leave in float.
 
         Raises:
-            ConfigError: if there is no such method.
-            ModelError: if the quantiser fails.
+            ConfigError: the method is unknown.
+            ModelError: the quantiser fails.
         """
         if method not in METHODS:
             raise ConfigError(f"unknown method {method!r} (known: {', '.join(METHODS)})")
@@ -133,15 +119,15 @@ class Quantizer:
         spec: ModelSpec,
         pictures: Sequence[npt.NDArray[np.uint8]],
     ) -> ModelProto:
-        """Returns a Q/DQ graph of `quantize` after training it towards the float model; see `calibration.distill`.
+        """Returns a copy of a Q/DQ graph after `calibration.distill`.
 
         Args:
-            quantized: the graph, which isn't changed.
+            quantized: from `quantize`.
             spec: the model's description.
-            pictures: network inputs, each (H, W, 3) uint8 BGR; labels aren't needed.
+            pictures: network inputs, each (H, W, 3) uint8 BGR.
 
         Raises:
-            ModelError: if the graph has an operator that can't be trained.
+            ModelError: the graph has an operator that can't be trained.
         """
         from calibration.distill import tune
 
@@ -163,7 +149,7 @@ class Quantizer:
         write_output_ranges(quantized, {name: both for name, both in ranges.items() if name not in self.unrounded})
 
     def _place(self, float_layers: frozenset[str]) -> ModelProto:
-        """Returns a fresh copy of NNCF's result."""
+        """Returns a copy of NNCF's result."""
         if float_layers not in self._placed:
             by_layer = {layer: node for node, layer in self.layers.items()}
             kept = {by_layer[layer] for layer in float_layers} | _behind_last_convolutions(self.model)
@@ -187,23 +173,21 @@ class Quantizer:
                     nncf.Dataset([{name: values} for values in self._inputs]),
                     preset=nncf.QuantizationPreset.PERFORMANCE,
                     subset_size=len(self._inputs),
-                    ignored_scope=nncf.IgnoredScope(
-                        names=sorted(kept), validate=False
-                    ),  # it leaves out nodes of integers
+                    ignored_scope=nncf.IgnoredScope(names=sorted(kept), validate=False),  # NNCF omits nodes of integers
                     advanced_parameters=AdvancedQuantizationParameters(
                         overflow_fix=nncf.OverflowFix.DISABLE,
                         # one scale a tensor: TensorRT and ONNX Runtime take no more
                         activations_quantization_params=QuantizationParameters(per_channel=False),
                     ),
                 )
-        except Exception as error:  # its exceptions share no base but Exception
+        except Exception as error:  # NNCF's exceptions share no other base
             raise ModelError(f"NNCF can't quantise this model: {str(error).strip().splitlines()[0]}") from error
         _make_signed(quantized)
         del quantized.graph.value_info[:]
         return quantized
 
     def _calibrate(self, method: str) -> dict[str, Range]:
-        """Returns each float tensor's (least, greatest)."""
+        """Returns each float tensor's (min, max)."""
         if method not in self._ranges:
             self._ranges[method] = self._run_calibrator(method)
         return self._ranges[method]
@@ -224,7 +208,7 @@ class Quantizer:
             with contextlib.redirect_stdout(io.StringIO()):
                 calibrator.augment_graph()
                 calibrator.create_inference_session()
-                for start in range(0, len(self._inputs), _CHUNK):  # it keeps every picture's tensors until a call ends
+                for start in range(0, len(self._inputs), _CHUNK):  # a call keeps every picture's tensors in memory
                     chunk = self._inputs[start : start + _CHUNK]
                     calibrator.collect_data(_Reader(self.model.graph.input[0].name, chunk))
                 found = calibrator.compute_data()
@@ -238,7 +222,7 @@ _MAKES_VALUES = {"Conv", "LeakyRelu", "Relu", "Add", "Mul", "Sub", "Sigmoid", "H
 
 
 class _Reader:
-    """What ONNX Runtime's calibrators read from."""
+    """Feeds ONNX Runtime's calibrators."""
 
     def __init__(self, name: str, inputs: Sequence[npt.NDArray[np.float32]]) -> None:
         self._rest: Iterator[dict[str, npt.NDArray[np.float32]]] = ({name: values} for values in inputs)
@@ -254,14 +238,14 @@ def read_output_ranges(quantized: ModelProto) -> dict[str, Range]:
 
 
 def write_output_ranges(quantized: ModelProto, ranges: Mapping[str, Range]) -> None:
-    """Writes the ranges of convolutions' outputs into the metadata: `streamer.models.graph.int8` tells what for."""
+    """Writes the ranges of convolutions' outputs into the metadata, for `streamer.models.graph.int8`."""
     rounded = {name: [float(f"{low:.6g}"), float(f"{high:.6g}")] for name, (low, high) in ranges.items()}
     metadata = {entry.key: entry.value for entry in quantized.metadata_props}
     onnx.helper.set_model_props(quantized, metadata | {RANGES_KEY: json.dumps(rounded, sort_keys=True)})
 
 
 def layer_names(model: ModelProto) -> dict[str, str]:
-    """Returns {convolution's node name: layer's name as in the network's state dict where the weight still has it}."""
+    """Returns {convolution's node name: layer name, as in the state dict where the weight still has it}."""
     names = {}
     for node in model.graph.node:
         if node.op_type == "Conv":
@@ -271,7 +255,7 @@ def layer_names(model: ModelProto) -> dict[str, str]:
 
 
 def quantized_layers(quantized: ModelProto, layers: dict[str, str]) -> list[str]:
-    """Returns the layers, of `layers`' values, whose weights are quantised."""
+    """Returns the values of `layers` whose weights are quantised."""
     dequantized = {node.output[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
     return [
         layers[node.name]
@@ -281,10 +265,7 @@ def quantized_layers(quantized: ModelProto, layers: dict[str, str]) -> list[str]
 
 
 def without_layers(quantized: ModelProto, model: ModelProto, names: Collection[str]) -> ModelProto:
-    """Returns `quantized` with the convolutions of these node names in float again, their weights those of `model`.
-
-    Their inputs aren't rounded either, and what nothing reads any more is left out.
-    """
+    """Returns `quantized` with some convolutions, by node name, in float: weights as in `model`, inputs unrounded."""
     changed = onnx.ModelProto()
     changed.CopyFrom(quantized)
     sources = {node.name: node for node in model.graph.node}
@@ -365,7 +346,7 @@ def _set_scales(model: ModelProto, ranges: dict[str, tuple[float, float]]) -> No
         if node.op_type == "QuantizeLinear":
             tensor = node.input[0]
             while tensor not in ranges:
-                tensor = made_by[tensor].input[0]  # a rearrangement: its range is that of what it rearranges
+                tensor = made_by[tensor].input[0]  # a rearrangement keeps the range
             group = groups[node.input[1]]
             largest[group] = max(largest.get(group, 0.0), *(abs(value) for value in ranges[tensor]))
     for name, group in groups.items():

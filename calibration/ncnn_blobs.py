@@ -1,4 +1,4 @@
-"""An ONNX graph as it is written from NCNN's layers: its nodes and constants, and the shape of each blob."""
+"""Writes an ONNX graph from NCNN's layers and tracks the shape of each blob."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 
 
 class Blobs:
-    """NCNN's blobs by name: the ONNX tensor that each is, and its shape without the batch."""
+    """NCNN's blobs by name, with ONNX tensor and shape without the batch."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
@@ -52,7 +52,7 @@ class Blobs:
         self._tensors[output], self._shapes[output] = tensor, shape
 
     def _same(self, layer: Layer, kind: str, **attributes: Any) -> None:
-        """Writes a node of one operand that keeps its shape."""
+        """Adds a node with one operand that keeps its shape."""
         self._put(layer, self._node(kind, [self._tensors[layer.inputs[0]]], **attributes), self._shape(layer))
 
     def _reshaped(self, tensor: str, shape: Shape) -> str:
@@ -64,7 +64,7 @@ class Blobs:
         self._put(layer, self._reshaped(self._tensors[layer.inputs[0]], shape), shape)
 
     def _activated(self, tensor: str, kind: int, values: Sequence[float]) -> str:
-        """Returns a tensor behind the activation that a layer has by number."""
+        """Adds a layer's activation by number."""
         match kind:
             case 0:
                 return tensor

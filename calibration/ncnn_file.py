@@ -1,4 +1,4 @@
-"""NCNN's two files: the layers of a ``.param`` text, and the numbers that a ``.bin`` holds for them."""
+"""Reads NCNN's files: the layers of a ``.param`` text, and the weights of a ``.bin``."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Layer:
     Attributes:
         kind: such as ``Convolution``.
         name: its own.
-        inputs: blobs that it reads.
-        outputs: blobs that it makes.
-        values: parameters by number; an array's number is what it has behind -233.
+        inputs: names of blobs.
+        outputs: names of blobs.
+        values: parameters by number; array keys are stored as -23300 - number.
     """
 
     kind: str
@@ -39,28 +39,24 @@ class Layer:
     values: dict[int, float | tuple[float, ...]]
 
     def number(self, key: int, otherwise: float = 0) -> float:
-        """Returns a parameter that is one number."""
+        """Returns a numeric parameter."""
         value = self.values.get(key, otherwise)
         if isinstance(value, tuple):
             raise ValueError(f"parameter {key} is an array")
         return value
 
     def whole(self, key: int, otherwise: int = 0) -> int:
-        """Returns a parameter that is one whole number."""
+        """Returns an integer parameter."""
         return int(self.number(key, otherwise))
 
     def array(self, key: int) -> tuple[float, ...]:
-        """Returns a parameter that is an array; empty where it isn't there."""
+        """Returns an array parameter; empty if missing."""
         value = self.values.get(key, ())
         return value if isinstance(value, tuple) else (value,)
 
 
 def read_layers(path: Path) -> list[Layer]:
-    """Reads a ``.param`` file.
-
-    Raises:
-        ModelError: it can't be read, or isn't one.
-    """
+    """Reads a ``.param`` file; raises ModelError if it is unreadable or invalid."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -103,14 +99,10 @@ def _layer(words: list[str]) -> Layer:
 
 
 class Weights:
-    """A ``.bin`` file, read from its beginning to its end."""
+    """Reads a ``.bin`` file sequentially."""
 
     def __init__(self, path: Path) -> None:
-        """Opens it.
-
-        Raises:
-            ModelError: it can't be read.
-        """
+        """Reads the file; raises ModelError if it can't."""
         try:
             self._content = path.read_bytes()
         except OSError as error:
@@ -121,22 +113,18 @@ class Weights:
 
     @property
     def left(self) -> int:
-        """Bytes that haven't been read."""
+        """Unread bytes."""
         return len(self._content) - self._place
 
     def plain(self, *shape: int) -> Floats:
-        """Reads float32 numbers.
-
-        Raises:
-            ValueError: the file ends before.
-        """
+        """Reads float32 values; raises ValueError at the end of the file."""
         return np.frombuffer(self._bytes(4 * _size(shape)), "<f4").astype(np.float32).reshape(shape)
 
     def tagged(self, *shape: int) -> Floats:
-        """Reads numbers behind the word that says how they are stored: as float32, float16, or places in a table.
+        """Reads values with a tag: float32, float16 or table indices.
 
         Raises:
-            ValueError: the file ends before, or holds INT8 numbers.
+            ValueError: the file ends too early, or contains INT8.
         """
         size = _size(shape)
         tag = int.from_bytes(self._bytes(4), "little")

@@ -1,6 +1,6 @@
-"""NCNN's layers as ONNX nodes: those that NanoDets are made of.
+"""Converts the NCNN layers of NanoDet models to ONNX nodes.
 
-NCNN's blobs have no batch: (channels, height, width), (height, width) or (width). The ONNX graph puts one in front.
+NCNN's blobs, (channels, height, width), (height, width) or (width), get a batch dimension in front.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _UNARY = {0: "Abs", 1: "Neg", 2: "Floor", 3: "Ceil", 5: "Sqrt", 7: "Exp", 8: "Lo
 
 
 def read_ncnn(path: Path, size_wh: tuple[int, int] | None) -> onnx.ModelProto:
-    """Reads an NCNN model, its ``.bin`` beside it, as an ONNX graph.
+    """Reads an NCNN model as an ONNX graph.
 
     Args:
-        path: the ``.param`` file.
-        size_wh: input (width, height) in pixels; None takes what the file says.
+        path: the ``.param`` file; the ``.bin`` file is beside it.
+        size_wh: input (width, height) in pixels; None uses the file's.
 
     Raises:
-        ModelError: a file can't be read or is damaged, a layer isn't one of those, or there is no size.
+        ModelError: a file is unreadable or damaged, a layer isn't supported, or the size is unknown.
     """
     layers, weights = read_layers(path), Weights(path.with_suffix(".bin"))
     writer = _Writer(weights, size_wh)
@@ -56,7 +56,7 @@ def read_ncnn(path: Path, size_wh: tuple[int, int] | None) -> onnx.ModelProto:
 
 
 class _Writer(Rearranging):
-    """Writes the nodes of one layer after another, and knows the shape of each blob."""
+    """Converts one layer after another."""
 
     def __init__(self, weights: Weights, size_wh: tuple[int, int] | None) -> None:
         super().__init__()
@@ -105,11 +105,7 @@ class _Writer(Rearranging):
         }
 
     def add(self, layer: Layer) -> None:
-        """Writes a layer.
-
-        Raises:
-            ValueError: it is of another kind, or says what isn't read.
-        """
+        """Converts a layer; raises ValueError if it isn't supported."""
         self._read.update(layer.inputs)
         if layer.kind in _COPIES:
             if layer.kind == "Dropout" and layer.number(0, 1) != 1:
@@ -125,7 +121,7 @@ class _Writer(Rearranging):
             raise ValueError("isn't a layer that is read: export the model to ONNX where it was made")
 
     def model(self) -> onnx.ModelProto:
-        """Returns the graph; its outputs are the blobs that no layer reads."""
+        """Returns the graph; outputs are the blobs without a reader."""
         outputs = []
         for blob, shape in self._shapes.items():
             if blob not in self._read:
@@ -273,7 +269,7 @@ class _Writer(Rearranging):
         )
 
     def _combine(self, layer: Layer, kind: str, *, swapped: bool = False) -> None:
-        """Writes a node of two operands; a blob of one dimension has one value for each channel of the other."""
+        """Adds a node with two operands; a blob of one dimension has a value for each channel of the other."""
         shapes = [self._shape(layer, place) for place in (0, 1)]
         rank = max(map(len, shapes))
         operands = []
@@ -302,11 +298,7 @@ class _Writer(Rearranging):
 
 
 def _pair(layer: Layer, of_height: int, of_width: int, otherwise: int = 0) -> list[int]:
-    """Returns (height, width) of what is one number where both are equal.
-
-    Raises:
-        ValueError: one is less than 1.
-    """
+    """Returns (height, width) parameters, where height defaults to width; raises ValueError if one is less than 1."""
     width = layer.whole(of_width, otherwise)
     found = [layer.whole(of_height, width), width]
     if min(found) < 1:
@@ -317,7 +309,7 @@ def _pair(layer: Layer, of_height: int, of_width: int, otherwise: int = 0) -> li
 def _padded(
     layer: Layer, size: Sequence[int], spans: Sequence[int], strides: Sequence[int], first: int
 ) -> tuple[dict[str, Any], list[int]]:
-    """Returns a convolution's padding as ONNX's attributes, and the size of what it gives."""
+    """Returns a convolution's padding as ONNX attributes, and its output size."""
     left = layer.whole(first)
     if left in (_SAME_UPPER, _SAME_LOWER):
         how = "SAME_UPPER" if left == _SAME_UPPER else "SAME_LOWER"

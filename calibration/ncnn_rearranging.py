@@ -1,4 +1,4 @@
-"""NCNN's layers that rearrange, resize or reduce blobs, as ONNX nodes."""
+"""Converts NCNN layers that rearrange, resize or reduce blobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REDUCTIONS = {0: "ReduceSum", 3: "ReduceMean", 4: "ReduceMax", 5: "ReduceMin"}
 
 
 class Rearranging(Blobs):
-    """Writes the nodes of such layers."""
+    """Converts such layers."""
 
     def _interp(self, layer: Layer) -> None:
         if layer.whole(5) or len(layer.inputs) > 1:
@@ -44,7 +44,7 @@ class Rearranging(Blobs):
     def _slice(self, layer: Layer) -> None:
         axis, shape = self._axis(layer, layer.whole(1)), list(self._shape(layer))
         wanted = [int(size) for size in layer.array(0)]
-        if layer.array(2):  # where it is cut, rather than how large the parts are
+        if layer.array(2):  # positions rather than sizes
             cuts = [int(cut) % shape[axis] for cut in layer.array(2)]
             wanted = [stop - start for start, stop in zip([0, *cuts], [*cuts, shape[axis]], strict=True)]
         sizes: list[int] = []

@@ -1,4 +1,4 @@
-"""Pictures as the network sees them, split into calibration, validation and gate."""
+"""Reads pictures as network inputs, split into calibration, validation and gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A float graph as quantisers want it: with per-channel scales to be had, and no arithmetic on shapes."""
+"""Prepares a float graph for quantisers: opset 13 or later, without arithmetic on shapes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ _BATCH = "batch"
 
 
 def prepared(model: ModelProto, images: npt.NDArray[np.float32]) -> ModelProto:
-    """Returns a copy of a float model that quantisers take; it computes the same.
+    """Returns an equivalent copy of a float model for quantisers.
 
-    Operator sets before 13, whose QuantizeLinear has one scale a tensor, become 17. What an exporter left of shapes
-    that are computed (a PyTorch export that wasn't simplified) is computed once, for the size of `images`.
+    Opsets before 13, which lack per-channel scales, become 17; computed shapes are folded for the size of `images`.
 
     Args:
         model: float32, one input.
-        images: one picture, (1, 3, H, W) float32, normalised; what the graph makes of it must not change.
+        images: one picture, (1, 3, H, W) float32, normalised, for comparing results.
 
     Raises:
         ConfigError: onnxsim is needed and missing.
-        ModelError: the model can't be converted or simplified, or computes something else then.
+        ModelError: the model can't be converted or simplified, or its results change.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
@@ -61,7 +60,7 @@ def prepared(model: ModelProto, images: npt.NDArray[np.float32]) -> ModelProto:
 
 
 def _simplified(model: ModelProto, shape: tuple[int, ...]) -> ModelProto:
-    """Returns the graph simplified for inputs of one size; for any batch where no shape depends on it then."""
+    """Returns the graph simplified for one input size, and for any batch where possible."""
     try:
         import onnxsim
     except ImportError as error:

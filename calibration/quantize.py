@@ -1,4 +1,4 @@
-"""Float ONNX to INT8 ONNX, chosen by measurement and written only if it passes the accuracy gate."""
+"""Quantises a float ONNX model and writes it if it passes the accuracy gate."""
 
 from __future__ import annotations
 
@@ -52,29 +52,28 @@ def quantize(
     max_minutes: float = 10.0,
     distill: bool = True,
 ) -> QuantizationReport:
-    """Quantises a float model and writes it, with a report as ``.json`` and ``.md`` beside it, if it is good enough.
+    """Quantises a float model and writes it with a ``.json`` and ``.md`` report, if it passes the accuracy gate.
 
-    The same inputs give the same bytes, as long as time doesn't end the search.
+    The output is reproducible unless the search runs out of time.
 
     Args:
         model: float32 ONNX file.
         output: the INT8 file to write.
-        images: folder of pictures to calibrate on; half are held out unless `gate_images` is given.
-        labels: YOLO labels of `images`, used where pictures of it are held out.
+        images: folder of pictures to calibrate on; three quarters are held out unless `gate_images` is given.
+        labels: labels of `images`, used for held-out pictures.
         gate_images: folder of pictures for validation and the gate.
-        gate_labels: YOLO labels of `gate_images`.
+        gate_labels: labels of `gate_images`.
         extra_images: more pictures to calibrate on, without labels.
-        spec: describes a foreign model; None takes the file's own description.
+        spec: describes a foreign model; None uses the file's own description.
         method: ``auto`` or one of `METHODS`.
-        max_ap_drop: AP x 100 that may be lost, on the worst engine.
-        min_agreement: least agreement with the float model without labels, 0 to 1, on the worst engine.
-        max_minutes: when to stop trying; what was begun is finished.
-        distill: whether a model that fails the gate is first trained towards the float one, with PyTorch, before layers
-            of it are left in float.
+        max_ap_drop: AP x 100 that may be lost on each engine, with labels.
+        min_agreement: least agreement with the float model on each engine, 0 to 1, without labels.
+        max_minutes: when to start no further trial.
+        distill: whether to train a model that fails the gate before leaving layers in float.
 
     Raises:
-        ConfigError: an option, a folder, a picture set or the output is wrong, or a package is missing.
-        ModelError: the model can't be quantised, or lost too much accuracy; nothing was written.
+        ConfigError: an option, a picture set or the output is invalid, or a package is missing.
+        ModelError: the model can't be quantised, or loses too much accuracy; nothing is written.
     """
     require_packages()
     if method not in ("auto", *METHODS):
@@ -120,7 +119,7 @@ def _refusal(
 
 
 def _describe(best: Candidate, original: ModelFile, calibration_sha256: str, engine: str) -> bytes:
-    """Returns the artifact's bytes; in the metadata the float file's description, how it was quantised, self-check."""
+    """Returns the INT8 file; its metadata has the description, the method and the self-check."""
     proto = best.proto
     kept = {entry.key: entry.value for entry in [*original.proto.metadata_props, *proto.metadata_props]}
     notes = {
@@ -237,25 +236,14 @@ def run(args: argparse.Namespace) -> int:
 
 def search_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the options of `add_search_arguments` as arguments of `quantize`."""
-    names = (
-        "images",
-        "labels",
-        "gate_images",
-        "gate_labels",
-        "extra_images",
-        "method",
-        "max_ap_drop",
-        "min_agreement",
-        "max_minutes",
-        "distill",
-    )
-    return {name: getattr(args, name) for name in names}
+    names = "images labels gate_images gate_labels extra_images method max_ap_drop min_agreement max_minutes distill"
+    return {name: getattr(args, name) for name in names.split()}
 
 
 def print_report(report: QuantizationReport, output: Path) -> None:
-    """Prints what was tried, the results, and what was written."""
+    """Prints trials, results and the output file."""
     for name in report.unreadable:
-        say(f"passed over, can't be read: {name}")
+        say(f"skipped, can't be read: {name}")
     for trial in report.trials:
         say(trial.line())
     for result in report.results:

@@ -1,7 +1,6 @@
-"""Ranges of convolutions' outputs for ONNX Runtime, which rounds them to eight bits in front of the activation.
+"""Ranges of convolutions' outputs, which ONNX Runtime rounds to eight bits before the activation.
 
-`streamer.models.graph.int8` tells why. A negative value is shrunk by the activation behind and matters less: the range
-is found that leaves the least squared error behind the activation.
+They minimise the squared error after the activation, which shrinks negative values.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ Range = tuple[float, float]
 
 _PICTURES = 32
 _SAMPLES = 20_000
-"""Values of one tensor and picture, spread evenly over it; the least and the greatest are taken besides."""
+"""Evenly spaced values of one tensor and picture, besides minimum and maximum."""
 _BINS = 4096
 _LOWS, _HIGHS = 0.85 ** np.arange(24), 0.93 ** np.arange(12)
-"""Shares of the whole range that are tried below and above 0."""
+"""Shares of the range to try below and above 0."""
 
 
 def activation_slopes(model: ModelProto) -> dict[str, float]:
-    """Returns {convolution's output: slope below 0} of those that a LeakyReLU or ReLU alone reads."""
+    """Returns {convolution's output: slope below 0} for outputs read only by a LeakyReLU or ReLU."""
     readers = defaultdict(list)
     for node in model.graph.node:
         for name in node.input:
@@ -55,12 +54,12 @@ def convolution_ranges(model: ModelProto, inputs: Sequence[npt.NDArray[np.float3
 
 
 def best_range(values: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], slope: float) -> Range:
-    """Returns the range in which 256 evenly spaced levels, one of them 0, leave the least squared error behind.
+    """Returns the range of 256 even levels, one of them 0, with the least squared error after the activation.
 
     Args:
-        values: (N,) in front of the activation.
-        counts: (N,) how often each occurs.
-        slope: what the activation multiplies negative values by.
+        values: (N,) before the activation.
+        counts: (N,) of the values.
+        slope: of the activation below 0.
     """
     least, most = min(float(values.min()), 0.0), max(float(values.max()), 1e-6)
     lows = least * _LOWS if least < 0 and slope > 0 else np.zeros(1)

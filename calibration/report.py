@@ -1,4 +1,4 @@
-"""What quantising did, as JSON and as Markdown."""
+"""The report of quantising, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ class Trial:
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """All that is known about one INT8 artifact.
+    """The report about one INT8 file.
 
     Attributes:
         model: name of the network.
         float_sha256: of the float file.
-        int8_sha256: of the artifact.
+        int8_sha256: of the INT8 file.
         float_bytes: size of the float file.
-        int8_bytes: size of the artifact.
-        method: the one chosen.
+        int8_bytes: size of the INT8 file.
+        method: the best one.
         float_layers: convolutions left in float, costliest first.
-        quantized_layers: how many convolutions are INT8.
+        quantized_layers: number of INT8 convolutions.
         calibration_sha256: of the calibration pictures' names and contents.
-        pictures: how many served what.
-        unreadable: files passed over.
-        trials: everything measured on the way, in order.
+        pictures: number for each purpose.
+        unreadable: skipped files.
+        trials: all candidates in order.
         results: the gate's, one an engine.
         latency_ms: median by engine, threads and model (``float`` at precision auto, ``int8``).
         machine: the processor.
-        versions: of the packages that compute.
+        versions: of packages.
     """
 
     model: str
@@ -66,14 +66,14 @@ class QuantizationReport:
     versions: dict[str, str]
 
     def to_json(self) -> str:
-        """Returns indented JSON; a metric that doesn't exist (no such objects) is null."""
+        """Returns indented JSON with null for NaN."""
         content = {_JSON_KEYS.get(key, key): value for key, value in asdict(self).items()}
         for result, entry in zip(self.results, content["verdicts"], strict=True):
             entry["agreement"]["score"] = result.agreement.score
         return to_json(content, indent=2) + "\n"
 
     def to_markdown(self) -> str:
-        """Returns a short page with a table of accuracy and one of latency."""
+        """Returns a page with tables of accuracy and latency."""
         lines = [
             f"# {self.model}, INT8",
             "",

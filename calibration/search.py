@@ -1,4 +1,4 @@
-"""Looks for the quantised form of a model that passes the accuracy gate."""
+"""Searches for a quantised form of a model that passes the accuracy gate."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _SEARCH_PICTURES = 8
 _MAX_FLOAT_SHARE = 0.5
 _ROUNDS_OUTPUTS = "onnxruntime"
 _COSTLY_ROUNDING = 0.005
-"""Fidelity that a convolution must win back for its output not to be rounded."""
+"""Gain of fidelity from which a convolution's output isn't rounded."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A quantised graph and how it was made and measured."""
+    """A quantised graph and its trial."""
 
     proto: ModelProto
     trial: Trial
 
 
 class Search:
-    """Finds the method and the layers to leave in float."""
+    """Searches for the method and the layers to leave in float."""
 
     def __init__(
         self, quantizer: Quantizer, gate: AccuracyGate, pictures: DatasetSplit, deadline: float, *, distills: bool
@@ -75,10 +75,7 @@ class Search:
         return best, results
 
     def _without_costly_outputs(self, candidate: Candidate) -> Candidate:
-        """Returns the candidate less the ranges of those convolutions' outputs whose rounding costs ONNX Runtime much.
-
-        It computes these convolutions in float then; no other engine rounds there.
-        """
+        """Drops the ranges of outputs whose rounding is costly on ONNX Runtime, the only engine that rounds there."""
         if _ROUNDS_OUTPUTS not in self._gate.engines:
             return candidate
         pictures = self._pictures.validation[:_SEARCH_PICTURES]
@@ -101,7 +98,7 @@ class Search:
         return self._try(candidate.trial.method, candidate.trial.float_layers)
 
     def _tuned(self, candidate: Candidate) -> Candidate | None:
-        """Returns the candidate trained towards the float model, if that is better."""
+        """Returns the candidate after distillation, if better."""
         pictures = [picture.pixels for picture in self._pictures.calibration]
         try:
             proto = self.quantizer.tune(candidate.proto, self._gate.original.spec, pictures)
@@ -145,7 +142,7 @@ class Search:
         return Candidate(proto, trial)
 
     def _costliest_first(self, candidate: Candidate) -> list[str]:
-        """Returns the quantised layers by how much fidelity each one wins back when it alone is in float."""
+        """Returns the quantised layers by fidelity with only that one in float, the best first."""
         pictures = self._pictures.validation[:_SEARCH_PICTURES]
         engine = min(self._gate.engines, key=lambda name: self._gate.fidelity(candidate.proto, pictures, [name]))
         layers = quantized_layers(candidate.proto, self.quantizer.layers)

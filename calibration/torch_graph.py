@@ -1,7 +1,6 @@
-"""An ONNX graph as a PyTorch module: what it computes, with weights and quantisation scales that can be trained.
+"""Runs an ONNX graph of NanoDet's operators in PyTorch, with trainable weights and quantisation scales.
 
-Importing this imports torch. Only the operators that NanoDet's networks are made of are known; `TorchGraph` refuses a
-graph with any other.
+Importing this imports torch.
 """
 
 from __future__ import annotations
@@ -45,12 +44,7 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def fake_quantize(values: Tensor, scale: Tensor) -> Tensor:
-    """Returns int8-quantised and dequantised values, zero point 0, with gradients for the values and a scalar scale.
-
-    Args:
-        values: of any shape.
-        scale: positive; a scalar, or constants that broadcast against `values`.
-    """
+    """Quantises to int8 with zero point 0 and dequantises, with gradients for `values` and a scalar `scale`."""
     quantized: Tensor = _FakeQuantize.apply(values, scale)  # type: ignore[no-untyped-call]
     return quantized
 
@@ -58,23 +52,20 @@ def fake_quantize(values: Tensor, scale: Tensor) -> Tensor:
 class TorchGraph(nn.Module):
     """Runs an ONNX graph, node by node.
 
-    The weights of a quantised convolution are kept in float and quantised on the way: `weights` and `scales` hold what
-    can be trained, by the name of the ONNX tensor.
-
     Attributes:
-        weights: floats of convolutions, weights and biases.
-        scales: logarithms of the scales of activations, one for those that are equal.
+        weights: float weights and biases of convolutions by ONNX name, quantised in `forward`.
+        scales: logarithms of the scales of activations, shared by equal ones.
     """
 
     def __init__(self, model: ModelProto, float_weights: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        """Takes a graph over.
+        """Converts a graph.
 
         Args:
             model: float or Q/DQ, one input and one output.
-            float_weights: the original weights of quantised convolutions, by the name of the convolution's node.
+            float_weights: original weights of quantised convolutions by node name.
 
         Raises:
-            ModelError: if the graph has an operator, or a form of one, that isn't known here.
+            ModelError: an operator isn't supported.
         """
         super().__init__()
         graph = model.graph
@@ -115,18 +106,18 @@ class TorchGraph(nn.Module):
             self.weights[_key(node.input[2])] = nn.Parameter(torch.from_numpy(self._constants[node.input[2]]))
 
     def _take_scale(self, name: str) -> None:
-        """Shares one parameter among equal scales: a quantiser gives them to tensors that a Concat joins."""
+        """Shares one parameter among equal scales, as of tensors that a Concat joins."""
         value = self._constants[name].astype(np.float32)
         self._groups[name] = _key(f"scale {value.tobytes().hex()}")
         if self._groups[name] not in self.scales:
             self.scales[self._groups[name]] = nn.Parameter(torch.tensor(float(value)).log())
 
     def scale_of(self, name: str) -> Tensor:
-        """Returns the scale of an activation by its initializer's name."""
+        """Returns an activation's scale by its ONNX name."""
         return self.scales[self._groups[name]].exp()
 
     def weight_scale(self, name: str) -> Tensor | None:
-        """Returns the scales of a quantised weight, (O, 1, 1, 1), or None where it is float."""
+        """Returns a quantised weight's scales, (O, 1, 1, 1), or None for a float weight."""
         return getattr(self, _key(f"{name}.scale"), None)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -147,7 +138,7 @@ class TorchGraph(nn.Module):
 
     @torch.no_grad()
     def write_into(self, model: ModelProto) -> None:
-        """Writes weights and scales into the graph that this one was made of, in place; quantised weights as int8."""
+        """Writes weights and scales into the Q/DQ graph, in place."""
         constants = {item.name: item for item in model.graph.initializer}
 
         def put(name: str, values: np.ndarray[Any, Any]) -> None:
@@ -171,7 +162,7 @@ class TorchGraph(nn.Module):
 
     @torch.no_grad()
     def write_floats_into(self, original: ModelProto) -> None:
-        """Writes weights and biases into the float graph that this one was quantised from, in place."""
+        """Writes weights and biases into the float graph, in place."""
         constants = {item.name: item for item in original.graph.initializer}
         by_name = {node.name: node for node in original.graph.node}
         for node in self._nodes:
@@ -208,7 +199,7 @@ class TorchGraph(nn.Module):
 
 
 def _key(name: str) -> str:
-    """Returns a tensor's name as PyTorch takes it."""
+    """Returns a tensor's name as PyTorch allows it."""
     return name.replace(".", "|")
 
 
