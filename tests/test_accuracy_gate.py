@@ -133,6 +133,7 @@ def test_with_labels_the_chance_of_a_drop_decides(opened: Opened) -> None:
         gate = AccuracyGate(ORIGINAL, list(ENGINES), Limits(limit, 2.0), labelled=True)
         one, two = gate.evaluate(graph("int8", quantized=True), PICTURES)
         assert (one.passed, one.drop, one.estimate, one.chance) == (True, 0.0, Estimate(0, 0), 0.0)
+        assert (two.engine, two.pictures) == ("other", 4)
         assert two.float_accuracy and two.int8_accuracy
         assert (two.float_accuracy.table(), two.int8_accuracy.table()) == (before.table(), after.table())
         assert two.drop == before.AP - after.AP
@@ -142,6 +143,15 @@ def test_with_labels_the_chance_of_a_drop_decides(opened: Opened) -> None:
         assert two.passed == (estimate.chance_above(limit) <= MAX_CHANCE)
         assert two.agreement == agreement(exact, lossy)
     assert before.AP > after.AP > 0
+
+
+def test_accuracy_counts_detections_that_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faster_coco_eval", reason="the calibration extra is not installed")
+    faint = [output(0.1)] * 4
+    monkeypatch.setattr(gates, "open_engine", Opened({("one", "float"): faint, ("one", "int8"): faint}))
+    gate = AccuracyGate(ORIGINAL, ["one"], Limits(0.5, 0.5), labelled=True)
+    (result,) = gate.evaluate(graph("int8"), PICTURES)
+    assert result.float_accuracy is not None and result.float_accuracy.AP == pytest.approx(100)
 
 
 def test_the_greatest_chance_still_passes(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,10 +123,11 @@ def test_get_gives_up_in_time() -> None:
     assert BoundedQueue[int](1, OverflowPolicy.DROP_OLDEST).get(timeout_s=0) is None
 
 
-def test_get_waits_until_its_time_out_through_spurious_wake_ups() -> None:
+@pytest.mark.parametrize(("timeout_s", "waits"), [(0, []), (1, [1]), (3, [3, 2, 1])])
+def test_get_waits_until_its_time_out_through_spurious_wake_ups(timeout_s: float, waits: list[float]) -> None:
     selector = SteppedSelector()
-    assert BoundedQueue[int](1, OverflowPolicy.BLOCK, selector).get(timeout_s=3) is None
-    assert selector.waits == [3, 2, 1]
+    assert BoundedQueue[int](1, OverflowPolicy.BLOCK, selector).get(timeout_s) is None
+    assert selector.waits == waits
 
 
 def test_get_without_a_time_out_waits_for_an_item_or_the_end() -> None:
