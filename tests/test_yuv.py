@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from streamer.frames.yuv import Yuv420, take_tags
+from streamer.frames.yuv import Yuv420, copy_tags
 from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv
 
 UNSPECIFIED, BT709, BT470BG, SMPTE170M, BT2020 = 2, 1, 5, 6, 9
@@ -157,5 +157,5 @@ def test_take_tags_leaves_the_planes() -> None:
     picture, other = planes(), av.VideoFrame(96, 64, "yuv420p")
     target = Yuv420(other, writable=True)
     target.y[:] = 77
-    take_tags(other, picture.av_frame)
+    copy_tags(other, picture.av_frame)
     assert other.colorspace == BT709 and np.all(target.y == 77)

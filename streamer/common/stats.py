@@ -1,4 +1,4 @@
-"""Counts and times of a run, in memory that doesn't grow with it."""
+"""Counters and times of a run, in bounded memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Window:
         return tuple(map(float, np.percentile(values, wanted))) if values else None
 
     def summary(self) -> dict[str, float] | None:
-        """Returns ``{"mean", "p50", "p95", "p99", "max"}``, or None without values; only the maximum is of all."""
+        """Returns ``{"mean", "p50", "p95", "p99", "max"}``, or None; only the maximum covers the whole run."""
         return self.summary_of([self])
 
     @staticmethod
@@ -74,10 +74,10 @@ class StreamStats:
     """One source's counters. Each is written by one thread at a time.
 
     Attributes:
-        captured: frames that the source gave.
+        captured: frames from the source.
         processed: frames that reached every sink.
         dropped_early: frames beyond the rate limit.
-        dropped_late: frames that were detected, but that a sink was too slow for.
+        dropped_late: frames dropped after detection because a sink was too slow.
         rate: of processed frames.
         latency_ms: of processed frames, from capture to the last sink.
     """
@@ -88,7 +88,7 @@ class StreamStats:
         self._first_captured_s = self._last_captured_s = 0.0
 
     def count_captured(self, at_s: float) -> None:
-        """Counts a frame that the source gave at `at_s` (`time.perf_counter`)."""
+        """Counts a frame captured at `at_s` (`time.perf_counter`)."""
         if not self.captured:
             self._first_captured_s = at_s
         self._last_captured_s = at_s
@@ -107,7 +107,7 @@ class StreamStats:
 
 
 class StageTimes:
-    """How long each stage takes for a frame, by the stage's name. Thread-safe."""
+    """Time of each stage for a frame, by stage name. Thread-safe."""
 
     def __init__(self) -> None:
         self._windows: dict[str, Window] = {}

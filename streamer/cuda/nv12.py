@@ -15,7 +15,7 @@ from streamer.cuda.ipc import ImportedSurface
 from streamer.cuda.memory import Surface
 from streamer.cuda.staging import BufferLease, BufferPool
 from streamer.frames.frame import DevicePixels
-from streamer.frames.yuv import Yuv420, take_tags
+from streamer.frames.yuv import Yuv420, copy_tags
 from streamer.models.letterbox import Letterbox
 
 
@@ -71,7 +71,7 @@ class Nv12(DevicePixels):
         self._lease.buffer.read(copied)
         tags = self.tags.av_frame
         frame = av.VideoFrame(width, height, tags.format.name)
-        take_tags(frame, tags)
+        copy_tags(frame, tags)
         planes = Yuv420(frame, writable=True)
         planes.y[...] = copied[:height]
         chroma = copied[height:].reshape(height // 2, width // 2, 2)
@@ -82,7 +82,7 @@ class Nv12(DevicePixels):
 def tags_like(picture: Yuv420) -> Yuv420:
     """Returns a 2x2 picture with the colour tags and the pixel format of another."""
     tags = av.VideoFrame(2, 2, picture.av_frame.format.name)
-    take_tags(tags, picture.av_frame)
+    copy_tags(tags, picture.av_frame)
     return Yuv420(tags)
 
 

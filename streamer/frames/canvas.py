@@ -1,4 +1,4 @@
-"""What boxes, text and tiles are painted on: BGR pixels, or the planes of a YUV 4:2:0 picture."""
+"""Canvases for boxes, text and tiles: BGR pixels, or the planes of a YUV 4:2:0 picture."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Canvas(abc.ABC):
     Attributes:
         pixels: the picture: (H, W, 3) uint8 BGR, or planes.
         size_wh: width and height in pixels.
-        kind: equal for canvases that take each other's plates.
+        kind: equal for canvases with compatible plates.
         step: tile edges are multiples of this.
     """
 

@@ -1,4 +1,4 @@
-"""What was found in one frame."""
+"""The objects detected in one frame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Detections:
         boxes_xyxy: (N, 4) float32, left, top, right, bottom in pixels of the source frame.
         scores: (N,) float32 in [0, 1].
         class_ids: (N,) int64, indices into the model's labels.
-        is_reused: True where they are an earlier frame's: the detector hasn't seen this one.
+        is_reused: True if they are an earlier frame's because the detector skipped this one.
 
     Raises:
         ValueError: if the three arrays differ in length, or a shape is wrong.
@@ -46,10 +46,10 @@ class Detections:
         return len(self.scores)
 
     def reused(self) -> Detections:
-        """Returns the same objects for a later frame that the detector doesn't see."""
+        """Returns the same objects for a later frame that the detector skips."""
         return replace(self, is_reused=True)
 
     @classmethod
     def empty(cls) -> Detections:
-        """Returns detections of nothing: arrays of shape (0, 4), (0,) and (0,)."""
+        """Returns empty detections: arrays of shape (0, 4), (0,) and (0,)."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))

@@ -1,4 +1,4 @@
-"""One picture on its way from a source to the sinks."""
+"""One picture from a source, with its times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class DevicePixels(abc.ABC):
-    """A picture that lies in a device's memory, such as a GPU's, and comes to the host only when asked.
+    """A picture in a device's memory, such as a GPU's, copied to the host on demand.
 
     Attributes:
         size_wh: width and height in pixels.
@@ -30,7 +30,7 @@ class DevicePixels(abc.ABC):
         """Copies the picture to the host.
 
         Raises:
-            EngineError: if the device refuses.
+            EngineError: the copy fails.
         """
 
 
@@ -40,17 +40,16 @@ Pixels: TypeAlias = "npt.NDArray[np.uint8] | Yuv420 | DevicePixels"
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture, frozen: it may be read by several threads at once.
+    """One immutable picture; safe to read from several threads.
 
     Attributes:
-        pixels: (H, W, 3) uint8 BGR, or the decoder's own planes, on the host or in a device's memory. Nobody writes
-            into them after the frame was made.
+        pixels: (H, W, 3) uint8 BGR, or the decoder's planes, on the host or a device; not to be modified.
         source: name of the source it came from.
         index: 0-based number of the frame within its source, gaps included where frames were dropped.
         pts_s: presentation time in seconds from the source's start.
         captured_at_s: `time.perf_counter()` when the source had the frame ready.
         name: the file's name for a source made of image files, else None.
-        pixel_aspect: width of a pixel over its height, as it is to be shown.
+        pixel_aspect: width of a displayed pixel over its height.
 
     Raises:
         ValueError: if a BGR array isn't (H, W, 3) uint8 with H and W at least 1, or `pts_s` isn't a finite number.
@@ -82,14 +81,14 @@ class Frame:
 
     @property
     def shown_wh(self) -> tuple[int, int]:
-        """Width and height that show the picture in its true shape on square pixels; neither is less than its own."""
+        """Width and height with square pixels; neither is less than in `size_wh`."""
         width, height = self.size_wh
         aspect = self.pixel_aspect
         return (round(width * aspect), height) if aspect >= 1 else (width, round(height / aspect))
 
     @cached_property
     def host_pixels(self) -> HostPixels:
-        """`pixels` on the host: themselves, or a copy of what lies in a device's memory, made on first use."""
+        """`pixels` on the host, copied from a device on first use."""
         return self.pixels.to_host() if isinstance(self.pixels, DevicePixels) else self.pixels
 
     @cached_property

@@ -12,18 +12,18 @@ from streamer.frames.frame import Pixels
 
 
 class CorruptPacketError(Exception):
-    """A packet couldn't be decoded; the text says why, without naming the source."""
+    """A packet couldn't be decoded; the message doesn't name the source."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedPicture:
-    """One decoded picture, the right way up.
+    """One decoded, upright picture.
 
     Attributes:
         pixels: as `Frame.pixels`.
-        stamp_s: its own time stamp in seconds, None where it has none.
-        duration_s: how long it is shown by its own account, 0 where it doesn't say.
-        is_corrupt: whether the decoder filled in what was missing, as far as it tells.
+        stamp_s: presentation time stamp in seconds, or None.
+        duration_s: display duration in seconds, 0 where unknown.
+        is_corrupt: whether the decoder reports concealed errors.
     """
 
     pixels: Pixels
@@ -33,17 +33,17 @@ class DecodedPicture:
 
 
 class PacketDecoder(abc.ABC):
-    """Takes the packets of one video in order, gives its pictures in order of presentation. One thread at a time."""
+    """Decodes one video's packets in order to pictures in presentation order; not thread-safe."""
 
     @abc.abstractmethod
     def decode(self, packet: Packet[VideoStream]) -> list[DecodedPicture]:
-        """Returns the pictures that are complete with this packet; all that are left for an empty one, the end.
+        """Returns the pictures that this packet completes; an empty packet flushes the decoder.
 
         Raises:
-            Damage: if the packet can't be decoded; the next may be.
-            SourceError: if none can; the text goes on after "source 'x' ".
+            CorruptPacketError: this packet can't be decoded; the next may be.
+            SourceError: no packet can; the message continues "source 'x' ".
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Lets go what it holds. Safe to call twice; pictures that were given stay valid."""
+        """Releases resources; idempotent. Returned pictures stay valid."""

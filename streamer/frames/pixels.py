@@ -1,4 +1,4 @@
-"""From a decoded picture to a frame's pixels: one of two forms, the right way up."""
+"""Converts decoded pictures to a frame's pixels, upright, as BGR or planes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from av.sidedata.sidedata import SideData, Type
 
 from streamer.frames.frame import HostPixels
-from streamer.frames.yuv import Yuv420, take_tags
+from streamer.frames.yuv import Yuv420, copy_tags
 
 # (transpose, then flip as cv2.flip counts it: 1 left-right, 0 upside down, -1 both, None not at all)
 Orientation = tuple[bool, int | None]
@@ -21,32 +21,35 @@ _QUARTERS: tuple[Orientation, ...] = (UPRIGHT, (True, 0), (False, -1), (True, 1)
 _FLIPS = {(False, False): None, (True, False): 1, (False, True): 0, (True, True): -1}
 
 
-def pixels_of(picture: av.VideoFrame, turn: Orientation) -> HostPixels:
-    """Returns a decoded picture's pixels, turned for display as `orientation_of` said of the video's first picture.
+def pixels_of(picture: av.VideoFrame, orientation: Orientation) -> HostPixels:
+    """Returns a decoded picture's pixels, rotated or flipped for display.
 
-    8-bit 4:2:0 pictures pass through as they are; other YUV ones become 4:2:0 and keep their colour tags (higher bit
-    depths are cut to 8 bits, HDR is not tone-mapped); all others become (H, W, 3) uint8 BGR, without transparency.
-    The sample aspect ratio is left to `Frame.pixel_aspect`.
+    8-bit 4:2:0 pictures aren't copied; other YUV becomes 8-bit 4:2:0 with its colour tags (HDR is not tone-mapped); all
+    others become (H, W, 3) uint8 BGR without alpha. `Frame.pixel_aspect` handles the sample aspect ratio.
+
+    Args:
+        picture: the picture.
+        orientation: `orientation_of` the video's first picture.
     """
     if not _is_yuv(picture.format):
         image = np.asarray(picture.reformat(format="bgr24", threads=1).to_ndarray(), np.uint8)
-        return image if turn == UPRIGHT else _turned(image, turn)
+        return image if orientation == UPRIGHT else _oriented(image, orientation)
     if picture.format.name not in ("yuv420p", "yuvj420p"):
         picture = picture.reformat(format="yuv420p", threads=1)
     planes = Yuv420(picture)
-    return planes if turn == UPRIGHT else _turned_planes(planes, turn)
+    return planes if orientation == UPRIGHT else _oriented_planes(planes, orientation)
 
 
 def _is_yuv(format: av.VideoFormat) -> bool:
-    few = len(format.components) < 3  # grey, or grey and transparency
+    few = len(format.components) < 3  # grey, or grey and alpha
     return not (format.is_rgb or format.has_palette or format.is_bayer or few or format.name.startswith("xyz"))
 
 
 def orientation_of(picture: av.VideoFrame) -> Orientation:
-    """Returns how to turn a stored picture for display, to the nearest quarter.
+    """Returns how to turn a stored picture for display, to the nearest quarter turn.
 
-    Ask it of a video's first picture only: PyAV ties a picture whose side data was looked at into a cycle of
-    references, so that its memory is freed by the garbage collector alone.
+    Call it for a video's first picture only: reading side data creates a reference cycle in PyAV, so only the garbage
+    collector frees the picture.
 
     The display matrix is [a b u; c d v; x y w] in 16.16 fixed point (ISO/IEC 14496-12, 6.2.2): a stored point (p, q)
     is shown at (a p + c q + x, b p + d q + y).
@@ -63,19 +66,19 @@ def orientation_of(picture: av.VideoFrame) -> Orientation:
     return False, _FLIPS[a < 0, d < 0]
 
 
-def _turned(image: npt.NDArray[np.uint8], turn: Orientation) -> npt.NDArray[np.uint8]:
-    transpose, flip = turn
+def _oriented(image: npt.NDArray[np.uint8], orientation: Orientation) -> npt.NDArray[np.uint8]:
+    transpose, flip = orientation
     if transpose:
         image = np.asarray(cv2.transpose(image), np.uint8)
     return image if flip is None else np.asarray(cv2.flip(image, flip), np.uint8)
 
 
-def _turned_planes(planes: Yuv420, turn: Orientation) -> Yuv420:
+def _oriented_planes(planes: Yuv420, orientation: Orientation) -> Yuv420:
     width, height = planes.size_wh
-    size_wh = (height, width) if turn[0] else (width, height)
+    size_wh = (height, width) if orientation[0] else (width, height)
     target = av.VideoFrame(*size_wh, planes.av_frame.format.name)
-    take_tags(target, planes.av_frame)
-    turned = Yuv420(target, writable=True)
-    for source, plane in ((planes.y, turned.y), (planes.u, turned.u), (planes.v, turned.v)):
-        np.copyto(plane, _turned(source, turn))
+    copy_tags(target, planes.av_frame)
+    oriented = Yuv420(target, writable=True)
+    for source, plane in ((planes.y, oriented.y), (planes.u, oriented.u), (planes.v, oriented.v)):
+        np.copyto(plane, _oriented(source, orientation))
     return Yuv420(target)

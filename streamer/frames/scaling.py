@@ -11,16 +11,16 @@ from streamer.frames.frame import Frame
 Image = npt.NDArray[np.uint8]
 
 
-def fitted(size_wh: tuple[int, int], room_wh: tuple[int, int], *, enlarge: bool = False) -> tuple[int, int]:
-    """Returns the largest size of the same aspect ratio inside `room_wh`, at least 1x1.
+def fitted(size_wh: tuple[int, int], limit_wh: tuple[int, int], *, enlarge: bool = False) -> tuple[int, int]:
+    """Returns the largest size of the same aspect ratio within `limit_wh`, at least 1x1.
 
     Args:
         size_wh: width and height.
-        room_wh: the maximum.
+        limit_wh: the maximum.
         enlarge: whether the result may be larger than `size_wh`.
     """
     width, height = size_wh
-    scale = min(room_wh[0] / width, room_wh[1] / height)
+    scale = min(limit_wh[0] / width, limit_wh[1] / height)
     if not enlarge:
         scale = min(1.0, scale)
     return max(1, round(width * scale)), max(1, round(height * scale))

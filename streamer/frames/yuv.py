@@ -1,7 +1,7 @@
-"""Planar YUV 4:2:0 pictures: what video decoders give and video encoders take.
+"""Planar YUV 4:2:0 pictures, as video decoders output and encoders take them.
 
-A frame that goes from a decoder to an encoder never needs to become BGR: the detector's small input is made
-from the planes, boxes are drawn on the planes, and the encoder takes them as they are.
+Between decoder and encoder no conversion to BGR is needed: the detector's input is made from the planes, and boxes are
+drawn on them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MATRIX_OF_COLORSPACE = {1: Matrix.BT709, 9: Matrix.BT2020, 10: Matrix.BT2020}
 
 
 class Yuv420:
-    """One picture as three planes, read-only unless it came from :meth:`copy`.
+    """One picture as three planes, read-only unless from :meth:`copy`.
 
     Attributes:
         av_frame: the PyAV frame that owns the memory (pixel format yuv420p or yuvj420p).
@@ -61,7 +61,7 @@ class Yuv420:
 
     def to_bgr(self) -> npt.NDArray[np.uint8]:
         """Returns a new (H, W, 3) uint8 BGR array of the picture."""
-        with self._converting:  # PyAV changes the frame's colour tags while it converts, and puts them back
+        with self._converting:  # PyAV modifies the frame's colour tags during conversion
             converted = self.av_frame.reformat(
                 format="bgr24",
                 src_colorspace=_SWS_COLORSPACE[self.matrix],
@@ -74,14 +74,14 @@ class Yuv420:
         """Returns a writable copy with the same colour tags, time stamp and time base."""
         theirs = self.av_frame
         ours = av.VideoFrame(theirs.width, theirs.height, theirs.format.name)
-        take_tags(ours, theirs)
+        copy_tags(ours, theirs)
         copied = Yuv420(ours, writable=True)
         for source, target in ((self.y, copied.y), (self.u, copied.u), (self.v, copied.v)):
             np.copyto(target, source)
         return copied
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Lets a picture go to another process: its planes and tags, copied."""
+        """Pickles copies of the planes and tags."""
         frame = self.av_frame
         tags = (frame.pts, frame.time_base, frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc)
         return _from_parts, (frame.format.name, tuple(np.ascontiguousarray(p) for p in (self.y, self.u, self.v)), tags)
@@ -89,8 +89,8 @@ class Yuv420:
     def bgr_resized(self, size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """Returns the picture as BGR at another size, (h, w, 3) uint8.
 
-        Each plane is resized by bilinear interpolation and the small result is converted: both steps are linear, so
-        up to rounding and clipping this is the full-size conversion followed by the resize, at a fraction of the cost.
+        Resizes each plane bilinearly before converting: both are linear, so the result equals converting first, up to
+        rounding and clipping, at a fraction of the cost.
         """
         planes = [cv2.resize(plane, size_wh, interpolation=cv2.INTER_LINEAR) for plane in (self.y, self.u, self.v)]
         return np.asarray(cv2.transform(cv2.merge(planes), bgr_from_yuv(self.matrix, self.full_range)), np.uint8)
@@ -100,8 +100,8 @@ class Yuv420:
 _SWS_COLORSPACE = {Matrix.BT601: 5, Matrix.BT709: 1, Matrix.BT2020: 9}
 
 
-def take_tags(frame: av.VideoFrame, of: av.VideoFrame) -> None:
-    """Gives `frame` the time stamp, time base and colour tags `of` another; planes are left alone."""
+def copy_tags(frame: av.VideoFrame, of: av.VideoFrame) -> None:
+    """Copies time stamp, time base and colour tags to `frame`."""
     frame.pts = of.pts
     if of.time_base is not None:
         frame.time_base = of.time_base
@@ -110,7 +110,7 @@ def take_tags(frame: av.VideoFrame, of: av.VideoFrame) -> None:
 
 
 def _from_parts(format_name: str, planes: tuple[_Plane, _Plane, _Plane], tags: tuple[Any, ...]) -> Yuv420:
-    """Returns a picture made of what `Yuv420.__reduce__` says."""
+    """Unpickles a `Yuv420`."""
     height, width = planes[0].shape
     frame = av.VideoFrame(width, height, format_name)
     pts, time_base, frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc = tags

@@ -1,4 +1,4 @@
-"""From YUV to BGR: the matrices, apart from any decoder."""
+"""YUV to BGR matrices."""
 
 from __future__ import annotations
 
