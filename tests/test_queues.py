@@ -198,7 +198,9 @@ def test_a_burst_ends_after_ten_milliseconds() -> None:
 
 def test_put_after_the_end() -> None:
     queue: BoundedQueue[int] = BoundedQueue(1, OverflowPolicy.DROP_OLDEST)
+    assert queue.is_closed is False
     queue.close()
+    assert queue.is_closed is True
     with pytest.raises(Closed):
         queue.put(1)
 
