@@ -48,7 +48,7 @@ def detect_all(detector: Detector, samples: Sequence[Sample], images: Path) -> t
     detected = tqdm(detector.stream(frames()), total=len(samples), unit=" images", disable=None)
     found = [(frame.size_wh, detections) for frame, detections in detected]
     for problem in bad.values():
-        say(f"passed over: {problem}")
+        say(f"skipped: {problem}")
     check_unreadable(list(bad), len(samples), images)
     return [sample for sample in samples if sample.image not in bad], found
 

@@ -169,7 +169,7 @@ def find_description(path: Path, proto: ModelProto) -> ModelSpec | None:
             raise ModelError(f"{str(path)!r}: {error}") from error
     spec = description_beside(path)
     if spec is None and (spec := recognised(proto, path.stem)):
-        log.info("%s is taken for %s with COCO's labels", path.name, FAMILIES[spec.family].word)
+        log.info("%s is recognised as %s with COCO's labels", path.name, FAMILIES[spec.family].word)
     return spec
 
 

@@ -87,7 +87,7 @@ class RepVggSpec(_Backbone):
 
 
 class EfficientNetLiteSpec(_Backbone):
-    """EfficientNet-Lite 0 to 4. Its blocks have ReLU6 whatever the activation, which is the stem's alone."""
+    """EfficientNet-Lite 0 to 4. Blocks always use ReLU6; the activation applies to the stem only."""
 
     type: Literal["efficientnet_lite"]
     variant: Literal[0, 1, 2, 3, 4]

@@ -119,7 +119,7 @@ def _size(value: ValueInfoProto, size_wh: tuple[int, int]) -> npt.NDArray[Any]:
 
 
 def _replace_input(proto: ModelProto, form: ImageForm, value: ValueInfoProto) -> None:
-    """Makes `value`, in the one form, the graph's input, with the nodes that convert it to `form`."""
+    """Makes `value` the graph's input, with nodes that convert it to `form`."""
     editor = GraphEditor(proto)
     value.name = editor.fresh(INPUT)
     nodes: list[NodeProto] = []

@@ -1,4 +1,4 @@
-"""Reading official checkpoints, and saying clearly why one doesn't fit."""
+"""Reads official checkpoints and explains why one doesn't fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamer.models.nanodet.weights_file import read_weights
 
 _CONSTANT = "head.distribution_project."
 NEVER_APPLIED = (_CONSTANT, "head.gfl_reg.")
-"""Beginnings of the parameter names that official networks hold but don't compute with: no exported file has them."""
+"""Prefixes of parameters that official networks don't use; exported files lack them."""
 
 _AVERAGED = frozenset({"avg_model", "ema", "ema_model"})
 _PREFIXES = _AVERAGED | {"model", "module", "net", "network"}
@@ -28,16 +28,15 @@ _NAMED_AT_MOST = 3
 def load_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], str]:
     """Reads the inference weights of a NanoDet checkpoint.
 
-    Reads PyTorch's files, old and new, safetensors, ``.npz`` and pickled NumPy arrays: a bare state dict, or one under
-    the names that training frameworks use (``state_dict``, ``model``, ``ema``, ...). Prefixes are taken off; averaged
-    weights (``avg_model.``, ``ema``) are preferred to the last ones, and the auxiliary training head is left out.
-    Nothing in the file is executed: objects beside the weights are passed over.
+    Reads PyTorch files, safetensors, ``.npz`` and pickled NumPy arrays: a state dict, also under a key of a training
+    framework (``state_dict``, ``model``, ``ema``, ...). Removes prefixes and the auxiliary training head, and prefers
+    averaged weights (``avg_model.``, ``ema``). Executes nothing in the file and ignores other objects.
 
     Returns:
         The weights on the CPU by the network's own parameter names, and the SHA-256 of the file in hex.
 
     Raises:
-        ModelError: the file is missing, cut short, of another kind, or no checkpoint of a network.
+        ModelError: the file is missing, truncated or no checkpoint.
     """
     path = Path(path)
     try:
@@ -54,9 +53,9 @@ def load_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], str]:
 
 
 def _own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Takes off the prefixes that training frameworks put on, in whatever order, and drops the auxiliary head.
+    """Removes prefixes of training frameworks, in any order, and the auxiliary head.
 
-    Of several copies of the network the averaged one is taken, else the largest.
+    Of several copies of the network it takes the averaged one, else the largest.
     """
     copies: dict[tuple[str, ...], dict[str, Tensor]] = {}
     for name, value in weights.items():
@@ -71,16 +70,14 @@ def _own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_into(network: NanoDet, weights: Mapping[str, Tensor]) -> None:
     """Loads weights by name into a network, fused or not, in place and strictly.
 
-    What the network holds but never applies (`distribution_project`, v0's `gfl_reg`, the batch counters of
-    BatchNorm2d) may be missing, and the first, a constant, stays as the network made it. Nothing is loaded when
-    anything is wrong.
+    Unused parameters (`distribution_project`, v0's `gfl_reg`, batch counters of BatchNorm2d) may be missing.
 
     Args:
         network: a network of `build`, after `fuse_batchnorm` if the weights are from an exported file.
         weights: tensors by the network's own parameter names, any floating type.
 
     Raises:
-        ModelError: a name is missing or unknown, or a shape differs; the line says which and what that points to.
+        ModelError: a name is missing or unknown, or a shape differs; nothing is loaded.
     """
     own = network.state_dict()
     missing = [name for name in own if name not in weights and not _may_be_missing(name)]
@@ -115,7 +112,7 @@ def _shape(tensor: Tensor) -> str:
 def _hint(
     network: NanoDet, weights: Mapping[str, Tensor], missing: list[str], unexpected: list[str], misshaped: list[str]
 ) -> str:
-    """Says what the differences point to, if anything."""
+    """Explains the differences, if possible."""
     spec = network.spec
     if missing or unexpected:
         return "; is it the checkpoint of another network, or fused where the other is not?"

@@ -1,4 +1,4 @@
-"""Folding batch normalisation into the convolutions before it."""
+"""Folds batch normalisation into convolutions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from streamer.models.nanodet.backbones.repvgg import RepVggBlock
 def fuse_batchnorm(network: nn.Module) -> None:
     """Folds every BatchNorm2d into its convolution, in place; evaluation-mode outputs stay the same.
 
-    The branches of a RepVGG block become one convolution. Each other convolution keeps its weight's name and gets a
-    `bias` beside it, and the BatchNorm2d becomes an identity with no parameters: so the file exported from a fused
-    network can be loaded into another fused network by name. Doing it twice changes nothing more.
+    RepVGG's branches become one convolution. Other convolutions keep their weight's name and get a `bias`, so a file
+    exported from a fused network can be loaded into another fused network. Idempotent.
     """
     for module in list(network.modules()):
         if isinstance(module, RepVggBlock):

@@ -1,8 +1,7 @@
-"""The layers NanoDet is made of, with the attribute names of official checkpoints.
+"""NanoDet's layers, with the attribute names of official checkpoints.
 
-A BatchNorm2d follows right after the convolution that it normalises in one `nn.Sequential`, or the module that holds
-both names them in `conv_norm_names` (`streamer.models.nanodet.fuse` relies on it). A convolution has a bias exactly
-when no BatchNorm2d follows.
+A BatchNorm2d directly follows its convolution in an `nn.Sequential`, or their module has `conv_norm_names`, for
+`streamer.models.nanodet.fuse`. Only convolutions without BatchNorm2d have a bias.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _LEAKY_SLOPE = 0.1
 
 
 def activation_factory(name: ActivationName) -> NewActivation:
-    """Returns the maker of an activation by its name in `ModelSpec.activation`."""
+    """Returns a factory of the activation in `ModelSpec.activation`."""
     return {
         "LeakyReLU": lambda: nn.LeakyReLU(_LEAKY_SLOPE, inplace=True),
         "ReLU": lambda: nn.ReLU(inplace=True),
@@ -36,10 +35,7 @@ def activation_factory(name: ActivationName) -> NewActivation:
 
 
 def nearest_multiple(value: float, divisor: int) -> int:
-    """Returns the multiple of `divisor` nearest to a scaled number of channels, at most 10 % below it.
-
-    The rule of MobileNet's authors, which GhostNet and EfficientNet follow.
-    """
+    """Rounds scaled channels to a multiple of `divisor`, at most 10 % below, as MobileNet does."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 

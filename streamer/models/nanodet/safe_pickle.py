@@ -1,8 +1,7 @@
-"""Reading pickled checkpoints without running anything that they name.
+"""Reads pickled checkpoints without executing code from them.
 
-`torch.load(weights_only=True)` refuses a file for any object beside its weights: a configuration, a NumPy scalar, a
-subclass of dict. `SafeUnpickler` reads tensors and NumPy arrays and takes an empty `Unread` for every other class or
-function, whatever the file does with it. Nothing is imported by name.
+`torch.load(weights_only=True)` refuses a file for any other object, such as a configuration or a subclass of dict.
+`SafeUnpickler` reads tensors and NumPy arrays and replaces every other class or function by an `Unread`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _PLAIN_DTYPE = re.compile(r"(?:[fiu][1248]|b1)\Z")
 
 
 class Unread:
-    """Stands for an object that isn't read: takes any arguments, items and state, and keeps none."""
+    """Placeholder of an object that isn't read; ignores arguments, items and state."""
 
     __slots__ = ()
 
@@ -46,7 +45,7 @@ class Unread:
 
 
 class StoredArray:
-    """A pickled NumPy array, decoded here rather than by what the file names.
+    """A pickled NumPy array, decoded without NumPy's own reconstructors.
 
     Attributes:
         array: its values, or None where they aren't plain numbers.
@@ -85,7 +84,7 @@ class _StoredDtype:
 
 
 class _Allowed:
-    """A function that a pickle may call. A file can't change it: it has no attributes to set and takes no state."""
+    """A function that a pickle may call but not modify."""
 
     __slots__ = ("_function",)
 
@@ -139,7 +138,7 @@ class SafeUnpickler(pickle.Unpickler):
     """Unpickles numbers, texts, containers, tensors and NumPy arrays; any other object becomes an `Unread`."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what a file's ``module.name`` stands for here."""
+        """Returns the replacement of ``module.name``."""
         function = _FUNCTIONS.get((module, name))
         if function is not None:
             return _Allowed(function)
@@ -149,7 +148,7 @@ class SafeUnpickler(pickle.Unpickler):
 
 
 class SafePickle:
-    """What `torch.load` takes for its `pickle_module`."""
+    """The `pickle_module` for `torch.load`."""
 
     Unpickler = SafeUnpickler
 

@@ -1,4 +1,4 @@
-"""Files that hold weights: PyTorch's in every form, safetensors, NumPy's. Nothing in them is executed."""
+"""Reads weight files of PyTorch, safetensors and NumPy without executing code from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streamer.models.nanodet.safe_pickle import SafePickle, StoredArray, Unread
 
 _AVERAGED_KEYS = ("params_ema", "ema_state_dict", "model_ema", "ema")
 _KEYS = (*_AVERAGED_KEYS, "state_dict", "model_state_dict", "model", "net", "network", "params", "weights", "module")
-"""Names that training frameworks keep a state dict under, averaged ones first."""
+"""Keys of training frameworks for a state dict, averaged ones first."""
 _DEEPEST = 4
 _NAMED_AT_MOST = 3
 _TRUNCATED = "not a PyTorch checkpoint of plain weights, or cut short: get it again"
@@ -128,7 +128,7 @@ def _tensor(array: npt.NDArray[Any]) -> Tensor:
 
 
 def _find_state_dict(content: Any, path: Path, depth: int = 0) -> Mapping[Any, Any]:
-    """Picks the state dict out of what the file held."""
+    """Finds the state dict in a file's content."""
     if isinstance(content, Mapping):
         inner = [content[key] for key in _KEYS if isinstance(content.get(key), Mapping)]
         holding = [value for value in inner if depth < _DEEPEST and _holds_weights(value, depth)]

@@ -33,7 +33,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 class MbConv(nn.Module):
     """Widens by a 1x1 convolution, filters depthwise, narrows by a linear 1x1; adds its input where shapes agree.
 
-    Its activation is ReLU6 whatever the network's, as upstream has it.
+    Its activation is always ReLU6, as upstream.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
