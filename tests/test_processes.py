@@ -144,23 +144,13 @@ def test_several_sources_are_spread_and_beside_each_other(both: DecoderPool, tmp
     assert got == [list(range(count)) for count in counts]
 
 
-@pytest.mark.parametrize(
-    ("uri", "kind", "said"),
-    [
-        ("missing.mp4", SourceError, "missing.mp4' does not exist"),
-        ("text.mp4", SourceError, "text.mp4"),
-        ("gopher://x/y", ConfigError, "unknown scheme 'gopher'"),
-    ],
-)
-def test_what_cannot_be_opened(
-    both: DecoderPool, tmp_path: Path, uri: str, kind: type[StreamerError], said: str
-) -> None:
+@pytest.mark.parametrize(("name", "said"), [("missing.mp4", "missing.mp4' does not exist"), ("text.mp4", "text.mp4")])
+def test_what_cannot_be_opened(both: DecoderPool, tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "text.mp4").write_text("no film\n" * 100)
-    uri = uri if "://" in uri else str(tmp_path / uri)
-    with both.open(SourceSpec.parse(uri, name="a"), CPU) as source:
-        with pytest.raises(kind, match=said) as caught:
+    with both.open(SourceSpec.parse(str(tmp_path / name), name="a"), CPU) as source:
+        with pytest.raises(SourceError, match=said) as caught:
             source.wait_ready()
-        with pytest.raises(kind, match=said):
+        with pytest.raises(SourceError, match=said):
             list(source)
         consumer = Kept()
         assert isinstance(source, PushSource)

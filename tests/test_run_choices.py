@@ -84,8 +84,8 @@ def test_requests_are_measured_for_the_streams_there_are(streams: int, monkeypat
         measured.append(sizes)
         raise Chosen
 
-    monkeypatch.setattr(cpu, "tuned", choose)
+    monkeypatch.setattr(cpu, "tune_batch", choose)
     monkeypatch.setattr(cpu, "available_cores", lambda: 8)
     with pytest.raises(Chosen):
         open_detector(device="cpu", batch="auto", streams=streams, self_check=False)
-    assert measured == [[1] if streams == 1 else [1, 8, cpu.PER_CORE * 8]]
+    assert measured == [[1] if streams == 1 else [1, 8, cpu.REQUESTS_PER_STREAM * 8]]
