@@ -117,6 +117,10 @@ def test_long_texts_take_linear_time(part: str) -> None:
         ("http://me@host:80/", "http://***@host:80/"),
         ("//host/x@y", "***@y"),
         ("x//pass=1", "x//pass=***"),
+        ("rtsp://me:x/a@b@host/1", "rtsp://***@host/1"),
+        ("http://host/v?a=X", "http://host/v?a=***"),
+        ("dir/a?b=c?d=e", "dir/a?b=***"),
+        ("dir/clip?abc=d", "dir/clip?abc=***"),
     ],
 )
 def test_what_is_shown_of_a_uri(uri: str, shown: str) -> None:
@@ -148,6 +152,7 @@ def test_what_is_shown_of_a_uri(uri: str, shown: str) -> None:
         ("rtsp://me:x@10.0.0.7/a@b/", False),
         ("@/b", False),
         ("rtsp://@10.0.0.7/@", False),
+        ("rtsp://a@b@h:1/x@y", None),
     ],
 )
 def test_whether_a_sign_in_the_password_ends_the_host_too_early(uri: str, cuts: bool | None) -> None:

@@ -18,7 +18,7 @@ MODULES = {
     "postprocess": ("streamer/models/postprocess.py", ["tests/test_decode.py"]),
     "letterbox": ("streamer/models/letterbox.py", ["tests/test_letterbox.py"]),
     "queues": ("streamer/common/queues.py", ["tests/test_queues.py"]),
-    "batcher": ("streamer/runtime/batcher.py", ["tests/test_batcher.py"]),
+    "batcher": ("streamer/runtime/batcher.py", ["tests/test_batcher.py", "tests/test_batcher_limits.py"]),
     "gate": ("calibration/gate.py", ["tests/test_accuracy_gate.py"]),
     "bootstrap": ("calibration/bootstrap.py", ["tests/test_gate.py", "tests/test_quantize.py"]),
     "redaction": (
