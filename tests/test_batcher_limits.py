@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from streamer.common.queues import OverflowPolicy, QueueSelector
-from tests.test_batcher import LONG_S, Clock, batcher_of, drain, input_of, items_of
+from streamer.common.queues import BoundedQueue, InFlightLimit, OverflowPolicy, QueueSelector
+from streamer.runtime.batcher import BatchInput
+from tests.test_batcher import LONG_S, Clock, batcher_of, drain, items_of
 
 
 def test_an_input_begins_with_the_lowest_priority_unserved() -> None:
-    added = input_of(QueueSelector())
+    selector = QueueSelector()
+    added = BatchInput[int](BoundedQueue(1, OverflowPolicy.BLOCK, selector), InFlightLimit(1, selector))
     assert (added.priority, added.on_batched, added.last_served, added.preempted) == (0, None, 0, 0)
 
 
