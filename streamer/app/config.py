@@ -103,13 +103,13 @@ class StreamConfig(FrozenModel):
     policy: Literal["auto", "every-frame", "freshest"] = option(
         "auto",
         "speed",
-        "frames that detection has no time for: wait, or are dropped for the newest; auto waits for files only",
+        "frames that detection has no time for wait, or are dropped for the newest; auto: files at full speed wait",
     )
     pace: Literal["source", "max"] | None = option(
         None, "speed", "play files at their own speed, or as fast as possible (default: source for a window, else max)"
     )
     max_fps: Annotated[float, Field(gt=0)] | None = option(
-        None, "speed", "frames per second to take of each source, at most", metavar="FPS"
+        None, "speed", "take at most this many frames a second of each source", metavar="FPS"
     )
     detect_every: Annotated[int, Field(ge=1)] = option(
         1, "speed", "run the detector on every Nth frame; the others reuse its boxes", metavar="N"
