@@ -11,6 +11,7 @@ from typing import Self
 
 import cv2
 
+from streamer.common.queues import OverflowPolicy
 from streamer.sources import SourceOptions
 from tests.media import picture
 
@@ -71,7 +72,13 @@ class HttpCamera:
 MIXED = "multipart/x-mixed-replace; boundary=b"
 
 
-EVERY = SourceOptions(freshest=False, reconnect=0, open_timeout_s=30.0, key_frame_timeout_s=30.0, stall_timeout_s=30.0)
+EVERY = SourceOptions(
+    overflow_policy=OverflowPolicy.BLOCK,
+    reconnect=0,
+    open_timeout_s=30.0,
+    key_frame_timeout_s=30.0,
+    stall_timeout_s=30.0,
+)
 
 
 HURRY = SourceOptions(reconnect=0, open_timeout_s=0.5, key_frame_timeout_s=0.5, stall_timeout_s=0.5)

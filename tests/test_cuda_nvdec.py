@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from streamer.common.errors import EngineError, SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.cuda import nvdec
 from streamer.cuda.nv12 import Nv12
 from streamer.cuda.nvdec import NvdecPacketDecoder, check_nvdec
@@ -291,7 +292,7 @@ def test_a_lost_camera_is_decoded_on_the_gpu_again(gpu: FakeGpu, caplog: pytest.
 
 def test_a_gpu_error_ends_a_connection(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NvdecPacketDecoder, "max_surfaces", 4)
-    options = SourceOptions(gpu=0, gpu_only=True, reconnect=0, freshest=False)
+    options = SourceOptions(gpu=0, gpu_only=True, reconnect=0, overflow_policy=OverflowPolicy.BLOCK)
     held: list[Frame] = []
     with RtspServer(fps=60) as server, open_source(server.url, options=options) as source:
         with pytest.raises(SourceError, match="live' has 4 decoded pictures in use at once"):

@@ -16,6 +16,7 @@ import pytest
 
 from streamer.app.cli import main
 from streamer.common.errors import EngineError, SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceBuffer
 from streamer.cuda.nv12 import Nv12
@@ -211,7 +212,10 @@ def test_a_camera_that_goes_and_comes_back() -> None:
 
 
 def test_a_camera_is_joined_at_the_same_picture_as_on_the_cpu() -> None:
-    for options in (SourceOptions(gpu=0, gpu_only=True, freshest=False), SourceOptions(freshest=False)):
+    for options in (
+        SourceOptions(gpu=0, gpu_only=True, overflow_policy=OverflowPolicy.BLOCK),
+        SourceOptions(overflow_policy=OverflowPolicy.BLOCK),
+    ):
         with (
             RtspServer(size_wh=SIZE_WH, first=5) as server,
             open_source(server.url, options=options) as source,

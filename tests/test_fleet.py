@@ -14,6 +14,7 @@ from benchmarks.fleet_faults import Faults, Sick, Timing, report_faults
 from benchmarks.fleet_files import Files, FilesRound, slope
 from benchmarks.fleet_peer import Flow, flow
 from benchmarks.fleet_watch import Got, Stretch, most_behind, stretch
+from streamer.common.queues import OverflowPolicy
 from streamer.sources import SourceOptions, open_source
 from tests.camera import answers
 from tests.fakes import wait_for
@@ -76,7 +77,7 @@ def test_cameras_send_freeze_break_off_and_come_back(tmp_path: Path) -> None:
     footage = write_clip(tmp_path / "film.mp4", 20, codec_options={"bf": "0", "g": "10"})
     with Cameras(footage, 2) as cameras:
         first, second = cameras.urls
-        with open_source(first, options=SourceOptions(freshest=False)) as source:
+        with open_source(first, options=SourceOptions(overflow_policy=OverflowPolicy.BLOCK)) as source:
             assert [frame.index for frame in islice(source, 3)] == [0, 1, 2]
             assert cameras.sent()[0] >= 3
         port = int(second.rpartition(":")[2].partition("/")[0])

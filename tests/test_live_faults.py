@@ -16,6 +16,7 @@ import av
 import pytest
 
 from streamer.common.errors import SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.frames.frame import Frame
 from streamer.frames.pixels import pixels_of
 from streamer.runtime.pipeline import Pipeline, StreamSpec
@@ -29,8 +30,8 @@ from tests.tiny import write_tiny
 
 pytestmark = pytest.mark.usefixtures("camera_packages")
 RUN = Path(__file__).parent.parent / "run_stream.py"
-WATCHFUL = SourceOptions(stall_timeout_s=1.0, freshest=False)
-EVERY = SourceOptions(freshest=False)
+WATCHFUL = SourceOptions(stall_timeout_s=1.0, overflow_policy=OverflowPolicy.BLOCK)
+EVERY = SourceOptions(overflow_policy=OverflowPolicy.BLOCK)
 
 
 def read(source: Source, count: int) -> list[Frame]:

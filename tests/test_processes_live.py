@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from streamer.common.errors import SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.sources import SourceOptions
 from streamer.sources.base import PushSource
 from streamer.sources.spec import SourceSpec
@@ -19,7 +20,10 @@ from tests.test_processes import CPU, LONG, Kept, opened
 
 
 def test_a_camera_is_reached_again_over_there(one_process: DecoderPool) -> None:
-    with RtspServer() as camera, opened(one_process, camera.url, "door", SourceOptions(freshest=False)) as source:
+    with (
+        RtspServer() as camera,
+        opened(one_process, camera.url, "door", SourceOptions(overflow_policy=OverflowPolicy.BLOCK)) as source,
+    ):
         assert source.info.live and source.info.size_wh == (96, 64)
         consumer = Kept(source)
         source.start(consumer, paced=False)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from streamer.common.errors import ConfigError, EngineError, SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
 from streamer.sources.base import PushSource
@@ -77,7 +78,10 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
 
 
 def test_a_camera_outlives_its_worker(one_process: DecoderPool) -> None:
-    with RtspServer() as camera, opened(one_process, camera.url, "door", SourceOptions(freshest=False)) as source:
+    with (
+        RtspServer() as camera,
+        opened(one_process, camera.url, "door", SourceOptions(overflow_policy=OverflowPolicy.BLOCK)) as source,
+    ):
         consumer = Kept(source)
         source.start(consumer, paced=False)
         wait_for(lambda: len(consumer.frames) >= 5)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.common.log_limit import LogLimit
+from streamer.common.queues import OverflowPolicy
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.arrival_clock import ArrivalClock
 from tests.rtsp_server import RtspServer
@@ -176,12 +177,12 @@ def test_time_is_finite_and_never_goes_back_or_ahead_of_arrival(
         last_s = at_s
 
 
-@pytest.mark.parametrize("freshest", [False, True])
+@pytest.mark.parametrize("policy", list(OverflowPolicy))
 @pytest.mark.parametrize("off_s", [37_600.0, 60.0, 5.0, -60.0])
-def test_a_camera_with_stray_stamps(off_s: float, freshest: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_camera_with_stray_stamps(off_s: float, policy: OverflowPolicy, caplog: pytest.LogCaptureFixture) -> None:
     with RtspServer(fps=60) as server, caplog.at_level(logging.WARNING):
         server.stamp_off_s = lambda number: off_s if number and number % 20 == 0 else 0.0
-        options = SourceOptions(freshest=freshest, open_timeout_s=60.0, stall_timeout_s=60.0)
+        options = SourceOptions(overflow_policy=policy, open_timeout_s=60.0, stall_timeout_s=60.0)
         with open_source(server.url, options=options) as source:
             frames = list(islice(source, 100))
     began_s = frames[0].captured_at_s

@@ -13,6 +13,7 @@ from streamer.app.config import StreamConfig, read_config
 from streamer.app.listing import list_known
 from streamer.app.run import run
 from streamer.common.errors import ConfigError, EngineError, SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.cuda import nvdec
 from streamer.cuda.nv12 import Nv12
 from streamer.detector import cuda as cuda_detector
@@ -111,7 +112,10 @@ def test_cameras_and_pictures_take_no_notice(gpu: FakeGpu, tmp_path: Path) -> No
 @pytest.mark.parametrize("first", [0, 5])
 def test_a_stream_begins_with_the_same_picture_as_on_the_cpu(gpu: FakeGpu, first: int) -> None:
     numbers = []
-    for options in (SourceOptions(gpu=0, freshest=False), SourceOptions(freshest=False)):
+    for options in (
+        SourceOptions(gpu=0, overflow_policy=OverflowPolicy.BLOCK),
+        SourceOptions(overflow_policy=OverflowPolicy.BLOCK),
+    ):
         with RtspServer(first=first) as server, open_source(server.url, options=options) as source:
             frame = next(iter(source))
             assert isinstance(frame.pixels, Nv12) == (options.gpu is not None)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamer.common.errors import SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.live import LiveSource
 from streamer.sources.spec import SourceSpec
@@ -23,7 +24,7 @@ from tests.rtsp_server import RtspServer
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="this system can't have decoding processes")
 
-EVERY = SourceOptions(freshest=False, open_timeout_s=30.0, stall_timeout_s=30.0)
+EVERY = SourceOptions(overflow_policy=OverflowPolicy.BLOCK, open_timeout_s=30.0, stall_timeout_s=30.0)
 
 
 def children() -> list[str]:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.common.errors import SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.frames.frame import Frame
 from streamer.sources.backoff import Backoff
 from streamer.sources.base import Source, SourceInfo
@@ -102,8 +103,8 @@ def hangs_at(number: int, until: threading.Event) -> Plan:
     return lambda index: until.wait(60) if index == number else None
 
 
-def live(server: Server, backoff: Backoff = QUICK, **options: float | None) -> LiveSource:
-    wanted = SourceOptions(**{"freshest": False} | options)  # type: ignore[arg-type]
+def live(server: Server, backoff: Backoff = QUICK, **options: object) -> LiveSource:
+    wanted = SourceOptions(**{"overflow_policy": OverflowPolicy.BLOCK} | options)  # type: ignore[arg-type]
     return LiveSource(server, name="door", uri="rtsp://door/***", options=wanted, backoff=backoff)
 
 
@@ -129,7 +130,7 @@ def test_frames_go_on_across_connections() -> None:
 def test_a_late_reader_gets_the_newest_frame() -> None:
     given = threading.Event()
     server = Server(lambda index: given.set() if index == 500 else None, count=501)
-    with live(server, freshest=True) as source:
+    with live(server, overflow_policy=OverflowPolicy.DROP_OLDEST) as source:
         source.wait_ready()
         wait_for(lambda: source.dropped >= 499)
         frames = list(source)
@@ -139,7 +140,7 @@ def test_a_late_reader_gets_the_newest_frame() -> None:
 
 
 def test_a_file_on_a_server_is_given_whole() -> None:
-    with live(Server(well, live=False, count=100), freshest=True) as source:
+    with live(Server(well, live=False, count=100), overflow_policy=OverflowPolicy.DROP_OLDEST) as source:
         source.wait_ready()
         assert [frame.index for frame in source] == list(range(100))
 
@@ -349,7 +350,11 @@ def hanging(server: Server, until: threading.Event) -> Callable[[SourceOptions],
 
 
 NO_PATIENCE = SourceOptions(
-    freshest=False, open_timeout_s=0.01, key_frame_timeout_s=0.01, stall_timeout_s=0.01, reconnect=None
+    overflow_policy=OverflowPolicy.BLOCK,
+    open_timeout_s=0.01,
+    key_frame_timeout_s=0.01,
+    stall_timeout_s=0.01,
+    reconnect=None,
 )
 
 

@@ -13,6 +13,7 @@ import cv2
 import pytest
 
 from streamer.common.errors import SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.http.auth import Authenticator
 from tests.http_camera import EVERY, HttpCamera, Reply, head, jpeg
@@ -28,7 +29,12 @@ def snapshot(numbers: Iterator[int], suffix: str = ".jpg", content_type: str = "
 
 
 FAST = SourceOptions(
-    freshest=False, reconnect=0, fps=200.0, open_timeout_s=30.0, key_frame_timeout_s=30.0, stall_timeout_s=30.0
+    overflow_policy=OverflowPolicy.BLOCK,
+    reconnect=0,
+    fps=200.0,
+    open_timeout_s=30.0,
+    key_frame_timeout_s=30.0,
+    stall_timeout_s=30.0,
 )
 
 
@@ -73,7 +79,9 @@ def test_an_unchanged_snapshot_is_given_again_only_now_and_then(monkeypatch: pyt
     monkeypatch.setattr("streamer.sources.http.snapshot._MAX_UNCHANGED_S", 60.0)
     with (
         HttpCamera(snapshot(iter([0, 0, 0, 0, 1, 1, 1, 2, *[2] * 10_000]))) as camera,
-        open_source(camera.url, options=SourceOptions(freshest=False, fps=200.0, stall_timeout_s=1000.0)) as source,
+        open_source(
+            camera.url, options=SourceOptions(overflow_policy=OverflowPolicy.BLOCK, fps=200.0, stall_timeout_s=1000.0)
+        ) as source,
     ):
         assert [number_of(frame.image) for frame in islice(source, 3)] == [0, 1, 2]
     monkeypatch.setattr("streamer.sources.http.snapshot._MAX_UNCHANGED_S", 0.0)
@@ -91,7 +99,7 @@ def test_a_snapshot_comes_back() -> None:
         else:
             good(request, send)
 
-    options = SourceOptions(freshest=False, fps=200.0, stall_timeout_s=30.0)
+    options = SourceOptions(overflow_policy=OverflowPolicy.BLOCK, fps=200.0, stall_timeout_s=30.0)
     with HttpCamera(reply) as camera, open_source(camera.url, options=options) as source:
         assert [number_of(frame.image) for frame in islice(source, 4)] == [0, 1, 2, 3]
         assert source.reconnects == 1

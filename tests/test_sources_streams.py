@@ -14,15 +14,16 @@ import cv2
 import pytest
 
 from streamer.common.errors import SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.frames.yuv import Yuv420
 from streamer.sources import SourceOptions, open_source
 from tests.media import SIZE_WH, number_of, picture, write_clip
 from tests.rtsp_server import RtspServer
 
 HURRY = SourceOptions(open_timeout_s=1.0, key_frame_timeout_s=1.0)
-NO_SILENCE = SourceOptions(open_timeout_s=30.0, stall_timeout_s=1.0, reconnect=0, freshest=False)
-NO_SECOND_TRY = SourceOptions(reconnect=0, freshest=False)
-EVERY = SourceOptions(freshest=False)
+NO_SILENCE = SourceOptions(open_timeout_s=30.0, stall_timeout_s=1.0, reconnect=0, overflow_policy=OverflowPolicy.BLOCK)
+NO_SECOND_TRY = SourceOptions(reconnect=0, overflow_policy=OverflowPolicy.BLOCK)
+EVERY = SourceOptions(overflow_policy=OverflowPolicy.BLOCK)
 SILENT = r"(sent nothing|gave no picture) for 1 s; check its network and power"
 
 

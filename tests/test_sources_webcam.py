@@ -13,12 +13,13 @@ import cv2
 import pytest
 
 from streamer.common.errors import SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.spec import SourceSpec
 from streamer.sources.webcam import WebcamSource
 from tests.media import number_of, picture
 
-EVERY = SourceOptions(freshest=False)
+EVERY = SourceOptions(overflow_policy=OverflowPolicy.BLOCK)
 
 
 class FakeCapture:
@@ -79,7 +80,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
 
 
 def test_frames_of_a_camera(fake: type[FakeCapture]) -> None:
-    with open_source("0", options=SourceOptions(freshest=False, reconnect=0)) as source:
+    with open_source("0", options=SourceOptions(overflow_policy=OverflowPolicy.BLOCK, reconnect=0)) as source:
         assert source.info.live
         assert (source.info.name, source.info.uri) == ("camera0", "0")
         assert (source.info.size_wh, source.info.fps) == ((640, 480), 30.0)
@@ -115,7 +116,9 @@ def test_a_device_node_is_opened_by_its_name(fake: type[FakeCapture]) -> None:
 
 def test_what_was_granted_is_logged(fake: type[FakeCapture], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "streamer")
-    with open_source("0", options=SourceOptions(freshest=False, width=320, height=240, fps=29.97)) as source:
+    with open_source(
+        "0", options=SourceOptions(overflow_policy=OverflowPolicy.BLOCK, width=320, height=240, fps=29.97)
+    ) as source:
         assert source.info.size_wh == (320, 240)
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert "camera 0: 320x240 at 29.97 frames/s" in caplog.text
@@ -123,7 +126,10 @@ def test_what_was_granted_is_logged(fake: type[FakeCapture], caplog: pytest.LogC
 
 def test_what_was_not_granted_is_warned_of(fake: type[FakeCapture], caplog: pytest.LogCaptureFixture) -> None:
     with open_source(
-        "0", options=SourceOptions(freshest=False, width=1920, height=1080, fps=120, pixel_format="MJPG")
+        "0",
+        options=SourceOptions(
+            overflow_policy=OverflowPolicy.BLOCK, width=1920, height=1080, fps=120, pixel_format="MJPG"
+        ),
     ) as source:
         assert source.info.size_wh == (640, 480) and source.info.fps == 30.0
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

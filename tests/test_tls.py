@@ -23,6 +23,7 @@ from streamer.app.config import StreamConfig, read_config
 from streamer.app.stream_factory import StreamFactory
 from streamer.common import tls
 from streamer.common.errors import ConfigError, ModelError, SourceError
+from streamer.common.queues import OverflowPolicy
 from streamer.common.tls import Trust, check_trust, ffmpeg_options
 from streamer.models.zoo import download
 from streamer.sources import SourceOptions, open_source
@@ -142,7 +143,7 @@ def other(folder: Path) -> Iterator[Web]:
 
 
 def options_for(trust: Trust) -> SourceOptions:
-    return SourceOptions(tls_verify=trust, reconnect=0, freshest=False)
+    return SourceOptions(tls_verify=trust, reconnect=0, overflow_policy=OverflowPolicy.BLOCK)
 
 
 def numbers(url: str, trust: Trust, count: int | None = None) -> list[int]:

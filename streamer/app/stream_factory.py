@@ -183,9 +183,8 @@ class StreamFactory(Closeable):
     def _open_source(self, config: StreamConfig, spec: SourceSpec) -> Source:
         from streamer.sources import open_source
 
-        wanted = replace(
-            self._options, freshest=config.overrides_for(spec.name).overflow_policy is not OverflowPolicy.BLOCK
-        )
+        policy = config.overrides_for(spec.name).overflow_policy
+        wanted = replace(self._options, overflow_policy=policy or OverflowPolicy.DROP_OLDEST)
         if config.tls_verify is False and spec.scheme in SCHEMES and not self._is_warned:
             self._is_warned = True
             log.warning("certificates aren't checked: anyone between here and a camera can read its password")

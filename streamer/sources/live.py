@@ -35,8 +35,8 @@ class LiveSource(Source):
 
     A connection that ends, fails, or gives no frame for `SourceOptions.stall_timeout_s` is replaced by a new one, up to
     `SourceOptions.reconnect` attempts in a row. `index` and `pts_s` continue; the outage is part of `pts_s`. With
-    `SourceOptions.freshest` iteration gives the newest frame, and `index` counts those dropped. A stream that turns out
-    to be a file on a server (`info.live` is False) ends with its end.
+    `SourceOptions.drops_stale` iteration gives the newest frame, and `index` counts those dropped. A stream that is a
+    file on a server (`info.live` is False) ends with its end.
 
     A library's read may hang whatever its time-outs, so each connection has its own thread, which is abandoned when it
     hangs. While three hang, further attempts are made by `connect_isolated`, in a process that can be killed; without
@@ -322,7 +322,7 @@ class _Connection:
         try:
             with self._connect(self._options) as source:
                 self._source = source
-                if source.info.live and self._options.freshest:
+                if source.info.live and self._options.drops_stale:
                     self._frames.policy = OverflowPolicy.DROP_OLDEST
                 for frame in source:
                     self._frames.put(frame)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamer.common.errors import ConfigError
+from streamer.common.queues import OverflowPolicy
 from streamer.common.tls import Trust
 
 MAX_PIXELS = 200_000_000
@@ -26,8 +27,8 @@ class SourceOptions:
         key_frame_timeout_s: for a stream that answers to give its first picture, which is a key frame.
         stall_timeout_s: without a frame until a live source counts as lost.
         reconnect: attempts in a row to reconnect a lost live source; None is unlimited.
-        freshest: whether a live source drops stale frames: those that arrived before the next one was read, and, where
-            decoding is too slow, those before a newer key frame.
+        overflow_policy: of a live source. DROP_OLDEST drops stale frames: those that arrived before the next one was
+            read, and, where decoding is too slow, those before a newer key frame.
         max_pixels: most pixels of a picture, width times height; larger ones are refused by their header.
         tls_verify: whether to check the certificates of https, rtsps and rtmps against the system's authorities; or
             the file of other authorities, in PEM.
@@ -47,7 +48,7 @@ class SourceOptions:
     key_frame_timeout_s: float = 20.0
     stall_timeout_s: float = 5.0
     reconnect: int | None = None
-    freshest: bool = True
+    overflow_policy: OverflowPolicy = OverflowPolicy.DROP_OLDEST
     max_pixels: int = MAX_PIXELS
     tls_verify: Trust = True
     gpu: int | None = None
@@ -63,6 +64,11 @@ class SourceOptions:
             raise ConfigError(f"reconnect must be at least 0, got {self.reconnect}")
         if self.pixel_format is not None and len(self.pixel_format) != 4:
             raise ConfigError(f"pixel_format has four characters, such as MJPG, got {self.pixel_format!r}")
+
+    @property
+    def drops_stale(self) -> bool:
+        """Whether a live source drops frames that are not the newest."""
+        return self.overflow_policy is OverflowPolicy.DROP_OLDEST
 
 
 def too_large(size_wh: tuple[int, int], max_pixels: int) -> str | None:

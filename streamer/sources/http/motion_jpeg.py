@@ -23,7 +23,7 @@ from streamer.sources.options import SourceOptions, too_large
 class MotionJpegSource(HttpImageSource):
     """Frames of one connection, as 4:2:0 planes.
 
-    Where several pictures have arrived (`SourceOptions.freshest`), only the newest is decoded.
+    Where several pictures have arrived (`SourceOptions.overflow_policy`), only the newest is decoded.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MotionJpegSource(HttpImageSource):
             if not self._jpegs:
                 self._receive(timeout_s)
                 continue
-            if self._options.freshest:
+            if self._options.drops_stale:
                 self.dropped += len(self._jpegs) - 1
                 self._jpegs = deque([self._jpegs[-1]])
             frame = self._decode(self._jpegs.popleft())
