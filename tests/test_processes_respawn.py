@@ -270,7 +270,7 @@ def test_closing_a_camera_between_two_workers(launches: Launches) -> None:
         kill(processes)
         assert consumer.ends == []
         source.close()
-        assert consumer.ends == [None]
+        wait_for(lambda: consumer.ends == [None])
         launches.are_refused = False
         assert pids(processes) == []
 
