@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -265,7 +266,8 @@ class VidgearLoop(Loop):
 
         body = self.body()
         stream = CamGear(source=str(clip)).start()
-        writer = WriteGear(output=str(output), compression_mode=False, **{"-fourcc": CODEC, "-fps": stream.framerate})
+        options: dict[str, Any] = {"-fourcc": CODEC, "-fps": stream.framerate}
+        writer = WriteGear(output=str(output), compression_mode=False, **options)
         frames = 0
         while True:
             frame = stream.read()

@@ -1,4 +1,4 @@
-"""Small real models of each family, in the forms in which its files come, with what is to be read from their outputs.
+"""Small real models of each family, in the forms of its exports, with the detections expected of their outputs.
 
 Each is a strided convolution for every stride, and then the nodes of its family's exports.
 """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,18 @@ class Following:
         self.thread.join(20)
         self.run.close()
         assert not self.thread.is_alive()
+
+    def finish(self) -> None:
+        """Ends the run; nothing of it may have failed but an edit."""
+        self.end()
+        unadded = "can't be" in str(self.result[0])
+        assert isinstance(self.result[0], RunReport) or unadded, self.result
+
+
+@contextmanager
+def following(path: Path) -> Iterator[Following]:
+    """Starts a run that follows a file, which it has read; and finishes it."""
+    started = Following(path)
+    wait_for(lambda: started.file.is_current)
+    yield started
+    started.finish()

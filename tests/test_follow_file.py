@@ -13,9 +13,8 @@ import pytest
 import streamer.app.watched_file as watched_file
 from streamer.app.watched_file import WatchedFile
 from streamer.common.errors import ConfigError
-from streamer.runtime.report import RunReport
 from tests.fakes import wait_for
-from tests.following import Following
+from tests.following import Following, following
 
 
 @pytest.fixture
@@ -23,16 +22,8 @@ def run(tmp_path: Path) -> Iterator[Following]:
     """A run of the sources a and b."""
     path = tmp_path / "fleet.yaml"
     path.write_text("source: {a: one, b: two}\n")
-    started = Following(path)
-    wait_for(lambda: started.file._done)
-    yield started
-    end(started)
-
-
-def end(run: Following) -> None:
-    run.end()
-    unadded = "can't be" in str(run.result[0])
-    assert isinstance(run.result[0], RunReport) or unadded, run.result
+    with following(path) as started:
+        yield started
 
 
 @pytest.mark.parametrize(
@@ -140,7 +131,7 @@ def test_an_edit_before_the_run_began_is_seen(tmp_path: Path) -> None:
     path.write_text("source: {a: one, b: two}\n")
     run = Following(path, meanwhile="source: {b: two}\n")
     wait_for(lambda: run.names == ["b"])
-    end(run)
+    run.finish()
 
 
 def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

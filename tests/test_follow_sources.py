@@ -12,10 +12,9 @@ import pytest
 from streamer.app.config import StreamConfig
 from streamer.common.errors import ConfigError, SourceError
 from streamer.runtime.pipeline import StreamSpec
-from streamer.runtime.report import RunReport
 from streamer.sources.spec import SourceSpec
 from tests.fakes import CountingSource, MemorySink, wait_for
-from tests.following import Following
+from tests.following import Following, following
 
 
 @pytest.fixture
@@ -23,16 +22,8 @@ def run(tmp_path: Path) -> Iterator[Following]:
     """A run of the sources a and b."""
     path = tmp_path / "fleet.yaml"
     path.write_text("source: {a: one, b: two}\n")
-    started = Following(path)
-    wait_for(lambda: started.file._done)
-    yield started
-    end(started)
-
-
-def end(run: Following) -> None:
-    run.end()
-    unadded = "can't be" in str(run.result[0])
-    assert isinstance(run.result[0], RunReport) or unadded, run.result
+    with following(path) as started:
+        yield started
 
 
 def test_sources_come_and_go_with_the_file(run: Following, caplog: pytest.LogCaptureFixture) -> None:
@@ -227,7 +218,7 @@ def test_a_webcam_is_not_opened_twice(before: str, after: str, is_beside: bool, 
     run.write(f"source: {{a: {after}, b: two}}\n")
     wait_for(lambda: len(run.opened["a"]) == 2)
     assert (closed[0] == 0) == is_beside
-    end(run)
+    run.finish()
 
 
 def test_a_source_that_cannot_be_added_fails_the_run(run: Following) -> None:

@@ -182,7 +182,7 @@ def test_a_worker_that_does_not_read_is_killed(long_clip: Path, monkeypatch: pyt
     monkeypatch.setattr(worker_process, "launch", worker_that("while True: channel.send(Heartbeat()); time.sleep(0.1)"))
     with DecoderPool(1, WorkerLimits(silence_s=1.0, exit_s=0.1)) as processes:
         wait_for(lambda: processes.status()[0].is_ready)
-        # Each is more than the socket holds: one that fits is sent, and that nobody reads it can't be seen.
+        # Each exceeds the socket's buffer: a smaller message is sent even if the worker never reads it.
         sources = within(lambda: [processes.open(SourceSpec.parse("x" * 1_000_000, name=n), CPU) for n in "abcd"])
         for source in sources:
             with pytest.raises(SourceError, match=r"hung: it read nothing for 1 s|does not exist"):

@@ -7,8 +7,8 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +236,9 @@ def test_a_new_source_goes_to_a_worker_without_crashes(long_clip: Path) -> None:
 AGAIN_SOON = WorkerLimits(retry_s=0.01)
 
 
-def test_opening_between_two_workers(launches: Launches, long_clip: Path) -> None:
+@contextmanager
+def between_workers(launches: Launches) -> Iterator[tuple[DecoderPool, PushSource]]:
+    """A camera whose worker was killed, and whose next one can't be started until `launches.are_refused` is False."""
     with (
         DecoderPool(1, AGAIN_SOON) as processes,
         RtspServer() as camera,
@@ -245,6 +247,11 @@ def test_opening_between_two_workers(launches: Launches, long_clip: Path) -> Non
         started(source)
         launches.are_refused = True
         kill(processes)
+        yield processes, source
+
+
+def test_opening_between_two_workers(launches: Launches, long_clip: Path) -> None:
+    with between_workers(launches) as (processes, _):
         launches.are_refused = False
         assert len(list(opened(processes, long_clip))) == LONG
 
@@ -306,14 +313,7 @@ def test_no_room_for_a_process_is_logged_and_tried_again(
     launches: Launches, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = "no decoding process can be started ([Errno 11] Resource temporarily unavailable)"
-    with (
-        DecoderPool(1, AGAIN_SOON) as processes,
-        RtspServer() as camera,
-        opened(processes, camera.url, "door") as source,
-    ):
-        started(source)
-        launches.are_refused = True
-        kill(processes)
+    with between_workers(launches) as (_, source):
         wait_for(lambda: caplog.text.count(said) >= 2)
         launches.are_refused = False
         wait_for(lambda: source.reconnects == 1)

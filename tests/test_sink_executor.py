@@ -23,7 +23,7 @@ class Tray:
     """Does what lies in it, and ends once it is closed; `during` is called with each item and may raise or wait.
 
     Attributes:
-        queue: what is to be done.
+        queue: the pending items.
         done: what was done, in order.
         served: how often it ran.
         names: of the threads on which it ran.

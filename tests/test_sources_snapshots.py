@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 import cv2
@@ -28,14 +29,7 @@ def snapshot(numbers: Iterator[int], suffix: str = ".jpg", content_type: str = "
     return reply
 
 
-FAST = SourceOptions(
-    overflow_policy=OverflowPolicy.BLOCK,
-    reconnect=0,
-    fps=200.0,
-    open_timeout_s=30.0,
-    key_frame_timeout_s=30.0,
-    stall_timeout_s=30.0,
-)
+FAST = replace(EVERY, fps=200.0)
 
 
 @pytest.mark.parametrize(

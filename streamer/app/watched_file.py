@@ -41,6 +41,11 @@ class WatchedFile(Generic[T]):
         self._polling_since_s: float | None = None
         self._is_slow = False
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the file as it was last seen has been read, or refused."""
+        return self._done is not None and self._done == self._seen
+
     def poll(self) -> T | None:
         """Returns what the file holds, or None if it hasn't changed.
 

@@ -313,7 +313,7 @@ def _may_become_report(path: Path) -> bool:
 
 
 def _lock_name(path: Path, kind: str) -> bytes:
-    """Returns a name that is the same for every path to one place."""
+    """Returns one canonical name for all paths to the same file."""
     real = _real(path)
     folder, name = (real, "") if real.is_dir() else (real.parent, real.name)
     place = folder.stat()

@@ -73,7 +73,7 @@ class BuiltEngine:
 
 @dataclass(frozen=True, eq=False)
 class BuildPlan:
-    """What is to be built: the model, the package and its module, and the fingerprint that the engine will have."""
+    """A planned build: the model, the package and its module, and the fingerprint of the engine."""
 
     model: ModelFile
     package: TensorRTPackage
@@ -89,7 +89,7 @@ class BuildPlan:
 
 
 def plan_build(model: ModelFile, package: TensorRTPackage, options: BuildOptions, *, device: int = 0) -> BuildPlan:
-    """Determines what is to be built; for GPU `device` where `options` names no architecture."""
+    """Plans a build, for GPU `device` if `options` names no architecture."""
     trt = package.load()
     gpu = present_gpu(device)
     targets = choose_targets(package, trt, options.targets, gpu)

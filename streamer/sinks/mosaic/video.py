@@ -230,7 +230,7 @@ class _TileSink(Sink):
 
     Attributes:
         tile: what is shown.
-        queue: what is to be shown.
+        queue: frames to show.
         size_wh: the source's picture size, None if unknown.
     """
 
