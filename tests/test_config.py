@@ -94,7 +94,7 @@ def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tup
         ("max_frames: on", "max_frames: .*'on'"),
         ("max_frames: true", "max_frames: true or false is none"),
         ("camera_size: [true, 480]", "camera_size: true or false is none"),
-        ("source: {door: {uri: 0, max_fps: true}}", "wishes.door: max_fps: true or false is none"),
+        ("source: {door: {uri: 0, max_fps: true}}", "source.door: max_fps: true or false is none"),
         ("source: {true: 0}", "a source's name is a word, got True: put it in quotes"),
         ("source: {null: 0}", "a source's name is a word, got None"),
         ("source: {a/b: 0}", "no source can be named 'a/b': it has one of = /"),
@@ -251,11 +251,14 @@ def test_a_source_may_have_overrides(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("source: {door: {max_fps: 5}}", "wanted a URI behind 'door'"),
-        ("source: {door: {uri: 0, max_fbs: 5}}", "unknown key 'wishes.door.max_fbs'; did you mean 'max_fps'"),
-        ("source: {door: 0}\nwishes: true", "wishes: true or false is none of its values, got True"),
-        ("source: {door: {uri: 0, max_fps: 0}}", "wishes.door.max_fps: input should be greater than 0, got 0"),
+        ("source: {door: {uri: 0, max_fbs: 5}}", "unknown key 'source.door.max_fbs'; did you mean 'max_fps'"),
+        ("source: {door: 0}\noverrides: true", "overrides: true or false is none of its values, got True"),
+        ("source: {door: {uri: 0, max_fps: 0}}", "source.door.max_fps: input should be greater than 0, got 0"),
+        ("source: {door: 0}\noverrides: 5", "overrides: input should be a valid dictionary, got 5"),
+        ("source: {1: {uri: 0, max_fps: 0}}", "source.1.max_fps: input should be greater than 0, got 0"),
+        ("source: {door: 0}\noverrides: {door: {max_fps: 0}}", "overrides.door.max_fps: input should be greater than"),
     ],
 )
-def test_wishes_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
+def test_overrides_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)):
         read_config(written(tmp_path, text), {})

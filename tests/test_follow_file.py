@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Iterator[Following]:
     [
         "source: {a: one", "sauce: {a: one}\n", "source: []\n", "source: [a=one, a=two]\n", "", "\n", "conf: 0.5\n",
         "source:\n", "source: {}\n", "a\0b\n", "source: {a: {uri: one, priority: high}}\n", "source: {a: one, a: 2}\n",
-        "source: {a: one}\nwishes: {c: {priority: 1}}\n", f"source: {{a: one}} #{'x' * (1 << 20)}\n",
+        "source: {a: one}\noverrides: {c: {priority: 1}}\n", f"source: {{a: one}} #{'x' * (1 << 20)}\n",
     ],
     ids=lambda text: text[:50],
 )  # fmt: skip

@@ -37,7 +37,7 @@ def test_help_lists_each_option_once_in_its_group(capsys: pytest.CaptureFixture[
     assert sorted(listed) == sorted(OPTIONS.split())
     keys = {option.removeprefix("--").removeprefix("no-").replace("-", "_") for option in listed}
     fields = {field.alias or name for name, field in StreamConfig.model_fields.items()}
-    assert keys - {"config", "list", "version"} == fields - {"wishes"}
+    assert keys - {"config", "list", "version"} == fields - {"overrides"}
 
 
 def test_help_names_defaults_and_units_and_ends_with_three_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -235,7 +235,7 @@ CONFIGURATIONS = {
     "a number": {"source": "URI", "conf": "URI"},
     "an unknown key": {"source": "URI", "URI": 1},
     "an unknown key of a source": {"source": {"door": {"uri": "URI", "URI": 1}}},
-    "wishes that aren't": {"source": "URI", "wishes": "URI"},
+    "overrides that aren't": {"source": "URI", "overrides": "URI"},
     "an output": {"source": "sample", "output": ["null", "URI", {"uri": "URI", "password": SECRET}]},
     "a model": {"source": "sample", "model": ["URI"]},
     "a zero byte": {"source": "URI\0"},
@@ -281,7 +281,7 @@ def test_what_a_configuration_is_printed_as(uri: str) -> None:
         spec = SourceSpec.parse(uri, name="door")
     except ConfigError:
         return
-    config = StreamConfig(source=(spec,), model=uri, wishes={"door": SourceOverrides()})
+    config = StreamConfig(source=(spec,), model=uri, overrides={"door": SourceOverrides()})
     assert_hidden(config, repr(config))
     assert_hidden(said(lambda: print(StreamConfig(output=uri))))
     output = OutputSpec.parse(f"{uri}/")

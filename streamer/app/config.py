@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, InstanceOf, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, InstanceOf, ValidationError, field_validator, model_validator
 
 from streamer.app.options import FrozenModel, option, value_shown
 from streamer.common.errors import ConfigError, nearest, one_line, short
@@ -58,7 +58,7 @@ class StreamConfig(FrozenModel):
     Attributes:
         source: sources; a string is ``URI`` or ``name=URI``. A mapping of names to URIs is accepted too, and one of
             names to mappings with a ``uri`` and the keys of `SourceOverrides`.
-        overrides: (key ``wishes``) what sources have of their own, by name.
+        overrides: per-source overrides by the source's name, from the mappings in ``source``.
         model_config_file: (key ``model_config``) see `option`.
     """
 
@@ -70,7 +70,9 @@ class StreamConfig(FrozenModel):
         metavar="URI",
         many="repeat",
     )
-    overrides: Annotated[Mapping[str, SourceOverrides], Field(repr=False)] = Field(default_factory=dict, alias="wishes")
+    overrides: Annotated[Mapping[str, SourceOverrides], Field(repr=False)] = Field(
+        default_factory=dict, validation_alias=AliasChoices("overrides", "wishes")
+    )
     output: tuple[InstanceOf[OutputSpec], ...] = option(
         (),
         "outputs",
@@ -201,10 +203,10 @@ class StreamConfig(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _overrides_of_sources(cls, values: object) -> object:
-        """Moves the keys beside a source's URI into ``wishes``."""
+        """Moves the keys beside a source's URI into ``overrides``."""
         if not isinstance(values, Mapping) or not isinstance(values.get("source"), Mapping):
             return values
-        given = values.get("wishes") or {}
+        given = values.get("overrides") or values.get("wishes") or {}
         if not isinstance(given, Mapping):
             return values
         sources, overrides = dict(values["source"]), dict(given)
@@ -213,7 +215,7 @@ class StreamConfig(FrozenModel):
                 rest = dict(entry)
                 sources[name] = rest.pop("uri", None)
                 overrides[str(name) if isinstance(name, int) else name] = rest
-        return {**values, "source": sources, "wishes": overrides}
+        return {**values, "source": sources, "overrides": overrides}
 
     @field_validator("source", mode="before")
     @classmethod
@@ -288,7 +290,7 @@ class StreamConfig(FrozenModel):
     def _overrides_have_sources(self) -> Self:
         unknown = sorted(set(self.overrides) - {spec.name for spec in self.source})
         if unknown:
-            raise ConfigError(f"wishes for unknown sources: {', '.join(map(redact, unknown))}")
+            raise ConfigError(f"overrides of unknown sources: {', '.join(map(redact, unknown))}")
         return self
 
     @field_validator("model", "model_config_file", "report", "tls_verify")
@@ -372,15 +374,22 @@ def read_config(path: Path | None, options: Mapping[str, Any], *, names_source: 
     try:
         return StreamConfig.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_say(dict(problem)) for problem in error.errors())
+        source = values.get("source")
+        entries = source.items() if isinstance(source, Mapping) else ()
+        mappings = {str(name) for name, entry in entries if isinstance(entry, Mapping)}
+        problems = "; ".join(_say(dict(problem), mappings) for problem in error.errors())
         raise ConfigError(problems) from None  # pydantic's own text quotes what is hidden here
 
 
-def _say(problem: dict[str, Any]) -> str:
+def _say(problem: dict[str, Any], mappings: Set[str]) -> str:
+    """Returns a problem in words, by the key that was written; `mappings` are the sources with keys of their own."""
     place = [redact(str(part)) for part in problem["loc"]]
+    is_override = place[:1] in (["overrides"], ["wishes"])
+    if is_override and not mappings.isdisjoint(problem["loc"][1:2]):
+        place[0] = "source"
     key = one_line(".".join(place))
     if problem["type"] == "extra_forbidden":
-        fields = SourceOverrides.model_fields if place[0] == "wishes" else StreamConfig.model_fields
+        fields = SourceOverrides.model_fields if is_override else StreamConfig.model_fields
         known = [field.alias or name for name, field in fields.items()]
         return f"unknown key {key!r}{nearest(place[-1], known)} (known: {', '.join(known)})"
     message = "wanted one value or a list" if problem["type"] == "tuple_type" else problem["msg"]
