@@ -236,7 +236,7 @@ def test_streams_take_turns() -> None:
     assert len(order) == 60
 
 
-def test_paced_source_is_live() -> None:
+def test_a_paced_source_drops_frames() -> None:
     spec = StreamSpec(CountingSource(3), [("m", MemorySink())], paced=True)
     assert spec.overflow_policy is OverflowPolicy.DROP_OLDEST
 

@@ -9,9 +9,12 @@ import pytest
 
 from streamer.app.cli import main
 from streamer.common.errors import EngineError
+from streamer.common.queues import OverflowPolicy
 from streamer.detector import cpu, open_detector
 from streamer.runtime import pipeline as pipelines
 from streamer.runtime.pipeline import DEFAULT_BATCH_TIMEOUT_S, Pipeline, StreamSpec
+from streamer.sources import SourceOptions
+from streamer.sources.base import Pace
 from tests.fakes import CountingSource, MemorySink, SlowDetector
 from tests.media import write_clip
 
@@ -64,6 +67,26 @@ def test_how_long_a_batch_waits(
     monkeypatch.setattr(pipelines, "Pipeline", Noting)
     assert main(["--source", str(clip), "--output", "null", *options]) == 0
     assert waits == [pytest.approx(timeout_s)]
+
+
+@pytest.mark.parametrize(
+    ("live", "paced", "pace", "policy"),
+    [
+        (True, False, Pace.LIVE, OverflowPolicy.DROP_OLDEST),
+        (True, True, Pace.LIVE, OverflowPolicy.DROP_OLDEST),
+        (False, True, Pace.SOURCE, OverflowPolicy.DROP_OLDEST),
+        (False, False, Pace.MAX, OverflowPolicy.BLOCK),
+    ],
+)
+def test_the_pace_decides_what_is_dropped(live: bool, paced: bool, pace: Pace, policy: OverflowPolicy) -> None:
+    spec = StreamSpec(CountingSource(1, live=live), [("m", MemorySink())], paced=paced)
+    assert (spec.pace, spec.overflow_policy) == (pace, policy)
+    assert pace.is_realtime == (live or paced)
+    for wanted in OverflowPolicy:
+        assert pace.overflow_policy(wanted) is wanted
+    drops = SourceOptions(overflow_policy=OverflowPolicy.DROP_OLDEST)
+    assert drops.drops_stale(live=live) == live
+    assert not SourceOptions(overflow_policy=OverflowPolicy.BLOCK).drops_stale(live=live)
 
 
 def test_the_batch_timeout_is_the_batchers() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamer.app.config import SourceOverrides, StreamConfig
-from streamer.sources.spec import SourceKind, SourceSpec
+from streamer.sources.spec import SourceSpec
 
 _IN_PLACE = ("priority", "max_fps", "detect_every")
 
@@ -31,11 +31,6 @@ class Entry:
             for key in SourceOverrides.model_fields
             if key not in _IN_PLACE
         )
-
-    @property
-    def device(self) -> str | None:
-        """A webcam's number, since only one stream can have it; None for any other source."""
-        return str(self.spec).removeprefix("/dev/video") if self.spec.kind is SourceKind.CAMERA else None
 
 
 def entries_of(config: StreamConfig) -> dict[str, Entry]:

@@ -113,7 +113,7 @@ class Run(Closeable):
         with ExitStack() as resources, ExitStack() as unowned:
             factory = resources.enter_context(StreamFactory(config, config_file))
             sources = factory.open_sources(unowned)
-            is_realtime = factory.paced or any(source.info.live for source in sources)
+            is_realtime = any(source.info.pace(paced=factory.paced).is_realtime for source in sources)
             several = len(sources) > 1
             detector = resources.enter_context(
                 open_detector(
@@ -268,9 +268,9 @@ class Run(Closeable):
 
     def _can_open_beside(self, name: str, running: Entry, entry: Entry) -> bool:
         """Whether a replacement may open beside the old stream: not of one webcam or URI, nor where the old is lost."""
-        is_taken = entry.device is not None and entry.device in {other.device for other in self._running.values()}
+        cameras = {other.spec.camera for other in self._running.values()} - {None}
         is_lost = any(stream.source.lost_s is not None for stream in self._pipe.streams if stream.name == name)
-        return not (is_taken or is_lost or running.spec.uri == entry.spec.uri)
+        return not (entry.spec.camera in cameras or is_lost or running.spec.uri == entry.spec.uri)
 
     def _change(self, name: str, entry: Entry) -> None:
         log.warning("source %r has changed: %s", name, entry.in_place)

@@ -17,6 +17,7 @@ from streamer.common.tls import SCHEMES, check_trust
 from streamer.sinks.options import SinkOptions, crf_of
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.spec import OutputKind, OutputSpec
+from streamer.sources.base import Pace
 from streamer.sources.spec import SourceSpec
 
 if TYPE_CHECKING:
@@ -183,8 +184,8 @@ class StreamFactory(Closeable):
     def _open_source(self, config: StreamConfig, spec: SourceSpec) -> Source:
         from streamer.sources import open_source
 
-        policy = config.overrides_for(spec.name).overflow_policy
-        wanted = replace(self._options, overflow_policy=policy or OverflowPolicy.DROP_OLDEST)
+        policy = Pace.LIVE.overflow_policy(config.overrides_for(spec.name).overflow_policy)
+        wanted = replace(self._options, overflow_policy=policy)
         if config.tls_verify is False and spec.scheme in SCHEMES and not self._is_warned:
             self._is_warned = True
             log.warning("certificates aren't checked: anyone between here and a camera can read its password")

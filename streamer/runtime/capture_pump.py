@@ -14,7 +14,7 @@ from streamer.frames.frame import Frame
 from streamer.runtime.batcher import BatchInput
 from streamer.runtime.failure_policy import FailurePolicy
 from streamer.runtime.stream_spec import PipelineContext, StreamSpec
-from streamer.sources.base import FrameConsumer, PushSource
+from streamer.sources.base import FrameConsumer, Pace, PushSource
 from streamer.sources.pacing import Pacer, RateLimiter
 
 
@@ -58,7 +58,7 @@ class CapturePump(FrameConsumer):
                 self._context.times.add("capture", (time.perf_counter() - began_s) * 1e3)
                 if not self._stats.captured:
                     self._update_policy()
-                    pacer = Pacer() if self._spec.paced and not self._source.info.live else None
+                    pacer = Pacer() if self._spec.pace is Pace.SOURCE else None
                 if pacer is not None:
                     frame = pacer.wait(frame, stop)
                 self._accept(frame)

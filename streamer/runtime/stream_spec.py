@@ -11,7 +11,7 @@ from streamer.frames.draw import Annotator
 from streamer.frames.frame import Frame
 from streamer.runtime.flow_limits import FlowLimits
 from streamer.sinks.base import Sink
-from streamer.sources.base import Source
+from streamer.sources.base import Pace, Source
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class StreamSpec:
     Attributes:
         source: an open source; the pipeline closes it.
         sinks: open sinks by the name they have in the report; the pipeline closes them.
-        policy: what happens to frames that detection has no time for; None drops the oldest of a live or paced source,
-            and blocks any other.
+        policy: what happens to frames that detection has no time for; None is `Pace.overflow_policy`.
         paced: whether frames of a file are captured at their own time; a live source's always are.
         priority: where not all streams can be served, higher ones go first.
         max_fps: frames a second to take of the source, by their own time; None takes all.
@@ -38,10 +37,14 @@ class StreamSpec:
     detect_every: int = 1
 
     @property
+    def pace(self) -> Pace:
+        """What sets the pace of the frames; it changes once a stream that turns out to be a file is reached."""
+        return self.source.info.pace(paced=self.paced)
+
+    @property
     def overflow_policy(self) -> OverflowPolicy:
-        """The policy in force; it may change once a source that turns out to be a file is reached."""
-        is_live = self.source.info.live or self.paced
-        return self.policy or (OverflowPolicy.DROP_OLDEST if is_live else OverflowPolicy.BLOCK)
+        """The policy in force; it may change with `pace`."""
+        return self.pace.overflow_policy(self.policy)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class SharedOutputs:
             labels: the model's class names, by class id.
             layout: whether there are shared outputs.
             options: of recordings.
-            by_clock: whether tiled videos go by the clock, as they do with a live source; else by the pictures' times.
+            by_clock: whether tiled videos follow the wall clock also without a live source; see `TiledVideo`.
             paths: those that the run has opened.
 
         Raises:
@@ -140,7 +140,6 @@ class SharedOutputs:
 
         rates = [source.fps for source in sources if source.fps]
         fps = min(_MOST_FPS, max(rates, default=_USUAL_FPS))
-        live = any(source.live for source in sources)
-        info = SourceInfo(Path(output.template).stem, "tiles", fps=fps, live=live)
+        info = SourceInfo(Path(output.template).stem, "tiles", fps=fps)
         recording = open_sink(output, info, labels=self._labels, options=self._options, paths=self._paths)
-        return TiledVideo(recording, fps, by_clock=self._by_clock or live)
+        return TiledVideo(recording, fps, by_clock=self._by_clock)

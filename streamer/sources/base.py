@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,9 +12,32 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamer.common.closeable import Closeable
 from streamer.common.errors import SourceError, StreamerError
+from streamer.common.queues import OverflowPolicy
 
 if TYPE_CHECKING:
     from streamer.frames.frame import Frame
+
+
+class Pace(enum.Enum):
+    """What sets the pace of a source's frames. All that depends on it asks `SourceInfo.pace`."""
+
+    LIVE = enum.auto()
+    """A camera or network stream: frames that aren't taken in time can't be read later."""
+
+    SOURCE = enum.auto()
+    """A file that is played at its own speed, like a live source."""
+
+    MAX = enum.auto()
+    """A file that is read as fast as its frames are processed."""
+
+    @property
+    def is_realtime(self) -> bool:
+        """Whether frames come at their own times, so that delay matters more than throughput."""
+        return self is not Pace.MAX
+
+    def overflow_policy(self, wanted: OverflowPolicy | None = None) -> OverflowPolicy:
+        """Returns the wanted policy; by default the oldest frames are dropped in real time, and none otherwise."""
+        return wanted or (OverflowPolicy.DROP_OLDEST if self.is_realtime else OverflowPolicy.BLOCK)
 
 
 @dataclass(frozen=True)
@@ -45,6 +69,10 @@ class SourceInfo:
     pattern: Path | None = None
     pixel_aspect: Fraction = Fraction(1)
     first_stamp_s: float | None = None
+
+    def pace(self, *, paced: bool) -> Pace:
+        """Returns what sets the pace of the frames; `paced` is whether files are played at their own speed."""
+        return Pace.LIVE if self.live else Pace.SOURCE if paced else Pace.MAX
 
 
 class Source(Closeable):

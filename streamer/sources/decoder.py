@@ -133,9 +133,8 @@ class VideoDecoder:
             self._decoder = GpuFirstDecoder(self.stream, self._tick_s, self._shown, options, live=self.is_live)
         self.damaged = 0
         self.dropped = 0
-        self._stale_filter = (
-            StalePacketFilter() if self.is_live and self.has_timestamps and options.drops_stale else None
-        )
+        drops_stale = self.has_timestamps and options.drops_stale(live=self.is_live)
+        self._stale_filter = StalePacketFilter() if drops_stale else None
         self._arrival_clock = ArrivalClock(float(1 / (self.stream.average_rate or _NOMINAL_FPS)))
         self.waited = False
         self._coverage = Coverage() if self._is_playlist and not self.is_live else None

@@ -322,7 +322,7 @@ class _Connection:
         try:
             with self._connect(self._options) as source:
                 self._source = source
-                if source.info.live and self._options.drops_stale:
+                if self._options.drops_stale(live=source.info.live):
                     self._frames.policy = OverflowPolicy.DROP_OLDEST
                 for frame in source:
                     self._frames.put(frame)

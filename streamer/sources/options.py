@@ -8,9 +8,11 @@ from typing import Literal
 from streamer.common.errors import ConfigError
 from streamer.common.queues import OverflowPolicy
 from streamer.common.tls import Trust
+from streamer.sources.base import Pace
 
 MAX_PIXELS = 200_000_000
 """Most pixels of a picture by default: those of the largest cameras, 0.6 GB as BGR."""
+_LIVE_POLICY = Pace.LIVE.overflow_policy()
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class SourceOptions:
     key_frame_timeout_s: float = 20.0
     stall_timeout_s: float = 5.0
     reconnect: int | None = None
-    overflow_policy: OverflowPolicy = OverflowPolicy.DROP_OLDEST
+    overflow_policy: OverflowPolicy = _LIVE_POLICY
     max_pixels: int = MAX_PIXELS
     tls_verify: Trust = True
     gpu: int | None = None
@@ -65,10 +67,9 @@ class SourceOptions:
         if self.pixel_format is not None and len(self.pixel_format) != 4:
             raise ConfigError(f"pixel_format has four characters, such as MJPG, got {self.pixel_format!r}")
 
-    @property
-    def drops_stale(self) -> bool:
-        """Whether a live source drops frames that are not the newest."""
-        return self.overflow_policy is OverflowPolicy.DROP_OLDEST
+    def drops_stale(self, *, live: bool) -> bool:
+        """Whether a source drops frames that are not the newest; one that isn't live never does."""
+        return live and self.overflow_policy is OverflowPolicy.DROP_OLDEST
 
 
 def too_large(size_wh: tuple[int, int], max_pixels: int) -> str | None:

@@ -99,12 +99,14 @@ class SourceSpec:
         uri: where it reads from; printed redacted.
         kind: what reads it, decided when it was parsed.
         scheme: of a stream's URL, in lower case; None for anything else.
+        camera: a webcam's number, by which only one stream can have it open; None for anything else.
     """
 
     name: str
     uri: SecretUri
     kind: SourceKind = field(compare=False)
     scheme: str | None = field(default=None, compare=False)
+    camera: str | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str, *, name: str | None = None) -> SourceSpec:
@@ -129,7 +131,8 @@ class SourceSpec:
         if text == "sample":
             return cls(name or text, SecretUri(text), SourceKind.SAMPLE)
         if re.fullmatch(r"[0-9]+", text) or text.startswith("/dev/video"):
-            return cls(name or f"camera{text.removeprefix('/dev/video')}", SecretUri(text), SourceKind.CAMERA)
+            camera = text.removeprefix("/dev/video")
+            return cls(name or f"camera{camera}", SecretUri(text), SourceKind.CAMERA, camera=camera)
         if scheme in STREAM_SCHEMES:
             if cuts_userinfo(text):
                 raise ConfigError(f"source {redact(text)!r} has a / ? or # in its user or password: {_ENCODE}")

@@ -56,7 +56,7 @@ class MotionJpegSource(HttpImageSource):
             if not self._jpegs:
                 self._receive(timeout_s)
                 continue
-            if self._options.drops_stale:
+            if self._options.drops_stale(live=True):
                 self.dropped += len(self._jpegs) - 1
                 self._jpegs = deque([self._jpegs[-1]])
             frame = self._decode(self._jpegs.popleft())

@@ -19,7 +19,7 @@ from streamer.common.logs import start_logging
 from streamer.cuda.ipc import IpcExporter, SurfaceSlots
 from streamer.frames.frame import Frame
 from streamer.sources import open_source
-from streamer.sources.base import Source, as_source_error
+from streamer.sources.base import Pace, Source, as_source_error
 from streamer.sources.pacing import Pacer
 from streamer.sources.workers import messages
 from streamer.sources.workers.launch import IGNORED_SIGNALS
@@ -112,7 +112,7 @@ class WorkerSource:
         self._started, self._stopped = threading.Event(), threading.Event()
         self._lock = threading.Lock()  # guards the exporter
         self._source: Source | None = None
-        self._pacer: Pacer | None = None
+        self._paced = False
         self._sent = 0
         self._format: tuple[object, object] = (None, None)
         self._exporter: IpcExporter | None = None
@@ -122,7 +122,7 @@ class WorkerSource:
 
     def start(self, *, paced: bool) -> None:
         """Has its frames sent, each at its own time where they are paced."""
-        self._pacer = Pacer() if paced else None
+        self._paced = paced
         self._started.set()
 
     def stop(self) -> None:
@@ -180,15 +180,15 @@ class WorkerSource:
             self._send(messages.Opened(self._number, source.info, _status_of(source)))
 
     def _send_frames(self, source: Source) -> None:
-        frames = iter(source)
+        frames, pacer = iter(source), Pacer()
         while self._wait_for_acknowledgement(source):
             started_s = time.perf_counter()
             frame = next(frames, None)
             if frame is None:
                 return
             capture_ms = (time.perf_counter() - started_s) * 1e3
-            if self._pacer is not None and not source.info.live:
-                frame = self._pacer.wait(frame, self._stopped)
+            if source.info.pace(paced=self._paced) is Pace.SOURCE:
+                frame = pacer.wait(frame, self._stopped)
             self._sent += 1
             self._send_frame(frame, capture_ms)
 
