@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from calibration.files import check_output, check_report
 from streamer.common.terminal import say
+from streamer.detector.cuda import BATCHES
 from streamer.engines.tensorrt.builder import build_engine, plan_build
 from streamer.engines.tensorrt.cache import report_path, timings_path, write_engine
 from streamer.engines.tensorrt.layers import summary
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", metavar="SM[,SM]", help="GPU architectures, such as sm89,sm120 (the present GPU's)")
     parser.add_argument("--fp16", action="store_true", help="compute in FP16 what isn't quantised")
     parser.add_argument(
-        "--max-batch", type=int, default=_DEFAULTS.max_batch, metavar="N", help=f"largest batch ({_DEFAULTS.max_batch})"
+        "--max-batch", type=int, metavar="N", help=f"largest batch ({max(BATCHES)}, or the model's fixed one)"
     )
     parser.add_argument(
         "--workspace",
@@ -61,15 +62,16 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, path, options.model_config, ending=".engine")
     check_report(report_path(options.output), rb'\{\s*"sha256"')
     package = TensorRTPackage(options.flavour)
+    model = load_model(path, spec)
+    largest = model.fixed_batch or max(BATCHES)
     wanted = BuildOptions(
         targets=parse_targets(options.target) if options.target else (),
         fp16=options.fp16,
-        max_batch=options.max_batch,
+        max_batch=largest if options.max_batch is None else options.max_batch,
         workspace_mib=options.workspace,
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
     )
-    model = load_model(path, spec)
     plan = plan_build(model, package, wanted)
     with _Bar() as bar:
         built = build_engine(plan, timing_cache=timings_path(plan), on_progress=bar.show)

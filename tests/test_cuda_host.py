@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib.util
 import subprocess
 import sys
 import types
@@ -14,11 +16,12 @@ import pytest
 
 from streamer.common.errors import ConfigError, EngineError
 from streamer.cuda import compiler
-from streamer.cuda.gpu import Gpu, list_gpus, load_pycuda, parse_device
+from streamer.cuda.gpu import Gpu, expects_gpu, list_gpus, load_pycuda, parse_device
 from streamer.cuda.memory import DeviceBuffer
 from streamer.cuda.staging import BufferLease, BufferPool
 from streamer.cuda.status import check, checking, failure
 from streamer.detector import cuda as cuda_detector
+from streamer.detector.base import EngineInfo
 from streamer.models.file import ModelFile, load_model
 from streamer.models.postprocess import Postprocessor
 from tests.fake_gpu import FakeGpu, install
@@ -157,37 +160,213 @@ def model(tmp_path: Path) -> ModelFile:
     return load_model(write_tiny(tmp_path / "tiny.onnx"))
 
 
-def test_auto_raises_every_reason(monkeypatch: pytest.MonkeyPatch, model: ModelFile) -> None:
-    def refuse(name: str, *_: Any) -> Any:
-        raise EngineError(f"no {name} here")
+def opened(model: ModelFile, engine: str = "auto", **more: Any) -> Any:
+    """Opens a detector on the fake GPU."""
+    options = {"device": "cuda", "precision": "auto", "depth": None, "self_check": False, **more}
+    return cuda_detector.open_cuda_detector(model, Postprocessor(model.spec), engine=engine, **options)
 
+
+def refuse(name: str, *_: Any) -> Any:
+    raise EngineError(f"no {name} here")
+
+
+def named(engine: str) -> Any:
+    """Returns what is read of an engine."""
+    return types.SimpleNamespace(name=engine, precision="f16")
+
+
+class Opened:
+    """Stands for `CudaDetector`, which takes the GPU over and closes it when it can't be made."""
+
+    refused: str | None = None
+    raw_output = None
+
+    def __init__(self, model: Any, gpu: Gpu, engine: Any, *_: Any, batches: list[int], **__: Any) -> None:
+        self.gpu, self.batches = gpu, batches
+        self.info = EngineInfo(engine.name, "f16", gpu.name, "m", "0")
+        if engine.name == self.refused:
+            self.gpu.close()
+            raise EngineError(f"no {engine.name} here")
+
+    def close(self) -> None:
+        self.gpu.close()
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
+    """Every GPU engine's package is installed; an entry may be changed to the command that installs it."""
+    installed: dict[str, str | None] = dict.fromkeys(cuda_detector.GPU_ENGINES)
+    monkeypatch.setattr(cuda_detector, "installed_gpu_engines", lambda: installed)
+    return installed
+
+
+def test_auto_raises_every_reason(monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu, model: ModelFile) -> None:
     monkeypatch.setattr(cuda_detector, "load_engine", refuse)
-    gpu: Any = types.SimpleNamespace(name="Fake GPU")
     with pytest.raises(EngineError) as caught:
-        cuda_detector.open_engine("auto", model, gpu, "auto", 1)
-    assert str(caught.value) == ("no engine works on Fake GPU (tensorrt: no tensorrt here; torch: no torch here)")
+        opened(model)
+    reasons = "; ".join(f"{name}: no {name} here" for name in cuda_detector.GPU_ENGINES)
+    assert str(caught.value) == f"no engine works on Fake GPU ({reasons})"
+    assert gpu.is_all_freed()
 
 
-def test_a_named_engine_is_never_replaced(monkeypatch: pytest.MonkeyPatch, model: ModelFile) -> None:
+@pytest.mark.parametrize("fails_at", ["load_engine", "CudaDetector", "check_output"])
+def test_auto_takes_the_next_engine_and_warns_why(
+    fails_at: str,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: FakeGpu,
+    model: ModelFile,
+    installed: dict[str, str | None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(step: str, name: str) -> Any:
+        return refuse(name) if (step, name) == (fails_at, "tensorrt") else named(name)
+
+    monkeypatch.setattr(cuda_detector, "GPU_ENGINES", ("tensorrt", "torch"))
+    monkeypatch.setattr(cuda_detector, "load_engine", lambda name, *_: fail("load_engine", name))
+    monkeypatch.setattr(cuda_detector, "check_output", lambda model, name, *_: fail("check_output", name))
+    monkeypatch.setattr(cuda_detector, "CudaDetector", Opened)
+    monkeypatch.setattr(Opened, "refused", "tensorrt" if fails_at == "CudaDetector" else None)
+    with contextlib.closing(opened(model, self_check=True)) as detector:
+        assert detector.info.name == "torch"
+        assert detector.info.fallbacks == ("tensorrt: no tensorrt here",)
+    assert [(r.levelname, r.message) for r in caplog.records if r.levelname != "INFO"] == [
+        ("WARNING", "using torch, not tensorrt: no tensorrt here")
+    ]
+    assert gpu.is_all_freed()
+
+
+def test_an_engine_that_is_not_installed_is_no_fallback(
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: FakeGpu,
+    model: ModelFile,
+    installed: dict[str, str | None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(cuda_detector, "GPU_ENGINES", ("tensorrt", "torch"))
+    monkeypatch.setattr(cuda_detector, "load_engine", lambda name, *_: named(name) if name == "torch" else refuse(name))
+    monkeypatch.setattr(cuda_detector, "CudaDetector", Opened)
+    installed["tensorrt"] = "pip install tensorrt"
+    with contextlib.closing(opened(model)) as detector:
+        assert (detector.info.name, detector.info.fallbacks) == ("torch", ())
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_named_engine_is_never_replaced(monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu, model: ModelFile) -> None:
     asked: list[str] = []
-
-    def refuse(name: str, *_: Any) -> Any:
-        asked.append(name)
-        raise EngineError("refused")
-
-    monkeypatch.setattr(cuda_detector, "load_engine", refuse)
-    gpu: Any = types.SimpleNamespace(name="Fake GPU")
-    with pytest.raises(EngineError, match=r"^refused$"):
-        cuda_detector.open_engine("tensorrt", model, gpu, "auto", 1)
+    monkeypatch.setattr(cuda_detector, "load_engine", lambda name, *_: (asked.append(name), refuse(name)))
+    with pytest.raises(EngineError, match=r"^no tensorrt here$"):
+        opened(model, "tensorrt")
     assert asked == ["tensorrt"]
+    assert gpu.is_all_freed()
 
 
-def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, model: ModelFile) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    gpu: Any = types.SimpleNamespace(name="Fake GPU")
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu, model: ModelFile) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: found(name) if name.startswith("pycuda") else None)
     with pytest.raises(EngineError, match=r"PyTorch is not installed: pip install 'nanodet-streamer\[torch\]'"):
-        cuda_detector.open_engine("torch", model, gpu, "auto", 1)
-    assert all(command for command in cuda_detector.installed_gpu_engines().values())
+        opened(model, "torch")
+
+
+@pytest.mark.parametrize(
+    ("fixed", "batch", "streams", "batches", "warns"),
+    [
+        (None, "auto", 1, [1], False),
+        (None, "auto", 2, [1, 4], False),
+        (None, "auto", 16, [1, 4, 16], False),
+        (None, 3, 16, [3], False),
+        (None, None, 16, [1], False),
+        (1, "auto", 16, [1], False),
+        (1, None, 16, [1], False),
+        (1, 1, 16, [1], False),
+        (1, 8, 16, [1], True),
+    ],
+)
+def test_batch_sizes(
+    fixed: int | None,
+    batch: Any,
+    streams: int,
+    batches: list[int],
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: FakeGpu,
+    model: ModelFile,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked: list[int] = []
+    if fixed:
+        model.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = fixed
+
+    def load(name: str, model: Any, gpu: Any, precision: str, largest: int) -> Any:
+        asked.append(largest)
+        return named(name)
+
+    monkeypatch.setattr(cuda_detector, "load_engine", load)
+    monkeypatch.setattr(cuda_detector, "CudaDetector", Opened)
+    with contextlib.closing(opened(model, "torch", batch=batch, streams=streams)) as detector:
+        assert detector.batches == batches
+    assert asked == [max(batches)]
+    assert ("has a fixed batch of 1, not 8" in caplog.text) == warns
+
+
+# --- whether a GPU is expected ---
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder that stands for a machine without anything of NVIDIA's: its `pci` is empty, its `dev` too."""
+    found = importlib.util.find_spec
+
+    def absent(name: str) -> Any:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "pycuda" else found(name))
+    monkeypatch.setattr("ctypes.CDLL", absent)
+    monkeypatch.setattr("streamer.cuda.gpu._DRIVER_PLACES", (str(tmp_path / "dev" / "nvidiactl"),))
+    monkeypatch.setattr("streamer.cuda.gpu._PCI_DEVICES", str(tmp_path / "pci"))
+    return tmp_path
+
+
+def put_pci(folder: Path, vendor: str, kind: str) -> None:
+    device = folder / "pci" / "0000:01:00.0"
+    device.mkdir(parents=True)
+    (device / "vendor").write_text(f"{vendor}\n")
+    (device / "class").write_text(f"{kind}\n")
+
+
+def test_a_bare_machine_expects_no_gpu(bare: Path) -> None:
+    assert not expects_gpu()
+
+
+@pytest.mark.parametrize(
+    ("vendor", "kind", "expected"),
+    [
+        ("0x10de", "0x030000", True),  # a GeForce
+        ("0x10de", "0x030200", True),  # an H100
+        ("0x10de", "0x040300", False),  # its sound
+        ("0x8086", "0x030000", False),
+    ],
+)
+def test_gpus_without_a_driver_are_found(vendor: str, kind: str, expected: bool, bare: Path) -> None:
+    put_pci(bare, vendor, kind)
+    assert expects_gpu() == expected
+
+
+def test_a_device_that_cannot_be_read_is_none(bare: Path) -> None:
+    put_pci(bare, "0x10de", "0x030000")
+    (bare / "pci" / "0000:01:00.0" / "class").unlink()
+    assert not expects_gpu()
+
+
+@pytest.mark.parametrize("what", ["device file", "library", "pycuda"])
+def test_a_driver_or_pycuda_expects_a_gpu(what: str, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if what == "device file":
+        (bare / "dev").mkdir()
+        (bare / "dev" / "nvidiactl").touch()
+    elif what == "library":
+        monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    else:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert expects_gpu()
 
 
 def test_a_variable_number_of_detections_is_refused_before_a_gpu_is_opened(tmp_path: Path) -> None:

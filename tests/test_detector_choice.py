@@ -36,16 +36,31 @@ def test_auto_uses_a_gpu_that_works(monkeypatch: pytest.MonkeyPatch, model: str)
     assert (asked[0]["engine"], asked[0]["device"], asked[0]["conf"], asked[0]["depth"]) == ("auto", "auto", 0.25, 3)
 
 
-def test_auto_falls_back_to_the_cpu_and_logs_why(
-    monkeypatch: pytest.MonkeyPatch, model: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("expected", [True, False])
+def test_auto_falls_back_to_the_cpu_and_says_why(
+    expected: bool, monkeypatch: pytest.MonkeyPatch, model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """With a warning and in the report only where a GPU is expected."""
+
     def refuse(*_: Any, **__: Any) -> Any:
         raise EngineError("no GPU today")
 
     monkeypatch.setattr(cuda, "open_cuda_detector", refuse)
+    monkeypatch.setattr("streamer.cuda.gpu.expects_gpu", lambda: expected)
     with caplog.at_level(logging.INFO), open_detector(model, depth=1) as detector:
         assert detector.info.name in ("openvino", "onnxruntime")
-    assert "running on the CPU, not on a GPU: no GPU today" in caplog.text
+        assert detector.info.fallbacks == (("GPU: no GPU today",) if expected else ())
+    (said,) = [
+        record for record in caplog.records if "running on the CPU, not on a GPU: no GPU today" in record.message
+    ]
+    assert said.levelname == ("WARNING" if expected else "INFO")
+
+
+@pytest.mark.parametrize("options", [{"device": "cpu"}, {"engine": "openvino"}])
+def test_a_cpu_asked_for_is_no_fallback(options: dict[str, str], model: str, caplog: pytest.LogCaptureFixture) -> None:
+    with open_detector(model, depth=1, **options) as detector:  # type: ignore[arg-type]
+        assert detector.info.fallbacks == ()
+    assert "not on a GPU" not in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"engine": "torch"}, {"engine": "tensorrt"}, {"device": "cuda"}])
@@ -94,18 +109,3 @@ def test_for_throughput_the_engine_chooses_the_number_of_requests(monkeypatch: p
     with open_detector(**options) as detector:
         assert 2 <= detector.depth <= 2 * available_cores()
         assert detector.depth % 2 == 0
-
-
-def test_a_gpu_engine_is_opened_for_the_largest_batch(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
-    batches: list[int] = []
-
-    def open_engine(name: str, model: Any, gpu: Any, precision: str, batch: int) -> Any:
-        batches.append(batch)
-        raise EngineError("enough")
-
-    monkeypatch.setattr(cuda, "Gpu", lambda index: SlowDetector())
-    monkeypatch.setattr(cuda, "open_engine", open_engine)
-    for options in ({"batch": "auto", "streams": 4}, {"batch": "auto", "streams": 1}, {"batch": 3}, {}):
-        with pytest.raises(EngineError, match="enough"):
-            open_detector(model, device="cuda", **options)  # type: ignore[arg-type]
-    assert batches == [4, 1, 3, 1]

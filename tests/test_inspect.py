@@ -22,6 +22,7 @@ from streamer.engines.tensorrt.cache import read_engine, read_report, report_pat
 from streamer.engines.tensorrt.layers import Layer
 from streamer.models.file import ModelFile
 from tests.tensorrt_models import float_model, quantized_graph, save
+from tests.tiny import tiny_model, tiny_spec
 from tests.variants import Variant
 from tests.variants import build as build_variant
 
@@ -225,6 +226,19 @@ class TestBuild:
         assert len(read_engine(tmp_path / "a.engine")) == report.size_bytes
         assert run(inspect_model, tmp_path / "a.engine") == 0
         assert "targets: sm89, sm120" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(("fixed", "largest"), [(None, 16), (1, 1)])
+    def test_by_default_it_takes_every_batch_that_a_run_asks_for(
+        self, fixed: int | None, largest: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pytest.importorskip("tensorrt_rtx", reason="engines are built for real with TensorRT-RTX")
+        proto = tiny_model(tiny_spec())
+        if fixed:
+            proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = fixed
+        model = save(tmp_path / "a.onnx", proto)
+        assert run(build, *self.words(model.path, tmp_path / "a.engine")) == 0
+        assert f"batch 1 to {largest}, " in capsys.readouterr().out
+        assert read_report(tmp_path / "a.engine").fingerprint["options"]["max_batch"] == largest
 
     @pytest.mark.parametrize(
         ("output", "says"),

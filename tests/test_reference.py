@@ -125,6 +125,8 @@ def test_another_engine_is_taken_where_the_first_computes_wrongly(
         open_detector(path, engine="openvino", device="cpu")
     with caplog.at_level(logging.WARNING), open_detector(path, device="cpu") as detector:
         assert detector.info.name == "onnxruntime"
+        (fallback,) = detector.info.fallbacks
+    assert fallback.startswith("openvino: openvino ")
     assert "computes m.onnx differently from the file itself" in caplog.text
     assert "using onnxruntime" in caplog.text
 

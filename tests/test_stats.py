@@ -88,6 +88,13 @@ def test_report_names_what_failed() -> None:
     assert list(failed.to_json()["errors"]) == [{"where": "out.mp4", "what": "disk full"}]
 
 
+def test_report_names_why_a_preferred_engine_is_not_used() -> None:
+    engine = replace(REPORT.engine, fallbacks=("GPU: out of memory",))
+    assert json.loads(json.dumps(replace(REPORT, engine=engine).to_json()))["engine"]["fallbacks"] == [
+        "GPU: out of memory"
+    ]
+
+
 def test_report_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="can't write the report"):
         REPORT.write(tmp_path / "none" / "r.json")

@@ -116,6 +116,19 @@ class TestBuild:
         build(float_model(tmp_path / "a.onnx"), workspace_mib=64)
         assert seen == [(trt.MemoryPoolType.WORKSPACE, 64 << 20)]
 
+    @pytest.mark.parametrize("largest", [1, 4, 16])
+    def test_the_profile_takes_every_batch_up_to_the_largest(
+        self, largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = []
+        real = trt.IOptimizationProfile.set_shape
+        monkeypatch.setattr(
+            trt.IOptimizationProfile, "set_shape", lambda *words: (seen.append(words[1:]), real(*words))
+        )
+        build(float_model(tmp_path / "a.onnx"), max_batch=largest)
+        least, best, most = ((batch, 3, 64, 64) for batch in (1, largest, largest))
+        assert seen == [("images", least, best, most)]
+
     def test_progress_is_reported(self, tmp_path: Path) -> None:
         told: list[tuple[str, int, int]] = []
         plan = plan_build(float_model(tmp_path / "a.onnx"), RTX, BuildOptions(targets=("sm89",)))

@@ -10,6 +10,7 @@ import ctypes
 from functools import lru_cache
 from typing import Any
 
+from streamer.cuda.gpu import DRIVER_LIBRARY
 from streamer.cuda.status import failure
 
 
@@ -30,7 +31,7 @@ def _check(status: int) -> None:
 
 @lru_cache(maxsize=1)
 def _driver() -> Any:
-    driver = ctypes.PyDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")  # PyDLL keeps the GIL
+    driver = ctypes.PyDLL(DRIVER_LIBRARY)  # PyDLL keeps the GIL
     for name in ("cuMemcpyDtoDAsync_v2", "cuMemcpyHtoDAsync_v2"):
         getattr(driver, name).argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
     return driver

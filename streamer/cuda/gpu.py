@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 from streamer.common.closeable import Closeable
@@ -15,7 +18,13 @@ NON_BLOCKING = 1
 With blocking streams 60 decoders reached 1,388 pictures a second, with these 1,692 (H100, one run).
 """
 
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+"""NVIDIA's driver for programs."""
+
 _INSTALL = "pip install 'nanodet-streamer[cuda]'"
+_DRIVER_PLACES = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvmap")
+"""Of the kernel's driver on servers and desktops, and on Jetson."""
+_PCI_DEVICES = "/sys/bus/pci/devices"
 
 
 def parse_device(device: str) -> int:
@@ -71,6 +80,29 @@ def list_gpus() -> list[str]:
         for index, device in enumerate(devices)
     ]
     return lines or ["cuda           no NVIDIA GPU is visible"]
+
+
+def expects_gpu() -> bool:
+    """Whether a run on this machine is expected to use a GPU: PyCUDA, NVIDIA's driver or one of its GPUs is there.
+
+    A machine with only PyTorch or a builder of engines expects none: they are also used without a GPU.
+    """
+    if importlib.util.find_spec("pycuda") is not None or any(Path(place).exists() for place in _DRIVER_PLACES):
+        return True
+    try:
+        ctypes.CDLL(DRIVER_LIBRARY)
+    except OSError:
+        return any(map(_is_nvidia_gpu, Path(_PCI_DEVICES).glob("*")))
+    return True
+
+
+def _is_nvidia_gpu(device: Path) -> bool:
+    """Whether a folder of `_PCI_DEVICES` is one of NVIDIA's display controllers (PCI class 03)."""
+    try:
+        vendor, kind = ((device / name).read_text(encoding="ascii").strip() for name in ("vendor", "class"))
+    except (OSError, ValueError):
+        return False
+    return vendor == "0x10de" and kind.startswith("0x03")
 
 
 class Gpu(Closeable):

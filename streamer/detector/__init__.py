@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -48,8 +49,9 @@ def open_detector(
         model: a name of ``--list models`` or an ONNX file.
         model_config: YAML description of a foreign ONNX file.
         engine: ``openvino`` or ``onnxruntime`` on the CPU, ``tensorrt`` or ``torch`` on a GPU; ``auto`` takes a GPU's
-            where one works (else the log says why not), else the first CPU engine that computes the model correctly.
-            An engine asked for by name is never replaced.
+            where one works, else the first CPU engine that computes the model correctly. Where a preferred one is
+            installed, or there is a GPU (see `expects_gpu`), and it can't be used, a warning and the detector's
+            `info.fallbacks` say why. An engine asked for by name is never replaced.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``f32``, ``bf16`` (CPU) or ``f16`` (GPU).
         conf: lowest score to keep, 0 to 1.
@@ -71,7 +73,7 @@ def open_detector(
         ModelError: if the model isn't available or isn't a NanoDet.
         EngineError: if the engine isn't installed, refuses the model, or computes it wrongly.
     """
-    from streamer.cuda.gpu import parse_device
+    from streamer.cuda.gpu import expects_gpu, parse_device
     from streamer.detector.cpu import CpuDetector, open_tuned
     from streamer.detector.cuda import GPU_ENGINES, open_cuda_detector
     from streamer.engines import ENGINE_NAMES, installed_engines, open_engine
@@ -99,6 +101,7 @@ def open_detector(
     spec = ModelSpec.from_yaml(model_config) if model_config else described_by
     loaded = load_model(path, spec)
     postprocessor = Postprocessor(loaded.spec, conf, iou, class_ids(classes, loaded.spec.labels))
+    fallbacks: list[str] = []
     if device != "cpu" and engine not in ENGINE_NAMES:
         try:
             return open_cuda_detector(
@@ -108,7 +111,11 @@ def open_detector(
         except StreamerError as error:
             if (engine, device) != ("auto", "auto"):
                 raise
-            log.info("running on the CPU, not on a GPU: %s", error)
+            if expects_gpu():
+                log.warning("running on the CPU, not on a GPU: %s (--device cpu says that this is wanted)", error)
+                fallbacks.append(f"GPU: {error}")
+            else:
+                log.info("running on the CPU, not on a GPU: %s", error)
 
     def open_with(name: str) -> CpuDetector:
         def open_one(requests: int | None) -> CpuDetector:
@@ -125,6 +132,7 @@ def open_detector(
             except BaseException:
                 detector.close()
                 raise
+        detector.info = replace(detector.info, fallbacks=tuple(fallbacks))
         return detector
 
     candidates = [name for name, missing in installed_engines().items() if missing is None] if engine == "auto" else []
@@ -133,6 +141,7 @@ def open_detector(
             return open_with(name)
         except EngineError as error:
             log.warning("%s; using %s", error, other)
+            fallbacks.append(f"{name}: {error}")
     return open_with(candidates[-1] if candidates else engine)
 
 

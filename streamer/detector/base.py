@@ -21,6 +21,7 @@ class EngineInfo:
         device: the processor or GPU.
         model: the model's name.
         model_sha256: of the model file's bytes.
+        fallbacks: why engines that ``auto`` prefers aren't used although their packages, or a GPU, are there.
     """
 
     name: str
@@ -28,6 +29,7 @@ class EngineInfo:
     device: str
     model: str
     model_sha256: str
+    fallbacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import importlib.util
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -33,6 +33,8 @@ from streamer.models.postprocess import Postprocessor
 
 log = logging.getLogger(__name__)
 
+_Opened = TypeVar("_Opened")
+
 _INSTALL = {
     "tensorrt": "pip install 'nanodet-streamer[tensorrt]', or [tensorrt-rtx] on a GeForce RTX",
     "torch": "pip install 'nanodet-streamer[torch]'",
@@ -42,7 +44,8 @@ GPU_ENGINES = tuple(_INSTALL)
 
 DEFAULT_SLOTS = 8
 _MIN_SLOTS = 2
-_BATCHES = (1, 4, 16)
+BATCHES = (1, 4, 16)
+"""The batch sizes that ``auto`` measures; an engine that is built beforehand takes the largest."""
 _MEASURED_S = 0.15
 _EXTRA_BUFFERS = 64
 """Staging buffers beyond twice what is in flight, for prepared frames that wait; allocated on demand."""
@@ -269,29 +272,68 @@ def open_cuda_detector(
 ) -> CudaDetector:
     """Opens a detector on a GPU; arguments and errors as those of `streamer.detector.open_detector`.
 
-    Where no engine works, the EngineError has every reason in one line. At least 2 batches are in flight; without
-    `depth`, `DEFAULT_SLOTS`.
+    With ``auto``, the first engine is used that loads, allocates its memory and passes the self-check; a warning and
+    `EngineInfo.fallbacks` say why installed ones before it didn't. Where none works, the EngineError has every reason
+    in one line. At least 2 batches are in flight; without `depth`, `DEFAULT_SLOTS`.
     """
     if not model.spec.num_points:
         raise EngineError(
             f"{model.path.name} has a variable number of detections: use --device cpu, or export it without its NMS"
         )
+    index = 0 if device == "auto" else parse_device(device)
     slots = max(_MIN_SLOTS, depth or DEFAULT_SLOTS)
-    batches = [size for size in _BATCHES if size < 4 * streams] if batch == "auto" else [batch or 1]
-    gpu = Gpu(0 if device == "auto" else parse_device(device))
-    try:
-        loaded = open_engine(engine, model, gpu, precision, max(batches))
-    except BaseException:
-        gpu.close()
-        raise
-    detector = CudaDetector(model, gpu, loaded, postprocessor, slots=slots, batches=batches)
-    if self_check:
+    batches = _batch_sizes(model, batch, streams)
+
+    def open_with(name: str) -> CudaDetector:
+        gpu = Gpu(index)
         try:
-            check_output(model, loaded.name, detector.raw_output, f"{loaded.precision} on {gpu.name}")
+            loaded = load_engine(name, model, gpu, precision, max(batches))
         except BaseException:
-            detector.close()
+            gpu.close()
             raise
+        detector = CudaDetector(model, gpu, loaded, postprocessor, slots=slots, batches=batches)
+        if self_check:
+            try:
+                check_output(model, loaded.name, detector.raw_output, f"{loaded.precision} on {gpu.name}")
+            except BaseException:
+                detector.close()
+                raise
+        return detector
+
+    if engine != "auto":
+        return open_with(engine)
+    with Gpu(index) as gpu:  # without a GPU, the reason is the same for every engine
+        detector, fallbacks = _first_that_works(open_with, gpu)
+    detector.info = replace(detector.info, fallbacks=fallbacks)
     return detector
+
+
+def _first_that_works(open_with: Callable[[str], _Opened], gpu: Gpu) -> tuple[_Opened, tuple[str, ...]]:
+    """Opens the first of `GPU_ENGINES` that works; returns it, and why installed ones before it didn't."""
+    missing = installed_gpu_engines()
+    reasons: dict[str, str] = {}
+    for name in GPU_ENGINES:
+        try:
+            opened = open_with(name)
+        except StreamerError as error:
+            log.info("not using %s: %s", name, error)
+            reasons[name] = f"{name}: {error}"
+            continue
+        failed = tuple(reason for other, reason in reasons.items() if missing[other] is None)
+        for reason in failed:
+            log.warning("using %s, not %s", name, reason)
+        return opened, failed
+    raise EngineError(f"no engine works on {gpu.name} ({'; '.join(reasons.values())})")
+
+
+def _batch_sizes(model: ModelFile, batch: int | Literal["auto"] | None, streams: int) -> list[int]:
+    """Returns the batch sizes to measure, ascending; for a graph with a fixed batch, only that."""
+    sizes = [size for size in BATCHES if size < 4 * streams] if batch == "auto" else [batch or 1]
+    if model.fixed_batch is None or sizes == [model.fixed_batch]:
+        return sizes
+    if batch != "auto":
+        log.warning("%s has a fixed batch of %d, not %d", model.path.name, model.fixed_batch, max(sizes))
+    return [model.fixed_batch]
 
 
 def installed_gpu_engines() -> dict[str, str | None]:
@@ -304,17 +346,10 @@ def installed_gpu_engines() -> dict[str, str | None]:
 
 
 def open_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: int) -> CudaEngine:
-    """Loads a model for batches up to `batch` into one of `GPU_ENGINES`, or with ``auto`` into the first that works."""
+    """Loads a model for batches up to `batch` into one of `GPU_ENGINES`, or with ``auto`` into the first that loads."""
     if name != "auto":
         return load_engine(name, model, gpu, precision, batch)
-    reasons = []
-    for candidate in GPU_ENGINES:
-        try:
-            return load_engine(candidate, model, gpu, precision, batch)
-        except StreamerError as error:
-            log.info("not using %s: %s", candidate, error)
-            reasons.append(f"{candidate}: {error}")
-    raise EngineError(f"no engine works on {gpu.name} ({'; '.join(reasons)})")
+    return _first_that_works(lambda candidate: load_engine(candidate, model, gpu, precision, batch), gpu)[0]
 
 
 def load_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: int) -> CudaEngine:

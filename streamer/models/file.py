@@ -71,6 +71,11 @@ class ModelFile:
         """True when the graph holds INT8 Q/DQ nodes."""
         return is_quantized(self.proto)
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the graph takes; None where it takes any."""
+        return self.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
+
     def with_uint8_input(
         self, *, activations: Literal["uint8", "int8"] = "uint8", convolution_outputs: bool = False
     ) -> bytes:

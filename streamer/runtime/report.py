@@ -77,9 +77,14 @@ class RunReport:
     skipped: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns engine, sources, fps, wall_s, stages_ms, latency_ms; errors and gave_way where there were any."""
+        """Returns engine, sources, fps, wall_s, stages_ms, latency_ms.
+
+        `errors`, a source's `gave_way` and the engine's `fallbacks` are there where there were any.
+        """
         content = asdict(self)
         del content["files"], content["skipped"]
+        if not self.engine.fallbacks:
+            del content["engine"]["fallbacks"]
         for source in content["sources"]:
             if not source["gave_way"]:
                 del source["gave_way"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,10 +17,10 @@ from importlib import import_module
 from typing import Any
 
 from streamer.common.errors import ConfigError, EngineError
+from streamer.cuda.gpu import DRIVER_LIBRARY
 
 _OLDEST_TENSORRT = 10
 _TARGET = re.compile(r"sm\d{2,3}")
-_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _CC_MAJOR, _CC_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
 
 
@@ -108,7 +107,7 @@ def _sorted(targets: Iterable[str]) -> tuple[str, ...]:
 def present_gpu(index: int = 0) -> GpuModel | None:
     """Asks the NVIDIA driver for a GPU of this machine; None when there is no driver or no such GPU."""
     try:
-        cuda = ctypes.CDLL(_DRIVER)
+        cuda = ctypes.CDLL(DRIVER_LIBRARY)
     except OSError:
         return None
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
