@@ -75,13 +75,15 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """Replaces PyCUDA and PyNvVideoCodec."""
     gpu = FakeGpu()
     driver = _driver(gpu)
-    _put(monkeypatch, "pycuda", driver=driver)
+    put_module(monkeypatch, "pycuda", driver=driver)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    for name, answer in {"set_current": None, "push_current": None, "pop_current": 0}.items():
+        monkeypatch.setattr(f"streamer.cuda.gpu.{name}", lambda *_, answer=answer: answer)
     monkeypatch.setattr(
         "streamer.cuda.nvdec.copy_on_device",
         lambda target, source, nbytes, stream: (gpu.need_context(), ctypes.memmove(target, source, nbytes)),
     )
-    _put(
+    put_module(
         monkeypatch,
         "PyNvVideoCodec",
         cudaVideoCodec=enum.Enum("cudaVideoCodec", sorted(_FFMPEG_NAMES)),
@@ -93,7 +95,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     return gpu
 
 
-def _put(monkeypatch: pytest.MonkeyPatch, name: str, **members: object) -> None:
+def put_module(monkeypatch: pytest.MonkeyPatch, name: str, **members: object) -> None:
+    """Replaces a module by one with these members."""
     module = types.ModuleType(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)
     vars(module).update(members)
@@ -163,6 +166,10 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
             self.pop()
             gpu.retained -= 1
 
+        @staticmethod
+        def get_current() -> None:
+            return None
+
     class Device:
         def __init__(self, index: int) -> None:
             self.index = index
@@ -213,7 +220,7 @@ def _driver(gpu: FakeGpu) -> types.ModuleType:
 
     driver = types.ModuleType("pycuda.driver")
     vars(driver).update(
-        Error=Error, Device=Device, Stream=Stream, Event=Event, init=init, mem_alloc=Allocation,
+        Error=Error, Context=Context, Device=Device, Stream=Stream, Event=Event, init=init, mem_alloc=Allocation,
         mem_get_address_range=find_block, mem_get_ipc_handle=name_block, IPCMemoryHandle=IPCMemoryHandle,
         event_flags=types.SimpleNamespace(DISABLE_TIMING=2),
         memset_d8=lambda address, value, nbytes: ctypes.memset(address, value, nbytes),

@@ -16,12 +16,12 @@ from streamer.cuda.status import failure
 
 def copy_on_device(target: int, source: int, nbytes: int, stream: int) -> None:
     """Puts a copy between two device addresses on a stream, given by its handle; a context must be current."""
-    _check(_driver().cuMemcpyDtoDAsync_v2(target, source, nbytes, stream))
+    _check(load_driver().cuMemcpyDtoDAsync_v2(target, source, nbytes, stream))
 
 
 def copy_to_device(target: int, source: int, nbytes: int, stream: int) -> None:
     """Puts a copy from page-locked memory to the GPU on a stream; see `copy_on_device`."""
-    _check(_driver().cuMemcpyHtoDAsync_v2(target, source, nbytes, stream))
+    _check(load_driver().cuMemcpyHtoDAsync_v2(target, source, nbytes, stream))
 
 
 def _check(status: int) -> None:
@@ -30,7 +30,8 @@ def _check(status: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def _driver() -> Any:
+def load_driver() -> Any:
+    """Returns the driver's library; its functions return a CUresult and keep the GIL."""
     driver = ctypes.PyDLL(DRIVER_LIBRARY)  # PyDLL keeps the GIL
     for name in ("cuMemcpyDtoDAsync_v2", "cuMemcpyHtoDAsync_v2"):
         getattr(driver, name).argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from streamer.common.closeable import Closeable
 from streamer.common.errors import ConfigError, EngineError
+from streamer.cuda.current_context import pop_current, push_current, set_current
 from streamer.cuda.status import checking, failure
+
+log = logging.getLogger(__name__)
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING, for all our streams: work on the default stream, such as NVDEC's, doesn't wait for them.
@@ -130,8 +134,7 @@ class Gpu(Closeable):
         self.pinned_bytes = 0
         with checking(f"open GPU {index}"):
             self._context = device.retain_primary_context()
-        self._active = _Active(self._context)
-        self._closed = False
+        self._active = _Active(index, self._context)
 
     def active(self) -> _Active:
         """Returns a context manager that makes the CUDA context current on this thread; it may be nested."""
@@ -157,20 +160,48 @@ class Gpu(Closeable):
 
     def close(self) -> None:
         """Releases the primary context, after everything made from it is closed. Safe to call twice."""
-        if not self._closed:
-            self._closed = True
-            self._context.push()
-            self._context.detach()  # also pops it from PyCUDA's own stack
+        active = self._active
+        if active.is_closed:
+            return
+        active.is_closed = True
+        import pycuda.driver as drv
+
+        try:
+            with checking(f"close GPU {self.index}"):
+                self._context.push()
+                self._context.detach()  # takes it off PyCUDA's own stack, and leaves it current
+            others = None if drv.Context.get_current() is None else pop_current()
+            pop_current()
+            if others is not None:
+                push_current(others)
+        except EngineError as error:  # of a GPU that has failed nothing can be freed
+            log.info("%s", error)
 
 
 class _Active:
-    """Makes a context current on the calling thread within a block."""
+    """Makes a context current on the calling thread within a block.
 
-    def __init__(self, context: Any) -> None:
-        self._context = context
+    Attributes:
+        is_closed: whether the context was released, also while a block is being left.
+    """
+
+    def __init__(self, index: int, context: Any) -> None:
+        self._index, self._context, self._handle = index, context, int(context.handle)
+        self.is_closed = False
 
     def __enter__(self) -> None:
-        self._context.push()
+        try:
+            self._context.push()
+        except Exception as error:
+            raise failure(f"use GPU {self._index}", error) from error
 
-    def __exit__(self, *_: object) -> None:
-        self._context.pop()
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self.is_closed:
+            return
+        try:
+            set_current(self._handle)  # a library may have left another, which PyCUDA would pop in its place
+            self._context.pop()
+        except Exception as error:
+            if kind is None:
+                raise failure(f"leave GPU {self._index}", error) from error
+            log.debug("GPU %d can't be left", self._index, exc_info=error)

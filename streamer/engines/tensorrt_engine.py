@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from streamer.common.errors import ConfigError, EngineError
+from streamer.cuda.current_context import preserving_current
 from streamer.cuda.engine import Binding, CudaEngine, Launch
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceBuffer
@@ -48,7 +49,10 @@ class TensorRtEngine(CudaEngine):
         package = installed_package()
         self._trt = trt = package.load()
         options = BuildOptions(fp16=precision != "f32", max_batch=batch)
-        path = cached_engine(model, package, options, device=gpu.index, on_progress=_LoggedProgress(model.path.name))
+        with gpu.active(), preserving_current():  # it builds for the current GPU
+            path = cached_engine(
+                model, package, options, device=gpu.index, on_progress=_LoggedProgress(model.path.name)
+            )
         logger = shared_logger(trt)
         data = read_engine(path)
         with gpu.active(), logger.capture() as logged:

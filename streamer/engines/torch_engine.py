@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch._dynamo import config as _dynamo_config
 
 from streamer.common.cache import cache_dir
 from streamer.common.errors import ConfigError, EngineError, ModelError
+from streamer.cuda.current_context import preserving_current
 from streamer.cuda.engine import Binding, CudaEngine, Launch
 from streamer.cuda.gpu import Gpu
 from streamer.models.file import ModelFile
@@ -56,8 +58,9 @@ class TorchEngine(CudaEngine):
         network = rebuild(model)
         self._device = torch.device("cuda", gpu.index)
         try:
-            points = _Points(network).to(self._device, _TYPES[self.precision])
-            points.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            with gpu.active(), _on_device(self._device):
+                points = _Points(network).to(self._device, _TYPES[self.precision])
+                points.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         except torch.cuda.OutOfMemoryError as error:
             raise EngineError(f"not enough memory on {gpu.name} for {model.path.name}") from error
         self._run = _compiled(points)
@@ -68,27 +71,28 @@ class TorchEngine(CudaEngine):
 
     def bind(self, batch: int, input_address: int, output_address: int, stream: int) -> TorchBinding:
         width, height = self._spec.input_size_wh
-        images = _tensor_over(input_address, (batch, height, width, 3), self.input_type, self._device).permute(
-            0, 3, 1, 2
-        )
         rows = (batch, self._spec.num_points, self._spec.output_channels)
-        output = _tensor_over(output_address, rows, self.output_type, self._device)
-        return TorchBinding(self._run, images, output, stream)
+        with _on_device(self._device):
+            pixels = _tensor_over(input_address, (batch, height, width, 3), self.input_type, self._device)
+            output = _tensor_over(output_address, rows, self.output_type, self._device)
+            return TorchBinding(self._run, pixels.permute(0, 3, 1, 2), output, stream, self._device)
 
     def close(self) -> None:
         self._run = None  # type: ignore[assignment]
-        torch.cuda.empty_cache()
+        with _on_device(self._device):
+            torch.cuda.empty_cache()
 
 
 class TorchBinding(Binding):
     """The network on one stream, between two buffers of the caller."""
 
-    def __init__(self, run: _Run, images: Tensor, output: Tensor, stream: int) -> None:
+    def __init__(self, run: _Run, images: Tensor, output: Tensor, stream: int, device: torch.device) -> None:
         super().__init__(stream)
         self._run = run
         self._images = images
         self._output = output
-        self._external = torch.cuda.ExternalStream(stream, device=images.device)  # type: ignore[no-untyped-call]
+        self._device = device
+        self._external = torch.cuda.ExternalStream(stream, device=device)  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         started_at_s = time.perf_counter()
         with _dynamo_config.patch(recompile_limit=_RECOMPILE_LIMIT):
@@ -100,17 +104,23 @@ class TorchBinding(Binding):
 
     def enqueue(self) -> None:
         try:
-            with torch.inference_mode(), torch.cuda.stream(self._external), _cudnn_benchmark():
+            with (
+                _on_device(self._device),
+                torch.inference_mode(),
+                torch.cuda.stream(self._external),
+                _cudnn_benchmark(),
+            ):
                 self._run(self._images, self._output)
         except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one
             raise EngineError(f"PyTorch failed: {str(error).strip().splitlines()[0]}") from error
 
     def capture(self, body: Launch) -> Launch | None:
         """Captures through PyTorch, whose allocator must take part."""
-        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._external, capture_error_mode="thread_local"):
-                body()
+            with _on_device(self._device):
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=self._external, capture_error_mode="thread_local"):
+                    body()
         except RuntimeError as error:
             raise EngineError(f"PyTorch can't record a graph: {str(error).strip().splitlines()[0]}") from error
         self._graph = graph
@@ -118,13 +128,24 @@ class TorchBinding(Binding):
 
     def _replay(self) -> None:
         assert self._graph is not None, "replayed only after capture"
-        with torch.cuda.stream(self._external):
+        with _on_device(self._device), torch.cuda.stream(self._external):
             self._graph.replay()
 
     def close(self) -> None:
         if self._graph is not None:
-            self._graph.reset()
+            with _on_device(self._device):
+                self._graph.reset()
             self._graph = None
+
+
+@contextlib.contextmanager
+def _on_device(device: torch.device) -> Iterator[None]:
+    """Makes a GPU PyTorch's current one within the block, and keeps the thread's CUDA context.
+
+    Whatever PyTorch runs on another GPU than its current one, it ends by making its current one's context current.
+    """
+    with preserving_current(), torch.cuda.device(device):
+        yield
 
 
 class _Points(nn.Module):
