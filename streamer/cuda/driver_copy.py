@@ -7,11 +7,14 @@ far longer than the call, which only puts work on a stream.
 from __future__ import annotations
 
 import ctypes
+import sys
 from functools import lru_cache
 from typing import Any
 
-from streamer.cuda.gpu import DRIVER_LIBRARY
 from streamer.cuda.status import failure
+
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+"""NVIDIA's driver for programs."""
 
 
 def copy_on_device(target: int, source: int, nbytes: int, stream: int) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
 from streamer.common.closeable import Closeable
 from streamer.common.errors import ConfigError, EngineError
 from streamer.cuda.current_context import pop_current, push_current, set_current
+from streamer.cuda.driver_copy import DRIVER_LIBRARY
 from streamer.cuda.status import checking, failure
 
 log = logging.getLogger(__name__)
@@ -21,9 +21,6 @@ NON_BLOCKING = 1
 
 With blocking streams 60 decoders reached 1,388 pictures a second, with these 1,692 (H100, one run).
 """
-
-DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-"""NVIDIA's driver for programs."""
 
 _INSTALL = "pip install 'nanodet-streamer[cuda]'"
 _DRIVER_PLACES = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvmap")

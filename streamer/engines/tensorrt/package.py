@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from streamer.common.errors import ConfigError, EngineError
-from streamer.cuda.gpu import DRIVER_LIBRARY
+from streamer.cuda.driver_copy import DRIVER_LIBRARY
 
 _OLDEST_TENSORRT = 10
 _TARGET = re.compile(r"sm\d{2,3}")
