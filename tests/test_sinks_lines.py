@@ -16,7 +16,7 @@ from streamer.sinks.jsonl import JsonlSegmentsSink, JsonlSink
 from streamer.sinks.lines import LineFile
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.segmented import Boundaries, Boundary
-from streamer.sinks.video.segments import VideoSegmentsSink
+from streamer.sinks.video.sink import VideoSegmentsSink
 from tests.recordings import NOTHING, even, frames, info, read
 from tests.test_sinks_video_broken import file_size_limit
 

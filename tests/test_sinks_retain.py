@@ -19,7 +19,7 @@ from streamer.frames.frame import Frame
 from streamer.sinks.jsonl import JsonlSegmentsSink
 from streamer.sinks.options import Retention
 from streamer.sinks.retention import SegmentRetention
-from streamer.sinks.video.segments import VideoSegmentsSink
+from streamer.sinks.video.sink import VideoSegmentsSink
 from tests.recordings import NOTHING, even, frames, info, read
 from tests.test_sinks_video_broken import noise
 

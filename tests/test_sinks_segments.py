@@ -20,7 +20,7 @@ from streamer.common.errors import ConfigError, SinkError
 from streamer.frames.frame import Frame
 from streamer.sinks import open_sink
 from streamer.sinks.options import Retention, SinkOptions
-from streamer.sinks.video.segments import VideoSegmentsSink
+from streamer.sinks.video.sink import VideoSegmentsSink
 from streamer.sources.base import SourceInfo
 from tests.media import picture, write_clip
 from tests.recordings import ENDINGS, NOTHING, even, frames, info, read

@@ -15,8 +15,7 @@ import pytest
 from streamer.sinks.video.audio import TimedPacket
 from streamer.sinks.video.audio_encoder import has_unsafe_channels
 from streamer.sinks.video.audio_remuxer import RemuxFormat
-from streamer.sinks.video.segments import VideoSegmentsSink
-from streamer.sinks.video.sink import VideoSink
+from streamer.sinks.video.sink import VideoSegmentsSink, VideoSink
 from streamer.sources import open_source
 from tests.media import number_of, write_clip
 from tests.recordings import ENDINGS, NOTHING

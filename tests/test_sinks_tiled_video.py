@@ -18,8 +18,7 @@ from streamer.frames.scaling import fitted
 from streamer.sinks.base import Sink
 from streamer.sinks.mosaic.tiles import boxes
 from streamer.sinks.mosaic.video import TiledVideo
-from streamer.sinks.video.segments import VideoSegmentsSink
-from streamer.sinks.video.sink import VideoSink
+from streamer.sinks.video.sink import VideoSegmentsSink, VideoSink
 from streamer.sources.base import SourceInfo
 from tests.fakes import MemorySink, wait_for
 from tests.media import number_of, picture

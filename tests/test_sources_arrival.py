@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.common.log_limit import LogLimit
+from streamer.common.logs import LogLimit
 from streamer.common.queues import OverflowPolicy
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.arrival_clock import ArrivalClock

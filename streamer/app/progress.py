@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from streamer.common.closeable import Closeable
 from streamer.common.errors import one_line
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _REFRESH_S = 0.2
 
 
-class Progress:
+class Progress(Closeable):
     """Shows processed frames, rate and, if all sources have a known length, the time left; on standard error."""
 
     def __init__(self, *, enabled: bool) -> None:
@@ -38,12 +38,7 @@ class Progress:
         )
         self._bar.update(pipeline.processed - self._bar.n)
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
 

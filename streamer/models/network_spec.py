@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -115,15 +115,9 @@ BackboneSpec = Annotated[
 NeckSpec = Annotated[PanSpec | GhostPanSpec, Field(discriminator="type")]
 
 SPECS_BY_TYPE: dict[str, type[Frozen]] = {
-    "shufflenetv2": ShuffleNetV2Spec,
-    "csp": CspSpec,
-    "ghostnet": GhostNetSpec,
-    "mobilenetv2": MobileNetV2Spec,
-    "resnet": ResNetSpec,
-    "repvgg": RepVggSpec,
-    "efficientnet_lite": EfficientNetLiteSpec,
-    "pan": PanSpec,
-    "ghost_pan": GhostPanSpec,
+    get_args(spec.model_fields["type"].annotation)[0]: spec
+    for union in (BackboneSpec, NeckSpec)
+    for spec in get_args(get_args(union)[0])
 }
 """Descriptions of backbones and necks by their ``type``."""
 

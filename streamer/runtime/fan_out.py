@@ -17,7 +17,6 @@ from streamer.frames.frame import Frame
 from streamer.runtime.inference_loop import DetectedQueue
 from streamer.runtime.overlay import REFRESH_S, Overlay
 from streamer.runtime.sink_worker import FrameDelivery, SinkWorker
-from streamer.sinks.base import closing_on_error
 from streamer.sources.base import Source
 
 _BLANK = np.full((720, 1280, 3), 32, np.uint8)
@@ -78,13 +77,14 @@ def _offer(delivery: FrameDelivery, sinks: Sequence[SinkWorker]) -> None:
 
 @dataclass(eq=False)
 class DirectOutput:
-    """Writes a stream's frames to its only sink, which needs nothing drawn: a `SerialTask`."""
+    """Writes a stream's frames to its only sink, which needs nothing drawn; `SinkExecutor` calls it."""
 
     name: str
     queue: DetectedQueue
     sink: SinkWorker
 
     def run_pending(self) -> bool:
+        """Writes what is queued, without waiting for more; returns True once the stream has ended."""
         sink = self.sink
         while True:
             try:
@@ -99,7 +99,9 @@ class DirectOutput:
                 continue
             frame, detections = detected
             try:
-                with closing_on_error(sink.sink):
-                    sink.write(FrameDelivery(frame, frame, detections, 1))
-            except SinkError as error:
+                sink.write(FrameDelivery(frame, frame, detections, 1))
+            except BaseException as error:
+                sink.sink.close_after_error()
+                if not isinstance(error, SinkError):
+                    raise
                 sink.fail(error)

@@ -5,38 +5,22 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from streamer.common.queues import BoundedQueue, QueueSelector
+from streamer.runtime.fan_out import DirectOutput
 
 _BLOCKED_S = 0.005
 
 
-class SerialTask(Protocol):
-    """What is done with the items of a queue, on one thread at a time."""
-
-    @property
-    def name(self) -> str:
-        """Of the thread meanwhile."""
-
-    @property
-    def queue(self) -> BoundedQueue[Any]:
-        """Its selector is the executor's."""
-
-    def run_pending(self) -> bool:
-        """Empties the queue without waiting for more; returns True when the queue is closed and the task done."""
-
-
 class SinkExecutor:
-    """Runs the tasks whose queues are ready on one thread, and adds threads only while all are blocked in a sink.
+    """Writes the streams whose queues are ready on one thread, and adds threads only while all are blocked in a sink.
 
-    Waking a thread costs more than most of these tasks do: the thread that is woken for the first frame of a batch
-    writes the others too. With 60 streams of JSON lines at 30 frames a second this takes 96 us of CPU time a frame
-    rather than 133 us with a thread for each, and 0.7 context switches rather than 5.3.
+    The thread that is woken for the first frame of a batch writes the others too: see docs/architecture.md.
 
     Attributes:
-        selector: of the tasks' queues.
-        blocked_s: how long a task runs before its thread counts as blocked.
+        selector: of the streams' queues.
+        blocked_s: how long writing a stream takes before its thread counts as blocked.
     """
 
     def __init__(self, start: Callable[[str, Callable[[], None]], None], fail: Callable[[BaseException], None]) -> None:
@@ -49,18 +33,18 @@ class SinkExecutor:
         self.selector = QueueSelector()
         self.blocked_s = _BLOCKED_S
         self._start, self._fail = start, fail
-        self._tasks: dict[BoundedQueue[Any], SerialTask] = {}
+        self._tasks: dict[BoundedQueue[Any], DirectOutput] = {}
         self._running_since_s: dict[BoundedQueue[Any], float] = {}
         self._threads = 0
         self._is_closed = False
 
     @property
-    def unfinished(self) -> tuple[SerialTask, ...]:
+    def unfinished(self) -> tuple[DirectOutput, ...]:
         """The tasks that aren't done."""
         with self.selector.lock:
             return tuple(self._tasks.values())
 
-    def add(self, task: SerialTask) -> None:
+    def add(self, task: DirectOutput) -> None:
         """Runs a task from now on, whenever its queue is ready."""
         with self.selector.lock:
             self._tasks[task.queue] = task
@@ -87,13 +71,13 @@ class SinkExecutor:
             self._is_closed = True
             self.selector.wake()
 
-    def _ready(self) -> Iterator[SerialTask]:
+    def _ready(self) -> Iterator[DirectOutput]:
         """Yields the tasks to run that don't run yet, the longest ready first; with the lock held."""
         for queue in itertools.chain(self.selector.ready_since, self.selector.closed):
             if queue not in self._running_since_s and (task := self._tasks.get(queue)) is not None:
                 yield task
 
-    def _next(self) -> SerialTask | None:
+    def _next(self) -> DirectOutput | None:
         """Waits for a task that is ready; returns None at the end."""
         with self.selector.lock:
             while (task := next(self._ready(), None)) is None and not self._is_closed:

@@ -60,7 +60,7 @@ def open_sink(
             return JsonlSegmentsSink(path, source, labels, options.segment_s, retention, paths=paths)
         return JsonlSink(path, labels, live=source.live, paths=paths)
     if options.segment_s is not None:
-        from streamer.sinks.video.segments import VideoSegmentsSink
+        from streamer.sinks.video.sink import VideoSegmentsSink
 
         return VideoSegmentsSink(path, source, options.segment_s, retention, crf=options.crf, paths=paths)
     from streamer.sinks.video.sink import VideoSink

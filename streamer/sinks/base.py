@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from streamer.common.closeable import Closeable
 from streamer.common.errors import SinkError
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ class WriteError(SinkError):
     """A file couldn't be written to its end; what it holds is complete, or it is gone."""
 
 
-class Sink(abc.ABC):
+class Sink(Closeable):
     """Takes frames with their detections, in order. Open once constructed; a context manager that closes it.
 
     Attributes:
@@ -44,14 +43,14 @@ class Sink(abc.ABC):
             SinkError: when the output can't take it (disk full, server gone).
         """
 
-    def poll(self) -> None:  # noqa: B027 - optional
+    def poll(self) -> None:
         """Handles events; called about fifty times a second on the main thread for sinks with `main_thread`.
 
         Raises:
             StopRequested: when the user asked the run to end.
         """
 
-    def interrupt(self) -> None:  # noqa: B027 - optional
+    def interrupt(self) -> None:
         """Makes a blocked `write` fail soon with `SinkError`; called from any thread."""
 
     @property
@@ -72,9 +71,6 @@ class Sink(abc.ABC):
         """The files made so far, or one pattern for many; named in the closing line of a run."""
         return ()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -89,16 +85,6 @@ class Sink(abc.ABC):
             self.close()
         except SinkError as failed:
             log.warning("%s", failed)
-
-
-@contextlib.contextmanager
-def closing_on_error(sink: Sink) -> Iterator[None]:
-    """Closes a sink when the block fails."""
-    try:
-        yield
-    except BaseException:
-        sink.close_after_error()
-        raise
 
 
 class StopRequested(Exception):

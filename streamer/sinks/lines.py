@@ -11,7 +11,6 @@ import stat
 import threading
 import time
 from pathlib import Path
-from typing import Protocol
 
 from streamer.sinks.files import is_special, open_file
 from streamer.sinks.paths import Claim
@@ -23,17 +22,7 @@ _POLL_S = 0.05
 _GRACE_S = 2.0
 
 
-class Lines(Protocol):
-    """An unbuffered destination for lines."""
-
-    def write(self, text: str) -> object:
-        """Writes a line, newline included; raises OSError if it can't."""
-
-    def close(self) -> None:
-        """Closes it; raises OSError if that fails."""
-
-
-def open_lines(claim: Claim) -> Lines:
+def open_lines(claim: Claim) -> LineFile | Pipe:
     """Opens what was claimed, truncating files; a pipe waits for its reader in the first `write`.
 
     Raises:
@@ -69,7 +58,7 @@ class LineFile:
         self._size = os.fstat(descriptor).st_size
 
     def write(self, text: str) -> None:
-        """Writes a line; raises OSError if it can't."""
+        """Writes a line, newline included; raises OSError if it can't."""
         assert self._descriptor is not None, "the file is closed"
         data = memoryview(text.encode())
         size = len(data)

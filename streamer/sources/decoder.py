@@ -30,7 +30,7 @@ from streamer.sources.cpu_decoder import CpuDecoder
 from streamer.sources.diagnosis import why_unplayable, why_unplayable_at
 from streamer.sources.gpu_decoder import GpuFirstDecoder
 from streamer.sources.http import playlist
-from streamer.sources.http.response_file import ResponseFile
+from streamer.sources.http.client import ResponseFile
 from streamer.sources.options import SourceOptions, too_large
 from streamer.sources.spec import SourceSpec
 from streamer.sources.stale_packets import WAITED_S, StalePacketFilter

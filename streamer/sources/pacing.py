@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import replace
 
-from streamer.common.log_limit import LogLimit
+from streamer.common.logs import LogLimit
 from streamer.frames.frame import Frame
 
 log = logging.getLogger(__name__)

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from streamer.common.errors import SourceError
-from streamer.common.log_limit import LogLimit
+from streamer.common.logs import LogLimit
 from streamer.frames.frame import Frame
 from streamer.frames.packet_decoder import DecodedPicture
 from streamer.sources.arrival_clock import ArrivalClock
 from streamer.sources.base import SourceInfo, damage_phrase
 from streamer.sources.decoder import VideoDecoder
 from streamer.sources.diagnosis import why_unplayable
-from streamer.sources.http.response_file import ResponseFile
+from streamer.sources.http.client import ResponseFile
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
 from streamer.sources.prefetched import PrefetchedSource
 from streamer.sources.presentation_clock import PresentationClock

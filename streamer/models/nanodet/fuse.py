@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from streamer.models.nanodet.backbones.repvgg import RepVggBlock
+from streamer.models.nanodet.layers import folded
 
 
 def fuse_batchnorm(network: nn.Module) -> None:
@@ -37,10 +38,6 @@ def _conv_norm_names(module: nn.Module) -> Iterable[tuple[str, str]]:
 
 @torch.no_grad()
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Folds in float64: w' = w * gamma / sqrt(var + eps), b' = (b - mean) * gamma / sqrt(var + eps) + beta."""
-    mean, var = norm.running_mean, norm.running_var
-    assert mean is not None and var is not None, "a BatchNorm2d of this network keeps running statistics"
-    factor = norm.weight.double() / (var.double() + norm.eps).sqrt()
-    bias = -mean.double() if conv.bias is None else conv.bias.double() - mean.double()
-    conv.weight.copy_(conv.weight.double() * factor[:, None, None, None])
-    conv.bias = nn.Parameter((bias * factor + norm.bias.double()).to(conv.weight.dtype), requires_grad=False)
+    weight, bias = folded(conv, norm)
+    conv.weight.copy_(weight)
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)

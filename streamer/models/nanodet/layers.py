@@ -71,6 +71,19 @@ def lateral(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(conv=nn.Conv2d(inputs, outputs, 1)))
 
 
+def folded(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Returns a convolution's weight and bias with the batch normalisation behind it folded in, in float64.
+
+    w' = w * gamma / sqrt(var + eps), b' = (b - mean) * gamma / sqrt(var + eps) + beta
+    """
+    assert isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None, "a BatchNorm2d of this network keeps running statistics"
+    factor = norm.weight.double() / (var.double() + norm.eps).sqrt()
+    bias = -mean.double() if layer.bias is None else layer.bias.double() - mean.double()
+    return layer.weight.double() * factor[:, None, None, None], bias * factor + norm.bias.double()
+
+
 class GhostModule(nn.Module):
     """Half the outputs by a 1x1 convolution, the other half by a cheap depthwise 3x3 on them (Han et al. 2020)."""
 

@@ -10,7 +10,7 @@ from streamer.frames.frame import Frame
 from streamer.frames.scaling import Image
 from streamer.sinks.base import Sink
 from streamer.sinks.mosaic.tiles import TILE_WH, Mosaic, Tile, bgr_canvas, grid
-from streamer.sinks.window.sink import DesktopWindow
+from streamer.sinks.window.sink import DesktopWindow, ViewerSink
 from streamer.sources.base import SourceInfo
 
 _TITLE = "nanodet-stream"
@@ -88,8 +88,8 @@ class TiledWindow:
         if all(tile.is_over or tile.is_removed for tile in self._tiles):
             self._window.close()
 
-    def _painted(self, room_wh: tuple[int, int]) -> Image:
-        size_wh = room_wh if min(room_wh) > 0 else TILE_WH
+    def _painted(self, window_wh: tuple[int, int]) -> Image:
+        size_wh = window_wh if min(window_wh) > 0 else TILE_WH
         if size_wh != self._canvas.size_wh:
             self._canvas = bgr_canvas(size_wh)
             self._mosaic = Mosaic(self._canvas)
@@ -97,30 +97,19 @@ class TiledWindow:
         return self._canvas.pixels
 
 
-class _TileSink(Sink):
+class _TileSink(ViewerSink):
     """One source's output in a tiled window."""
 
-    live_view = True
-    main_thread = True
+    _window: TiledWindow
 
     def __init__(self, window: TiledWindow, tile: Tile) -> None:
         self._window = window
         self._tile = tile
-        self._count = 0
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Takes the frame, which must already have the boxes drawn; `poll` shows it."""
         self._tile.show(frame)
         self._count += 1
-
-    @property
-    def lingers(self) -> bool:
-        """A single picture stays until the window is closed."""
-        return self._window.is_open and self._count == 1
-
-    def poll(self) -> None:
-        """See `TiledWindow.poll`."""
-        self._window.poll()
 
     def close(self) -> None:
         """Ends the tile; the last one closes the window."""

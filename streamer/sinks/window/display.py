@@ -10,7 +10,7 @@ import cv2
 
 from streamer.sinks.window.x11 import X11Display, x11_display
 
-_ROOM_WH = (1280, 720)
+_MAX_WH = (1280, 720)
 _NO_GUI = "this OpenCV has no windows: pip uninstall opencv-python-headless, then pip install opencv-python"
 
 
@@ -24,11 +24,11 @@ def display_problem() -> str | None:
     return _linux_problem(framework)
 
 
-def window_room_wh() -> tuple[int, int]:
+def max_window_wh() -> tuple[int, int]:
     """Returns the maximum size of a new window: 1280x720, or the X server's screen if that is smaller."""
     x11 = _x11()
-    width, height = x11.screen_wh if x11 else _ROOM_WH
-    return min(_ROOM_WH[0], width), min(_ROOM_WH[1], height)
+    width, height = x11.screen_wh if x11 else _MAX_WH
+    return min(_MAX_WH[0], width), min(_MAX_WH[1], height)
 
 
 def resend_map_events() -> None:

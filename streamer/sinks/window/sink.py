@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -13,7 +14,10 @@ from streamer.frames.frame import Frame
 from streamer.frames.scaling import Image, fitted, resized
 from streamer.sinks.base import Sink, StopRequested
 from streamer.sinks.files import reason
-from streamer.sinks.window.display import display_problem, quiet_qt, resend_map_events, window_room_wh
+from streamer.sinks.window.display import display_problem, max_window_wh, quiet_qt, resend_map_events
+
+if TYPE_CHECKING:
+    from streamer.sinks.mosaic.window import TiledWindow
 
 _QUIT_KEYS = (ord("q"), ord("Q"), 27)
 _REPAINT_S = 0.2
@@ -65,7 +69,7 @@ class DesktopWindow:
                 cv2.namedWindow(self._title, self._flags)
                 self.is_open = True
                 self._opened_s = time.perf_counter()
-                cv2.resizeWindow(self._title, *fitted(size_wh, window_room_wh()))
+                cv2.resizeWindow(self._title, *fitted(size_wh, max_window_wh()))
             self._show()
         except cv2.error as error:
             raise SinkError(f"the window failed: {reason(error)}; choose another --output") from error
@@ -112,15 +116,30 @@ class DesktopWindow:
         self._shown_s = time.perf_counter()
 
 
-class WindowSink(Sink):
+class ViewerSink(Sink):
+    """An output on a window: a single picture stays until the window is closed."""
+
+    live_view = True
+    main_thread = True
+    _window: DesktopWindow | TiledWindow
+    _count = 0  # frames written
+
+    @property
+    def lingers(self) -> bool:
+        return self._window.is_open and self._count == 1
+
+    def poll(self) -> None:
+        self._window.poll()
+
+
+class WindowSink(ViewerSink):
     """Shows frames; ``q``, Esc or the window's close button asks the run to end.
 
     The window can be resized and keeps the picture's aspect ratio; it opens at the picture's size, reduced to fit
     1280x720 and the screen.
     """
 
-    live_view = True
-    main_thread = True
+    _window: DesktopWindow
 
     def __init__(self, title: str) -> None:
         """Opens nothing yet: the window appears with the first frame.
@@ -130,7 +149,6 @@ class WindowSink(Sink):
         """
         self._window = DesktopWindow(title, self._painted)
         self._frame: Frame | None = None
-        self._count = 0
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Shows the frame, which must already have the boxes drawn; raises SinkError if the window system fails."""
@@ -138,21 +156,12 @@ class WindowSink(Sink):
         self._count += 1
         self._window.show(frame.shown_wh)
 
-    @property
-    def lingers(self) -> bool:
-        """A single picture stays until its window is closed."""
-        return self._window.is_open and self._count == 1
-
-    def poll(self) -> None:
-        """See `DesktopWindow.poll`."""
-        self._window.poll()
-
     def close(self) -> None:
         """Closes the window."""
         self._window.close()
 
-    def _painted(self, room_wh: tuple[int, int]) -> Image:
+    def _painted(self, window_wh: tuple[int, int]) -> Image:
         assert self._frame is not None  # the window opens with the first frame
-        if min(room_wh) < 1:
+        if min(window_wh) < 1:
             return self._frame.image
-        return resized(self._frame, fitted(self._frame.shown_wh, room_wh))
+        return resized(self._frame, fitted(self._frame.shown_wh, window_wh))

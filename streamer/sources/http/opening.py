@@ -7,10 +7,9 @@ from urllib.parse import urlsplit
 
 from streamer.common.errors import SourceError
 from streamer.sources.base import Source
-from streamer.sources.http.client import HttpClient, HttpResponse, NotHttpError
+from streamer.sources.http.client import HttpClient, HttpResponse, NotHttpError, ResponseFile
 from streamer.sources.http.jpeg_scanner import MAX_IMAGE_BYTES, JpegScanner
 from streamer.sources.http.motion_jpeg import MotionJpegSource
-from streamer.sources.http.response_file import ResponseFile
 from streamer.sources.http.snapshot import SnapshotSource
 from streamer.sources.options import SourceOptions
 from streamer.sources.spec import SourceSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from streamer.models.nanodet.layers import NewActivation, conv
+from streamer.models.nanodet.layers import NewActivation, conv, folded
 from streamer.models.network_spec import RepVggSpec
 
 _LAST_GROUPED_LAYER = 26  # of those with even numbers: section 4.1 of the paper
@@ -60,15 +60,15 @@ class RepVggBlock(nn.Module):
             return
         inputs, outputs, stride, groups = self._shape
         merged = nn.Conv2d(inputs, outputs, 3, stride, 1, groups=groups)
-        dense, dense_bias = _folded(*self.rbr_dense)
-        point, point_bias = _folded(*self.rbr_1x1)
+        dense, dense_bias = folded(*self.rbr_dense)
+        point, point_bias = folded(*self.rbr_1x1)
         kernel, bias = dense, dense_bias + point_bias
         kernel[:, :, 1:2, 1:2] += point
         if self.rbr_identity is not None:
             same = conv(inputs, outputs, 1, groups=groups)
             same.weight.zero_()
             same.weight[torch.arange(outputs), torch.arange(outputs) % (inputs // groups)] = 1
-            identity, identity_bias = _folded(same, self.rbr_identity)
+            identity, identity_bias = folded(same, self.rbr_identity)
             kernel[:, :, 1:2, 1:2] += identity
             bias = bias + identity_bias
         merged.weight.copy_(kernel)
@@ -76,15 +76,6 @@ class RepVggBlock(nn.Module):
         merged.bias.copy_(bias)
         self.rbr_reparam = merged.requires_grad_(False)
         self.rbr_dense = self.rbr_1x1 = self.rbr_identity = None
-
-
-def _folded(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Returns a convolution's weight and bias with the batch normalisation behind it folded in, in float64."""
-    assert isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None and norm.running_var is not None
-    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    bias = norm.bias.double() - norm.running_mean.double() * factor
-    return layer.weight.double() * factor[:, None, None, None], bias
 
 
 class RepVgg(nn.Module):
