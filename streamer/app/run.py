@@ -67,15 +67,9 @@ class Run(Closeable):
         *,
         poll_s: float = POLL_S,
     ) -> None:
-        """Takes over all that is open.
+        """Takes over all that is open: the sources of `config`, the factory of its streams, the detector.
 
-        Args:
-            config: the run.
-            factory: opens its streams.
-            sources: those of `config`, open.
-            detector: finds objects for all.
-            file: the configuration to follow; None follows none.
-            poll_s: seconds between polls of the file.
+        `file` is the configuration to follow, None for none; it is polled every `poll_s` seconds.
         """
         self.report: RunReport | None = None
         self._config = self._found = config

@@ -108,7 +108,7 @@ class StreamFactory(Closeable):
         return [self._stream(config, source, stack) for source in sources]
 
     def open_source(self, config: StreamConfig, spec: SourceSpec, *, patient: bool = True) -> Source:
-        """Opens a source while the run goes on.
+        """Opens a source of `config` while the run goes on, on any thread.
 
         Args:
             config: the run, with that source.
@@ -125,12 +125,9 @@ class StreamFactory(Closeable):
         return source
 
     def check_outputs(self, config: StreamConfig, name: str, info: SourceInfo | None = None) -> None:
-        """Checks what can be checked of a source's outputs before any is opened.
+        """Checks what can be checked of the outputs of a source of `config` before any is opened.
 
-        Args:
-            config: the run, with that source.
-            name: the source's.
-            info: the source; None is the one of that name.
+        `info` is the source; None is the one of that name.
 
         Raises:
             ConfigError: if an output is also a source, or another output.
@@ -270,9 +267,7 @@ def _source_options(config: StreamConfig) -> SourceOptions:
 def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
     """Waits for the first frame of every source, all at once; live ones may come later if there are others.
 
-    Args:
-        sources: open sources.
-        patient: whether live sources may come later even if there are no others.
+    If `patient`, live ones may come later even if there are no others.
 
     Raises:
         SourceError: if one can't be opened and must not come later.

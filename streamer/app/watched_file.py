@@ -30,9 +30,7 @@ class WatchedFile(Generic[T]):
     def __init__(self, path: Path, read: Callable[[], T]) -> None:
         """Doesn't touch the file yet.
 
-        Args:
-            path: the file.
-            read: reads it; raises `StreamerError`, caused by an `OSError` where another try may succeed.
+        `read` reads it; it raises `StreamerError`, caused by an `OSError` where another try may succeed.
         """
         self.path, self._read = path, read
         self._seen: _State | str | None = None

@@ -35,11 +35,7 @@ def cache_dir() -> Path:
 
 
 def cached_file(*parts: str) -> Path:
-    """Returns the path of a cached file, also in a read-only cache; of a missing one, where it may be written.
-
-    Args:
-        parts: subfolders and the file's name.
-    """
+    """Returns the path of a cached file, also in a read-only cache; of a missing one, where it may be written."""
     writable = cache_dir().joinpath(*parts)
     users = _users_folder()
     if users is None or os.environ.get("NANODET_STREAMER_CACHE"):

@@ -14,10 +14,7 @@ Image = npt.NDArray[np.uint8]
 def fitted(size_wh: tuple[int, int], limit_wh: tuple[int, int], *, enlarge: bool = False) -> tuple[int, int]:
     """Returns the largest size of the same aspect ratio within `limit_wh`, at least 1x1.
 
-    Args:
-        size_wh: width and height.
-        limit_wh: the maximum.
-        enlarge: whether the result may be larger than `size_wh`.
+    It is larger than `size_wh` only with `enlarge`.
     """
     width, height = size_wh
     scale = min(limit_wh[0] / width, limit_wh[1] / height)

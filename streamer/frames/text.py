@@ -18,10 +18,7 @@ _LOCK = threading.Lock()  # OpenCV doesn't promise that a font is thread-safe
 def text_mask(lines: Sequence[str], text_px: int, pad_px: int) -> npt.NDArray[np.uint8]:
     """Returns the coverage of lines of text, (h, w) uint8, 0 outside the letters; h and w are even.
 
-    Args:
-        lines: the text.
-        text_px: its size in pixels.
-        pad_px: width of the empty border.
+    `text_px` is the letters' size, `pad_px` the width of the empty border.
     """
     with _LOCK:
         face = _face()

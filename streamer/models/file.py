@@ -117,9 +117,7 @@ class ModelFile:
 def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
     """Reads an ONNX file or an OpenVINO IR, with external weights.
 
-    Args:
-        path: the file.
-        spec: describes a foreign file; None uses `find_description`.
+    `spec` describes a foreign file; None uses `find_description`.
 
     Raises:
         ModelError: the file can't be read, has no description, or doesn't fit it.
@@ -136,13 +134,9 @@ def load_model(path: Path, spec: ModelSpec | None = None) -> ModelFile:
 
 
 def in_one_form(path: Path, digest: str, proto: ModelProto, spec: ModelSpec) -> ModelFile:
-    """Converts a graph to the form that every engine takes, in place.
+    """Converts a graph that `spec` describes to the form that every engine takes, in place.
 
-    Args:
-        path: the file, for messages.
-        digest: its SHA-256 in hex.
-        proto: the graph.
-        spec: describes it.
+    `path` is the file, for messages; `digest` its SHA-256 in hex.
 
     Raises:
         ModelError: the graph doesn't fit `spec`.

@@ -74,10 +74,7 @@ def where(model: ZooModel) -> str:
 
 
 def resolve_model(model: str) -> tuple[Path, ModelSpec | None]:
-    """Finds the file of a model, downloading it the first time it is asked for.
-
-    Args:
-        model: a name of the zoo, or the path of a model file.
+    """Finds the file of a model, a name of the zoo or a path, downloading it the first time it is asked for.
 
     Returns:
         The file, and its description where the file doesn't carry one (the official exports), else None.

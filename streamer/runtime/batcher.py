@@ -76,10 +76,8 @@ class Batcher(Generic[T]):
     def __init__(self, size: int, timeout_s: float, selector: QueueSelector) -> None:
         """Starts without inputs.
 
-        Args:
-            size: most items in a batch.
-            timeout_s: longest that an item waits for others.
-            selector: of all inputs' queues, and of no other.
+        `size` is the most items in a batch; `timeout_s` the longest that one waits for others; `selector` is of all
+        inputs' queues, and of no other.
 
         Raises:
             ValueError: if `size` is below one or `timeout_s` below zero.
@@ -134,13 +132,9 @@ class Batcher(Generic[T]):
                 self.selector.wake()
 
     def next_batch(self, *, wait: bool) -> list[tuple[BatchInput[T], T]] | None:
-        """Returns the next batch with each item's input.
+        """Returns the next batch with each item's input; without `wait`, an empty one where none may go out now.
 
-        Args:
-            wait: whether to wait until a batch may go out; without, the batch is empty where none may now.
-
-        Returns:
-            The batch, also empty when an input has finished and none offers an item; None once all have finished.
+        It is also empty when an input has finished and none offers an item; None once all have finished.
         """
         selector = self.selector
         with selector.lock:

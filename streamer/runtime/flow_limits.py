@@ -39,9 +39,7 @@ class FlowLimits:
     def of_stream(self, policy: OverflowPolicy, max_unacknowledged: int) -> FlowLimits:
         """Returns the limits of one stream.
 
-        Args:
-            policy: what happens to frames that detection has no time for.
-            max_unacknowledged: frames that the source brings ahead, whose `put` must not wait.
+        `max_unacknowledged` are frames that the source brings ahead, whose `put` must not wait.
         """
         if policy is OverflowPolicy.DROP_OLDEST:
             return replace(self, captured=1, live_view=1, recorder=_RECORDER)

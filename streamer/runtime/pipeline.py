@@ -166,12 +166,7 @@ class Pipeline:
                 self._start(stream)
 
     def note_unadded(self, name: str, error: StreamerError | None) -> None:
-        """Counts a source that couldn't be added as a failure of the run, until it is added or no longer wanted.
-
-        Args:
-            name: of the source.
-            error: why; None once it isn't wanted.
-        """
+        """Counts a source that couldn't be added as a failure of the run; None takes that back."""
         with self._lock:
             self._not_added.pop(name, None)
             if error is not None:

@@ -26,9 +26,7 @@ class SinkExecutor:
     def __init__(self, start: Callable[[str, Callable[[], None]], None], fail: Callable[[BaseException], None]) -> None:
         """Starts no thread yet.
 
-        Args:
-            start: starts a thread, given a name and a body.
-            fail: called with what a task raised, which ends that task.
+        `start` starts a thread, given a name and a body; `fail` is called with what a task raised, which ends it.
         """
         self.selector = QueueSelector()
         self.blocked_s = _BLOCKED_S

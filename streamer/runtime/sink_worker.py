@@ -92,17 +92,12 @@ class SinkWorker:
             self.fail(error)
 
     def run_once(self, timeout_s: float, *, may_linger: bool) -> bool:
-        """Writes a frame that comes within `timeout_s` and polls the sink, on the main thread.
+        """Writes a frame that comes within `timeout_s` and polls the sink, on the main thread; False once it is closed.
 
-        Args:
-            timeout_s: longest wait.
-            may_linger: whether the sink decides when to close after the last frame.
-
-        Returns:
-            False once the sink is closed.
+        `may_linger` is whether the sink decides when to close after the last frame.
 
         Raises:
-            StopRequested: when the person at the sink asked the run to end.
+            StopRequested: when the user asked the run to end.
         """
         delivery = None
         try:
@@ -123,11 +118,7 @@ class SinkWorker:
         return True
 
     def write(self, delivery: FrameDelivery) -> None:
-        """Writes one frame to the sink.
-
-        Raises:
-            SinkError: if the sink fails.
-        """
+        """Writes one frame to the sink; raises SinkError if the sink fails."""
         began_s = time.perf_counter()
         try:
             self.sink.write(delivery.drawn if self.sink.needs_pixels else delivery.frame, delivery.detections)

@@ -105,14 +105,7 @@ def check_writable(path: Path) -> None:
 
 
 def open_file(path: Path, flags: int) -> int:
-    """Opens a file without truncating it and locks it while it is open.
-
-    Args:
-        path: the file.
-        flags: as for `os.open`.
-
-    Returns:
-        The descriptor, not inherited by child processes.
+    """Opens a file with flags of `os.open` and locks it until it is closed; child processes don't inherit it.
 
     Raises:
         BlockingIOError: if another run has locked the file.

@@ -31,10 +31,7 @@ class ImagesSink(Sink):
     def __init__(self, folder: Path, *, paths: OutputPaths | None = None, max_names: int = 100_000) -> None:
         """Makes the folder if there is none.
 
-        Args:
-            folder: the folder.
-            paths: the paths of the run; None for a run of its own.
-            max_names: after that many pictures, names always include the index, so that memory stays bounded.
+        After `max_names` pictures, names always include the index, so that memory stays bounded.
 
         Raises:
             ConfigError: if another run is writing pictures there.
@@ -83,7 +80,7 @@ class ImagesSink(Sink):
 
     @property
     def remembered_names(self) -> int:
-        """How many names of pictures are remembered, `max_names` at most."""
+        """How many names of pictures are remembered."""
         return len(self._names)
 
     def _name(self, frame: Frame) -> str:

@@ -31,12 +31,6 @@ class JsonlSink(Sink):
     ) -> None:
         """Opens `path`, replacing what it holds; a named pipe is opened once it has a reader.
 
-        Args:
-            path: the file.
-            labels: class names by class id.
-            live: whether the source is live, so that lines carry the time of day.
-            paths: the paths of the run; None for a run of its own.
-
         Raises:
             ConfigError: if another run is writing it.
             SinkError: if it can't be written.
@@ -85,7 +79,7 @@ class JsonlSegmentsSink(SegmentedSink["JsonlWriter"]):
         *,
         paths: OutputPaths | None = None,
     ) -> None:
-        """Takes what `SegmentedSink` does, the source whose frames are written, and class names by class id."""
+        """Takes what `SegmentedSink` does, the source, and class names by class id."""
         super().__init__(path, length_s, source.fps, retention, paths=paths)
         self._format = LineFormat(labels, live=source.live)
 
@@ -113,12 +107,7 @@ class JsonlWriter:
         self.is_kept = False
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Appends the frame's line.
-
-        Raises:
-            WriteError: if the file can't take it.
-            SinkError: if a detection holds NaN or Inf.
-        """
+        """Appends the frame's line; raises WriteError if the file can't take it, and as `LineFormat.line`."""
         line = self._format.line(frame, detections)
         try:
             self._lines.write(line)

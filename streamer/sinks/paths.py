@@ -53,11 +53,7 @@ class OutputPaths:
     """
 
     def __init__(self, inputs: Mapping[Path, str] | None = None) -> None:
-        """Has opened no path yet.
-
-        Args:
-            inputs: files that the run reads beside its sources, and what each is, such as ``the model``.
-        """
+        """Has opened no path yet; `inputs` are files that the run reads beside its sources, and what each is."""
         self._inputs = inputs or {}
         self._sources: dict[tuple[str, Path | None], SourceInfo] = {}
         self._lock = threading.Lock()
@@ -113,11 +109,7 @@ class OutputPaths:
                 raise ConfigError(f"{shown} is also an output; choose another")
 
     def check_folder_of(self, output: OutputSpec, source: str) -> None:
-        """Makes sure that a new file can be made where a source's output is to be.
-
-        Raises:
-            SinkError: if there is no such folder, or it can't be written into.
-        """
+        """Makes sure that a new file can be made where a source's output is to be; raises SinkError if it can't."""
         if not output.has_path:
             return
         path = output.path_for(source)
@@ -229,11 +221,7 @@ class PathLock(Closeable):
     """
 
     def __init__(self, path: Path, kind: str = "file") -> None:
-        """Takes the lock.
-
-        Args:
-            path: a file, be it there or not, or a folder that is there.
-            kind: paths of different kinds don't conflict.
+        """Locks a file, be it there or not, or a folder that is there; locks of different kinds don't conflict.
 
         Raises:
             ConfigError: if another run has it.

@@ -68,10 +68,7 @@ class SegmentRetention:
     ) -> None:
         """Starts without outputs.
 
-        Args:
-            retain: what to keep.
-            clock: the system's clock, seconds since 1970.
-            run_clock: monotonic seconds that include suspend; None for the system's.
+        `clock` returns seconds since 1970; `run_clock` monotonic seconds that include suspend, by default the system's.
         """
         self._retain = retain
         self._clock, self._run_clock = clock, run_clock or _since_boot
@@ -101,14 +98,11 @@ class SegmentRetention:
                 self._own[path] = self._run_clock()
 
     def prune(self, *, rate_limited: bool = False) -> None:
-        """Deletes the segments that exceed the limit.
+        """Deletes the segments that exceed the limit; if `rate_limited`, not within ten seconds of the last time.
 
         By age: those that ended too long ago. By size: the oldest, until the rest, open ones included, is small
         enough. Links, folders, files with other names and files that another run is writing are never deleted. A
         failure to delete is logged once.
-
-        Args:
-            rate_limited: do nothing within ten seconds of the last time.
         """
         with self._lock:
             if rate_limited and self._run_clock() - self._pruned_s < _PRUNE_S:

@@ -42,10 +42,9 @@ class SegmentWriter(Protocol):
         """Appends a frame; raises WriteError if the file can't take it."""
 
     def close(self, next_s: float | None = None) -> None:
-        """Finishes the file. Safe to call twice, and after an error; raises WriteError if that fails.
+        """Finishes the file, which lasts until `next_s`, the `pts_s` of the next segment's first frame, if one follows.
 
-        Args:
-            next_s: `pts_s` of the first frame of the next segment, until which this one lasts; None if none follows.
+        Safe to call twice, and after an error; raises WriteError if that fails.
         """
 
 
@@ -79,7 +78,7 @@ class SegmentedSink(Sink, Generic[W]):
 
         Args:
             path: what segments are named after.
-            length_s: a segment's length in seconds.
+            length_s: a segment's length.
             fps: nominal frame rate, None if unknown.
             retention: deletes old segments; None keeps all.
             paths: the paths of the run; None for a run of its own.
@@ -228,11 +227,9 @@ class Series:
             retention.add(path)
 
     def begin(self, begun: datetime, make: Callable[[Path], T]) -> T:
-        """Finishes the open segment, deletes old ones and makes the next.
+        """Finishes the open segment, deletes old ones and makes the next, named by when it began (UTC).
 
-        Args:
-            begun: capture time of its first frame, UTC. A later segment has a later name whatever the clock does.
-            make: makes the file; raises FileExistsError if there is one.
+        A later segment has a later name whatever the clock does. `make` raises FileExistsError if there is such a file.
         """
         self.end()
         if self._retention is not None:

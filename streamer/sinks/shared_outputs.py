@@ -75,14 +75,13 @@ class SharedOutputs:
         Args:
             outputs: those of every source that has none of its own.
             sources: those that the run begins with.
-            labels: the model's class names, by class id.
+            labels: class names by class id.
             layout: whether there are shared outputs.
             options: of recordings.
-            by_clock: whether tiled videos follow the wall clock also without a live source; see `TiledVideo`.
+            by_clock: of tiled videos, see `TiledVideo`.
             paths: those that the run has opened.
 
         Raises:
-            ConfigError: if outputs are in each other's way, or in a source's, or can't be shared.
             SinkError: if a shared output can't be written, or there is no display for a window.
         """
         is_tiled = layout == "tiled" and len(sources) > 1
@@ -119,10 +118,7 @@ class SharedOutputs:
         return tiled.add_tile(source)
 
     def remove(self, name: str) -> None:
-        """Takes a source's tile out of every shared output, on any thread; one that only ends keeps its last picture.
-
-        What was opened for it is still to be closed.
-        """
+        """Removes a source's tile from every shared output, on any thread; its sinks must still be closed."""
         for tiled in self._tiled.values():
             tiled.remove(name)
 

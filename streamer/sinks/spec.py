@@ -89,10 +89,7 @@ class OutputSpec:
         return is_lines or self.kind is OutputKind.VIDEO
 
     def path_for(self, source: str) -> Path:
-        """Returns the path of one source's output; undefined for a window and ``null``.
-
-        Args:
-            source: the source's name.
+        """Returns the path of the output of a source by its name; undefined for a window and ``null``.
 
         Raises:
             ConfigError: if no file can have that name, or a folder that must exist doesn't.

@@ -49,7 +49,7 @@ class ArrivalClock:
         """Returns the next frame's `pts_s`.
 
         Args:
-            stamp_s: its own time stamp in seconds, None where it has none.
+            stamp_s: its own time stamp, None where it has none.
             arrived_s: when it was read, by `time.perf_counter`.
             waited: whether reading it had to wait; else it arrived at some earlier time.
         """

@@ -41,12 +41,10 @@ class Backoff:
         return delay_s * random.uniform(1 - self.jitter, 1)
 
     def open_timeout_s(self, limit_s: float, last_open_s: float | None, timeouts: int) -> float:
-        """Returns the time-out of an attempt.
+        """Returns the time-out of an attempt, `limit_s` at most.
 
-        Args:
-            limit_s: `SourceOptions.open_timeout_s`.
-            last_open_s: how long the last successful attempt took, None if there was none.
-            timeouts: how many attempts timed out since then: each doubles it, as the source may have become slow.
+        `last_open_s` is how long the last successful attempt took, None if there was none. Each attempt that timed out
+        since then doubles it, as the source may have become slow.
         """
         if last_open_s is None:
             return limit_s

@@ -183,9 +183,7 @@ class PushSource(Source):
     def start(self, consumer: FrameConsumer, *, paced: bool) -> None:
         """Pushes frames from now on, in place of iterating; returns at once.
 
-        Args:
-            consumer: receives them.
-            paced: whether each comes at its own time, counted from the first, and counts as captured then.
+        `paced` is whether each comes at its own time, counted from the first, and counts as captured then.
         """
 
     @abc.abstractmethod
@@ -194,12 +192,7 @@ class PushSource(Source):
 
 
 def as_source_error(error: Exception, name: str) -> StreamerError:
-    """Returns the error of a source's code, or of a library in it, as one of this package: it ends that source alone.
-
-    Args:
-        error: the error.
-        name: the source's name.
-    """
+    """Returns an error of a source's code, or of a library in it, as one of this package: it ends that source alone."""
     if isinstance(error, StreamerError):
         return error
     reason = getattr(error, "strerror", None) or error  # the rest of a library's text may hold a password

@@ -8,11 +8,7 @@ _CLASS_DIR = Path("/sys/class/video4linux")
 
 
 def cameras(class_dir: Path = _CLASS_DIR) -> dict[int, str]:
-    """Returns number -> name of the video devices that Linux lists; empty on other systems.
-
-    Args:
-        class_dir: where the kernel lists them.
-    """
+    """Returns number -> name of the video devices that Linux lists in `class_dir`; empty on other systems."""
     found: dict[int, str] = {}
     for entry in class_dir.glob("video*"):
         number = entry.name.removeprefix("video")

@@ -87,12 +87,7 @@ class VideoDecoder:
     """
 
     def __init__(self, spec: SourceSpec, options: SourceOptions, body: ResponseFile | None = None) -> None:
-        """Opens a file or a stream and finds its video.
-
-        Args:
-            spec: a local file or a stream.
-            options: time-outs, and the decoder.
-            body: the stream, where it was requested already; closed with this.
+        """Opens a file or a stream and finds its video; `body` is a stream that was requested already, closed here.
 
         Raises:
             SourceError: if it can't be opened or holds no video; the message says why.

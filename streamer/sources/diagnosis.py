@@ -50,10 +50,7 @@ def why_unplayable(path: Path) -> str | None:
 def why_unplayable_at(url: str, timeout_s: float, trust: Trust = True) -> str | None:
     """Returns what is wrong with a web server's file, as `why_unplayable`; requests its start once more.
 
-    Args:
-        url: None is returned for other schemes than HTTP, and where a password would have to be sent.
-        timeout_s: for the server to answer.
-        trust: the certificates to trust.
+    None for other schemes than HTTP, and where a password would have to be sent.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or "@" in parts.netloc:

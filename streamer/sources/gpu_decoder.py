@@ -75,12 +75,8 @@ class GpuFirstDecoder(PacketDecoder):
     def __init__(self, stream: VideoStream, tick_s: float, shown: str, options: SourceOptions, *, live: bool) -> None:
         """Opens nothing on the GPU yet.
 
-        Args:
-            stream: the packets' stream.
-            tick_s: length of a tick of its time stamps in seconds.
-            shown: the source in messages.
-            options: the GPU, and whether the CPU may decode instead.
-            live: whether low latency matters more than throughput.
+        `tick_s` is a tick of the stream's time stamps, `shown` the source in messages, and `live` whether low latency
+        matters more than throughput.
         """
         self._stream, self._tick_s, self._shown, self._options, self._live = stream, tick_s, shown, options, live
         self._cpu = CpuDecoder(stream, tick_s, options.max_pixels)

@@ -61,8 +61,7 @@ class LiveSource(Source):
             name: the source's short name.
             uri: as shown in messages and reports, without any password.
             options: time-outs.
-            connect_isolated: as `connect`, in a process that ends when the source it returns is closed; None where that
-                isn't possible.
+            connect_isolated: as `connect`, in a process that ends with the source; None where that isn't possible.
             backoff: delays between attempts.
             clock: seconds, monotonic; the clock of `Frame.captured_at_s`.
         """

@@ -30,7 +30,7 @@ class StalePacketFilter:
         """Whether to skip the packet just read.
 
         Args:
-            stamp_s: its decoding or presentation time in seconds, None where it has none.
+            stamp_s: its decoding or presentation time, None where it has none.
             is_key: whether decoding can start with it.
             read_at_s: when it was read, by `time.perf_counter`.
             waited_s: how long reading it took.

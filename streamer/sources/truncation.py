@@ -23,13 +23,9 @@ _STATES_LENGTH = ("avi", "flv", "asf", "matroska", "mov")
 def missing_end(path: Path, pictures_end_s: float, *, is_damaged: bool) -> str | None:
     """Returns what a video file lacks at its end, in words, or None if nothing is known to be missing.
 
-    A file is whole if the packets of any of its streams reach the length in its header: sound may be longer than
-    pictures, and pictures may start late.
-
-    Args:
-        path: the file; it may be gone by now.
-        pictures_end_s: end of its pictures, in seconds from the first.
-        is_damaged: whether packets couldn't be decoded.
+    A file, which may be gone by now, is whole if the packets of any of its streams reach the length in its header:
+    sound may be longer than pictures, and pictures may start late. `pictures_end_s` counts from the first picture;
+    `is_damaged` is whether packets couldn't be decoded.
     """
     missing = bytes_missing(path)
     if missing:
@@ -60,14 +56,10 @@ def _packet_ends_s(container: InputContainer) -> Iterator[float]:
 
 
 def missing_at_end_s(container: InputContainer, last_stamp_s: float, *, is_damaged: bool) -> float:
-    """Returns how many seconds at a playlist's end weren't read.
+    """Returns how many seconds at the end of a playlist, opened again, weren't read.
 
     Its length alone is no proof: sound may be longer than pictures, and old playlists round up each segment's length.
-
-    Args:
-        container: the playlist, opened again.
-        last_stamp_s: of the last picture that was read.
-        is_damaged: whether packets couldn't be decoded.
+    `last_stamp_s` is of the last picture that was read; `is_damaged` as in `missing_end`.
 
     Raises:
         av.FFmpegError: if it can't be read.

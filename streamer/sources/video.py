@@ -40,12 +40,7 @@ class VideoSource(PrefetchedSource):
     def __init__(
         self, spec: SourceSpec, options: SourceOptions = DEFAULT_OPTIONS, *, body: ResponseFile | None = None
     ) -> None:
-        """Opens a local file or a stream's URL, and decodes its first picture.
-
-        Args:
-            spec: the file or stream.
-            options: time-outs, and the decoder.
-            body: the response to the URL, if it was requested already; closed with this.
+        """Opens a local file or a stream's URL, and decodes its first picture; `body` as for `VideoDecoder`.
 
         Raises:
             SourceError: if it can't be opened, holds no video, or ends before its first frame.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 _REARRANGING = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
 _COMPUTING = {
@@ -18,7 +18,6 @@ _COMPUTING = {
 }
 _QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 _ANY_SIZE = _REARRANGING | {"Cast", "CastLike", *_QUANTIZING}
-_LARGEST_SHAPE = 64
 _MOST_VALUES = 4096
 """Of an operand where the result may be larger than the operands."""
 
@@ -88,8 +87,6 @@ class Constants:
             return [first]
         if node.op_type in _QUANTIZING:
             return [_requantised(node, operands)]
-        if (value := _quickly(node, operands)) is not None:
-            return [value]
         sizes = [operand.size for operand in operands if operand is not None]
         if node.op_type not in _ANY_SIZE and max(sizes) > _MOST_VALUES:
             return nothing
@@ -104,30 +101,6 @@ class Constants:
             return [np.asarray(value) for value in evaluator.run(None, fed)]
         except Exception:  # an inconsistent node; checks report it
             return nothing
-
-
-def _quickly(node: NodeProto, operands: list[np.ndarray | None]) -> np.ndarray | None:
-    """Computes arithmetic on shapes, for which the reference evaluator is slow; None for the rest."""
-    first, second = (*operands, None)[:2]
-    if first is None or first.dtype.kind not in "iu" or first.size > _LARGEST_SHAPE:
-        return None
-    attributes = {attribute.name: attribute for attribute in node.attribute}
-    match node.op_type:
-        case "Unsqueeze":
-            axes = second if second is not None else np.array(attributes["axes"].ints)
-            return np.expand_dims(first, tuple(int(axis) for axis in axes.reshape(-1)))
-        case "Concat" if all(operand is not None and operand.ndim == 1 for operand in operands):
-            return np.concatenate([operand for operand in operands if operand is not None])
-        case "Cast" if attributes["to"].i == TensorProto.INT64:
-            return first.astype(np.int64)
-        case "Add" | "Sub" | "Mul" | "Div" if second is not None and second.size == 1 == first.size:
-            if node.op_type == "Div":
-                return first // second if first.min() >= 0 and second.min() > 0 else None
-            return np.asarray({"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}[node.op_type](first, second))
-        case "Gather" if second is not None and second.size == 1 and first.ndim == 1:
-            place = int(second.reshape(())[()])
-            return first[np.full(second.shape, place)] if -first.size <= place < first.size else None
-    return None
 
 
 def _requantised(node: NodeProto, operands: list[np.ndarray | None]) -> np.ndarray | None:

@@ -54,10 +54,7 @@ def fit_input(proto: ModelProto, spec: ModelSpec) -> tuple[ImageForm, ModelSpec]
     """Converts a graph's input to (batch, 3, H, W), float32 BGR, in place.
 
     Adds a Cast for float16, a Transpose for channels last and a Gather for RGB; a fixed batch becomes 1, and inputs
-    that hold the picture's size become constants.
-
-    Returns:
-        The file's own input, and `spec` with the graph's input size.
+    that hold the picture's size become constants. Returns the file's own input, and `spec` with the graph's size.
 
     Raises:
         ModelError: the graph has no such input; the message continues the file's name.

@@ -100,15 +100,9 @@ class Layout:
 
 
 def read_layout(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape]) -> tuple[Layout, ModelSpec]:
-    """Recognises where the outputs of a graph hold scores and boxes.
+    """Recognises where the outputs of a graph hold scores and boxes; also returns `spec` completed from the graph.
 
-    Args:
-        proto: the graph.
-        spec: its description.
-        shapes: of its tensors for one picture; see `shapes_of`.
-
-    Returns:
-        The layout, and `spec` completed from the graph.
+    `shapes` are those of its tensors for one picture; see `shapes_of`.
 
     Raises:
         ModelError: the outputs don't fit the description, or are ambiguous; the message continues the file's name.

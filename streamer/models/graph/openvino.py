@@ -41,11 +41,9 @@ _HEAD = 4096
 
 
 def read_ir(graph: bytes, weights: bytes) -> onnx.ModelProto:
-    """Reads an IR as an ONNX graph; the description in the IR of a file of ours becomes metadata.
+    """Reads an IR, the content of its ``.xml`` and ``.bin``, as an ONNX graph.
 
-    Args:
-        graph: content of the ``.xml`` file.
-        weights: content of the ``.bin`` file.
+    The description in the IR of a file of ours becomes metadata.
 
     Raises:
         ModelError: as `read_openvino`.

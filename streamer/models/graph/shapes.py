@@ -29,11 +29,7 @@ def dimensions(value: ValueInfoProto) -> Shape:
 
 
 def shapes_of(proto: ModelProto, size_wh: tuple[int, int]) -> dict[str, Shape]:
-    """Infers every tensor's shape.
-
-    Args:
-        proto: a graph with one input (batch, 3, H, W); not modified.
-        size_wh: width and height of the input in pixels; the batch is 1.
+    """Infers every tensor's shape for one picture of a size, in pixels; the graph isn't modified.
 
     Returns:
         Dimensions by tensor name, 0 for unknown ones; tensors without a known rank are omitted.

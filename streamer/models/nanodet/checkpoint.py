@@ -70,11 +70,8 @@ def _own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_into(network: NanoDet, weights: Mapping[str, Tensor]) -> None:
     """Loads weights by name into a network, fused or not, in place and strictly.
 
-    Unused parameters (`distribution_project`, v0's `gfl_reg`, batch counters of BatchNorm2d) may be missing.
-
-    Args:
-        network: a network of `build`, after `fuse_batchnorm` if the weights are from an exported file.
-        weights: tensors by the network's own parameter names, any floating type.
+    Unused parameters (`distribution_project`, v0's `gfl_reg`, batch counters of BatchNorm2d) may be missing. The
+    network is fused with `fuse_batchnorm` first if the weights are from an exported file.
 
     Raises:
         ModelError: a name is missing or unknown, or a shape differs; nothing is loaded.

@@ -27,11 +27,7 @@ _SAVE_ALONE = "save its weights alone with torch.save({'state_dict': network.sta
 
 
 def read_weights(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a file by the names they have there, on the CPU.
-
-    Args:
-        content: the file's bytes.
-        path: the file, for messages.
+    """Returns the tensors of a file's content by the names they have there, on the CPU; `path` is for messages.
 
     Raises:
         ModelError: the file is empty, damaged, of another kind (which is named), or holds no weights.

@@ -50,9 +50,7 @@ class FrameSchedule(abc.ABC):
     def next_canvas(self, queues: Collection[TileQueue], *, is_changed: bool) -> int | None:
         """Returns the number of the next canvas once it is due and differs from the last, and counts it as made.
 
-        Args:
-            queues: those of all sources shown.
-            is_changed: whether it differs even without a new picture.
+        `queues` are those of all sources shown; with `is_changed` it differs even without a new picture in them.
         """
 
     @abc.abstractmethod

@@ -113,10 +113,7 @@ def grid(count: int) -> tuple[int, int]:
 def boxes(count: int, size_wh: tuple[int, int], step: int = 1) -> list[Box]:
     """Returns the rectangles of `count` tiles, row by row with a small gap; empty ones where there is no room.
 
-    Args:
-        count: number of tiles.
-        size_wh: the canvas's width and height, multiples of `step`.
-        step: every edge is at a multiple of this, 1 or 2.
+    Edges are at multiples of `step`, 1 or 2, and so is the canvas's size.
     """
     if not count:
         return []
@@ -127,12 +124,9 @@ def boxes(count: int, size_wh: tuple[int, int], step: int = 1) -> list[Box]:
 
 
 def canvas_wh(count: int, picture_wh: tuple[int, int], max_wh: tuple[int, int]) -> tuple[int, int]:
-    """Returns the even size of a canvas whose tiles have a picture's aspect ratio, and its size if they fit.
+    """Returns the even size of a canvas for `count` >= 1 tiles with a picture's aspect ratio, at most `max_wh`.
 
-    Args:
-        count: number of tiles, at least one.
-        picture_wh: the picture's width and height.
-        max_wh: the canvas's maximum width and height, even.
+    Tiles have the picture's size if they fit.
     """
     if picture_wh[0] < _MIN_WIDTH_PX:
         picture_wh = fitted(picture_wh, (_MIN_WIDTH_PX, max_wh[1]), enlarge=True)
@@ -155,12 +149,7 @@ def bgr_canvas(size_wh: tuple[int, int]) -> BgrCanvas:
 
 
 def yuv_canvas(size_wh: tuple[int, int], like: Yuv420 | None = None) -> YuvCanvas:
-    """Returns a canvas of even size for a video encoder, tagged with its colours.
-
-    Args:
-        size_wh: width and height.
-        like: has the matrix and range to use; None for limited-range BT.601.
-    """
+    """Returns a canvas of even size for a video encoder, in the matrix and range of `like`, else limited BT.601."""
     matrix, full_range = (like.matrix, like.full_range) if like is not None else (Matrix.BT601, False)
     picture = av.VideoFrame(*size_wh, "yuv420p")
     picture.colorspace, picture.color_range = _COLORSPACES[matrix], _FULL if full_range else _LIMITED

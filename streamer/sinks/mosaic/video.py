@@ -40,12 +40,12 @@ class TiledVideo:
         max_wh: tuple[int, int] = MAX_WH,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Takes over `sink`.
+        """Takes over the open output of the video.
 
         Args:
-            sink: the open output for the video; closed here.
+            sink: closed here.
             fps: maximum canvases a second.
-            by_clock: whether canvases follow the wall clock; False follows `Frame.pts_s`.
+            by_clock: whether canvases follow the wall clock, rather than `Frame.pts_s`, without a live source too.
             max_wh: maximum size of the canvas, even; it is smaller if the pictures are.
             clock: monotonic seconds.
         """
@@ -80,9 +80,6 @@ class TiledVideo:
 
     def add_tile(self, source: SourceInfo) -> Sink:
         """Returns the output for one more source. With a live one, the video follows the wall clock from now on.
-
-        Args:
-            source: its name is written into its tile; its size influences the canvas's.
 
         Raises:
             SinkError: if the video is finished.
@@ -129,11 +126,7 @@ class TiledVideo:
         self._raise_error()
 
     def push(self, sink: _TileSink, frame: Frame) -> None:
-        """Queues a tile's next picture; blocks until there is room.
-
-        Raises:
-            SinkError: if the video can't be written.
-        """
+        """Queues a tile's next picture; blocks until there is room. Raises SinkError if the video can't be written."""
         with self._changed:
             while self._error is None and not (self._is_over or sink.tile.is_removed):
                 if self._schedule.push(sink.queue, frame):
@@ -147,11 +140,7 @@ class TiledVideo:
                 self._changed.notify_all()
 
     def end(self, sink: _TileSink) -> None:
-        """Marks a tile as having no more pictures.
-
-        Raises:
-            SinkError: if the video couldn't be written or finished.
-        """
+        """Marks a tile as having no more pictures; raises SinkError if the video couldn't be written or finished."""
         with self._changed:
             sink.queue.is_over = True
             sink.tile.end()

@@ -52,13 +52,9 @@ class AudioReader:
         audio: av.AudioStream,
         first_stamp_s: float | None,
     ) -> None:
-        """Takes over `opened`; use `open_audio`.
+        """Takes over an opened file; use `open_audio`.
 
-        Args:
-            opened: the file.
-            video: the stream that is shown, None if there is none.
-            audio: the stream to read.
-            first_stamp_s: the file's own time stamp of the first frame, None if unknown.
+        `video` is the stream that is shown, if any, `first_stamp_s` the time stamp of the first frame, None if unknown.
         """
         self._input = opened
         self.name = opened.name

@@ -59,13 +59,9 @@ class AacEncoder:
     def __init__(
         self, context: AudioCodecContext, source: AudioCodecContext, *, begin_s: Fraction, fills_pauses: bool
     ) -> None:
-        """Configures the encoder; its container opens it.
+        """Configures the encoder `context`, which its container opens, for what the decoder `source` returns.
 
-        Args:
-            context: the encoder.
-            source: the decoder of the source.
-            begin_s: time of the first sample to encode, seconds.
-            fills_pauses: whether to encode silence in pauses, for a container without time stamps.
+        Samples before `begin_s` aren't encoded. `fills_pauses` encodes silence, for a container without time stamps.
         """
         self.context = context
         self.rate = context.sample_rate = _rate_of(source)
@@ -80,11 +76,9 @@ class AacEncoder:
         self._has_begun, self._fills_pauses = False, fills_pauses
 
     def encode(self, packet: av.Packet[Any], shift_s: Fraction) -> Iterator[av.Packet[Any]]:
-        """Yields the packets that `packet` completes; their times are in samples.
+        """Yields the packets that `packet` completes, with times in samples; a damaged packet gives none.
 
-        Args:
-            packet: from the source; damaged ones are skipped.
-            shift_s: added to its time stamps to get seconds of the output. Samples before `begin_s` are dropped.
+        `shift_s` is added to its time stamps to get seconds of the output.
 
         Raises:
             av.FFmpegError: if the encoder fails.
@@ -99,11 +93,7 @@ class AacEncoder:
                 yield from self._take(frame, shift_s)
 
     def finish(self) -> Iterator[av.Packet[Any]]:
-        """Yields what is left, the last frame padded with silence.
-
-        Raises:
-            av.FFmpegError: if the encoder fails.
-        """
+        """Yields what is left, the last frame padded with silence; raises av.FFmpegError if the encoder fails."""
         yield from self._pad()
         yield from self.context.encode(None)
 

@@ -40,12 +40,7 @@ class AudioRemuxer:
     """Copies the packets of one stream into a container."""
 
     def __init__(self, container: av.container.OutputContainer, stream: av.AudioStream, config: bytes | None) -> None:
-        """Adds a stream to `container`, whose header isn't written yet.
-
-        Args:
-            container: the destination.
-            stream: the source.
-            config: see `RemuxFormat`.
+        """Adds a stream like `stream` to `container`, whose header isn't written yet; for `config` see `RemuxFormat`.
 
         Raises:
             AudioFormatError, av.FFmpegError: if the container can't hold this codec.
@@ -76,15 +71,10 @@ class AudioRemuxer:
 def probe_remux(
     kind: str, options: dict[str, str], stream: av.AudioStream, packets: Sequence[av.Packet[Any]]
 ) -> RemuxFormat | None:
-    """Muxes some packets in memory and reads them back; returns how the container takes them, None if it doesn't.
+    """Muxes the first packets in memory and reads them back; returns how the container takes them, None if it doesn't.
 
-    FFmpeg accepts much that is then played at another speed, such as ADPCM in AVI.
-
-    Args:
-        kind: FFmpeg's muxer.
-        options: the muxer's options.
-        stream: the source.
-        packets: its first packets; they aren't changed.
+    FFmpeg accepts much that is then played at another speed, such as ADPCM in AVI. `kind` and `options` are the
+    muxer's; the packets aren't changed.
     """
     if stream.codec_context.name.startswith(_NOT_IN.get(kind, ())):
         return None

@@ -39,14 +39,9 @@ class AudioTrack:
         start_s: float,
         mux: Callable[[av.Packet[Any]], None],
     ) -> None:
-        """Adds an audio stream to `container`.
+        """Adds an audio stream to `container`, whose header isn't written yet, for an output that begins at `start_s`.
 
-        Args:
-            reader: the source; each packet goes into one track only.
-            container: the destination; its header isn't written yet.
-            options: the container's.
-            start_s: time of the output's first picture.
-            mux: writes a packet.
+        Each packet of the reader goes into one track only; `mux` writes a packet.
 
         Raises:
             AudioFormatError: if the container can hold neither this audio nor AAC.
@@ -108,11 +103,7 @@ class AudioTrack:
         self.finish()
 
     def finish(self) -> None:
-        """Flushes the encoder, if any.
-
-        Raises:
-            av.FFmpegError: if the container can't take it.
-        """
+        """Flushes the encoder, if any; raises av.FFmpegError if the container can't take it."""
         if self._encoder is not None:
             self._write_encoded(self._encoder.finish(), self._encoder.rate)
 

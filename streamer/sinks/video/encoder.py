@@ -46,14 +46,10 @@ class VideoEncoder:
     def __init__(
         self, container: av.container.OutputContainer, frame: Frame, fps: Fraction, time_base: Fraction, crf: int
     ) -> None:
-        """Adds a stream with the size, pixel aspect and colours of `frame`.
+        """Adds a stream with the size, pixel aspect and colours of `frame`, which isn't encoded yet.
 
-        Args:
-            container: where the stream is added; its header isn't written yet.
-            frame: the first picture; it isn't encoded.
-            fps: nominal frame rate.
-            time_base: seconds a tick of the time stamps.
-            crf: x264's constant rate factor, 0 (lossless) to 51 (worst).
+        The container's header isn't written yet. `time_base` is a tick in seconds, `crf` x264's constant rate factor, 0
+        (lossless) to 51 (worst).
         """
         self._size_wh = frame.size_wh
         self._time_base = time_base
@@ -87,17 +83,13 @@ class VideoEncoder:
         """Encodes one frame, scaled to the stream's size; `pts` is in ticks and increases.
 
         Raises:
-            av.FFmpegError: if the encoder fails.
+            av.FFmpegError: if the encoder fails, as all methods here.
         """
         self._last = self._picture(frame)
         return self.repeat(pts)
 
     def repeat(self, pts: int) -> list[av.Packet[av.VideoStream]]:
-        """Encodes the latest picture again, to be shown from `pts` on.
-
-        Raises:
-            av.FFmpegError: if the encoder fails.
-        """
+        """Encodes the latest picture again, to be shown from `pts` on."""
         picture = self._last
         assert picture is not None, "there is a picture to repeat"
         is_key = self._key_pts is None or (pts - self._key_pts) * self._time_base >= _KEY_EVERY_S
@@ -109,11 +101,7 @@ class VideoEncoder:
             return self._stream.encode(picture)
 
     def finish(self) -> list[av.Packet[av.VideoStream]]:
-        """Flushes the encoder.
-
-        Raises:
-            av.FFmpegError: if the encoder fails.
-        """
+        """Flushes the encoder."""
         return self._stream.encode(None)
 
     def _picture(self, frame: Frame) -> av.VideoFrame:

@@ -72,10 +72,9 @@ class VideoFileWriter:
             fps: nominal frame rate, None if unknown.
             audio: what to write in step with the pictures; the caller closes it.
             crf: x264's constant rate factor, 0 (lossless) to 51 (worst).
-            replace: whether an existing file is replaced.
+            replace: whether an existing file is replaced; else FileExistsError is raised.
 
         Raises:
-            FileExistsError: if there is a file and `replace` is False.
             WriteError: if it can't be written.
         """
         self.path = path

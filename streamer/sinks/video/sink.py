@@ -27,10 +27,10 @@ class VideoSink(Sink):
     def __init__(
         self, path: Path, source: SourceInfo, *, crf: int = DEFAULT_CRF, paths: OutputPaths | None = None
     ) -> None:
-        """Checks that `path` can be written.
+        """Checks that `path` can be written; its suffix is .mp4, .mov, .mkv or .avi.
 
         Args:
-            path: its suffix is .mp4, .mov, .mkv or .avi.
+            path: the file.
             source: what is recorded: its frame rate, and the file whose audio is written.
             crf: x264's constant rate factor.
             paths: the paths of the run; None for a run of its own.

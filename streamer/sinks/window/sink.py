@@ -56,10 +56,7 @@ class DesktopWindow:
         self.is_open = False
 
     def show(self, size_wh: tuple[int, int]) -> None:
-        """Shows a new picture; it appears with the next `poll`.
-
-        Args:
-            size_wh: the size to open at, reduced to fit 1280x720 and the screen.
+        """Shows a new picture with the next `poll`; a window opens at `size_wh`, reduced to 1280x720 and the screen.
 
         Raises:
             SinkError: if the window system fails.

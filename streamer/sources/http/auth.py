@@ -22,11 +22,7 @@ class Authenticator(urllib.request.AbstractDigestAuthHandler):
         self._is_basic = False
 
     def header(self, url: str) -> str | None:
-        """Returns the value of ``Authorization`` for a request, None before the first challenge.
-
-        Args:
-            url: the whole URL, without user and password.
-        """
+        """Returns ``Authorization`` for a URL without user and password; None before the first challenge."""
         if self._is_basic:
             return "Basic " + base64.b64encode(f"{self._user}:{self._password}".encode()).decode()
         if self._challenge is None:

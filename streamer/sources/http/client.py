@@ -44,10 +44,7 @@ class HttpResponse:
         self._unread = b""
 
     def read(self, timeout_s: float | None = None) -> bytes:
-        """Returns what has arrived of the body, at least a byte; nothing at its end.
-
-        Args:
-            timeout_s: restarts the time-out; None keeps what is left of the last.
+        """Returns what has arrived of the body, at least a byte; nothing at its end. `timeout_s` restarts the time-out.
 
         Raises:
             OSError: if the connection fails, or nothing comes in time (`TimeoutError`).
@@ -87,13 +84,7 @@ class ResponseFile:
     """The body of a first response as a file for FFmpeg: a second request might get another stream, or none."""
 
     def __init__(self, response: HttpResponse, shown: str, timeout_s: float) -> None:
-        """Takes ownership of a response.
-
-        Args:
-            response: its body is read, and closed with this.
-            shown: the source in messages.
-            timeout_s: for all reads until `extend` is called.
-        """
+        """Takes ownership of a response; `timeout_s` is for all reads until `extend` is called."""
         self._response, self._shown = response, shown
         self.extend(timeout_s)
 
@@ -130,10 +121,7 @@ class HttpClient:
     def __init__(self, uri: str, shown: str, options: SourceOptions) -> None:
         """Connects to nothing yet.
 
-        Args:
-            uri: with user and password, percent-encoded where they need it.
-            shown: the source in messages.
-            options: time-outs, and the certificates to trust.
+        `uri` has user and password, percent-encoded where they need it; `shown` is the source in messages.
         """
         parts = urlsplit(uri)
         self._parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
@@ -142,10 +130,9 @@ class HttpClient:
         self._socket: socket.socket | None = None
 
     def get(self, byte_range: str | None = None) -> HttpResponse:
-        """Requests the URL; returns once the head has arrived, within `SourceOptions.open_timeout_s`.
+        """Requests the URL, or a part: the value of ``Range``.
 
-        Args:
-            byte_range: the value of ``Range``; None requests all.
+        Returns once the head has arrived, within `SourceOptions.open_timeout_s`.
 
         Raises:
             NotHttpError: if FFmpeg must ask instead.

@@ -24,14 +24,7 @@ class HttpImageSource(PrefetchedSource):
     def __init__(
         self, client: HttpClient, response: HttpResponse, shown: str, *, name: str, options: SourceOptions
     ) -> None:
-        """Reads the first picture.
-
-        Args:
-            client: of the response.
-            response: it is read, and closed.
-            shown: the source in messages.
-            name: the source's name.
-            options: rate, time-outs, and the largest picture.
+        """Reads the first picture of a response, which is closed here; `shown` is the source in messages.
 
         Raises:
             SourceError: if no picture comes in time, or it is too large.

@@ -250,10 +250,7 @@ def _or_exit(body: Callable[[], None]) -> None:
 def main(channel: int, counters: int, log_level: int) -> None:
     """Serves the run that started this process; see `launch`.
 
-    Args:
-        channel: descriptor of the socket to the run.
-        counters: descriptor of the memory shared with it.
-        log_level: least level to log.
+    `channel` and `counters` are descriptors: of the socket to the run, and of the memory shared with it.
     """
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -29,9 +29,7 @@ class MessageChannel:
     def __init__(self, end: socket.socket, timeout_s: float | None = None) -> None:
         """Takes ownership of a connected, blocking socket.
 
-        Args:
-            end: the socket.
-            timeout_s: longest time without a byte in `receive`, and without space in `send`; None waits indefinitely.
+        `timeout_s` is the longest time without a byte in `receive`, and without space in `send`; None is unlimited.
         """
         if timeout_s is not None:
             timeval = struct.pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e6))

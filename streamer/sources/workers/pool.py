@@ -22,11 +22,9 @@ _MIN_WORKERS, _SOURCES_PER_WORKER, _MIN_SOURCES = 2, 16, 4
 
 
 def default_process_count(videos: int, cores: int) -> int:
-    """Returns how many workers decode that many videos on a GPU, 0 where the run decodes them itself.
+    """Returns how many workers decode that many video files and streams on a GPU, 0 where the run decodes them itself.
 
-    Args:
-        videos: number of video files and streams.
-        cores: processor cores that this program may use.
+    `cores` are those of the processor that this program may use.
     """
     if not is_possible() or videos < _MIN_SOURCES:
         return 0

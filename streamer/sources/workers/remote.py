@@ -53,12 +53,7 @@ class RemoteSource(PushSource):
     max_unacknowledged = MAX_UNACKNOWLEDGED
 
     def __init__(self, spec: SourceSpec, options: SourceOptions) -> None:
-        """Isn't attached to a worker yet.
-
-        Args:
-            spec: where it reads from.
-            options: for the worker that opens it.
-        """
+        """Isn't attached to a worker yet; `options` are for the worker that opens it."""
         self.info = SourceInfo(spec.name, str(spec), live=spec.kind.is_live)
         self._spec, self._options = spec, options
         self._attachment: Attachment | None = None

@@ -35,9 +35,7 @@ _BACKBONES: dict[str, Callable[[Any, NewActivation], Backbone]] = {
 def build_backbone(spec: BackboneSpec, activation: ActivationName) -> Backbone:
     """Returns the backbone that `spec` describes, its weights random.
 
-    Args:
-        spec: its kind and size.
-        activation: name of the activation where `spec` has none of its own.
+    `activation` names the activation where `spec` has none of its own.
     """
     new_activation = activation_factory(spec.activation or activation)
     return _BACKBONES[spec.type](spec, new_activation)
