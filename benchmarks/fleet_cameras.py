@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import random
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -12,8 +11,9 @@ from typing import Any
 
 from benchmarks.clips import ENCODING, write_clip
 from streamer.common.closeable import Closeable
-from tests.camera_wire import reserved_port
-from tests.rtsp_server import RtspServer, coded_footage
+from tests.rtsp.film import Loop, coded_footage
+from tests.rtsp.server import RtspServer
+from tests.rtsp.wire import Damage, reserved_port
 
 FPS = 5
 KEY_INTERVAL = 10
@@ -126,16 +126,7 @@ class _Fleet:
         self._servers[number] = self._server(number)
 
     def corrupt(self, number: int, share: float) -> None:
-        dice = random.Random(number)
-
-        def damage(payload: bytes) -> bytes:
-            if dice.random() >= share:
-                return payload
-            changed = bytearray(payload)
-            changed[dice.randrange(len(changed))] ^= dice.randrange(1, 256)
-            return bytes(changed)
-
-        self._servers[number].damage = damage if share else None
+        self._servers[number].damage = Damage(share, number)
 
     def sent(self) -> list[int]:
         return [server.sent for server in self._servers]
@@ -152,7 +143,7 @@ class _Fleet:
         first = number * len(self._pictures) // count // KEY_INTERVAL * KEY_INTERVAL
         phase_s = number / count / FPS if self._staggered else 0.0
         port: int = self._holders[number].getsockname()[1]
-        return RtspServer(fps=FPS, port=port, first=first, footage=self._pictures, origin_s=self._origin_s + phase_s)
+        return RtspServer(Loop(self._pictures, fps=FPS, first=first, origin_s=self._origin_s + phase_s), port=port)
 
 
 def _serve(commands: Connection, footage: Path, count: int, staggered: bool) -> None:

@@ -22,8 +22,8 @@ from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sources import open_source
-from tests.camera import Camera
-from tests.camera_sink import CodeSink
+from tests.rtsp.camera import Camera
+from tests.rtsp.code import CodeSink
 
 _SLOW_S = 1 / 3
 _WANTED_P95_S = 0.7

@@ -21,8 +21,8 @@ from streamer.common.errors import StreamerError
 from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sources import SourceOptions, open_source
-from tests.camera import Camera
-from tests.camera_sink import CodeSink
+from tests.rtsp.camera import Camera
+from tests.rtsp.code import CodeSink
 
 _STALL_S = 1.0
 _HANG_S = 20.0
@@ -185,7 +185,7 @@ def report(cycles: Sequence[Cycle], held: dict[int, Holdings], ends: tuple[Holdi
     machine = machine_line()
     return "\n\n".join(
         [
-            f"{len(cycles)} faults of an RTSP camera (GStreamer's server, H.264 640x360 at 30 a second, two key frames "
+            f"{len(cycles)} faults of an RTSP camera (simulated, H.264 640x360 at 30 a second, two key frames "
             f"each) in one run with the packaged model; the stall time-out is {_STALL_S:g} s, the camera stays "
             f"away for up to 1.5 s more. Machine: {machine}.",
             markdown_table(head, rows),

@@ -21,8 +21,8 @@ from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.sinks import open_sink
 from streamer.sources import open_source
-from tests.camera import Camera
-from tests.camera_sink import CodeSink
+from tests.rtsp.camera import Camera
+from tests.rtsp.code import CodeSink
 
 _ROWS = 10
 _SETTLED = 0.1  # of the run, before memory is held against

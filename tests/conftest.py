@@ -13,7 +13,6 @@ from hypothesis import settings
 
 from streamer.sources.workers import DecoderPool
 from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
-from tests.camera import camera_missing
 from tests.desktop import x_server
 from tests.media import write_clip
 
@@ -71,13 +70,6 @@ def engine(request: pytest.FixtureRequest) -> str:
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed")
     return name
-
-
-@pytest.fixture(scope="session")
-def camera_packages() -> None:
-    """Skips where the system packages of `tests.camera` are missing."""
-    if (reason := camera_missing()) is not None:
-        pytest.skip(reason)
 
 
 @pytest.fixture

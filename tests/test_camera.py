@@ -23,22 +23,24 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests import camera as camera_module
-from tests.camera import Camera, Code, answers, camera_missing, read_code
-from tests.camera_server import Pictures, code_bits, number_and_ms
-from tests.camera_wire import Wire, reserved_port
+from tests.rtsp.camera import Camera, answers
+from tests.rtsp.code import Code, code_bits, coded_picture, number_and_ms, read_code
+from tests.rtsp.wire import Wire, reserved_port
 
 PATIENCE_S = 10.0
 SILENCE_S = 0.5
-needs_packages = pytest.mark.usefixtures("camera_packages")
 soon_joined = functools.partial(Camera, key_interval=6)
 
 
 def luma(number: int, sent_ms: int, size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
     width, height = size_wh
-    planes = Pictures(size_wh).i420(number, sent_ms)
-    assert len(planes) == width * height * 3 // 2
-    return np.frombuffer(planes, np.uint8, width * height).reshape(height, width)
+    planes = coded_picture(number, sent_ms, size_wh)
+    assert planes.shape == (height * 3 // 2, width)
+    return planes[:height]
+
+
+def code_in(frame: av.VideoFrame) -> Code | None:
+    return read_code(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8))
 
 
 def watch(url: str, timeout_s: float = PATIENCE_S, transport: str = "tcp") -> Generator[Code | None, None, None]:
@@ -46,7 +48,7 @@ def watch(url: str, timeout_s: float = PATIENCE_S, transport: str = "tcp") -> Ge
     options = {"rtsp_transport": transport, "analyzeduration": "200000", "fpsprobesize": "2"}
     with av.open(url, options=options, timeout=timeout_s) as container:
         for frame in container.decode(video=0):
-            yield read_code(frame.to_ndarray(format="bgr24"))
+            yield code_in(frame)
 
 
 def first(codes: Iterator[Code | None], count: int) -> list[Code]:
@@ -108,19 +110,6 @@ def test_a_code_is_read_under_boxes_and_from_a_small_picture() -> None:
         assert read_code(small) == Code(4321, 99.0)
     cv2.rectangle(drawn, (0, 300), (320, 330), (255, 255, 255), -1)
     assert read_code(drawn) is None
-
-
-def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    python = tmp_path / "python3"
-    monkeypatch.setattr(camera_module, "_PYTHON", str(python))
-    assert "package python3" in str(camera_missing.__wrapped__())
-    for script, words in (
-        ("echo python3-gi gir1.2-gst-rtsp-server-1.0", "apt-get install python3-gi gir1.2-gst-rtsp-server-1.0"),
-        ("echo broken >&2; exit 1", "can't be asked what it needs: broken"),
-    ):
-        python.write_text(f"#!/bin/sh\n{script}\n")
-        python.chmod(0o755)
-        assert words in str(camera_missing.__wrapped__())
 
 
 def interleaved(channel: int, payload: bytes) -> bytes:
@@ -202,7 +191,6 @@ def test_a_reserved_port_refuses_until_somebody_listens_there() -> None:
                 socket.create_connection(address).close()
 
 
-@needs_packages
 @pytest.mark.parametrize(
     ("size_wh", "codec"),
     [
@@ -225,7 +213,6 @@ def test_a_client_reads_each_number_soon(size_wh: tuple[int, int], codec: Litera
     assert 0.9 < read[-1].sent_s - read[0].sent_s < 5  # in real time
 
 
-@needs_packages
 @pytest.mark.slow
 def test_who_comes_late_gets_fresh_pictures() -> None:
     with Camera(fps=60, key_interval=10) as camera, contextlib.closing(watch(camera.url)) as early:
@@ -238,7 +225,6 @@ def test_who_comes_late_gets_fresh_pictures() -> None:
         assert consecutive([seen, *first(early, 20)])
 
 
-@needs_packages
 def test_a_frozen_camera_keeps_its_sockets_and_says_nothing() -> None:
     with soon_joined() as camera:
         with contextlib.closing(watch(camera.url, SILENCE_S)) as codes:
@@ -264,7 +250,6 @@ def test_a_frozen_camera_keeps_its_sockets_and_says_nothing() -> None:
         camera.freeze()  # a frozen one can be killed and closed
 
 
-@needs_packages
 def test_a_killed_camera_refuses_and_comes_back_on_its_port() -> None:
     with soon_joined() as camera:
         url = camera.url
@@ -289,11 +274,10 @@ def test_a_killed_camera_refuses_and_comes_back_on_its_port() -> None:
             frame = next(container.decode(video=0))
             assert (frame.width, frame.height) == (320, 240)
             assert container.streams.video[0].codec_context.name == "mjpeg"
-        code = read_code(frame.to_ndarray(format="bgr24"))
+        code = code_in(frame)
         assert code is not None and code.number < read[-1].number and code.sent_s > read[-1].sent_s
 
 
-@needs_packages
 @pytest.mark.slow
 def test_key_frames_come_as_often_as_told() -> None:
     with (
@@ -304,7 +288,6 @@ def test_key_frames_come_as_often_as_told() -> None:
     assert len(keys) >= 4 and {after - key for key, after in pairwise(keys)} == {7}
 
 
-@needs_packages
 def test_a_wire_held_for_a_moment_lets_nothing_pass_and_loses_nothing() -> None:
     with soon_joined(fps=60) as camera, contextlib.closing(watch(camera.url)) as codes:
         read = first(codes, 20)
@@ -321,7 +304,6 @@ def test_a_wire_held_for_a_moment_lets_nothing_pass_and_loses_nothing() -> None:
     assert consecutive(read)
 
 
-@needs_packages
 @pytest.mark.slow
 def test_a_client_that_takes_nothing_for_long_misses_pictures_and_the_others_none() -> None:
     with (
@@ -343,7 +325,6 @@ def test_a_client_that_takes_nothing_for_long_misses_pictures_and_the_others_non
         assert sum(n > 0 for n in missed) == 1 and len(missed) > 30 and sum(missed) > 30
 
 
-@needs_packages
 @pytest.mark.slow
 def test_a_held_wire_silences_a_client() -> None:
     with soon_joined() as camera, contextlib.closing(watch(camera.url, SILENCE_S)) as codes:
@@ -355,7 +336,6 @@ def test_a_held_wire_silences_a_client() -> None:
                 assert code is not None and code.sent_s < held_s
 
 
-@needs_packages
 def test_a_cut_wire_resets_and_a_refusing_one_refuses() -> None:
     with soon_joined() as camera:
         with (
@@ -381,7 +361,6 @@ def test_a_cut_wire_resets_and_a_refusing_one_refuses() -> None:
                 assert first(more, 2)
 
 
-@needs_packages
 @pytest.mark.slow
 def test_a_corrupt_stream_is_damaged_and_heals() -> None:
     with Camera(fps=60, key_interval=10) as camera:
@@ -391,18 +370,17 @@ def test_a_corrupt_stream_is_damaged_and_heals() -> None:
             whole, packets = 0, container.demux(video=0)
             for packet in islice(packets, 60):
                 with contextlib.suppress(av.error.InvalidDataError):
-                    whole += sum(read_code(f.to_ndarray(format="bgr24")) is not None for f in packet.decode())
+                    whole += sum(code_in(f) is not None for f in packet.decode())
             assert whole < 50
             camera.wire.corrupt(0)
             healed: list[Code | None] = []
             for packet in islice(packets, 50):
                 with contextlib.suppress(av.error.InvalidDataError):
-                    healed += [read_code(f.to_ndarray(format="bgr24")) for f in packet.decode()]
+                    healed += [code_in(f) for f in packet.decode()]
     assert len(healed) >= 30 and consecutive([code for code in healed[-20:] if code is not None])
     assert None not in healed[-20:]
 
 
-@needs_packages
 def test_a_password() -> None:
     with soon_joined(credentials="admin:hunter2") as camera:
         for user in ("", "admin:hunter3@"):
@@ -411,7 +389,6 @@ def test_a_password() -> None:
         assert first(watch(camera.url.replace("rtsp://", "rtsp://admin:hunter2@")), 2)
 
 
-@needs_packages
 @pytest.mark.slow
 def test_udp_and_tcp_where_they_are_served() -> None:
     with soon_joined(transport="udp") as camera:
@@ -423,7 +400,6 @@ def test_udp_and_tcp_where_they_are_served() -> None:
             assert first(watch(camera.direct_url, transport=transport), 2)
 
 
-@needs_packages
 def test_what_it_is_told_must_make_sense() -> None:
     before = threading.active_count()
     with pytest.raises(ValueError, match=r"even numbers, got \(641, 360\)"):
@@ -433,7 +409,6 @@ def test_what_it_is_told_must_make_sense() -> None:
     assert threading.active_count() == before
 
 
-@needs_packages
 def test_a_camera_started_by_a_thread_that_ends_lives_on() -> None:
     with soon_joined() as camera:
         camera.kill()
@@ -443,7 +418,6 @@ def test_a_camera_started_by_a_thread_that_ends_lives_on() -> None:
         assert first(watch(camera.url), 5)
 
 
-@needs_packages
 def test_nothing_is_left() -> None:
     before, files_before = set(threading.enumerate()), open_files()
     with soon_joined() as camera, contextlib.closing(watch(camera.url)) as codes:
@@ -459,10 +433,9 @@ def test_nothing_is_left() -> None:
     assert all(not Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-@needs_packages
 def test_a_frozen_server_dies_with_a_test_process_that_is_killed() -> None:
     script = (
-        "import os, signal; from tests.camera import Camera; camera = Camera(); camera.freeze();"
+        "import os, signal; from tests.rtsp.camera import Camera; camera = Camera(); camera.freeze();"
         "print(camera.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     root = Path(__file__).parent.parent

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from streamer.app.cli import main
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 from tests.tiny import write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,7 +112,7 @@ def test_several_sources_and_outputs(tmp_path: Path, model: Path) -> None:
 
 
 def test_rtsp_camera_with_a_password(tmp_path: Path, model: Path) -> None:
-    with RtspServer(credentials="admin:hunter2", fps=30) as server:
+    with RtspServer(Loop(fps=30), credentials="admin:hunter2") as server:
         url = server.url.replace("rtsp://", "rtsp://admin:hunter2@")
         done = run(
             tmp_path, "--source", f"cam={url}", "--output", "{source}.jsonl", "--output", "{source}.mkv",
@@ -134,7 +135,7 @@ def test_rtsp_camera_with_a_password(tmp_path: Path, model: Path) -> None:
 
 
 def test_stream_that_hangs_up_fails_the_run_but_keeps_what_came(tmp_path: Path, model: Path) -> None:
-    with RtspServer(fps=60, hang_up_after=30) as server:
+    with RtspServer(Loop(fps=60), hang_up_after=30) as server:
         done = run(
             tmp_path,
             "--source",

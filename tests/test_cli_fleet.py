@@ -20,7 +20,8 @@ from streamer.sinks.spec import OutputSpec
 from streamer.sources.spec import SourceSpec
 from tests.fakes import wait_for
 from tests.media import write_clip
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 from tests.test_cli import NO_DISPLAY, command, model, run  # noqa: F401 - `model` is a fixture
 from tests.test_output_paths_runs import open_stream
 
@@ -72,7 +73,7 @@ class Program:
 @pytest.fixture
 def cameras() -> Iterator[list[RtspServer]]:
     """Three cameras."""
-    opened = [RtspServer(fps=15) for _ in range(3)]
+    opened = [RtspServer(Loop(fps=15)) for _ in range(3)]
     yield opened
     for camera in opened:
         camera.close()

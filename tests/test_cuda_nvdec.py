@@ -27,7 +27,8 @@ from streamer.sources.cpu_decoder import CpuDecoder
 from tests.fake_gpu import FakeGpu, install
 from tests.fakes import wait_for
 from tests.media import number_of, write_clip
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 
 ON_GPU = SourceOptions(gpu=0, gpu_only=True)
 WITH_B_FRAMES = {"preset": "medium", "bf": "2", "g": "12"}
@@ -102,10 +103,10 @@ def test_packets_form_one_complete_byte_stream(gpu: FakeGpu, tmp_path: Path) -> 
 
 def test_parameter_sets_of_the_description_are_sent_first(gpu: FakeGpu) -> None:
     """An RTSP camera may send them in its description only."""
-    with RtspServer() as server:
-        server.pictures = [[unit for unit in units if unit[0] & 0x1F not in (7, 8)] for units in server.pictures]
-        with open_source(server.url, options=ON_GPU) as source:
-            frames = [frame for frame, _ in zip(source, range(5), strict=False)]
+    film = Loop()
+    film.pictures = [b"\0\0\1" + coded.rpartition(b"\0\0\1")[2] for coded in film.pictures]  # the slice alone
+    with RtspServer(film) as server, open_source(server.url, options=ON_GPU) as source:
+        frames = [frame for frame, _ in zip(source, range(5), strict=False)]
     assert all(isinstance(frame.pixels, Nv12) for frame in frames)
     first, second = gpu.fed[:2]
     assert first[4] & 0x1F == 7 and second[:5].lstrip(b"\0")[1] & 0x1F == 1
@@ -294,7 +295,7 @@ def test_a_gpu_error_ends_a_connection(gpu: FakeGpu, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(NvdecPacketDecoder, "max_surfaces", 4)
     options = SourceOptions(gpu=0, gpu_only=True, reconnect=0, overflow_policy=OverflowPolicy.BLOCK)
     held: list[Frame] = []
-    with RtspServer(fps=60) as server, open_source(server.url, options=options) as source:
+    with RtspServer(Loop(fps=60)) as server, open_source(server.url, options=options) as source:
         with pytest.raises(SourceError, match="live' has 4 decoded pictures in use at once"):
             held.extend(source)
         wait_for(lambda: len(gpu.memory) == 4)

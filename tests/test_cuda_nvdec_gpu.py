@@ -33,7 +33,8 @@ from streamer.sources import SourceOptions, open_source
 from streamer.sources.cpu_decoder import CpuDecoder
 from tests.fakes import wait_for
 from tests.media import number_of, write_clip
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 
 pytestmark = pytest.mark.gpu
 
@@ -194,7 +195,7 @@ def test_the_command_line_finds_the_same(tmp_path: Path, engine: str) -> None:
 
 def test_a_camera_that_goes_and_comes_back() -> None:
     options = SourceOptions(gpu=0, gpu_only=True, stall_timeout_s=2.0)
-    server = RtspServer(size_wh=SIZE_WH)
+    server = RtspServer(Loop(size_wh=SIZE_WH))
     port = server.port
     with open_source(server.url, options=options) as source:
         frames = iter(source)
@@ -203,7 +204,7 @@ def test_a_camera_that_goes_and_comes_back() -> None:
         server.cut()
         assert isinstance(next(frame for frame in frames if source.reconnects == 1).pixels, Nv12)
         server.close()
-        with RtspServer(size_wh=SIZE_WH, port=port):
+        with RtspServer(Loop(size_wh=SIZE_WH), port=port):
             last = next(frame for frame in frames if source.reconnects == 2)
             assert isinstance(last.pixels, Nv12)
             assert last.index > before[-1].index and last.pts_s > before[-1].pts_s
@@ -217,7 +218,7 @@ def test_a_camera_is_joined_at_the_same_picture_as_on_the_cpu() -> None:
         SourceOptions(overflow_policy=OverflowPolicy.BLOCK),
     ):
         with (
-            RtspServer(size_wh=SIZE_WH, first=5) as server,
+            RtspServer(Loop(size_wh=SIZE_WH, first=5)) as server,
             open_source(server.url, options=options) as source,
         ):
             numbers = [number_of(frame.image) for frame, _ in zip(source, range(15), strict=False)]

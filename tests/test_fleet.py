@@ -16,9 +16,9 @@ from benchmarks.fleet_peer import Flow, flow
 from benchmarks.fleet_watch import Got, Stretch, most_behind, stretch
 from streamer.common.queues import OverflowPolicy
 from streamer.sources import SourceOptions, open_source
-from tests.camera import answers
 from tests.fakes import wait_for
 from tests.media import write_clip
+from tests.rtsp.camera import answers
 
 # --- arithmetic ---
 

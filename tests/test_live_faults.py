@@ -23,12 +23,11 @@ from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.runtime.threads import STUCK
 from streamer.sinks.video.sink import VideoSink
 from streamer.sources import Source, SourceOptions, open_source
-from tests.camera import Camera
-from tests.camera_sink import CodeSink, code_of
 from tests.fakes import SlowDetector, wait_for
+from tests.rtsp.camera import Camera
+from tests.rtsp.code import CodeSink, code_of
 from tests.tiny import write_tiny
 
-pytestmark = pytest.mark.usefixtures("camera_packages")
 RUN = Path(__file__).parent.parent / "run_stream.py"
 WATCHFUL = SourceOptions(stall_timeout_s=1.0, overflow_policy=OverflowPolicy.BLOCK)
 EVERY = SourceOptions(overflow_policy=OverflowPolicy.BLOCK)
@@ -39,7 +38,7 @@ def read(source: Source, count: int) -> list[Frame]:
 
 
 @pytest.fixture
-def camera(camera_packages: None) -> Iterator[Camera]:
+def camera() -> Iterator[Camera]:
     with Camera(key_interval=10) as camera:
         yield camera
 

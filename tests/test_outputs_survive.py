@@ -20,7 +20,8 @@ import pytest
 from tests.desktop import until
 from tests.media import number_of, write_clip
 from tests.recordings import read
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 from tests.test_cli import NO_DISPLAY, command, frames_of, lines_in, run
 from tests.tiny import write_tiny
 
@@ -131,7 +132,7 @@ def test_segments_and_their_limit_from_the_command_line(tmp_path: Path, clip: Pa
 
 
 def test_segments_of_a_camera_carry_the_time_of_their_first_frame(tmp_path: Path, model: Path) -> None:
-    with RtspServer(fps=FPS) as server:
+    with RtspServer(Loop(fps=FPS)) as server:
         done = run(
             tmp_path, "--source", f"door={server.url}", "--output", "{source}.mkv", "--output", "{source}.jsonl",
             "--model", model, "--segment", "1s", "--max-frames", "75", "--policy", "every-frame",

@@ -23,7 +23,7 @@ from streamer.sources.workers import DecoderPool, worker_process
 from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 from streamer.sources.workers.worker_process import WorkerLimits
 from tests.fakes import wait_for
-from tests.rtsp_server import RtspServer
+from tests.rtsp.server import RtspServer
 from tests.test_processes import LONG, WAIT_S, Kept, opened
 
 CPU = SourceOptions()

@@ -18,7 +18,8 @@ from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import DecoderPool
 from tests.fakes import wait_for
 from tests.media import number_of, write_clip
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 from tests.test_cuda_nvdec_gpu import B_FRAMES, ON_GPU, SIZE_WH, assert_same, frames_of, gpu  # noqa: F401
 
 pytestmark = pytest.mark.gpu
@@ -66,7 +67,7 @@ def test_memory_goes_back(tmp_path: Path, gpu: Gpu) -> None:  # noqa: F811
 
 
 def test_a_camera_that_goes_and_comes_back() -> None:
-    with DecoderPool(1) as processes, RtspServer(size_wh=SIZE_WH) as server:
+    with DecoderPool(1) as processes, RtspServer(Loop(size_wh=SIZE_WH)) as server:
         source = processes.open(SourceSpec.parse(server.url, name="door"), ON_GPU)
         source.wait_ready()
         frames = iter(source)

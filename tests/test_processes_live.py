@@ -15,7 +15,8 @@ from streamer.sources.spec import SourceSpec
 from streamer.sources.workers import DecoderPool
 from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED_LIVE
 from tests.fakes import wait_for
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 from tests.test_processes import CPU, LONG, Kept, opened
 
 
@@ -46,7 +47,7 @@ def test_a_camera_is_reached_again_over_there(one_process: DecoderPool) -> None:
 
 
 def test_a_camera_is_not_decoded_far_ahead(one_process: DecoderPool) -> None:
-    with RtspServer(fps=60) as camera, opened(one_process, camera.url) as source:
+    with RtspServer(Loop(fps=60)) as camera, opened(one_process, camera.url) as source:
         consumer = Kept()
         source.start(consumer, paced=False)
         assert consumer.has_just(MAX_UNACKNOWLEDGED_LIVE)

@@ -24,7 +24,7 @@ from streamer.sources.workers import DecoderPool, worker_process
 from streamer.sources.workers.remote import RemoteSource
 from streamer.sources.workers.worker_process import WorkerLimits, WorkerProcess
 from tests.fakes import wait_for
-from tests.rtsp_server import RtspServer
+from tests.rtsp.server import RtspServer
 from tests.test_processes import CPU, LONG, Kept, loads, opened
 from tests.test_processes_faults import within
 

@@ -23,7 +23,7 @@ from streamer.sources.workers import DecoderPool
 from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 from tests.fakes import MemorySink, SlowDetector, wait_for
 from tests.media import number_of, write_clip
-from tests.rtsp_server import RtspServer
+from tests.rtsp.server import RtspServer
 from tests.test_cli import lines_in
 from tests.test_pipeline import fail_at, run_bounded
 from tests.test_pipeline_streams import running

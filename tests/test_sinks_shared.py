@@ -18,7 +18,8 @@ from streamer.sinks.shared_outputs import SharedOutputs, outputs_by_source
 from streamer.sources.base import SourceInfo
 from tests.media import picture, write_clip
 from tests.recordings import NOTHING
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 from tests.test_cli import frames_of, run
 from tests.test_sinks_tiled_video import numbers_on
 from tests.tiny import write_tiny
@@ -170,7 +171,7 @@ def test_files_of_any_rate_are_shown_in_step_at_any_reading_speed(tmp_path: Path
 
 
 def test_cameras_are_recorded_in_one_video_in_segments(tmp_path: Path, model: Path) -> None:
-    with RtspServer(fps=30) as one, RtspServer(fps=30) as two:
+    with RtspServer(Loop(fps=30)) as one, RtspServer(Loop(fps=30)) as two:
         done = run(
             tmp_path, "--source", f"a={one.url}", "--source", f"b={two.url}", "--output", "wall.mp4",
             "--segment", "1", "--model", model, "--duration", "2.5", "--no-overlay", "--conf", "1",

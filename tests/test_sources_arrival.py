@@ -15,7 +15,8 @@ from streamer.common.logs import LogLimit
 from streamer.common.queues import OverflowPolicy
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.arrival_clock import ArrivalClock
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 
 FPS = 10
 Stamp = Callable[[int], float | None]
@@ -180,7 +181,7 @@ def test_time_is_finite_and_never_goes_back_or_ahead_of_arrival(
 @pytest.mark.parametrize("policy", list(OverflowPolicy))
 @pytest.mark.parametrize("off_s", [37_600.0, 60.0, 5.0, -60.0])
 def test_a_camera_with_stray_stamps(off_s: float, policy: OverflowPolicy, caplog: pytest.LogCaptureFixture) -> None:
-    with RtspServer(fps=60) as server, caplog.at_level(logging.WARNING):
+    with RtspServer(Loop(fps=60)) as server, caplog.at_level(logging.WARNING):
         server.stamp_off_s = lambda number: off_s if number and number % 20 == 0 else 0.0
         options = SourceOptions(overflow_policy=policy, open_timeout_s=60.0, stall_timeout_s=60.0)
         with open_source(server.url, options=options) as source:

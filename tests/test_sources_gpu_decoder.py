@@ -21,7 +21,8 @@ from streamer.sources import SourceOptions, open_source
 from streamer.sources.gpu_decoder import decoding_gpu
 from tests.fake_gpu import FakeGpu, install
 from tests.media import number_of, write_clip, write_image
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 from tests.tiny import write_tiny
 
 
@@ -116,7 +117,7 @@ def test_a_stream_begins_with_the_same_picture_as_on_the_cpu(gpu: FakeGpu, first
         SourceOptions(gpu=0, overflow_policy=OverflowPolicy.BLOCK),
         SourceOptions(overflow_policy=OverflowPolicy.BLOCK),
     ):
-        with RtspServer(first=first) as server, open_source(server.url, options=options) as source:
+        with RtspServer(Loop(first=first)) as server, open_source(server.url, options=options) as source:
             frame = next(iter(source))
             assert isinstance(frame.pixels, Nv12) == (options.gpu is not None)
             numbers.append(number_of(frame.image))

@@ -20,7 +20,8 @@ from streamer.sources.workers.isolated import IsolatedSource
 from streamer.sources.workers.pool import is_possible
 from tests.fakes import wait_for
 from tests.media import SIZE_WH, number_of
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="this system can't have decoding processes")
 
@@ -40,7 +41,7 @@ def children() -> list[str]:
 
 
 def test_frames_of_a_stream_read_apart() -> None:
-    with RtspServer(fps=60) as server, IsolatedSource(SourceSpec.parse(server.url, name="door"), EVERY) as source:
+    with RtspServer(Loop(fps=60)) as server, IsolatedSource(SourceSpec.parse(server.url, name="door"), EVERY) as source:
         assert source.info.live and source.info.name == "door" and source.info.size_wh == SIZE_WH
         frames = list(islice(source, 5))
         assert children()
@@ -61,5 +62,5 @@ def test_a_source_whose_opening_hangs_in_this_process_is_read_apart(monkeypatch:
 
     monkeypatch.setattr(VideoSource, "__init__", fail)
     monkeypatch.setattr(LiveSource, "_count_hanging", lambda source: 3)
-    with RtspServer(fps=60) as server, open_source(server.url, options=EVERY, wait=False) as source:
+    with RtspServer(Loop(fps=60)) as server, open_source(server.url, options=EVERY, wait=False) as source:
         assert [number_of(frame.image) for frame in islice(source, 3)] == [0, 1, 2]

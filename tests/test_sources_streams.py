@@ -18,7 +18,8 @@ from streamer.common.queues import OverflowPolicy
 from streamer.frames.yuv import Yuv420
 from streamer.sources import SourceOptions, open_source
 from tests.media import SIZE_WH, number_of, picture, write_clip
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 
 HURRY = SourceOptions(open_timeout_s=1.0, key_frame_timeout_s=1.0)
 NO_SILENCE = SourceOptions(open_timeout_s=30.0, stall_timeout_s=1.0, reconnect=0, overflow_policy=OverflowPolicy.BLOCK)
@@ -29,13 +30,13 @@ SILENT = r"(sent nothing|gave no picture) for 1 s; check its network and power"
 
 @pytest.fixture(scope="module")
 def camera() -> Iterator[RtspServer]:
-    with RtspServer(fps=60) as server:
+    with RtspServer(Loop(fps=60)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def guarded_camera() -> Iterator[RtspServer]:
-    with RtspServer(credentials="admin:hunter2", fps=60) as server:
+    with RtspServer(Loop(fps=60), credentials="admin:hunter2") as server:
         yield server
 
 
@@ -64,7 +65,7 @@ def test_a_scheme_in_capitals(camera: RtspServer) -> None:
 
 def test_rtsp_with_long_pictures_and_two_readers() -> None:
     with (
-        RtspServer(size_wh=(640, 480), fps=60) as server,
+        RtspServer(Loop(size_wh=(640, 480), fps=60)) as server,
         open_source(server.url, name="a", options=EVERY) as first,
         open_source(server.url, name="b", options=EVERY) as second,
     ):
@@ -115,7 +116,7 @@ def test_no_host_by_that_name() -> None:
 
 
 def test_a_camera_that_hangs_up() -> None:
-    with RtspServer(fps=60, hang_up_after=15) as server, open_source(server.url, options=NO_SECOND_TRY) as source:
+    with RtspServer(Loop(fps=60), hang_up_after=15) as server, open_source(server.url, options=NO_SECOND_TRY) as source:
         frames = iter(source)
         numbers = [number_of(next(frames).image) for _ in range(15)]
         with pytest.raises(SourceError, match=f"'{re.escape(server.url)}' (ended|broke off)"):
@@ -124,7 +125,7 @@ def test_a_camera_that_hangs_up() -> None:
 
 
 def test_a_camera_that_falls_silent() -> None:
-    with RtspServer(fps=60, silent_after=15) as server, open_source(server.url, options=NO_SILENCE) as source:
+    with RtspServer(Loop(fps=60), silent_after=15) as server, open_source(server.url, options=NO_SILENCE) as source:
         numbers = []
         with pytest.raises(SourceError, match=SILENT):
             for frame in source:
@@ -135,19 +136,21 @@ def test_a_camera_that_falls_silent() -> None:
 
 
 def test_a_stream_joined_between_key_frames() -> None:
-    with RtspServer(fps=60, first=3) as server, open_source(server.url, options=EVERY) as source:
+    with RtspServer(Loop(fps=60, first=3)) as server, open_source(server.url, options=EVERY) as source:
         assert [number_of(frame.image) for frame in islice(source, 12)] == list(range(10, 22))
         assert source.skipped == ()
 
 
 def test_a_stream_that_cannot_be_joined() -> None:
     vain = pytest.raises(SourceError, match="sent data for 1 s but no complete picture")
-    with RtspServer(key_frames=False) as server, vain:
+    film = Loop()
+    film.pictures = film.pictures[1:10]  # no key frame
+    with RtspServer(film) as server, vain:
         open_source(server.url, options=HURRY)
 
 
 def test_closing_while_a_read_waits() -> None:
-    with RtspServer(fps=60, silent_after=15) as server:
+    with RtspServer(Loop(fps=60), silent_after=15) as server:
         source = open_source(server.url, options=NO_SILENCE)
         ended: list[str] = []
         last = threading.Event()

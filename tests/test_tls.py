@@ -28,7 +28,8 @@ from streamer.common.tls import Trust, check_trust, ffmpeg_options
 from streamer.models.zoo import download
 from streamer.sources import SourceOptions, open_source
 from tests.media import number_of, picture, write_clip
-from tests.rtsp_server import RtspServer
+from tests.rtsp.film import Loop
+from tests.rtsp.server import RtspServer
 from tests.test_cli import main, model  # noqa: F401 - `model` is a fixture
 
 MATERIAL = Path(__file__).parent / "tls"
@@ -239,7 +240,7 @@ def test_rtsps() -> None:
         ("server.pem", True, "certificate"),
         ("other.pem", AUTHORITY, "IP address mismatch"),
     ):
-        with RtspServer(credentials="admin:secret", fps=60, tls=context_of(certificate)) as camera:
+        with RtspServer(Loop(fps=60), credentials="admin:secret", tls=context_of(certificate)) as camera:
             camera._server.handle_error = lambda *_: None  # type: ignore[method-assign]
             if why is None:
                 assert numbers(url.format(port=camera.port), trust, 5) == list(range(5))

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _BUFFER = 128 * 1024  # of a socket, each way: near to a camera's, so that little waits here while the wire is held
 _COMMAND_TIMEOUT_S = 10.0
-_FRAME_HEADER, _RTP_HEADER = 4, 12
+_FRAME_HEADER, RTP_HEADER = 4, 12
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing throws away what is queued and resets the connection
 
 
@@ -51,7 +51,7 @@ class Wire:
         self._clients: set[asyncio.Task[None]] = set()
         self._passing = asyncio.Event()
         self._passing.set()
-        self._damage = _Damage(0.0, 0)
+        self._damage = Damage(0.0, 0)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="camera-wire", daemon=True)
         self._thread.start()
@@ -86,7 +86,7 @@ class Wire:
             share: 0 (none) to 1 (all of the packets).
             seed: the same one hits the same packets and bytes of the same stream.
         """
-        self._damage = _Damage(share, seed)
+        self._damage = Damage(share, seed)
 
     def close(self) -> None:
         """Ends all connections and frees the port."""
@@ -193,15 +193,18 @@ def _reset(end: asyncio.StreamWriter) -> None:
         end.transport.abort()
 
 
-class _Damage:
+class Damage:
+    """Flips bits in one byte of the payload of a share of RTP packets; see `Wire.corrupt`."""
+
     def __init__(self, share: float, seed: int) -> None:
         self._share, self._dice = share, random.Random(seed)
 
-    def do(self, frame: bytearray) -> None:
-        """Damages an interleaved frame, or not."""
-        first = _FRAME_HEADER + _RTP_HEADER
-        if len(frame) > first and self._dice.random() < self._share:
-            frame[self._dice.randrange(first, len(frame))] ^= self._dice.randrange(1, 256)
+    def __call__(self, payload: bytes) -> bytes:
+        """Returns a packet's payload, damaged or not."""
+        damaged = bytearray(payload)
+        if damaged and self._dice.random() < self._share:
+            damaged[self._dice.randrange(len(damaged))] ^= self._dice.randrange(1, 256)
+        return bytes(damaged)
 
 
 class _Interleaved:
@@ -210,7 +213,7 @@ class _Interleaved:
     def __init__(self) -> None:
         self._rest = bytearray()
 
-    def disturbed(self, data: bytes, damage: _Damage) -> bytes:
+    def disturbed(self, data: bytes, damage: Damage) -> bytes:
         """Returns all complete messages up to here, RTP packets damaged; keeps the beginning of the next."""
         self._rest += data
         ready = bytearray()
@@ -218,7 +221,8 @@ class _Interleaved:
             message = self._rest[:size]
             del self._rest[:size]
             if message[:1] == b"$" and message[1] % 2 == 0:  # odd channels carry RTCP
-                damage.do(message)
+                header = _FRAME_HEADER + RTP_HEADER
+                message[header:] = damage(bytes(message[header:]))
             ready += message
         return bytes(ready)
 

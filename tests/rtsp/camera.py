@@ -1,95 +1,41 @@
 """A camera on loopback that can be frozen, killed, restarted, and reached over a wire that fails: for tests and
 benchmarks of what happens then.
 
-It is a real RTSP server (GStreamer's) in a process of its own. Each picture carries its number and the time it was
-made, which `read_code` reads from the decoded picture: so a test can count lost pictures and measure their age.
+It is an `RtspServer` in a process of its own, which films live. Each picture carries its number and the time it was
+made, which `tests.rtsp.code` reads.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import functools
+import ctypes
 import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from streamer.common.closeable import Closeable
-from tests.camera_server import CODE_COLUMNS, CODE_HEIGHTS, CODE_ROWS, PATH, number_and_ms
-from tests.camera_wire import Wire, reserved_port
+from tests.rtsp.film import LiveFilm
+from tests.rtsp.server import RtspServer
+from tests.rtsp.wire import Wire, reserved_port
 
-_PYTHON = "/usr/bin/python3"
-_SERVER = Path(__file__).with_name("camera_server.py")
+_ROOT = Path(__file__).parent.parent.parent
 _START_TIMEOUT_S = 60.0
 _POLL_S = 0.002
-_SAMPLES = 5  # each way in a cell's middle half
-_DARK, _LIGHT = 110, 146  # a cell between them is no bit
-
-
-@dataclass(frozen=True)
-class Code:
-    """What a picture says of itself.
-
-    Attributes:
-        number: counts the pictures that the server made since it was started, from 0; key frames are the multiples of
-            `key_interval`.
-        sent_s: when it was given to the encoder, in seconds of `time.monotonic` (on Linux also `time.perf_counter`).
-    """
-
-    number: int
-    sent_s: float
-
-
-def read_code(image: npt.NDArray[np.uint8]) -> Code | None:
-    """Returns the code along the bottom of a camera's picture, or None where there is none that can be read.
-
-    Args:
-        image: (H, W, 3) BGR or (H, W) luma, uint8, scaled as may be; the code's cells must be left about 3 pixels.
-    """
-    rows, columns = _sampled(image.shape[0], image.shape[1])
-    samples = image[rows[:, None], columns].reshape(CODE_ROWS, _SAMPLES, CODE_COLUMNS, -1)
-    cells = samples.mean(axis=(1, 3))
-    if np.any((cells > _DARK) & (cells < _LIGHT)):
-        return None
-    read = number_and_ms((cells >= _LIGHT).astype(int).ravel().tolist())
-    return None if read is None else Code(read[0], read[1] / 1000)
-
-
-@functools.lru_cache(maxsize=16)
-def _sampled(height: int, width: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Returns the rows and columns at which cells are read."""
-    inside = 0.25 + 0.5 * (np.arange(_SAMPLES) + 0.5) / _SAMPLES
-    rows = CODE_HEIGHTS - CODE_ROWS + np.add.outer(np.arange(CODE_ROWS), inside).ravel()
-    columns = np.add.outer(np.arange(CODE_COLUMNS), inside).ravel()
-    return (rows * height / CODE_HEIGHTS).astype(np.intp), (columns * width / CODE_COLUMNS).astype(np.intp)
-
-
-@functools.lru_cache(maxsize=1)
-def camera_missing() -> str | None:
-    """Returns why this machine can't run a camera, naming the packages it wants, or None where it can."""
-    if not Path(_PYTHON).exists():
-        return f"the simulated camera needs {_PYTHON} (package python3)"
-    asked = subprocess.run([_PYTHON, "-I", str(_SERVER), "--missing"], capture_output=True, text=True, timeout=60)
-    if asked.returncode:
-        return f"the simulated camera can't be asked what it needs: {asked.stderr.strip()}"
-    packages = asked.stdout.strip()
-    return f"the simulated camera needs system packages: apt-get install {packages}" if packages else None
+_SET_PARENT_DEATH_SIGNAL = 1
+_TRANSPORTS = {"tcp": ["TCP"], "udp": ["UDP"], "both": ["TCP", "UDP"]}
 
 
 class Camera(Closeable):
     """Serves from construction to `close`; a context manager. Its methods are for one thread at a time.
 
-    It films and encodes all the time, once for all its clients; who connects waits for the next key frame, as with
-    most cameras. A client that takes nothing for some seconds misses pictures, up to a key frame.
+    It films all the time, see `LiveFilm`.
 
     Attributes:
         url: where to connect, through the wire; without credentials.
@@ -111,7 +57,7 @@ class Camera(Closeable):
         """Starts the camera; returns when it answers.
 
         Args:
-            size_wh: of its pictures, even numbers; the code wants 160 x 96 or more.
+            size_wh: of its pictures, even numbers; at least 160 x 96 for the code.
             fps: how many pictures a second it makes.
             key_interval: every Nth picture is a key frame; each one of MJPEG is.
             credentials: "user:password" that clients must give, by digest, or None.
@@ -123,7 +69,7 @@ class Camera(Closeable):
             ValueError: if a size isn't even.
             RuntimeError: if it doesn't answer, with what it wrote.
         """
-        self._fixed = {"fps": fps, "credentials": credentials, "transport": transport}
+        self._fixed = {"fps": fps, "credentials": credentials, "transports": _TRANSPORTS[transport]}
         self._size_wh, self._key_interval, self._codec = size_wh, key_interval, codec
         self._server: subprocess.Popen[bytes] | None = None
         self._holder = reserved_port()
@@ -131,8 +77,8 @@ class Camera(Closeable):
         # The server dies with the thread that started it, which must be neither a test's nor a benchmark's.
         self._starter = concurrent.futures.ThreadPoolExecutor(1, "camera-starter")
         self.wire = Wire(self._port, port)
-        self.url = f"rtsp://127.0.0.1:{self.wire.port}{PATH}"
-        self.direct_url = f"rtsp://127.0.0.1:{self._port}{PATH}"
+        self.url = f"rtsp://127.0.0.1:{self.wire.port}/live"
+        self.direct_url = f"rtsp://127.0.0.1:{self._port}/live"
         try:
             self.start()
         except BaseException:
@@ -213,8 +159,8 @@ class Camera(Closeable):
             "port": self._port,
             "parent": os.getpid(),
         }
-        command = [_PYTHON, "-I", str(_SERVER), json.dumps(settings)]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        command = [sys.executable, "-m", __name__, json.dumps(settings)]
+        return subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
 
     def _wait_for_answer(self) -> None:
         assert self._server is not None
@@ -235,3 +181,27 @@ def answers(port: int, timeout_s: float = 1.0) -> bool:
             return probe.recv(16).startswith(b"RTSP/1.0")
     except OSError:
         return False
+
+
+def _serve(
+    size_wh: tuple[int, int],
+    fps: int,
+    key_interval: int,
+    codec: str,
+    port: int,
+    credentials: str | None,
+    transports: list[str],
+    parent: int,
+) -> None:
+    """Serves until the process is killed, by the kernel too, even suspended, when the thread that started it ends."""
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the process that started this one is gone")
+    film = LiveFilm(codec, size_wh, fps, key_interval)
+    with RtspServer(film, port=port, credentials=credentials, transports=transports):
+        signal.pause()
+
+
+if __name__ == "__main__":
+    settings = json.loads(sys.argv[1])
+    _serve(**settings | {"size_wh": tuple(settings["size_wh"])})
