@@ -17,22 +17,20 @@ import onnx
 from onnx import ModelProto, helper, numpy_helper
 
 from calibration.channels import Channels, groups_of
+from calibration.ranges import probe
 
 _LEAST_RATIO = 1e-3
 """Least range of a channel relative to its tensor's widest, which bounds factors."""
-_ACTIVATION_SHARE = 0.75
-"""Exponent for dense convolutions; 0.75 measured best of 0.5, 0.75 and 1."""
+_SHARE = 0.75
+"""Of activations, for dense convolutions: 0 equalises weights only. 0.75 measured best of 0.5, 0.75 and 1."""
 
 
-def equalized(
-    model: ModelProto, inputs: Sequence[npt.NDArray[np.float32]], share: float = _ACTIVATION_SHARE
-) -> ModelProto:
+def equalized(model: ModelProto, inputs: Sequence[npt.NDArray[np.float32]]) -> ModelProto:
     """Returns an equalised copy of a float graph, which computes the same.
 
     Args:
         model: float32, one input, weights and biases in initializers.
         inputs: calibration data, each (1, 3, H, W) float32, normalised.
-        share: 0 equalises weights only, 1 activations only.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
@@ -50,7 +48,7 @@ def equalized(
             np.maximum.at(dense, labels, _positive(np.abs(weights[node.input[1]]).max(axis=(0, 2, 3))))
     factors = activations.copy()
     read_by_all = dense > 0
-    factors[read_by_all] = activations[read_by_all] ** share / dense[read_by_all] ** (1 - share)
+    factors[read_by_all] = activations[read_by_all] ** _SHARE / dense[read_by_all] ** (1 - _SHARE)
     factors[channels.fixed | (activations == 0)] = 1
 
     def scale(name: str, by: npt.NDArray[np.float64], axis: int) -> None:
@@ -78,19 +76,11 @@ def _channel_ranges(
     model: ModelProto, tensors: Sequence[str], inputs: Sequence[npt.NDArray[np.float32]]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Returns each channel's greatest absolute value in a picture, the mean over the pictures."""
-    import onnxruntime
-
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    del probed.graph.output[:]
+    nodes = []
     for tensor in tensors:
-        probed.graph.node.append(helper.make_node("Abs", [tensor], [f"{tensor}.absolute"]))
-        probed.graph.node.append(helper.make_node("GlobalMaxPool", [f"{tensor}.absolute"], [f"{tensor}.reach"]))
-        probed.graph.output.append(helper.make_tensor_value_info(f"{tensor}.reach", onnx.TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+        nodes.append(helper.make_node("Abs", [tensor], [f"{tensor}.absolute"]))
+        nodes.append(helper.make_node("GlobalMaxPool", [f"{tensor}.absolute"], [f"{tensor}.reach"]))
     totals = {tensor: np.zeros(1) for tensor in tensors}
-    for values in inputs:
-        for tensor, found in zip(tensors, session.run(None, {name: values}), strict=True):
-            totals[tensor] = totals[tensor] + found.ravel() / len(inputs)
+    for reach, found in probe(model, [f"{tensor}.reach" for tensor in tensors], inputs, nodes):
+        totals[reach.removesuffix(".reach")] = totals[reach.removesuffix(".reach")] + found.ravel() / len(inputs)
     return totals

@@ -24,7 +24,7 @@ from streamer.models.postprocess import Postprocessor
 
 MAX_CHANCE = 0.1
 """Greatest chance that a passed model loses more than the limit."""
-_ERRORS = NormalDist().inv_cdf(1 - MAX_CHANCE)  # standard errors between the estimate and the limit at that chance
+_Z = NormalDist().inv_cdf(1 - MAX_CHANCE)  # standard errors between the estimate and the limit at that chance
 _MOST_PICTURES = 5000
 _WARM_UP = 5
 _TIMED = 40
@@ -75,10 +75,10 @@ class GateResult:
 
     def line(self) -> str:
         """Returns the result in words."""
-        seen = self.agreement
+        of = self.agreement
         words = (
-            f"agreement {seen.score:.3f} (IoU {seen.mean_iou:.3f}, score difference {seen.mean_score_difference:.3f},"
-            f" {seen.matched} matched, {seen.misses} missed, {seen.extras} extra)"
+            f"agreement {of.score:.3f} (IoU {of.mean_iou:.3f}, score difference {of.mean_score_difference:.3f},"
+            f" {of.matched} matched, {of.misses} missed, {of.extras} extra)"
         )
         if self.float_accuracy and self.int8_accuracy and self.estimate and self.drop_interval:
             low, high = self.drop_interval
@@ -108,13 +108,15 @@ class AccuracyGate:
         self.engines = tuple(engines)
         self._limits = limits
         self._labelled = labelled
-        self._decode = Postprocessor(original.spec, EVALUATION_CONF)
-        self._reference: dict[tuple[str, int], Output] = {}
+        self._postprocess = Postprocessor(original.spec, EVALUATION_CONF)
+        self._float_cache: dict[tuple[str, int], Output] = {}
 
     def fidelity(self, quantized: ModelProto, pictures: Sequence[Picture], engines: Sequence[str] = ()) -> float:
         """Returns the lowest `fidelity` over `engines` (default all). Unlike AP it is stable on few pictures."""
         return min(
-            fidelity(self.original.spec, self._float_outputs(engine, pictures), self._run(quantized, engine, pictures))
+            fidelity(
+                self.original.spec, self._float_outputs(engine, pictures), self._infer(quantized, engine, pictures)
+            )
             for engine in engines or self.engines
         )
 
@@ -123,21 +125,22 @@ class AccuracyGate:
         return [self._evaluate(quantized, engine, pictures) for engine in self.engines]
 
     def _evaluate(self, quantized: ModelProto, engine: str, pictures: Sequence[Picture]) -> GateResult:
-        before, after = self._float(engine, pictures), self._detect(quantized, engine, pictures)
-        seen = agreement(before, after)
+        before = self._postprocessed(self._float_outputs(engine, pictures), pictures)
+        after = self._postprocessed(self._infer(quantized, engine, pictures), pictures)
+        compared = agreement(before, after)
         if not self._labelled:
-            passed = seen.score >= self._limits.min_agreement
-            return GateResult(engine, len(pictures), seen, None, None, None, None, None, None, None, passed)
-        accurate, kept = self._accuracy(pictures, before), self._accuracy(pictures, after)
+            passed = compared.score >= self._limits.min_agreement
+            return GateResult(engine, len(pictures), compared, None, None, None, None, None, None, None, passed)
+        float_accuracy, int8_accuracy = self._accuracy(pictures, before), self._accuracy(pictures, after)
         estimate = estimate_drop(pictures, before, after)
         chance = estimate.chance_above(self._limits.max_ap_drop)
         return GateResult(
             engine,
             len(pictures),
-            seen,
-            accurate,
-            kept,
-            accurate.AP - kept.AP,
+            compared,
+            float_accuracy,
+            int8_accuracy,
+            float_accuracy.AP - int8_accuracy.AP,
             estimate,
             estimate.interval(),
             chance,
@@ -149,22 +152,16 @@ class AccuracyGate:
         sized = [(picture.size_wh, detections) for picture, detections in zip(pictures, found, strict=True)]
         return coco_accuracy([picture.sample for picture in pictures], sized, self.original.spec.labels)
 
-    def _float(self, engine: str, pictures: Sequence[Picture]) -> list[Detections]:
-        return self._decoded(self._float_outputs(engine, pictures), pictures)
-
-    def _detect(self, proto: ModelProto, engine: str, pictures: Sequence[Picture]) -> list[Detections]:
-        return self._decoded(self._run(proto, engine, pictures), pictures)
-
-    def _decoded(self, outputs: Sequence[Output], pictures: Sequence[Picture]) -> list[Detections]:
-        return [self._decode(output, picture.letterbox) for output, picture in zip(outputs, pictures, strict=True)]
+    def _postprocessed(self, outputs: Sequence[Output], pictures: Sequence[Picture]) -> list[Detections]:
+        return [self._postprocess(output, picture.letterbox) for output, picture in zip(outputs, pictures, strict=True)]
 
     def _float_outputs(self, engine: str, pictures: Sequence[Picture]) -> list[Output]:
-        missing = [picture for picture in pictures if (engine, id(picture)) not in self._reference]
-        for picture, output in zip(missing, self._run(self.original.proto, engine, missing), strict=True):
-            self._reference[engine, id(picture)] = output
-        return [self._reference[engine, id(picture)] for picture in pictures]
+        missing = [picture for picture in pictures if (engine, id(picture)) not in self._float_cache]
+        for picture, output in zip(missing, self._infer(self.original.proto, engine, missing), strict=True):
+            self._float_cache[engine, id(picture)] = output
+        return [self._float_cache[engine, id(picture)] for picture in pictures]
 
-    def _run(self, proto: ModelProto, engine: str, pictures: Sequence[Picture]) -> list[Output]:
+    def _infer(self, proto: ModelProto, engine: str, pictures: Sequence[Picture]) -> list[Output]:
         if not pictures:
             return []
         model = dataclasses.replace(self.original, proto=proto)
@@ -189,7 +186,7 @@ def more_pictures(estimate: Estimate, limit: float, count: int) -> int | None:
         return None
     wanted_error = abs(estimate.value - limit)
     most = float(_MOST_PICTURES)
-    wanted = min(count * (_ERRORS * estimate.error / wanted_error) ** 2, most) if wanted_error > 0 else most
+    wanted = min(count * (_Z * estimate.error / wanted_error) ** 2, most) if wanted_error > 0 else most
     return max(1, math.ceil(wanted) - count)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import logging
 import platform
@@ -23,7 +22,7 @@ from calibration.methods import METHODS, Quantizer, check_float, quantized_layer
 from calibration.pictures import DatasetSplit, network_input, split
 from calibration.report import QuantizationReport
 from calibration.search import Candidate, Search
-from streamer.common.cpu_info import available_cores
+from streamer.common.cpu_info import available_cores, version_of
 from streamer.common.errors import ConfigError, EngineError, ModelError
 from streamer.common.terminal import say
 from streamer.detector.self_check import record
@@ -177,16 +176,8 @@ def _report(
         results=tuple(results),
         latency_ms=latency,
         machine=f"{platform.processor() or platform.machine()}, {available_cores()} cores",
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)},
+        versions={name: version for name in _PACKAGES if (version := version_of(name))},
     )
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -198,7 +189,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options for pictures, methods and limits."""
+    """Adds the options for pictures, methods and limits; their defaults are those of `quantize`."""
+    parser.set_defaults(**_search_defaults())
     parser.add_argument(
         "--images", type=Path, required=True, metavar="DIR", help="pictures to calibrate on, 16 or more; or a .txt list"
     )
@@ -212,12 +204,12 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extra-images", type=Path, metavar="DIR", help="more pictures to calibrate on, without labels"
     )
-    parser.add_argument("--method", default="auto", choices=("auto", *METHODS), help="auto tries all, keeps the best")
-    parser.add_argument("--max-ap-drop", type=float, default=0.5, metavar="AP", help="AP that may be lost (0.5)")
+    parser.add_argument("--method", choices=("auto", *METHODS), help="auto tries all, keeps the best")
+    parser.add_argument("--max-ap-drop", type=float, metavar="AP", help="AP that may be lost (%(default)s)")
     parser.add_argument(
-        "--min-agreement", type=float, default=0.75, metavar="A", help="without labels: least agreement, 0 to 1 (0.75)"
+        "--min-agreement", type=float, metavar="A", help="without labels: least agreement, 0 to 1 (%(default)s)"
     )
-    parser.add_argument("--max-minutes", type=float, default=10, metavar="M", help="when to stop trying (10)")
+    parser.add_argument("--max-minutes", type=float, metavar="M", help="when to stop trying (%(default)s)")
     parser.add_argument(
         "--no-distill", action="store_false", dest="distill", help="leave layers in float without training first"
     )
@@ -236,8 +228,11 @@ def run(args: argparse.Namespace) -> int:
 
 def search_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the options of `add_search_arguments` as arguments of `quantize`."""
-    names = "images labels gate_images gate_labels extra_images method max_ap_drop min_agreement max_minutes distill"
-    return {name: getattr(args, name) for name in names.split()}
+    return {name: getattr(args, name) for name in ("images", *_search_defaults())}
+
+
+def _search_defaults() -> dict[str, Any]:
+    return {name: value for name, value in (quantize.__kwdefaults__ or {}).items() if name != "spec"}
 
 
 def print_report(report: QuantizationReport, output: Path) -> None:

@@ -6,12 +6,12 @@ They minimise the squared error after the activation, which shrinks negative val
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 Range = tuple[float, float]
 
@@ -86,18 +86,29 @@ def _samples(
     model: ModelProto, tensors: Mapping[str, float], inputs: Sequence[npt.NDArray[np.float32]]
 ) -> list[tuple[str, npt.NDArray[np.float32]]]:
     """Returns (tensor, values of it in all pictures)."""
+    found: defaultdict[str, list[npt.NDArray[np.float32]]] = defaultdict(list)
+    for tensor, made in probe(model, list(tensors), inputs):
+        flat = made.ravel()
+        found[tensor] += [flat[:: -(-flat.size // _SAMPLES)], np.array([flat.min(), flat.max()])]
+    return [(tensor, np.concatenate(parts)) for tensor, parts in found.items()]
+
+
+def probe(
+    model: ModelProto,
+    tensors: Sequence[str],
+    inputs: Sequence[npt.NDArray[np.float32]],
+    nodes: Sequence[NodeProto] = (),
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Runs a copy of a float graph with further nodes; yields the tensors' names and values, input by input."""
     import onnxruntime
 
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
+    probed.graph.node.extend(nodes)
     del probed.graph.output[:]
     for tensor in tensors:
         probed.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    found: defaultdict[str, list[npt.NDArray[np.float32]]] = defaultdict(list)
     for values in inputs:
-        for tensor, made in zip(tensors, session.run(None, {name: values}), strict=True):
-            flat = made.ravel()
-            found[tensor] += [flat[:: -(-flat.size // _SAMPLES)], np.array([flat.min(), flat.max()])]
-    return [(tensor, np.concatenate(parts)) for tensor, parts in found.items()]
+        yield from zip(tensors, session.run(None, {name: values}), strict=True)
