@@ -55,7 +55,7 @@ def check_report(path: Path, begins: bytes) -> None:
     except OSError as error:
         raise ConfigError(f"{path}: can't be replaced: {error.strerror or error}") from error
     if begun.strip() and not re.match(begins, begun):
-        raise ConfigError(f"{path}: is there and is no such report; move it, or give the output another name")
+        raise ConfigError(f"{path}: exists and is not such a report; move it, or give the output another name")
 
 
 def write_whole(output: Path, content: bytes) -> None:

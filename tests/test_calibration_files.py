@@ -69,5 +69,5 @@ def test_quantize_leaves_pages_that_are_there(name: str, tmp_path: Path, capsys:
     (tmp_path / name).write_text("# My notes\n")
     status = main(["quantize", str(model), "-o", str(tmp_path / "m.onnx"), "--images", str(tmp_path)])
     assert status == 2
-    assert f"{name}: is there and is no such report" in capsys.readouterr().err
+    assert f"{name}: exists and is not such a report" in capsys.readouterr().err
     assert (tmp_path / name).read_text() == "# My notes\n"

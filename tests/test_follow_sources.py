@@ -166,7 +166,7 @@ def test_a_source_that_cannot_be_opened_is_told_and_may_be_mended(
 def test_a_replacement_that_cannot_be_opened_leaves_the_old_one_recording(run: Following, caplog: Any) -> None:
     run.write("source: {a: refused, b: two}\n")
     wait_for(lambda: [error.where for error in run.pipeline.report().errors] == ["a"])
-    said = "source 'a' can't be replaced, the old one goes on: source 'refused' refused the connection"
+    said = "source 'a' can't be replaced, the old one continues: source 'refused' refused the connection"
     assert said in run.pipeline.report().errors[0].what
     run.flows("a")
     assert [uri for uri, _ in run.opened["a"]] == ["one"] and not run.opened["a"][0][1].closed

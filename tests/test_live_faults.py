@@ -310,7 +310,7 @@ def test_a_run_with_several_cameras_begins_without_one(camera: Camera, tmp_path:
         late.start()
         _, errors = run.communicate(timeout=60)
     assert run.returncode == 0, errors
-    assert "the run begins without it" in errors
+    assert "the run starts without it" in errors
     report = json.loads((tmp_path / "r").read_text())
     print(errors, report)
     assert [(part["name"], part["frames_processed"]) for part in report["sources"]] == [("a", 40), ("b", 40)]

@@ -177,7 +177,7 @@ def test_a_file_system_without_locks_is_logged_once(
     for name in ("a.jsonl", "b.jsonl"):
         JsonlSink(tmp_path / name, []).close()
     assert caplog.messages == [
-        f"files in {tmp_path} can't be locked (No locks available): see that no other run writes them"
+        f"files in {tmp_path} can't be locked (No locks available): make sure that no other run writes them"
     ]
 
 
@@ -244,7 +244,7 @@ def test_no_source_is_deleted_as_an_old_segment_of_another_sources_output(tmp_pa
 def test_a_report_replaces_only_a_report(content: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match="is there and is no report"):
+    with pytest.raises(ConfigError, match="exists and is not a report"):
         OutputPaths().claim_report(path)
     for report in ("", " \n", '{\n  "engine": {'):
         path.write_text(report)

@@ -84,7 +84,7 @@ def test_a_second_signal_ends_a_program_that_closes_its_outputs(tmp_path: Path) 
     program.signal(signal.SIGINT)
     status, err = program.end()
     assert (status, err.count("\n")) == (130, 1)
-    assert "outputs may lack their end" in err
+    assert "outputs may be incomplete" in err
 
 
 @pytest.mark.parametrize("attends", [True, False])
@@ -93,7 +93,7 @@ def test_a_program_in_which_nothing_moves_ends_within_the_time_stated(tmp_path: 
     program = Program(tmp_path, body + ("signals.report_progress(0); " if attends else "") + "hang()")
     program.signal(signal.SIGTERM)
     status, err = program.end()
-    assert (status, err) == (143, "stopped by SIGTERM, but for 0.1 s nothing moved: outputs may lack their end\n")
+    assert (status, err) == (143, "stopped by SIGTERM, without progress for 0.1 s: outputs may be incomplete\n")
 
 
 def test_a_program_in_which_something_moves_goes_on(tmp_path: Path) -> None:

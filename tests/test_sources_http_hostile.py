@@ -31,8 +31,8 @@ from tests.media import write_clip
             lambda request, send: send(b"HTTP/1.1 302 Found\r\nLocation: rtsp://127.0.0.1/\r\n\r\n"),
             "redirects .* HTTP;",
         ),
-        (lambda request, send: send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 101), "no proper HTTP answer"),
-        (lambda request, send: send(b"HTTP/1.1 200 OK\r\nX: " + bytes(70_000)), "no proper HTTP answer"),
+        (lambda request, send: send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 101), "no valid HTTP response"),
+        (lambda request, send: send(b"HTTP/1.1 200 OK\r\nX: " + bytes(70_000)), "no valid HTTP response"),
         (
             lambda request, send: send(head("image/jpeg", "Content-Length: 9") + b"no picture"),
             "gives no picture: damaged",
@@ -59,7 +59,7 @@ def endless(*parts: bytes) -> Reply:
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), "no proper HTTP answer"),
+        (endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), "no valid HTTP response"),
         (endless(head(MIXED), b"Content-Type: image/jpeg\r\n"), "bytes without a JPEG picture"),
         (endless(head(MIXED), jpeg(1)[:-2], bytes(1 << 16)), "sent a picture of more than 1000000 bytes"),
         (endless(head("image/jpeg"), jpeg(1)[:-2], bytes(1 << 16)), "sent a picture of more than 1000000 bytes"),

@@ -143,6 +143,6 @@ def _require_opencv() -> None:
         if "libGL" not in str(error) and "libgthread" not in str(error):
             raise
         raise StreamerError(
-            f"OpenCV misses a system library ({error}): install it (Debian, Ubuntu: apt install libgl1 libglib2.0-0), "
-            "or pip install opencv-python-headless instead of opencv-python: all but the window works with it"
+            f"OpenCV lacks a system library ({error}): install it (Debian, Ubuntu: apt install libgl1 libglib2.0-0), "
+            "or pip install opencv-python-headless instead of opencv-python: everything but the window works with it"
         ) from error

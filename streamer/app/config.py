@@ -223,7 +223,7 @@ class StreamConfig(FrozenModel):
         if isinstance(value, Mapping):
             for name, uri in value.items():
                 if not isinstance(uri, (str, int)) or isinstance(uri, bool):
-                    raise ValueError(f"wanted a URI behind {short(name)}")
+                    raise ValueError(f"wanted a URI for {short(name)}")
                 if not isinstance(name, (str, int)) or isinstance(name, bool):
                     raise ValueError(f"a source's name is a word, got {short(name)}: put it in quotes if it is one")
                 if (problem := name_problem(str(name))) is not None:
@@ -245,7 +245,7 @@ class StreamConfig(FrozenModel):
     @classmethod
     def _null_is_quoted(cls, value: object) -> object:
         if value is None or (isinstance(value, (list, tuple)) and None in value):
-            raise ValueError('a bare null is nothing in YAML: write "null" in quotes, or leave it out')
+            raise ValueError('an unquoted null is an empty value in YAML: write "null" in quotes, or leave it out')
         return _parsed_outputs(value)
 
     @field_validator("camera_size", mode="before")
@@ -341,7 +341,7 @@ def _parsed_outputs(value: object) -> tuple[OutputSpec, ...]:
 
 def _without_zero(text: str) -> str:
     if "\0" in text:
-        raise ValueError("no name can hold a zero byte")
+        raise ValueError("a name can't contain a zero byte")
     return text
 
 

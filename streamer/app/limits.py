@@ -30,13 +30,13 @@ def check_limits() -> None:
         allowed, _ = resource.getrlimit(number)
         if allowed != resource.RLIM_INFINITY and allowed < least:
             raise StreamerError(
-                f"the limit for {what} is {allowed // unit} (ulimit {option}), needed are {least // unit}: "
-                f"ulimit {option} {least // unit}, or more"
+                f"the limit for {what} is {allowed // unit} (ulimit {option}), at least {least // unit} is needed: "
+                f"run ulimit {option} {least // unit}"
             )
     startable = _startable(_LEAST_THREADS)
     if startable < _LEAST_THREADS:
         raise StreamerError(
-            f"the system allows only {startable} more threads, needed are {_LEAST_THREADS} and some for each camera: "
+            f"the system allows only {startable} more threads, {_LEAST_THREADS} and some for each camera are needed: "
             "raise ulimit -u, or the container's limit of processes"
         )
 

@@ -40,7 +40,7 @@ class FrozenModel(BaseModel):
             if bool not in (field.annotation, *get_args(field.annotation)) and any(
                 isinstance(part, bool) for part in parts
             ):
-                raise ValueError(f"{key}: true or false is none of its values, got {value_shown(value)}")
+                raise ValueError(f"{key}: can't be true or false, got {value_shown(value)}")
         return values
 
 

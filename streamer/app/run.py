@@ -232,7 +232,7 @@ class Run(Closeable):
         changed = [key for key in StreamConfig.model_fields if getattr(found, key) != getattr(before, key)]
         others = ", ".join(sorted(set(changed) - set(_FOLLOWED)))
         if others:
-            log.warning("%s can't change while the run goes on: restart it", others)
+            log.warning("%s can't change during a run: restart it", others)
 
     def _open(self, name: str, entry: Entry) -> None:
         """Has a new or changed source opened: at once beside the stream of that name, or once that has ended."""
@@ -328,7 +328,7 @@ class Run(Closeable):
                 log.warning("source %r isn't added: %s", name, str(error) or "the run is ending")
             except Exception as error:
                 is_kept = replaces and name in self._active()
-                what = "can't be replaced, the old one goes on" if is_kept else "can't be added"
+                what = "can't be replaced, the old one continues" if is_kept else "can't be added"
                 said = str(error) if isinstance(error, StreamerError) else f"{type(error).__name__}: {error}"
                 with self._lock:
                     if self._is_wanted(name, opening):

@@ -285,7 +285,7 @@ def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
     for source, cause in failed:
         if not source.info.live or (not patient and len(failed) == len(sources)):
             raise cause
-        log.warning("%s; the run begins without it, and keeps trying", cause)
+        log.warning("%s; the run starts without it and keeps trying", cause)
 
 
 def _chosen_outputs(config: StreamConfig) -> Sequence[OutputSpec]:

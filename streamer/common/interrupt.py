@@ -84,13 +84,13 @@ class Interrupt:
             self._end(self._number, f"stopped by {name}")
         threading.Thread(target=self._watch, args=(name,), name="shutdown watchdog", daemon=True).start()
         second = os.read(reader, 1)[0]
-        self._end(second, f"stopped by a second {signal.Signals(second).name}: outputs may lack their end")
+        self._end(second, f"stopped by a second {signal.Signals(second).name}: outputs may be incomplete")
 
     def _watch(self, name: str) -> None:
         while (left_s := self._progressed_s + self._timeout_s - time.monotonic()) > 0:
             time.sleep(min(left_s, 0.5))
         self._end(
-            self._number, f"stopped by {name}, but for {self._timeout_s:g} s nothing moved: outputs may lack their end"
+            self._number, f"stopped by {name}, without progress for {self._timeout_s:g} s: outputs may be incomplete"
         )
 
     def _end(self, number: int, said: str) -> None:

@@ -60,4 +60,4 @@ class FailurePolicy:
         if is_last:
             self._stop_source()
         else:
-            log.warning("%s; the other outputs go on", error)
+            log.warning("%s; the other outputs continue", error)

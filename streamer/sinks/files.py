@@ -147,7 +147,7 @@ def is_locked(path: Path) -> bool:
 
 @functools.lru_cache(maxsize=64)  # warn once a folder
 def _say_unlocked(folder: Path, why: str) -> None:
-    log.warning("files in %s can't be locked (%s): see that no other run writes them", folder, why)
+    log.warning("files in %s can't be locked (%s): make sure that no other run writes them", folder, why)
 
 
 def captured_utc(frame: Frame) -> datetime:

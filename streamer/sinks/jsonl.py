@@ -172,7 +172,7 @@ class LineFormat:
             return _encode(content) + "\n"
         except ValueError as error:
             raise SinkError(
-                f"frame {frame.index} of {frame.source} has a number that isn't finite: {content}"
+                f"frame {frame.index} of {frame.source} has a number that is NaN or Inf: {content}"
             ) from error
 
 

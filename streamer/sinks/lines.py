@@ -135,4 +135,4 @@ class Pipe:
         poll.register(descriptor, select.POLLOUT)
         while not poll.poll(_POLL_S * 1000):
             if self._interrupted.is_set() and time.monotonic() - self._interrupted_s > _GRACE_S:
-                raise OSError(errno.ETIMEDOUT, "its reader takes nothing more")
+                raise OSError(errno.ETIMEDOUT, "its reader has stopped reading")

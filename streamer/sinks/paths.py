@@ -190,7 +190,7 @@ class OutputPaths:
             raise ConfigError(f"{shown} is a folder; choose another name")
         check_folder(behind_link(path), shown)
         if not _may_become_report(path):
-            raise ConfigError(f"{shown} is there and is no report; choose another name, or remove it first")
+            raise ConfigError(f"{shown} exists and is not a report; choose another name, or remove it first")
         with self._lock:
             lock = PathLock(path)
             self._had.append(_real(path))

@@ -315,7 +315,7 @@ class VideoDecoder:
         if isinstance(error, ConnectionRefusedError):
             return "refused the connection; check the port, and that the camera or server is running"
         if isinstance(error, av.HTTPUnauthorizedError):
-            return "wants a user and password, or others than given; write SCHEME://USER:PASSWORD@HOST/..."
+            return "requires a user and password, or others than these; write SCHEME://USER:PASSWORD@HOST/..."
         if isinstance(error, (av.HTTPClientError, av.HTTPError)):
             return f"answered: {error.strerror}; check the path in the URL"
         url, left_s = str(self._target), self._options.open_timeout_s - waited_s

@@ -150,7 +150,7 @@ class HttpClient:
         except ConnectionRefusedError:
             problem = "refused the connection; check the port, and that the camera or server is running"
         except http.client.HTTPException as error:  # too many or too long lines, for instance
-            problem = f"sent no proper HTTP answer ({type(error).__name__}: {error}); check the path in the URL"
+            problem = f"sent no valid HTTP response ({type(error).__name__}: {error}); check the path in the URL"
         except ssl.SSLCertVerificationError as error:
             problem = distrusted(error)
         except (OSError, ValueError) as error:
@@ -224,5 +224,5 @@ def _selector(parts: SplitResult) -> str:
 
 def _refusal(status: int) -> str:
     if status == 401:
-        return "wants a user and password, or others than given; write SCHEME://USER:PASSWORD@HOST/..."
+        return "requires a user and password, or others than these; write SCHEME://USER:PASSWORD@HOST/..."
     return f"answered: {status} {http.client.responses.get(status, 'unknown')}; check the path in the URL"

@@ -53,7 +53,7 @@ class SnapshotSource(HttpImageSource):
             try:
                 response = self._client.get()
             except NotHttpError:
-                raise SourceError(f"source {self._shown!r} gives no picture any more; check its URL") from None
+                raise SourceError(f"source {self._shown!r} no longer returns a picture; check its URL") from None
             content = self._body(response, self._options.stall_timeout_s)
             now_s = time.perf_counter()
             if content == self._content and now_s - self._given_s < self._unchanged_s:
