@@ -37,7 +37,7 @@ def test_a_report_replaces_only_its_like(tmp_path: Path) -> None:
         path.write_text(content)
         check_report(path, rb'\{\s*"model"')
     path.write_text('{"images": []}')
-    with pytest.raises(ConfigError, match="is no such report"):
+    with pytest.raises(ConfigError, match="is not such a report"):
         check_report(path, rb'\{\s*"model"')
 
 

@@ -155,7 +155,7 @@ def test_a_camera_that_asks_for_a_password(kind: str) -> None:
     with HttpCamera(reply) as camera:
         for login in ("", "us%20er:p%41@"):
             url = camera.url.replace("//", f"//{login}") + "/snap.cgi?channel=1"
-            with pytest.raises(SourceError, match="requires a user and password, or others than given") as caught:
+            with pytest.raises(SourceError, match="requires a user and password, or others than these") as caught:
                 open_source(url, options=FAST)
             assert "p%41" not in str(caught.value)
         assert len(camera.requests) == 1 + 2  # a wrong one is sent once: cameras lock who guesses

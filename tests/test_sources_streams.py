@@ -83,7 +83,7 @@ def test_rtsp_with_a_password(guarded_camera: RtspServer) -> None:
 
 @pytest.mark.parametrize("user", ["", "admin:hunter3@", "hunter2:x@"])
 def test_rtsp_with_a_wrong_password(guarded_camera: RtspServer, user: str) -> None:
-    with pytest.raises(SourceError, match="requires a user and password, or others than given") as caught:
+    with pytest.raises(SourceError, match="requires a user and password, or others than these") as caught:
         open_source(guarded_camera.url.replace("rtsp://", f"rtsp://{user}"))
     assert "hunter3" not in str(caught.value)
 
