@@ -32,14 +32,14 @@ class QueueSelector:
     """Lets a consumer wait for any of several queues, which share its lock.
 
     Attributes:
-        lock: guards everything else here, and the queues.
+        lock: guards everything else here, and the queues; shared by selectors between which queues move.
         clock: seconds, monotonic.
         ready_since: when each non-empty queue became so, the longest ago first.
         closed: queues that were closed, until the consumer removes them.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.lock = threading.Lock()
+    def __init__(self, clock: Callable[[], float] = time.monotonic, lock: threading.Lock | None = None) -> None:
+        self.lock = lock or threading.Lock()
         self.clock = clock
         self.ready_since: dict[BoundedQueue[Any], float] = {}
         self.closed: dict[BoundedQueue[Any], None] = {}
@@ -189,6 +189,15 @@ class BoundedQueue(Generic[T]):
                 return
             self._selector.wait(left_s)
 
+    def move_to(self, selector: QueueSelector) -> None:
+        """Has another consumer wait for this queue, at a selector with the same lock; with that lock held."""
+        before, self._selector = self._selector, selector
+        if self in before.ready_since:
+            selector.ready_since[self] = before.ready_since.pop(self)
+        if self in before.closed:
+            selector.closed[self] = before.closed.pop(self)
+        selector.wake()
+
     def pop(self) -> T:
         """Removes and returns the oldest item of a non-empty queue; with the selector's lock held."""
         item = self._items.popleft()
@@ -253,8 +262,16 @@ class InFlightLimit:
         """Returns one credit; takes the selector's lock, which many threads want, only if none may have been left."""
         self._released += 1
         if self.available <= 1:
-            with self._selector.lock:
+            with self._selector.lock:  # the same for all selectors that it moves between
                 self._selector.wake()
+
+    def forgive(self, items: int) -> None:
+        """Returns the credits of items that won't come out; on the thread that acquires, or in its place."""
+        self._acquired -= items
+
+    def move_to(self, selector: QueueSelector) -> None:
+        """Has another thread acquire, which waits at a selector with the same lock; with that lock held."""
+        self._selector = selector
 
 
 class CreditQueue(BoundedQueue[T]):

@@ -40,6 +40,7 @@ class Nv12(DevicePixels):
         pool: BufferPool[Surface] | None = None,
     ) -> None:
         self.size_wh = size_wh
+        self.gpu = lease.buffer.gpu.index
         self.matrix = tags.matrix
         self.full_range = tags.full_range
         self.tags = tags

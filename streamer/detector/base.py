@@ -49,12 +49,14 @@ class Detector(Closeable):
         labels: class names, by class id.
         depth: how many frames may be in flight.
         batch: the best number of frames for one submit.
+        gpu: number of the GPU that it runs on; None on a CPU.
     """
 
     info: EngineInfo
     labels: tuple[str, ...]
     depth: int
     batch: int = 1
+    gpu: int | None = None
 
     @property
     @abc.abstractmethod

@@ -92,6 +92,7 @@ class CudaDetector(Detector):
         self.labels = spec.labels
         self._spec = spec
         self._gpu = gpu
+        self.gpu = gpu.index
         self._engine = engine
         self._postprocess = postprocessor
         self._submitted = 0
@@ -165,7 +166,7 @@ class CudaDetector(Detector):
 
         Does nothing when all staging buffers are in use, or the pixels are on the GPU already.
         """
-        if isinstance(frame.pixels, Nv12):
+        if isinstance(frame.pixels, Nv12) and frame.gpu == self.gpu:
             return
         staged = self._pool.stage(frame, self._letterbox(frame), reserve=self.depth)
         if staged is not None:
@@ -189,8 +190,11 @@ class CudaDetector(Detector):
         self._submitted += 1
 
     def _put(self, slot: CudaSlot, index: int, frame: Frame, letterbox: Letterbox) -> StagedFrame | None:
-        """Puts one frame into a slot; returns the staging buffer to keep until the batch is finished."""
-        if isinstance(frame.pixels, Nv12):
+        """Puts one frame into a slot; returns the staging buffer to keep until the batch is finished.
+
+        A frame on another GPU is copied through the host.
+        """
+        if isinstance(frame.pixels, Nv12) and frame.gpu == self.gpu:
             slot.describe(index, frame.pixels.describe(letterbox), frame.pixels.ready_event)
             return None
         staged = self._prepared.pop(frame, None) or self._pool.stage(frame, letterbox)

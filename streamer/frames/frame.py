@@ -21,9 +21,11 @@ class DevicePixels(abc.ABC):
 
     Attributes:
         size_wh: width and height in pixels.
+        gpu: number of the GPU whose memory it is in.
     """
 
     size_wh: tuple[int, int]
+    gpu: int
 
     @abc.abstractmethod
     def to_host(self) -> Yuv420:
@@ -78,6 +80,11 @@ class Frame:
         if isinstance(self.pixels, np.ndarray):
             return self.pixels.shape[1], self.pixels.shape[0]
         return self.pixels.size_wh
+
+    @property
+    def gpu(self) -> int | None:
+        """Number of the GPU whose memory the picture is in, None where it is on the host."""
+        return self.pixels.gpu if isinstance(self.pixels, DevicePixels) else None
 
     @property
     def shown_wh(self) -> tuple[int, int]:

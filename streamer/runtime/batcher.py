@@ -20,6 +20,7 @@ class BatchInput(Generic[T]):
         priority: where not all inputs fit in a batch, higher ones go first; may change at any time.
         on_batched: called by the consumer thread for each item that has gone into a batch.
         last_served: when the batcher last took an item, counted in items; the batcher's own.
+        lost: items that went into a batch and didn't come out, as their detector failed.
     """
 
     def __init__(self, queue: BoundedQueue[T], limit: InFlightLimit) -> None:
@@ -28,7 +29,7 @@ class BatchInput(Generic[T]):
         self.limit = limit
         self.priority = 0
         self.on_batched: Callable[[], None] | None = None
-        self.last_served = 0
+        self.last_served = self.lost = 0
         self._outranked = self._outranked_at_put = self._dropped_while_outranked = 0
 
     @property
@@ -58,6 +59,11 @@ class BatchInput(Generic[T]):
         self.limit.acquire()
         return self.queue.pop()
 
+    def lose(self, items: int = 1) -> None:
+        """Counts items that went into a batch and won't come out; on the batcher's thread, or in its place."""
+        self.lost += items
+        self.limit.forgive(items)
+
     def mark_outranked(self) -> None:
         """Notes that higher priorities filled a batch while an item waited; with the selector's lock held."""
         self._outranked += 1
@@ -71,13 +77,19 @@ class Batcher(Generic[T]):
     by a newer one. Inputs of higher priority go first; among equals the least recently served, so that all get equal
     shares. The items of one input keep their order. An input without credits is skipped: a slow consumer stalls only
     its own stream.
+
+    Several batchers may be peers, each with a consumer thread of its own: inputs move between them, and they end
+    together, once none has an input.
     """
 
-    def __init__(self, size: int, timeout_s: float, selector: QueueSelector) -> None:
+    def __init__(
+        self, size: int, timeout_s: float, selector: QueueSelector, peers: list[Batcher[T]] | None = None
+    ) -> None:
         """Starts without inputs.
 
         `size` is the most items in a batch; `timeout_s` the longest that one waits for others; `selector` is of all
-        inputs' queues, and of no other.
+        inputs' queues, and of no other. `peers` are those made before, whose selectors have the same lock; this one is
+        appended.
 
         Raises:
             ValueError: if `size` is below one or `timeout_s` below zero.
@@ -90,6 +102,8 @@ class Batcher(Generic[T]):
         self._finished: list[BatchInput[T]] = []
         self._turns = self._expected = 0
         self._is_over = False
+        self._peers = [] if peers is None else peers
+        self._peers.append(self)
 
     @property
     def inputs(self) -> tuple[BatchInput[T], ...]:
@@ -101,14 +115,38 @@ class Batcher(Generic[T]):
         """Adds an input.
 
         Raises:
-            Closed: if `next_batch` has returned None.
+            Closed: if `next_batch` of this one or a peer has returned None.
         """
         with self.selector.lock:
             if self._is_over:
                 raise Closed
-            added.last_served = self._turns
-            self._inputs[added.queue] = added
+            self._add(added)
+
+    def _add(self, added: BatchInput[T]) -> None:
+        added.last_served = self._turns
+        self._inputs[added.queue] = added
+        self.selector.wake()
+
+    def take_over(self, moved: BatchInput[T]) -> None:
+        """Takes an input over from a peer that has retired."""
+        with self.selector.lock:
+            moved.queue.move_to(self.selector)
+            moved.limit.move_to(self.selector)
+            self._add(moved)
+
+    def retire(self) -> tuple[list[BatchInput[T]], list[BatchInput[T]]]:
+        """Ends this one, while its peers go on; `expecting` must hold at one of them.
+
+        Returns:
+            The inputs that peers may take over, and those that had finished.
+        """
+        with self.selector.lock:
+            self._is_over = True
+            self._peers.remove(self)
+            inputs, finished = list(self._inputs.values()), self._finished
+            self._inputs, self._finished = {}, []
             self.selector.wake()
+            return inputs, finished
 
     @property
     def finished(self) -> Sequence[BatchInput[T]]:
@@ -121,7 +159,7 @@ class Batcher(Generic[T]):
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """Within the block an input is about to be added: `next_batch` doesn't return None."""
+        """Within the block an input is about to be added, here or at a peer: `next_batch` doesn't return None."""
         with self.selector.lock:
             self._expected += 1
         try:
@@ -129,7 +167,11 @@ class Batcher(Generic[T]):
         finally:
             with self.selector.lock:
                 self._expected -= 1
-                self.selector.wake()
+                self._wake_all()
+
+    def _wake_all(self) -> None:
+        for peer in self._peers:
+            peer.selector.wake()
 
     def next_batch(self, *, wait: bool) -> list[tuple[BatchInput[T], T]] | None:
         """Returns the next batch with each item's input; without `wait`, an empty one where none may go out now.
@@ -143,8 +185,7 @@ class Batcher(Generic[T]):
                 self._collect_finished()
                 ready = self._ready()
                 if not ready:
-                    if not self._inputs and not self._expected:
-                        self._is_over = True
+                    if self._is_over or self._end_if_unused():
                         return None
                     if not wait or len(self._inputs) < known:
                         return []
@@ -157,6 +198,15 @@ class Batcher(Generic[T]):
                 if not wait:
                     return []
                 selector.wait(left_s, more=missing)
+
+    def _end_if_unused(self) -> bool:
+        """Ends this one and its peers where none has an input or expects one; returns whether."""
+        if any(peer._inputs or peer._expected for peer in self._peers):
+            return False
+        for peer in self._peers:
+            peer._is_over = True
+        self._wake_all()
+        return True
 
     def _collect_finished(self) -> None:
         closed = self.selector.closed

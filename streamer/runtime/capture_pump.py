@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from streamer.common.errors import StreamerError
@@ -23,6 +23,7 @@ class CapturePump(FrameConsumer):
 
     Attributes:
         rate_limiter: drops frames beyond a rate; None drops none. May be replaced at any time.
+        prepare: what the detector does with a frame on the thread that captures it. May be replaced too.
     """
 
     def __init__(
@@ -33,9 +34,11 @@ class CapturePump(FrameConsumer):
         stats: StreamStats,
         failures: FailurePolicy,
         sink_queues: Sequence[BoundedQueue[Any]],
+        prepare: Callable[[Frame], None],
     ) -> None:
         """Captures nothing yet; `sink_queues` get the source's overflow policy, should that turn out to be another."""
         self.rate_limiter: RateLimiter | None = None
+        self.prepare = prepare
         self._spec, self._source, self._context = spec, spec.source, context
         self._output, self._queue, self._sink_queues = output, output.queue, sink_queues
         self._stats, self._failures = stats, failures
@@ -112,7 +115,7 @@ class CapturePump(FrameConsumer):
         limiter = self.rate_limiter
         is_within = limiter is None or limiter.allows(frame.pts_s)
         if is_within:
-            self._context.prepare(frame)
+            self.prepare(frame)
             self._output.put(frame)
         else:
             self._stats.dropped_early += 1
@@ -120,5 +123,5 @@ class CapturePump(FrameConsumer):
         return is_within
 
     def _has_enough(self) -> bool:
-        kept = self._stats.captured - self._stats.dropped_early - self._queue.dropped
+        kept = self._stats.captured - self._stats.dropped_early - self._queue.dropped - self._output.lost
         return self._context.max_frames is not None and kept >= self._context.max_frames

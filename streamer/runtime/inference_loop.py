@@ -1,11 +1,14 @@
-"""One detector for all streams: which of a stream's frames it sees, and the thread that drives it."""
+"""One detector for many streams: which of a stream's frames it sees, and the thread that drives it."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
+from collections.abc import Container
 from dataclasses import dataclass
 
-from streamer.common.queues import CreditQueue
+from streamer.common.queues import Closed, CreditQueue
 from streamer.common.stats import StageTimes
 from streamer.detector.base import Detector
 from streamer.frames.detections import Detections
@@ -63,18 +66,50 @@ class _Pending:
 
 
 class InferenceLoop:
-    """Keeps one detector busy with frames of all streams. Streams may be added by any thread."""
+    """Keeps one detector busy with frames of its streams. Streams may be added by any thread."""
 
-    def __init__(self, detector: Detector, batcher: Batcher[Frame], times: StageTimes) -> None:
-        """Takes frames from `batcher`; the detector stays the caller's."""
-        self._detector, self._batcher, self._times = detector, batcher, times
+    def __init__(
+        self, detector: Detector, batcher: Batcher[Frame], times: StageTimes, lost_gpus: Container[int] = ()
+    ) -> None:
+        """Takes frames from `batcher`; the detector stays the caller's. Frames on `lost_gpus` are lost."""
+        self._detector, self._batcher, self._times, self._lost_gpus = detector, batcher, times, lost_gpus
         self._streams: dict[BatchInput[Frame], InferenceHandover] = {}
         self._pending: deque[_Pending] = deque()
+        self._lock = threading.Lock()  # guards `_pending` and what is delivered against `abandon`
+        self._is_abandoned = False
+        self._waiting_since_s: float | None = None
 
     @property
     def streams(self) -> int:
         """Streams that have frames to come."""
         return len(self._streams)
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long the detector hasn't answered a call; 0 where none is waited for."""
+        since_s = self._waiting_since_s
+        return 0.0 if since_s is None else time.perf_counter() - since_s
+
+    def abandon(self) -> list[InferenceHandover]:
+        """Ends this loop, whose detector has failed or no longer answers, without waiting for it.
+
+        The frames in the detector are lost. The outputs of streams that have no more frames are closed; returns the
+        others, for the loop of another detector to `take_over`. Another batcher must be `expecting`.
+        """
+        with self._lock:
+            self._is_abandoned = True
+            pending, self._pending = self._pending, deque()
+        for each in pending:
+            each.stream.input.lose()
+        moving, finished = self._batcher.retire()
+        for ended in finished:
+            self._streams[ended].output.close()
+        return [self._streams[frames] for frames in moving]
+
+    def take_over(self, stream: InferenceHandover) -> None:
+        """Serves a stream of a loop that was abandoned."""
+        self._streams[stream.input] = stream
+        self._batcher.take_over(stream.input)
 
     def add(self, stream: InferenceHandover) -> None:
         """Serves one more stream.
@@ -94,10 +129,10 @@ class InferenceLoop:
 
         Raises:
             EngineError: if the detector fails.
-            Closed: if the run was aborted.
+            Closed: if the run was aborted, or this loop abandoned.
         """
         detector, pending = self._detector, self._pending
-        while True:
+        while not self._is_abandoned:
             if detector.capacity and len(pending) < _MAX_REUSING + detector.depth:
                 batch = self._batcher.next_batch(wait=not pending)
                 if batch is None and not pending:
@@ -109,7 +144,7 @@ class InferenceLoop:
                     continue
                 if batch and pending[0].reusing is None and detector.capacity:
                     continue
-            self._deliver(pending.popleft())
+            self._deliver(pending[0])
             self._close_finished()
         self._close_finished()
 
@@ -119,22 +154,40 @@ class InferenceLoop:
             if each.on_batched is not None:
                 each.on_batched()
             stream = self._streams[each]
+            if self._lost_gpus and frame.gpu in self._lost_gpus:
+                each.lose()
+                continue
             is_detected = stream.is_next_detected()
             self._pending.append(_Pending(stream, None if is_detected else frame))
             if is_detected:
                 detected.append(frame)
         if detected:
+            self._waiting_since_s = time.perf_counter()
             self._detector.submit_batch(detected)
+            self._waiting_since_s = None
 
     def _deliver(self, oldest: _Pending) -> None:
+        """Passes the oldest pending frame on, once the detector is done with it."""
         if oldest.reusing is not None:
-            oldest.stream.reuse(oldest.reusing)
+            with self._lock:
+                self._take_oldest()
+                oldest.stream.reuse(oldest.reusing)
             return
+        self._waiting_since_s = time.perf_counter()
         frame, detections, times = self._detector.collect()
+        self._waiting_since_s = None
         self._times.add("preprocess", times.preprocess_ms)
         self._times.add("inference", times.inference_ms)
         self._times.add("postprocess", times.postprocess_ms)
-        oldest.stream.deliver(frame, detections)
+        with self._lock:
+            self._take_oldest()
+            oldest.stream.deliver(frame, detections)
+
+    def _take_oldest(self) -> None:
+        """Removes the oldest pending frame, with the lock held; raises Closed where this loop was abandoned."""
+        if self._is_abandoned:
+            raise Closed
+        self._pending.popleft()
 
     def _close_finished(self) -> None:
         """Closes the outputs of streams that have finished, while others go on."""

@@ -1,4 +1,4 @@
-"""The run: sources, one detector and sinks on their threads, from the first frame to a report."""
+"""The run: sources, detectors and sinks on their threads, from the first frame to a report."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 from streamer.common.errors import ConfigError, SourceError, StreamerError
-from streamer.common.queues import Closed, OverflowPolicy, QueueSelector
+from streamer.common.queues import Closed, OverflowPolicy
 from streamer.common.redaction import redact_text
 from streamer.common.stats import StageTimes, Window
 from streamer.detector.base import Detector
 from streamer.frames.draw import Annotator
-from streamer.frames.frame import Frame
-from streamer.runtime.batcher import Batcher
 from streamer.runtime.flow_limits import FlowLimits
-from streamer.runtime.inference_loop import InferenceLoop
+from streamer.runtime.lanes import Lane, Lanes
 from streamer.runtime.report import RunError, RunReport, StreamRecord
 from streamer.runtime.sink_executor import SinkExecutor
 from streamer.runtime.sink_worker import SinkWorker
@@ -58,50 +57,48 @@ class PipelineStatus:
 
 
 class Pipeline:
-    """Runs streams through one detector; made for one call of `run`.
+    """Runs streams through one detector, or several of different GPUs; made for one call of `run`.
 
-    Threads: one captures each source, one detects for all, one draws for each source, one writes each sink; sinks that
-    need the main thread are written by the thread that calls `run`. A `PushSource` has no thread here, and streams
+    Threads: one captures each source, one drives each detector, one draws for each source, one writes each sink; sinks
+    that need the main thread are written by the thread that calls `run`. A `PushSource` has no thread here, and streams
     whose only sink needs nothing drawn share a few behind detection. Streams may be added, changed and removed from any
-    thread, also while it runs, without disturbing the others.
+    thread, also while it runs, without disturbing the others. With several detectors, see `Lanes` for which is whose.
     """
 
     def __init__(
         self,
         specs: Sequence[StreamSpec],
-        detector: Detector,
+        detector: Detector | Sequence[Detector],
         *,
         max_frames: int | None = None,
         overlay: bool = True,
         batch_timeout_s: float = DEFAULT_BATCH_TIMEOUT_S,
         on_poll: Callable[[Pipeline], None] | None = None,
     ) -> None:
-        """Takes over the specs' sources and sinks; the detector stays the caller's.
+        """Takes over the specs' sources and sinks; the detectors stay the caller's.
 
         Args:
             specs: at least one stream.
-            detector: finds objects for all streams.
+            detector: finds objects; several of the same model spread the streams.
             max_frames: frames to process of each source, then stop.
             overlay: whether to draw live figures onto frames.
             batch_timeout_s: longest wait for a batch to become full, where the detector takes batches.
             on_poll: called about fifty times a second on the thread that runs the pipeline.
         """
-        self._detector, self._on_poll = detector, on_poll
+        detectors = [detector] if isinstance(detector, Detector) else list(detector)
+        self._detector, self._on_poll = detectors[0], on_poll
         self._times = StageTimes()
         self._threads = ThreadGroup[Stream](self._fail)
         self._executor = SinkExecutor(self._start_for_all, self._fail)
-        selector = QueueSelector()
-        self._batcher: Batcher[Frame] = Batcher(detector.batch, batch_timeout_s, selector)
-        self._inference = InferenceLoop(detector, self._batcher, self._times)
+        self._lanes = Lanes(detectors, batch_timeout_s, self._times)
+        self._batch_timeout_s = batch_timeout_s
         self._context = PipelineContext(
-            selector=selector,
-            limits=FlowLimits.of_run(detector, len(specs)),
+            limits=FlowLimits.of_run(self._detector, -(-len(specs) // len(detectors))),
             times=self._times,
-            annotator=Annotator(detector.labels),
-            prepare=detector.prepare,
+            annotator=Annotator(self._detector.labels),
             direct_outputs=self._executor.selector,
             max_frames=max_frames,
-            overlay_head=f"{detector.info.name} {detector.info.precision}" if overlay else None,
+            overlay_head=f"{self._detector.info.name} {self._detector.info.precision}" if overlay else None,
         )
         self._stop = threading.Event()
         self._is_running = self._is_aborted = False
@@ -140,10 +137,19 @@ class Pipeline:
         return PipelineStatus(
             self._is_running,
             self._stop.is_set(),
-            self._batcher.timeout_s,
+            self._batch_timeout_s,
             len(self._threads.alive),
-            self._inference.streams,
+            sum(lane.inference.streams for lane in self._lanes.working),
         )
+
+    @property
+    def failed_detectors(self) -> tuple[Detector, ...]:
+        """Those that have failed: what belongs to their GPU can't be freed, and trying may hang."""
+        return tuple(lane.detector for lane in self._lanes.all if lane.error is not None)
+
+    def least_loaded_gpu(self) -> int | None:
+        """Returns the GPU that a new stream should be decoded by; None where a CPU detects."""
+        return self._lanes.choose().detector.gpu
 
     def add(self, spec: StreamSpec) -> None:
         """Takes over one more source and its sinks, and starts them at once where the run has begun.
@@ -158,9 +164,14 @@ class Pipeline:
                 raise ConfigError(f"there is a stream named {name!r} already: remove it first, or choose another name")
             if self._stop.is_set():
                 raise Closed
-            stream = Stream(spec, self._context)
+            lane = self._lanes.choose(spec.gpu)
+            stream = Stream(spec, self._context, lane)
             self._not_added.pop(name, None)
-            self._inference.add(stream.inference)
+            try:
+                lane.inference.add(stream.inference)
+            except BaseException:
+                lane.streams.pop(stream, None)
+                raise
             self._streams.append(stream)
             if self._is_running:
                 self._start(stream)
@@ -193,7 +204,7 @@ class Pipeline:
 
     def expecting(self) -> AbstractContextManager[None]:
         """Within the block a stream is about to be added: the run goes on also when all others end."""
-        return self._batcher.expecting()
+        return self._lanes.expecting()
 
     def stop(self) -> None:
         """Ends the run in good order, from any thread: frames already captured still reach the sinks."""
@@ -216,7 +227,8 @@ class Pipeline:
             self._drops_nothing = all(stream.policy is OverflowPolicy.BLOCK for stream in self._streams)
             for stream in self._streams:
                 self._start(stream)
-            self._start_for_all("detect", self._inference.run)
+            for lane in self._lanes.all:
+                self._start_for_all(lane.thread_name, partial(self._detect, lane))
         try:
             self._supervise(deadline_s)
         except BaseException as error:
@@ -255,6 +267,7 @@ class Pipeline:
             del latency_ms["mean"]
         return RunReport(
             engine=self._detector.info,
+            gpus=self._lanes.report(),
             sources=tuple(record.report for record in records),
             fps=processed / wall_s if wall_s > 0 else 0.0,
             wall_s=wall_s,
@@ -275,11 +288,25 @@ class Pipeline:
         """Returns where something failed, and with what: the failure that ended the run first."""
         found: list[tuple[str, BaseException]] = [] if self._error is None else [("run", self._error)]
         with self._lock:
+            found += [(lane.name, lane.error) for lane in self._lanes.all if lane.error is not None]
             for record in self._finished:
                 found += record.errors
             for stream in self._streams:
                 found += stream.failures.errors
             return [*found, *self._not_added.items()]
+
+    def _detect(self, lane: Lane) -> None:
+        """Drives a lane's detector until all streams have finished; the body of a thread."""
+        try:
+            lane.inference.run()
+        except Exception as error:
+            if isinstance(error, Closed) or not self._give_up(lane, error):
+                raise
+
+    def _give_up(self, lane: Lane, error: Exception) -> bool:
+        """Moves the streams of a lane that has failed; returns False where there is no other, and the run ends."""
+        with self._lock:
+            return not self._is_aborted and self._lanes.give_up(lane, error)
 
     def _start_for_all(self, name: str, body: Callable[[], None]) -> None:
         self._threads.start(name, body, throughput=self._drops_nothing)
@@ -325,6 +352,8 @@ class Pipeline:
                     stream.interrupt_sinks()
             self._write_main_thread_sinks(may_linger=not is_stopping)
             self._executor.ensure_worker()
+            for lane, error in self._lanes.stalled():
+                self._give_up(lane, error)
             self._forget_removed()
             if self._on_poll is not None:
                 self._on_poll(self)
@@ -342,10 +371,11 @@ class Pipeline:
                 thread.join(_POLL_S)
 
     def _is_over(self) -> bool:
-        """Whether no consumer is left; threads that wait for a source that hangs don't count."""
+        """Whether no consumer is left; threads that wait for a source or a GPU that hangs don't count."""
         if self._main_thread_sinks or self._executor.unfinished:
             return False
-        if any(not thread.name.startswith(("capture ", "serve ")) for thread in self._threads.alive):
+        ignored = ("capture ", "serve ", *(lane.thread_name for lane in self._lanes.all if lane.error is not None))
+        if any(not thread.name.startswith(ignored) for thread in self._threads.alive):
             return False
         return all(stream.inference.input.queue.is_finished for stream in self.streams)
 
@@ -359,5 +389,6 @@ class Pipeline:
             for stream in list(self._streams):
                 if stream.is_removed and stream not in busy and stream.direct not in writing:
                     self._streams.remove(stream)
+                    stream.lane.streams.pop(stream, None)
                     self._finished_processed += stream.stats.processed
                     self._finished.append(stream.record())

@@ -33,8 +33,18 @@ class SourceReport:
 
 
 @dataclass(frozen=True)
+class GpuReport:
+    """One of several GPUs: what runs on it, and the sources that it had at the end."""
+
+    name: str
+    engine: EngineInfo
+    sources: tuple[str, ...]
+    failed: bool
+
+
+@dataclass(frozen=True)
 class RunError:
-    """What failed: the source's or output's name (``run`` for the run as a whole), and why."""
+    """What failed: the source's, output's or GPU's name (``run`` for the run as a whole), and why."""
 
     where: str
     what: str
@@ -55,15 +65,16 @@ class RunReport:
     """One run.
 
     Attributes:
-        engine: what computed.
+        engine: what computed; the first GPU's, where there are several.
         sources: one part each.
         fps: unique frames whose detections reached every sink, over `wall_s`.
         wall_s: seconds from the first thread's start to the last sink's end.
         stages_ms: mean, p50, p95 and p99 of each stage's time a frame, over its last 4,096 frames.
         latency_ms: p50, p95, p99 (last 4,096 frames of each source) and max from capture to the last sink.
-        errors: sources and outputs that failed; the others went on.
+        errors: sources, outputs and GPUs that failed; the others went on.
         files: what was written.
         skipped: what sources skipped, such as damaged pictures.
+        gpus: a part for each where there are several.
     """
 
     engine: EngineInfo
@@ -75,11 +86,12 @@ class RunReport:
     errors: tuple[RunError, ...] = ()
     files: tuple[Path, ...] = ()
     skipped: tuple[str, ...] = ()
+    gpus: tuple[GpuReport, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns engine, sources, fps, wall_s, stages_ms, latency_ms.
 
-        `errors`, a source's `gave_way` and the engine's `fallbacks` are there where there were any.
+        `errors`, `gpus`, a source's `gave_way` and the engine's `fallbacks` are there where there were any.
         """
         content = asdict(self)
         del content["files"], content["skipped"]
@@ -88,8 +100,12 @@ class RunReport:
         for source in content["sources"]:
             if not source["gave_way"]:
                 del source["gave_way"]
-        if not self.errors:
-            del content["errors"]
+        for key in ("errors", "gpus"):
+            if not content[key]:
+                del content[key]
+        for gpu in content.get("gpus", ()):
+            if not gpu["engine"]["fallbacks"]:
+                del gpu["engine"]["fallbacks"]
         return content
 
     def write(self, path: Path) -> None:

@@ -10,6 +10,7 @@ from streamer.runtime.capture_pump import CapturePump
 from streamer.runtime.failure_policy import FailurePolicy
 from streamer.runtime.fan_out import DirectOutput, FanOut
 from streamer.runtime.inference_loop import DetectedQueue, InferenceHandover
+from streamer.runtime.lanes import Lane
 from streamer.runtime.overlay import Overlay, StreamStatus
 from streamer.runtime.report import SourceReport, StreamRecord
 from streamer.runtime.sink_worker import FrameDelivery, SinkWorker
@@ -29,11 +30,12 @@ class Stream:
         direct: writes the only sink, where nothing is drawn; None where `fan_out` serves the sinks.
         fan_out: draws, and offers each frame to the sinks.
         sinks: one worker each.
+        lane: the detector that it has now.
         is_removed: whether it was asked to end before its source did.
     """
 
-    def __init__(self, spec: StreamSpec, context: PipelineContext) -> None:
-        """Connects the stages."""
+    def __init__(self, spec: StreamSpec, context: PipelineContext, lane: Lane) -> None:
+        """Connects the stages; `lane` detects."""
         policy = spec.overflow_policy
         ahead = spec.source.max_unacknowledged if isinstance(spec.source, PushSource) else 0
         limits = context.limits.of_stream(policy, ahead)
@@ -48,12 +50,15 @@ class Stream:
         for name, sink in spec.sinks:
             queue = BoundedQueue[FrameDelivery](limits.live_view if sink.live_view else limits.recorder, sink_policy)
             self.sinks.append(SinkWorker(name, sink, queue, self.stats, context.times, self.failures))
-        in_flight = InFlightLimit(limits.in_flight, context.selector)
-        captured = BoundedQueue[Frame](limits.captured, policy, context.selector, burst=limits.burst)
+        in_flight = InFlightLimit(limits.in_flight, lane.batcher.selector)
+        captured = BoundedQueue[Frame](limits.captured, policy, lane.batcher.selector, burst=limits.burst)
         is_direct = len(spec.sinks) == 1 and not (spec.sinks[0][1].needs_pixels or spec.sinks[0][1].main_thread)
         detected = DetectedQueue(in_flight, context.direct_outputs if is_direct else None)
         batch_input = BatchInput(captured, in_flight)
-        self.capture = CapturePump(spec, batch_input, context, self.stats, self.failures, [w.queue for w in self.sinks])
+        sink_queues = [worker.queue for worker in self.sinks]
+        self.capture = CapturePump(spec, batch_input, context, self.stats, self.failures, sink_queues, lane.prepare)
+        self.lane, self._gpu = lane, spec.gpu
+        lane.streams[self] = None
         self.inference = InferenceHandover(batch_input, detected)
         self.direct = DirectOutput(self.name, detected, self.sinks[0]) if is_direct else None
         overlay = Overlay(context.overlay_head, self.status)
@@ -68,8 +73,8 @@ class Stream:
     @property
     def dropped(self) -> int:
         """Frames that didn't reach every sink: skipped, over the rate limit, not detected, or too late for a sink."""
-        stats = self.stats
-        before = self.source.dropped + stats.dropped_early + self.inference.input.queue.dropped
+        stats, frames = self.stats, self.inference.input
+        before = self.source.dropped + stats.dropped_early + frames.queue.dropped + frames.lost
         return before + stats.dropped_late
 
     def change(self, priority: int, max_fps: float | None, detect_every: int) -> None:
@@ -77,6 +82,15 @@ class Stream:
         self.inference.input.priority = priority
         self.inference.detect_every = detect_every
         self.capture.rate_limiter = RateLimiter(max_fps) if max_fps is not None else None
+
+    def move_to(self, lane: Lane) -> None:
+        """Has another lane prepare its frames, and its GPU decode them, as the lane before has failed."""
+        self.lane = lane
+        lane.streams[self] = None
+        self.capture.prepare = lane.prepare
+        if self._gpu is not None and lane.detector.gpu is not None:
+            self._gpu = lane.detector.gpu
+            self.source.move_to_gpu(self._gpu)
 
     def stop(self) -> None:
         """Captures no more; what was captured still reaches the sinks."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamer.common.queues import OverflowPolicy, QueueSelector
 from streamer.common.stats import StageTimes
 from streamer.frames.draw import Annotator
-from streamer.frames.frame import Frame
 from streamer.runtime.flow_limits import FlowLimits
 from streamer.sinks.base import Sink
 from streamer.sources.base import Pace, Source
@@ -26,6 +25,7 @@ class StreamSpec:
         priority: where not all streams can be served, higher ones go first.
         max_fps: frames a second to take of the source, by their own time; None takes all.
         detect_every: the detector runs on every Nth frame taken; the others reuse the last boxes.
+        gpu: number of the GPU that decodes it, and whose detector it gets; None for the least loaded detector.
     """
 
     source: Source
@@ -35,6 +35,7 @@ class StreamSpec:
     priority: int = 0
     max_fps: float | None = None
     detect_every: int = 1
+    gpu: int | None = None
 
     @property
     def pace(self) -> Pace:
@@ -52,21 +53,17 @@ class PipelineContext:
     """What the streams of a run share.
 
     Attributes:
-        selector: where the batcher waits for captured frames.
         limits: of a stream that drops nothing.
         times: of all stages.
         annotator: draws boxes.
-        prepare: what the detector does with a frame on the thread that captured it.
         direct_outputs: where the executor waits for what it writes without drawing.
         max_frames: frames to process of each source, then stop.
         overlay_head: engine and precision for the overlay; None draws no overlay.
     """
 
-    selector: QueueSelector
     limits: FlowLimits
     times: StageTimes
     annotator: Annotator
-    prepare: Callable[[Frame], None]
     direct_outputs: QueueSelector
     max_frames: int | None
     overlay_head: str | None

@@ -110,6 +110,9 @@ class Source(Closeable):
     def interrupt(self) -> None:
         """Ends iteration soon, even one that waits for a frame. Returns at once; any thread may call it."""
 
+    def move_to_gpu(self, gpu: int) -> None:
+        """Has another GPU decode it, as the one before has failed; does nothing where no GPU does, or it can't move."""
+
     @property
     def lost_s(self) -> float | None:
         """Seconds since the last frame while a live source reconnects, else None."""
@@ -147,6 +150,9 @@ class SourceWrapper(Source):
 
     def interrupt(self) -> None:
         self._source.interrupt()
+
+    def move_to_gpu(self, gpu: int) -> None:
+        self._source.move_to_gpu(gpu)
 
     def close(self) -> None:
         self._source.close()
