@@ -351,7 +351,9 @@ class IpcPair:
             self.importer.unmap(slot, *rest)
         else:
             generation, number = rest
-            self.leased[number] = self.importer.lease(slot, generation)
+            lease = self.importer.lease(slot, generation)
+            assert lease is not None
+            self.leased[number] = lease
 
     def receive_all(self) -> None:
         while self.line:

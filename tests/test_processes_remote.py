@@ -24,12 +24,17 @@ class FakeWorker:
     Attributes:
         sent: the messages it got.
         acknowledged: the counters it reads.
+        left: how often a source has left it.
     """
 
     def __init__(self, number: int = 1) -> None:
         self.sent: list[object] = []
         self.acknowledged = np.full(4, 99, np.uint64)
-        self.attachment = Attachment(number, self.sent.append, self.acknowledged)
+        self.left = 0
+        self.attachment = Attachment(number, self.sent.append, self.acknowledged, self._leave)
+
+    def _leave(self) -> None:
+        self.left += 1
 
 
 def remote(options: SourceOptions = CPU) -> RemoteSource:
@@ -138,3 +143,83 @@ def test_one_that_is_not_begun_yet_is_begun_where_it_is_by_then() -> None:
     assert second.sent[2:] == [Stop(2)]
     assert not source.detach(GONE)
     assert consumer.ends == [None]  # it was closed: no failure
+
+
+# --- moving to another GPU ---
+
+ON_GPU = SourceOptions(gpu=1)
+
+
+def moved(worker: FakeWorker, spec: str, frames: int) -> tuple[RemoteSource, Kept, FakeWorker]:
+    """A source that gave some frames, and was moved to GPU 0 and another worker."""
+    other, consumer = FakeWorker(2), Kept()
+    source = RemoteSource(SourceSpec.parse(spec), ON_GPU, lambda moving: moving.attach(other.attachment) and None)
+    assert source.attach(worker.attachment)
+    source.on_opened(source.info, Status())
+    source.start(consumer, paced=True)
+    for index in range(frames):
+        source.on_frame(frame(index, float(index)), 1.0)
+    source.on_status(source.info, Status(dropped=3, damaged=2))
+    source.move_to_gpu(0)
+    assert worker.left == 1
+    assert worker.sent[-1] == Stop(1)
+    assert source.gpu == 0
+    return source, consumer, other
+
+
+def test_a_camera_moves_and_its_time_goes_on() -> None:
+    source, consumer, other = moved(FakeWorker(), "rtsp://u:p@door/live", 3)
+    assert other.sent[0] == Open(2, SourceSpec.parse("rtsp://u:p@door/live"), SourceOptions(gpu=0), 0)
+    assert other.sent[1] == Start(2, paced=True)
+    assert source.lost_s is not None
+    source.on_frame(frame(0, 10.0), 1.0)
+    assert source.lost_s is None
+    assert [f.index for f in consumer.frames] == [0, 1, 2, 3]
+    assert consumer.frames[-1].pts_s == 10.0
+    assert (source.reconnects, source.dropped, source.damaged) == (1, 3, 2)
+    for _ in range(4):
+        source.acknowledge()
+    assert other.acknowledged[2] == 1
+
+
+def test_a_file_moves_and_is_read_from_where_it_was() -> None:
+    source, consumer, other = moved(FakeWorker(), "clip.mp4", 3)
+    assert other.sent[0] == Open(2, SourceSpec.parse("clip.mp4"), SourceOptions(gpu=0), 3)
+    source.on_frame(frame(3, 10.0), 1.0)
+    assert [(f.index, f.pts_s) for f in consumer.frames] == [(0, 0.0), (1, 0.1), (2, 0.2), (3, pytest.approx(0.3))]
+    source.on_status(source.info, Status(damaged=2))  # the same packets again
+    assert (source.lost_s, source.reconnects, source.damaged) == (None, 0, 2)
+
+
+def test_a_source_that_moves_before_its_first_frame_begins_there() -> None:
+    source, consumer, other = moved(FakeWorker(), "clip.mp4", 0)
+    assert other.sent[0] == Open(2, SourceSpec.parse("clip.mp4"), SourceOptions(gpu=0), 0)
+    source.on_frame(frame(0, 10.0), 1.0)
+    assert [f.index for f in consumer.frames] == [0]
+
+
+def test_one_between_two_workers_opens_on_the_other_gpu() -> None:
+    source, worker = (
+        RemoteSource(SourceSpec.parse("clip.mp4"), ON_GPU, lambda _: pytest.fail("not attached")),
+        FakeWorker(),
+    )
+    source.move_to_gpu(0)
+    assert source.attach(worker.attachment)
+    assert worker.sent == [Open(1, SourceSpec.parse("clip.mp4"), SourceOptions(gpu=0))]
+
+
+def test_one_that_was_closed_stays_so() -> None:
+    worker = FakeWorker()
+    source = RemoteSource(SourceSpec.parse("clip.mp4"), ON_GPU, lambda _: pytest.fail("closed"))
+    assert source.attach(worker.attachment)
+    source.close()
+    source.move_to_gpu(0)
+    assert worker.left == 0
+
+
+def test_a_frame_on_a_failed_gpu_is_dropped_and_makes_room() -> None:
+    worker = FakeWorker()
+    source, consumer = attached(worker)
+    source.on_lost()
+    assert worker.acknowledged[1] == 1
+    assert (source.dropped, len(consumer.frames)) == (1, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -11,10 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from streamer.common.errors import EngineError
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceMemory, Surface
 from streamer.cuda.staging import BufferLease
 from streamer.cuda.status import checking
+
+log = logging.getLogger(__name__)
 
 _SCAN_ABOVE = 32
 _UNMAP_TIMEOUT_S, _POLL_S = 1.0, 0.001
@@ -64,9 +68,12 @@ class ImportedSurface(DeviceMemory):
         self.is_leased = False
 
     def unmap(self) -> None:
-        """Ends the mapping; the memory stays with its owner."""
-        with self.gpu.active(), checking("unmap a picture of another process"):
-            self._mapping.close()
+        """Ends the mapping; the memory stays with its owner. On a GPU that has failed there is none to end."""
+        try:
+            with self.gpu.active(), checking("unmap a picture of another process"):
+                self._mapping.close()
+        except EngineError as error:
+            log.debug("%s", error)
 
 
 class IpcImporter:
@@ -90,21 +97,39 @@ class IpcImporter:
         return len(self._mapped) + len(self._retired)
 
     def map(self, slot: int, handle: IpcHandle) -> None:
-        """Maps a surface."""
+        """Maps a surface, unless its GPU has failed here: then nothing in it can be leased."""
         if handle.gpu_index not in self._gpus:
             self._gpus[handle.gpu_index] = Gpu(handle.gpu_index)
-        self._mapped[slot] = ImportedSurface(self._gpus[handle.gpu_index], slot, handle)
+        gpu = self._gpus[handle.gpu_index]
+        try:
+            self._mapped[slot] = ImportedSurface(gpu, slot, handle)
+        except EngineError as error:
+            try:
+                gpu.synchronize()
+            except EngineError:
+                log.debug("%s", error)
+                return
+            raise
 
     def unmap(self, slot: int, generation: int) -> None:
         """Unmaps a surface, now or when it is released, and then reports `generation` as returned."""
         with self._lock:
-            surface = self._mapped.pop(slot)
+            surface = self._mapped.pop(slot, None)
+            if surface is None:
+                self._returned[slot] = generation
+                return
             surface.final_generation = generation
             self._unmap_when_free(surface)
 
-    def lease(self, slot: int, generation: int) -> BufferLease[ImportedSurface]:
-        """Returns a surface to read; the other process doesn't write to it before the lease ends."""
-        surface = self._mapped[slot]
+    def lease(self, slot: int, generation: int) -> BufferLease[ImportedSurface] | None:
+        """Returns a surface to read; the other process doesn't write to it before the lease ends.
+
+        None, and it is released at once, where it couldn't be mapped, as its GPU has failed here.
+        """
+        surface = self._mapped.get(slot)
+        if surface is None:
+            self._returned[slot] = generation
+            return None
         surface.generation, surface.is_leased = generation, True
         return BufferLease(surface, self._release)
 

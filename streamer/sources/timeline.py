@@ -20,6 +20,11 @@ class ContinuousTimeline:
         """Whether `rebase` was called."""
         return self._first_captured_s is not None
 
+    @property
+    def next_index(self) -> int:
+        """One more than the last frame's index."""
+        return self._next_index
+
     def rebase(self, first: Frame) -> None:
         """Aligns a new connection by the time at which its first frame was captured."""
         if self._first_captured_s is None:

@@ -186,6 +186,8 @@ class WorkerSource:
             frame = next(frames, None)
             if frame is None:
                 return
+            if frame.index < self._request.first_index:
+                continue
             capture_ms = (time.perf_counter() - started_s) * 1e3
             if source.info.pace(paced=self._paced) is Pace.SOURCE:
                 frame = pacer.wait(frame, self._stopped)

@@ -29,11 +29,12 @@ class Status(NamedTuple):
 
 
 class Open(NamedTuple):
-    """Open a source under this number."""
+    """Open a source under this number; frames of a file before `first_index` were sent by another worker."""
 
     number: int
     spec: SourceSpec
     options: SourceOptions
+    first_index: int = 0
 
 
 class Start(NamedTuple):

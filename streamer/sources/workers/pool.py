@@ -21,14 +21,16 @@ log = logging.getLogger(__name__)
 _MIN_WORKERS, _SOURCES_PER_WORKER, _MIN_SOURCES = 2, 16, 4
 
 
-def default_process_count(videos: int, cores: int) -> int:
+def default_process_count(videos: int, cores: int, gpus: int = 1) -> int:
     """Returns how many workers decode that many video files and streams on a GPU, 0 where the run decodes them itself.
 
-    `cores` are those of the processor that this program may use.
+    `cores` are those of the processor that this program may use. With several `gpus` each has workers of its own, also
+    for few videos, so that they can move.
     """
-    if not is_possible() or videos < _MIN_SOURCES:
+    if not is_possible() or videos < (_MIN_SOURCES if gpus == 1 else 1):
         return 0
-    return max(1, min(max(_MIN_WORKERS, -(-videos // _SOURCES_PER_WORKER)), cores // 2))
+    count = max(1, min(max(_MIN_WORKERS, -(-videos // _SOURCES_PER_WORKER)), cores // 2))
+    return -(-count // gpus) * gpus
 
 
 def is_possible() -> bool:
@@ -68,19 +70,26 @@ class DecoderPool(Closeable):
     def open(self, spec: SourceSpec, options: SourceOptions) -> Source:
         """Opens a source in the worker with the fewest; returns at once, see `Source.wait_ready`.
 
+        With several GPUs each has workers of its own, where there are enough.
+
         Raises:
             ConfigError: if that worker has as many as it can.
         """
-        source = RemoteSource(spec, options)
+        source = RemoteSource(spec, options, self._attach)
+        self._attach(source)
+        return source
+
+    def _attach(self, source: RemoteSource) -> None:
         alive = [worker for worker in self._workers if worker.is_alive]
         if alive:
-            min(alive, key=lambda worker: (worker.crashes, worker.load)).attach(source)
-            return source
+            gpu = source.gpu
+            min(alive, key=lambda worker: (worker.crashes, not worker.serves_only(gpu), worker.load)).attach(source)
+            return
         try:
             self._start_thread(self._supervise, self._start([source]))
         except OSError as error:
-            source.on_ended(SourceError(f"source {str(spec)!r} can't be opened: no process can be started ({error})"))
-        return source
+            reason = f"no process can be started ({error})"
+            source.on_ended(SourceError(f"source {source.info.uri!r} can't be opened: {reason}"))
 
     def status(self) -> list[WorkerStatus]:
         """Returns the state of each worker that hasn't exited."""

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from streamer.common.errors import SourceError, StreamerError
@@ -36,26 +37,34 @@ class Attachment(NamedTuple):
         number: of the source in the worker.
         send: sends a message to the worker; does nothing where it has exited.
         acknowledged: (SOURCES,) uint64: shared with the worker, see `SharedCounters`.
+        leave: detaches the source: once it returns, the worker calls none of its methods.
     """
 
     number: int
     send: Callable[[object], None]
     acknowledged: npt.NDArray[np.uint64]
+    leave: Callable[[], None]
 
 
 class RemoteSource(PushSource):
     """Frames of a source in a worker. Its info and counters are up to 0.1 s old.
 
     A live source outlives its worker: another one takes it over, up to `SourceOptions.reconnect` times without a frame
-    in between; `index` and `pts_s` continue. The methods from `attach` on are for the worker's thread.
+    in between; `index` and `pts_s` continue. So does any source outlive the GPU that decodes it: a file is decoded
+    again up to where it was. The methods from `attach` on are for the worker's thread.
     """
 
     max_unacknowledged = MAX_UNACKNOWLEDGED
 
-    def __init__(self, spec: SourceSpec, options: SourceOptions) -> None:
-        """Isn't attached to a worker yet; `options` are for the worker that opens it."""
+    def __init__(
+        self, spec: SourceSpec, options: SourceOptions, reattach: Callable[[RemoteSource], None] | None = None
+    ) -> None:
+        """Isn't attached to a worker yet; `options` are for the worker that opens it.
+
+        `reattach` attaches it to a worker again, after it has left one; None where it can't move.
+        """
         self.info = SourceInfo(spec.name, str(spec), live=spec.kind.is_live)
-        self._spec, self._options = spec, options
+        self._spec, self._options, self._reattach = spec, options, reattach
         self._attachment: Attachment | None = None
         self._consumer: FrameConsumer | None = None
         self._paced = False
@@ -104,6 +113,23 @@ class RemoteSource(PushSource):
         for frame in self._inbox.frames():
             self.acknowledge()
             yield frame
+
+    @property
+    def gpu(self) -> int | None:
+        """Number of the GPU that decodes it, where it can."""
+        return self._options.gpu
+
+    def move_to_gpu(self, gpu: int) -> None:
+        with self._lock:
+            self._options = replace(self._options, gpu=gpu)
+            attachment = self._attachment if self.is_wanted else None
+        if attachment is None or self._reattach is None:  # between two workers: the next one uses the options
+            return
+        attachment.leave()
+        attachment.send(Stop(attachment.number))
+        with self._lock:
+            self._set_adrift()
+        self._reattach(self)
 
     @property
     def is_wanted(self) -> bool:
@@ -156,8 +182,11 @@ class RemoteSource(PushSource):
             if not self.is_wanted:
                 return False
             attachment.acknowledged[attachment.number] = 0
-            self._attachment, self._is_first = attachment, True
-            attachment.send(Open(attachment.number, self._spec, self._options))
+            is_file = not self.info.live
+            self._attachment = attachment
+            self._is_first = not (is_file and self._timeline.is_started)
+            first_index = self._timeline.next_index if is_file else 0
+            attachment.send(Open(attachment.number, self._spec, self._options, first_index))
             if self._consumer is not None:
                 attachment.send(Start(attachment.number, self._paced))
             return True
@@ -169,18 +198,25 @@ class RemoteSource(PushSource):
             self._attachment = None
             if self.is_wanted and self.info.live and (limit is None or self._moves < limit):
                 self._moves += 1
-                self._unacknowledged_before += self._unacknowledged
-                self._unacknowledged = 0
-                if self._lost_at_s is None:
-                    self._lost_at_s = self._last_frame_s if self._now.lost_at_s is None else self._now.lost_at_s
-                self._earlier = Status(None, self.reconnects, self.dropped, self.damaged)
-                self._now = Status()
+                self._set_adrift()
                 if not self._answered.is_set():
                     self._open_error = error
                     self._answered.set()
                 return True
         self.on_ended(None if self._is_stopped else error)
         return False
+
+    def _set_adrift(self) -> None:
+        """Keeps what its worker has told, until another opens it; with the lock held."""
+        self._attachment = None
+        self._unacknowledged_before += self._unacknowledged
+        self._unacknowledged = 0
+        damaged = self.damaged
+        if not self.info.live:
+            damaged = 0  # a file is read again
+        elif self._lost_at_s is None:
+            self._lost_at_s = self._last_frame_s if self._now.lost_at_s is None else self._now.lost_at_s
+        self._earlier, self._now = Status(None, self.reconnects, self.dropped, damaged), Status()
 
     def fail(self, error: StreamerError) -> None:
         """Ends it because its frames can't be used."""
@@ -217,6 +253,13 @@ class RemoteSource(PushSource):
         name, aspect = self.info.name, self.info.pixel_aspect
         frame = Frame(pixels, name, ready.frame_index, ready.pts_s, ready.captured_at_s, pixel_aspect=aspect)
         self.on_frame(frame, ready.capture_ms)
+
+    def on_lost(self) -> None:
+        """A frame came that can't be read, as its GPU has failed in this process."""
+        with self._lock:
+            self._earlier = self._earlier._replace(dropped=self._earlier.dropped + 1)
+            if self._attachment is not None:
+                self._attachment.acknowledged[self._attachment.number] += 1
 
     def on_frame(self, frame: Frame, capture_ms: float) -> None:
         """A frame came."""

@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from streamer.common.errors import ConfigError, EngineError, SourceError, StreamerError
@@ -92,8 +93,9 @@ class WorkerProcess:
             self._popen = launch(theirs.fileno(), descriptor)
         self._limits, self._crashes = limits, crashes
         self._started_s = time.perf_counter()
-        self._sources: dict[int, RemoteSource] = {}
+        self._sources: dict[int, RemoteSource | None] = {}  # None until it is closed, for one that has left
         self._lock = threading.Lock()
+        self._handling = threading.Lock()
         self._is_ready = self._is_stopping = self._is_released = False
         self._error: StreamerError | None = None
         self._exit = "exited"  # how it ended
@@ -107,7 +109,14 @@ class WorkerProcess:
     @property
     def load(self) -> int:
         """How many sources are attached."""
-        return len(self._sources)
+        return len(self._attached())
+
+    def serves_only(self, gpu: int | None) -> bool:
+        """Whether no source of another GPU is attached, so that no other GPU's failure reaches it."""
+        return all(source.gpu == gpu for source in self._attached())
+
+    def _attached(self) -> list[RemoteSource]:
+        return [source for source in list(self._sources.values()) if source is not None]
 
     @property
     def crashes(self) -> int:
@@ -136,6 +145,13 @@ class WorkerProcess:
         elif is_ready:
             self._open(number, source)
 
+    def forget(self, source: RemoteSource) -> None:
+        """Detaches a source: once this returns, nothing that the worker says reaches it."""
+        with self._handling, self._lock:
+            for number, each in self._sources.items():
+                if each is source:
+                    self._sources[number] = None
+
     def run(self) -> None:
         """Handles its messages until it exits, or is killed for silence or for a message that can't be read."""
         try:
@@ -143,7 +159,8 @@ class WorkerProcess:
                 raise TimeoutError
             while True:
                 for message in self._channel.receive():
-                    self._handle(message)
+                    with self._handling:
+                        self._handle(message)
                 if not self._is_ready:
                     self._open_attached()
         except TimeoutError:
@@ -179,7 +196,7 @@ class WorkerProcess:
                 log.warning("frames of a decoding process can't be unmapped: %s", error)
         with self._lock:
             self._is_released = True
-            sources = list(self._sources.values())
+            sources = self._attached()
         if self._is_stopping or self._error is not None:
             for source in sources:
                 source.on_ended(None if self._is_stopping else self._error)
@@ -207,10 +224,12 @@ class WorkerProcess:
             self._is_ready = True
             attached = list(self._sources.items())
         for number, source in attached:
-            self._open(number, source)
+            if source is not None:
+                self._open(number, source)
 
     def _open(self, number: int, source: RemoteSource) -> None:
-        if not source.attach(Attachment(number, self._send, self._counters.acknowledged)):
+        leave = partial(self.forget, source)
+        if not source.attach(Attachment(number, self._send, self._counters.acknowledged, leave)):
             with self._lock:  # closed meanwhile
                 del self._sources[number]
 
@@ -226,10 +245,19 @@ class WorkerProcess:
             self._surfaces().map(message.slot, message.handle)
         elif isinstance(message, messages.SurfaceRetired):
             self._surfaces().unmap(message.slot, message.generation)
+        elif isinstance(message, messages.FrameReady):  # of a source that has left
+            self._surfaces().lease(message.slot, message.generation)
+        elif isinstance(message, messages.Closed):
+            with self._lock:
+                self._sources.pop(message.number, None)
 
     def _handle_for(self, source: RemoteSource, message: object) -> None:
         if isinstance(message, messages.FrameReady):
-            source.on_surface(message, self._surfaces().lease(message.slot, message.generation))
+            lease = self._surfaces().lease(message.slot, message.generation)
+            if lease is None:
+                source.on_lost()
+            else:
+                source.on_surface(message, lease)
         elif isinstance(message, messages.FrameCopied):
             source.on_frame(message.frame, message.capture_ms)
         elif isinstance(message, messages.StatusChanged):
