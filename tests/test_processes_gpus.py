@@ -14,7 +14,7 @@ from streamer.sources.workers import DecoderPool, default_process_count
 from streamer.sources.workers.pool import is_possible
 from tests.fakes import wait_for
 from tests.media import write_clip
-from tests.rtsp_server import RtspServer
+from tests.rtsp.server import RtspServer
 from tests.test_processes import Kept
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="decoding processes need Linux")
