@@ -28,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the verb ``build``."""
     parser.add_argument("model", metavar="NAME|FILE", help="a model's name or an ONNX file, float or INT8")
     parser.add_argument(
-        "--flavour", required=True, choices=[package.value for package in TensorRTPackage], help="the package"
+        "--flavour",
+        required=True,
+        choices=[package.value for package in TensorRTPackage if package.builder is package],
+        help="the package",
     )
     parser.add_argument("--target", metavar="SM[,SM]", help="GPU architectures, such as sm89,sm120 (the present GPU's)")
     parser.add_argument("--fp16", action="store_true", help="compute in FP16 what isn't quantised")
@@ -43,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"limit of the layers' working memory ({_DEFAULTS.workspace_mib})",
     )
     parser.add_argument(
-        "--version-compatible", action="store_true", help="run on later TensorRT of this major version too"
+        "--version-compatible", action="store_true", help="run on later TensorRT and on tensorrt-lean too"
     )
     parser.add_argument("--hardware-compatible", action="store_true", help="run on every Ampere or later GPU")
     parser.add_argument("--model-config", type=Path, metavar="FILE", help="YAML description of a foreign ONNX file")

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 from tests.fake_gpu import put_module
+from tests.host_kernels import HostKernels
 
 ILLEGAL = "an illegal memory access was encountered"
 _ILLEGAL_STATUS, _INVALID_HANDLE_STATUS = 700, 400
 _GiB = 1 << 30
+_ALIGNMENT = 256
 
 
 class FakeCuda:
@@ -32,6 +34,8 @@ class FakeCuda:
         primary: how often each GPU's primary context is retained.
         launched: names of the kernels that were launched on each GPU.
         before_launch: called with the GPU's number before each launch; may raise, wait, or fail a GPU.
+        kernels: run the kernels' source; without them a launch does nothing.
+        recorded: the work of each stream, by its handle, that a graph is being captured on.
     """
 
     def __init__(self, count: int = 2) -> None:
@@ -40,6 +44,8 @@ class FakeCuda:
         self.primary = [0] * count
         self.launched: list[list[str]] = [[] for _ in range(count)]
         self.before_launch: Callable[[int], None] = lambda index: None
+        self.kernels: HostKernels | None = None
+        self.recorded: dict[int, list[Callable[[], None]]] = {}
         self.blocks: dict[int, tuple[int, int, Any]] = {}  # address: bytes, GPU (-1: page-locked), what keeps it
         self.streams: dict[int, int] = {}
         self._threads = local()
@@ -73,6 +79,13 @@ class FakeCuda:
         if owner is not None and owner != self.stack[-1]:
             raise error(f"{function} failed: invalid resource handle")
         return self.stack[-1]
+
+    def put(self, stream: int, work: Callable[[], None]) -> None:
+        """Does work on a stream: at once, or whenever the graph is launched that is being captured."""
+        if stream in self.recorded:
+            self.recorded[stream].append(work)
+        else:
+            work()
 
     def owner_of(self, address: int) -> int:
         """Returns the GPU that an address belongs to, -1 for page-locked memory, -2 for none."""
@@ -237,6 +250,7 @@ def _pycuda(cuda: FakeCuda) -> types.ModuleType:
 
         def synchronize(self) -> None:
             need(self.index, "cuStreamSynchronize")
+            assert self.handle not in cuda.recorded, "a stream that is being captured can't be waited for"
 
         def wait_for_event(self, event: Event) -> None:
             need(self.index, "cuStreamWaitEvent")
@@ -259,8 +273,8 @@ def _pycuda(cuda: FakeCuda) -> types.ModuleType:
     class Allocation:
         def __init__(self, nbytes: int) -> None:
             self.index = need(None, "cuMemAlloc")
-            self._bytes = (ctypes.c_uint8 * nbytes)()
-            self._address = ctypes.addressof(self._bytes)
+            self._bytes = (ctypes.c_uint8 * (nbytes + _ALIGNMENT))()
+            self._address = -(-ctypes.addressof(self._bytes) // _ALIGNMENT) * _ALIGNMENT
             cuda.blocks[self._address] = (nbytes, self.index, self._bytes)
 
         def __int__(self) -> int:
@@ -290,7 +304,7 @@ def _pycuda(cuda: FakeCuda) -> types.ModuleType:
         def prepare(self, arg_format: str) -> None:
             self._format = arg_format
 
-        def prepared_async_call(self, grid: object, block: object, stream: Stream, *arguments: Any) -> None:
+        def prepared_async_call(self, grid: Any, block: object, stream: Stream, *arguments: Any) -> None:
             cuda.before_launch(self._index)
             need(self._index, "cuFuncSetBlockShape")
             need(stream.index, "cuLaunchKernel")
@@ -298,6 +312,9 @@ def _pycuda(cuda: FakeCuda) -> types.ModuleType:
                 if kind == "P" and not cuda.touch(value):
                     raise LogicError(f"cuLaunchKernel failed: {ILLEGAL}")
             cuda.launched[self._index].append(self._name)
+            kernels = cuda.kernels
+            if kernels is not None:
+                cuda.put(stream.handle, lambda: kernels.run(self._name, grid, arguments))
 
     class Module:
         def __init__(self, content: bytes) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,7 +11,6 @@ import numpy as np
 import pytest
 
 from streamer.common.errors import EngineError
-from streamer.cuda.compiler import KERNELS
 from streamer.cuda.input_layout import (
     PICTURE_DTYPE,
     FrameLayout,
@@ -29,9 +25,9 @@ from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv
 from streamer.models.letterbox import Letterbox
 from streamer.models.postprocess import MAX_CANDIDATES, Postprocessor
 from streamer.models.spec import ModelSpec, spec_for
+from tests.host_kernels import compile_kernels
 from tests.tiny import tiny_spec
 
-HERE = Path(__file__).parent / "cuda_on_cpu"
 RNG = np.random.default_rng(4)
 INPUT_WH = (96, 80)
 
@@ -59,18 +55,7 @@ class Planes:
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels as a library for this machine's CPU."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("needs g++ to compile the kernels for the CPU")
-    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    shim = ["-include", str(HERE / "shim.hpp"), f"-I{HERE}", f"-I{KERNELS}"]
-    options = ["-std=c++20", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-pthread"]
-    done = subprocess.run([compiler, *options, *shim, "-o", str(library), str(HERE / "host.cpp")],
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    if done.returncode and "barrier" in done.stderr:
-        pytest.skip("needs a g++ that knows C++20")
-    assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(library))
+    return compile_kernels(tmp_path_factory.mktemp("kernels"))
 
 
 def frame_of(pixels: Any) -> Frame:

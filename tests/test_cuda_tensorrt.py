@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streamer.common.errors import EngineError
+from streamer.cuda.gpu import Gpu
 from streamer.engines import tensorrt_engine
+from streamer.engines.tensorrt import loading
 from streamer.engines.tensorrt.builder import build_engine, plan_build
 from streamer.engines.tensorrt.options import BuildOptions
-from streamer.engines.tensorrt.package import TensorRTPackage
+from streamer.engines.tensorrt.package import TensorRTPackage, present_gpu
 from streamer.models.file import load_model
 from tests.tiny import write_tiny
 
@@ -23,6 +27,7 @@ OWNERS = {
     "context": "IExecutionContext",
     "_context": "IExecutionContext",
     "_runtime": "Runtime",
+    "runtime": "Runtime",
 }
 
 
@@ -32,10 +37,17 @@ def trt() -> Any:
     return pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 
 
+@pytest.fixture(scope="module", params=["tensorrt_rtx", "tensorrt_lean"])
+def package(request: pytest.FixtureRequest) -> Any:
+    """Each real package that runs engines and can be installed without a GPU."""
+    return pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+
+
 def used_names() -> set[tuple[str, str]]:
-    """Returns (TensorRT class or "", dotted name) for all that `tensorrt_engine.py` asks of TensorRT."""
+    """Returns (TensorRT class or "", dotted name) for all that loading and running asks of TensorRT."""
     used = set()
-    for node in ast.walk(ast.parse(inspect.getsource(tensorrt_engine))):
+    modules = (ast.parse(inspect.getsource(module)) for module in (tensorrt_engine, loading))
+    for node in (node for module in modules for node in ast.walk(module)):
         names: list[str] = []
         inner: ast.AST = node
         while isinstance(inner, ast.Attribute):
@@ -50,15 +62,67 @@ def used_names() -> set[tuple[str, str]]:
     return used
 
 
-def test_every_name_exists(trt: Any) -> None:
+def test_every_name_exists(package: Any) -> None:
     used = used_names()
     assert {("", "Runtime"), ("ICudaEngine", "create_execution_context")} <= used
+    assert {("Runtime", "deserialize_cuda_engine"), ("Runtime", "engine_host_code_allowed")} <= used
     assert {("IExecutionContext", "execute_async_v3"), ("IExecutionContext", "set_device_memory")} <= used
     for owner, dotted in sorted(used):
-        found = getattr(trt, owner) if owner else trt
+        found = getattr(package, owner) if owner else package
         for name in dotted.split("."):
             assert hasattr(found, name), f"TensorRT has no {owner}.{dotted}"
             found = getattr(found, name)
+
+
+def test_without_a_gpu_loading_is_one_line(package: Any) -> None:
+    """`tensorrt_lean` makes a runtime then, whose first use ends the process."""
+    if present_gpu() is not None:
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(EngineError) as error:
+        loading.deserialize(package, bytes(1000), allow_host_code=False)
+    assert str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.fixture
+def gpu() -> Iterator[Gpu]:
+    """GPU 0, whose context is current."""
+    try:
+        opened = Gpu(0)
+    except EngineError as error:
+        pytest.skip(str(error))
+    with opened, opened.active():
+        yield opened
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("content", [b"", b"engine", bytes(1000), bytes(range(256)) * 4000], ids=len)
+def test_what_is_no_engine_is_refused_in_one_line(gpu: Gpu, package: Any, content: bytes) -> None:
+    with pytest.raises(EngineError) as error:
+        loading.deserialize(package, content, allow_host_code=True)
+    assert str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.gpu
+def test_an_engine_of_tensorrt_rtx_is_refused_by_the_lean_package(gpu: Gpu, trt: Any, tmp_path: Path) -> None:
+    lean = pytest.importorskip("tensorrt_lean", reason="tensorrt_lean is not installed")
+    model = load_model(write_tiny(tmp_path / "tiny.onnx"))
+    built = build_engine(plan_build(model, TensorRTPackage.TENSORRT_RTX, BuildOptions(targets=("sm89",))))
+    for data in (built.data, built.data[: len(built.data) // 2]):
+        with pytest.raises(EngineError) as error:
+            loading.deserialize(lean, data, allow_host_code=True)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.gpu
+def test_the_lean_package_alone_names_the_command_that_builds(
+    gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_lean", reason="tensorrt_lean is not installed")
+    monkeypatch.setattr(tensorrt_engine, "installed_package", lambda: TensorRTPackage.TENSORRT_LEAN)
+    monkeypatch.setenv("NANODET_STREAMER_CACHE", str(tmp_path / "cache"))
+    model = load_model(write_tiny(tmp_path / "tiny.onnx"))
+    with pytest.raises(EngineError, match=r"doesn't build engines.*--version-compatible --fp16"):
+        tensorrt_engine.TensorRtEngine(model, gpu, batch=4)
 
 
 def test_graphs_are_asked_for_by_the_real_name(trt: Any) -> None:
@@ -85,6 +149,10 @@ def test_the_installed_package_is_found(trt: Any, monkeypatch: pytest.MonkeyPatc
         tensorrt_engine.importlib.util, "find_spec", lambda name: None if name == "tensorrt" else here(name)
     )
     assert tensorrt_engine.installed_package() is TensorRTPackage.TENSORRT_RTX
+    monkeypatch.setattr(
+        tensorrt_engine.importlib.util, "find_spec", lambda name: object() if name == "tensorrt_lean" else None
+    )
+    assert tensorrt_engine.installed_package() is TensorRTPackage.TENSORRT_LEAN
     monkeypatch.setattr(tensorrt_engine.importlib.util, "find_spec", lambda name: object())
     assert tensorrt_engine.installed_package() is TensorRTPackage.TENSORRT
     monkeypatch.setattr(tensorrt_engine.importlib.util, "find_spec", lambda name: None)

@@ -295,6 +295,8 @@ VARIABLES = {
     "profile": "IOptimizationProfile",
     "image": "ITensor",
     "tensor": "ITensor",
+    "engine": "ICudaEngine",
+    "inspector": "EngineInspector",
 }
 
 

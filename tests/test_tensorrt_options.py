@@ -109,11 +109,12 @@ def test_every_field_counts(built: dict[str, Any], field: str) -> None:
         ("max_batch", 3),
         ("max_batch", "4"),
         ("workspace_mib", 512),
-        ("version_compatible", True),
-        ("hardware_compatible", True),
+        ("version_compatible", 1),
+        ("hardware_compatible", None),
     ],
 )
 def test_every_option_counts(built: dict[str, Any], field: str, value: object) -> None:
+    built["options"].update(version_compatible=False, hardware_compatible=False)
     stale = copy.deepcopy(built)
     stale["options"][field] = value
     assert differences(stale, built) == [field]
@@ -125,6 +126,57 @@ def test_more_than_wanted_fits(built: dict[str, Any]) -> None:
     wanted["options"]["max_batch"] = 1
     assert differences(built, wanted) == []
     assert differences(wanted, built) == ["targets", "max_batch"]
+
+
+@pytest.mark.parametrize("option", ["version_compatible", "hardware_compatible"])
+def test_what_is_compatible_with_more_fits_but_not_the_reverse(built: dict[str, Any], option: str) -> None:
+    more = copy.deepcopy(built)
+    more["options"][option] = True
+    assert differences(more, built) == []
+    assert differences(built, more) == [option]
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [
+        ("1.7.0", True),
+        ("1.6.9", True),
+        ("1.7", True),
+        ("0.9", True),
+        ("1.7.0.1", False),
+        ("1.10.0", False),
+        ("2.0", False),
+        (None, False),
+        (17, False),
+    ],
+)
+def test_a_version_compatible_engine_fits_no_earlier_version(
+    built: dict[str, Any], version: object, fits: bool
+) -> None:
+    stale = copy.deepcopy(built)
+    stale["package_version"] = version
+    assert differences(stale, built) == ([] if version == "1.7.0" else ["package_version"])
+    stale["options"]["version_compatible"] = True
+    assert differences(stale, built) == ([] if fits else ["package_version"])
+
+
+@pytest.mark.parametrize(("target", "fits"), [("sm75", False), ("sm80", True), ("sm120", True)])
+def test_a_hardware_compatible_engine_fits_every_gpu_from_ampere_on(tmp_path: Path, target: str, fits: bool) -> None:
+    model = float_model(tmp_path / "a.onnx")
+    built = fingerprint(model, TensorRTPackage.TENSORRT, PLAIN, ("sm89",), BuildOptions(hardware_compatible=True), GPU)
+    other = GpuModel("another", target)
+    wanted = fingerprint(model, TensorRTPackage.TENSORRT, PLAIN, (target,), BuildOptions(), other)
+    assert differences(built, wanted) == ([] if fits else ["gpu", "targets"])
+    built["options"]["hardware_compatible"] = False
+    assert differences(built, wanted) == ["gpu", "targets"]
+    assert differences({**built, "platform": "win32-AMD64"}, wanted) == ["gpu", "platform", "targets"]
+
+
+def test_a_package_that_does_not_build_wants_an_engine_of_the_one_that_does(tmp_path: Path) -> None:
+    model = float_model(tmp_path / "a.onnx")
+    options = BuildOptions(version_compatible=True)
+    wanted = fingerprint(model, TensorRTPackage.TENSORRT_LEAN, PLAIN, ("sm89",), options, GPU)
+    assert wanted == fingerprint(model, TensorRTPackage.TENSORRT, PLAIN, ("sm89",), options, GPU)
 
 
 @pytest.mark.parametrize("wrong", [None, "sm89", {}])

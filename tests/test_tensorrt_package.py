@@ -48,10 +48,21 @@ def test_a_package_whose_libraries_are_missing_says_which(monkeypatch: pytest.Mo
     assert "\n" not in str(e.value)
 
 
-def test_an_old_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="8.6.1"))
-    with pytest.raises(EngineError, match=r"tensorrt 8\.6\.1 is too old, wanted 10 or later"):
-        TensorRTPackage.TENSORRT.load()
+@pytest.mark.parametrize("package", [TensorRTPackage.TENSORRT, TensorRTPackage.TENSORRT_LEAN])
+@pytest.mark.parametrize("version", ["8.6.1", "10.0.1"])
+def test_an_old_tensorrt_is_refused(package: TensorRTPackage, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package.module_name, SimpleNamespace(__version__=version))
+    with pytest.raises(EngineError, match=rf"{package.value} {re.escape(version)} is too old, wanted 10\.1 or later"):
+        package.load()
+    monkeypatch.setitem(sys.modules, package.module_name, SimpleNamespace(__version__="10.1.0"))
+    assert package.load().__version__ == "10.1.0"
+
+
+def test_the_lean_package_runs_what_tensorrt_builds() -> None:
+    builders = {package: package.builder for package in TensorRTPackage}
+    assert builders.pop(TensorRTPackage.TENSORRT_LEAN) is TensorRTPackage.TENSORRT
+    assert all(package is builder for package, builder in builders.items())
+    assert TensorRTPackage.TENSORRT_LEAN.module_name == "tensorrt_lean"
 
 
 def test_known_targets_are_the_numbered_ones_in_order() -> None:

@@ -47,6 +47,15 @@ def cached_file(*parts: str) -> Path:
         return writable
 
 
+def cached_files(folder: str, pattern: str) -> list[Path]:
+    """Returns the files of a subfolder whose names match a glob pattern, sorted, also in a read-only cache."""
+    places = [cache_dir()]
+    users = _users_folder()
+    if users is not None and not os.environ.get("NANODET_STREAMER_CACHE") and users not in places:
+        places.append(users)
+    return [path for place in places for path in sorted((place / folder).glob(pattern))]
+
+
 def _users_folder() -> Path | None:
     """Returns the user's cache folder, None for a user without a home."""
     try:

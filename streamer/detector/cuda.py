@@ -25,6 +25,7 @@ from streamer.cuda.staging import StagedFrame, StagingPool
 from streamer.detector.base import Detector, DetectTimes, EngineInfo
 from streamer.detector.self_check import check_output, packaged_frame
 from streamer.detector.tuning import BatchSpeed, tune_batch
+from streamer.engines.tensorrt.package import TensorRTPackage
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.models.file import ModelFile
@@ -342,7 +343,7 @@ def _batch_sizes(model: ModelFile, batch: int | Literal["auto"] | None, streams:
 
 def installed_gpu_engines() -> dict[str, str | None]:
     """Returns for every GPU engine None when its package is installed, else the command that installs it."""
-    packages = {"tensorrt": ("tensorrt", "tensorrt_rtx"), "torch": ("torch",)}
+    packages = {"tensorrt": [package.module_name for package in TensorRTPackage], "torch": ["torch"]}
     return {
         name: None if any(map(importlib.util.find_spec, packages[name])) else command
         for name, command in _INSTALL.items()

@@ -1,4 +1,4 @@
-"""TensorRT, of either package: the engine is built on first use, cached, and run on the slot's own stream."""
+"""TensorRT, of any package: the engine is built on first use, cached, and run on the slot's own stream."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from streamer.cuda.current_context import preserving_current
 from streamer.cuda.engine import Binding, CudaEngine, Launch
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceBuffer
-from streamer.engines.tensorrt.cache import cached_engine, read_engine
-from streamer.engines.tensorrt.log import shared_logger
+from streamer.engines.tensorrt.cache import cached_engine, read_engine, read_report
+from streamer.engines.tensorrt.loading import deserialize
 from streamer.engines.tensorrt.options import BuildOptions
 from streamer.engines.tensorrt.package import TensorRTPackage
 from streamer.models.file import ModelFile
@@ -25,7 +25,7 @@ PRECISIONS = ("auto", "f16", "f32")
 
 
 def installed_package() -> TensorRTPackage:
-    """Returns the installed package, `tensorrt` before `tensorrt_rtx`, which is also the answer for neither."""
+    """Returns the first package that is installed, or `tensorrt_rtx` where none is."""
     return next(
         (package for package in TensorRTPackage if importlib.util.find_spec(package.module_name)),
         TensorRTPackage.TENSORRT_RTX,
@@ -53,18 +53,19 @@ class TensorRtEngine(CudaEngine):
             path = cached_engine(
                 model, package, options, device=gpu.index, on_progress=_LoggedProgress(model.path.name)
             )
-        logger = shared_logger(trt)
-        data = read_engine(path)
-        with gpu.active(), logger.capture() as logged:
-            self._runtime = trt.Runtime(logger)
-            self._engine = self._runtime.deserialize_cuda_engine(data)
-        if self._engine is None:
+        report, data = read_report(path), read_engine(path)
+        is_version_compatible = bool(report.fingerprint["options"]["version_compatible"])
+        try:
+            with gpu.active():
+                self._runtime, self._engine = deserialize(trt, data, allow_host_code=is_version_compatible)
+        except EngineError as error:
             raise EngineError(
-                f"{package.value} {trt.__version__} can't run {path.name} on {gpu.name}: {logged.first_error()};"
+                f"{package.value} {trt.__version__} can't run {path.name} on {gpu.name}: {error};"
                 " use --engine torch, or a GPU this package supports"
-            )
+            ) from error
         floating = "f16" if options.fp16 else "f32"
-        self.precision = f"int8+{floating}" if model.quantized else floating
+        computes_int8 = any("INT8" in layer.inputs for layer in report.layers) if report.layers else model.quantized
+        self.precision = f"int8+{floating}" if computes_int8 else floating
         self._gpu = gpu
         self._spec = model.spec
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
@@ -76,7 +77,7 @@ class TensorRtEngine(CudaEngine):
         context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise EngineError(f"TensorRT can't make an execution context on {self._gpu.name}: is its memory full?")
-        workspace = DeviceBuffer(self._gpu, max(1, engine.device_memory_size_v2))
+        workspace = DeviceBuffer(self._gpu, max(1, engine.device_memory_size_v2), zeroed=False)
         context.set_device_memory(workspace.address, workspace.nbytes)
         width, height = self._spec.input_size_wh
         accepted = (

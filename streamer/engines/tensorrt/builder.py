@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from streamer.common.atomic_file import atomic_file
 from streamer.common.errors import ConfigError, EngineError
 from streamer.engines.tensorrt.graph import check_quantization, to_float16
-from streamer.engines.tensorrt.layers import Layer, parse_layers
+from streamer.engines.tensorrt.layers import Layer, parse_layers, read_layers
+from streamer.engines.tensorrt.loading import deserialize
 from streamer.engines.tensorrt.log import BuildLog, shared_logger
 from streamer.engines.tensorrt.options import BuildOptions, fingerprint
-from streamer.engines.tensorrt.package import TensorRTPackage, choose_targets, known_targets, present_gpu
+from streamer.engines.tensorrt.package import GpuModel, TensorRTPackage, choose_targets, known_targets, present_gpu
 
 if TYPE_CHECKING:
     from streamer.models.file import ModelFile
@@ -49,7 +50,8 @@ class EngineReport:
         metadata: the ONNX file's own.
         inputs: one, float32 normalised NCHW.
         outputs: one, float32.
-        layers: its kernels, as far as the builder reports them.
+        layers: its kernels, by the engine inspector where this machine's GPU runs the engine, else as far as the
+            builder reports them.
         warnings: distinct ones of the parser and the builder, one line each.
     """
 
@@ -73,7 +75,7 @@ class BuiltEngine:
 
 @dataclass(frozen=True, eq=False)
 class BuildPlan:
-    """A planned build: the model, the package and its module, and the fingerprint of the engine."""
+    """A planned build: the model, the package and its module, the engine's fingerprint, and the present GPU."""
 
     model: ModelFile
     package: TensorRTPackage
@@ -81,6 +83,7 @@ class BuildPlan:
     targets: tuple[str, ...]
     options: BuildOptions
     fingerprint: dict[str, Any]
+    gpu: GpuModel | None
 
     @property
     def version(self) -> str:
@@ -93,7 +96,8 @@ def plan_build(model: ModelFile, package: TensorRTPackage, options: BuildOptions
     trt = package.load()
     gpu = present_gpu(device)
     targets = choose_targets(package, trt, options.targets, gpu)
-    return BuildPlan(model, package, trt, targets, options, fingerprint(model, package, trt, targets, options, gpu))
+    wanted = fingerprint(model, package, trt, targets, options, gpu)
+    return BuildPlan(model, package, trt, targets, options, wanted, gpu)
 
 
 def build_engine(
@@ -136,10 +140,26 @@ def build_engine(
         metadata={entry.key: entry.value for entry in plan.model.proto.metadata_props},
         inputs=inputs,
         outputs=outputs,
-        layers=parse_layers(logged.layers),
+        layers=_layers(plan, data) or parse_layers(logged.layers),
         warnings=tuple(dict.fromkeys(" ".join(warning.split()) for warning in logged.warnings)),
     )
     return BuiltEngine(data, report)
+
+
+def _layers(plan: BuildPlan, data: bytes) -> tuple[Layer, ...]:
+    """Returns an engine's layers as TensorRT's inspector describes them; none where the present GPU can't run it."""
+    trt = plan.trt
+    if plan.gpu is None or plan.gpu.target not in plan.targets:
+        return ()
+    try:
+        runtime, engine = deserialize(trt, data, allow_host_code=plan.options.version_compatible)
+    except EngineError as error:
+        log.info("the engine can't be inspected here: %s", error)
+        return ()
+    inspector = engine.create_engine_inspector()
+    layers = read_layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    del inspector, engine, runtime  # in this order
+    return layers
 
 
 def _creation_flags(trt: Any) -> int:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import re
-from dataclasses import asdict
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from streamer.common.atomic_file import atomic_file
-from streamer.common.cache import cache_dir, cached_file
+from streamer.common.cache import cache_dir, cached_file, cached_files
 from streamer.common.errors import EngineError
 from streamer.engines.tensorrt.builder import (
     BuildPlan,
@@ -99,15 +100,25 @@ def cached_engine(
 
     An engine beside the model file under the same name (``m.engine`` for ``m.onnx``) is used if it fits, else one in
     the user's cache folder; never one that is stale, foreign or damaged. Processes that want the same engine at the
-    same time build it once.
+    same time build it once. A package that doesn't build takes any engine in the cache folder that fits.
+
+    Version-compatible engines contain code, so they are used from the cache folder only, which is private to the user.
 
     `device` is the number of the GPU that is to run it; with the package `tensorrt` it must be the current CUDA device.
     """
-    plan = plan_build(model, package, options, device=device)
+    can_build = package.builder is package
+    plan = plan_build(
+        model, package, options if can_build else replace(options, version_compatible=True), device=device
+    )
+    if not can_build:
+        return _ready_engine(plan)
     name = re.sub(r"[^\w.-]", "_", f"{model.spec.name}-{cache_key(plan.fingerprint)}.engine")
-    for path in (model.path.with_suffix(".engine"), cached_file("engines", name)):
-        if path.is_file() and _fits(path, plan.fingerprint):
-            return path
+    beside = model.path.with_suffix(".engine")
+    if beside.is_file() and _fits(beside, plan.fingerprint, may_contain_code=False):
+        return beside
+    cached = cached_file("engines", name)
+    if cached.is_file() and _fits(cached, plan.fingerprint):
+        return cached
     folder = _folder()
     path = folder / name
     try:
@@ -129,10 +140,32 @@ def cached_engine(
     return path
 
 
-def _fits(path: Path, wanted: dict[str, Any]) -> bool:
+def _ready_engine(plan: BuildPlan) -> Path:
+    """Returns an engine that was built elsewhere, with the smallest batch that suffices."""
+    found = [path for path in cached_files("engines", "*.engine") if path.is_file()]
+    fitting = [path for path in found if _fits(path, plan.fingerprint)]
+    if fitting:
+        return min(fitting, key=lambda path: int(read_report(path).fingerprint["options"]["max_batch"]))
+    options, gpu = plan.options, plan.gpu.name if plan.gpu else ", ".join(plan.targets)
+    words = [plan.model.path.name, "--flavour", plan.package.builder.value, "--version-compatible"]
+    words += ["--fp16"] * options.fp16 + ["--max-batch", str(options.max_batch)]
+    words += ["-o", plan.model.path.with_suffix(".engine").name]
+    unfit = "; --log-level info says why those there don't fit" if found else ""
+    raise EngineError(
+        f"{plan.version} doesn't build engines, and there is none of {plan.model.path.name} for {gpu} in"
+        f" {str(_folder())!r}: where {plan.package.builder.value} {plan.trt.__version__} or earlier and such a GPU are"
+        f" (with --hardware-compatible any from Ampere on), python -m calibration build {shlex.join(words)}{unfit}"
+    )
+
+
+def _fits(path: Path, wanted: dict[str, Any], *, may_contain_code: bool = True) -> bool:
     """Returns whether a file is the wanted engine and undamaged; logs why not."""
     try:
-        wrong = differences(read_report(path).fingerprint, wanted)
+        built = read_report(path).fingerprint
+        wrong = differences(built, wanted)
+        if not wrong and not may_contain_code and built["options"]["version_compatible"]:
+            log.info("%s contains code: move it and its .json to %s", path, _folder())
+            return False
         if not wrong:
             read_engine(path)
             return True

@@ -1,16 +1,19 @@
-"""The layers of a built engine and their precisions, parsed from the builder's log.
+"""The layers of a built engine and their precisions, as TensorRT's engine inspector describes them.
 
-The one-line form is that of TensorRT's engine inspector (``LayerInformationFormat.ONELINE``), which the builder also
-writes into its verbose log: TensorRT 11 and TensorRT-RTX name a tensor's type in ``Datatype`` and list constants;
-TensorRT 10 names it within ``Format/Datatype``, and the type of a convolution's weights in ``Weights``.
+Its JSON needs a GPU that runs the engine. Its one-line form (``LayerInformationFormat.ONELINE``) is also in the
+builder's verbose log, which is all that there is without one. TensorRT 11 and TensorRT-RTX name a tensor's type in
+``Datatype`` and list constants; TensorRT 10 names it within ``Format/Datatype``, and the type of a convolution's
+weights in ``Weights``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 UNKNOWN = "unknown"
 _LINE = re.compile(
@@ -74,24 +77,65 @@ def parse_layers(messages: Iterable[str]) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+def read_layers(information: str) -> tuple[Layer, ...]:
+    """Reads layers from the inspector's JSON, without those that have no tensors.
+
+    Returns none where it names layers without describing them, or isn't JSON.
+    """
+    try:
+        found = json.loads(information, strict=False)  # control characters separate the names of ONNX nodes
+    except ValueError:
+        return ()
+    entries = found.get("Layers") if isinstance(found, dict) else None
+    return tuple(
+        _layer(entry)
+        for entry in entries or ()
+        if isinstance(entry, dict) and (entry.get("Inputs") or entry.get("Outputs"))
+    )
+
+
+def _layer(entry: dict[str, Any]) -> Layer:
+    constants, weights = entry.get("Constants"), entry.get("Weights")
+    stored = _precision(str(weights.get("Type", ""))) if isinstance(weights, dict) else ""
+    return Layer(
+        name=str(entry.get("Name", "")),
+        kind=str(entry.get("LayerType", UNKNOWN)),
+        inputs=_joined(map(_described, entry.get("Inputs") or ())) or "none",
+        weights=_joined(map(_described, constants)) if constants else stored,
+        outputs=_joined(map(_described, entry.get("Outputs") or ())) or "none",
+        onnx=tuple(_ONNX.findall(str(entry.get("Metadata", "")))),
+    )
+
+
+def _described(tensor: Any) -> str:
+    """Returns the precision of a tensor in the inspector's JSON."""
+    if not isinstance(tensor, dict):
+        return UNKNOWN
+    return _precision(str(tensor.get("Datatype") or tensor.get("Format/Datatype") or ""))
+
+
 def _weights(constants: str, rest: str) -> str:
     if constants.strip():
         return _precisions(constants)
     named = _WEIGHTS.search(rest)
-    return _NAMES.get(named[1].lower(), named[1].upper()) if named else ""
+    return _precision(named[1]) if named else ""
 
 
 def _precisions(tensors: str) -> str:
-    """Returns the precisions of a list of tensors, joined by ``+`` in alphabetical order."""
-    names = set()
-    for word in _TYPED.findall(tensors):
-        names.add(_NAMES.get(word.lower(), word.upper()))
-    for words in _FORMATTED.findall(tensors):
-        found = [_NAMES[word] for word in re.findall(r"\w+", words.lower()) if word in _NAMES]
-        names.add(found[0] if found else UNKNOWN)
-    if not names:
-        return UNKNOWN if tensors.strip() else "none"
-    return "+".join(sorted(names))
+    """Returns the precisions of a list of tensors in the one-line form."""
+    found = _joined(map(_precision, (*_TYPED.findall(tensors), *_FORMATTED.findall(tensors))))
+    return found or (UNKNOWN if tensors.strip() else "none")
+
+
+def _precision(text: str) -> str:
+    """Returns the precision in a type's name, such as ``Int8``, or a format's description that contains one."""
+    words = re.findall(r"\w+", text)
+    known = [_NAMES[word.lower()] for word in words if word.lower() in _NAMES]
+    return known[0] if known else words[0].upper() if len(words) == 1 else UNKNOWN
+
+
+def _joined(precisions: Iterable[str]) -> str:
+    return "+".join(sorted(set(precisions)))
 
 
 def summary(layers: Sequence[Layer]) -> str:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _FORMAT = 1
 """Increased when engines of an earlier release must not be used, because the report or the graph changed."""
 
+_MORE = ("version_compatible", "hardware_compatible")
+"""Options that only add to where an engine runs."""
+
+_AMPERE = 80
+
 _CALIBRATION_KEY = f"{METADATA_PREFIX}int8_calibration_sha256"
 """Metadata of an INT8 model, JSON: hash of its calibration pictures; `calibration.quantize` writes it."""
 
@@ -33,7 +38,7 @@ class BuildOptions:
         fp16: compute in FP16 what isn't quantised; input and output stay float32.
         max_batch: largest batch, for which the kernels are optimised; any from 1 up to it can be run.
         workspace_mib: limit of the layers' scratch memory, in MiB.
-        version_compatible: the engine also runs on later versions of the package, of the same major version.
+        version_compatible: the engine also runs on later versions of the package, and on `tensorrt-lean`.
         hardware_compatible: the engine runs on every Ampere or later GPU.
     """
 
@@ -64,7 +69,8 @@ def fingerprint(
     """Returns everything that determines an engine, in values that JSON preserves.
 
     The architectures are `targets`, from `choose_targets`, not those of `options`. The present GPU and the operating
-    system count only where the package can't build for another.
+    system count only where the package can't build for another. A package that doesn't build wants an engine of the
+    one that does.
     """
     portable = known_targets(trt) is not None
     settings = asdict(options)
@@ -76,7 +82,7 @@ def fingerprint(
         "onnx_sha256": model.sha256,
         "graph_sha256": hashlib.sha256(graph).hexdigest(),
         "calibration_sha256": calibration.strip('"') if calibration else None,
-        "package": package.value,
+        "package": package.builder.value,
         "package_version": str(trt.__version__),
         "targets": list(targets),
         "gpu": None if portable or gpu is None else gpu.name,
@@ -88,21 +94,44 @@ def fingerprint(
 def differences(built: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Returns the names of the entries because of which an engine with fingerprint `built` isn't the `wanted` one.
 
-    It may have more architectures and a larger batch; everything else must be equal.
+    It may have more architectures, a larger batch, and be compatible with more versions and GPUs; everything else must
+    be equal.
     """
-    exact = [key for key in wanted if key not in ("targets", "options")]
-    wrong = [key for key in exact if key not in built or built[key] != wanted[key]]
-    targets, settings = built.get("targets"), built.get("options")
-    if not isinstance(targets, list) or not set(wanted["targets"]) <= set(targets):
+    settings = built.get("options")
+    options: dict[str, Any] = settings if isinstance(settings, dict) else {}
+    allowed = {"targets", "options"}
+    if options.get("version_compatible") is True and _is_no_newer(built.get("package_version"), wanted):
+        allowed.add("package_version")
+    is_portable = options.get("hardware_compatible") is True and all(map(_is_ampere_or_later, wanted["targets"]))
+    if is_portable:
+        allowed.add("gpu")
+    wrong = [key for key in wanted if key not in allowed and (key not in built or built[key] != wanted[key])]
+    targets = built.get("targets")
+    if not is_portable and (not isinstance(targets, list) or not set(wanted["targets"]) <= set(targets)):
         wrong.append("targets")
-    if not isinstance(settings, dict):
+    if not options:
         return [*wrong, "options"]
     for key, value in wanted["options"].items():
-        found = settings.get(key)
-        larger = key == "max_batch" and isinstance(found, int) and found >= value
-        if not larger and found != value:
+        found = options.get(key)
+        is_more = (isinstance(found, int) and found >= value) if key == "max_batch" else key in _MORE and found is True
+        if not is_more and found != value:
             wrong.append(key)
     return wrong
+
+
+def _is_no_newer(version: object, wanted: dict[str, Any]) -> bool:
+    """Whether a version, such as ``11.4.0.106``, isn't later than that of the `wanted` fingerprint."""
+    if not isinstance(version, str):
+        return False
+    return _numbers(version) <= _numbers(wanted["package_version"])
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+def _is_ampere_or_later(target: str) -> bool:
+    return int(target.removeprefix("sm")) >= _AMPERE
 
 
 def cache_key(wanted: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""The two packages that build TensorRT engines, used through the same calls.
+"""The packages that build TensorRT engines or run them, used through the same calls.
 
-``tensorrt`` (data centre, workstation, Jetson; 10 and 11) builds for the present GPU. ``tensorrt_rtx`` (GeForce and
-other RTX) builds for named architectures, also without a GPU. Differences are found in the module itself, not derived
+``tensorrt`` (data centre, workstation, Jetson; 10.1 to 11) builds for the present GPU. ``tensorrt_rtx`` (GeForce and
+other RTX) builds for named architectures, also without a GPU. ``tensorrt_lean`` only runs version-compatible engines of
+``tensorrt``, of its own version or an earlier one. Differences are found in the module itself, not derived
 from its name, except for calls that TensorRT-RTX has but documents as without effect: timing caches (which would also
 need a GPU) and version-compatible engines.
 """
@@ -19,16 +20,22 @@ from typing import Any
 from streamer.common.errors import ConfigError, EngineError
 from streamer.cuda.driver_copy import DRIVER_LIBRARY
 
-_OLDEST_TENSORRT = 10
+_OLDEST_TENSORRT = (10, 1)  # the first with `device_memory_size_v2` and `set_device_memory`
 _TARGET = re.compile(r"sm\d{2,3}")
 _CC_MAJOR, _CC_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
 
 
 class TensorRTPackage(StrEnum):
-    """A package that builds engines."""
+    """A package that builds engines or runs them, in the order of preference."""
 
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
+    TENSORRT_LEAN = "tensorrt-lean"
+
+    @property
+    def builder(self) -> TensorRTPackage:
+        """The package that builds the engines which this one runs."""
+        return TensorRTPackage.TENSORRT if self is TensorRTPackage.TENSORRT_LEAN else self
 
     @property
     def module_name(self) -> str:
@@ -49,9 +56,10 @@ class TensorRTPackage(StrEnum):
         except (ImportError, OSError) as error:
             reason = " ".join(str(error).split())
             raise EngineError(f"{self.value} is installed but can't be loaded ({reason}): {self.install}") from error
-        if self is TensorRTPackage.TENSORRT and int(trt.__version__.split(".")[0]) < _OLDEST_TENSORRT:
-            wanted = f"wanted {_OLDEST_TENSORRT} or later"
-            raise EngineError(f"tensorrt {trt.__version__} is too old, {wanted}: {self.install}")
+        version = tuple(int(number) for number in re.findall(r"\d+", trt.__version__)[:2])
+        if self.builder is TensorRTPackage.TENSORRT and version < _OLDEST_TENSORRT:
+            wanted = f"wanted {'.'.join(map(str, _OLDEST_TENSORRT))} or later"
+            raise EngineError(f"{self.value} {trt.__version__} is too old, {wanted}: {self.install}")
         return trt
 
 
