@@ -42,29 +42,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "ConfigError": "streamer.common.errors",
-    "Detections": "streamer.frames.detections",
-    "Detector": "streamer.detector.base",
-    "EngineError": "streamer.common.errors",
-    "Frame": "streamer.frames.frame",
-    "ModelError": "streamer.common.errors",
-    "OutputSpec": "streamer.sinks",
-    "Pipeline": "streamer.runtime.pipeline",
-    "RunReport": "streamer.runtime.report",
-    "Sink": "streamer.sinks",
-    "SinkError": "streamer.common.errors",
-    "Source": "streamer.sources",
-    "SourceError": "streamer.common.errors",
-    "SourceInfo": "streamer.sources",
-    "SourceOptions": "streamer.sources",
-    "SourceSpec": "streamer.sources",
-    "StreamSpec": "streamer.runtime.stream_spec",
-    "StreamerError": "streamer.common.errors",
-    "open_detector": "streamer.detector",
-    "open_sink": "streamer.sinks",
-    "open_source": "streamer.sources",
+_NAMES = {
+    "streamer.common.errors": "ConfigError EngineError ModelError SinkError SourceError StreamerError",
+    "streamer.detector": "open_detector",
+    "streamer.detector.base": "Detector",
+    "streamer.frames.detections": "Detections",
+    "streamer.frames.frame": "Frame",
+    "streamer.runtime.pipeline": "Pipeline",
+    "streamer.runtime.report": "RunReport",
+    "streamer.runtime.stream_spec": "StreamSpec",
+    "streamer.sinks": "OutputSpec Sink open_sink",
+    "streamer.sources": "Source SourceInfo SourceOptions SourceSpec open_source",
 }
+_PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = [*sorted(_PUBLIC), "__version__"]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, InstanceOf, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, InstanceOf, ValidationError, ValidationInfo, field_validator, model_validator
 
 from streamer.app.options import FrozenModel, option, value_shown
 from streamer.common.errors import ConfigError, nearest, one_line, short
@@ -236,11 +236,6 @@ class StreamConfig(FrozenModel):
             raise ValueError("wanted a URI")
         return tuple(SourceSpec.parse_named(_without_zero(item)) if isinstance(item, str) else item for item in value)
 
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _lists(cls, value: object) -> object:
-        return _listed(value)
-
     @field_validator("output", mode="before")
     @classmethod
     def _null_is_quoted(cls, value: object) -> object:
@@ -265,20 +260,10 @@ class StreamConfig(FrozenModel):
             raise ValueError("wanted yes, no, or a file of authorities")
         return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
-    @field_validator("segment", mode="before")
+    @field_validator("classes", "segment", "retain", "quality", mode="before")
     @classmethod
-    def _length(cls, value: object) -> object:
-        return parse_seconds(value) if isinstance(value, str) else value
-
-    @field_validator("retain", mode="before")
-    @classmethod
-    def _kept(cls, value: object) -> object:
-        return value if value is None or isinstance(value, Retention) else Retention.parse(str(value))
-
-    @field_validator("quality", mode="before")
-    @classmethod
-    def _known_quality(cls, value: object) -> object:
-        return parse_quality(str(value))
+    def _parsed(cls, value: object, info: ValidationInfo) -> object:
+        return _PARSERS[info.field_name or ""](value)
 
     @model_validator(mode="after")
     def _retains_segments(self) -> Self:
@@ -328,6 +313,14 @@ class StreamConfig(FrozenModel):
             policy=own.policy or self.policy,
             output=own.output or None,
         )
+
+
+_PARSERS: Mapping[str, Callable[[Any], object]] = {
+    "classes": lambda value: _listed(value),
+    "segment": lambda value: parse_seconds(value) if isinstance(value, str) else value,
+    "retain": lambda value: value if value is None or isinstance(value, Retention) else Retention.parse(str(value)),
+    "quality": lambda value: parse_quality(str(value)),
+}
 
 
 def _parsed_outputs(value: object) -> tuple[OutputSpec, ...]:

@@ -63,7 +63,7 @@ class Sink(Closeable):
         """Finishes the output so that what was written is playable or readable. Safe to call twice.
 
         Raises:
-            SinkError: when finishing fails.
+            SinkError: when finishing fails; what was written before is playable or readable all the same.
         """
 
     @property

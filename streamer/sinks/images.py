@@ -45,11 +45,6 @@ class ImagesSink(Sink):
         self._has_warned = False
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Writes the frame's picture, which must already have the boxes drawn.
-
-        Raises:
-            SinkError: if it can't be encoded or written.
-        """
         path = self._folder / self._name(frame)
         if path.exists() and not self._has_warned:
             self._has_warned = True
@@ -70,7 +65,6 @@ class ImagesSink(Sink):
             raise SinkError(f"can't write {path}: {reason(error)}; the pictures before are complete") from error
 
     def close(self) -> None:
-        """Releases the folder; each picture is already finished."""
         self._claim.close()
 
     @property

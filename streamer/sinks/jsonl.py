@@ -44,23 +44,19 @@ class JsonlSink(Sink):
             raise SinkError(f"can't write {self._path}: {reason(error)}; choose another output") from error
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Appends the frame's line; see `JsonlWriter.write`."""
         self._writer.write(frame, detections)
 
     def close(self) -> None:
-        """Closes the file; raises SinkError if that fails."""
         try:
             self._writer.close()
         finally:
             self._claim.close()
 
     def interrupt(self) -> None:
-        """Makes a `write` that waits for the reader of a pipe fail soon."""
         self._writer.interrupt()
 
     @property
     def written(self) -> tuple[Path, ...]:
-        """The file."""
         return (self._path,)
 
 

@@ -12,8 +12,6 @@ class NullSink(Sink):
 
     needs_pixels = False
 
-    def write(self, frame: Frame, detections: Detections) -> None:
-        """Does nothing."""
+    def write(self, frame: Frame, detections: Detections) -> None: ...
 
-    def close(self) -> None:
-        """Does nothing."""
+    def close(self) -> None: ...

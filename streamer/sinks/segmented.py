@@ -103,11 +103,7 @@ class SegmentedSink(Sink, Generic[W]):
         return following.pts_s
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Appends the frame, and every ten seconds deletes old segments.
-
-        Raises:
-            SinkError: if the frame or its detections can't be written to any file.
-        """
+        """Appends the frame, and every ten seconds deletes old segments."""
         boundary = self._boundaries.before(frame.pts_s)
         if boundary is not None:
             self._close_segment(self._end_s(boundary, frame))
@@ -118,11 +114,7 @@ class SegmentedSink(Sink, Generic[W]):
         self._series.prune()
 
     def close(self) -> None:
-        """Finishes the last segment.
-
-        Raises:
-            SinkError: if a segment couldn't be written to its end; what was written before it failed is complete.
-        """
+        """Finishes the last segment; raises the first error of any."""
         try:
             self._close_segment(None)
             self._series.close()
@@ -134,7 +126,6 @@ class SegmentedSink(Sink, Generic[W]):
 
     @property
     def written(self) -> tuple[Path, ...]:
-        """See `Series.written`."""
         return self._series.written
 
     def _append(self, frame: Frame, detections: Detections) -> bool:

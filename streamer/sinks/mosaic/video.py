@@ -231,11 +231,6 @@ class _TileSink(Sink):
         self._is_closed = self._has_failed = False
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Queues the frame, which must already have the boxes drawn; blocks as `TiledVideo` says.
-
-        Raises:
-            SinkError: if the video can't be written. What was written before is playable.
-        """
         try:
             self._video.push(self, frame)
         except Exception:
@@ -243,11 +238,6 @@ class _TileSink(Sink):
             raise
 
     def close(self) -> None:
-        """Ends the tile; the last one finishes the video.
-
-        Raises:
-            SinkError: if it can't be finished, unless `write` has raised. What was written before is playable.
-        """
         if self._is_closed:
             return
         self._is_closed = True
@@ -259,5 +249,4 @@ class _TileSink(Sink):
 
     @property
     def written(self) -> tuple[Path, ...]:
-        """The video's files, for one of its tiles."""
         return self._video.written(self)

@@ -107,12 +107,10 @@ class _TileSink(ViewerSink):
         self._tile = tile
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Takes the frame, which must already have the boxes drawn; `poll` shows it."""
         self._tile.show(frame)
         self._count += 1
 
     def close(self) -> None:
-        """Ends the tile; the last one closes the window."""
         if not self._tile.is_over:
             self._tile.end()
             self._window.close_if_unused()

@@ -49,11 +49,6 @@ class VideoSink(Sink):
         self._writer: VideoFileWriter | None = None
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Appends the frame, which must already have the boxes drawn.
-
-        Raises:
-            SinkError: if the file can't take it. What was written before is playable.
-        """
         if self._writer is None:
             self._audio = open_audio(self._source)
             try:
@@ -65,11 +60,6 @@ class VideoSink(Sink):
         self._writer.write(frame, detections)
 
     def close(self) -> None:
-        """Finishes the file.
-
-        Raises:
-            SinkError: if it can't be finished. What was written before is playable.
-        """
         try:
             if self._writer is not None:
                 self._writer.close()
@@ -111,14 +101,12 @@ class VideoSegmentsSink(SegmentedSink[VideoFileWriter]):
         self._is_begun = False
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Appends the frame, which must already have the boxes drawn; see `SegmentedSink.write`."""
         if not self._is_begun:
             self._is_begun = True
             self._audio = open_audio(self._source)
         super().write(frame, detections)
 
     def close(self) -> None:
-        """Finishes the last segment; see `SegmentedSink.close`."""
         try:
             super().close()
         finally:

@@ -148,13 +148,11 @@ class WindowSink(ViewerSink):
         self._frame: Frame | None = None
 
     def write(self, frame: Frame, detections: Detections) -> None:
-        """Shows the frame, which must already have the boxes drawn; raises SinkError if the window system fails."""
         self._frame = frame
         self._count += 1
         self._window.show(frame.shown_wh)
 
     def close(self) -> None:
-        """Closes the window."""
         self._window.close()
 
     def _painted(self, window_wh: tuple[int, int]) -> Image:
