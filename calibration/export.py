@@ -60,7 +60,7 @@ def export(
 
     Args:
         spec: the model, with its architecture; its input size becomes the file's.
-        checkpoint: see `streamer.models.nanodet.load_checkpoint`.
+        checkpoint: see `calibration.checkpoint.load_checkpoint`.
         output: the ``.onnx`` file to write.
         float16_weights: store convolution weights as float16 with a Cast to float32: half the size.
         opset: ONNX operator set.
@@ -70,10 +70,11 @@ def export(
         ModelError: the checkpoint is unreadable or doesn't fit, or the exported graph's results differ.
     """
     _require_packages()
+    from calibration.checkpoint import load_checkpoint
     from streamer.detector.self_check import record
     from streamer.engines import open_engine
     from streamer.models.file import ModelFile
-    from streamer.models.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
+    from streamer.models.nanodet import build, fuse_batchnorm, load_into
 
     check_output(output, checkpoint, ending=".onnx")
     weights, checkpoint_sha256 = load_checkpoint(checkpoint)

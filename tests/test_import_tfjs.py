@@ -15,8 +15,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch makes the checkpoint")
 
+from calibration.checkpoint import load_checkpoint  # noqa: E402
 from streamer.common.errors import ConfigError, ModelError  # noqa: E402
-from streamer.models.nanodet import build, load_checkpoint, load_into  # noqa: E402
+from streamer.models.nanodet import build, load_into  # noqa: E402
 from streamer.models.spec import ModelSpec, packaged_config  # noqa: E402
 from tools import import_tfjs as module  # noqa: E402
 from tools.import_tfjs import import_tfjs, main  # noqa: E402

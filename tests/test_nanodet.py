@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the network is written in PyTorch")
 
+from calibration.checkpoint import load_checkpoint  # noqa: E402
 from streamer.common.errors import ModelError  # noqa: E402
 from streamer.models import nanodet  # noqa: E402
 from streamer.models.network_spec import (  # noqa: E402
@@ -109,7 +110,7 @@ class TestOfficial:
     def test_real_weights_load(self, model: str) -> None:
         spec = spec_for(model)
         network = nanodet.build(spec)
-        weights, sha256 = nanodet.load_checkpoint(SHARED / "weights" / f"{model}.pth")
+        weights, sha256 = load_checkpoint(SHARED / "weights" / f"{model}.pth")
         nanodet.load_into(network, weights)
         assert len(sha256) == 64
         black = np.broadcast_to(-np.divide(spec.mean_bgr, spec.std_bgr)[:, None, None], (3, 320, 320))
@@ -118,7 +119,7 @@ class TestOfficial:
         assert 0 < scores.max() < 0.3, "there is nothing to see on a black image"
 
     def test_a_checkpoint_of_another_network_or_width_is_refused(self) -> None:
-        weights, _ = nanodet.load_checkpoint(SHARED / "weights" / "nanodet-m_320.pth")
+        weights, _ = load_checkpoint(SHARED / "weights" / "nanodet-m_320.pth")
         for model, says in [
             ("nanodet-g_320", "another network"),
             ("nanodet-plus-m_320", "another network"),
@@ -185,11 +186,11 @@ class TestCheckpoint:
     @pytest.mark.parametrize("wrap", [lambda weights: weights, lambda weights: {"state_dict": weights, "epoch": 3}])
     def test_plain_forms(self, tmp_path: Path, wrap: Any) -> None:
         wanted = randomised(tiny()).state_dict()
-        weights, sha256 = nanodet.load_checkpoint(saved(tmp_path / "a.pth", wrap(dict(wanted))))
+        weights, sha256 = load_checkpoint(saved(tmp_path / "a.pth", wrap(dict(wanted))))
         network = nanodet.build(tiny())
         nanodet.load_into(network, weights)
         assert all(torch.equal(value, wanted[key]) for key, value in network.state_dict().items())
-        assert sha256 != nanodet.load_checkpoint(saved(tmp_path / "b.pth", {"x": torch.ones(1)}))[1]
+        assert sha256 != load_checkpoint(saved(tmp_path / "b.pth", {"x": torch.ones(1)}))[1]
 
     def test_lightning_prefers_the_average_and_drops_the_auxiliary_head(self, tmp_path: Path) -> None:
         last, average = (randomised(tiny("nanodet-plus-m_64"), seed).state_dict() for seed in (1, 2))
@@ -197,7 +198,7 @@ class TestCheckpoint:
         stored = {f"model.{key}": value for key, value in {**last, **training}.items()}
         lightning = {"state_dict": stored, "epoch": 3, "pytorch-lightning_version": "1.9.0", "optimizer_states": [{}]}
         for expected in (last, average):
-            weights, _ = nanodet.load_checkpoint(saved(tmp_path / "a.ckpt", lightning))
+            weights, _ = load_checkpoint(saved(tmp_path / "a.ckpt", lightning))
             assert set(weights) == set(expected)
             assert all(torch.equal(weights[key], value) for key, value in expected.items())
             stored.update({f"avg_model.{key}": value for key, value in {**average, **training}.items()})
@@ -206,13 +207,13 @@ class TestCheckpoint:
         content = {"state_dict": {"model.x": torch.ones(2)}, "callbacks": {Recorder: {"best": 1}}, "made": Recorder()}
         path = saved(tmp_path / "a.ckpt", content)
         Recorder.made = 0
-        weights, _ = nanodet.load_checkpoint(path)
+        weights, _ = load_checkpoint(path)
         assert list(weights) == ["x"]
         assert Recorder.made == 0
 
     def test_code_in_a_checkpoint_is_not_run(self, tmp_path: Path) -> None:
         path = saved(tmp_path / "a.ckpt", {"state_dict": {"x": torch.ones(1)}, "made": Intruder(tmp_path / "harm")})
-        nanodet.load_checkpoint(path)
+        load_checkpoint(path)
         assert not (tmp_path / "harm").exists()
         pickle.loads(pickle.dumps(Intruder(tmp_path / "harm")))
         assert (tmp_path / "harm").exists(), "it would have run in an ordinary unpickler"
@@ -223,7 +224,7 @@ class TestCheckpoint:
         for length in (1, 100, len(content) // 2, len(content) - 1):
             path.write_bytes(content[:length])
             with pytest.raises(ModelError, match="cut short"):
-                nanodet.load_checkpoint(path)
+                load_checkpoint(path)
 
     @pytest.mark.parametrize(
         ("content", "says"),
@@ -239,7 +240,7 @@ class TestCheckpoint:
         path = tmp_path / "a.pth"
         path.write_bytes(content)
         with pytest.raises(ModelError) as caught:
-            nanodet.load_checkpoint(path)
+            load_checkpoint(path)
         assert says in str(caught.value) and "\n" not in str(caught.value)
 
     @pytest.mark.parametrize(
@@ -254,12 +255,12 @@ class TestCheckpoint:
     )
     def test_other_content_is_refused(self, tmp_path: Path, content: object, says: str) -> None:
         with pytest.raises(ModelError) as caught:
-            nanodet.load_checkpoint(saved(tmp_path / "a.pth", content))
+            load_checkpoint(saved(tmp_path / "a.pth", content))
         assert says in str(caught.value)
 
     def test_a_missing_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="No such file"):
-            nanodet.load_checkpoint(tmp_path / "none.pth")
+            load_checkpoint(tmp_path / "none.pth")
 
 
 class TestLoading:

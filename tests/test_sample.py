@@ -171,7 +171,8 @@ def detect(network: Any, spec: ModelSpec, image: Image) -> Detections:
 @pytest.mark.skipif(not CHECKPOINT.is_file(), reason="no ../shared/weights/nanodet-g_416.pth")
 def test_default_model_sees_person_cup_and_cat() -> None:
     pytest.importorskip("torch", reason="torch runs the checkpoint")
-    from streamer.models.nanodet import build, load_checkpoint, load_into
+    from calibration.checkpoint import load_checkpoint
+    from streamer.models.nanodet import build, load_into
 
     spec = spec_for("nanodet-g_416")
     network = build(spec)

@@ -129,7 +129,8 @@ def fake_quantised(network: Any, spec: ModelSpec, signed: bool, path: Path) -> P
 @pytest.mark.parametrize("signed", [True, False])
 def test_fake_quantised_training(signed: bool, shared: Path, tmp_path: Path) -> None:
     """Scales are initializers, zero points Constant nodes, weights float behind Q/DQ, and much is behind Identity."""
-    from streamer.models.nanodet import build, fuse_batchnorm, load_checkpoint, load_into
+    from calibration.checkpoint import load_checkpoint
+    from streamer.models.nanodet import build, fuse_batchnorm, load_into
 
     spec = spec_for("nanodet-m_320")
     network = build(spec)

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="the network is written in PyTorch")
 
+from calibration.checkpoint import load_checkpoint  # noqa: E402
+from calibration.safe_pickle import SafePickle, Unread  # noqa: E402
+from calibration.weights_file import read_weights  # noqa: E402
 from streamer.common.errors import ModelError  # noqa: E402
 from streamer.models import nanodet  # noqa: E402
-from streamer.models.nanodet.safe_pickle import SafePickle, Unread  # noqa: E402
-from streamer.models.nanodet.weights_file import read_weights  # noqa: E402
 from tests.test_nanodet import randomised, tiny  # noqa: E402
 
 WEIGHTS = {name: value.clone() for name, value in randomised(tiny()).state_dict().items()}
@@ -56,7 +57,7 @@ def arrays() -> dict[str, Any]:
 def load(tmp_path: Path, content: object, name: str = "a.pth", **how: Any) -> dict[str, Any]:
     path = tmp_path / name
     torch.save(content, path, **how)
-    return nanodet.load_checkpoint(path)[0]
+    return load_checkpoint(path)[0]
 
 
 def assert_same(got: dict[str, Any]) -> None:
@@ -165,25 +166,25 @@ def test_any_floating_type_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_numpy_files_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **arrays())
-    assert_same(nanodet.load_checkpoint(tmp_path / "a.npz")[0])
+    assert_same(load_checkpoint(tmp_path / "a.npz")[0])
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": arrays(), "author": "x"}, protocol=protocol))
-        assert_same(nanodet.load_checkpoint(tmp_path / "a.pkl")[0])
+        assert_same(load_checkpoint(tmp_path / "a.pkl")[0])
     odd = {name: np.array(value, value.dtype.newbyteorder(">"), order="F") for name, value in arrays().items()}
     (tmp_path / "b.pkl").write_bytes(pickle.dumps(odd))
-    assert_same(nanodet.load_checkpoint(tmp_path / "b.pkl")[0])
+    assert_same(load_checkpoint(tmp_path / "b.pkl")[0])
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
     save = pytest.importorskip("safetensors.torch", reason="safetensors is not installed").save_file
     save({name: value.contiguous() for name, value in prefixed("model.").items()}, tmp_path / "a.safetensors")
-    assert_same(nanodet.load_checkpoint(tmp_path / "a.safetensors")[0])
+    assert_same(load_checkpoint(tmp_path / "a.safetensors")[0])
     content = (tmp_path / "a.safetensors").read_bytes()
     (tmp_path / "renamed.pth").write_bytes(content)
-    assert_same(nanodet.load_checkpoint(tmp_path / "renamed.pth")[0])
+    assert_same(load_checkpoint(tmp_path / "renamed.pth")[0])
     (tmp_path / "a.safetensors").write_bytes(content[:-10])
     with pytest.raises(ModelError, match="damaged .safetensors"):
-        nanodet.load_checkpoint(tmp_path / "a.safetensors")
+        load_checkpoint(tmp_path / "a.safetensors")
 
 
 def test_a_missing_safetensors_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +192,7 @@ def test_a_missing_safetensors_package_is_named(tmp_path: Path, monkeypatch: pyt
     header = b'{"x":{}}'
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(ModelError, match="pip install safetensors"):
-        nanodet.load_checkpoint(tmp_path / "a.safetensors")
+        load_checkpoint(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -217,13 +218,13 @@ def test_programs_are_named_for_what_they_are(tmp_path: Path) -> None:
 
     torch.jit.save(torch.jit.trace(Twice(), torch.ones(1)), tmp_path / "a.pth")
     with pytest.raises(ModelError, match="a TorchScript file"):
-        nanodet.load_checkpoint(tmp_path / "a.pth")
+        load_checkpoint(tmp_path / "a.pth")
     torch.export.save(torch.export.export(Twice(), (torch.ones(1),)), tmp_path / "a.pt2")
     with pytest.raises(ModelError, match=r"torch\.export"):
-        nanodet.load_checkpoint(tmp_path / "a.pt2")
+        load_checkpoint(tmp_path / "a.pt2")
     (tmp_path / "a.onnx").write_bytes(b"\x08\x08")
     with pytest.raises(ModelError, match="an ONNX file is a model already"):
-        nanodet.load_checkpoint(tmp_path / "a.onnx")
+        load_checkpoint(tmp_path / "a.onnx")
 
 
 class TestNothingIsRun:

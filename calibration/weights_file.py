@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from calibration.safe_pickle import SafePickle, StoredArray, Unread
 from streamer.common.errors import ModelError, short
-from streamer.models.nanodet.safe_pickle import SafePickle, StoredArray, Unread
 
 _AVERAGED_KEYS = ("params_ema", "ema_state_dict", "model_ema", "ema")
 _KEYS = (*_AVERAGED_KEYS, "state_dict", "model_state_dict", "model", "net", "network", "params", "weights", "module")

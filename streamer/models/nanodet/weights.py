@@ -1,70 +1,19 @@
-"""Reads official checkpoints and explains why one doesn't fit."""
+"""Loads weights into a network and explains why some don't fit."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Mapping
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from streamer.common.errors import ModelError
 from streamer.models.nanodet.network import NanoDet
-from streamer.models.nanodet.weights_file import read_weights
 
 _CONSTANT = "head.distribution_project."
 NEVER_APPLIED = (_CONSTANT, "head.gfl_reg.")
 """Prefixes of parameters that official networks don't use; exported files lack them."""
 
-_AVERAGED = frozenset({"avg_model", "ema", "ema_model"})
-_PREFIXES = _AVERAGED | {"model", "module", "net", "network"}
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-_TRAINING_ONLY = ("aux_fpn.", "aux_head.")
 _NAMED_AT_MOST = 3
-
-
-def load_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], str]:
-    """Reads the inference weights of a NanoDet checkpoint.
-
-    Reads PyTorch files, safetensors, ``.npz`` and pickled NumPy arrays: a state dict, also under a key of a training
-    framework (``state_dict``, ``model``, ``ema``, ...). Removes prefixes and the auxiliary training head, and prefers
-    averaged weights (``avg_model.``, ``ema``). Executes nothing in the file and ignores other objects.
-
-    Returns:
-        The weights on the CPU by the network's own parameter names, and the SHA-256 of the file in hex.
-
-    Raises:
-        ModelError: the file is missing, truncated or no checkpoint.
-    """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: can't read the checkpoint: {error.strerror or error}") from None
-    weights = _own_names(read_weights(content, path))
-    if not weights:
-        raise ModelError(f"{path}: not a NanoDet checkpoint: it has no weights")
-    for name, value in weights.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ModelError(f"{path}: the weights of {name} are not finite numbers: the training diverged")
-    return weights, hashlib.sha256(content).hexdigest()
-
-
-def _own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Removes prefixes of training frameworks, in any order, and the auxiliary head.
-
-    Of several copies of the network it takes the averaged one, else the largest.
-    """
-    copies: dict[tuple[str, ...], dict[str, Tensor]] = {}
-    for name, value in weights.items():
-        parts = [part for part in name.split(".") if part not in _WRAPPERS]
-        prefixes = tuple(itertools.takewhile(_PREFIXES.__contains__, parts))
-        copies.setdefault(prefixes, {})[".".join(parts[len(prefixes) :])] = value
-    averaged = {prefixes: copy for prefixes, copy in copies.items() if not _AVERAGED.isdisjoint(prefixes)}
-    chosen = max((averaged or copies).values(), key=len, default={})
-    return {name: value for name, value in chosen.items() if not name.startswith(_TRAINING_ONLY)}
 
 
 def load_into(network: NanoDet, weights: Mapping[str, Tensor]) -> None:
