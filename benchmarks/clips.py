@@ -21,13 +21,13 @@ _SHARED_CLIPS = _ROOT.parent / "shared" / "clips"
 _SAMPLE = _ROOT / "streamer" / "data" / "sample.mp4"
 
 
-def find_footage(*, smoke: bool) -> list[Path]:
-    """Returns the shared clips; for a smoke run without them, the packaged sample.
+def find_footage(folder: Path = _SHARED_CLIPS, *, smoke: bool) -> list[Path]:
+    """Returns the clips of a folder; for a smoke run without any, the packaged sample.
 
     Raises:
         ConfigError: if there is nothing to measure on.
     """
-    footage = sorted(_SHARED_CLIPS.glob("*.mp4"))
+    footage = sorted(folder.glob("*.mp4"))
     if not footage and smoke:
         footage = [_SAMPLE]
     if not footage:

@@ -22,7 +22,6 @@ from streamer.detector import DEFAULT_MODEL, open_detector
 
 WANTED_OF_BEST = 0.95
 WANTED_BYTES_A_STREAM = 40e6
-_LOOP_FRAMES = 377
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,15 @@ def measure(footage: Sequence[Path], counts: Sequence[int], frames: int, rounds:
     return Files(found, requests, costs)
 
 
-def write_clips(footage: Sequence[Path], folder: Path, counts: Sequence[int], frames: int) -> list[Path]:
-    """Writes a clip for each stream, each beginning elsewhere in the footage and as long as it is ever needed."""
+def write_clips(
+    footage: Sequence[Path], folder: Path, counts: Sequence[int], frames: int, *, loop_frames: int = 377
+) -> list[Path]:
+    """Writes a clip for each stream, each beginning elsewhere in the footage and as long as it is ever needed.
+
+    A clip repeats after `loop_frames`.
+    """
     streams = max(counts)
-    loop = min(_LOOP_FRAMES, frames)
+    loop = min(loop_frames, frames)
     clips = []
     for number in range(streams):
         once, clip = folder / f"once-{number}.mp4", folder / f"clip-{number}.mp4"

@@ -480,7 +480,7 @@ def install_torch(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> FakeTorchC
     replaced |= {"graph": graph, "is_available": lambda: True, "empty_cache": lambda: None}
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(torch_engine._Points, "to", moved)
-    monkeypatch.setattr(torch_engine, "_tensor_over", tensor_over)
-    monkeypatch.setattr(torch_engine, "_compiled", compiled)
+    monkeypatch.setattr(torch_engine.Points, "to", moved)
+    monkeypatch.setattr(torch_engine, "tensor_over", tensor_over)
+    monkeypatch.setattr(torch_engine, "compiled", compiled)
     return fake

@@ -94,6 +94,8 @@ class Following:
         if meanwhile is not None:
             self.write(meanwhile)
         self.reads = 0
+        self.may_read = threading.Event()
+        self.may_read.set()
         self.file = WatchedFile(path, self._read)
         factory: Any = self.streams
         self.run = app.Run(config, factory, sources, SlowDetector(), self.file, poll_s=0.01)
@@ -130,6 +132,7 @@ class Following:
 
     def _read(self) -> StreamConfig:
         self.reads += 1
+        self.may_read.wait(20)
         return read_config(self.path, {}, names_source=True)
 
     def end(self) -> None:

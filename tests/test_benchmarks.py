@@ -93,13 +93,10 @@ def test_repeated_clip_has_every_frame_at_its_own_time(tmp_path: Path) -> None:
     assert len(set(np.diff(times).tolist())) == 1
 
 
-def test_footage_without_shared_clips_is_the_sample_for_a_smoke_run_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(clips, "_SHARED_CLIPS", tmp_path)
-    assert [path.name for path in clips.find_footage(smoke=True)] == ["sample.mp4"]
+def test_footage_without_shared_clips_is_the_sample_for_a_smoke_run_only(tmp_path: Path) -> None:
+    assert [path.name for path in clips.find_footage(tmp_path, smoke=True)] == ["sample.mp4"]
     with pytest.raises(ConfigError, match="--clip FILE"):
-        clips.find_footage(smoke=False)
+        clips.find_footage(tmp_path, smoke=False)
 
 
 def test_clip_may_begin_anywhere_in_its_footage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,11 +267,23 @@ def test_a_missing_clip_is_one_line_and_status_1(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.slow
-def test_smoke_run_measures_everything_on_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clips, "_SHARED_CLIPS", tmp_path / "none")
+def test_smoke_run_measures_everything_on_the_sample(tmp_path: Path) -> None:
+    (sample,) = clips.find_footage(tmp_path, smoke=True)
     model = write_tiny(tmp_path / "tiny.onnx", tiny_spec())
     page, figures = tmp_path / "page.md", tmp_path / "figures.json"
-    arguments = ["--smoke", "--frames", "20", "--model", str(model), "--markdown", str(page), "--json", str(figures)]
+    arguments = [
+        "--smoke",
+        "--clip",
+        str(sample),
+        "--frames",
+        "20",
+        "--model",
+        str(model),
+        "--markdown",
+        str(page),
+        "--json",
+        str(figures),
+    ]
     assert run.main(arguments) == 0
     (found,) = json.loads(figures.read_text())["models"]
     names = [contender["name"][:3] for contender in found["contenders"]] + [left[:3] for left in found["left_out"]]

@@ -23,9 +23,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    cache._temporary_folder.cache_clear()
-    yield folder
-    cache._temporary_folder.cache_clear()
+    return folder
 
 
 def test_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,7 +313,7 @@ def test_batch_sizes(
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder that stands for a machine without anything of NVIDIA's: its `pci` is empty, its `dev` too."""
+    """The root folder of a machine without anything of NVIDIA's."""
     found = importlib.util.find_spec
 
     def absent(name: str) -> Any:
@@ -321,20 +321,18 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "pycuda" else found(name))
     monkeypatch.setattr("ctypes.CDLL", absent)
-    monkeypatch.setattr("streamer.cuda.gpu._DRIVER_PLACES", (str(tmp_path / "dev" / "nvidiactl"),))
-    monkeypatch.setattr("streamer.cuda.gpu._PCI_DEVICES", str(tmp_path / "pci"))
     return tmp_path
 
 
 def put_pci(folder: Path, vendor: str, kind: str) -> None:
-    device = folder / "pci" / "0000:01:00.0"
+    device = folder / "sys/bus/pci/devices/0000:01:00.0"
     device.mkdir(parents=True)
     (device / "vendor").write_text(f"{vendor}\n")
     (device / "class").write_text(f"{kind}\n")
 
 
 def test_a_bare_machine_expects_no_gpu(bare: Path) -> None:
-    assert not expects_gpu()
+    assert not expects_gpu(bare)
 
 
 @pytest.mark.parametrize(
@@ -348,13 +346,13 @@ def test_a_bare_machine_expects_no_gpu(bare: Path) -> None:
 )
 def test_gpus_without_a_driver_are_found(vendor: str, kind: str, expected: bool, bare: Path) -> None:
     put_pci(bare, vendor, kind)
-    assert expects_gpu() == expected
+    assert expects_gpu(bare) == expected
 
 
 def test_a_device_that_cannot_be_read_is_none(bare: Path) -> None:
     put_pci(bare, "0x10de", "0x030000")
-    (bare / "pci" / "0000:01:00.0" / "class").unlink()
-    assert not expects_gpu()
+    (bare / "sys/bus/pci/devices/0000:01:00.0/class").unlink()
+    assert not expects_gpu(bare)
 
 
 @pytest.mark.parametrize("what", ["device file", "library", "pycuda"])
@@ -366,7 +364,7 @@ def test_a_driver_or_pycuda_expects_a_gpu(what: str, bare: Path, monkeypatch: py
         monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     else:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    assert expects_gpu()
+    assert expects_gpu(bare)
 
 
 def test_a_variable_number_of_detections_is_refused_before_a_gpu_is_opened(tmp_path: Path) -> None:

@@ -66,9 +66,8 @@ def test_slope_is_what_each_stream_adds() -> None:
 
 def test_every_stream_has_its_own_clip_as_long_as_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clips, "SIZE_WH", (96, 64))
-    monkeypatch.setattr(fleet_files, "_LOOP_FRAMES", 8)
     footage = [write_clip(tmp_path / "one.mp4", 8)]
-    made = fleet_files.write_clips(footage, tmp_path, [1, 4], 24)
+    made = fleet_files.write_clips(footage, tmp_path, [1, 4], 24, loop_frames=8)
     assert [clips.count_frames(clip) for clip in made] == [24, 8, 8, 8]
     assert len({clip.read_bytes() for clip in made}) == 4
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import streamer.app.watched_file as watched_file
 from streamer.app.watched_file import WatchedFile
 from streamer.common.errors import ConfigError
 from tests.fakes import wait_for
@@ -86,30 +83,25 @@ def test_what_is_no_file_changes_nothing_and_is_told(
     wait_for(lambda: run.names == ["b"])
 
 
-def test_a_read_that_hangs_holds_up_nothing(run: Following, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    monkeypatch.setattr(watched_file, "_HANGS_S", 0.05)
-    gate, state = threading.Event(), watched_file._state
-    monkeypatch.setattr(watched_file, "_state", lambda path: gate.wait(20) and state(path))
+def test_a_read_that_hangs_holds_up_nothing(run: Following, caplog: pytest.LogCaptureFixture) -> None:
+    run.file.hangs_s = 0.05
+    run.may_read.clear()
+    run.write("source: {b: two}\n")
     wait_for(lambda: any("can't be read for 0.05 s" in line for line in caplog.messages))
     run.flows("a")
-    run.write("source: {b: two}\n")
-    gate.set()
+    run.may_read.set()
     wait_for(lambda: run.names == ["b"])
 
 
-def test_a_run_ends_while_a_read_hangs(run: Following, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, hangs = threading.Event(), threading.Event()
-
-    def hanging(path: Path) -> None:
-        hangs.set()
-        gate.wait(20)
-
-    monkeypatch.setattr(watched_file, "_state", hanging)
-    assert hangs.wait(20)
+def test_a_run_ends_while_a_read_hangs(run: Following) -> None:
+    run.may_read.clear()
+    reads = run.reads
+    run.write("source: {b: two}\n")
+    wait_for(lambda: run.reads > reads)
     run.pipeline.stop()
-    run.thread.join(20)
+    run.thread.join(15)
     assert not run.thread.is_alive()
-    gate.set()
+    run.may_read.set()
 
 
 def test_links_may_be_swapped_and_the_file_written_in_place(run: Following, tmp_path: Path) -> None:
@@ -134,17 +126,24 @@ def test_an_edit_before_the_run_began_is_seen(tmp_path: Path) -> None:
     run.finish()
 
 
-def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    states = iter([(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4), (4, 4, 4), (5, 5, 5), (5, 5, 5), (5, 5, 5), (5, 5, 5)])
-    monkeypatch.setattr(watched_file, "_state", lambda path: next(states))
-    read: list[str] = []
-    file = WatchedFile(tmp_path / "c.yaml", lambda: read.append("read") or "content")
-    assert [file.poll() for _ in range(4)] == [None] * 4
+def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    path, read = tmp_path / "c.yaml", []
+
+    def reading() -> str:
+        read.append(path.read_text())
+        if len(read) == 1:
+            path.write_text("and more")
+        return read[-1]
+
+    file = WatchedFile(path, reading)
+    for size in range(1, 5):
+        path.write_text("x" * size)
+        assert file.poll() is None
     assert read == []
     assert file.poll() is None  # it changed while it was read
-    assert read == ["read"]
-    assert [file.poll(), file.poll()] == [None, "content"]
-    assert read == ["read"] * 2
+    assert read == ["xxxx"]
+    assert [file.poll(), file.poll(), file.poll()] == [None, "and more", None]
+    assert read == ["xxxx", "and more"]
 
 
 def test_a_pipe_that_the_run_began_with_is_no_fault(tmp_path: Path) -> None:

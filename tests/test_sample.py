@@ -99,7 +99,7 @@ def test_script_writes_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.
 def test_conversion_to_yuv_is_unbiased() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
     image = np.kron(colours, np.ones((8, 8, 1), np.uint8))
-    planes = module._yuv420(image)
+    planes = module.yuv420(image)
     assert planes.shape == (240, 160)
     frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
     frame.colorspace, frame.color_range = 1, 1

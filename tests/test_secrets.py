@@ -177,7 +177,9 @@ def said(body: Callable[[], object]) -> str:
     """Returns the error that something ends with, with its traceback as the program logs it at debug level."""
     with pytest.raises(StreamerError) as caught:
         body()
-    record = logging.LogRecord("x", logging.DEBUG, "x", 1, str(caught.value), None, caught._excinfo)
+    record = logging.LogRecord(
+        "x", logging.DEBUG, "x", 1, str(caught.value), None, (caught.type, caught.value, caught.tb)
+    )
     return f"{caught.value}\n{caught.value!r}\n{SafeFormatter().format(record)}"
 
 

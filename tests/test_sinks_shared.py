@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,7 +17,7 @@ from streamer.sinks.options import Retention, SinkOptions
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.shared_outputs import SharedOutputs, outputs_by_source
 from streamer.sources.base import SourceInfo
-from tests.media import picture, write_clip
+from tests.media import SIZE_WH, picture, write_clip
 from tests.recordings import NOTHING
 from tests.rtsp.film import Loop
 from tests.rtsp.server import RtspServer
@@ -25,6 +26,7 @@ from tests.test_sinks_tiled_video import numbers_on
 from tests.tiny import write_tiny
 
 ONE, TWO = SourceInfo("one", "", fps=12.5), SourceInfo("two", "")
+FRAME = Frame(picture(1), "x", 0, 0.0, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -40,27 +42,29 @@ def shared(tmp_path: Path, *names: str, sources: Sequence[SourceInfo] = (ONE, TW
     return SharedOutputs(specs, sources, labels=["thing"], paths=paths, **options)  # type: ignore[arg-type]
 
 
-def fps_of(outputs: SharedOutputs) -> float:
-    (video,) = outputs._tiled.values()
-    return video.fps  # type: ignore[union-attr]
-
-
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".avi", ".mov", ".MP4"])
 def test_a_video_without_the_sources_name_is_one_for_all(ending: str, tmp_path: Path) -> None:
     outputs = shared(tmp_path, f"wall{ending}", "{source}.mp4", "{source}.jsonl", "null")
-    kinds = [
-        [type(outputs.open(OutputSpec.parse(name), source)).__name__ for source in (ONE, TWO)]
-        for name in (f"{tmp_path}/wall{ending}", f"{tmp_path}/{{source}}.mp4", f"{tmp_path}/{{source}}.jsonl", "null")
-    ]
-    assert kinds == [["_TileSink"] * 2, ["VideoSink"] * 2, ["JsonlSink"] * 2, ["NullSink"] * 2]
+    for name in (f"{tmp_path}/wall{ending}", f"{tmp_path}/{{source}}.mp4", f"{tmp_path}/{{source}}.jsonl", "null"):
+        sinks = [outputs.open(OutputSpec.parse(name), source) for source in (ONE, TWO)]
+        for sink in sinks:
+            sink.write(FRAME, NOTHING)
+        for sink in sinks:
+            sink.close()
     outputs.close()
     outputs.close()
+    made = sorted([f"wall{ending}", "one.mp4", "two.mp4", "one.jsonl", "two.jsonl"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == made
+    with av.open(str(tmp_path / f"wall{ending}")) as opened:
+        assert numbers_on(next(opened.decode(video=0)).to_ndarray(format="bgr24"), 2) == (1, 1)
 
 
 def test_one_source_shares_nothing(tmp_path: Path) -> None:
     outputs = shared(tmp_path, "wall.mp4", sources=[ONE])
     with outputs.open(OutputSpec.parse(f"{tmp_path}/wall.mp4"), ONE) as sink:
-        assert type(sink).__name__ == "VideoSink"
+        sink.write(FRAME, NOTHING)
+    with av.open(str(tmp_path / "wall.mp4")) as opened:
+        assert (opened.streams.video[0].width, opened.streams.video[0].height) == SIZE_WH
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,16 @@ def test_one_source_shares_nothing(tmp_path: Path) -> None:
 )
 def test_the_highest_rate_counts_up_to_thirty(rates: tuple[float | None, ...], wanted: float, tmp_path: Path) -> None:
     sources = [SourceInfo(str(number), "", fps=fps) for number, fps in enumerate(rates)]
-    assert fps_of(shared(tmp_path, "wall.mp4", sources=sources)) == wanted
+    outputs = shared(tmp_path, "wall.mp4", sources=sources)
+    sinks = [outputs.open(OutputSpec.parse(f"{tmp_path}/wall.mp4"), source) for source in sources]
+    for index in range(100):
+        for sink in sinks:
+            sink.write(Frame(picture(1), "x", index, index / 50, 0.0), NOTHING)
+    for sink in sinks:
+        sink.close()
+    outputs.close()
+    with av.open(str(tmp_path / "wall.mp4")) as opened:
+        assert opened.streams.video[0].average_rate == Fraction(wanted)
 
 
 @pytest.mark.parametrize("name,tiled,words", [
@@ -120,7 +133,7 @@ def test_a_source_can_be_taken_out_of_all_shared_outputs(tmp_path: Path) -> None
     paths = [f"{tmp_path}/a.mp4", f"{tmp_path}/b.mkv"]
     sinks = {source.name: [outputs.open(OutputSpec.parse(path), source) for path in paths] for source in (ONE, TWO)}
     for sink in sinks["one"] + sinks["two"]:
-        sink.write(Frame(picture(1), "x", 0, 0.0, 0.0), NOTHING)
+        sink.write(FRAME, NOTHING)
     outputs.remove("one")
     for sink in sinks["one"] + sinks["two"]:
         sink.close()

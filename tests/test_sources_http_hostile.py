@@ -64,11 +64,11 @@ def endless(*parts: bytes) -> Reply:
         (endless(head(MIXED), jpeg(1)[:-2], bytes(1 << 16)), "sent a picture of more than 1000000 bytes"),
         (endless(head("image/jpeg"), jpeg(1)[:-2], bytes(1 << 16)), "sent a picture of more than 1000000 bytes"),
         (endless(head("image/jpeg", "Content-Length: 99999999999"), bytes(1 << 16)), "picture of more than 1000000"),
-        (endless(head("audio/mpegurl"), b"#EXTM3U\n", b"#EXTINF:1,\na.ts\n" * 99), "is a playlist of more than"),
+        (endless(head("audio/mpegurl"), b"#EXTM3U\n", b"#EXTINF:1,\na.ts\n" * 99_999), "is a playlist of more than"),
     ],
 )
 def test_endless_answers_are_bounded(reply: Reply, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    modules = ("jpeg_scanner.MAX_IMAGE", "snapshot.MAX_IMAGE", "opening.MAX_IMAGE", "opening._MAX_PLAYLIST")
+    modules = ("jpeg_scanner.MAX_IMAGE", "snapshot.MAX_IMAGE", "opening.MAX_IMAGE")
     for module in modules:
         monkeypatch.setattr(f"streamer.sources.http.{module}_BYTES", 1_000_000)
     with HttpCamera(reply) as camera, pytest.raises(SourceError, match=words):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +15,6 @@ import pytest
 from streamer.common.errors import SourceError
 from streamer.common.queues import OverflowPolicy
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.live import LiveSource
 from streamer.sources.spec import SourceSpec
 from streamer.sources.video import VideoSource
 from streamer.sources.workers.isolated import IsolatedSource
@@ -56,11 +57,16 @@ def test_a_server_that_never_answers_ends_the_process() -> None:
             IsolatedSource(SourceSpec.parse(f"rtsp://127.0.0.1:{server.getsockname()[1]}/", name="door"), options)
 
 
+@pytest.mark.slow
 def test_a_source_whose_opening_hangs_in_this_process_is_read_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(source: VideoSource, *arguments: object, **options: object) -> None:
+    ended = threading.Event()
+
+    def hang(source: VideoSource, *arguments: object, **options: object) -> None:
+        ended.wait(60)
         raise SourceError("hangs")
 
-    monkeypatch.setattr(VideoSource, "__init__", fail)
-    monkeypatch.setattr(LiveSource, "_count_hanging", lambda source: 3)
-    with RtspServer(Loop(fps=60)) as server, open_source(server.url, options=EVERY, wait=False) as source:
+    monkeypatch.setattr(VideoSource, "__init__", hang)
+    options = replace(EVERY, open_timeout_s=3.0, key_frame_timeout_s=1.0, stall_timeout_s=1.0)
+    with RtspServer(Loop(fps=60)) as server, open_source(server.url, options=options, wait=False) as source:
         assert [number_of(frame.image) for frame in islice(source, 3)] == [0, 1, 2]
+        ended.set()

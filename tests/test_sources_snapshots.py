@@ -69,18 +69,21 @@ def test_the_default_rate_of_a_snapshot() -> None:
         assert source.info.fps == 2.0
 
 
-def test_an_unchanged_snapshot_is_given_again_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.sources.http.snapshot._MAX_UNCHANGED_S", 60.0)
-    with (
-        HttpCamera(snapshot(iter([0, 0, 0, 0, 1, 1, 1, 2, *[2] * 10_000]))) as camera,
-        open_source(
-            camera.url, options=SourceOptions(overflow_policy=OverflowPolicy.BLOCK, fps=200.0, stall_timeout_s=1000.0)
-        ) as source,
-    ):
-        assert [number_of(frame.image) for frame in islice(source, 3)] == [0, 1, 2]
-    monkeypatch.setattr("streamer.sources.http.snapshot._MAX_UNCHANGED_S", 0.0)
-    with HttpCamera(snapshot(itertools.repeat(3))) as camera, open_source(camera.url, options=FAST) as source:
-        assert [number_of(frame.image) for frame in islice(source, 3)] == [3, 3, 3]
+@pytest.mark.parametrize(("stall_timeout_s", "least_s"), [(1.0, 0.5), (1000.0, 2.0)])
+def test_an_unchanged_snapshot_is_given_again_only_now_and_then(stall_timeout_s: float, least_s: float) -> None:
+    options = replace(FAST, stall_timeout_s=stall_timeout_s)
+    with HttpCamera(snapshot(itertools.repeat(3))) as camera, open_source(camera.url, options=options) as source:
+        first, again = islice(source, 2)
+    assert number_of(first.image) == number_of(again.image) == 3
+    assert again.captured_at_s - first.captured_at_s >= least_s
+    assert len(camera.requests) > 2
+
+
+def test_a_changed_snapshot_is_given_and_an_unchanged_one_left_out() -> None:
+    shown = itertools.chain([0, 0, 0, 0, 1, 1, 1], itertools.repeat(2))
+    with HttpCamera(snapshot(shown)) as camera, open_source(camera.url, options=FAST) as source:
+        numbers = itertools.groupby(number_of(frame.image) for frame in source)
+        assert [number for number, _ in islice(numbers, 3)] == [0, 1, 2]
 
 
 def test_a_snapshot_comes_back() -> None:

@@ -33,7 +33,7 @@ def test_the_output_equals_the_networks(packaged: ModelFile) -> None:
     spec = packaged.spec
     images = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 416, 416)).astype(np.float32))
     output = torch.full((2, spec.num_points, spec.output_channels), float("nan"))
-    torch_engine._Points(network)(images, output)
+    torch_engine.Points(network)(images, output)
     network.sigmoid_scores = True
     torch.testing.assert_close(output, network(images), atol=1e-5, rtol=1e-4)
 
@@ -45,7 +45,7 @@ def test_the_rebuilt_network_computes_what_the_file_does(packaged: ModelFile) ->
     images = np.random.default_rng(1).normal(size=(1, 3, 416, 416)).astype(np.float32)
     (wanted,) = session.run(None, {packaged.proto.graph.input[0].name: images})
     output = torch.empty(wanted.shape)
-    torch_engine._Points(torch_engine.rebuild(packaged))(torch.from_numpy(images), output)
+    torch_engine.Points(torch_engine.rebuild(packaged))(torch.from_numpy(images), output)
     np.testing.assert_allclose(output.numpy(), wanted, atol=2e-3)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.agreement import box_overlap
 from streamer.common.errors import ModelError
 from streamer.detector import self_check
 from streamer.detector.self_check import packaged_frame
@@ -80,7 +81,7 @@ def unmatched(one: Detections, other: Detections, score: float, iou: float) -> l
     left, scores = list(range(len(other.scores))), []
     for index in range(len(one.scores)):
         near = [
-            (float(self_check._iou(one.boxes_xyxy[index], other.boxes_xyxy[place : place + 1])[0]), place)
+            (float(box_overlap(one.boxes_xyxy[index], other.boxes_xyxy[place : place + 1])[0]), place)
             for place in left
             if other.class_ids[place] == one.class_ids[index] and abs(other.scores[place] - one.scores[index]) <= score
         ]

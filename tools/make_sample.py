@@ -171,7 +171,7 @@ def frames() -> Iterator[Image]:
         yield np.asarray(frame, np.uint8)
 
 
-def _yuv420(image: Image) -> Image:
+def yuv420(image: Image) -> Image:
     """Converts (H, W, 3) BGR to the planes Y, U, V one below the other, (3 H / 2, W) uint8, BT.709 limited range.
 
     Rounded to the nearest: FFmpeg's scaler truncates unless told otherwise, and the clip would be darker.
@@ -202,7 +202,7 @@ def _encode(output: Path) -> None:
         codec.color_primaries = codec.color_trc = codec.colorspace = _COLOR_BT709
         codec.color_range = _COLOR_LIMITED
         for index, image in enumerate(frames()):
-            frame = av.VideoFrame.from_ndarray(_yuv420(image), format="yuv420p")
+            frame = av.VideoFrame.from_ndarray(yuv420(image), format="yuv420p")
             frame.pts = index
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -15,7 +15,6 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_HANGS_S = 10.0
 _IS_PIPE = "is a pipe or device now, not a file"
 
 _State = tuple[int, ...]
@@ -25,6 +24,10 @@ class WatchedFile(Generic[T]):
     """Debounces a file: `poll` reads it once two polls in a row find the same inode, size and times.
 
     One thread calls `poll`, which may hang with the file system; another may call `warn_if_it_hangs`.
+
+    Attributes:
+        path: the file.
+        hangs_s: how long a poll may take without a warning.
     """
 
     def __init__(self, path: Path, read: Callable[[], T]) -> None:
@@ -32,7 +35,7 @@ class WatchedFile(Generic[T]):
 
         `read` reads it; it raises `StreamerError`, caused by an `OSError` where another try may succeed.
         """
-        self.path, self._read = path, read
+        self.path, self.hangs_s, self._read = path, 10.0, read
         self._seen: _State | str | None = None
         self._done: _State | str | None = None
         self._failed = ""
@@ -59,9 +62,9 @@ class WatchedFile(Generic[T]):
     def warn_if_it_hangs(self) -> None:
         """Warns once when a poll hangs."""
         since_s = self._polling_since_s
-        is_slow = since_s is not None and time.monotonic() - since_s > _HANGS_S
+        is_slow = since_s is not None and time.monotonic() - since_s > self.hangs_s
         if is_slow and not self._is_slow:
-            log.warning("%s can't be read for %g s: the run continues unchanged", self.path, _HANGS_S)
+            log.warning("%s can't be read for %g s: the run continues unchanged", self.path, self.hangs_s)
         self._is_slow = is_slow
 
     def _poll(self) -> T | None:

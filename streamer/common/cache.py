@@ -77,20 +77,25 @@ def _is_writable(folder: Path) -> bool:
     return False
 
 
-@functools.lru_cache(maxsize=1)
 def _temporary_folder() -> Path | None:
     """Returns a folder that only this user may write, since its files are trusted."""
     try:
-        if sys.platform == "win32":
-            return Path(tempfile.gettempdir()) / _NAME
-        path = Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}"
+        return _private_folder(tempfile.gettempdir())
+    except OSError:
+        return None
+
+
+@functools.cache
+def _private_folder(parent: str) -> Path:
+    """Returns the same private folder below `parent` throughout the process."""
+    if sys.platform == "win32":
+        return Path(parent) / _NAME
+    path = Path(parent) / f"{_NAME}-{os.getuid()}"
+    try:
         path.mkdir(mode=0o700, exist_ok=True)
         found = path.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
             return path
     except OSError:
         pass
-    try:
-        return Path(tempfile.mkdtemp(prefix=f"{_NAME}-"))
-    except OSError:
-        return None
+    return Path(tempfile.mkdtemp(prefix=f"{_NAME}-", dir=parent))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 import ssl
 from pathlib import Path
@@ -88,7 +87,6 @@ def distrusted(error: ssl.SSLCertVerificationError) -> str:
     return f"has a certificate that isn't trusted ({error.verify_message.rstrip('.')}); {REMEDY}"
 
 
-@functools.cache
 def _system_bundle() -> Path | None:
     """Returns the file of the system's authorities, or of `SSL_CERT_FILE`; None where there is none."""
     paths = ssl.get_default_verify_paths()

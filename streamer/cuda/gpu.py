@@ -23,9 +23,9 @@ With blocking streams 60 decoders reached 1,388 pictures a second, with these 1,
 """
 
 _INSTALL = "pip install 'nanodet-streamer[cuda]'"
-_DRIVER_PLACES = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvmap")
+_DRIVER_PLACES = ("proc/driver/nvidia", "dev/nvidiactl", "dev/nvhost-gpu", "dev/nvmap")
 """Of the kernel's driver on servers and desktops, and on Jetson."""
-_PCI_DEVICES = "/sys/bus/pci/devices"
+_PCI_DEVICES = "sys/bus/pci/devices"
 
 
 def parse_device(device: str) -> int:
@@ -83,17 +83,17 @@ def list_gpus() -> list[str]:
     return lines or ["cuda           no NVIDIA GPU is visible"]
 
 
-def expects_gpu() -> bool:
+def expects_gpu(root: Path = Path("/")) -> bool:
     """Whether a run on this machine is expected to use a GPU: PyCUDA, NVIDIA's driver or one of its GPUs is there.
 
     A machine with only PyTorch or a builder of engines expects none: they are also used without a GPU.
     """
-    if importlib.util.find_spec("pycuda") is not None or any(Path(place).exists() for place in _DRIVER_PLACES):
+    if importlib.util.find_spec("pycuda") is not None or any((root / place).exists() for place in _DRIVER_PLACES):
         return True
     try:
         ctypes.CDLL(DRIVER_LIBRARY)
     except OSError:
-        return any(map(_is_nvidia_gpu, Path(_PCI_DEVICES).glob("*")))
+        return any(map(_is_nvidia_gpu, (root / _PCI_DEVICES).glob("*")))
     return True
 
 

@@ -59,11 +59,11 @@ class TorchEngine(CudaEngine):
         self._device = torch.device("cuda", gpu.index)
         try:
             with gpu.active(), _on_device(self._device):
-                points = _Points(network).to(self._device, _TYPES[self.precision])
+                points = Points(network).to(self._device, _TYPES[self.precision])
                 points.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         except torch.cuda.OutOfMemoryError as error:
             raise EngineError(f"not enough memory on {gpu.name} for {model.path.name}") from error
-        self._run = _compiled(points)
+        self._run = compiled(points)
         if model.quantized:
             log.warning("%s holds INT8 weights; the torch engine dequantises them", model.path.name)
             self.precision += " (int8 weights dequantised)"
@@ -73,8 +73,8 @@ class TorchEngine(CudaEngine):
         width, height = self._spec.input_size_wh
         rows = (batch, self._spec.num_points, self._spec.output_channels)
         with _on_device(self._device):
-            pixels = _tensor_over(input_address, (batch, height, width, 3), self.input_type, self._device)
-            output = _tensor_over(output_address, rows, self.output_type, self._device)
+            pixels = tensor_over(input_address, (batch, height, width, 3), self.input_type, self._device)
+            output = tensor_over(output_address, rows, self.output_type, self._device)
             return TorchBinding(self._run, pixels.permute(0, 3, 1, 2), output, stream, self._device)
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ def _on_device(device: torch.device) -> Iterator[None]:
         yield
 
 
-class _Points(nn.Module):
+class Points(nn.Module):
     """The network, writing into a given output, scores after sigmoid."""
 
     def __init__(self, network: NanoDet) -> None:
@@ -168,7 +168,7 @@ class _Points(nn.Module):
         output.copy_(torch.cat((points[..., :classes].sigmoid(), points[..., classes:]), dim=2))
 
 
-def _compiled(points: _Points) -> _Run:
+def compiled(points: Points) -> _Run:
     """Returns the network, compiled where Triton is installed: at the first run of each batch size."""
     if importlib.util.find_spec("triton") is None:
         log.info("Triton is not installed: without torch.compile the torch engine takes about 1.5 times as long")
@@ -214,7 +214,7 @@ def weights_by_name(proto: onnx.ModelProto, wanted: Mapping[str, Any]) -> dict[s
     return {name: array.astype(np.float32) for name, array in found.items() if array is not None}
 
 
-def _tensor_over(address: int, shape: tuple[int, ...], dtype: np.dtype[np.floating], device: torch.device) -> Tensor:
+def tensor_over(address: int, shape: tuple[int, ...], dtype: np.dtype[np.floating], device: torch.device) -> Tensor:
     """Returns a tensor over the caller's memory."""
     interface = {"shape": shape, "typestr": dtype.str, "data": (address, False), "version": 3, "strides": None}
     holder = type("DeviceArray", (), {"__cuda_array_interface__": interface})()

@@ -26,8 +26,7 @@ log = logging.getLogger(__name__)
 
 _PACKAGED = Path(__file__).parent.parent / "data"
 _RELEASE = "https://github.com/RangiLyu/nanodet/releases/download/v1.0.0-alpha-1"
-_TIMEOUT_S = 20
-_LEAST_BYTES_A_S, _MAX_BYTES = 10_000, 1 << 29
+_LEAST_BYTES_A_S = 10_000
 
 
 @dataclass(frozen=True)
@@ -140,11 +139,11 @@ def _cached(model: ZooModel) -> Path:
     return path
 
 
-def download(url: str, path: Path, sha256: str | None) -> None:
+def download(url: str, path: Path, sha256: str | None, *, timeout_s: float = 20.0, max_bytes: int = 1 << 29) -> None:
     """Downloads `url` to `path` atomically, after checking its length and checksum.
 
     Raises:
-        ModelError: the server can't be reached, breaks off, sends less than 10 kB/s or more than 512 MiB, or the
+        ModelError: the server can't be reached, breaks off, sends less than 10 kB/s or more than `max_bytes`, or the
             checksum differs.
         OSError: `path` can't be written.
     """
@@ -154,14 +153,14 @@ def download(url: str, path: Path, sha256: str | None) -> None:
         size = 0
         with partial.open("wb") as file:
             try:
-                deadline = Deadline(_TIMEOUT_S)
-                with _opener(deadline).open(url, timeout=_TIMEOUT_S) as response:
+                deadline = Deadline(timeout_s)
+                with _opener(deadline).open(url, timeout=timeout_s) as response:
                     wanted = response.headers.get("Content-Length")
                     while block := response.read1(1 << 16):
                         digest.update(block)
                         size += len(block)
-                        if size > _MAX_BYTES:
-                            raise ModelError(f"{url} gives more than {_MAX_BYTES} bytes, which is no model: {by_hand}")
+                        if size > max_bytes:
+                            raise ModelError(f"{url} gives more than {max_bytes} bytes, which is no model: {by_hand}")
                         file.write(block)
                         deadline.credit(len(block) / _LEAST_BYTES_A_S)
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:

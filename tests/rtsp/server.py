@@ -13,6 +13,7 @@ import socket
 import socketserver
 import ssl
 import struct
+import sys
 import threading
 from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
@@ -128,6 +129,11 @@ class _TcpServer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     rtsp: RtspServer
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of clients that break off, as those do that distrust a certificate."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Client(socketserver.StreamRequestHandler):
