@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import ast
+import importlib.util
 import inspect
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,17 +22,8 @@ from streamer.engines.tensorrt.builder import build_engine, plan_build
 from streamer.engines.tensorrt.options import BuildOptions
 from streamer.engines.tensorrt.package import TensorRTPackage, present_gpu
 from streamer.models.file import load_model
+from tests.tensorrt_names import builder_names, runtime_names
 from tests.tiny import write_tiny
-
-OWNERS = {
-    "trt": "",
-    "engine": "ICudaEngine",
-    "_engine": "ICudaEngine",
-    "context": "IExecutionContext",
-    "_context": "IExecutionContext",
-    "_runtime": "Runtime",
-    "runtime": "Runtime",
-}
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +38,8 @@ def package(request: pytest.FixtureRequest) -> Any:
     return pytest.importorskip(request.param, reason=f"{request.param} is not installed")
 
 
-def used_names() -> set[tuple[str, str]]:
-    """Returns (TensorRT class or "", dotted name) for all that loading and running asks of TensorRT."""
-    used = set()
-    modules = (ast.parse(inspect.getsource(module)) for module in (tensorrt_engine, loading))
-    for node in (node for module in modules for node in ast.walk(module)):
-        names: list[str] = []
-        inner: ast.AST = node
-        while isinstance(inner, ast.Attribute):
-            names.insert(0, inner.attr)
-            inner = inner.value
-        if isinstance(inner, ast.Name):
-            names.insert(0, inner.id)
-        if names[:1] == ["self"]:
-            names = names[1:]
-        if len(names) > 1 and names[0] in OWNERS:
-            used.add((OWNERS[names[0]], ".".join(names[1:])))
-    return used
-
-
 def test_every_name_exists(package: Any) -> None:
-    used = used_names()
+    used = runtime_names()
     assert {("", "Runtime"), ("ICudaEngine", "create_execution_context")} <= used
     assert {("Runtime", "deserialize_cuda_engine"), ("Runtime", "engine_host_code_allowed")} <= used
     assert {("IExecutionContext", "execute_async_v3"), ("IExecutionContext", "set_device_memory")} <= used
@@ -72,6 +48,28 @@ def test_every_name_exists(package: Any) -> None:
         for name in dotted.split("."):
             assert hasattr(found, name), f"TensorRT has no {owner}.{dotted}"
             found = getattr(found, name)
+
+
+def test_every_name_exists_in_the_bindings_of_tensorrt(tmp_path: Path) -> None:
+    """Of the package `tensorrt` itself, but for what only TensorRT-RTX has and the code asks for."""
+    if importlib.util.find_spec("tensorrt_bindings") is None:
+        pytest.skip("tensorrt-cu13-bindings is not installed")
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc to stand for TensorRT's libraries")
+    engine = {f"{owner}.{dotted}" if owner else dotted for owner, dotted in runtime_names()}
+    names = sorted((engine | builder_names()) - {"__version__"})
+    script = Path(__file__).with_name("tensorrt_bindings_alone.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), *names], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["missing"] == [
+        "BuilderFlag.REQUIRE_USER_ALLOCATION",
+        "ComputeCapability",
+        "ComputeCapability.__members__",
+        "IBuilderConfig.num_compute_capabilities",
+        "IBuilderConfig.set_compute_capability",
+    ]
 
 
 def test_without_a_gpu_loading_is_one_line(package: Any) -> None:

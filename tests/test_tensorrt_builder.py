@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import logging
 import re
@@ -24,13 +23,13 @@ from streamer.engines.tensorrt.options import BuildOptions
 from streamer.engines.tensorrt.package import GpuModel, TensorRTPackage
 from streamer.models.file import ModelFile
 from tests.tensorrt_models import float_model, quantized_graph, save
+from tests.tensorrt_names import PACKAGE, builder_names
 from tests.tiny import tiny_spec
 
 trt = pytest.importorskip("tensorrt_rtx", reason="engines are built for real with TensorRT-RTX")
 
 RTX = TensorRTPackage.TENSORRT_RTX
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "streamer" / "engines" / "tensorrt"
 
 INTERRUPTED = """
 import os, signal, sys
@@ -287,38 +286,8 @@ class TestTensorRT:
         assert trt.BuilderFlag.VERSION_COMPATIBLE in flags
 
 
-VARIABLES = {
-    "builder": "Builder",
-    "network": "INetworkDefinition",
-    "config": "IBuilderConfig",
-    "parser": "OnnxParser",
-    "profile": "IOptimizationProfile",
-    "image": "ITensor",
-    "tensor": "ITensor",
-    "engine": "ICudaEngine",
-    "inspector": "EngineInspector",
-}
-
-
-def names_used() -> set[str]:
-    """Returns every name that streamer/engines/tensorrt uses of the module, such as ``BuilderFlag.REFIT``."""
-    used = set()
-    for path in PACKAGE.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            words: list[str] = []
-            while isinstance(node, ast.Attribute):
-                words.insert(0, node.attr)
-                node = node.value
-            if words and isinstance(node, ast.Name):
-                if node.id == "trt":
-                    used.add(".".join(words))
-                elif node.id in VARIABLES and path.name == "builder.py":
-                    used.add(f"{VARIABLES[node.id]}.{words[0]}")
-    return used
-
-
 def test_every_name_used_exists_in_the_real_module() -> None:
-    used = names_used()
+    used = builder_names()
     assert {"Builder", "OnnxParser.parse", "IBuilderConfig.set_flag", "MemoryPoolType.WORKSPACE"} <= used
     missing = []
     for name in sorted(used):
