@@ -25,7 +25,7 @@ from streamer.detector.reference import difference_of_rows, reference_rows
 from streamer.detector.self_check import packaged_frame, record
 from streamer.engines import open_engine
 from streamer.models.file import description_beside, in_one_form, read_graph
-from streamer.models.file_forms import is_openvinos
+from streamer.models.file_forms import is_openvino_format
 from streamer.models.graph.openvino import read_openvino
 from streamer.models.letterbox import Letterbox
 from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
@@ -78,7 +78,7 @@ def import_model(model: Path, spec: ModelSpec | None, output: Path) -> ImportRep
         runner.input(0)[:] = pixels
         runner.start(0)
         computed = runner.wait(0)[0].copy()
-        wanted = reference_rows(imported, pixels) if is_openvinos(model) else None
+        wanted = reference_rows(imported, pixels) if is_openvino_format(model) else None
         problem = None if wanted is None else difference_of_rows(wanted, computed, imported.spec)
         if problem:
             raise ModelError(f"{str(model)!r}: the ONNX graph computes something else than OpenVINO ({problem})")

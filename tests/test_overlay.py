@@ -36,7 +36,7 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> Camera:
         ({"fps": 0.0, "processed": 0, "latency_ms": None}, "starting"),
         ({"lost_s": 12.3}, "reconnecting (12 s)"),
         ({"lost_s": 12.3, "captured": 0}, "connecting (12 s)"),
-        ({"preempted": 1}, "25.0 FPS  12 / 31 ms p50 / p95  gives way to others"),
+        ({"preempted": 1}, "25.0 FPS  12 / 31 ms p50 / p95  preempted"),
     ],
 )
 def test_what_it_says(changes: dict[str, object], line: str, camera: Camera) -> None:

@@ -239,7 +239,7 @@ def test_the_lowest_priority_is_preempted_first_and_its_overlay_says_so(monkeypa
         (_, low_stream) = pipeline.streams
         wait_for(lambda: low_stream.status().preempted > 0)
         wait_for(lambda: low_view.frames)
-        wait_for(lambda: any("gives way" in line for line in drawn))  # on the last picture, as it gets no turn
+        wait_for(lambda: any("preempted" in line for line in drawn))  # on the last picture, as it gets no turn
     parts = {part.name: part for part in pipeline.report().sources}
     assert parts["low"].gave_way > 0
     assert parts["important"].gave_way == 0

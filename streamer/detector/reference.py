@@ -21,7 +21,7 @@ from streamer.common.cache import cached_file
 from streamer.common.cpu_info import processor_name, version_of
 from streamer.models.families import boxes_of, scores_of
 from streamer.models.file import ModelFile
-from streamer.models.file_forms import is_openvinos
+from streamer.models.file_forms import is_openvino_format
 from streamer.models.graph.openvino_writer import port_name
 from streamer.models.spec import ModelSpec
 
@@ -52,7 +52,7 @@ def reference_rows(model: ModelFile, pixels: npt.NDArray[np.uint8], *, factor: f
     image = model.form.image
     images = {image.name: image.of(values.transpose(2, 0, 1)[None].astype(np.float32)), **image.sizes}
     runners = {"onnxruntime": _run_onnxruntime, "openvino": _run_openvino}
-    if is_openvinos(model.path):
+    if is_openvino_format(model.path):
         del runners["onnxruntime"]
     for package, run in runners.items():
         if importlib.util.find_spec(package) is None:

@@ -29,7 +29,7 @@ def is_ir(path: Path) -> bool:
     return path.suffix.lower() == _IR
 
 
-def is_openvinos(path: Path) -> bool:
+def is_openvino_format(path: Path) -> bool:
     """Whether OpenVINO reads the file and ONNX Runtime doesn't."""
     return path.suffix.lower() in (_IR, ".tflite")
 

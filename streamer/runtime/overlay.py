@@ -47,7 +47,7 @@ class Overlay:
             return self._lines
         self._refreshed_s, self._was_lost = now_s, is_lost
         status = self._status()
-        preempted = "  gives way to others" if self._is_preempted(status.preempted, now_s) else ""
+        preempted = "  preempted" if self._is_preempted(status.preempted, now_s) else ""
         self._lines = (_figures(status) + preempted, f"{status.dropped} dropped  {self._head}")
         return self._lines
 

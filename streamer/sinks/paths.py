@@ -84,7 +84,7 @@ class OutputPaths:
             retain: which segments are kept: where old ones are deleted, no source may be one.
 
         Raises:
-            ConfigError: if it is so.
+            ConfigError: if one is.
         """
         read = [*sources, *self._sources.values()]
         taken: list[Path] = []

@@ -28,9 +28,6 @@ class Activation(IntEnum):
     SOFTMAX = 2
 
 
-Channels = list[Activation]
-
-
 class ActivationTracer:
     """Follows channels back through rearrangements to the node that computes them."""
 
@@ -45,7 +42,7 @@ class ActivationTracer:
         self._makers = {output: node for node in proto.graph.node for output in node.output}
         self._steps = 0
 
-    def trace(self, name: str, axis: int) -> Channels:
+    def trace(self, name: str, axis: int) -> list[Activation]:
         """Returns the activation of each channel of a tensor; empty where its shape is unknown."""
         self.borders = set()
         self.certain = True
@@ -71,7 +68,7 @@ class ActivationTracer:
                 waiting += node.input
         return False
 
-    def _follow(self, name: str, axis: int, start: int, stop: int, offset: int | None) -> Channels:
+    def _follow(self, name: str, axis: int, start: int, stop: int, offset: int | None) -> list[Activation]:
         """Returns the activations of channels `start` to `stop`; `offset` is their place in the traced tensor."""
         node = self._makers.get(name)
         nothing = [Activation.NONE] * (stop - start)
@@ -106,7 +103,7 @@ class ActivationTracer:
         shape = self._shapes.get(name, ())
         return shape[axis] if axis < len(shape) else 0
 
-    def _agreed(self, names: list[str], axis: int, start: int, stop: int) -> Channels:
+    def _agreed(self, names: list[str], axis: int, start: int, stop: int) -> list[Activation]:
         """Returns the activations common to several tensors; a single channel broadcasts."""
         found = []
         for name in names:
@@ -116,12 +113,14 @@ class ActivationTracer:
                 found.append(self._follow(name, axis, start, stop, None))
         return [of_all[0] if len(set(of_all)) == 1 else Activation.NONE for of_all in zip(*found, strict=True)]
 
-    def _through_concat(self, node: NodeProto, axis: int, start: int, stop: int, offset: int | None) -> Channels:
+    def _through_concat(
+        self, node: NodeProto, axis: int, start: int, stop: int, offset: int | None
+    ) -> list[Activation]:
         rank = len(self._shapes.get(node.output[0], ()))
         if _attribute(node, "axis", 1) % max(1, rank) != axis:
             found = [self._follow(name, axis, start, stop, offset) for name in node.input]
             return [of_all[0] if len(set(of_all)) == 1 else Activation.NONE for of_all in zip(*found, strict=True)]
-        channels: Channels = []
+        channels: list[Activation] = []
         first = 0
         for name in node.input:
             last = first + self._size(name, axis)
@@ -137,7 +136,7 @@ class ActivationTracer:
         self.certain = False
         return [Activation.NONE] * (stop - start)
 
-    def _through_slice(self, node: NodeProto, axis: int, start: int, stop: int, offset: int | None) -> Channels:
+    def _through_slice(self, node: NodeProto, axis: int, start: int, stop: int, offset: int | None) -> list[Activation]:
         rank = len(self._shapes.get(node.output[0], ()))
         starts, axes, steps = _attribute(node, "starts", None), _attribute(node, "axes", None), None
         if len(node.input) > 1:
@@ -157,7 +156,7 @@ class ActivationTracer:
 
     def _through_reshape(
         self, node: NodeProto, name: str, axis: int, start: int, stop: int, offset: int | None
-    ) -> Channels:
+    ) -> list[Activation]:
         before, after = self._shapes.get(node.input[0], ()), self._shapes.get(name, ())
         if not before or 0 in (*before, *after) or axis >= len(after):
             self.certain = False

@@ -86,24 +86,23 @@ class AudioTrack:
         while (timed := self._reader.next) is not None and timed.time_s - self._start_s < end_s:
             self._write(self._reader.take())
 
-    def copy_rest(self, last_picture_s: Fraction, end_s: Fraction) -> None:
-        """Writes up to `end_s`, or to the end of the audio if the source has no picture after `last_picture_s`.
+    def finish(self, end_s: Fraction, last_picture_s: Fraction | None) -> None:
+        """Writes up to `end_s` and flushes the encoder, if any.
+
+        If the source has no picture after `last_picture_s`, writes to the end of the audio; None is any time.
 
         Raises:
             av.FFmpegError, AudioFormatError: as `copy_until`.
         """
         self.copy_until(end_s)
-        cut_s = self._start_s + last_picture_s + _SAME_PICTURE_S
-        tail = []
-        while self._reader.next is not None and self._reader.last_picture_s <= cut_s:
-            tail.append(self._reader.take())
-        if self._reader.last_picture_s <= cut_s:
-            for timed in tail:
-                self._write(timed)
-        self.finish()
-
-    def finish(self) -> None:
-        """Flushes the encoder, if any; raises av.FFmpegError if the container can't take it."""
+        if last_picture_s is not None:
+            cut_s = self._start_s + last_picture_s + _SAME_PICTURE_S
+            tail = []
+            while self._reader.next is not None and self._reader.last_picture_s <= cut_s:
+                tail.append(self._reader.take())
+            if self._reader.last_picture_s <= cut_s:
+                for timed in tail:
+                    self._write(timed)
         if self._encoder is not None:
             self._write_encoded(self._encoder.finish(), self._encoder.rate)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -162,10 +162,10 @@ class VideoFileWriter:
             if self._pending is not None:
                 self._pending.duration = last_ticks
                 self._write_packet(self._pending)
-            if next_s is None:
-                self._copy_audio(self._pts * self._tick_s, (self._pts + last_ticks) * self._tick_s)
-            else:
-                self._copy_audio(exact(next_s) - exact(self._start_s), finish=True)
+            last_s, end_s = self._pts * self._tick_s, (self._pts + last_ticks) * self._tick_s
+            if next_s is not None:
+                end_s = exact(next_s) - exact(self._start_s)
+            self._with_audio(end_s, lambda audio: audio.finish(end_s, last_s if next_s is None else None))
             self._container.close()
         self._is_closed = True
         self._file.close()
@@ -216,7 +216,7 @@ class VideoFileWriter:
 
     def _write_packet(self, packet: av.Packet[av.VideoStream]) -> None:
         begins_s = _ticks(packet) * self._tick_s
-        self._copy_audio(begins_s)
+        self._with_audio(begins_s, lambda audio: audio.copy_until(begins_s))
         try:
             self._container.mux(packet)
         except av.FFmpegError as error:
@@ -232,17 +232,11 @@ class VideoFileWriter:
         self._queued_audio = min(self._queued_audio + 1, _MAX_QUEUED_AUDIO)
         self._container.mux(packet)
 
-    def _copy_audio(self, time_s: Fraction, end_s: Fraction | None = None, *, finish: bool = False) -> None:
-        """Writes the audio before `time_s`; with `end_s`, the rest: `time_s` is then the last picture's time."""
-        if self._audio is None:
-            return
+    def _with_audio(self, time_s: Fraction, write: Callable[[AudioTrack], None]) -> None:
+        """Writes audio before `time_s`, if there is any; if that fails, the audio ends there."""
         try:
-            if end_s is not None:
-                self._audio.copy_rest(time_s, end_s)
-            else:
-                self._audio.copy_until(time_s)
-                if finish:
-                    self._audio.finish()
+            if self._audio is not None:
+                write(self._audio)
         except _AUDIO_ERRORS as error:
             if self._file.error is not None:
                 raise
