@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,3 +84,11 @@ def one_process() -> Iterator[DecoderPool]:
 def long_clip(tmp_path: Path) -> Path:
     """A video longer than a process decodes ahead: `4 * MAX_UNACKNOWLEDGED` pictures."""
     return write_clip(tmp_path / "clip.mp4", 4 * MAX_UNACKNOWLEDGED)
+
+
+@pytest.fixture
+def forever() -> Iterator[threading.Event]:
+    """An event that is set when the test ends, for what hangs until then."""
+    event = threading.Event()
+    yield event
+    event.set()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import random
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -17,26 +15,16 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import av
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from tests.rtsp.camera import Camera, answers
-from tests.rtsp.code import Code, code_bits, coded_picture, number_and_ms, read_code
-from tests.rtsp.wire import Wire, reserved_port
+from tests.rtsp.code import Code, read_code
 
 PATIENCE_S = 10.0
 SILENCE_S = 0.5
 soon_joined = functools.partial(Camera, key_interval=6)
-
-
-def luma(number: int, sent_ms: int, size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    width, height = size_wh
-    planes = coded_picture(number, sent_ms, size_wh)
-    assert planes.shape == (height * 3 // 2, width)
-    return planes[:height]
 
 
 def code_in(frame: av.VideoFrame) -> Code | None:
@@ -72,123 +60,6 @@ def gone(pid: int) -> bool:
     except FileNotFoundError:
         return True
     return state in "ZX"
-
-
-@pytest.mark.parametrize("size_wh", [(160, 96), (640, 360), (1280, 720), (854, 480)])
-def test_a_picture_says_its_number_and_time(size_wh: tuple[int, int]) -> None:
-    for number, sent_ms in ((0, 0), (1, 2**40 - 1), (2**24 - 1, 123_456_789), (54_321, 1)):
-        assert read_code(luma(number, sent_ms, size_wh)) == Code(number, sent_ms / 1000)
-
-
-def test_the_background_moves() -> None:
-    one, other = luma(7, 0, (640, 360)), luma(8, 0, (640, 360))
-    assert np.mean(one[:300] != other[:300]) > 0.5
-    assert np.array_equal(one[:298], other[2:300])
-
-
-def test_a_code_with_one_bit_wrong_is_none() -> None:
-    bits = code_bits(1234, 56_789)
-    assert number_and_ms(bits) == (1234, 56_789)
-    for place in range(len(bits)):
-        wrong = bits.copy()
-        wrong[place] ^= 1
-        assert number_and_ms(wrong) is None
-
-
-@pytest.mark.parametrize("value", [0, 128, 255])
-def test_a_picture_without_a_code_has_none(value: int) -> None:
-    assert read_code(np.full((360, 640, 3), value, np.uint8)) is None
-
-
-def test_a_code_is_read_under_boxes_and_from_a_small_picture() -> None:
-    drawn = np.repeat(luma(4321, 99_000, (640, 360))[:, :, None], 3, axis=2)
-    cv2.putText(drawn, "30.0 FPS", (10, 40), cv2.FONT_HERSHEY_SIMPLEX, 1, (0, 255, 0), 2)
-    for left in (20, 330):
-        cv2.rectangle(drawn, (left, 100), (left + 240, 352), (0, 255, 255), 2)
-    for size_wh in ((640, 360), (320, 180), (160, 90)):
-        small = np.asarray(cv2.resize(drawn, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
-        assert read_code(small) == Code(4321, 99.0)
-    cv2.rectangle(drawn, (0, 300), (320, 330), (255, 255, 255), -1)
-    assert read_code(drawn) is None
-
-
-def interleaved(channel: int, payload: bytes) -> bytes:
-    packet = bytes(range(12)) + payload
-    return struct.pack(">cBH", b"$", channel, len(packet)) + packet
-
-
-def through_a_wire(sent: list[bytes], share: float, seed: int = 1) -> bytes:
-    """Returns what a client gets of bytes that a camera sends in that many pieces."""
-    total = sum(map(len, sent))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(PATIENCE_S)
-        wire = Wire(server.getsockname()[1])
-        try:
-            wire.corrupt(share, seed)
-            with socket.create_connection(("127.0.0.1", wire.port), PATIENCE_S) as client:
-                camera, _ = server.accept()
-                with camera:
-                    camera.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    for piece in sent:
-                        camera.sendall(piece)
-                    got = b""
-                    while len(got) < total:
-                        got += client.recv(total)
-        finally:
-            wire.close()
-    return got
-
-
-def test_corruption_hits_only_the_payload_of_rtp() -> None:
-    reply = b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Length: 8\r\n\r\n$\x00\x00\x02body"
-    pieces = [reply, *(interleaved(n % 2, bytes([n]) * 50) for n in range(20)), b"RTSP/1.0 200 OK\r\nCSeq: 2\r\n\r\n"]
-    stream = b"".join(pieces)
-    dice = random.Random(3)
-    cuts = [0, *sorted(dice.sample(range(1, len(stream)), 30)), len(stream)]
-    in_shreds = [stream[start:end] for start, end in pairwise(cuts)]
-    assert through_a_wire(in_shreds, 0.0) == stream
-    damaged = through_a_wire(in_shreds, 1.0)
-    assert through_a_wire([stream], 1.0) == damaged != through_a_wire([stream], 1.0, seed=2)
-    at = 0
-    for piece in pieces:
-        wrong = [place for place in range(len(piece)) if piece[place] != damaged[at + place]]
-        is_rtp = piece[:2] == b"$\x00"
-        assert len(wrong) == is_rtp and all(place >= 16 for place in wrong)
-        at += len(piece)
-    some = through_a_wire([stream], 0.5)
-    assert 0 < sum(x != y for x, y in zip(some, stream, strict=True)) < 10
-
-
-def test_a_wire_passes_on_the_end() -> None:
-    before = threading.active_count(), open_files()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        wire = Wire(server.getsockname()[1])
-        for direction in ("to the client", "to the camera"):
-            with socket.create_connection(("127.0.0.1", wire.port), PATIENCE_S) as client:
-                camera, _ = server.accept()
-                ends, other = (camera, client) if direction == "to the client" else (client, camera)
-                with camera:
-                    camera.settimeout(PATIENCE_S)
-                    ends.sendall(b"RTSP/1.0 200 OK\r\n\r\n")
-                    ends.shutdown(socket.SHUT_WR)
-                    assert other.recv(100) == b"RTSP/1.0 200 OK\r\n\r\n" and other.recv(100) == b""
-    reset = pytest.raises(ConnectionResetError)  # since nothing listens behind it
-    with reset, socket.create_connection(("127.0.0.1", wire.port), PATIENCE_S) as client:
-        client.recv(1)
-    wire.close()
-    assert (threading.active_count(), open_files()) == before
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", wire.port))
-
-
-def test_a_reserved_port_refuses_until_somebody_listens_there() -> None:
-    with reserved_port() as holder:
-        address = holder.getsockname()
-        for _ in range(2):
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(address)
-            with socket.create_server(address):
-                socket.create_connection(address).close()
 
 
 @pytest.mark.parametrize(

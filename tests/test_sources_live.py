@@ -1,15 +1,11 @@
-"""Reconnecting: connections that fail, end, hang and return, by fakes."""
+"""Reconnecting: connections that fail, end and return, by fakes."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import islice
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,62 +14,11 @@ from streamer.common.errors import SourceError
 from streamer.common.queues import OverflowPolicy
 from streamer.frames.frame import Frame
 from streamer.sources.backoff import Backoff
-from streamer.sources.base import Source, SourceInfo
-from streamer.sources.live import Connect, LiveSource
+from streamer.sources.base import Source
+from streamer.sources.live import LiveSource
 from streamer.sources.options import SourceOptions
 from tests.fakes import wait_for
-
-Plan = Callable[[int], None]
-
-
-class FakeConnection(Source):
-    """Yields frames endlessly; before each it calls `plan`, which may raise or wait."""
-
-    dropped = 2  # type: ignore[assignment]
-    damaged = 1  # type: ignore[assignment]
-
-    def __init__(self, plan: Plan, *, live: bool = True, count: int = 10**9) -> None:
-        self.info = SourceInfo("own name", "fake:", (32, 24), 30.0, live=live)
-        self._plan, self._count = plan, count
-        self.closed = 0
-
-    def __iter__(self) -> Iterator[Frame]:
-        for index in range(self._count):
-            self._plan(index)
-            yield Frame(np.zeros((24, 32, 3), np.uint8), "door", index, index / 30, time.perf_counter())
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-class Server:
-    """Connects by plan, one per connection; an exception in place of a plan refuses the connection."""
-
-    def __init__(self, *plans: Plan | Exception, live: bool = True, count: int = 10**9) -> None:
-        self.plans = list(plans)
-        self.live, self.count = live, count
-        self.connections: list[FakeConnection] = []
-        self.options: list[SourceOptions] = []
-
-    def __call__(self, options: SourceOptions) -> Source:
-        self.options.append(options)
-        plan = self.plans.pop(0)
-        if isinstance(plan, Exception):
-            raise plan
-        self.connections.append(FakeConnection(plan, live=self.live, count=self.count))
-        return self.connections[-1]
-
-
-def well(_: int) -> None:
-    """Never fails."""
-
-
-def breaks_at(number: int, error: Exception | None = None) -> Plan:
-    def plan(index: int) -> None:
-        if index == number:
-            raise error or SourceError("cut")
-
-    return plan
+from tests.live_server import Server, breaks_at, hangs_at, live, well
 
 
 class Recorded(Backoff):
@@ -86,26 +31,6 @@ class Recorded(Backoff):
     def delay_s(self, attempt: int, outage_s: float) -> float:
         self.delays_s.append(super().delay_s(attempt, outage_s))  # type: ignore[attr-defined]
         return 0.0
-
-
-QUICK = Backoff(first_delay_s=0.025)
-SOON = Backoff(first_delay_s=0.0, max_delay_s=0.0, max_long_delay_s=0.0)
-
-
-@pytest.fixture
-def forever() -> Iterator[threading.Event]:
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-def hangs_at(number: int, until: threading.Event) -> Plan:
-    return lambda index: until.wait(60) if index == number else None
-
-
-def live(server: Server, backoff: Backoff = QUICK, **options: object) -> LiveSource:
-    wanted = SourceOptions(**{"overflow_policy": OverflowPolicy.BLOCK} | options)  # type: ignore[arg-type]
-    return LiveSource(server, name="door", uri="rtsp://door/***", options=wanted, backoff=backoff)
 
 
 def test_frames_go_on_across_connections() -> None:
@@ -157,24 +82,6 @@ def test_a_file_on_a_server_is_not_opened_again() -> None:
         assert not source.info.live
         with pytest.raises(SourceError, match="cut"):
             next(frames)
-
-
-def test_silence_is_noticed_and_the_hanging_connection_left_behind(forever: threading.Event) -> None:
-    server = Server(hangs_at(2, forever), well)
-    with live(server, stall_timeout_s=0.2) as source:
-        assert [frame.index for frame in islice(source, 6)] == list(range(6))
-        assert source.reconnects == 1
-        assert not server.connections[0].closed
-        forever.set()
-        wait_for(lambda: server.connections[0].closed)
-
-
-def test_a_connection_that_hangs_before_its_first_frame(forever: threading.Event) -> None:
-    timeouts = {"open_timeout_s": 0.1, "key_frame_timeout_s": 0.1, "stall_timeout_s": 0.1}
-    with live(Server(hangs_at(0, forever), well), **timeouts) as source:
-        with pytest.raises(SourceError, match="gave no picture"):
-            source.wait_ready()
-        assert next(iter(source)).index == 0
 
 
 def test_lost_s_grows_while_it_is_lost(forever: threading.Event) -> None:
@@ -321,99 +228,3 @@ def test_the_log_says_lost_and_back_once(caplog: pytest.LogCaptureFixture) -> No
         ("INFO", "refused; trying again"),
         ("WARNING", "source 'door' is back"),
     ]
-
-
-def test_an_attempt_is_given_more_time_after_each_that_timed_out(forever: threading.Event) -> None:
-    def answers_too_late(_: int) -> None:
-        forever.wait(0.5)
-        raise SourceError("did not answer")
-
-    plans = (breaks_at(1), *[answers_too_late] * 2, SourceError("refused"), answers_too_late, breaks_at(1), well)
-    server = Server(*plans)
-    backoff = replace(SOON, min_timeout_s=0.1, timeout_factor=0.0)
-    with live(server, backoff, open_timeout_s=0.4, key_frame_timeout_s=1.0, stall_timeout_s=60.0) as source:
-        assert [frame.index for frame in islice(source, 3)] == [0, 1, 2]
-    assert [options.open_timeout_s for options in server.options] == [0.4, 0.1, 0.2, 0.4, 0.4, 0.4, 0.1]
-
-
-def hanging(server: Server, until: threading.Event) -> Callable[[SourceOptions], Source]:
-    """Returns a connect that hangs after the server's first connection, as a driver does."""
-
-    def connect(options: SourceOptions) -> Source:
-        if server.options:
-            server.options.append(options)
-            until.wait(60)
-            raise SourceError("gone")
-        return server(options)
-
-    return connect
-
-
-NO_PATIENCE = SourceOptions(
-    overflow_policy=OverflowPolicy.BLOCK,
-    open_timeout_s=0.01,
-    key_frame_timeout_s=0.01,
-    stall_timeout_s=0.01,
-    reconnect=None,
-)
-
-
-def impatient(connect: Connect, isolated: Connect | None = None) -> LiveSource:
-    return LiveSource(connect, name="door", uri="0", options=NO_PATIENCE, backoff=SOON, connect_isolated=isolated)
-
-
-def test_attempts_that_hang_are_bounded(forever: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
-    server = Server(breaks_at(1))
-    source = impatient(hanging(server, forever))
-    reader = threading.Thread(target=lambda: list(source))
-    reader.start()
-    wait_for(lambda: "3 attempts to open it hang" in caplog.text)
-    assert len(server.options) == 4
-    server.options.clear()
-    server.plans += [well]
-    forever.set()  # the library returns
-    wait_for(lambda: source.reconnects == 1)
-    source.close()
-    reader.join(20)
-    assert not reader.is_alive()
-
-
-def test_after_attempts_that_hang_the_next_is_isolated(forever: threading.Event) -> None:
-    server, other = Server(breaks_at(1)), Server(SourceError("refused"), breaks_at(1), well)
-    with LiveSource(
-        hanging(server, forever), name="door", uri="0", options=NO_PATIENCE, backoff=SOON, connect_isolated=other
-    ) as source:
-        assert [frame.index for frame in islice(source, 3)] == [0, 1, 2]
-        assert source.reconnects == 2
-    assert len(server.options) == 4 and len(other.options) == 3
-
-
-def test_isolated_attempts_are_bounded_too(forever: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
-    server, other = Server(breaks_at(1)), Server()
-    other.options.append(NO_PATIENCE)
-    source = LiveSource(
-        hanging(server, forever),
-        name="door",
-        uri="0",
-        options=NO_PATIENCE,
-        backoff=SOON,
-        connect_isolated=hanging(other, forever),
-    )
-    reader = threading.Thread(target=lambda: list(source))
-    reader.start()
-    wait_for(lambda: "6 attempts to open it hang" in caplog.text)
-    source.close()
-    reader.join(20)
-    assert not reader.is_alive()
-    assert (len(server.options), len(other.options)) == (4, 4)
-
-
-def test_letting_a_connection_go_interrupts_it(forever: threading.Event) -> None:
-    server = Server(hangs_at(1, forever))
-    source = live(server)
-    source.wait_ready()
-    connection = server.connections[0]
-    connection.interrupt = forever.set  # type: ignore[method-assign]
-    source.close()
-    assert forever.is_set()
-    wait_for(lambda: connection.closed)
