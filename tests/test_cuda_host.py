@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
+import logging
 import subprocess
 import sys
 import types
@@ -22,6 +23,7 @@ from streamer.cuda.staging import BufferLease, BufferPool
 from streamer.cuda.status import check, checking, failure
 from streamer.detector import cuda as cuda_detector
 from streamer.detector.base import EngineInfo
+from streamer.engines.tensorrt.package import TensorRTPackage
 from streamer.models.file import ModelFile, load_model
 from streamer.models.postprocess import Postprocessor
 from tests.fake_gpu import FakeGpu, install
@@ -192,14 +194,6 @@ class Opened:
         self.gpu.close()
 
 
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
-    """Every GPU engine's package is installed; an entry may be changed to the command that installs it."""
-    installed: dict[str, str | None] = dict.fromkeys(cuda_detector.GPU_ENGINES)
-    monkeypatch.setattr(cuda_detector, "installed_gpu_engines", lambda: installed)
-    return installed
-
-
 def test_auto_raises_every_reason(monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu, model: ModelFile) -> None:
     monkeypatch.setattr(cuda_detector, "load_engine", refuse)
     with pytest.raises(EngineError) as caught:
@@ -215,7 +209,6 @@ def test_auto_takes_the_next_engine_and_warns_why(
     monkeypatch: pytest.MonkeyPatch,
     gpu: FakeGpu,
     model: ModelFile,
-    installed: dict[str, str | None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(step: str, name: str) -> Any:
@@ -235,20 +228,22 @@ def test_auto_takes_the_next_engine_and_warns_why(
     assert gpu.is_all_freed()
 
 
-def test_an_engine_that_is_not_installed_is_no_fallback(
-    monkeypatch: pytest.MonkeyPatch,
-    gpu: FakeGpu,
-    model: ModelFile,
-    installed: dict[str, str | None],
-    caplog: pytest.LogCaptureFixture,
+def test_an_engine_that_is_not_available_is_no_fallback(
+    monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu, model: ModelFile, caplog: pytest.LogCaptureFixture
 ) -> None:
+    load = cuda_detector.load_engine
+    found = importlib.util.find_spec
+    absent = [package.module_name for package in TensorRTPackage]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else found(name))
     monkeypatch.setattr(cuda_detector, "GPU_ENGINES", ("tensorrt", "torch"))
-    monkeypatch.setattr(cuda_detector, "load_engine", lambda name, *_: named(name) if name == "torch" else refuse(name))
+    monkeypatch.setattr(
+        cuda_detector, "load_engine", lambda name, *_: named(name) if name == "torch" else load(name, *_)
+    )
     monkeypatch.setattr(cuda_detector, "CudaDetector", Opened)
-    installed["tensorrt"] = "pip install tensorrt"
-    with contextlib.closing(opened(model)) as detector:
+    with caplog.at_level(logging.INFO), contextlib.closing(opened(model)) as detector:
         assert (detector.info.name, detector.info.fallbacks) == ("torch", ())
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "not using tensorrt: TensorRT is not installed: pip install" in caplog.text
 
 
 def test_a_named_engine_is_never_replaced(monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu, model: ModelFile) -> None:

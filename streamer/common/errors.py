@@ -62,6 +62,10 @@ class EngineError(StreamerError):
     """An inference engine that is missing, unsuitable or failed."""
 
 
+class UnavailableError(EngineError):
+    """An engine that isn't installed, or isn't made for this model or GPU: ``auto`` takes another without a warning."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns ``"; did you mean 'a' or 'b'?"`` for the known words nearest to `word`, or ``""`` if none is near."""
     close = difflib.get_close_matches(word.lower(), {k.lower(): k for k in known}, n=3, cutoff=0.55)

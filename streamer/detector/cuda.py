@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.common.cpu_info import version_of
-from streamer.common.errors import EngineError, StreamerError
+from streamer.common.errors import EngineError, StreamerError, UnavailableError
 from streamer.cuda.engine import CudaEngine
 from streamer.cuda.gpu import Gpu, parse_device
 from streamer.cuda.kernels import Kernels
@@ -278,8 +278,8 @@ def open_cuda_detector(
     """Opens a detector on a GPU; arguments and errors as those of `streamer.detector.open_detector`.
 
     With ``auto``, the first engine is used that loads, allocates its memory and passes the self-check; a warning and
-    `EngineInfo.fallbacks` say why installed ones before it didn't. Where none works, the EngineError has every reason
-    in one line. At least 2 batches are in flight; without `depth`, `DEFAULT_SLOTS`.
+    `EngineInfo.fallbacks` say why those before it failed, but for an UnavailableError. Where none works, the
+    EngineError has every reason in one line. At least 2 batches are in flight; without `depth`, `DEFAULT_SLOTS`.
     """
     if not model.spec.num_points:
         raise EngineError(
@@ -314,21 +314,22 @@ def open_cuda_detector(
 
 
 def _first_that_works(open_with: Callable[[str], _Opened], gpu: Gpu) -> tuple[_Opened, tuple[str, ...]]:
-    """Opens the first of `GPU_ENGINES` that works; returns it, and why installed ones before it didn't."""
-    missing = installed_gpu_engines()
-    reasons: dict[str, str] = {}
+    """Opens the first of `GPU_ENGINES` that works; returns it, and why others before it failed."""
+    reasons: list[str] = []
+    failed: list[str] = []
     for name in GPU_ENGINES:
         try:
             opened = open_with(name)
         except StreamerError as error:
             log.info("not using %s: %s", name, error)
-            reasons[name] = f"{name}: {error}"
+            reasons.append(f"{name}: {error}")
+            if not isinstance(error, UnavailableError):
+                failed.append(reasons[-1])
             continue
-        failed = tuple(reason for other, reason in reasons.items() if missing[other] is None)
         for reason in failed:
             log.warning("using %s, not %s", name, reason)
-        return opened, failed
-    raise EngineError(f"no engine works on {gpu.name} ({'; '.join(reasons.values())})")
+        return opened, tuple(failed)
+    raise EngineError(f"no engine works on {gpu.name} ({'; '.join(reasons)})")
 
 
 def _batch_sizes(model: ModelFile, batch: int | Literal["auto"] | None, streams: int) -> list[int]:
@@ -360,7 +361,7 @@ def open_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: in
 def load_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: int) -> CudaEngine:
     """Loads a model into one of `GPU_ENGINES`."""
     if missing := installed_gpu_engines()[name]:
-        raise EngineError(f"{'PyTorch' if name == 'torch' else 'TensorRT'} is not installed: {missing}")
+        raise UnavailableError(f"{'PyTorch' if name == 'torch' else 'TensorRT'} is not installed: {missing}")
     if name == "torch":
         from streamer.engines.torch_engine import TorchEngine
 
