@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import threading
@@ -319,7 +318,7 @@ class Run(Closeable):
                     entry = self._wanted[name]
                     spec = self._factory.open_stream(opening.config, source)
                     for _, sink in spec.sinks:
-                        unowned.callback(_close_quietly, sink.close)
+                        unowned.callback(sink.close_after_error)
                     self._pipe.add(replace(spec, **entry.in_place))
                     unowned.pop_all()
                     self._running[name] = entry
@@ -372,8 +371,3 @@ class _Opening:
     entry: Entry
     config: StreamConfig
     hold: ExitStack
-
-
-def _close_quietly(close: Callable[[], None]) -> None:
-    with contextlib.suppress(StreamerError):
-        close()

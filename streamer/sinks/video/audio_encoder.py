@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
 import av
 import numpy as np
@@ -16,7 +16,7 @@ from av.audio.resampler import AudioResampler
 from streamer.sinks.video.audio import TimedPacket
 from streamer.sinks.video.audio_remuxer import AudioFormatError, copy_of
 
-_CODEC = "aac"
+CODEC: Final = "aac"
 _FRAME_SAMPLES = 1024
 _SILENT_FRAMES = 4
 _MAX_PAUSE_S = 600
@@ -26,11 +26,6 @@ _RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "5.1"}  # PyAV can't fill a planar frame of eight channels
 _MAX_SAFE_CHANNELS = 6
 _SAME_TIME_S = Fraction(1, 20)  # stamps miss the end of the sound before them by less
-
-
-def can_encode() -> bool:
-    """Whether this build of PyAV has the encoder."""
-    return _CODEC in av.codecs_available
 
 
 def has_unsafe_channels(stream: av.AudioStream, packets: Sequence[TimedPacket]) -> bool:
@@ -64,8 +59,9 @@ class AacEncoder:
         Samples before `begin_s` aren't encoded. `fills_pauses` encodes silence, for a container without time stamps.
         """
         self.context = context
-        self.rate = context.sample_rate = _rate_of(source)
-        context.layout = _layout_of(source)
+        wanted = source.sample_rate or 48_000
+        self.rate = context.sample_rate = min((rate for rate in _RATES if rate >= wanted), default=_RATES[0])
+        context.layout = _LAYOUTS.get(source.layout.nb_channels, "stereo")
         context.format = "fltp"
         channels = context.layout.nb_channels
         context.bit_rate = channels * min(_BITS_A_CHANNEL, _MAX_BITS_A_SAMPLE * self.rate)
@@ -157,13 +153,3 @@ class AacEncoder:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk), format="fltp", layout=self.context.layout.name)
         frame.sample_rate, frame.pts, frame.time_base = self.rate, at, Fraction(1, self.rate)
         yield from self.context.encode(frame)
-
-
-def _rate_of(source: AudioCodecContext) -> int:
-    """Returns the sampling rate of the source, or the next higher that AAC has."""
-    wanted = source.sample_rate or 48_000
-    return min((rate for rate in _RATES if rate >= wanted), default=_RATES[0])
-
-
-def _layout_of(source: AudioCodecContext) -> str:
-    return _LAYOUTS.get(source.layout.nb_channels, "stereo")

@@ -12,7 +12,7 @@ from av.audio.codeccontext import AudioCodecContext
 from av.codec.context import Flags
 
 from streamer.sinks.video.audio import AudioReader, TimedPacket, exact
-from streamer.sinks.video.audio_encoder import AacEncoder, can_encode, has_unsafe_channels
+from streamer.sinks.video.audio_encoder import CODEC, AacEncoder, has_unsafe_channels
 from streamer.sinks.video.audio_remuxer import AudioFormatError, AudioRemuxer, RemuxFormat, copy_of, probe_remux
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class AudioTrack:
             raise AudioFormatError(
                 "its order of channels can't be read safely by PyAV before 19: update it (Python 3.12)"
             )
-        elif can_encode():
-            self._to = container.add_stream("aac")
+        elif CODEC in av.codecs_available:
+            self._to = container.add_stream(CODEC)
             source = reader.stream.codec_context
             self._encoder = self._new_encoder(self._to.codec_context, source)
             self._early_s = Fraction(0) if self._kind == "avi" else None
@@ -163,7 +163,7 @@ class AudioTrack:
         Raises:
             AudioFormatError: `why`, if its packets don't fit the stream's header.
         """
-        context = av.CodecContext.create("aac", "w")
+        context = av.CodecContext.create(CODEC, "w")
         assert isinstance(context, AudioCodecContext)
         context.flags |= Flags.global_header
         encoder = self._new_encoder(context, remuxer.to.codec_context)
