@@ -13,6 +13,8 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto
 
+from streamer.models.graph.int8 import ACTIVATIONS, slope_below_zero
+
 Range = tuple[float, float]
 
 _PICTURES = 32
@@ -32,10 +34,8 @@ def activation_slopes(model: ModelProto) -> dict[str, float]:
     slopes = {}
     for node in model.graph.node:
         behind = readers[node.output[0]]
-        if node.op_type != "Conv" or len(behind) != 1 or behind[0].op_type not in ("LeakyRelu", "Relu"):
-            continue
-        alpha = next((float(item.f) for item in behind[0].attribute if item.name == "alpha"), 0.01)
-        slopes[node.output[0]] = alpha if behind[0].op_type == "LeakyRelu" else 0.0
+        if node.op_type == "Conv" and len(behind) == 1 and behind[0].op_type in ACTIVATIONS:
+            slopes[node.output[0]] = slope_below_zero(behind[0])
     return slopes
 
 

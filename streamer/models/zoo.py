@@ -36,18 +36,12 @@ class ZooModel:
     Attributes:
         name: network and input size, such as ``nanodet-plus-m_416``.
         onnx_url: the official export, or None where upstream publishes none.
-        checkpoint_url: the official checkpoint, for `python -m calibration export`.
         sha256: of the packaged file or of `onnx_url`, where known.
     """
 
     name: str
     onnx_url: str | None = None
-    checkpoint_url: str | None = None
     sha256: str | None = None
-
-
-def _plus(name: str) -> ZooModel:
-    return ZooModel(name, f"{_RELEASE}/{name}.onnx", f"{_RELEASE}/{name}_checkpoint.ckpt")
 
 
 ZOO = {
@@ -55,10 +49,11 @@ ZOO = {
     for model in (
         ZooModel("nanodet-g_416", sha256="c6bcb004a002ec01353dee29887a8429ff29620bf33390cfc1f3358a05dcc554"),
         ZooModel("nanodet-g_416_float", sha256="f5ddc6820f5230b435a72d803dc36889850d6dd6b403d4704802552bd5b9750f"),
-        _plus("nanodet-plus-m_320"),
-        _plus("nanodet-plus-m_416"),
-        _plus("nanodet-plus-m-1.5x_320"),
-        _plus("nanodet-plus-m-1.5x_416"),
+        *(
+            ZooModel(name, f"{_RELEASE}/{name}.onnx")
+            for network in ("nanodet-plus-m", "nanodet-plus-m-1.5x")
+            for name in (f"{network}_320", f"{network}_416")
+        ),
     )
 }
 

@@ -25,7 +25,7 @@ RANGES_KEY = f"{METADATA_PREFIX}int8_convolution_ranges"
 """Metadata: JSON of {convolution's output tensor: [min, max]}, measured before the activation."""
 
 _REMEDY = "get the file again, or quantise the model again"
-_ACTIVATIONS = {"LeakyRelu", "Relu"}
+ACTIVATIONS = {"LeakyRelu", "Relu"}
 _REARRANGEMENTS = {"Concat", "MaxPool", "Reshape", "Resize", "Slice", "Split", "Transpose"}
 _EVERY_INPUT_IS_DATA = {"Concat"}
 
@@ -100,7 +100,7 @@ def quantize_convolution_outputs(proto: ModelProto) -> None:
         if node.op_type == "DequantizeLinear" and node.input[0] not in constants and len(node.input) > 2:
             scales[output] = (node.input[1], node.input[2])
         elif node.op_type == "Conv" and node.input[0] in scales and output in ranges and len(readers) == 1:
-            after = users[readers[0].output[0]] if readers[0].op_type in _ACTIVATIONS else []
+            after = users[readers[0].output[0]] if readers[0].op_type in ACTIVATIONS else []
             if len(after) == 1 and after[0].op_type == "QuantizeLinear":
                 activation_scale = _scalar(constants, after[0].input[1])
                 add_pair(output, *_add_range(graph, output, ranges[output], activation_scale, readers[0]))
@@ -114,6 +114,13 @@ def quantize_convolution_outputs(proto: ModelProto) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     _forget_types(graph)
+
+
+def slope_below_zero(activation: NodeProto) -> float:
+    """Returns the slope of a LeakyRelu or Relu for negative values."""
+    if activation.op_type == "Relu":
+        return 0.0
+    return next((float(item.f) for item in activation.attribute if item.name == "alpha"), 0.01)
 
 
 def _users(graph: GraphProto) -> defaultdict[str, list[NodeProto]]:
@@ -163,9 +170,7 @@ def _add_range(
     graph: GraphProto, tensor: str, measured: tuple[float, float], activation_scale: float, activation: NodeProto
 ) -> tuple[str, str]:
     """Adds a uint8 scale and zero point for `measured`, limited to what the activation's scale resolves."""
-    slope = 0.0
-    if activation.op_type == "LeakyRelu":
-        slope = next((float(item.f) for item in activation.attribute if item.name == "alpha"), 0.01)
+    slope = slope_below_zero(activation)
     least = -128 * activation_scale / slope if slope > 0 else 0.0
     low = min(max(measured[0], least), 0.0)
     high = max(min(measured[1], 127 * activation_scale), activation_scale)
