@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--version-compatible", action="store_true", help="run on later TensorRT and on tensorrt-lean too"
     )
+    parser.add_argument(
+        "--exclude-lean-runtime",
+        action="store_true",
+        help="with --version-compatible: no code in the engine, for tensorrt-lean of the same version only",
+    )
     parser.add_argument("--hardware-compatible", action="store_true", help="run on every Ampere or later GPU")
     parser.add_argument("--model-config", type=Path, metavar="FILE", help="YAML description of a foreign ONNX file")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.engine", help="file to write")
@@ -74,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
         workspace_mib=options.workspace,
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
+        exclude_lean_runtime=options.exclude_lean_runtime,
     )
     plan = plan_build(model, package, wanted)
     with _Bar() as bar:

@@ -284,6 +284,10 @@ class TestTensorRT:
         )
         build_engine(plan)
         assert trt.BuilderFlag.VERSION_COMPATIBLE in flags
+        assert trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME not in flags
+        alone = BuildOptions(version_compatible=True, exclude_lean_runtime=True)
+        build_engine(plan_build(float_model(tmp_path / "a.onnx"), TensorRTPackage.TENSORRT, alone))
+        assert trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME in flags
 
 
 def test_every_name_used_exists_in_the_real_module() -> None:

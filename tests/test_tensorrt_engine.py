@@ -354,6 +354,27 @@ class TestLean:
         ):
             opened(batch=4)
 
+    @pytest.mark.parametrize("place", ["models", "cache/engines"])
+    def test_one_without_code_is_run_by_its_own_version_from_both_folders(
+        self, place: str, ready: Any, opened: Callable[..., Opened], tmp_path: Path
+    ) -> None:
+        path = tmp_path / place / "tiny.engine"
+        ready(path, built_by="11.3.0.99", exclude_lean_runtime=True)
+        with pytest.raises(EngineError, match="doesn't build engines"):
+            opened()
+        ready(path, built_by="11.4.0.106", exclude_lean_runtime=True)
+        opened()
+
+    def test_one_without_code_is_not_run_by_the_package_that_builds(
+        self, ready: Any, opened: Callable[..., Opened], model: ModelFile, monkeypatch: pytest.MonkeyPatch,
+        cuda: FakeCuda,
+    ) -> None:  # fmt: skip
+        """TensorRT documents that it has to load a lean runtime for it first."""
+        ready(model.path.with_suffix(".engine"), built_by="11.4.0.106", exclude_lean_runtime=True)
+        state = install(monkeypatch, cuda)
+        opened()
+        assert len(state.built) == 1
+
     @pytest.mark.parametrize("package", [TensorRTPackage.TENSORRT, LEAN])
     def test_one_with_code_is_not_run_from_the_models_folder(
         self, package: TensorRTPackage, ready: Any, opened: Callable[..., Opened], model: ModelFile,

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 from streamer.common.errors import ConfigError
-from streamer.engines.tensorrt.options import BuildOptions, cache_key, differences, fingerprint
+from streamer.engines.tensorrt.options import BuildOptions, cache_key, contains_code, differences, fingerprint
 from streamer.engines.tensorrt.package import GpuModel, TensorRTPackage
 from tests.tensorrt_models import float_model, save
 from tests.tiny import tiny_model, tiny_spec
@@ -34,6 +34,7 @@ def built(tmp_path: Path) -> dict[str, Any]:
     [
         ({"max_batch": 0}, "max_batch is at least 1, got 0"),
         ({"workspace_mib": -1}, "workspace_mib is at least 1, got -1"),
+        ({"exclude_lean_runtime": True}, "only version-compatible engines contain a lean runtime"),
         ({"targets": ("ada",)}, "written sm89 or sm120, .* got 'ada'"),
     ],
 )
@@ -170,6 +171,21 @@ def test_a_hardware_compatible_engine_fits_every_gpu_from_ampere_on(tmp_path: Pa
     built["options"]["hardware_compatible"] = False
     assert differences(built, wanted) == ["gpu", "targets"]
     assert differences({**built, "platform": "win32-AMD64"}, wanted) == ["gpu", "platform", "targets"]
+
+
+def test_without_its_lean_runtime_an_engine_fits_its_own_version_only(tmp_path: Path) -> None:
+    model = float_model(tmp_path / "a.onnx")
+
+    def made(**options: bool) -> dict[str, Any]:
+        return fingerprint(model, TensorRTPackage.TENSORRT, PLAIN, ("sm89",), BuildOptions(**options), GPU)
+
+    alone, wanted = made(version_compatible=True, exclude_lean_runtime=True), made(version_compatible=True)
+    assert differences(alone, wanted) == []
+    assert differences(alone, {**wanted, "package_version": "11.5.0"}) == ["package_version"]
+    assert differences(alone, made()) == ["exclude_lean_runtime"]
+    assert (contains_code(alone), contains_code(wanted), contains_code(made()), contains_code({})) == (
+        False, True, False, False,
+    )  # fmt: skip
 
 
 def test_a_package_that_does_not_build_wants_an_engine_of_the_one_that_does(tmp_path: Path) -> None:

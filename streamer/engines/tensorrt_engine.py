@@ -15,7 +15,7 @@ from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceBuffer
 from streamer.engines.tensorrt.cache import cached_engine, read_engine, read_report
 from streamer.engines.tensorrt.loading import deserialize
-from streamer.engines.tensorrt.options import BuildOptions
+from streamer.engines.tensorrt.options import BuildOptions, contains_code
 from streamer.engines.tensorrt.package import TensorRTPackage
 from streamer.models.file import ModelFile
 
@@ -54,10 +54,9 @@ class TensorRtEngine(CudaEngine):
                 model, package, options, device=gpu.index, on_progress=_LoggedProgress(model.path.name)
             )
         report, data = read_report(path), read_engine(path)
-        is_version_compatible = bool(report.fingerprint["options"]["version_compatible"])
         try:
             with gpu.active():
-                self._runtime, self._engine = deserialize(trt, data, allow_host_code=is_version_compatible)
+                self._runtime, self._engine = deserialize(trt, data, allow_host_code=contains_code(report.fingerprint))
         except EngineError as error:
             raise EngineError(
                 f"{package.value} {trt.__version__} can't run {path.name} on {gpu.name}: {error};"

@@ -60,7 +60,8 @@ def classes(state: FakeTensorRT) -> dict[str, Any]:
                 return "Internal Error (Unexpected call to stub loadRunner for ReformatRunner)"
             if not same and (not plan.is_version_compatible or _numbers(plan.version) > _numbers(state.version)):
                 return f"Serialization (expecting library version {state.version} got {plan.version}, please rebuild)"
-            if not same and not plan.has_lean_runtime:
+            is_lean = state.package is TensorRTPackage.TENSORRT_LEAN
+            if plan.is_version_compatible and not plan.has_lean_runtime and not (same and is_lean):
                 return "API Usage Error (the plan has no lean runtime)"
             if plan.has_lean_runtime and not self.engine_host_code_allowed:
                 return "API Usage Error (IRuntime::getEngineHostCodeAllowed() is false)"

@@ -18,7 +18,7 @@ from streamer.engines.tensorrt.graph import check_quantization, to_float16
 from streamer.engines.tensorrt.layers import Layer, parse_layers, read_layers
 from streamer.engines.tensorrt.loading import deserialize
 from streamer.engines.tensorrt.log import BuildLog, shared_logger
-from streamer.engines.tensorrt.options import BuildOptions, fingerprint
+from streamer.engines.tensorrt.options import BuildOptions, contains_code, fingerprint
 from streamer.engines.tensorrt.package import GpuModel, TensorRTPackage, choose_targets, known_targets, present_gpu
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _layers(plan: BuildPlan, data: bytes) -> tuple[Layer, ...]:
     if plan.gpu is None or plan.gpu.target not in plan.targets:
         return ()
     try:
-        runtime, engine = deserialize(trt, data, allow_host_code=plan.options.version_compatible)
+        runtime, engine = deserialize(trt, data, allow_host_code=contains_code(plan.fingerprint))
     except EngineError as error:
         log.info("the engine can't be inspected here: %s", error)
         return ()
@@ -197,6 +197,8 @@ def _configure(plan: BuildPlan, builder: Any) -> Any:
         if plan.package is not TensorRTPackage.TENSORRT:
             raise ConfigError(f"{plan.version} has no version-compatible engines: leave --version-compatible out")
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if options.exclude_lean_runtime:
+            config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     if options.hardware_compatible:
         level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
         config.hardware_compatibility_level = level

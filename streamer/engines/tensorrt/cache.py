@@ -25,7 +25,7 @@ from streamer.engines.tensorrt.builder import (
     build_engine,
     plan_build,
 )
-from streamer.engines.tensorrt.options import BuildOptions, cache_key, differences
+from streamer.engines.tensorrt.options import BuildOptions, cache_key, contains_code, differences
 from streamer.engines.tensorrt.package import TensorRTPackage
 from streamer.models.file import ModelFile
 
@@ -102,7 +102,8 @@ def cached_engine(
     the user's cache folder; never one that is stale, foreign or damaged. Processes that want the same engine at the
     same time build it once. A package that doesn't build takes any engine in the cache folder that fits.
 
-    Version-compatible engines contain code, so they are used from the cache folder only, which is private to the user.
+    Version-compatible engines contain code unless it was excluded; those that do are used from the cache folder only,
+    which is private to the user.
 
     `device` is the number of the GPU that is to run it; with the package `tensorrt` it must be the current CUDA device.
     """
@@ -110,12 +111,12 @@ def cached_engine(
     plan = plan_build(
         model, package, options if can_build else replace(options, version_compatible=True), device=device
     )
-    if not can_build:
-        return _ready_engine(plan)
-    name = re.sub(r"[^\w.-]", "_", f"{model.spec.name}-{cache_key(plan.fingerprint)}.engine")
     beside = model.path.with_suffix(".engine")
     if beside.is_file() and _fits(beside, plan.fingerprint, may_contain_code=False):
         return beside
+    if not can_build:
+        return _ready_engine(plan)
+    name = re.sub(r"[^\w.-]", "_", f"{model.spec.name}-{cache_key(plan.fingerprint)}.engine")
     cached = cached_file("engines", name)
     if cached.is_file() and _fits(cached, plan.fingerprint):
         return cached
@@ -163,7 +164,7 @@ def _fits(path: Path, wanted: dict[str, Any], *, may_contain_code: bool = True) 
     try:
         built = read_report(path).fingerprint
         wrong = differences(built, wanted)
-        if not wrong and not may_contain_code and built["options"]["version_compatible"]:
+        if not wrong and not may_contain_code and contains_code(built):
             log.info("%s contains code: move it and its .json to %s", path, _folder())
             return False
         if not wrong:

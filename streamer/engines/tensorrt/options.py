@@ -40,6 +40,8 @@ class BuildOptions:
         workspace_mib: limit of the layers' scratch memory, in MiB.
         version_compatible: the engine also runs on later versions of the package, and on `tensorrt-lean`.
         hardware_compatible: the engine runs on every Ampere or later GPU.
+        exclude_lean_runtime: a version-compatible engine contains no runtime, so no code; only `tensorrt-lean` of the
+            same version runs it.
     """
 
     targets: tuple[str, ...] = ()
@@ -48,8 +50,11 @@ class BuildOptions:
     workspace_mib: int = 1024
     version_compatible: bool = False
     hardware_compatible: bool = False
+    exclude_lean_runtime: bool = False
 
     def __post_init__(self) -> None:
+        if self.exclude_lean_runtime and not self.version_compatible:
+            raise ConfigError("only version-compatible engines contain a lean runtime that can be excluded")
         for name in ("max_batch", "workspace_mib"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"an engine's {name} is at least 1, got {getattr(self, name)}")
@@ -75,6 +80,8 @@ def fingerprint(
     portable = known_targets(trt) is not None
     settings = asdict(options)
     del settings["targets"]
+    if not options.exclude_lean_runtime:
+        del settings["exclude_lean_runtime"]  # engines of earlier releases stay valid
     graph = model.proto.SerializeToString(deterministic=True)
     calibration = next((entry.value for entry in model.proto.metadata_props if entry.key == _CALIBRATION_KEY), None)
     return {
@@ -100,7 +107,7 @@ def differences(built: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     settings = built.get("options")
     options: dict[str, Any] = settings if isinstance(settings, dict) else {}
     allowed = {"targets", "options"}
-    if options.get("version_compatible") is True and _is_no_newer(built.get("package_version"), wanted):
+    if contains_code(built) and _is_no_newer(built.get("package_version"), wanted):
         allowed.add("package_version")
     is_portable = options.get("hardware_compatible") is True and all(map(_is_ampere_or_later, wanted["targets"]))
     if is_portable:
@@ -116,7 +123,19 @@ def differences(built: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         is_more = (isinstance(found, int) and found >= value) if key == "max_batch" else key in _MORE and found is True
         if not is_more and found != value:
             wrong.append(key)
+    if options.get("exclude_lean_runtime") and not wanted["options"]["version_compatible"]:
+        wrong.append("exclude_lean_runtime")
     return wrong
+
+
+def contains_code(built: dict[str, Any]) -> bool:
+    """Whether an engine contains the lean runtime of the version that built it, by its fingerprint."""
+    options = built.get("options")
+    return (
+        isinstance(options, dict)
+        and options.get("version_compatible") is True
+        and not options.get("exclude_lean_runtime")
+    )
 
 
 def _is_no_newer(version: object, wanted: dict[str, Any]) -> bool:
