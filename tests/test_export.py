@@ -15,6 +15,7 @@ pytest.importorskip("openvino", reason="exported files are run in OpenVINO")
 onnxruntime = pytest.importorskip("onnxruntime", reason="export is checked in ONNX Runtime")
 pytest.importorskip("onnxsim", reason="export simplifies the graph with onnxsim")
 
+from calibration.checkpoint import load_checkpoint  # noqa: E402
 from calibration.export import add_arguments, export, run  # noqa: E402
 from streamer.common.errors import ConfigError, ModelError  # noqa: E402
 from streamer.common.openvino_core import shared_core  # noqa: E402
@@ -263,7 +264,7 @@ def test_real_weights(model: str, tmp_path: Path) -> None:
     checkpoint = SHARED / "weights" / f"{model}.pth"
     report = export(spec, checkpoint, tmp_path / "a.onnx")
     assert report.relative_error <= 1e-4
-    weights, _ = nanodet.load_checkpoint(checkpoint)
+    weights, _ = load_checkpoint(checkpoint)
     network = nanodet.build(spec)
     nanodet.load_into(network, weights)
     images = images_for(spec, 2)

@@ -339,9 +339,8 @@ class Run(Closeable):
     def _end_replaced(self, name: str, opening: _Opening, source: Source) -> None:
         """Ends the stream that a source replaces, once all that can be checked before is, and waits for its end.
 
-        Raises:
-            Closed: if the source isn't wanted any more.
-            StreamerError: if its outputs can't be opened; the old stream goes on then.
+        Raises Closed if the source isn't wanted any more, StreamerError if its outputs can't be opened; the old stream
+        continues then.
         """
         with self._lock:
             self._require_wanted(name, opening)

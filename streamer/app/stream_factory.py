@@ -265,12 +265,9 @@ def _source_options(config: StreamConfig) -> SourceOptions:
 
 
 def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
-    """Waits for the first frame of every source, all at once; live ones may come later if there are others.
+    """Waits for the first frame of every source; raises SourceError if one can't be opened and must not come later.
 
-    If `patient`, live ones may come later even if there are no others.
-
-    Raises:
-        SourceError: if one can't be opened and must not come later.
+    Live ones may come later if there are others or, if `patient`, always.
     """
     from streamer.sources.base import as_source_error
 

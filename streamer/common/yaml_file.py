@@ -109,8 +109,7 @@ class _Checks:
     def check(self, node: yaml.Node, depth: int) -> int:
         """Returns the size of `node` in characters with all aliases expanded.
 
-        Raises:
-            ConfigError: if it is too large, repeats a key, is nested too deeply, or contains itself.
+        Raises ConfigError if it is too large, repeats a key, is nested too deeply, or contains itself.
         """
         if isinstance(node, yaml.ScalarNode):
             return len(node.value) + 1

@@ -264,11 +264,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _check_constants(proto: ModelProto) -> None:
-    """Checks the size of every constant, and folds constants.
-
-    Raises:
-        ModelError: a constant is damaged; the message continues the file's name.
-    """
+    """Checks every constant's size and folds constants; raises ModelError, which continues the file's name."""
     name = ""
     try:
         for constant in proto.graph.initializer:

@@ -329,11 +329,7 @@ class VideoDecoder:
         return f"can't be opened ({reason}); check its address, and that it serves video"
 
     def _open(self, target: str | Path) -> InputContainer:
-        """Opens a file or a stream.
-
-        Raises:
-            av.FFmpegError: if it can't be opened.
-        """
+        """Opens a file or a stream; raises av.FFmpegError if it can't be opened."""
         options = self._options
         if isinstance(target, Path):  # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme
             return open_input(f"file:{target}", options=RAW_CLOCK)

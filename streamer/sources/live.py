@@ -156,8 +156,7 @@ class LiveSource(Source):
     def _reconnect(self, cause: SourceError) -> None:
         """Connects until a connection gives a frame, or the source is closed.
 
-        Raises:
-            SourceError: `cause`, or the last attempt's error, once no attempt is left.
+        Raises `cause`, or the last attempt's error, once no attempt is left.
         """
         limit, was_seen = self._options.reconnect, self._timeline.is_started
         if self._connection.age_s > self._backoff.stable_s:

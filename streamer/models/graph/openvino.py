@@ -150,11 +150,7 @@ class _Translator:
         return self._write.integers(op.input_value(place))
 
     def _value(self, op: Any, place: int) -> np.ndarray:
-        """Returns a constant operand.
-
-        Raises:
-            ModelError: it isn't constant.
-        """
+        """Returns a constant operand; raises ModelError if it isn't constant."""
         value = self._values.of(op.input_value(place)) if op.get_input_size() > place else None
         if value is None:
             raise self._refused(op, f"{op.get_type_name()} with a computed operand")

@@ -215,13 +215,7 @@ class TiledVideo:
 
 
 class _TileSink(Sink):
-    """One source's output in a tiled video.
-
-    Attributes:
-        tile: what is shown.
-        queue: frames to show.
-        size_wh: the source's picture size, None if unknown.
-    """
+    """One source's output in a tiled video: the tile, frames to show, and the picture's size, None if unknown."""
 
     def __init__(self, video: TiledVideo, source: SourceInfo) -> None:
         self.tile = Tile(source.name)

@@ -103,8 +103,7 @@ def _try(
 ) -> Fraction:
     """Writes the packets from time zero on; returns how much of them players skip.
 
-    Raises:
-        AudioFormatError, av.FFmpegError, ValueError: if the container doesn't take them.
+    Raises AudioFormatError, av.FFmpegError or ValueError if the container doesn't take them.
     """
     buffer = io.BytesIO()
     container = av.open(buffer, "w", format=kind, container_options=options)
