@@ -447,7 +447,12 @@ def install_torch(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> FakeTorchC
 
         def replay(self) -> None:
             with fake.device(self.device):
-                assert cuda.stack[-1] == self.device.index
+                index = self.device.index
+                assert cuda.stack[-1] == index
+                cuda.before_launch(index)
+                if index in cuda.failed:
+                    raise RuntimeError(f"CUDA error: {ILLEGAL}\nCompile with ...")
+                cuda.launched[index].append("graph")
 
         def reset(self) -> None:
             self.device = None

@@ -12,6 +12,7 @@ from typing import Any
 
 import streamer.app.run as app
 from streamer.app.config import StreamConfig, read_config
+from streamer.app.gpu_placement import GpuPlacement
 from streamer.app.watched_file import WatchedFile
 from streamer.common.errors import ConfigError, SourceError
 from streamer.runtime.pipeline import Pipeline, StreamSpec
@@ -47,6 +48,7 @@ class Streams:
         self.sources: list[tuple[str, CountingSource]] = []
         self.opened: dict[str, list[tuple[str, MemorySink]]] = {}
         self.released: list[str] = []
+        self.placement = GpuPlacement(())
         self.gate: threading.Event | None = None
         self.sinks: dict[str, MemorySink] = {}
         self.refused: set[str] = set()
@@ -98,7 +100,7 @@ class Following:
         self.may_read.set()
         self.file = WatchedFile(path, self._read)
         factory: Any = self.streams
-        self.run = app.Run(config, factory, sources, SlowDetector(), self.file, poll_s=0.01)
+        self.run = app.Run(config, factory, sources, [SlowDetector()], self.file, poll_s=0.01)
         self.thread = threading.Thread(target=self._body, daemon=True)
         self.thread.start()
         wait_for(lambda: self.run.pipeline is not None and self.run.pipeline.status().is_running)

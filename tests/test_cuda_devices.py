@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from streamer.app.cli import main
 from streamer.common.errors import EngineError
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
@@ -17,6 +20,7 @@ from streamer.models.file import ModelFile, load_model
 from streamer.models.postprocess import Postprocessor
 from streamer.models.zoo import resolve_model
 from tests.fake_cuda import ILLEGAL, FakeCuda, FakeTorchCuda, install, install_torch
+from tests.media import write_clip
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
@@ -242,3 +246,102 @@ def test_a_gpu_that_fails_raises_an_engine_error_of_one_line(
     assert cuda.stack == []
     assert detect(other) == 6
     other.close()
+
+
+# --- a run ---
+
+
+def run_on(devices: str, folder: Path, *sources: str) -> tuple[int, dict[str, Any]]:
+    """Runs the program on fake GPUs, sources to JSON lines; returns the exit status and the report."""
+    report = folder / "report.json"
+    named = [f"s{number}={uri}" for number, uri in enumerate(sources)]
+    arguments = [argument for source in named for argument in ("--source", source)]
+    status = main(
+        [*arguments, "--output", f"{folder}/{{source}}.jsonl", "--device", devices, "--engine", "torch", "--precision",
+         "f32", "--decode", "cpu", "--batch", "2", "--depth", "2", "--no-self-check", "--report", str(report)]
+    )  # fmt: skip
+    return status, json.loads(report.read_text())
+
+
+def lines_of(path: Path) -> list[int]:
+    return [json.loads(line)["index"] for line in path.read_text().splitlines()]
+
+
+def test_a_run_spreads_its_sources(
+    cuda: FakeCuda, torch_cuda: FakeTorchCuda, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = str(write_clip(tmp_path / "clip.mp4", 20))
+    status, report = run_on("cuda:*", tmp_path, *[clip] * 4)
+    assert status == 0, capsys.readouterr().err
+    assert [gpu["name"] for gpu in report["gpus"]] == ["cuda:0", "cuda:1"]
+    assert [gpu["sources"] for gpu in report["gpus"]] == [["s0", "s2"], ["s1", "s3"]]
+    assert {gpu["engine"]["name"] for gpu in report["gpus"]} == {"torch"}
+    assert all(lines_of(tmp_path / f"s{number}.jsonl") == list(range(20)) for number in range(4))
+    assert not cuda.blocks
+    assert cuda.stack == []
+
+
+def test_a_run_outlives_one_of_its_gpus(
+    cuda: FakeCuda,
+    torch_cuda: FakeTorchCuda,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clip = str(write_clip(tmp_path / "clip.mp4", 60))
+
+    def fail(index: int) -> None:
+        if index == 1 and cuda.launched[1].count("graph") > 10:
+            cuda.fail(1)
+
+    cuda.before_launch = fail
+    status, report = run_on("cuda:0,cuda:1", tmp_path, *[clip] * 4)
+    failed = f"cuda:1 has failed: PyTorch failed: CUDA error: {ILLEGAL}"
+    assert status == 1
+    assert [line for line in capsys.readouterr().err.splitlines() if "error:" in line] == [f"error: {failed}"]
+    assert f"{failed}; its streams move: 2 to cuda:0" in caplog.messages
+    assert report["errors"] == [{"where": "cuda:1", "what": failed}]
+    assert [gpu["sources"] for gpu in report["gpus"]] == [["s0", "s2", "s1", "s3"], []]
+    assert [gpu["failed"] for gpu in report["gpus"]] == [False, True]
+    dropped = [source["frames_dropped"] for source in report["sources"]]
+    assert dropped[0] == dropped[2] == 0
+    assert 0 < dropped[1] + dropped[3] <= 4
+    for number, lost in enumerate(dropped):
+        written = lines_of(tmp_path / f"s{number}.jsonl")
+        assert written == sorted(set(written))
+        assert len(written) == 60 - lost
+
+
+def test_a_run_ends_with_its_only_gpu_and_one_line(
+    cuda: FakeCuda, torch_cuda: FakeTorchCuda, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = str(write_clip(tmp_path / "clip.mp4", 60))
+
+    def fail(index: int) -> None:
+        if index == 1 and cuda.launched[1].count("graph") > 10:
+            cuda.fail(1)
+
+    cuda.before_launch = fail
+    status, report = run_on("cuda:1", tmp_path, clip)
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert status == 1
+    assert errors == [f"error: PyTorch failed: CUDA error: {ILLEGAL}"]
+    assert [error["where"] for error in report["errors"]] == ["run"]
+    assert "gpus" not in report
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cuda:0,cuda:0", "device 'cuda:0,cuda:0' names GPU 0 twice"),
+        ("cuda:0,cuda:5", "there is no GPU 5: this machine has 2, counted from 0"),
+        ("cuda:0,gpu", "unknown device 'gpu'"),
+    ],
+)
+def test_wrong_devices_are_one_line(
+    cuda: FakeCuda, torch_cuda: FakeTorchCuda, capsys: pytest.CaptureFixture[str], device: str, said: str
+) -> None:
+    status = main(["--device", device, "--engine", "torch", "--output", "null", "--no-self-check"])
+    assert status in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line

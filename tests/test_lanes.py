@@ -97,7 +97,8 @@ def test_streams_are_spread_by_load() -> None:
     specs, _ = specs_of(sources)
     pipeline = Pipeline(specs, [GpuDetector(0), GpuDetector(1)])
     assert lanes_of(pipeline) == {"cuda:0": ["s0"], "cuda:1": ["s1", "s2", "s3", "s4"]}
-    assert pipeline.least_loaded_gpu() == 1
+    assert pipeline.least_loaded_gpu([]) == 1
+    assert pipeline.least_loaded_gpu([1, 1, 1]) == 0
     run_bounded(pipeline)
 
 
@@ -241,7 +242,9 @@ def test_one_after_another_and_the_last_ends_the_run() -> None:
         run_bounded(pipeline)
     thread.join(WAIT_S)
     errors = {found.where: found.what for found in pipeline.report().errors}
-    assert errors == {"run": "GPU 2 is lost", "cuda:0": "GPU 0 is lost", "cuda:1": "GPU 1 is lost"}
+    assert errors == {"run": "GPU 2 is lost", "cuda:0": "cuda:0 has failed: GPU 0 is lost"} | {
+        "cuda:1": "cuda:1 has failed: GPU 1 is lost"
+    }
     assert all(sink.closed == 1 for sink in sinks)
 
 

@@ -18,7 +18,7 @@ from streamer.cuda import nvdec
 from streamer.cuda.nv12 import Nv12
 from streamer.detector import cuda as cuda_detector
 from streamer.sources import SourceOptions, open_source
-from streamer.sources.gpu_decoder import decoding_gpu
+from streamer.sources.gpu_decoder import decoding_gpus
 from tests.fake_gpu import FakeGpu, install
 from tests.media import number_of, write_clip, write_image
 from tests.rtsp.film import Loop
@@ -48,7 +48,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     ],
 )
 def test_the_gpu_is_the_detectors(gpu: FakeGpu, decode: str, device: str, engine: str, wanted: int | None) -> None:
-    assert decoding_gpu(decode, device=device, engine=engine) == wanted  # type: ignore[arg-type]
+    assert decoding_gpus(decode, device=device, engine=engine) == (() if wanted is None else (wanted,))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_auto_takes_the_cpu_and_says_why(
     gpu: FakeGpu, caplog: pytest.LogCaptureFixture, device: str, engine: str, said: str
 ) -> None:
     with caplog.at_level(logging.INFO):
-        assert decoding_gpu("auto", device=device, engine=engine) is None
+        assert decoding_gpus("auto", device=device, engine=engine) == ()
     assert f"videos are decoded by the CPU: {said}" in caplog.text
 
 
@@ -74,18 +74,18 @@ def test_auto_takes_the_cpu_where_nothing_is_installed(
 ) -> None:
     monkeypatch.setattr(nvdec.importlib.util, "find_spec", lambda name: None)
     with caplog.at_level(logging.INFO):
-        assert decoding_gpu("auto", device="auto", engine="auto") is None
+        assert decoding_gpus("auto", device="auto", engine="auto") == ()
     assert "videos are decoded by the CPU: PyCUDA is not installed: pip install" in caplog.text
 
 
 def test_a_gpu_asked_for_by_name_is_never_replaced(gpu: FakeGpu) -> None:
     with pytest.raises(EngineError, match=r"^--decode gpu: there is no GPU 7: .*; or use --decode cpu$"):
-        decoding_gpu("gpu", device="cuda:7", engine="auto")
+        decoding_gpus("gpu", device="cuda:7", engine="auto")
 
 
 def test_an_unknown_device_is_refused(gpu: FakeGpu) -> None:
     with pytest.raises(ConfigError, match="unknown device 'tpu'"):
-        decoding_gpu("auto", device="tpu", engine="auto")
+        decoding_gpus("auto", device="tpu", engine="auto")
 
 
 def test_the_option_is_read(tmp_path: Path) -> None:

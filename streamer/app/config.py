@@ -90,7 +90,7 @@ class StreamConfig(FrozenModel):
     engine: str = option(
         "auto", "model and detection", "auto, openvino, onnxruntime; on a GPU tensorrt, torch", metavar="NAME"
     )
-    device: str = option("auto", "model and detection", "auto, cpu, cuda, cuda:N", metavar="NAME")
+    device: str = option("auto", "model and detection", "auto, cpu, cuda:N; or cuda:0,cuda:1, cuda:*", metavar="NAME")
     precision: Literal["auto", "f32", "bf16", "f16"] = option(
         "auto", "model and detection", "arithmetic of a float model"
     )

@@ -33,7 +33,7 @@ def _nvdec() -> str:
     from streamer.cuda.nvdec import check_nvdec
 
     try:
-        check_nvdec(0)
+        check_nvdec(0)  # the package and the driver, which are the same for all GPUs
     except EngineError as error:
         return f"nvdec          not usable: {error}"
     return "nvdec          decodes files and streams (--decode)"

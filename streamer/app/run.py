@@ -61,18 +61,18 @@ class Run(Closeable):
         config: StreamConfig,
         factory: StreamFactory,
         sources: Sequence[Source],
-        detector: Detector,
+        detectors: Sequence[Detector],
         file: WatchedFile[StreamConfig] | None = None,
         *,
         poll_s: float = POLL_S,
     ) -> None:
-        """Takes over all that is open: the sources of `config`, the factory of its streams, the detector.
+        """Takes over all that is open: the sources of `config`, the factory of its streams, the detectors.
 
         `file` is the configuration to follow, None for none; it is polled every `poll_s` seconds.
         """
         self.report: RunReport | None = None
         self._config = self._found = config
-        self._factory, self._sources, self._detector = factory, sources, detector
+        self._factory, self._sources, self._detectors = factory, sources, detectors
         self._file, self._poll_s = file, poll_s
         self._resources = ExitStack()
         self._unowned = ExitStack()  # what the pipeline hasn't taken over yet
@@ -90,7 +90,7 @@ class Run(Closeable):
     def open(
         cls, config: StreamConfig, config_file: Path | None = None, reread: Callable[[], StreamConfig] | None = None
     ) -> Run:
-        """Opens the sources and the detector.
+        """Opens the sources and the detectors.
 
         Args:
             config: the run.
@@ -101,34 +101,33 @@ class Run(Closeable):
             StreamerError: if the configuration contradicts itself, or a source or the detector can't be opened.
         """
         from streamer.app.stream_factory import StreamFactory
-        from streamer.detector import open_detector
+        from streamer.detector import open_detectors
 
         with ExitStack() as resources, ExitStack() as unowned:
             factory = resources.enter_context(StreamFactory(config, config_file))
             sources = factory.open_sources(unowned)
             is_realtime = any(source.info.pace(paced=factory.paced).is_realtime for source in sources)
             several = len(sources) > 1
-            detector = resources.enter_context(
-                open_detector(
-                    config.model,
-                    model_config=config.model_config_file,
-                    engine=config.engine,
-                    device=config.device,
-                    precision=config.precision,
-                    conf=config.conf,
-                    iou=config.iou,
-                    classes=config.classes,
-                    depth=config.depth or (1 if is_realtime and not several else None),
-                    batch=config.batch if several else None,
-                    streams=len(sources),
-                    live=is_realtime,
-                    self_check=config.self_check,
-                )
+            detectors = open_detectors(
+                config.model,
+                model_config=config.model_config_file,
+                engine=config.engine,
+                device=config.device,
+                precision=config.precision,
+                conf=config.conf,
+                iou=config.iou,
+                classes=config.classes,
+                depth=config.depth or (1 if is_realtime and not several else None),
+                batch=config.batch if several else None,
+                streams=len(sources),
+                live=is_realtime,
+                self_check=config.self_check,
             )
-            info = detector.info
-            log.info("engine %s, precision %s, device %s, model %s", info.name, info.precision, info.device, info.model)
+            for info in (detector.info for detector in detectors):
+                engine = f"engine {info.name}, precision {info.precision}"
+                log.info("%s, device %s, model %s", engine, info.device, info.model)
             file = WatchedFile(config_file, reread) if config_file is not None and reread is not None else None
-            opened = cls(config, factory, sources, detector, file)
+            opened = cls(config, factory, sources, detectors, file)
             opened._resources, opened._unowned = resources.pop_all(), unowned.pop_all()
         return opened
 
@@ -150,13 +149,14 @@ class Run(Closeable):
 
         config = self._config
         pipeline = self.pipeline = Pipeline(
-            self._factory.open_streams(self._sources, self._detector.labels, self._unowned),
-            self._detector,
+            self._factory.open_streams(self._sources, self._detectors[0].labels, self._unowned),
+            self._detectors,
             max_frames=config.max_frames,
             overlay=config.overlay,
             batch_timeout_s=config.batch_timeout / 1e3,
             on_poll=poll,
         )
+        self._factory.placement.choose = pipeline.least_loaded_gpu
         self._unowned.pop_all()  # the pipeline closes sources and sinks, each on the thread that uses it
         gc.freeze()  # the collection after a lost source then skips all that is there now
         try:
@@ -172,6 +172,10 @@ class Run(Closeable):
         """Stops following and closes what is still open; doesn't wait for a file that hangs."""
         self._closed.set()
         self._unowned.close()
+        failed = () if self.pipeline is None else self.pipeline.failed_detectors
+        for detector in self._detectors:
+            if detector not in failed:  # a GPU that hangs would hang this too
+                detector.close()
         self._resources.close()
 
     def _keep_following(self) -> None:

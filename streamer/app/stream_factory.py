@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.app.config import StreamConfig
+from streamer.app.gpu_placement import GpuPlacement
 from streamer.common.closeable import Closeable
 from streamer.common.errors import ConfigError, StreamerError
 from streamer.common.queues import OverflowPolicy
@@ -40,6 +41,7 @@ class StreamFactory(Closeable):
     Attributes:
         outputs: those of every source that has none of its own.
         paced: whether files play at their own speed.
+        placement: which GPU decodes each source.
     """
 
     def __init__(self, config: StreamConfig, config_file: Path | None = None) -> None:
@@ -53,7 +55,11 @@ class StreamFactory(Closeable):
             ConfigError: if the configuration contradicts itself.
             EngineError: if a GPU is to decode and can't.
         """
+        from streamer.sources.gpu_decoder import decoding_gpus
+
         self._config = config
+        gpus = decoding_gpus(config.decode, device=config.device, engine=config.engine)
+        self.placement = GpuPlacement(gpus)
         self._options = _source_options(config)
         self._sink_options = SinkOptions(config.segment, config.retain, crf_of(config.quality))
         self.outputs = _chosen_outputs(config)
@@ -65,7 +71,7 @@ class StreamFactory(Closeable):
         self._paths = OutputPaths(_inputs(config, config_file))
         self._report: Claim | None = None
         self._is_warned = False
-        self._decoding = self._start_decoding()
+        self._decoding = self._start_decoding(len(gpus))
 
     def open_sources(self, stack: ExitStack) -> list[Source]:
         """Opens all sources at once; `stack` closes them.
@@ -75,6 +81,8 @@ class StreamFactory(Closeable):
         """
         opened = [stack.enter_context(self._open_source(self._config, spec)) for spec in self._config.source]
         _wait_ready(opened, patient=self._config.reconnect is not None)
+        if self._decoding is not None:
+            self.placement.balance(opened)
         return opened
 
     def open_streams(self, sources: Sequence[Source], labels: Sequence[str], stack: ExitStack) -> list[StreamSpec]:
@@ -119,6 +127,7 @@ class StreamFactory(Closeable):
             ConfigError, SourceError: if it can't be opened.
         """
         with ExitStack() as stack:
+            stack.callback(self.placement.drop, spec.name)
             source = stack.enter_context(self._open_source(config, spec))
             _wait_ready([source], patient=patient)
             stack.pop_all()
@@ -164,15 +173,15 @@ class StreamFactory(Closeable):
         if self._decoding is not None:
             self._decoding.close()
 
-    def _start_decoding(self) -> DecoderPool | None:
-        """Starts the decoding processes, if any."""
+    def _start_decoding(self, gpus: int) -> DecoderPool | None:
+        """Starts the decoding processes, if any; `gpus` is the number of those that decode."""
         from streamer.common.cpu_info import available_cores
         from streamer.sources.workers import DecoderPool, default_process_count
 
         count = self._config.decode_processes
         if count == "auto":
             videos = sum(spec.kind.is_video for spec in self._config.source)
-            count = default_process_count(videos, available_cores()) if self._options.gpu is not None else 0
+            count = default_process_count(videos, available_cores(), gpus) if gpus else 0
         if not count:
             return None
         log.info("videos are decoded in %d processes", count)
@@ -182,7 +191,7 @@ class StreamFactory(Closeable):
         from streamer.sources import open_source
 
         policy = Pace.LIVE.overflow_policy(config.overrides_for(spec.name).overflow_policy)
-        wanted = replace(self._options, overflow_policy=policy)
+        wanted = replace(self._options, overflow_policy=policy, gpu=self.placement.place(spec))
         if config.tls_verify is False and spec.scheme in SCHEMES and not self._is_warned:
             self._is_warned = True
             log.warning("certificates aren't checked: anyone between here and a camera can read its password")
@@ -222,6 +231,7 @@ class StreamFactory(Closeable):
             overrides.priority,
             overrides.max_fps,
             overrides.detect_every or 1,
+            self.placement.settle(name),
         )
 
     def _open_sink(self, output: OutputSpec, source: Source, own: Sequence[OutputSpec] | None) -> Sink:
@@ -245,7 +255,6 @@ def _inputs(config: StreamConfig, config_file: Path | None) -> dict[Path, str]:
 
 def _source_options(config: StreamConfig) -> SourceOptions:
     from streamer.sources import SourceOptions
-    from streamer.sources.gpu_decoder import decoding_gpu
 
     check_trust(config.tls_verify)
     width, height = config.camera_size or (None, None)
@@ -259,7 +268,6 @@ def _source_options(config: StreamConfig) -> SourceOptions:
         reconnect=None if config.reconnect == "forever" else config.reconnect,
         max_pixels=config.max_pixels,
         tls_verify=config.tls_verify,
-        gpu=decoding_gpu(config.decode, device=config.device, engine=config.engine),
         gpu_only=config.decode == "gpu",
     )
 

@@ -28,6 +28,10 @@ _DRIVER_PLACES = ("proc/driver/nvidia", "dev/nvidiactl", "dev/nvhost-gpu", "dev/
 _PCI_DEVICES = "sys/bus/pci/devices"
 
 
+EVERY_GPU = "cuda:*"
+"""The device that stands for all GPUs of the machine."""
+
+
 def parse_device(device: str) -> int:
     """Parses ``cuda`` or ``cuda:N`` and returns the GPU's number.
 
@@ -36,8 +40,27 @@ def parse_device(device: str) -> int:
     """
     name, _, number = device.partition(":")
     if name != "cuda" or not ((number.isascii() and number.isdigit()) or device == "cuda"):
-        raise ConfigError(f"unknown device {device!r}: wanted auto, cpu, cuda or cuda:N, such as cuda:0")
+        raise ConfigError(
+            f"unknown device {device!r}: wanted auto, cpu, cuda or cuda:N, such as cuda:0; several GPUs are"
+            f" cuda:0,cuda:1 or {EVERY_GPU}"
+        )
     return int(number or 0)
+
+
+def parse_devices(device: str) -> tuple[int, ...]:
+    """Parses a GPU as `parse_device` does, several with commas between, or `EVERY_GPU`; returns their numbers.
+
+    Raises:
+        ConfigError: if one is unknown, or there twice.
+    """
+    if device == EVERY_GPU:
+        count = load_pycuda().Device.count()
+        return tuple(range(count)) or (0,)  # without one, opening it names the fix
+    numbers = tuple(parse_device(part.strip()) for part in device.split(","))
+    twice = next((number for number in numbers if numbers.count(number) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"device {device!r} names GPU {twice} twice")
+    return numbers
 
 
 def load_pycuda() -> Any:
@@ -80,6 +103,8 @@ def list_gpus() -> list[str]:
         f"cuda:{index:<9} {device.name()}, {device.total_memory() / 2**30:.0f} GiB"
         for index, device in enumerate(devices)
     ]
+    if len(lines) > 1:
+        lines.append(f"{EVERY_GPU:14} all of these: {','.join(f'cuda:{index}' for index in range(len(lines)))}")
     return lines or ["cuda           no NVIDIA GPU is visible"]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from streamer.common.errors import ConfigError, EngineError, StreamerError, nearest, short
 
@@ -18,6 +19,22 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "nanodet-g_416"
 MAX_DEPTH = 256
+
+
+class DetectorOptions(TypedDict, total=False):
+    """The arguments of `open_detector` that are the same on every GPU."""
+
+    model_config: str | Path | None
+    engine: str
+    precision: str
+    conf: float
+    iou: float
+    classes: Sequence[str] | None
+    depth: int | None
+    batch: int | Literal["auto"] | None
+    live: bool
+    threads: int | None
+    self_check: bool
 
 
 def open_detector(
@@ -143,6 +160,35 @@ def open_detector(
             log.warning("%s; using %s", error, other)
             fallbacks.append(f"{name}: {error}")
     return open_with(candidates[-1] if candidates else engine)
+
+
+def open_detectors(
+    model: str | Path, *, device: str = "auto", streams: int = 1, **options: Unpack[DetectorOptions]
+) -> list[Detector]:
+    """Opens a detector on each of several GPUs, or one; see `open_detector` for the arguments and what it raises.
+
+    `device` may also be several GPUs with commas between, such as ``cuda:0,cuda:1``, or ``cuda:*``, all that work;
+    `streams` is the number for all.
+    """
+    from streamer.cuda.gpu import EVERY_GPU, parse_devices
+
+    if device in ("auto", "cpu"):
+        return [open_detector(model, device=device, streams=streams, **options)]
+    numbers = parse_devices(device)
+    each = max(1, -(-streams // len(numbers)))
+    opened: list[Detector] = []
+    with ExitStack() as stack:
+        for number in numbers:
+            try:
+                detector = open_detector(model, device=f"cuda:{number}", streams=each, **options)
+            except EngineError as error:
+                if device != EVERY_GPU or (not opened and number == numbers[-1]):
+                    raise
+                log.warning("cuda:%d can't be used: %s", number, error)
+            else:
+                opened.append(stack.enter_context(detector))
+        stack.pop_all()
+    return opened
 
 
 def class_ids(classes: Sequence[str] | None, labels: Sequence[str]) -> set[int] | None:

@@ -242,6 +242,11 @@ class CudaDetector(Detector):
         if self._closed:
             return
         self._closed = True
+        try:
+            self._gpu.synchronize()
+        except EngineError as error:
+            log.info("%s; what is on GPU %d is freed when the program ends", error, self.gpu)
+            return
         for slot in self._slots:
             slot.close()
         for batch in self._in_flight:

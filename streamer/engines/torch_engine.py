@@ -128,8 +128,11 @@ class TorchBinding(Binding):
 
     def _replay(self) -> None:
         assert self._graph is not None, "replayed only after capture"
-        with _on_device(self._device), torch.cuda.stream(self._external):
-            self._graph.replay()
+        try:
+            with _on_device(self._device), torch.cuda.stream(self._external):
+                self._graph.replay()
+        except RuntimeError as error:
+            raise EngineError(f"PyTorch failed: {str(error).strip().splitlines()[0]}") from error
 
     def close(self) -> None:
         if self._graph is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -103,11 +103,15 @@ class Lanes:
         """The lanes that haven't failed."""
         return [lane for lane in self.all if lane.error is None]
 
-    def choose(self, gpu: int | None = None) -> Lane:
-        """Returns the lane of a GPU where that works, else the one with the least load."""
+    def choose(self, gpu: int | None = None, opening: Collection[int] = ()) -> Lane:
+        """Returns the lane of a GPU where that works, else the one with the least load.
+
+        `opening` are the GPUs of streams that are about to be added.
+        """
         working = self.working
         own = [lane for lane in working if gpu is not None and lane.detector.gpu == gpu]
-        return (own or sorted(working, key=lambda lane: (lane.load(), len(lane.streams))))[0]
+        loads = {lane: lane.load() + sum(each == lane.detector.gpu for each in opening) for lane in own or working}
+        return min(loads, key=lambda lane: (loads[lane], len(lane.streams)))
 
     def expecting(self) -> AbstractContextManager[None]:
         """Within the block a stream is about to be added: no lane ends."""
@@ -122,7 +126,8 @@ class Lanes:
             return True
         if len(self.working) == 1:
             return False
-        failed.error = error if isinstance(error, StreamerError) else EngineError(_in_words(error))
+        said = str(error) if isinstance(error, StreamerError) else one_line(f"{type(error).__name__}: {error}")
+        failed.error = EngineError(f"{failed.name} has failed: {said}")
         if failed.detector.gpu is not None:
             self._lost_gpus.add(failed.detector.gpu)
         moved: dict[str, int] = {}
@@ -135,7 +140,7 @@ class Lanes:
                 lane.inference.take_over(handover)
                 moved[lane.name] = moved.get(lane.name, 0) + 1
         where = ", ".join(f"{count} to {name}" for name, count in moved.items())
-        log.warning("%s has failed: %s; its streams move: %s", failed.name, failed.error, where or "it had none")
+        log.warning("%s; its streams move: %s", failed.error, where or "it had none")
         return True
 
     def stalled(self) -> Sequence[tuple[Lane, StreamerError]]:
@@ -153,7 +158,3 @@ class Lanes:
         return tuple(
             GpuReport(lane.name, lane.detector.info, names, failed=lane.error is not None) for lane, names in of_lanes
         )
-
-
-def _in_words(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}")

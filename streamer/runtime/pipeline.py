@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -147,9 +147,9 @@ class Pipeline:
         """Those that have failed: what belongs to their GPU can't be freed, and trying may hang."""
         return tuple(lane.detector for lane in self._lanes.all if lane.error is not None)
 
-    def least_loaded_gpu(self) -> int | None:
-        """Returns the GPU that a new stream should be decoded by; None where a CPU detects."""
-        return self._lanes.choose().detector.gpu
+    def least_loaded_gpu(self, opening: Collection[int]) -> int | None:
+        """Returns the GPU for a new stream, None where a CPU detects; `opening` are those of streams not yet added."""
+        return self._lanes.choose(opening=opening).detector.gpu
 
     def add(self, spec: StreamSpec) -> None:
         """Takes over one more source and its sinks, and starts them at once where the run has begun.

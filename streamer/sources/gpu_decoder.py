@@ -22,34 +22,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def decoding_gpu(decode: Literal["auto", "gpu", "cpu"], *, device: str, engine: str) -> int | None:
-    """Returns the number of the GPU that decodes, None for the CPU; logs why ``auto`` chooses the CPU.
+def decoding_gpus(decode: Literal["auto", "gpu", "cpu"], *, device: str, engine: str) -> tuple[int, ...]:
+    """Returns the numbers of the GPUs that decode, none for the CPU; logs why ``auto`` chooses the CPU.
 
     Args:
-        decode: ``auto`` chooses the detector's GPU where nothing is missing.
-        device: the detector's: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        decode: ``auto`` chooses the detector's GPUs where nothing is missing.
+        device: the detector's: ``auto``, ``cpu``, or what `parse_devices` takes.
         engine: the detector's, or ``auto``.
 
     Raises:
         ConfigError: if `device` is none of these.
         EngineError: if `decode` is ``gpu`` and something is missing; names it and the fix.
     """
-    from streamer.cuda.gpu import parse_device
+    from streamer.cuda.gpu import parse_devices
     from streamer.cuda.nvdec import check_nvdec
 
     if decode == "cpu":
-        return None
-    index = 0 if device in ("auto", "cpu") else parse_device(device)
+        return ()
     try:
+        numbers = (0,) if device in ("auto", "cpu") else parse_devices(device)
         if decode == "auto":
             _check_detector(device, engine)
-        check_nvdec(index)
+        for number in numbers:
+            check_nvdec(number)
     except EngineError as error:
         if decode == "gpu":
             raise EngineError(f"--decode gpu: {error}; or use --decode cpu") from error
         log.info("videos are decoded by the CPU: %s", error)
-        return None
-    return index
+        return ()
+    return numbers
 
 
 def _check_detector(device: str, engine: str) -> None:
