@@ -13,6 +13,7 @@ PACKAGE = Path(loading.__file__).parent
 
 _OWNERS = {
     "trt": "",
+    "_trt": "",
     "engine": "ICudaEngine",
     "_engine": "ICudaEngine",
     "context": "IExecutionContext",

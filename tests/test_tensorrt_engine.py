@@ -14,6 +14,7 @@ import pytest
 from streamer.common.errors import EngineError
 from streamer.cuda.gpu import NON_BLOCKING, Gpu
 from streamer.cuda.memory import DeviceBuffer
+from streamer.detector import open_detector
 from streamer.detector.cuda import open_cuda_detector
 from streamer.engines.tensorrt.builder import build_engine, plan_build
 from streamer.engines.tensorrt.cache import read_report, write_engine
@@ -263,6 +264,32 @@ class TestDetector:
         alone = Postprocessor(model.spec, 0.1)(raw, Letterbox.for_model(wanted[0], model.spec))
         np.testing.assert_allclose(np.sort(found[0][1].scores), np.sort(alone.scores), atol=1e-5)
         assert len(alone.scores)
+
+    def test_auto_keeps_it_for_several_sources(
+        self, trt: FakeTensorRT, cuda: FakeCuda, kernels: HostKernels, model: ModelFile
+    ) -> None:
+        """Engines for batch 1 alone made every such run fall back to the CPU."""
+        cuda.kernels = kernels
+        with open_detector(model.path, streams=2, batch="auto", depth=2) as detector:
+            assert (detector.info.name, detector.info.precision, detector.info.fallbacks) == ("tensorrt", "f16", ())
+            assert len(list(detector.stream(frames(2)))) == 2
+        assert [plan.profile[-1][0] for plan in trt.built] == [4]
+
+    def test_auto_says_why_it_is_not_used(
+        self, trt: FakeTensorRT, cuda: FakeCuda, kernels: HostKernels, model: ModelFile,
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr("streamer.detector.cuda.GPU_ENGINES", ("tensorrt",))
+        cuda.kernels = kernels
+        trt.has_memory = False
+        with open_detector(model.path, streams=2, batch="auto", depth=2) as detector:
+            assert detector.info.name in ("openvino", "onnxruntime")
+            (fallback,) = detector.info.fallbacks
+        assert fallback.startswith(
+            "GPU: no engine works on Fake GPU (tensorrt: TensorRT can't make an execution context"
+        )
+        warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert any(message.startswith("running on the CPU, not on a GPU: no engine works") for message in warnings)
 
     def test_a_context_that_cannot_be_captured_runs_without_a_graph(
         self, cuda: FakeCuda, kernels: HostKernels, model: ModelFile, monkeypatch: pytest.MonkeyPatch,

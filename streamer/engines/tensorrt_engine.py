@@ -72,11 +72,11 @@ class TensorRtEngine(CudaEngine):
         self._input, self._output = modes[trt.TensorIOMode.INPUT], modes[trt.TensorIOMode.OUTPUT]
 
     def bind(self, batch: int, input_address: int, output_address: int, stream: int) -> TensorRtBinding:
-        trt, engine = self._trt, self._engine
-        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        workspace = DeviceBuffer(self._gpu, max(1, self._engine.device_memory_size_v2), zeroed=False)
+        context = self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
+            workspace.free()
             raise EngineError(f"TensorRT can't make an execution context on {self._gpu.name}: is its memory full?")
-        workspace = DeviceBuffer(self._gpu, max(1, engine.device_memory_size_v2), zeroed=False)
         context.set_device_memory(workspace.address, workspace.nbytes)
         width, height = self._spec.input_size_wh
         accepted = (
@@ -85,6 +85,7 @@ class TensorRtEngine(CudaEngine):
             and context.set_tensor_address(self._output, output_address)
         )
         if not accepted:
+            del context  # before its memory and its engine; the traceback would keep it
             workspace.free()
             raise EngineError(f"TensorRT refuses a batch of {batch}: build the engine with --max-batch {batch} or more")
         return TensorRtBinding(context, workspace, stream)
