@@ -152,7 +152,7 @@ def test_a_damaged_and_a_huge_picture_are_named_and_passed_over(
     arguments = ["evaluate", "--model", "nanodet-g_416", "--images", str(images), "--labels", str(labels)]
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    assert "skipped: can't read the picture" in said and "damaged.jpg': damaged, or no picture" in said
+    assert "skipped: can't read the picture" in said and "damaged.jpg': damaged, or not a picture" in said
     assert json.loads(said.splitlines()[-1])["images"] == 2
     (images / "damaged.jpg").unlink()
     huge = png_header(40_000, 30_000)

@@ -77,7 +77,7 @@ def test_bad_pictures_are_passed_over_and_named(tmp_path: Path) -> None:
         frames = list(source)
         assert source.skipped == (
             "2.jpg (0 bytes)",
-            "3.jpg (damaged, or no picture)",
+            "3.jpg (damaged, or not a picture)",
             "4.png (cut off, or damaged at byte 33)",
         )
     assert [(frame.index, frame.name) for frame in frames] == [(0, "1.jpg"), (1, "5.bmp")]

@@ -150,7 +150,7 @@ def test_a_gif_in_a_folder_gives_all_its_pictures(tmp_path: Path) -> None:
     with open_source(str(tmp_path)) as source:
         frames = list(source)
         assert source.info.frame_count is None
-        assert source.skipped == ("3.gif (damaged, or no picture)", "4.gif (damaged, or no picture)")
+        assert source.skipped == ("3.gif (damaged, or not a picture)", "4.gif (damaged, or not a picture)")
     assert [number_of(frame.image) for frame in frames] == [1, 2, 3, 4]
     assert [frame.name for frame in frames] == ["1.gif"] * 3 + ["2.png"]
 

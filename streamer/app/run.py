@@ -43,12 +43,12 @@ class Run(Closeable):
     """One run. `open` it, `execute` it once, close it.
 
     With a configuration file to follow, sources that are added to the file, changed or removed there start, change and
-    stop while the run goes on:
+    stop during the run:
 
     - A file that is gone, being written, wrong, or names no source changes nothing, and is warned of.
     - Each new source opens on its own thread; one that fails is warned of, counts as a failure of the run, and is tried
       again when the file changes.
-    - A changed priority, `max_fps` or `detect_every` applies at once. Any other change restarts the source. The
+    - A changed priority, `max_fps` or `detect_every` applies immediately. Any other change restarts the source. The
       replacement opens first, and the old stream ends only once that gives frames; see `_can_open_beside`.
 
     Attributes:

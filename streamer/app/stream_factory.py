@@ -116,12 +116,12 @@ class StreamFactory(Closeable):
         return [self._stream(config, source, stack) for source in sources]
 
     def open_source(self, config: StreamConfig, spec: SourceSpec, *, patient: bool = True) -> Source:
-        """Opens a source of `config` while the run goes on, on any thread.
+        """Opens a source of `config` during the run, on any thread.
 
         Args:
             config: the run, with that source.
             spec: the source.
-            patient: whether a live one that can't be reached yet counts as open: it goes on trying.
+            patient: whether a live one that can't be reached yet counts as open: it keeps trying.
 
         Raises:
             ConfigError, SourceError: if it can't be opened.

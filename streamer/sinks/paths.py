@@ -143,7 +143,7 @@ class OutputPaths:
         return self._claim(path, _take_folder)
 
     def claim_series(self, path: Path) -> Claim:
-        """Claims what segments are named after. Each is a new file, so a later output may go on with a series.
+        """Claims what segments are named after. Each is a new file, so a later output may continue a series.
 
         Raises:
             ConfigError: if another run is writing segments of that name.

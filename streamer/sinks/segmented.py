@@ -188,7 +188,7 @@ class Boundaries:
         self._number = 0
 
     def before(self, pts_s: float) -> Boundary | None:
-        """Returns why a segment ends before the frame at `pts_s`, None if it goes on."""
+        """Returns why a segment ends before the frame at `pts_s`, None if it continues."""
         if self._first_s is None:
             self._first_s = self._last_s = pts_s
         gap_s, usual_s = pts_s - self._last_s, self._interval_s

@@ -52,7 +52,7 @@ def outputs_by_source(
 
 
 class SharedOutputs:
-    """Opens outputs source by source, also while a run goes on.
+    """Opens outputs source by source, also during a run.
 
     With several sources and the layout ``tiled``, a window is one for all of them, and so is a video whose name has no
     ``{source}``; such an output is finished when all that was opened of it is closed. Everything else is opened for

@@ -59,7 +59,7 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
     if problem is not None:
         raise SourceError(problem)
     if size_wh is None:
-        raise SourceError("damaged, or no picture")
+        raise SourceError("damaged, or not a picture")
     if _HEIF.match(content):
         return _decode_heif(content)
     quiet_opencv()
@@ -68,7 +68,7 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
     except (cv2.error, MemoryError):
         image = None
     if image is None:
-        raise SourceError("damaged, or no picture")
+        raise SourceError("damaged, or not a picture")
     pixels = np.asarray(image, np.uint8)
     return _turned(pixels, content[:_PROPERTIES_BYTES]) if _AVIF.match(content) else pixels
 
@@ -83,7 +83,7 @@ def read_gif(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image]:
         with path.open("rb") as file:
             size_wh = image_size(file.read(16))
         if size_wh is None:
-            raise SourceError("damaged, or no picture")
+            raise SourceError("damaged, or not a picture")
         problem = too_large(size_wh, max_pixels)
         if problem is not None:
             raise SourceError(problem)
@@ -91,7 +91,7 @@ def read_gif(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image]:
             for decoded in container.decode(video=0):
                 yield np.asarray(decoded.to_ndarray(format="bgr24"), np.uint8)
     except (av.FFmpegError, IndexError) as error:
-        raise SourceError("damaged, or no picture") from error
+        raise SourceError("damaged, or not a picture") from error
     except OSError as error:
         raise SourceError(error.strerror or str(error)) from error
 

@@ -23,7 +23,7 @@ _STATES_LENGTH = ("avi", "flv", "asf", "matroska", "mov")
 def missing_end(path: Path, pictures_end_s: float, *, is_damaged: bool) -> str | None:
     """Returns what a video file lacks at its end, in words, or None if nothing is known to be missing.
 
-    A file, which may be gone by now, is whole if the packets of any of its streams reach the length in its header:
+    A file, which may be deleted by now, is whole if the packets of any of its streams reach the length in its header:
     sound may be longer than pictures, and pictures may start late. `pictures_end_s` counts from the first picture;
     `is_damaged` is whether packets couldn't be decoded.
     """

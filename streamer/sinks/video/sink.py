@@ -21,7 +21,7 @@ from streamer.sources.base import SourceInfo
 class VideoSink(Sink):
     """Writes a video file with the frames' own times and, for file sources, the source's audio.
 
-    The file is made with the first frame; until then a file that is to be replaced stays.
+    The file is made with the first frame; until then an existing file is kept.
     """
 
     def __init__(
