@@ -27,7 +27,7 @@ from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture
 from streamer.sources.arrival_clock import ArrivalClock
 from streamer.sources.av_input import RAW_CLOCK, open_input
 from streamer.sources.cpu_decoder import CpuDecoder
-from streamer.sources.diagnosis import why_unplayable, why_unplayable_at
+from streamer.sources.diagnosis import why_broken_off, why_unplayable, why_unplayable_at
 from streamer.sources.gpu_decoder import GpuFirstDecoder
 from streamer.sources.http import playlist
 from streamer.sources.http.client import ResponseFile
@@ -264,9 +264,8 @@ class VideoDecoder:
     def _why_broken(self, error: av.FFmpegError) -> str:
         if not self._has_picture and (cause := why_unplayable_at(str(self._target), self._options.open_timeout_s)):
             return cause
-        if isinstance(error, (av.ExitError, TimeoutError)):
-            return f"sent nothing for {self._options.stall_timeout_s:g} s; check its network and power"
-        return f"broke off ({error.strerror}); check its network and power"
+        has_timed_out = isinstance(error, av.ExitError)
+        return why_broken_off(TimeoutError() if has_timed_out else error, self._options.stall_timeout_s)
 
     def _note_damage(self, reason: str, *, bounded: bool) -> None:
         """Counts a bad packet; raises after too many in a row if `bounded`."""

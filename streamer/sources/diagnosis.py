@@ -72,6 +72,13 @@ def why_unplayable_at(url: str, timeout_s: float, trust: Trust = True) -> str | 
     return None
 
 
+def why_broken_off(error: Exception, timeout_s: float, sent: str = "nothing for") -> str:
+    """Returns why a connection broke off, as the end of "source 'x' ..."; `sent` is what came in the time-out."""
+    if isinstance(error, TimeoutError):
+        return f"sent {sent} {timeout_s:.3g} s; check its network and power"
+    return f"broke off ({getattr(error, 'strerror', None) or error}); check its network and power"
+
+
 def bytes_missing(path: Path) -> int | None:
     """Returns how many bytes an MP4 or MOV file lacks by its own headers, 0 for a whole one.
 

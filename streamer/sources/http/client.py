@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from streamer.common.errors import SourceError
 from streamer.common.timed_http import Deadline, response_within
 from streamer.common.tls import distrusted, tls_context
+from streamer.sources.diagnosis import why_broken_off
 from streamer.sources.http.auth import Authenticator
 from streamer.sources.options import SourceOptions
 
@@ -101,14 +102,11 @@ class ResponseFile:
         """
         try:
             data = self._response.read()
-        except TimeoutError:
-            problem = f"sent no picture within {self._timeout_s:g} s"
         except OSError as error:
-            problem = f"broke off ({error.strerror or error})"
-        else:
-            self._response.unread(data[size:])
-            return data[:size]
-        raise SourceError(f"source {self._shown!r} {problem}; check its network and power")
+            problem = why_broken_off(error, self._timeout_s, "no picture within")
+            raise SourceError(f"source {self._shown!r} {problem}") from None
+        self._response.unread(data[size:])
+        return data[:size]
 
     def close(self) -> None:
         """Closes the connection. Safe to call twice."""

@@ -13,6 +13,7 @@ from streamer.common.errors import SourceError
 from streamer.frames.frame import Frame
 from streamer.frames.pixels import UPRIGHT, orientation_of, pixels_of
 from streamer.sources.base import SourceInfo
+from streamer.sources.diagnosis import why_broken_off
 from streamer.sources.http.client import HttpClient, HttpResponse
 from streamer.sources.http.image_source import HttpImageSource
 from streamer.sources.http.jpeg_scanner import JpegScanner
@@ -73,10 +74,8 @@ class MotionJpegSource(HttpImageSource):
             if data:
                 self._jpegs.extend(self._scanner.feed(data))
                 return
-        except TimeoutError:
-            problem = f"sent nothing for {timeout_s:.3g} s; check its network and power"
         except OSError as error:
-            problem = f"broke off ({error.strerror or error}); check its network and power"
+            problem = why_broken_off(error, timeout_s)
         except SourceError as error:
             problem = str(error)
         raise SourceError(f"source {self._shown!r} {problem}")

@@ -8,6 +8,7 @@ import time
 from streamer.common.errors import SourceError
 from streamer.frames.frame import Frame
 from streamer.sources.base import SourceInfo
+from streamer.sources.diagnosis import why_broken_off
 from streamer.sources.http.client import HttpClient, HttpResponse, NotHttpError
 from streamer.sources.http.image_source import HttpImageSource
 from streamer.sources.http.jpeg_scanner import MAX_IMAGE_BYTES
@@ -81,10 +82,8 @@ class SnapshotSource(HttpImageSource):
             if len(content) <= MAX_IMAGE_BYTES:
                 return bytes(content)
             problem = f"sent a picture of more than {MAX_IMAGE_BYTES} bytes; check that it serves pictures"
-        except TimeoutError:
-            problem = f"sent no whole picture within {timeout_s:g} s; check its network and power"
         except OSError as error:
-            problem = f"broke off ({error.strerror or error}); check its network and power"
+            problem = why_broken_off(error, timeout_s, "no whole picture within")
         finally:
             response.close()
         raise SourceError(f"source {self._shown!r} {problem}")
