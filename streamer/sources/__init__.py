@@ -10,7 +10,7 @@ from streamer.common.redaction import redact
 from streamer.sources.base import Source, SourceInfo, as_source_error
 from streamer.sources.cameras import cameras
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
-from streamer.sources.spec import STREAM_SCHEMES, SourceKind, SourceSpec
+from streamer.sources.spec import STREAM_SCHEMES, WEB_SCHEMES, SourceKind, SourceSpec
 
 __all__ = ["Source", "SourceInfo", "SourceOptions", "SourceSpec", "list_sources", "open_source", "redact"]
 
@@ -62,7 +62,7 @@ def _open_camera(spec: SourceSpec, options: SourceOptions) -> Source:
 
 def _open_stream(spec: SourceSpec, options: SourceOptions) -> Source:
     def connect(wanted: SourceOptions) -> Source:
-        if spec.scheme in ("http", "https"):
+        if spec.scheme in WEB_SCHEMES:
             from streamer.sources.http.opening import open_http
 
             return open_http(spec, wanted)

@@ -32,7 +32,7 @@ from streamer.sources.gpu_decoder import GpuFirstDecoder
 from streamer.sources.http import playlist
 from streamer.sources.http.client import ResponseFile
 from streamer.sources.options import SourceOptions, too_large
-from streamer.sources.spec import SourceSpec
+from streamer.sources.spec import WEB_SCHEMES, SourceSpec
 from streamer.sources.stale_packets import WAITED_S, StalePacketFilter
 from streamer.sources.truncation import Coverage, missing_at_end_s
 
@@ -44,7 +44,6 @@ _RTSP_OPTIONS = {
     "tcp": {"rtsp_transport": "tcp"},
     "udp": {"rtsp_transport": "udp"},
 }
-_WEB_SCHEMES = ("http", "https")
 # Continues a file of known size on a server with byte ranges after a connection failed. FFmpeg waits 0, 1, 3, 7 ... s
 # between attempts.
 _WEB_OPTIONS = {"reconnect": "1", "reconnect_delay_max": "7"}
@@ -118,7 +117,7 @@ class VideoDecoder:
             raise
         self.frame_count = self.stream.frames or None
         self.duration_s = self._container.duration / 1e6 if self._container.duration else None
-        self.is_live = self._path is None and not (spec.scheme in _WEB_SCHEMES and self._has_end())
+        self.is_live = self._path is None and not (spec.scheme in WEB_SCHEMES and self._has_end())
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
         self._tick_s = float(self.stream.time_base or 0)
         self._decoder: CpuDecoder | GpuFirstDecoder
@@ -338,7 +337,7 @@ class VideoDecoder:
         av_options = _STREAM_OPTIONS | {"protocol_whitelist": _PROTOCOLS[scheme]}
         if scheme in _RTSP_SCHEMES:
             av_options |= _RTSP_OPTIONS[options.rtsp_transport]
-        if scheme in _WEB_SCHEMES:
+        if scheme in WEB_SCHEMES:
             av_options |= _WEB_OPTIONS
         if scheme in TLS_SCHEMES:
             av_options |= ffmpeg_options(options.tls_verify)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from streamer.common.tls import Trust, tls_context
+from streamer.sources.spec import WEB_SCHEMES
 
 _TEXT_BYTES = bytes(range(0x20, 0x7F)) + b"\t\n\r\f"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -53,7 +54,7 @@ def why_unplayable_at(url: str, timeout_s: float, trust: Trust = True) -> str | 
     None for other schemes than HTTP, and where a password would have to be sent.
     """
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or "@" in parts.netloc:
+    if parts.scheme not in WEB_SCHEMES or "@" in parts.netloc:
         return None
     request = urllib.request.Request(url, headers={"Range": "bytes=0-"})
     try:

@@ -13,7 +13,8 @@ from urllib.request import url2pathname
 from streamer.common.errors import ConfigError, nearest
 from streamer.common.redaction import cuts_userinfo, redact
 
-STREAM_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "tcp")
+WEB_SCHEMES = ("http", "https")
+STREAM_SCHEMES = ("rtsp", "rtsps", *WEB_SCHEMES, "rtmp", "rtmps", "udp", "tcp")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 """Formats that are read and written."""
 READ_SUFFIXES = (*PICTURE_SUFFIXES, ".avif", ".heic", ".heif")

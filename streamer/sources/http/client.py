@@ -15,6 +15,7 @@ from streamer.common.tls import distrusted, tls_context
 from streamer.sources.diagnosis import why_broken_off
 from streamer.sources.http.auth import Authenticator
 from streamer.sources.options import SourceOptions
+from streamer.sources.spec import WEB_SCHEMES
 
 _HEADERS = {"User-Agent": "nanodet-streamer", "Accept": "*/*", "Connection": "close"}
 _SAFE_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
@@ -178,7 +179,7 @@ class HttpClient:
             if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
                 parts = urlsplit(urljoin(parts.geturl(), response.headers["Location"]))
                 redirects += 1
-                if parts.scheme not in ("http", "https") or redirects > _MAX_REDIRECTS:
+                if parts.scheme not in WEB_SCHEMES or redirects > _MAX_REDIRECTS:
                     raise SourceError(
                         f"source {self._shown!r} redirects too often, or to other than HTTP; check the path in the URL"
                     )

@@ -10,6 +10,7 @@ from streamer.common.errors import SourceError
 from streamer.sources.av_input import PYAV_MAJOR
 from streamer.sources.http.client import HttpClient, HttpResponse, NotHttpError
 from streamer.sources.options import SourceOptions
+from streamer.sources.spec import WEB_SCHEMES
 
 NEEDS_OPTIONS = {"http_persistent": "0", "http_multiple": "0"}
 """Options without which FFmpeg takes a playlist's connections for its own (PyAV 18 aborts then)."""
@@ -43,7 +44,7 @@ class PlaylistFiles:
         for folder, now in self._moved.items():
             if url.startswith(folder):
                 url = now + url[len(folder) :]
-        if urlsplit(url).scheme not in ("http", "https"):
+        if urlsplit(url).scheme not in WEB_SCHEMES:
             what = "encrypted segments" if url.startswith("crypto") else "parts elsewhere than on HTTP"
             return self._fail(f"has {what}, which can't be fetched with certificates checked; try --tls-verify no")
         first, end = options.get("offset", "0"), int(options.get("end_offset", "0"))
