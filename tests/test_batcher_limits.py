@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamer.common.queues import BoundedQueue, InFlightLimit, OverflowPolicy, QueueSelector
 from streamer.runtime.batcher import BatchInput
-from tests.test_batcher import LONG_S, Clock, batcher_of, drain, items_of
+from tests.test_batcher import LONG_S, Clock, batcher_of, drain, input_of, items_of
 
 
 def test_an_input_begins_with_the_lowest_priority_unserved() -> None:
@@ -43,3 +43,14 @@ def test_every_item_dropped_for_higher_priorities_counts() -> None:
         assert items_of(batcher.next_batch(wait=False)) == [(1, item - 1)]
         low.put((0, item))
         assert low.preempted == item
+
+
+def test_a_queue_that_is_closed_before_its_input_is_added_is_no_fault() -> None:
+    selector = QueueSelector()
+    batcher, _ = batcher_of(0, size=1, end=False, selector=selector)
+    late = input_of(selector)
+    late.queue.close()
+    assert batcher.next_batch(wait=False) == []
+    batcher.add(late)
+    assert batcher.next_batch(wait=False) == []
+    assert batcher.finished == (late,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from fractions import Fraction
 
 import cv2
@@ -14,6 +15,7 @@ import pytest
 from streamer.frames.detections import Detections
 from streamer.frames.draw import Annotator, class_colour, ink_on
 from streamer.frames.frame import Frame
+from streamer.frames.text import text_mask
 from streamer.frames.yuv import Yuv420
 
 LABELS = ["person", "bicycle", "car", "Fußgänger", "行人"]
@@ -218,7 +220,7 @@ def test_many_different_labels_do_not_pile_up() -> None:
     frame = frame_of((64, 48), "bgr")
     for index in range(700):
         annotator.annotate(frame, found(((4, 4, 40, 40), index)))
-    assert len(annotator.plate_bytes) <= 512
+        assert len(annotator.plate_bytes) <= 512
 
 
 def test_a_class_id_without_a_label_is_an_error() -> None:
@@ -288,6 +290,7 @@ def test_corners_are_a_quarter_of_each_side(kind: str) -> None:
         ((100.0, 200.0, 300.0, 400.0), True, 100),
         ((100.0, 0.0, 300.0, 400.0), False, 100),
         ((100.0, 10.0, 300.0, 400.0), False, 100),  # the label is 16 px high
+        ((0.0, 200.0, 300.0, 400.0), True, 0),
         ((630.0, 200.0, 640.0, 400.0), True, None),  # moved left, into the picture
     ],
 )
@@ -315,7 +318,8 @@ def test_the_overlay_begins_at_the_margin(kind: str) -> None:
 @pytest.mark.parametrize(
     ("fill_bgr", "ink"),
     [((0, 239, 0), (0, 0, 0)), ((0, 238, 0), (255, 255, 255)), ((255, 180, 0), (255, 255, 255)),
-     ((0, 100, 255), (255, 255, 255)), ((0, 150, 0), (255, 255, 255)), ((255, 190, 0), (0, 0, 0))],
+     ((0, 100, 255), (255, 255, 255)), ((0, 150, 0), (255, 255, 255)), ((255, 190, 0), (0, 0, 0)),
+     ((9, 223, 27), (255, 255, 255))],  # the last one's luma is 140
 )  # fmt: skip
 def test_ink_is_black_above_a_luma_of_140(fill_bgr: tuple[int, int, int], ink: tuple[int, int, int]) -> None:
     assert ink_on(fill_bgr) == ink
@@ -334,10 +338,45 @@ def test_a_label_that_just_fits_is_above_its_box() -> None:
     assert not label_of(frame, height - 2).any()
 
 
-def test_a_label_is_narrower_in_pixels_that_are_wider_than_high() -> None:
+@pytest.mark.parametrize("aspect", [2, 4])
+def test_a_label_is_narrower_and_higher_in_pixels_that_are_wider_than_high(aspect: int) -> None:
     square = frame_of((640, 480), "bgr")
-    widths = [
-        int(label_of(dataclasses.replace(square, pixel_aspect=Fraction(aspect)), 200.0).any(axis=0).sum())
-        for aspect in (1, 4)
-    ]
-    assert widths[0] == pytest.approx(2 * widths[1], abs=4)
+    labels = [label_of(dataclasses.replace(square, pixel_aspect=Fraction(each)), 200.0) for each in (1, aspect)]
+    (width, wide_width), (height, wide_height) = ([int(each.any(axis).sum()) for each in labels] for axis in (0, 1))
+    assert width == pytest.approx(aspect**0.5 * wide_width, abs=4)
+    assert wide_height == pytest.approx(aspect**0.5 * height, abs=4)
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], int]]:
+    """The texts that are rendered, with their padding in pixels."""
+    seen: list[tuple[tuple[str, ...], int]] = []
+
+    def render(lines: Sequence[str], text_px: int, pad_px: int) -> npt.NDArray[np.uint8]:
+        seen.append((tuple(lines), pad_px))
+        return text_mask(lines, text_px, pad_px)
+
+    monkeypatch.setattr("streamer.frames.draw.text_mask", render)
+    return seen
+
+
+def test_a_label_tells_class_and_score_and_a_held_ones_the_class(rendered: list[tuple[tuple[str, ...], int]]) -> None:
+    annotator, frame, seen = Annotator(["thing"]), frame_of((640, 480), "bgr"), found(((100, 200, 300, 400), 0))
+    annotator.annotate(frame, seen)
+    annotator.annotate(frame, seen.reused())
+    assert [text for text, _ in rendered] == [("thing 0.87",), ("thing",)]
+
+
+@pytest.mark.parametrize(("label", "shown"), [("x" * 64, "x" * 64), ("x" * 65, "x" * 63 + "…")])
+def test_labels_have_64_characters_at_most(label: str, shown: str, rendered: list[tuple[tuple[str, ...], int]]) -> None:
+    Annotator([label]).annotate(frame_of((640, 480), "bgr"), found(((100, 200, 300, 400), 0)).reused())
+    assert [text for text, _ in rendered] == [(shown,)]
+
+
+def test_each_text_is_rendered_once_and_the_overlay_has_twice_the_padding(
+    rendered: list[tuple[tuple[str, ...], int]],
+) -> None:
+    annotator, frame, seen = Annotator(["thing"]), frame_of((640, 480), "bgr"), found(((100, 200, 300, 400), 0))
+    for overlay in ("1 FPS", "1 FPS", "2 FPS"):
+        annotator.annotate(frame, seen, [overlay])
+    assert rendered == [(("thing 0.87",), 2), (("1 FPS",), 4), (("2 FPS",), 4)]

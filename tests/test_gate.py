@@ -113,3 +113,84 @@ def test_more_pictures_where_the_estimate_is_the_limit() -> None:
 def test_a_result_says_what_the_pictures_tell(passed: bool, more: int | None, words: str) -> None:
     result = GateResult("openvino", 96, Agreement(1, 0, 0, 1.0, 0.0), None, None, None, None, None, None, more, passed)
     assert result.line().endswith(words)
+
+
+def test_chance_without_an_error_is_none_or_all() -> None:
+    assert [Estimate(value, 0.0).chance_above(0.5) for value in (0.4, 0.5, 0.6)] == [0.0, 0.0, 1.0]
+
+
+def row(count: int, *, first: int = 0) -> np.ndarray:
+    """Returns boxes side by side, xyxy."""
+    left = np.arange(first, first + count)[:, None] * 2.0
+    return np.hstack([left, left * 0, left + 1, left * 0 + 50])
+
+
+def seen(boxes_xyxy: np.ndarray, class_ids: int | np.ndarray = 0, scores: float | np.ndarray = 0.5) -> Detections:
+    count = len(boxes_xyxy)
+    ids, confidences = np.broadcast_to(class_ids, count).astype(np.int64), np.broadcast_to(scores, count)
+    return Detections(boxes_xyxy.astype(np.float32), confidences.astype(np.float32), ids)
+
+
+def once(count: int) -> np.ndarray:
+    return np.ones(count, np.int64)
+
+
+@pytest.mark.filterwarnings("error")
+def test_ap_without_objects_is_nan() -> None:
+    assert np.isnan(WeightedAp([], [])(once(0)))
+    nothing = picture(np.zeros(0, np.int64), np.zeros((0, 4)))
+    assert np.isnan(WeightedAp([nothing], [Detections.empty()])(once(1)))
+    one = picture(np.zeros(1, np.int64), row(1))
+    assert np.isnan(WeightedAp([one], [seen(row(1))])(np.zeros(1, np.int64)))
+
+
+def test_classes_without_objects_in_a_sample_are_left_out() -> None:
+    scene = [picture(np.array([class_id]), row(1)) for class_id in (0, 1)]
+    ap = WeightedAp(scene, [seen(row(1), class_id) for class_id in (0, 1)])
+    assert ap(np.array([0, 1])) == pytest.approx(100)
+
+
+def test_equal_scores_keep_their_order_within_a_picture_between_pictures_and_between_classes() -> None:
+    """As in COCO's evaluation; 20 objects are found, then 20 are not."""
+    hits, misses = row(20), row(20, first=20)
+    one = picture(np.zeros(20, np.int64), hits)
+    assert WeightedAp([one], [seen(np.vstack([hits, misses]))])(once(1)) == pytest.approx(100)
+    many = [picture(np.zeros(1, np.int64), box[None]) for box in hits]
+    many += [picture(np.zeros(0, np.int64), np.zeros((0, 4)))] * 20
+    each = [seen(box[None]) for box in np.vstack([hits, misses])]
+    assert WeightedAp(many, each)(once(40)) == pytest.approx(100)
+    two = picture(np.repeat([0, 1], 20), np.vstack([hits, hits]))
+    found = seen(np.vstack([hits, misses]), np.repeat([0, 1], 20))
+    assert WeightedAp([two], [found], pooled=True)(once(1)) == pytest.approx(100 * 51 / 101)
+
+
+def test_pooled_ap_ranks_all_classes_by_score() -> None:
+    boxes = row(4)
+    scene = [picture(np.array([0, 1]), boxes[:2])]
+    found = [seen(boxes, np.array([0, 1, 0, 1]), np.array([0.9, 0.8, 0.3, 0.2]))]
+    assert WeightedAp(scene, found, pooled=True)(once(1)) == pytest.approx(100)
+    last = [seen(boxes, np.array([0, 1, 0, 1]), np.array([0.2, 0.3, 0.8, 0.9]))]
+    assert WeightedAp(scene, last, pooled=True)(once(1)) == pytest.approx(50)
+
+
+def test_an_overlap_of_exactly_half_counts_at_half() -> None:
+    boxes = np.array([[0.0, 0.0, 10.0, 10.0]])
+    ap = WeightedAp([picture(np.zeros(1, np.int64), boxes)], [seen(boxes * [1, 1, 1, 0.5])])
+    assert ap(once(1)) == pytest.approx(10)  # at one of ten IoUs
+
+
+def test_the_loss_of_a_weak_model_counts() -> None:
+    boxes = np.vstack([row(50), row(50) + [0, 50, 0, 50], row(50) * [1, 1, 1, 0.5] + [0, 50, 0, 0]])
+    scene = [picture(np.zeros(150, np.int64), boxes)]
+    estimate = estimate_drop(scene, [seen(boxes[:1])], [Detections.empty()])
+    assert 0 < estimate.value == pytest.approx(100 / 101)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_error_is_that_of_a_mean_of_so_many_pictures(count: int) -> None:
+    """Each has an object, which the second model doesn't find in the first of them."""
+    scene = [picture(np.zeros(1, np.int64), row(1))] * count
+    before = [seen(row(1))] * count
+    estimate = estimate_drop(scene, before, [Detections.empty(), *before[1:]])
+    assert estimate.value == pytest.approx(100 / count, abs=1)
+    assert estimate.error == pytest.approx(100 * (1 / count * (1 - 1 / count) / (count - 1)) ** 0.5, rel=0.1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -249,6 +250,41 @@ def test_a_file_deleted_by_another_program_is_ignored(
     retention.prune()
     assert [path.exists() for path in old] == [False, False, True, True]
     assert not caplog.records
+
+
+def test_the_next_one_goes_in_place_of_one_that_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path) -> None:
+        if path == old[0]:
+            raise PermissionError(13, "Permission denied")
+
+    old = [write_old(tmp_path, number, 100) for number in range(3)]
+    unlink_fails(monkeypatch, refuse)
+    retention = SegmentRetention(Retention(size_bytes=200))
+    retention.add(tmp_path / "out.mp4")
+    with caplog.at_level(logging.INFO):
+        retention.prune()
+    assert [path.exists() for path in old] == [True, False, True]
+    assert caplog.messages[1:] == [f"deleted {old[1]}"]
+
+
+def test_a_file_that_goes_while_the_folder_is_read_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = [write_old(tmp_path, number, 100) for number in range(4)]
+    real = os.scandir
+
+    @contextlib.contextmanager
+    def scan(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with real(folder) as entries:
+            found = list(entries)
+        (tmp_path / found[0].name).unlink()
+        yield iter(found)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    retention = SegmentRetention(Retention(size_bytes=100))
+    retention.add(tmp_path / "out.mp4")
+    retention.prune()
+    assert sum(path.exists() for path in old) == 1
 
 
 def test_a_missing_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

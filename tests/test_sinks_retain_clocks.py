@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from streamer.sinks.options import Retention
+from streamer.sinks.retention import SegmentRetention, segment_path
 from streamer.sinks.segmented import Series
 from tests.test_sinks_retain import Clocks
 
@@ -265,3 +267,48 @@ def test_pruning_is_due_again_after_exactly_ten_seconds(tmp_path: Path) -> None:
         clocks.pass_by(pass_s)
         retention.prune(rate_limited=True)
         assert numbers(tmp_path, old) == left
+
+
+def test_the_first_pruning_is_due_at_once(tmp_path: Path) -> None:
+    clocks = Clocks()
+    clocks.run_s = 0.0
+    retention = clocks.retention(Retention(size_bytes=1))
+    retention.add(tmp_path / "out.mp4")
+    old = segment(tmp_path, clocks.now_s - HOUR_S)
+    retention.prune(rate_limited=True)
+    assert not old.exists()
+
+
+def test_a_doubtful_clock_is_told_once_with_both_times(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clocks = Clocks(datetime(2026, 3, 4, 5, 6, tzinfo=UTC).timestamp())
+    old = segment(tmp_path, datetime(2026, 1, 2, 3, 4, tzinfo=UTC).timestamp())
+    retention = clocks.retention(Retention(age_s=DAY_S))
+    retention.add(tmp_path / "out.mp4")
+    for _ in range(2):
+        retention.prune()
+    assert caplog.messages == [
+        f"the clock may be wrong: 1 segments such as {old} are kept until this run has lasted as long as they are to "
+        "be kept; it is 2026-03-04 05:06 UTC now, they were written until 2026-01-02 03:14 UTC"
+    ]
+
+
+def test_the_time_of_a_run_includes_suspend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        pytest.skip("this system has no clock that includes suspend")
+    clocks = {time.CLOCK_BOOTTIME: 1000.0}
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: clocks[clock])
+    retention = SegmentRetention(Retention(age_s=DAY_S), clock=lambda: 0.0)
+    retention.add(tmp_path / "out.mp4")
+    own = segment(tmp_path, 0.0)
+    retention.begin(own)
+    retention.end(own)
+    for pass_s, left in ((DAY_S, [0]), (1.0, [])):
+        clocks[time.CLOCK_BOOTTIME] += pass_s
+        retention.prune()
+        assert numbers(tmp_path, own) == left
+
+
+@pytest.mark.parametrize(("microsecond", "shown"), [(999_999, "999"), (1_000, "001"), (999, "000")])
+def test_a_segments_name_has_milliseconds(microsecond: int, shown: str) -> None:
+    begun = datetime(2026, 1, 2, 3, 4, 5, microsecond, tzinfo=UTC)
+    assert segment_path(Path("a/b.c.mp4"), begun) == Path(f"a/b.c-20260102T030405.{shown}Z.mp4")

@@ -19,6 +19,8 @@ MODULES = {
     "letterbox": ("streamer/models/letterbox.py", ["tests/test_letterbox.py"]),
     "queues": ("streamer/common/queues.py", ["tests/test_queues.py"]),
     "batcher": ("streamer/runtime/batcher.py", ["tests/test_batcher.py", "tests/test_batcher_limits.py"]),
+    "draw": ("streamer/frames/draw.py", ["tests/test_draw.py"]),
+    "retention": ("streamer/sinks/retention.py", ["tests/test_sinks_retain.py", "tests/test_sinks_retain_clocks.py"]),
     "gate": ("calibration/gate.py", ["tests/test_accuracy_gate.py"]),
     "bootstrap": ("calibration/bootstrap.py", ["tests/test_gate.py", "tests/test_quantize.py"]),
     "redaction": (
