@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from streamer.sinks.video import audio_encoder
 from streamer.sinks.video.audio import TimedPacket
 from streamer.sinks.video.audio_encoder import has_unsafe_channels
 from streamer.sinks.video.audio_remuxer import RemuxFormat
@@ -160,10 +161,10 @@ def test_the_number_of_channels_is_derived_from_a_packets_size(
     )
     packet: Any = SimpleNamespace(size=size, duration=1024, time_base=Fraction(1, 48_000))
     timed = [TimedPacket(packet, Fraction(0))]
-    monkeypatch.setattr(av, "__version__", "18.1.0")
+    monkeypatch.setattr(audio_encoder, "PYAV_MAJOR", 18)
     assert has_unsafe_channels(stream, timed) is not is_safe
     assert not has_unsafe_channels(stream, [])
-    monkeypatch.setattr(av, "__version__", "19.0.0")
+    monkeypatch.setattr(audio_encoder, "PYAV_MAJOR", 19)
     assert not has_unsafe_channels(stream, timed)
 
 

@@ -18,12 +18,12 @@ from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv
 
 _Plane = npt.NDArray[np.uint8]
 _FORMATS = ("yuv420p", "yuvj420p")
-_AVCOL_RANGE_MPEG = 1
-_AVCOL_RANGE_JPEG = 2
-
 
 # ITU-T H.273 matrix coefficients as FFmpeg's AVColorSpace; 2 (unspecified) is BT.601, as FFmpeg's scaler takes it.
+COLORSPACES = {Matrix.BT601: 6, Matrix.BT709: 1, Matrix.BT2020: 9}
 _MATRIX_OF_COLORSPACE = {1: Matrix.BT709, 9: Matrix.BT2020, 10: Matrix.BT2020}
+LIMITED, FULL = 1, 2
+"""FFmpeg's AVColorRange: luma of 16 to 235, or 0 to 255."""
 
 
 class Yuv420:
@@ -51,7 +51,7 @@ class Yuv420:
         self.av_frame = av_frame
         self._converting = threading.Lock()
         self.matrix = _MATRIX_OF_COLORSPACE.get(int(av_frame.colorspace), Matrix.BT601)
-        self.full_range = av_frame.format.name == "yuvj420p" or int(av_frame.color_range) == _AVCOL_RANGE_JPEG
+        self.full_range = av_frame.format.name == "yuvj420p" or int(av_frame.color_range) == FULL
         self.y, self.u, self.v = (_view(plane, writable) for plane in av_frame.planes)
 
     @property
@@ -65,7 +65,7 @@ class Yuv420:
             converted = self.av_frame.reformat(
                 format="bgr24",
                 src_colorspace=_SWS_COLORSPACE[self.matrix],
-                src_color_range=_AVCOL_RANGE_JPEG if self.full_range else _AVCOL_RANGE_MPEG,
+                src_color_range=FULL if self.full_range else LIMITED,
                 threads=1,
             )
         return np.asarray(converted.to_ndarray(), np.uint8)

@@ -14,7 +14,7 @@ from streamer.frames.canvas import U8, WHITE, BgrCanvas, Box, Canvas, YuvCanvas
 from streamer.frames.frame import Frame
 from streamer.frames.scaling import fitted
 from streamer.frames.text import line_mask
-from streamer.frames.yuv import Yuv420
+from streamer.frames.yuv import COLORSPACES, FULL, LIMITED, Yuv420
 from streamer.frames.yuv_matrix import Matrix
 
 TILE_WH = (640, 360)  # if no picture size is known
@@ -22,10 +22,6 @@ _GAP_PX = 2
 _MIN_WIDTH_PX = 320  # of a tile on a canvas of its own size, so that names are readable
 _BACKGROUND, _WAITING, _PLATE = (16, 16, 16), (64, 64, 64), (24, 24, 24)
 _TEXT_OF_TILE, _MIN_TEXT_PX = 1 / 22, 15
-
-# ITU-T H.273 matrix coefficients and FFmpeg's ranges.
-_COLORSPACES = {Matrix.BT601: 6, Matrix.BT709: 1, Matrix.BT2020: 9}
-_LIMITED, _FULL = 1, 2
 
 
 @dataclass(eq=False)
@@ -152,5 +148,5 @@ def yuv_canvas(size_wh: tuple[int, int], like: Yuv420 | None = None) -> YuvCanva
     """Returns a canvas of even size for a video encoder, in the matrix and range of `like`, else limited BT.601."""
     matrix, full_range = (like.matrix, like.full_range) if like is not None else (Matrix.BT601, False)
     picture = av.VideoFrame(*size_wh, "yuv420p")
-    picture.colorspace, picture.color_range = _COLORSPACES[matrix], _FULL if full_range else _LIMITED
+    picture.colorspace, picture.color_range = COLORSPACES[matrix], FULL if full_range else LIMITED
     return YuvCanvas(Yuv420(picture, writable=True))

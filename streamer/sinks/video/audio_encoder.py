@@ -15,6 +15,7 @@ from av.audio.resampler import AudioResampler
 
 from streamer.sinks.video.audio import TimedPacket
 from streamer.sinks.video.audio_remuxer import AudioFormatError, copy_of
+from streamer.sources.av_input import PYAV_MAJOR
 
 CODEC: Final = "aac"
 _FRAME_SAMPLES = 1024
@@ -34,8 +35,8 @@ def has_unsafe_channels(stream: av.AudioStream, packets: Sequence[TimedPacket]) 
     PyAV before 19 frees a custom layout twice, as MOV has for PCM of more than six channels. Reading the number of
     channels is as unsafe, so it is derived from a packet's size.
     """
-    name, is_new = stream.codec_context.name, int(av.__version__.partition(".")[0]) >= 19
-    if is_new or not packets or not name.startswith("pcm_") or "mov" not in stream.container.format.name:
+    name = stream.codec_context.name
+    if PYAV_MAJOR >= 19 or not packets or not name.startswith("pcm_") or "mov" not in stream.container.format.name:
         return False
     found = re.search(r"\d+", name)
     packet, bits = packets[0].packet, int(found[0]) if found else 8  # A-law and mu-law

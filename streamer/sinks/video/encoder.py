@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.frames.frame import Frame
-from streamer.frames.yuv import Yuv420
+from streamer.frames.yuv import COLORSPACES, FULL, LIMITED, Yuv420
 from streamer.frames.yuv_matrix import Matrix, yuv_from_bgr
 
 log = logging.getLogger(__name__)
@@ -22,9 +22,7 @@ _MPEG4_QUANTISERS = (2, 31)
 _KEY_EVERY_S = 2
 _GOP_FRAMES = 300  # upper bound: key frames are chosen by time
 
-# Colours as ITU-T H.273 numbers them, ranges as FFmpeg does.
-_COLORSPACE_BT601, _UNSPECIFIED = 6, 2
-_LIMITED, _FULL = 1, 2
+_UNSPECIFIED = 2  # of primaries and transfer, by ITU-T H.273
 
 # Several encoders may take one decoded picture, and each sets its own time on it.
 _TIME_LOCKS = tuple(threading.Lock() for _ in range(61))
@@ -70,12 +68,12 @@ class VideoEncoder:
         pixels = frame.host_pixels
         if isinstance(pixels, Yuv420):
             theirs = pixels.av_frame
-            self._range = _FULL if pixels.full_range and codec == "libx264" else _LIMITED
+            self._range = FULL if pixels.full_range and codec == "libx264" else LIMITED
             context.colorspace = theirs.colorspace
             context.color_primaries, context.color_trc = theirs.color_primaries, theirs.color_trc
         else:
-            self._range = _LIMITED
-            context.colorspace = _COLORSPACE_BT601
+            self._range = LIMITED
+            context.colorspace = COLORSPACES[Matrix.BT601]
             context.color_primaries = context.color_trc = _UNSPECIFIED
         context.color_range = self._range
 
@@ -112,9 +110,9 @@ class VideoEncoder:
                 image = np.asarray(cv2.resize(image, self._size_wh, interpolation=cv2.INTER_AREA), np.uint8)
             if self._format != "yuv444p" and not (self._size_wh[0] % 2 or self._size_wh[1] % 2):
                 return _halved_chroma(image)
-            picture, own_range = av.VideoFrame.from_ndarray(image, format="bgr24"), _FULL
+            picture, own_range = av.VideoFrame.from_ndarray(image, format="bgr24"), FULL
         else:
-            picture, own_range = pixels.av_frame, _FULL if pixels.full_range else _LIMITED
+            picture, own_range = pixels.av_frame, FULL if pixels.full_range else LIMITED
             if frame.size_wh == self._size_wh and picture.format.name == self._format and own_range == self._range:
                 return picture
             picture = pixels.copy().av_frame  # reformat() changes tags for a moment: copy a shared one
