@@ -1,12 +1,10 @@
-"""The GPU path's parts that need no GPU: errors, the kernel cache, buffer pools, choosing an engine."""
+"""The GPU path's parts that need no GPU: errors, opening a GPU, choosing an engine."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib.util
 import logging
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -16,10 +14,8 @@ import numpy as np
 import pytest
 
 from streamer.common.errors import ConfigError, EngineError
-from streamer.cuda import compiler
 from streamer.cuda.gpu import Gpu, expects_gpu, list_gpus, load_pycuda, parse_device
 from streamer.cuda.memory import DeviceBuffer
-from streamer.cuda.staging import BufferLease, BufferPool
 from streamer.cuda.status import check, checking, failure
 from streamer.detector import cuda as cuda_detector
 from streamer.detector.base import EngineInfo
@@ -377,177 +373,3 @@ def test_a_family_without_anchor_points_has_its_constants(gpu: FakeGpu) -> None:
         assert buffer.nbytes == 1
         buffer.free()
     assert gpu.is_all_freed()
-
-
-# --- the kernel cache ---
-
-
-def fake_nvcc(folder: Path, *, fails: bool = False) -> Path:
-    """Writes a fake nvcc that copies the source and counts its runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    nvcc = folder / "nvcc"
-    body = "echo 'kernel.cu(3): error: identifier \"x\" is undefined' >&2; exit 2" if fails else (
-        'echo run >> "$0.runs"; for last; do :; done; while [ "$1" != -o ]; do shift; done; cp "$last" "$2"'
-    )  # fmt: skip
-    nvcc.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then echo "release 13.0, V13.0.88"; exit 0; fi\n{body}\n')
-    nvcc.chmod(0o755)
-    return nvcc
-
-
-@pytest.fixture
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty cache folder, and no nvcc known yet."""
-    monkeypatch.setenv("NANODET_STREAMER_CACHE", str(tmp_path / "cache"))
-    for key in ("CUDA_HOME", "CUDA_PATH"):
-        monkeypatch.delenv(key, raising=False)
-    compiler.find_nvcc.cache_clear()
-    return tmp_path / "cache"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the fake nvcc is a shell script")
-def test_kernels_are_compiled_once(monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path) -> None:
-    nvcc = fake_nvcc(tmp_path / "home" / "bin")
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
-    for _ in range(3):
-        assert compiler.cubin("letterbox", "sm_90") == (compiler.KERNELS / "letterbox.cu").read_bytes()
-    runs = nvcc.with_name("nvcc.runs")
-    assert runs.read_text().count("run") == 1
-    compiler.cubin("letterbox", "sm_89")
-    assert runs.read_text().count("run") == 2
-    assert len(list((cache / "cuda").iterdir())) == 2
-    compiler.find_nvcc.cache_clear()
-
-
-def test_the_cache_key_depends_on_every_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / "kernels"
-    folder.mkdir()
-    (folder / "a.cu").write_text("int a;")
-    (folder / "b.cu").write_text("int a;")
-    (folder / "h.cuh").write_text("int h;")
-    monkeypatch.setattr(compiler, "KERNELS", folder)
-    keys = {compiler.cache_key("a", "sm_90", "13.0.88")}
-    assert compiler.cache_key("a", "sm_90", "13.0.88") in keys
-    keys |= {compiler.cache_key(*what) for what in [("b", "sm_90", "13.0.88"), ("a", "sm_89", "13.0.88")]}
-    keys.add(compiler.cache_key("a", "sm_90", "13.1.0"))
-    (folder / "h.cuh").write_text("int g;")
-    keys.add(compiler.cache_key("a", "sm_90", "13.0.88"))
-    (folder / "a.cu").write_text("int b;")
-    keys.add(compiler.cache_key("a", "sm_90", "13.0.88"))
-    assert len(keys) == 6
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the fake nvcc is a shell script")
-def test_nvccs_error_is_raised_and_nothing_is_cached(
-    monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path
-) -> None:
-    fake_nvcc(tmp_path / "home" / "bin", fails=True)
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
-    with pytest.raises(EngineError, match=r"nvcc can't compile decode.cu for sm_90: kernel.cu\(3\): error"):
-        compiler.cubin("decode", "sm_90")
-    assert not list((cache / "cuda").iterdir())
-    compiler.find_nvcc.cache_clear()
-
-
-def test_without_nvcc_the_fix_is_named(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    monkeypatch.setattr(compiler.shutil, "which", lambda *_, **__: None)
-    with pytest.raises(EngineError, match="no CUDA compiler: install the CUDA toolkit"):
-        compiler.cubin("decode", "sm_90")
-    assert not cache.exists()
-    compiler.find_nvcc.cache_clear()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["letterbox", "decode"])
-def test_nvcc_compiles_the_kernels(cache: Path, name: str) -> None:
-    compiler.find_nvcc.cache_clear()
-    try:
-        compiler.find_nvcc()
-    except EngineError as error:
-        pytest.skip(str(error))
-    assert compiler.cubin(name, "sm_90").startswith(b"\x7fELF")
-    assert not subprocess.run([compiler.find_nvcc()[0], "--version"], check=True, capture_output=True).returncode
-
-
-# --- pools ---
-
-
-def pool_of(limit: int, **options: Any) -> BufferPool[DeviceBuffer]:
-    device = Gpu(0)
-    return BufferPool(lambda nbytes: DeviceBuffer(device, nbytes), limit, **options)
-
-
-def acquired(pool: BufferPool[DeviceBuffer], nbytes: int = 1) -> DeviceBuffer:
-    buffer = pool.acquire(nbytes)
-    assert buffer is not None
-    return buffer
-
-
-def test_a_pool_reuses_buffers_up_to_its_limit(gpu: FakeGpu) -> None:
-    pool = pool_of(2)
-    first, second = acquired(pool, 10), acquired(pool, 10)
-    assert pool.acquire(10) is None
-    pool.release(first)
-    assert pool.acquire(5) is first
-    pool.release(first)
-    pool.release(second)
-    larger = acquired(pool, 20)
-    assert larger.nbytes == 20
-    assert len(gpu.memory) == 1
-    pool.close()
-    pool.release(larger)
-    assert not gpu.memory
-    assert pool.acquire(1) is None
-
-
-def test_a_pool_reserves_buffers(gpu: FakeGpu) -> None:
-    pool = pool_of(3)
-    held = [pool.acquire(1, reserve=2) for _ in range(2)]
-    assert [buffer is not None for buffer in held] == [True, False]
-    assert pool.acquire(1, reserve=1) is not None
-
-
-@pytest.mark.parametrize("held", [0, 2])
-def test_a_pool_reports_once_that_it_is_empty(gpu: FakeGpu, held: int) -> None:
-    reported: list[int] = []
-    pool = pool_of(3, on_empty=lambda: reported.append(len(gpu.memory)))
-    buffers = [acquired(pool) for _ in range(3)]
-    for buffer in buffers[held:]:
-        pool.release(buffer)
-    assert not reported
-    pool.close()
-    assert reported == ([] if held else [0])
-    for buffer in buffers[:held]:
-        pool.release(buffer)
-    pool.close()
-    assert reported == [0]
-
-
-def test_a_failed_allocation_is_not_counted(gpu: FakeGpu) -> None:
-    device, tries = Gpu(0), []
-
-    def make(nbytes: int) -> DeviceBuffer:
-        tries.append(nbytes)
-        if len(tries) == 1:
-            raise EngineError("no memory")
-        return DeviceBuffer(device, nbytes)
-
-    pool = BufferPool(make, 1)
-    with pytest.raises(EngineError):
-        pool.acquire(1)
-    assert pool.acquire(1) is not None
-
-
-def test_a_lease_ends_once_explicitly_or_with_its_last_reference(gpu: FakeGpu) -> None:
-    pool = pool_of(2)
-    lease = BufferLease(acquired(pool), pool.release)
-    lease.release()
-    lease.release()
-    assert pool.acquire(1) is lease.buffer
-    assert pool.acquire(1) is not None
-    assert pool.acquire(1) is None
-    other = BufferLease(lease.buffer, pool.release)
-    cycle: list[Any] = [other]
-    cycle.append(cycle)
-    del other, cycle
-    gc.collect()
-    assert pool.acquire(1) is lease.buffer

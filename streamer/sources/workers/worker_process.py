@@ -66,12 +66,14 @@ class WorkerStatus(NamedTuple):
         is_ready: whether it has sent its first heartbeat.
         load: how many sources are attached.
         crashes: how many workers in a row crashed with its sources.
+        gpus: the GPUs of its sources; None among them stands for the CPU.
     """
 
     pid: int
     is_ready: bool
     load: int
     crashes: int
+    gpus: frozenset[int | None]
 
 
 class WorkerProcess:
@@ -125,7 +127,8 @@ class WorkerProcess:
 
     def status(self) -> WorkerStatus:
         """Returns its state."""
-        return WorkerStatus(self._popen.pid, self._is_ready, self.load, self.crashes)
+        gpus = frozenset(source.gpu for source in self._attached())
+        return WorkerStatus(self._popen.pid, self._is_ready, self.load, self.crashes, gpus)
 
     def attach(self, source: RemoteSource) -> None:
         """Gives it a source, which it opens as soon as it is ready.
