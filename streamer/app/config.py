@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AliasChoices, Field, InstanceOf, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -21,6 +21,7 @@ from streamer.sources.options import MAX_PIXELS
 from streamer.sources.spec import SourceSpec, name_problem
 
 _SWITCHES = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
+S = TypeVar("S", SourceSpec, OutputSpec)
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -229,12 +230,7 @@ class StreamConfig(FrozenModel):
                 if (problem := name_problem(str(name))) is not None:
                     raise ValueError(f"no source can be named {short(str(name))}: {problem}")
             return tuple(SourceSpec.parse(_without_zero(str(uri)), name=str(name)) for name, uri in value.items())
-        value = _listed(value)
-        if not isinstance(value, tuple):
-            raise ValueError("wanted one value or a list")
-        if not all(isinstance(item, (str, SourceSpec)) for item in value):
-            raise ValueError("wanted a URI")
-        return tuple(SourceSpec.parse_named(_without_zero(item)) if isinstance(item, str) else item for item in value)
+        return _each(value, SourceSpec, SourceSpec.parse_named, "wanted a URI")
 
     @field_validator("output", mode="before")
     @classmethod
@@ -324,12 +320,17 @@ _PARSERS: Mapping[str, Callable[[Any], object]] = {
 
 
 def _parsed_outputs(value: object) -> tuple[OutputSpec, ...]:
+    return _each(value, OutputSpec, OutputSpec.parse, "wanted an output such as out.mp4")
+
+
+def _each(value: object, kind: type[S], parse: Callable[[str], S], wanted: str) -> tuple[S, ...]:
+    """Parses one value or a list of them; raises ValueError, which says `wanted`, where one has another type."""
     value = _listed(value)
     if not isinstance(value, tuple):
         raise ValueError("wanted one value or a list")
-    if not all(isinstance(item, (str, OutputSpec)) for item in value):
-        raise ValueError("wanted an output such as out.mp4")
-    return tuple(OutputSpec.parse(_without_zero(item)) if isinstance(item, str) else item for item in value)
+    if not all(isinstance(item, (str, kind)) for item in value):
+        raise ValueError(wanted)
+    return tuple(parse(_without_zero(item)) if isinstance(item, str) else item for item in value)
 
 
 def _without_zero(text: str) -> str:
