@@ -38,8 +38,8 @@ class Rate:
     with_opening_fps: float
 
 
-def decoder_rate(clip: Path, decoders: int) -> Rate:
-    """Returns the rate of NVDEC alone: `decoders` in parallel, each the whole clip, pictures discarded."""
+def decoder_rate(clip: Path, decoders: int, gpus: Sequence[int] = (0,)) -> Rate:
+    """Returns the rate of NVDEC alone: `decoders` in parallel, in turn on `gpus`, each the whole clip, discarded."""
     import PyNvVideoCodec as nvc
 
     counts = [0] * decoders
@@ -47,7 +47,8 @@ def decoder_rate(clip: Path, decoders: int) -> Rate:
 
     def decode(number: int) -> None:
         demuxer = nvc.CreateDemuxer(filename=str(clip))
-        decoder = nvc.CreateDecoder(gpuid=0, codec=demuxer.GetNvCodecId(), usedevicememory=True)
+        gpu = gpus[number % len(gpus)]
+        decoder = nvc.CreateDecoder(gpuid=gpu, codec=demuxer.GetNvCodecId(), usedevicememory=True)
         packets = iter(demuxer)
         while not counts[number]:
             counts[number] += len(decoder.Decode(next(packets)))
