@@ -140,7 +140,7 @@ class Shared:
 def hold(
     shared: Shared, detectors: Sequence[Detector], streams: int, gpus: Sequence[int], processes: int, first: int = 0
 ) -> Held:
-    """Runs `streams` streams in real time, in turn on `gpus`, decoded by `processes`; they are numbered from `first`."""
+    """Runs `streams` streams in real time, in turn on `gpus`, decoded by `processes`; numbered from `first`."""
     with DecoderPool(processes) if processes else nullcontext() as decoding:
         open_one = partial(open_source, wait=False) if decoding is None else partial(_open_in, decoding)
         return _hold(shared, detectors, streams, gpus, processes, open_one, first)

@@ -41,11 +41,12 @@ def test_the_table_says_what_was_held_and_wanted(gpus: int, wanted: str) -> None
     assert f"4500 frames a second with {8 * gpus} decoders" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", ["1", "2"])
 def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], runs: str) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 60)
     status = main(
-        [str(clip), "--decode", "cpu", "--device", "cpu", "--streams", "1", "2", "--seconds", "1.5", "--warm-up", "0.5",
+        [str(clip), "--decode", "cpu", "--device", "cpu", "--streams", "1", "2", "--seconds", "6", "--warm-up", "1",
          "--batch", "2", "--runs", runs, "--json", str(tmp_path / "held.json")]
     )  # fmt: skip
     captured = capsys.readouterr()
