@@ -151,17 +151,26 @@ def test_classes_without_objects_in_a_sample_are_left_out() -> None:
 
 
 def test_equal_scores_keep_their_order_within_a_picture_between_pictures_and_between_classes() -> None:
-    """As in COCO's evaluation; 20 objects are found, then 20 are not."""
-    hits, misses = row(20), row(20, first=20)
-    one = picture(np.zeros(20, np.int64), hits)
-    assert WeightedAp([one], [seen(np.vstack([hits, misses]))])(once(1)) == pytest.approx(100)
-    many = [picture(np.zeros(1, np.int64), box[None]) for box in hits]
-    many += [picture(np.zeros(0, np.int64), np.zeros((0, 4)))] * 20
-    each = [seen(box[None]) for box in np.vstack([hits, misses])]
-    assert WeightedAp(many, each)(once(40)) == pytest.approx(100)
-    two = picture(np.repeat([0, 1], 20), np.vstack([hits, hits]))
-    found = seen(np.vstack([hits, misses]), np.repeat([0, 1], 20))
-    assert WeightedAp([two], [found], pooled=True)(once(1)) == pytest.approx(100 * 51 / 101)
+    """As in COCO's evaluation: scores that differ in the same order give the same AP."""
+    random = np.random.default_rng(0)
+    boxes, scores = row(50)[random.permutation(50)], np.tile([0.9, 0.5, 0.7, 0.5, 0.9], 10)
+    differing = np.empty(50)
+    differing[sorted(range(50), key=lambda place: (-scores[place], place))] = np.linspace(0.9, 0.5, 50)
+    there = np.flatnonzero(random.random(50) < 0.5)
+    classes = np.repeat([0, 1], 25)
+    one = [picture(np.zeros(len(there), np.int64), boxes[there])]
+    many = [picture(np.zeros(int(at in there), np.int64), boxes[[at] if at in there else []]) for at in range(50)]
+    two = [picture(classes[there], boxes[there])]
+    ap = [
+        [
+            WeightedAp(one, [seen(boxes, 0, each)])(once(1)),
+            WeightedAp(many, [seen(boxes[[at]], 0, each[[at]]) for at in range(50)])(once(50)),
+            WeightedAp(two, [seen(boxes, classes, each)], pooled=True)(once(1)),
+        ]
+        for each in (scores, differing)
+    ]
+    assert ap[0] == pytest.approx(ap[1])
+    assert 20 < min(ap[0]) and max(ap[0]) < 80
 
 
 def test_pooled_ap_ranks_all_classes_by_score() -> None:
