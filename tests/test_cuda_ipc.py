@@ -9,13 +9,16 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamer.common.errors import EngineError
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.ipc import ImportedSurface, ipc_handle
 from streamer.cuda.memory import Surface
@@ -319,3 +322,70 @@ def test_sources_closed_early_free_everything(gpu: FakeGpu, processes: DecoderPo
     kept.clear()
     wait_for(lambda: gc.collect() >= 0 and processes.status()[0].load == 0)
     wait_for(lambda: not (gpu.mapped.total() or gpu.memory))
+
+
+def test_a_source_that_moves_is_decoded_by_the_other_gpu(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gpu.count = 2
+    path = write_clip(tmp_path / "clip.mp4", 60)
+    with threads_for_processes(monkeypatch), DecoderPool(2) as pool:
+        source = pool.open(SourceSpec.parse(str(path)), replace(ON_GPU, gpu=1))
+        source.wait_ready()
+        frames = []
+        for frame in source:
+            frames.append((frame.index, frame.gpu, number_of(frame.image)))
+            del frame
+            if len(frames) == 10:
+                source.move_to_gpu(0)
+        assert [index for index, _, _ in frames] == list(range(60))
+        wanted = [number_of(frame.image) for frame in frames_of(path, SourceOptions())]
+        assert [number for _, _, number in frames] == wanted
+        used = [gpu_index for _, gpu_index, _ in frames]
+        assert used == sorted(used, reverse=True)
+        assert set(used) == {0, 1}
+        wait_for(lambda: gc.collect() >= 0 and [worker.load for worker in pool.status()] == [0, 0])
+        wait_for(lambda: not (gpu.mapped.total() or gpu.memory))
+
+
+def test_pictures_on_a_gpu_that_failed_here_are_dropped_until_the_source_moves(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gpu.count = 2
+    path = write_clip(tmp_path / "clip.mp4", 200)
+    failed: set[int] = set()
+    mapped, synchronize = ImportedSurface.__init__, Gpu.synchronize
+
+    def map_one(self: ImportedSurface, device: Gpu, *arguments: Any) -> None:
+        if device.index in failed:
+            raise EngineError("CUDA failed to map a picture: an illegal memory access was encountered")
+        mapped(self, device, *arguments)
+
+    def check(self: Gpu) -> None:
+        if self.index in failed:
+            raise EngineError("CUDA failed to finish its work: an illegal memory access was encountered")
+        if hasattr(self._context, "synchronize"):
+            synchronize(self)
+
+    monkeypatch.setattr(ImportedSurface, "__init__", map_one)
+    monkeypatch.setattr(Gpu, "synchronize", check)
+    failed.add(1)
+    with threads_for_processes(monkeypatch), DecoderPool(2) as pool:
+        source = pool.open(SourceSpec.parse(str(path)), replace(ON_GPU, gpu=1))
+        source.wait_ready()
+        found: list[tuple[int, int | None]] = []
+        reader = threading.Thread(target=lambda: found.extend((frame.index, frame.gpu) for frame in source))
+        reader.start()
+        wait_for(lambda: source.dropped > 20)
+        source.move_to_gpu(0)
+        reader.join(WAIT_S)
+        assert found == [(index, 0) for index in range(200)]
+
+
+def test_a_surface_that_was_not_mapped_is_returned_at_once(gpu: FakeGpu) -> None:
+    pair = IpcPair()
+    assert pair.importer.lease(0, 1) is None
+    assert pair.importer._returned[0] == 1
+    pair.importer.unmap(0, 2)
+    assert pair.importer._returned[0] == 2
+    pair.close()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from streamer.common.errors import EngineError
+from streamer.common.stats import StageTimes
 from streamer.frames.frame import DevicePixels, Frame
 from streamer.frames.yuv import Yuv420
 from streamer.runtime import lanes
@@ -371,3 +372,24 @@ def test_streams_come_and_go_while_gpus_fail() -> None:
     assert len(pipeline.failed_detectors) == 2
     assert all(sink.closed == 1 for sink in [*sinks, *added])
     assert all(sink.indices == sorted(set(sink.indices)) for sink in [*sinks, *added])
+
+
+def test_a_pause_of_the_whole_program_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr(lanes.time, "perf_counter", lambda: now_s[0])
+    made = lanes.Lanes([GpuDetector(0), GpuDetector(1)], 0.0, StageTimes())
+    second = made.all[1].inference
+    second._waiting_since_s = 99.0
+    for _ in range(3):  # as after SIGSTOP
+        now_s[0] += 60.0
+        assert not made.stalled()
+    for _ in range(40):
+        now_s[0] += 0.1
+        assert not made.stalled()
+        second._waiting_since_s = now_s[0]  # it answers, and is asked again
+    for _ in range(80):
+        now_s[0] += 0.1
+        found = made.stalled()
+    ((lane, error),) = found
+    assert lane is made.all[1]
+    assert str(error) == "no answer for 6 s"

@@ -10,9 +10,9 @@ from streamer.frames.frame import Frame
 from streamer.sources import SourceOptions
 from streamer.sources.base import PushSource
 from streamer.sources.spec import SourceSpec
-from streamer.sources.workers import DecoderPool, default_process_count
+from streamer.sources.workers import DecoderPool, default_process_count, worker_process
 from streamer.sources.workers.pool import is_possible
-from tests.fakes import wait_for
+from tests.fakes import WAIT_S, wait_for
 from tests.media import write_clip
 from tests.rtsp.server import RtspServer
 from tests.test_processes import Kept
@@ -89,3 +89,24 @@ def test_gpus_have_workers_of_their_own(tmp_path: Path) -> None:
         assert [worker.gpus for worker in pool.status()] == [{0}, {1}]
         for source in sources:
             source.close()
+
+
+def test_a_source_leaves_a_worker_whose_messages_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "_HANDLING_S", 0.05)
+    clip = write_clip(tmp_path / "clip.mp4", 5)
+    with DecoderPool(2) as pool:
+        sources = [pool.open(SourceSpec.parse(str(clip), name=f"s{number}"), on_gpu(1)) for number in range(3)]
+        for source in sources:
+            source.wait_ready()
+        workers = list(pool._workers)
+        for worker in workers:
+            assert worker._handling.acquire(timeout=WAIT_S)  # as while a message waits for a driver that hangs
+        try:
+            for source in sources:
+                source.move_to_gpu(0)
+            assert all(None in worker._sources.values() for worker in workers if worker._hangs)
+        finally:
+            for worker in workers:
+                worker._handling.release()
+        for source in sources:
+            assert [frame.index for frame in source] == list(range(5))

@@ -85,10 +85,9 @@ class InferenceLoop:
         return len(self._streams)
 
     @property
-    def stalled_s(self) -> float:
-        """For how long the detector hasn't answered a call; 0 where none is waited for."""
-        since_s = self._waiting_since_s
-        return 0.0 if since_s is None else time.perf_counter() - since_s
+    def waiting_since_s(self) -> float | None:
+        """The `time.perf_counter()` of the call that the detector hasn't answered; None where it has all."""
+        return self._waiting_since_s
 
     def abandon(self) -> list[InferenceHandover]:
         """Ends this loop, whose detector has failed or no longer answers, without waiting for it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 STALLED_S = 6.0
 """Without an answer of a GPU for so long, it counts as failed where there are others."""
 
+_LONGEST_CHECK_S = 0.5
 _USUAL_PIXELS_PER_S = 1920 * 1080 * 30.0
 
 
@@ -62,6 +64,8 @@ class Lane:
         self.thread_name = f"detect {self.name}"
         self.streams: dict[Stream, None] = {}
         self.error: StreamerError | None = None
+        self._waits_since_s: float | None = None
+        self._waited_s = 0.0
 
     def prepare(self, frame: Frame) -> None:
         """Has the detector prepare a frame, on the thread that captured it; the last one may raise."""
@@ -71,6 +75,13 @@ class Lane:
             if self._is_last():
                 raise
             log.debug("%s can't prepare a frame", self.name, exc_info=True)  # what detects fails by the same
+
+    def wait(self, passed_s: float) -> float:
+        """Returns for how long the detector hasn't answered, when some time has passed since the last call."""
+        since_s = self.inference.waiting_since_s
+        self._waited_s = self._waited_s + passed_s if since_s is not None and since_s == self._waits_since_s else 0.0
+        self._waits_since_s = since_s
+        return self._waited_s
 
     def load(self) -> float:
         """Returns the load of its streams; those that have ended don't count."""
@@ -92,6 +103,7 @@ class Lanes:
         """Makes a lane for each detector; at least one is needed."""
         lock, peers = threading.Lock(), list[Batcher[Frame]]()
         self._lost_gpus: set[int] = set()
+        self._checked_s = time.perf_counter()
         self.all: list[Lane] = []
         for detector in detectors:
             batcher = Batcher(detector.batch, batch_timeout_s, QueueSelector(lock=lock), peers)
@@ -144,10 +156,15 @@ class Lanes:
         return True
 
     def stalled(self) -> Sequence[tuple[Lane, StreamerError]]:
-        """Returns the lanes whose detector hasn't answered for `STALLED_S`, and that as an error; no last one."""
+        """Returns the lanes whose detector hasn't answered for `STALLED_S`, and that as an error; no last one.
+
+        To be called often, on one thread: time in which that thread didn't run either, as after SIGSTOP, doesn't count.
+        """
+        now_s = time.perf_counter()
+        passed_s, self._checked_s = min(now_s - self._checked_s, _LONGEST_CHECK_S), now_s
         working = self.working
         error = EngineError(f"no answer for {STALLED_S:g} s")
-        slow = [(lane, error) for lane in working if lane.inference.stalled_s > STALLED_S]
+        slow = [(lane, error) for lane in working if lane.wait(passed_s) > STALLED_S]
         return slow[: len(working) - 1]
 
     def report(self) -> tuple[GpuReport, ...]:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+_HANDLING_S = 1.0
+
+
 @dataclass(frozen=True)
 class WorkerLimits:
     """Time-outs of decoding workers in seconds, and how many there may be.
@@ -97,7 +100,7 @@ class WorkerProcess:
         self._started_s = time.perf_counter()
         self._sources: dict[int, RemoteSource | None] = {}  # None until it is closed, for one that has left
         self._lock = threading.Lock()
-        self._handling = threading.Lock()
+        self._handling, self._hangs = threading.Lock(), False
         self._is_ready = self._is_stopping = self._is_released = False
         self._error: StreamerError | None = None
         self._exit = "exited"  # how it ended
@@ -149,11 +152,20 @@ class WorkerProcess:
             self._open(number, source)
 
     def forget(self, source: RemoteSource) -> None:
-        """Detaches a source: once this returns, nothing that the worker says reaches it."""
-        with self._handling, self._lock:
-            for number, each in self._sources.items():
-                if each is source:
-                    self._sources[number] = None
+        """Detaches a source: once this returns, nothing that the worker says reaches it.
+
+        A message about it that hangs in a driver isn't waited for.
+        """
+        is_idle = not self._hangs and self._handling.acquire(timeout=_HANDLING_S)
+        self._hangs = not is_idle
+        try:
+            with self._lock:
+                for number, each in self._sources.items():
+                    if each is source:
+                        self._sources[number] = None
+        finally:
+            if is_idle:
+                self._handling.release()
 
     def run(self) -> None:
         """Handles its messages until it exits, or is killed for silence or for a message that can't be read."""
