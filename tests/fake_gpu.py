@@ -77,7 +77,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     driver = _driver(gpu)
     put_module(monkeypatch, "pycuda", driver=driver)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-    for name, answer in {"set_current": None, "push_current": None, "pop_current": 0}.items():
+    for name, answer in {"set_current": None, "push_current": None, "pop_current": 0, "is_current": True}.items():
         monkeypatch.setattr(f"streamer.cuda.gpu.{name}", lambda *_, answer=answer: answer)
     monkeypatch.setattr(
         "streamer.cuda.nvdec.copy_on_device",

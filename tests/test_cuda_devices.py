@@ -103,6 +103,19 @@ def test_a_failure_within_a_block_is_raised_itself(cuda: FakeCuda, spoiled: list
         assert cuda.stack[-1] == 1
 
 
+def test_closing_pops_a_context_that_the_driver_has_destroyed(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamer.cuda import current_context
+
+    def refuse() -> int:
+        raise EngineError("CUDA failed to switch GPUs (cuCtxGetCurrent): CUresult 709")
+
+    gpu = Gpu(1)
+    cuda.stack.append(0)
+    monkeypatch.setattr(current_context, "get_current", refuse)
+    gpu.close()
+    assert cuda.stack == [0]
+
+
 def test_closing_leaves_the_contexts_below_as_they_were(cuda: FakeCuda) -> None:
     outer, inner = Gpu(0), Gpu(1)
     with outer.active():

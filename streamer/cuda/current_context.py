@@ -20,6 +20,14 @@ def get_current() -> int:
     return handle.value or 0
 
 
+def is_current(handle: int) -> bool:
+    """Returns whether a context is current, or one that was destroyed, for which the driver has an error."""
+    try:
+        return get_current() == handle
+    except EngineError:
+        return True
+
+
 def set_current(handle: int) -> None:
     """Makes a context current in place of the one that is; 0 makes none current."""
     _check("cuCtxSetCurrent", load_driver().cuCtxSetCurrent(ctypes.c_void_p(handle)))

@@ -10,7 +10,7 @@ from typing import Any
 
 from streamer.common.closeable import Closeable
 from streamer.common.errors import ConfigError, EngineError
-from streamer.cuda.current_context import pop_current, push_current, set_current
+from streamer.cuda.current_context import is_current, pop_current, push_current, set_current
 from streamer.cuda.driver_copy import DRIVER_LIBRARY
 from streamer.cuda.status import checking, failure
 
@@ -192,10 +192,11 @@ class Gpu(Closeable):
             with checking(f"close GPU {self.index}"):
                 self._context.push()
                 self._context.detach()  # takes it off PyCUDA's own stack, and leaves it current
-            others = None if drv.Context.get_current() is None else pop_current()
-            pop_current()
-            if others is not None:
-                push_current(others)
+            above = None if drv.Context.get_current() is None else pop_current()
+            if is_current(active.handle):
+                pop_current()
+            if above is not None:
+                push_current(above)
         except EngineError as error:  # of a GPU that has failed nothing can be freed
             log.info("%s", error)
 
@@ -204,11 +205,12 @@ class _Active:
     """Makes a context current on the calling thread within a block.
 
     Attributes:
+        handle: the context's.
         is_closed: whether the context was released, also while a block is being left.
     """
 
     def __init__(self, index: int, context: Any) -> None:
-        self._index, self._context, self._handle = index, context, int(context.handle)
+        self._index, self._context, self.handle = index, context, int(context.handle)
         self.is_closed = False
 
     def __enter__(self) -> None:
@@ -221,7 +223,7 @@ class _Active:
         if self.is_closed:
             return
         try:
-            set_current(self._handle)  # a library may have left another, which PyCUDA would pop in its place
+            set_current(self.handle)  # a library may have left another, which PyCUDA would pop in its place
             self._context.pop()
         except Exception as error:
             if kind is None:
