@@ -31,6 +31,7 @@ class FakeCuda:
 
     Attributes:
         failed: GPUs whose context is lost: each call with it current fails.
+        switching_fails: whether pushing and popping the context of such a GPU fails too.
         primary: how often each GPU's primary context is retained.
         launched: names of the kernels that were launched on each GPU.
         before_launch: called with the GPU's number before each launch; may raise, wait, or fail a GPU.
@@ -41,6 +42,7 @@ class FakeCuda:
     def __init__(self, count: int = 2) -> None:
         self.count = count
         self.failed: set[int] = set()
+        self.switching_fails = False
         self.primary = [0] * count
         self.launched: list[list[str]] = [[] for _ in range(count)]
         self.before_launch: Callable[[int], None] = lambda index: None
@@ -175,6 +177,8 @@ def _pycuda(cuda: FakeCuda) -> types.ModuleType:
         if cuda.logical:
             if not cuda.stack:
                 raise LogicError("cuCtxPopCurrent failed: invalid device context")
+            if cuda.switching_fails and cuda.stack[-1] in cuda.failed:
+                raise LogicError(f"cuCtxPopCurrent failed: {ILLEGAL}")
             cuda.stack.pop()
 
     def current(but: object = None) -> Any:
@@ -192,6 +196,8 @@ def _pycuda(cuda: FakeCuda) -> types.ModuleType:
 
         def push(self) -> None:
             leave()
+            if cuda.switching_fails and self.index in cuda.failed:
+                raise LogicError(f"cuCtxPushCurrent failed: {ILLEGAL}")
             cuda.stack.append(self.index)
             cuda.logical.append(self)
 
@@ -206,6 +212,8 @@ def _pycuda(cuda: FakeCuda) -> types.ModuleType:
             cuda.logical.pop()
             below = current()
             if below is not None:
+                if cuda.switching_fails and below.index in cuda.failed:
+                    raise LogicError(f"cuCtxPushCurrent failed: {ILLEGAL}")
                 cuda.stack.append(below.index)
 
         def detach(self) -> None:

@@ -182,6 +182,25 @@ def test_a_gpu_that_can_not_be_used_says_so(cuda: FakeCuda, monkeypatch: pytest.
         PinnedBuffer(gpu, 16)
 
 
+@pytest.mark.parametrize("switching_fails", [False, True])
+def test_a_thread_that_met_a_failed_gpu_still_uses_the_others(cuda: FakeCuda, switching_fails: bool) -> None:
+    cuda.switching_fails = switching_fails
+    failed, other = Gpu(1), Gpu(0)
+    lost, kept = DeviceBuffer(failed, 16), DeviceBuffer(other, 16)
+    with pytest.raises(EngineError, match=ILLEGAL), failed.active():
+        cuda.fail(1)
+        lost.write(np.zeros(16, np.uint8))
+    for _ in range(3):
+        kept.write(np.ones(16, np.uint8))
+        with pytest.raises(EngineError, match=ILLEGAL):
+            lost.write(np.zeros(16, np.uint8))
+        with other.active(), other.active():
+            kept.write(np.ones(16, np.uint8))
+    kept.free()
+    other.close()
+    failed.close()
+
+
 # --- the fakes are strict ---
 
 

@@ -215,17 +215,19 @@ class _Active:
 
     def __enter__(self) -> None:
         try:
-            self._context.push()
+            try:
+                self._context.push()
+            except Exception:  # PyCUDA can't pop the context of another GPU, which has failed: this one it can
+                set_current(self.handle)
+                self._context.push()
         except Exception as error:
             raise failure(f"use GPU {self._index}", error) from error
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.is_closed:
             return
         try:
             set_current(self.handle)  # a library may have left another, which PyCUDA would pop in its place
             self._context.pop()
-        except Exception as error:
-            if kind is None:
-                raise failure(f"leave GPU {self._index}", error) from error
+        except Exception as error:  # of a GPU that has failed, which the next call on it says too
             log.debug("GPU %d can't be left", self._index, exc_info=error)
