@@ -24,6 +24,7 @@ from tests.rtsp.code import Code, read_code
 
 PATIENCE_S = 10.0
 SILENCE_S = 0.5
+FRESH_S = 5.0  # also where the processor is busy; a backlog would be older
 soon_joined = functools.partial(Camera, key_interval=6)
 
 
@@ -80,8 +81,8 @@ def test_a_client_reads_each_number_soon(size_wh: tuple[int, int], codec: Litera
             read += first(codes, 1)
             ages_s.append(time.monotonic() - read[-1].sent_s)
     assert consecutive(read)
-    assert min(ages_s) > 0 and sorted(ages_s)[15] < 1
-    assert 0.9 < read[-1].sent_s - read[0].sent_s < 5  # in real time
+    assert min(ages_s) > 0 and sorted(ages_s)[15] < FRESH_S
+    assert 0.9 < read[-1].sent_s - read[0].sent_s < PATIENCE_S  # in real time
 
 
 @pytest.mark.slow
@@ -90,7 +91,7 @@ def test_who_comes_late_gets_fresh_pictures() -> None:
         seen = first(early, 40)[-1]
         with contextlib.closing(watch(camera.url)) as late:
             joined = first(late, 5)
-            assert time.monotonic() - joined[-1].sent_s < 1
+            assert time.monotonic() - joined[-1].sent_s < FRESH_S
         assert consecutive(joined) and joined[0].number > seen.number
         assert joined[0].number % 10 == 0  # the key frame that it had to wait for
         assert consecutive([seen, *first(early, 20)])
@@ -115,7 +116,7 @@ def test_a_frozen_camera_keeps_its_sockets_and_says_nothing() -> None:
             assert client.recv(8) == b"RTSP/1.0"
         with contextlib.closing(watch(camera.url)) as codes:
             again = first(codes, 5)
-            assert time.monotonic() - again[-1].sent_s < 1
+            assert time.monotonic() - again[-1].sent_s < FRESH_S
         made_since_thawed = (again[0].sent_s - thawed_s) * 30
         assert again[0].number > last.number > again[0].number - made_since_thawed - SILENCE_S * 30
         camera.freeze()  # a frozen one can be killed and closed
