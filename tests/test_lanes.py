@@ -393,3 +393,38 @@ def test_a_pause_of_the_whole_program_is_no_hang(monkeypatch: pytest.MonkeyPatch
     ((lane, error),) = found
     assert lane is made.all[1]
     assert str(error) == "no answer for 6 s"
+
+
+def test_a_capture_thread_that_still_prepares_for_a_failed_lane_ends_nothing() -> None:
+    made = lanes.Lanes([GpuDetector(0), GpuDetector(1)], 0.0, StageTimes())
+    failed, last = made.all
+    for lane in made.all:
+        lane.detector.fail()  # type: ignore[attr-defined]
+    assert made.give_up(failed, EngineError("lost"))
+    failed.prepare(next(iter(CountingSource(1))))
+    with pytest.raises(EngineError):
+        last.prepare(next(iter(CountingSource(1))))
+    assert not made.give_up(last, EngineError("lost"))
+
+
+def test_a_run_waits_for_a_stream_that_is_expected_while_a_gpu_fails() -> None:
+    detectors = [GpuDetector(0), GpuDetector(1)]
+    detectors[0].fails_at = 3
+    specs, _ = specs_of([CountingSource(20, name="first")])
+    pipeline = Pipeline(specs, detectors)
+    later = MemorySink()
+
+    def steer() -> None:
+        with pipeline.expecting():
+            ready.set()
+            wait_for(lambda: pipeline.failed_detectors and pipeline.streams[0].sinks[0].sink.closed)  # type: ignore[attr-defined]
+            pipeline.add(StreamSpec(CountingSource(5, name="later"), [("later", later)]))
+
+    ready = threading.Event()
+    thread = threading.Thread(target=steer)
+    thread.start()
+    assert ready.wait(WAIT_S)
+    with pytest.raises(EngineError, match="cuda:0 has failed"):
+        run_bounded(pipeline)
+    thread.join(WAIT_S)
+    assert later.indices == list(range(5))

@@ -100,9 +100,10 @@ class Batcher(Generic[T]):
         self.selector = selector
         self._inputs: dict[BoundedQueue[T], BatchInput[T]] = {}
         self._finished: list[BatchInput[T]] = []
-        self._turns = self._expected = 0
+        self._turns = 0
         self._is_over = False
         self._peers = [] if peers is None else peers
+        self._expected: list[int] = self._peers[0]._expected if self._peers else [0]  # one number for all peers
         self._peers.append(self)
 
     @property
@@ -161,12 +162,12 @@ class Batcher(Generic[T]):
     def expecting(self) -> Iterator[None]:
         """Within the block an input is about to be added, here or at a peer: `next_batch` doesn't return None."""
         with self.selector.lock:
-            self._expected += 1
+            self._expected[0] += 1
         try:
             yield
         finally:
             with self.selector.lock:
-                self._expected -= 1
+                self._expected[0] -= 1
                 self._wake_all()
 
     def _wake_all(self) -> None:
@@ -201,7 +202,7 @@ class Batcher(Generic[T]):
 
     def _end_if_unused(self) -> bool:
         """Ends this one and its peers where none has an input or expects one; returns whether."""
-        if any(peer._inputs or peer._expected for peer in self._peers):
+        if self._expected[0] or any(peer._inputs for peer in self._peers):
             return False
         for peer in self._peers:
             peer._is_over = True

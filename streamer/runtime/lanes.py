@@ -56,9 +56,9 @@ class Lane:
     """
 
     def __init__(
-        self, detector: Detector, batcher: Batcher[Frame], inference: InferenceLoop, is_last: Callable[[], bool]
+        self, detector: Detector, batcher: Batcher[Frame], inference: InferenceLoop, is_last: Callable[[Lane], bool]
     ) -> None:
-        """Joins what belongs to a detector; `is_last` is whether no other lane works."""
+        """Joins what belongs to a detector; `is_last` tells whether a lane is the only one that works."""
         self.detector, self.batcher, self.inference, self._is_last = detector, batcher, inference, is_last
         self.name = "cpu" if detector.gpu is None else f"cuda:{detector.gpu}"
         self.thread_name = f"detect {self.name}"
@@ -72,7 +72,7 @@ class Lane:
         try:
             self.detector.prepare(frame)
         except Exception:
-            if self._is_last():
+            if self._is_last(self):
                 raise
             log.debug("%s can't prepare a frame", self.name, exc_info=True)  # what detects fails by the same
 
@@ -108,7 +108,7 @@ class Lanes:
         for detector in detectors:
             batcher = Batcher(detector.batch, batch_timeout_s, QueueSelector(lock=lock), peers)
             loop = InferenceLoop(detector, batcher, times, self._lost_gpus)
-            self.all.append(Lane(detector, batcher, loop, lambda: len(self.working) == 1))
+            self.all.append(Lane(detector, batcher, loop, lambda lane: self.working == [lane]))
 
     @property
     def working(self) -> list[Lane]:
