@@ -105,7 +105,7 @@ def measure_parts(
     sizes = {
         "pixels": layout.nbytes,
         "pictures": batch * PICTURE_DTYPE.itemsize,
-        "input": batch * 3 * width * height * engine.input_type.itemsize,
+        "input": batch * engine.input_pitch * width * height * engine.input_type.itemsize,
         "output": batch * spec.num_points * spec.output_channels * engine.output_type.itemsize,
         "found": 4 * batch,
         "keys": 8 * batch * CANDIDATE_CAPACITY,

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,10 +24,11 @@ _OPTIONS = ("-cubin", "--fmad=false", "-O3", "-std=c++17")
 _TIMEOUT_S = 300
 
 
-def cubin(name: str, arch: str) -> bytes:
-    """Returns the machine code of ``source/<name>.cu`` for `arch` (such as ``sm_90``)."""
+def cubin(name: str, arch: str, macros: Mapping[str, int] | None = None) -> bytes:
+    """Returns the machine code of ``source/<name>.cu`` for `arch` (such as ``sm_90``), compiled with `macros`."""
     nvcc, toolkit = find_nvcc()
-    path = cached_file("cuda", f"{name}-{arch}-{cache_key(name, arch, toolkit)}.cubin")
+    defined = [f"-D{macro}={value}" for macro, value in (macros or {}).items()]
+    path = cached_file("cuda", f"{name}-{arch}-{cache_key(name, arch, toolkit, defined)}.cubin")
     if path.is_file():
         return path.read_bytes()
     log.info("compiling the %s kernels for %s with CUDA %s", name, arch, toolkit)
@@ -35,19 +37,20 @@ def cubin(name: str, arch: str) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as partial:
             _run(
-                [nvcc, *_OPTIONS, f"-arch={arch}", "-o", str(partial), str(source)], f"compile {source.name} for {arch}"
+                [nvcc, *_OPTIONS, *defined, f"-arch={arch}", "-o", str(partial), str(source)],
+                f"compile {source.name} for {arch}",
             )
     except OSError as error:
         raise EngineError(f"can't write the compiled kernels to {str(path)!r}: {error.strerror or error}") from error
     return path.read_bytes()
 
 
-def cache_key(name: str, arch: str, toolkit: str) -> str:
+def cache_key(name: str, arch: str, toolkit: str, options: Sequence[str] = ()) -> str:
     """Returns a hash of everything the machine code depends on."""
     digest = hashlib.sha256()
     for source in [KERNELS / f"{name}.cu", *sorted(KERNELS.glob("*.cuh"))]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    digest.update("\0".join([*_OPTIONS, arch, toolkit]).encode())
+    digest.update("\0".join([*_OPTIONS, *options, arch, toolkit]).encode())
     return digest.hexdigest()[:20]
 
 

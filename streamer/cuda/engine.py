@@ -37,21 +37,28 @@ class CudaEngine(abc.ABC):
     """A network on a GPU, which any number of bindings run in parallel.
 
     The buffers belong to the caller. The input is (batch, 3, H, W), normalised, laid out as NCHW, or as NHWC where
-    `channels_last`; the output is (batch, N, channels), contiguous, scores after sigmoid.
+    `channels_last`; the output is (batch, N, channels), contiguous, scores after sigmoid. An int8 input is
+    round(x / `input_scale`) + `input_zero_point`.
 
     Attributes:
         name: such as ``tensorrt``.
         precision: what most of the network is computed in.
-        input_type: float16 or float32.
+        input_type: float16, float32 or int8.
         output_type: float16 or float32.
         channels_last: whether the input is NHWC in memory.
+        input_pitch: values from pixel to pixel of an NHWC input; those behind the third are 0.
+        input_scale: of an int8 input.
+        input_zero_point: of an int8 input.
     """
 
     name: str
     precision: str
-    input_type: np.dtype[np.floating]
+    input_type: np.dtype[np.floating] | np.dtype[np.int8]
     output_type: np.dtype[np.floating]
     channels_last: bool
+    input_pitch: int = 3
+    input_scale: float = 1.0
+    input_zero_point: int = 0
 
     @abc.abstractmethod
     def bind(self, batch: int, input_address: int, output_address: int, stream: int) -> Binding:

@@ -140,6 +140,7 @@ class Gpu(Closeable):
     Attributes:
         index: number of the GPU.
         name: such as ``NVIDIA H100 80GB HBM3``.
+        compute_capability: such as (9, 0).
         arch: such as ``sm_90``.
         device_bytes: device memory held by this program's buffers.
         pinned_bytes: page-locked host memory held by them.
@@ -148,7 +149,7 @@ class Gpu(Closeable):
     def __init__(self, index: int = 0) -> None:
         """Retains the primary context."""
         device = find_gpu(index)
-        major, minor = device.compute_capability()
+        major, minor = self.compute_capability = device.compute_capability()
         self.index = index
         self.name = str(device.name())
         self.arch = f"sm_{major}{minor}"

@@ -33,7 +33,7 @@ RESULT_DTYPE = np.dtype(
 _TILE = (32, 8)
 _FIND_THREADS = 256
 _SUPPRESS_THREADS = 512
-_TYPE_NAMES = {np.dtype(np.float16): "f16", np.dtype(np.float32): "f32"}
+_TYPE_NAMES = {np.dtype(np.float16): "f16", np.dtype(np.float32): "f32", np.dtype(np.int8): "i8"}
 
 
 def to_detections(results: npt.NDArray[np.void], index: int) -> Detections | None:
@@ -65,7 +65,10 @@ class Kernels:
         self.decodes = spec.has_bins and spec.nms == "iou" and not spec.class_agnostic
         width, height = spec.input_size_wh
         pixels = width * height
-        self._strides = (3 * pixels, 1, 3 * width, 3) if engine.channels_last else (3 * pixels, pixels, width, 1)
+        pitch = engine.input_pitch
+        self._strides = (pitch * pixels, 1, pitch * width, pitch) if engine.channels_last else (
+            3 * pixels, pixels, width, 1
+        )  # fmt: skip
         self._conf, self._iou = postprocessor.conf, postprocessor.iou
         letterbox, decode = cubin("letterbox", gpu.arch), cubin("decode", gpu.arch)
         with gpu.active(), checking("load the kernels"):
@@ -76,7 +79,9 @@ class Kernels:
         self._letterbox.prepare("PPiiqqqqP")
         self._find.prepare("PPPiiifffiPPP")
         self._suppress.prepare("PPPPiiifP")
-        normalise = np.array([*spec.mean_bgr, *(1 / np.array(spec.std_bgr, np.float32)), spec.pad_value], np.float32)
+        factors = 1 / np.array(spec.std_bgr, np.float32)
+        stored = (engine.input_scale, engine.input_zero_point)
+        normalise = np.array([*spec.mean_bgr, *factors, spec.pad_value, *stored], np.float32)
         self._normalise, self._points, self._wanted = (
             DeviceBuffer.holding(gpu, array)
             for array in (normalise, spec.anchor_points(), postprocessor.wanted.astype(np.uint8))

@@ -56,7 +56,7 @@ class CudaSlot:
             self._started, self._copied, self._finished = drv.Event(), drv.Event(), drv.Event()
         try:
             self._pictures = self._device(batch * PICTURE_DTYPE.itemsize)
-            self._input = self._device(batch * 3 * height * width * engine.input_type.itemsize)
+            self._input = self._device(batch * engine.input_pitch * height * width * engine.input_type.itemsize)
             self._output = self._device(values * engine.output_type.itemsize)
             self._found = self._device(4 * batch)
             self._keys = self._device(8 * batch * CANDIDATE_CAPACITY)

@@ -37,9 +37,11 @@ log = logging.getLogger(__name__)
 _Opened = TypeVar("_Opened")
 
 _INSTALL = {
+    "int8": "pip install 'nanodet-streamer[cuda]'",
     "tensorrt": "pip install 'nanodet-streamer[tensorrt]', or [tensorrt-rtx] on a GeForce RTX",
     "torch": "pip install 'nanodet-streamer[torch]'",
 }
+_PACKAGE_NAMES = {"int8": "cuda-bindings", "tensorrt": "TensorRT", "torch": "PyTorch"}
 GPU_ENGINES = tuple(_INSTALL)
 """In the order in which ``auto`` tries them."""
 
@@ -349,7 +351,8 @@ def _batch_sizes(model: ModelFile, batch: int | Literal["auto"] | None, streams:
 
 def installed_gpu_engines() -> dict[str, str | None]:
     """Returns for every GPU engine None when its package is installed, else the command that installs it."""
-    packages = {"tensorrt": [package.module_name for package in TensorRTPackage], "torch": ["torch"]}
+    tensorrt = [package.module_name for package in TensorRTPackage]
+    packages = {"int8": ["cuda"], "tensorrt": tensorrt, "torch": ["torch"]}
     return {
         name: None if any(map(importlib.util.find_spec, packages[name])) else command
         for name, command in _INSTALL.items()
@@ -366,7 +369,11 @@ def open_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: in
 def load_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: int) -> CudaEngine:
     """Loads a model into one of `GPU_ENGINES`."""
     if missing := installed_gpu_engines()[name]:
-        raise UnavailableError(f"{'PyTorch' if name == 'torch' else 'TensorRT'} is not installed: {missing}")
+        raise UnavailableError(f"{_PACKAGE_NAMES[name]} is not installed: {missing}")
+    if name == "int8":
+        from streamer.engines.int8_engine import Int8Engine
+
+        return Int8Engine(model, gpu, precision=precision)
     if name == "torch":
         from streamer.engines.torch_engine import TorchEngine
 

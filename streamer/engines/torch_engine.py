@@ -73,7 +73,7 @@ class TorchEngine(CudaEngine):
         width, height = self._spec.input_size_wh
         rows = (batch, self._spec.num_points, self._spec.output_channels)
         with _on_device(self._device):
-            pixels = tensor_over(input_address, (batch, height, width, 3), self.input_type, self._device)
+            pixels = tensor_over(input_address, (batch, height, width, 3), self.output_type, self._device)
             output = tensor_over(output_address, rows, self.output_type, self._device)
             return TorchBinding(self._run, pixels.permute(0, 3, 1, 2), output, stream, self._device)
 

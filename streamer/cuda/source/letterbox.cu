@@ -73,10 +73,14 @@ __device__ inline void sample_bgr(const Picture& picture, int x, int y, float* b
     }
 }
 
-__device__ inline void store(float* at, float value) { *at = value; }
-__device__ inline void store(__half* at, float value) { *at = __float2half_rn(value); }
+__device__ inline void store(float* at, float value, const float*) { *at = value; }
+__device__ inline void store(__half* at, float value, const float*) { *at = __float2half_rn(value); }
+__device__ inline void store(signed char* at, float value, const float* format) {
+    *at = (signed char)fminf(fmaxf(rintf(value / format[0]) + format[1], -128.0f), 127.0f);
+}
 
-// Strides are in elements: (image, channel, row, column). `normalise` is three means, three factors and the padding.
+// Strides are in elements: (image, channel, row, column). `normalise` is three means, three factors, the padding, and
+// scale and zero point of an int8 input.
 template <typename T>
 __device__ inline void letterbox(const Picture* pictures, T* input, int width, int height, long long image_stride,
                                  long long channel_stride, long long row_stride, long long column_stride,
@@ -90,7 +94,8 @@ __device__ inline void letterbox(const Picture* pictures, T* input, int width, i
     if (inner_x >= 0 && inner_x < picture.resized_width && inner_y >= 0 && inner_y < picture.resized_height)
         sample_bgr(picture, inner_x, inner_y, bgr);
     T* pixel = input + blockIdx.z * image_stride + y * row_stride + x * column_stride;
-    for (int c = 0; c < 3; ++c) store(pixel + c * channel_stride, (bgr[c] - normalise[c]) * normalise[3 + c]);
+    for (int c = 0; c < 3; ++c)
+        store(pixel + c * channel_stride, (bgr[c] - normalise[c]) * normalise[3 + c], normalise + 7);
 }
 
 #define LETTERBOX(name, type)                                                                                        \
@@ -103,3 +108,4 @@ __device__ inline void letterbox(const Picture* pictures, T* input, int width, i
 
 LETTERBOX(letterbox_f32, float)
 LETTERBOX(letterbox_f16, __half)
+LETTERBOX(letterbox_i8, signed char)

@@ -1,0 +1,111 @@
+"""Small Q/DQ networks with random weights, for the int8 engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from streamer.models.file import ModelFile
+
+CLASSES, BINS = 3, 16
+
+
+class QdqGraph:
+    """Builds a graph node by node; ends in NanoDet's output of one stride."""
+
+    def __init__(self, size_wh: tuple[int, int], *, seed: int = 0, zero_point: int | None = 0) -> None:
+        """Starts with the picture; activations have that zero point, or uint8's 128 if None."""
+        self.size_wh = size_wh
+        self._random = np.random.default_rng(seed)
+        self._zero_point = zero_point
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._outputs: list[str] = []
+
+    def constant(self, value: Any) -> str:
+        """Adds a constant and returns its name."""
+        name = f"c{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def node(self, kind: str, inputs: list[str], **attributes: Any) -> str:
+        """Adds a node and returns its output."""
+        name = f"{kind.lower()}{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        return name
+
+    def pair(self, tensor: str, scale: float) -> str:
+        """Quantises and dequantises a tensor."""
+        zero = np.uint8(128) if self._zero_point is None else np.int8(self._zero_point)
+        parts = [self.constant(np.float32(scale)), self.constant(zero)]
+        return self.node("DequantizeLinear", [self.node("QuantizeLinear", [tensor, *parts]), *parts])
+
+    def convolution(
+        self, tensor: str, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, group: int = 1,
+        quantised: bool = True, activation: str = "LeakyRelu", scale: float = 0.03, dilation: int = 1,
+    ) -> str:  # fmt: skip
+        """Adds a convolution with activation and pair; without a scale of 0, else as it is."""
+        shape = (outputs, inputs // group, kernel, kernel)
+        values = self._random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) / 2)
+        if quantised:
+            scales = (np.abs(values).max(axis=(1, 2, 3)) / 127).astype(np.float32)
+            levels = np.clip(np.rint(values / scales[:, None, None, None]), -127, 127).astype(np.int8)
+            stored = [self.constant(levels), self.constant(scales), self.constant(np.zeros(outputs, np.int8))]
+            weights = self.node("DequantizeLinear", stored, axis=0)
+        else:
+            weights = self.constant(values.astype(np.float32))
+        bias = self.constant((self._random.standard_normal(outputs) * 0.2).astype(np.float32))
+        pad = dilation * (kernel // 2)
+        found = self.node(
+            "Conv", [tensor, weights, bias], kernel_shape=[kernel, kernel], strides=[stride, stride],
+            pads=[pad] * 4, group=group, dilations=[dilation, dilation],
+        )  # fmt: skip
+        if activation:
+            found = self.node(activation, [found], **({"alpha": 0.1} if activation == "LeakyRelu" else {}))
+        return self.pair(found, scale) if scale else found
+
+    def output(self, tensor: str, inputs: int) -> None:
+        """Adds a head to a tensor of `inputs` channels; its points follow those of earlier ones."""
+        found = self.convolution(tensor, inputs, CLASSES + BINS, 1, activation="", scale=0)
+        flat = self.node("Reshape", [found, self.constant(np.array([0, CLASSES + BINS, -1]))])
+        self._outputs.append(self.node("Transpose", [flat], perm=[0, 2, 1]))
+
+    def model(self) -> ModelFile:
+        """Joins the outputs and returns the file."""
+        width, height = self.size_wh
+        joined = self.node("Concat", self._outputs, axis=1)
+        scores = self.node("Slice", [joined, *(self.constant(np.array([value])) for value in (0, CLASSES, 2))])
+        bins = self.node(
+            "Slice", [joined, *(self.constant(np.array([value])) for value in (CLASSES, CLASSES + BINS, 2))]
+        )
+        self._nodes.append(helper.make_node("Concat", [self.node("Sigmoid", [scores]), bins], ["output"], axis=2))
+        image = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, height, width])
+        output = helper.make_tensor_value_info("output", TensorProto.FLOAT, None)
+        graph = helper.make_graph(self._nodes, "network", [image], [output], self._constants)
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        points = run_whole(proto, np.zeros((1, 3, height, width), np.float32), ["output"])["output"].shape[1]
+        spec: Any = SimpleNamespace(input_size_wh=self.size_wh, num_points=points, output_channels=CLASSES + BINS)
+        return ModelFile(Path("network.onnx"), "", spec, proto)
+
+
+def run_whole(
+    proto: onnx.ModelProto, images: npt.NDArray[np.float32], names: list[str]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Runs a graph in ONNX Runtime node by node, without fusing, and returns these tensors."""
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)
+    known = {value.name for value in whole.graph.output}
+    whole.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in known
+    )
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(whole.SerializeToString(), options)
+    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: images}), strict=True))
