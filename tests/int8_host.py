@@ -23,12 +23,11 @@ from tests.qdq_graphs import run_whole
 class HostProgram:
     """A model as the int8 engine runs it, with its memory in NumPy arrays."""
 
-    def __init__(
-        self, model: ModelFile, folder: Path, *, batch: int = 1, tile: Tile | None = None, force: bool = False
-    ) -> None:
+    def __init__(self, model: ModelFile, folder: Path, *, batch: int = 1, tile: Tile | None = None) -> None:
+        """Prepares everything; convolutions that `tile` can compute use it."""
         network = lower(model)
         self.schedule = schedule(network)
-        self._folder, self._tile, self._force = folder, tile, force
+        self._folder, self._tile = folder, tile
         packed = [pack(step) for step in self.schedule.steps]
         self._kept = [{name: aligned(array) for name, array in one.arrays.items()} for one in packed]
         width, height = model.spec.input_size_wh
@@ -44,13 +43,8 @@ class HostProgram:
         self.launches = ProgramBuilder(network, self.schedule, packed, batch, memory).launches(self._choose)
 
     def _choose(self, shape: Shape) -> Tile:
-        forced = (
-            self._tile is not None
-            and self._force
-            and shape.unit == 16
-            and not (self._tile.patch and shape.kernel_width == 1)
-        )
-        if self._tile is not None and (forced or self._tile in shape.tiles):
+        fits = shape.unit == 16 and not shape.half
+        if self._tile is not None and fits and not (self._tile.patch and shape.kernel_width == 1):
             return self._tile
         return min(shape.tiles, key=lambda tile: tile.rows * tile.columns * tile.threads)
 

@@ -49,7 +49,7 @@ class QdqGraph:
 
     def convolution(
         self, tensor: str, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, group: int = 1,
-        quantised: bool = True, activation: str = "LeakyRelu", scale: float = 0.03, dilation: int = 1,
+        quantised: bool = True, activation: str = "LeakyRelu", scale: float = 0.03,
     ) -> str:  # fmt: skip
         """Adds a convolution with activation and pair; without a scale of 0, else as it is."""
         shape = (outputs, inputs // group, kernel, kernel)
@@ -62,14 +62,37 @@ class QdqGraph:
         else:
             weights = self.constant(values.astype(np.float32))
         bias = self.constant((self._random.standard_normal(outputs) * 0.2).astype(np.float32))
-        pad = dilation * (kernel // 2)
         found = self.node(
             "Conv", [tensor, weights, bias], kernel_shape=[kernel, kernel], strides=[stride, stride],
-            pads=[pad] * 4, group=group, dilations=[dilation, dilation],
+            pads=[kernel // 2] * 4, group=group,
         )  # fmt: skip
-        if activation:
+        if activation == "Clip":
+            found = self.node("Clip", [found, self.constant(np.float32(0)), self.constant(np.float32(1.5))])
+        elif activation:
             found = self.node(activation, [found], **({"alpha": 0.1} if activation == "LeakyRelu" else {}))
         return self.pair(found, scale) if scale else found
+
+    def sliced(self, tensor: str, start: int, stop: int) -> str:
+        """Takes channels of a tensor."""
+        return self.node("Slice", [tensor, *(self.constant(np.array([value])) for value in (start, stop, 1))])
+
+    def halves(self, tensor: str, width: int) -> tuple[str, str]:
+        """Takes the first and the second `width` channels of a tensor."""
+        return self.sliced(tensor, 0, width), self.sliced(tensor, width, 2 * width)
+
+    def shuffled(self, tensors: list[str], channels: int, size_hw: tuple[int, int], groups: int = 2) -> str:
+        """Joins tensors and lets their channels take turns, as ShuffleNetV2 does."""
+        joined = self.node("Concat", tensors, axis=1)
+        split = np.array([-1, groups, channels // groups, *size_hw])
+        turned = self.node("Transpose", [self.node("Reshape", [joined, self.constant(split)])], perm=[0, 2, 1, 3, 4])
+        return self.node("Reshape", [turned, self.constant(np.array([-1, channels, *size_hw]))])
+
+    def resized(self, tensor: str, mode: str) -> str:
+        """Doubles a tensor's size as PyTorch does."""
+        way = {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+        options = way if mode == "nearest" else {"coordinate_transformation_mode": "half_pixel"}
+        scales = self.constant(np.array([1, 1, 2, 2], np.float32))
+        return self.node("Resize", [tensor, "", scales], mode=mode, **options)
 
     def output(self, tensor: str, inputs: int) -> None:
         """Adds a head to a tensor of `inputs` channels; its points follow those of earlier ones."""
@@ -93,6 +116,11 @@ class QdqGraph:
         points = run_whole(proto, np.zeros((1, 3, height, width), np.float32), ["output"])["output"].shape[1]
         spec: Any = SimpleNamespace(input_size_wh=self.size_wh, num_points=points, output_channels=CLASSES + BINS)
         return ModelFile(Path("network.onnx"), "", spec, proto)
+
+
+def pictures(batch: int, size_wh: tuple[int, int], seed: int = 3) -> npt.NDArray[np.float32]:
+    """Noise in the range of normalised pictures."""
+    return np.random.default_rng(seed).uniform(-2, 2, (batch, 3, *size_wh[::-1])).astype(np.float32)
 
 
 def run_whole(

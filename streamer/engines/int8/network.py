@@ -48,7 +48,7 @@ class Activation:
 LINEAR = Activation()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Node:
     """Computes one tensor of `channels` x `height` x `width` for each picture, in any format that is asked for.
 
@@ -60,6 +60,9 @@ class Node:
     channels: int
     height: int
     width: int
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.tensor!r}, {self.channels}, {self.height}, {self.width})"
 
 
 Channel = tuple[Node, int]
@@ -109,7 +112,7 @@ class View:
         return found
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NetworkInput(Node):
     """The normalised picture, stored by the preprocessing kernel with four channels a pixel."""
 
@@ -125,7 +128,7 @@ class Window:
     left: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Convolution(Node):
     """A convolution with its activation.
 
@@ -163,7 +166,7 @@ class Convolution(Node):
         )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pool(Node):
     """Max pooling; its output has the format of its input."""
 
@@ -171,7 +174,7 @@ class Pool(Node):
     window: Window
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stem(Node):
     """A convolution of the network's input, quantised, and 3x3 max pooling with stride 2, in one kernel."""
 
@@ -202,7 +205,7 @@ class Operand:
     rounded: Format | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Combination(Node):
     """The sum of one or two operands with an activation; alone: a resized or converted tensor."""
 
@@ -210,7 +213,7 @@ class Combination(Node):
     activation: Activation = LINEAR
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Copy(Node):
     """Channels of any nodes in a new tensor, in the format that they have."""
 
