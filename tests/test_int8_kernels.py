@@ -34,7 +34,7 @@ def check(graph: QdqGraph, folder: Path, *, batch: int = 1) -> list[StepError]:
     assert len(errors) == sum(step.result is not None for step in program.schedule.steps)
     for error in errors:
         assert error.most <= (1 if error.step.format.is_int8 else 0.002), error
-        assert error.share <= (MOST_DIFFERENT if is_exact(error.step) else 0.02), error
+        assert error.share <= (MOST_DIFFERENT if is_exact(error.step) else 0.04), error
     expected = run_whole(model.proto, images, ["output"])["output"]
     found = program.output.astype(np.float32)
     assert np.abs(found - expected)[..., :CLASSES].max() < 0.002
