@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from streamer.engines.int8.lowering import lower
 from streamer.engines.int8.packing import Packed, pack
 from streamer.engines.int8.program import Launch, Memory, ProgramBuilder, source_of
 from streamer.engines.int8.schedule import schedule
+from streamer.engines.int8.tiles import Shape, Tile
 from streamer.engines.int8.tuning import TileChoice
 from streamer.models.file import ModelFile
 
@@ -34,8 +35,14 @@ class Int8Engine(CudaEngine):
     input_pitch = 4
     output_type = np.dtype(np.float16)
 
-    def __init__(self, model: ModelFile, gpu: Gpu, *, precision: str = "auto") -> None:
-        """Lowers the network and loads its constants; `precision` is auto, as the file says it for each layer."""
+    def __init__(
+        self, model: ModelFile, gpu: Gpu, *, precision: str = "auto", choose: Callable[[Shape], Tile] | None = None
+    ) -> None:
+        """Lowers the network and loads its constants.
+
+        `precision` is auto: the file says it for each layer. `choose` returns each convolution's tile; without it, they
+        are measured.
+        """
         if precision != "auto":
             raise ConfigError(f"the int8 engine computes what the file is quantised to, not {precision}: leave it out")
         if not model.quantized:
@@ -52,6 +59,7 @@ class Int8Engine(CudaEngine):
         self.precision = "int8+f16" if network.float16_layers else "int8"
         self._modules: dict[tuple[str, tuple[tuple[str, int], ...]], KernelModule] = {}
         self._constants, self._addresses = _uploaded(gpu, self._packed)
+        self._choose = choose
         self._tiles = TileChoice(gpu, self._launcher)
 
     def bind(self, batch: int, input_address: int, output_address: int, stream: int) -> Int8Binding:
@@ -60,8 +68,10 @@ class Int8Engine(CudaEngine):
             self._gpu.synchronize()  # the memory is zeroed on another stream
             memory = Memory(input_address, output_address, tensors.address, self._addresses)
             builder = ProgramBuilder(self._network, self._schedule, self._packed, batch, memory)
-            self._tiles.tune(builder, stream)
-            launches = [self._launcher(launch, stream) for launch in builder.launches(self._tiles.best)]
+            if self._choose is None:
+                self._tiles.tune(builder, stream)
+            chosen = builder.launches(self._choose or self._tiles.best)
+            launches = [self._launcher(launch, stream) for launch in chosen]
         except BaseException:
             tensors.free()
             raise
