@@ -17,8 +17,10 @@ struct Stem {  // streamer/engines/int8/parameters.py (STEM) has the same fields
     int kernel_height, kernel_width, stride, pad_top, pad_left;
     int blocks_down;  // of each picture
     int words;        // of four channels of the result
+    int tile_pitch, tile_height;  // of the picture's tile, in pixels; the pitch is a multiple of 4
     unsigned fill;
     Epilogue epilogue;
+    Divisor by_quads, by_kernel_width;  // by_quads: of four pixels of the tile
 };
 
 enum {
@@ -29,20 +31,19 @@ enum {
     CHANNELS = 32,
     WORDS = CHANNELS / 4,
     QUADS = CHANNELS / 16,
-    LARGEST_PICTURE = 41,  // rows and columns of the picture's tile: stride 2 and a kernel of up to 9, or less
+    LARGEST_TILE = 41 * 48,  // pixels of the picture's tile: stride 2 and a kernel of up to 9, or less
     TILES = (MIDDLE * MIDDLE + 15) / 16,
     COLUMN_TILES = CHANNELS / 8,
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) stem(const Stem p) {
-    __shared__ unsigned picture[LARGEST_PICTURE * LARGEST_PICTURE];
+    alignas(16) __shared__ unsigned picture[LARGEST_TILE];
     alignas(16) __shared__ unsigned middle[TILES * 16 * WORDS];
     allow_next_kernel();
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int image = blockIdx.y / p.blocks_down, block_row = blockIdx.y - image * p.blocks_down;
     int first_y = block_row * POOLED, first_x = blockIdx.x * POOLED;
     int top = 2 * first_y - 1, left = 2 * first_x - 1;  // of the convolution's result
-    int height = (MIDDLE - 1) * p.stride + p.kernel_height, width = (MIDDLE - 1) * p.stride + p.kernel_width;
 
     unsigned b[COLUMN_TILES][4];
     float factors[COLUMN_TILES][2], offsets[COLUMN_TILES][2];
@@ -59,21 +60,21 @@ extern "C" __global__ void __launch_bounds__(THREADS) stem(const Stem p) {
     }
     wait_for_last_kernel();
     int picture_top = top * p.stride - p.pad_top, picture_left = left * p.stride - p.pad_left;
+    int shift = picture_left & 3, first_column = picture_left - shift;  // copies begin at a multiple of 4 pixels
     const unsigned* pixels = p.input + (long long)image * p.input_height * p.input_width;
+    int quads = p.tile_pitch / 4;
 #pragma unroll 1
-    for (int row = warp; row < height; row += WARPS) {
-        int y = picture_top + row;
-        bool is_row = (unsigned)y < (unsigned)p.input_height;
-        const unsigned* from = pixels + (long long)y * p.input_width + picture_left;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            int column = lane + 32 * i;
-            bool inside = is_row && (unsigned)(picture_left + column) < (unsigned)p.input_width;
-            if (column >= width) break;
-            if (inside)
-                copy_async<4>(picture + row * width + column, from + column);
-            else
-                picture[row * width + column] = p.fill;
+    for (int i = threadIdx.x; i < quads * p.tile_height; i += THREADS) {
+        int row = divide(i, p.by_quads);
+        int y = picture_top + row, x = first_column + 4 * (i - row * quads);
+        bool inside = (unsigned)y < (unsigned)p.input_height && (unsigned)x < (unsigned)p.input_width;
+        const unsigned* from = pixels + (long long)(y * p.input_width + x);  // not read outside
+        if (PLAIN) {
+            copy_async_or_zero(picture + 4 * i, from, inside);
+        } else if (inside) {
+            copy_async<16>(picture + 4 * i, from);
+        } else {
+            for (int j = 0; j < 4; ++j) picture[4 * i + j] = p.fill;
         }
     }
     commit_copies();
@@ -84,8 +85,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) stem(const Stem p) {
     int count = p.kernel_height * p.kernel_width;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        int tap = min(4 * i + lane % 4, count - 1);
-        taps[i] = tap / p.kernel_width * width + tap % p.kernel_width;
+        int tap = min(4 * i + lane % 4, count - 1), row = divide(tap, p.by_kernel_width);
+        taps[i] = row * p.tile_pitch + tap - row * p.kernel_width + shift;
     }
 #pragma unroll 1
     for (int tile = warp; tile < TILES; tile += WARPS) {
@@ -95,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) stem(const Stem p) {
         for (int i = 0; i < 2; ++i) {
             unsigned pixel = min(tile * 16 + lane / 4 + 8 * i, MIDDLE * MIDDLE - 1);
             int y = pixel / MIDDLE, x = pixel % MIDDLE;
-            at[i] = (y * width + x) * p.stride;
+            at[i] = (y * p.tile_pitch + x) * p.stride;
             bool inside = (unsigned)(top + y) < (unsigned)p.middle_height && (unsigned)(left + x) < (unsigned)p.middle_width;
             kept[i] = inside ? ~0u : 0;
         }

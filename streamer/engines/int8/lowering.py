@@ -351,6 +351,7 @@ def _is_stem(node: Convolution, view: View, window: Window) -> bool:
     if view.format is None or not isinstance(node.source.channels[0][0], NetworkInput) or node.source.format is None:
         return False
     size = 16 * node.window.stride + max(node.window.height, node.window.width)
+    size += node.source.width % 4 * _STEM_SIZE  # it copies four pixels at a time
     fits = node.window.height * node.window.width <= STEM_TAPS and node.columns <= STEM_CHANNELS and size <= _STEM_SIZE
     pools = (window.height, window.width, window.stride, window.top, window.left) == (3, 3, 2, 1, 1)
     return fits and pools and not node.depthwise

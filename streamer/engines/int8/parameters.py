@@ -38,7 +38,17 @@ _ADDRESSES = dict.fromkeys(
 )
 _DIVISORS = dict.fromkeys(
     (
-        *("by_area", "by_width", "by_height", "by_units", "by_kernel_width", "by_parts", "by_count", "by_blocks"),
+        *(
+            "by_area",
+            "by_width",
+            "by_height",
+            "by_units",
+            "by_kernel_width",
+            "by_parts",
+            "by_count",
+            "by_blocks",
+            "by_quads",
+        ),
         "by_patch_width",
     ),
     _DIVISOR,
@@ -89,7 +99,8 @@ COPY = _struct(
 
 STEM = _struct(
     "input weights factors offsets output input_height input_width middle_height middle_width output_height"
-    " output_width output_pitch kernel_height kernel_width stride pad_top pad_left blocks_down words fill epilogue",
+    " output_width output_pitch kernel_height kernel_width stride pad_top pad_left blocks_down words tile_pitch"
+    " tile_height fill epilogue by_quads by_kernel_width",
     **_NESTED,
 )
 """`struct Stem` of source/stem.cu."""

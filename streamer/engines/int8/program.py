@@ -176,6 +176,8 @@ class ProgramBuilder:
         at, (source,), middle = self._memory.constants[index], step.sources, node.convolution
         window = middle.window
         p = np.zeros((), forms.STEM)
+        middle_size = 2 * STEM_BLOCK
+        pitch = -(-(middle_size * window.stride + window.width + 3) // 4) * 4
         down, across = (-(-size // STEM_BLOCK) for size in (node.height, node.width))
         _fill(
             p, input=self._address(source), **{name: at[name] for name in ("weights", "factors", "offsets")},
@@ -183,11 +185,12 @@ class ProgramBuilder:
             middle_width=middle.width, output_height=node.height, output_width=node.width,
             kernel_height=window.height, kernel_width=window.width, stride=window.stride, pad_top=window.top,
             pad_left=window.left, blocks_down=down, words=-(-node.channels // COLUMN_STEP) * COLUMN_STEP // 4,
-            fill=_word(source.format),
+            tile_pitch=pitch, tile_height=middle_size * window.stride + window.height, fill=_word(source.format),
+            by_quads=divisor(pitch // 4), by_kernel_width=divisor(window.width),
         )  # fmt: skip
         p["output"], p["output_pitch"] = self._result(step)
         p["epilogue"] = epilogue(middle.activation, step.format)
-        plain = is_plain(middle.activation, step.format)
+        plain = is_plain(middle.activation, source.format, step.format)
         return Launch("stem", None, p, (across, down * self._batch), STEM_THREADS, 0, step, plain)
 
     def _window(self, index: int, step: Step) -> Launch:
