@@ -26,7 +26,8 @@ def compile_kernels(folder: Path, name: str = "host", macros: Mapping[str, int] 
     library = folder / f"{name}{''.join(f'-{value}' for value in (macros or {}).values())}.so"
     if not library.is_file():
         shim = ["-include", str(HERE / "shim.hpp"), f"-I{HERE}", f"-I{KERNELS}"]
-        options = ["-std=c++20", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-U_FORTIFY_SOURCE"]
+        options = ["-std=c++20", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-w"]
+        options.append("-U_FORTIFY_SOURCE")  # which refuses to jump between fibers
         done = subprocess.run([compiler, *options, *shim, *defined, "-o", str(library), str(HERE / f"{name}.cpp")],
                               capture_output=True, text=True, check=False)  # fmt: skip
         if "unrecognized command" in done.stderr or "_Float16" in done.stderr:
