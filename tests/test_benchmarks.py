@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks import clips, memory, run
+from benchmarks import clips, cpu_isa, memory, run
 from benchmarks.bound import STAGES, bound_fps
 from benchmarks.contenders import Contender, LoopBody, onnxruntime_of, openvino_of
 from benchmarks.measure import Figures, Miscounted, Round, Spread, measure
@@ -304,3 +304,15 @@ def test_memory_is_sampled_all_along_a_run(tmp_path: Path) -> None:
     samples = json.loads(figures.read_text())["rss_bytes"]
     assert len(samples) == 10
     assert all(int(frames) >= 20 * (place + 1) for place, frames in enumerate(samples))
+
+
+def test_the_table_of_instruction_sets_has_a_row_for_each() -> None:
+    medians = {
+        (engine, isa, threads, model): value
+        for engine, isa in (("openvino", "AVX2"), ("onnxruntime", "DEFAULT"))
+        for threads in (1, 2)
+        for model, value in zip(cpu_isa.PAIR, (30.0, 12.0), strict=True)
+    }
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in cpu_isa.table(medians, (1, 2)).splitlines()]
+    assert rows[2] == ["openvino, AVX2", "30.0", "12.0", "2.50", "30.0", "12.0", "2.50"]
+    assert rows[3][0] == "onnxruntime, all of this processor"
