@@ -11,19 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from streamer.cuda.engine import CudaEngine
-from streamer.cuda.gpu import Gpu
+from streamer.cuda.engine import CudaEngine, Launch
+from streamer.cuda.gpu import NON_BLOCKING, Gpu
 from streamer.cuda.input_layout import PICTURE_DTYPE
 from streamer.cuda.kernels import CANDIDATE_CAPACITY, RESULT_DTYPE, Kernels
 from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
 from streamer.cuda.staging import StagedFrame
-from streamer.frames.frame import Frame
-from streamer.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Milliseconds on the GPU that one batch takes in each part alone, and the rates of memory.
+    """Milliseconds on the GPU that one batch takes in each part alone.
 
     Attributes:
         copy_ms: from page-locked memory to the GPU, one picture.
@@ -93,54 +91,88 @@ def device_copy_rate(gpu: Gpu, nbytes: int, repeats: int) -> float:
     return 2 * nbytes / taken_ms * 1e3
 
 
-def measure_parts(
-    gpu: Gpu, engine: CudaEngine, kernels: Kernels, spec: ModelSpec, frame: Frame, staged: StagedFrame, batch: int,
-    repeats: int,
-) -> Parts:  # fmt: skip
-    """Times every part of the path alone, for `batch` copies of one staged frame."""
-    import pycuda.driver as drv
+class PartTimer:
+    """Times every part of the path alone, for copies of one staged frame, as often as asked."""
 
-    width, height = spec.input_size_wh
-    layout = staged.layout
-    sizes = {
-        "pixels": layout.nbytes,
-        "pictures": batch * PICTURE_DTYPE.itemsize,
-        "input": batch * engine.input_pitch * width * height * engine.input_type.itemsize,
-        "output": batch * spec.num_points * spec.output_channels * engine.output_type.itemsize,
-        "found": 4 * batch,
-        "keys": 8 * batch * CANDIDATE_CAPACITY,
-        "boxes": 16 * batch * CANDIDATE_CAPACITY,
-    }
-    held = {name: DeviceBuffer(gpu, nbytes) for name, nbytes in sizes.items()}
-    at = {name: buffer.address for name, buffer in held.items()}
-    results = PinnedBuffer(gpu, batch * RESULT_DTYPE.itemsize)
-    held["pictures"].write(np.repeat(layout.describe(at["pixels"], staged.colours)[None], batch))
-    with gpu.active():
-        stream = drv.Stream()
-        pixels = staged.buffer.array[: layout.nbytes]
-        copy_ms = gpu_median_ms(
-            gpu, stream, lambda: drv.memcpy_htod_async(at["pixels"], pixels, stream), repeats, inner=4
-        )
-        preprocess_ms = gpu_median_ms(
-            gpu, stream, lambda: kernels.letterbox(stream, at["pictures"], at["input"], batch), repeats, inner=8
-        )
-        binding = engine.bind(batch, at["input"], at["output"], int(stream.handle))
-        network = binding.capture(binding.enqueue) or binding.enqueue
-        network_ms = gpu_median_ms(gpu, stream, network, repeats)
-        stream.synchronize()
+    def __init__(self, gpu: Gpu, engine: CudaEngine, kernels: Kernels, staged: StagedFrame, batch: int) -> None:
+        """Allocates all memory, and binds the engine and captures its graph for `batch` pictures."""
+        import pycuda.driver as drv
+
+        spec, layout = kernels.spec, staged.layout
+        width, height = spec.input_size_wh
+        sizes = {
+            "pixels": layout.nbytes,
+            "pictures": batch * PICTURE_DTYPE.itemsize,
+            "input": batch * engine.input_pitch * width * height * engine.input_type.itemsize,
+            "output": batch * spec.num_points * spec.output_channels * engine.output_type.itemsize,
+            "found": 4 * batch,
+            "keys": 8 * batch * CANDIDATE_CAPACITY,
+            "boxes": 16 * batch * CANDIDATE_CAPACITY,
+        }
+        self._gpu, self._kernels, self._batch = gpu, kernels, batch
+        self._pixels = staged.buffer.array[: layout.nbytes]
+        self._held = {name: DeviceBuffer(gpu, nbytes) for name, nbytes in sizes.items()}
+        self._at = at = {name: buffer.address for name, buffer in self._held.items()}
+        self._results = PinnedBuffer(gpu, batch * RESULT_DTYPE.itemsize)
+        described = layout.describe(at["pixels"], staged.colours)
+        self._held["pictures"].write(np.repeat(described[None], batch))
+        gpu.synchronize()  # the memory is zeroed on another stream
+        with gpu.active():
+            self._stream: Any = drv.Stream(NON_BLOCKING)
+            drv.memcpy_htod_async(at["pixels"], self._pixels, self._stream)
+            kernels.letterbox(self._stream, at["pictures"], at["input"], batch)
+            self._binding = engine.bind(batch, at["input"], at["output"], int(self._stream.handle))
+            self._network: Launch | None = self._binding.capture(self._binding.enqueue) or self._binding.enqueue
+            self._network()
+            self._stream.synchronize()
+
+    def copy_ms(self, repeats: int) -> float:
+        """Returns the median time of the copy of one picture."""
+        import pycuda.driver as drv
+
+        at, pixels, stream = self._at["pixels"], self._pixels, self._stream
+        return gpu_median_ms(self._gpu, stream, lambda: drv.memcpy_htod_async(at, pixels, stream), repeats, inner=4)
+
+    def preprocess_ms(self, repeats: int) -> float:
+        """Returns the median time of the preprocessing kernel."""
+        at, stream = self._at, self._stream
+        return gpu_median_ms(
+            self._gpu, stream, lambda: self._kernels.letterbox(stream, at["pictures"], at["input"], self._batch),
+            repeats, inner=8,
+        )  # fmt: skip
+
+    def network_ms(self, repeats: int) -> float:
+        """Returns the median time of the engine alone, in a CUDA graph."""
+        assert self._network is not None, "not closed"
+        return gpu_median_ms(self._gpu, self._stream, self._network, repeats)
+
+    def decode_ms(self, repeats: int) -> float:
+        """Returns the median time of the kernels behind the network."""
+        at = self._at
 
         def decode() -> None:
-            kernels.decode(
-                stream, at["pictures"], at["output"], at["found"], at["keys"], at["boxes"], results.address, batch
-            )
+            self._kernels.decode(
+                self._stream, at["pictures"], at["output"], at["found"], at["keys"], at["boxes"],
+                self._results.address, self._batch,
+            )  # fmt: skip
 
-        decode_ms = gpu_median_ms(gpu, stream, decode, repeats, inner=8)
-        stream.synchronize()
-        binding.close()
-    for buffer in held.values():
-        buffer.free()
-    results.free()
-    return Parts(copy_ms, preprocess_ms, network_ms, decode_ms)
+        return gpu_median_ms(self._gpu, self._stream, decode, repeats, inner=8)
+
+    def parts(self, repeats: int) -> Parts:
+        """Times every part."""
+        return Parts(
+            self.copy_ms(repeats), self.preprocess_ms(repeats), self.network_ms(repeats), self.decode_ms(repeats)
+        )
+
+    def close(self) -> None:
+        """Frees everything."""
+        with self._gpu.active():
+            self._stream.synchronize()
+            self._network = None
+            self._binding.close()
+        for buffer in self._held.values():
+            buffer.free()
+        self._results.free()
 
 
 @contextmanager
