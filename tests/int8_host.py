@@ -106,7 +106,7 @@ def step_errors(program: HostProgram, model: ModelFile, images: npt.NDArray[np.f
     makers = {name for node in model.proto.graph.node for name in node.output}
     steps = [launch.step for launch in program.launches if launch.step.result is not None]
     names = sorted({step.node.tensor for step in steps} & makers)
-    values = run_whole(model.proto, images, names)
+    values = run_whole(model.proto, images, names) if names else {}
     errors = []
     for launch in program.launches:
         program.launch(launch)

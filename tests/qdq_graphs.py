@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +16,16 @@ from onnx import TensorProto, helper, numpy_helper
 from streamer.models.file import ModelFile
 
 CLASSES, BINS = 3, 16
+_FIRST_AXIS_OPSET = 13  # of DequantizeLinear
 
 
 class QdqGraph:
     """Builds a graph node by node; ends in NanoDet's output of one stride."""
 
-    def __init__(self, size_wh: tuple[int, int], *, seed: int = 0, zero_point: int | None = 0) -> None:
+    def __init__(self, size_wh: tuple[int, int], *, seed: int = 0, zero_point: int | None = 0, opset: int = 17) -> None:
         """Starts with the picture; activations have that zero point, or uint8's 128 if None."""
         self.size_wh = size_wh
+        self._opset = opset
         self._random = np.random.default_rng(seed)
         self._zero_point = zero_point
         self._nodes: list[onnx.NodeProto] = []
@@ -49,9 +52,12 @@ class QdqGraph:
 
     def convolution(
         self, tensor: str, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, group: int = 1,
-        quantised: bool = True, activation: str = "LeakyRelu", scale: float = 0.03,
+        quantised: bool = True, activation: str = "LeakyRelu", scale: float = 0.03, pads: Sequence[int] | None = None,
     ) -> str:  # fmt: skip
-        """Adds a convolution with activation and pair; without a scale of 0, else as it is."""
+        """Adds a convolution with activation and pair; without a pair where the scale is 0.
+
+        `pads` are top, left, bottom and right; without them half the kernel.
+        """
         shape = (outputs, inputs // group, kernel, kernel)
         values = self._random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) / 2)
         if quantised:
@@ -64,7 +70,7 @@ class QdqGraph:
         bias = self.constant((self._random.standard_normal(outputs) * 0.2).astype(np.float32))
         found = self.node(
             "Conv", [tensor, weights, bias], kernel_shape=[kernel, kernel], strides=[stride, stride],
-            pads=[kernel // 2] * 4, group=group,
+            pads=pads or [kernel // 2] * 4, group=group,
         )  # fmt: skip
         if activation == "Clip":
             found = self.node("Clip", [found, self.constant(np.float32(0)), self.constant(np.float32(1.5))])
@@ -87,6 +93,17 @@ class QdqGraph:
         turned = self.node("Transpose", [self.node("Reshape", [joined, self.constant(split)])], perm=[0, 2, 1, 3, 4])
         return self.node("Reshape", [turned, self.constant(np.array([-1, channels, *size_hw]))])
 
+    def split(self, tensor: str, sizes: list[int]) -> list[str]:
+        """Takes a tensor's channels apart, that many at a time."""
+        names = [f"split{len(self._nodes)}.{index}" for index in range(len(sizes))]
+        self._nodes.append(helper.make_node("Split", [tensor, self.constant(np.array(sizes))], names, axis=1))
+        return names
+
+    def reversed(self, tensor: str) -> str:
+        """Takes a tensor's channels from the last to the first."""
+        places = (np.array([value]) for value in (-1, -(1 << 62), 1, -1))
+        return self.node("Slice", [tensor, *(self.constant(value) for value in places)])
+
     def resized(self, tensor: str, mode: str) -> str:
         """Doubles a tensor's size as PyTorch does."""
         way = {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
@@ -96,26 +113,36 @@ class QdqGraph:
 
     def output(self, tensor: str, inputs: int) -> None:
         """Adds a head to a tensor of `inputs` channels; its points follow those of earlier ones."""
-        found = self.convolution(tensor, inputs, CLASSES + BINS, 1, activation="", scale=0)
+        quantised = self._opset >= _FIRST_AXIS_OPSET
+        found = self.convolution(tensor, inputs, CLASSES + BINS, 1, activation="", scale=0, quantised=quantised)
         flat = self.node("Reshape", [found, self.constant(np.array([0, CLASSES + BINS, -1]))])
         self._outputs.append(self.node("Transpose", [flat], perm=[0, 2, 1]))
 
+    def unfinished(self, tensor: str, channels: int) -> ModelFile:
+        """Returns a file whose output is a tensor, for what is refused before the output is read."""
+        proto = self._proto(tensor)
+        spec: Any = SimpleNamespace(input_size_wh=self.size_wh, num_points=1, output_channels=channels)
+        return ModelFile(Path("network.onnx"), "", spec, proto)
+
     def model(self) -> ModelFile:
         """Joins the outputs and returns the file."""
-        width, height = self.size_wh
         joined = self.node("Concat", self._outputs, axis=1)
         scores = self.node("Slice", [joined, *(self.constant(np.array([value])) for value in (0, CLASSES, 2))])
         bins = self.node(
             "Slice", [joined, *(self.constant(np.array([value])) for value in (CLASSES, CLASSES + BINS, 2))]
         )
         self._nodes.append(helper.make_node("Concat", [self.node("Sigmoid", [scores]), bins], ["output"], axis=2))
-        image = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, height, width])
-        output = helper.make_tensor_value_info("output", TensorProto.FLOAT, None)
-        graph = helper.make_graph(self._nodes, "network", [image], [output], self._constants)
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        proto, (width, height) = self._proto("output"), self.size_wh
         points = run_whole(proto, np.zeros((1, 3, height, width), np.float32), ["output"])["output"].shape[1]
         spec: Any = SimpleNamespace(input_size_wh=self.size_wh, num_points=points, output_channels=CLASSES + BINS)
         return ModelFile(Path("network.onnx"), "", spec, proto)
+
+    def _proto(self, output: str) -> onnx.ModelProto:
+        width, height = self.size_wh
+        image = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, height, width])
+        result = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
+        graph = helper.make_graph(self._nodes, "network", [image], [result], self._constants)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self._opset)], ir_version=10)
 
 
 def pictures(batch: int, size_wh: tuple[int, int], seed: int = 3) -> npt.NDArray[np.float32]:

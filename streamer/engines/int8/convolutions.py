@@ -11,10 +11,12 @@ import numpy.typing as npt
 from onnx import NodeProto
 
 from streamer.engines.int8.geometry import attribute, window_of
-from streamer.engines.int8.network import Convolution, View
+from streamer.engines.int8.network import Convolution, NetworkInput, View, Window
+from streamer.engines.int8.packing import STEM_CHANNELS, STEM_TAPS
 from streamer.models.graph.shapes import Shape
 
 _DEPTHWISE_SIZES = (3, 5)
+_STEM_SIZE = 41  # the picture's tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,3 +103,16 @@ def _dense(values: npt.NDArray[Any], groups: int, inputs: int) -> npt.NDArray[An
         rows = slice(group * each_out, (group + 1) * each_out)
         dense[rows, group * each_in : (group + 1) * each_in] = values[rows]
     return dense
+
+
+def is_stem(node: Convolution, view: View, window: Window) -> bool:
+    """Whether source/stem.cu computes a convolution with the pooling behind it."""
+    if view.format is None or not isinstance(node.source.whole, NetworkInput) or node.source.format is None:
+        return False
+    if node.partner is not None or node.depthwise:
+        return False
+    size = 16 * node.window.stride + max(node.window.height, node.window.width)
+    size += node.source.width % 4 * _STEM_SIZE  # it copies four pixels at a time
+    fits = node.window.height * node.window.width <= STEM_TAPS and node.columns <= STEM_CHANNELS and size <= _STEM_SIZE
+    pools = (window.height, window.width, window.stride, window.top, window.left) == (3, 3, 2, 1, 1)
+    return fits and pools

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper
 
-from streamer.engines.int8.convolutions import Weights, make_convolution
+from streamer.engines.int8.convolutions import Weights, is_stem, make_convolution
 from streamer.engines.int8.geometry import attribute, taps_of, window_of
 from streamer.engines.int8.network import (
     LINEAR,
@@ -30,17 +30,16 @@ from streamer.engines.int8.network import (
     Stem,
     UnsupportedGraph,
     View,
-    Window,
 )
 from streamer.engines.int8.output_parts import is_tail, read_output
-from streamer.engines.int8.packing import STEM_CHANNELS, STEM_TAPS
 from streamer.models.file import ModelFile
 from streamer.models.graph.constants import Constants
 from streamer.models.graph.editor import opset_of
 from streamer.models.graph.shapes import Shape, shapes_of
 
-_STEM_SIZE = 41  # the picture's tile
+_ANY_BATCH = (1 << 31) - 1  # a slice to here takes all pictures of any batch
 _ROLE_OF_INPUT = ("scale", "zero point")
+_DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 
 def lower(model: ModelFile) -> Network:
@@ -64,7 +63,7 @@ class _Lowering:
         self._shapes: dict[str, Shape] = shapes_of(model.proto, model.spec.input_size_wh)
         self._makers = {output: node for node in self._graph.node for output in node.output}
         self._views: dict[str, View] = {}
-        self._stored: dict[str, View] = {}  # outputs of QuantizeLinear
+        self._stored: dict[str, tuple[View, int]] = {}  # outputs of QuantizeLinear, and its zero point
         self._grids: dict[str, tuple[np.ndarray, View]] = {}  # channels split over several axes
         self._tail: list[NodeProto] = []
         self._tail_names: set[str] = set()
@@ -101,7 +100,7 @@ class _Lowering:
                 self._tail_names.update(node.output)
                 continue
             rule = self._rules.get(node.op_type)
-            if rule is None:
+            if rule is None or node.domain not in _DOMAINS:
                 raise self._unsupported(node)
             rule(node)
         sources = {name: self._views[name] for node in self._tail for name in node.input if name in self._views}
@@ -111,7 +110,7 @@ class _Lowering:
             raise UnsupportedGraph(f"{self._name}: its output {output!r} is a picture of channels")
         opset = opset_of(self._proto)
         parts = read_output(self._tail, sources, self._constants, opset, output, (points, channels), self._name)
-        return Network(points, channels, parts, self._int8_layers, self._float16_layers)
+        return Network(self._name, points, channels, parts, self._int8_layers, self._float16_layers)
 
     def _belongs_to_tail(self, node: NodeProto) -> bool:
         """Whether a node arranges convolutions' results as the network's output."""
@@ -130,9 +129,26 @@ class _Lowering:
             raise self._unsupported(node, f" of {name!r}, which isn't a picture")
         return self._views[name]
 
+    def _shape(self, node: NodeProto, index: int = 0) -> Shape:
+        """Returns an output's shape, all of whose dimensions are known."""
+        shape = self._shapes.get(node.output[index], ())
+        if not shape or 0 in shape or shape[0] != 1:
+            raise self._unsupported(node, f": its result's shape is {list(shape) or 'unknown'}")
+        return shape
+
+    def _constant(self, node: NodeProto, index: int) -> np.ndarray | None:
+        """Returns an input's value; None where there is no such input."""
+        if len(node.input) <= index or not node.input[index]:
+            return None
+        value = self._constants.get(node.input[index])
+        if value is None:
+            raise self._unsupported(node, f": its input {node.input[index]!r} isn't constant")
+        return value
+
     # --- formats ---
 
-    def _format(self, node: NodeProto) -> Format:
+    def _format(self, node: NodeProto) -> tuple[Format, int]:
+        """Returns the format of a QuantizeLinear's result, and its zero point as the graph says it."""
         values = [self._constants.get(name) if name else None for name in node.input[1:3]]
         for role, name, value in zip(_ROLE_OF_INPUT, node.input[1:3], values, strict=False):
             if name and (value is None or value.size != 1):
@@ -143,22 +159,25 @@ class _Lowering:
         if scale is None or kind not in (np.int8, np.uint8) or not np.all(np.isfinite(scale) & (scale > 0)):
             raise self._unsupported(node, ": wanted 8 bits and a positive scale")
         offset = 128 if kind == np.uint8 else 0  # stored as int8 all the same
-        return Format(float(scale.item()), (0 if zero is None else int(zero.item())) - offset)
+        said = 0 if zero is None else int(zero.item())
+        return Format(float(scale.item()), said - offset), said
 
     def _quantize(self, node: NodeProto) -> None:
-        view, fmt = self._view(node), self._format(node)
+        view, (fmt, zero) = self._view(node), self._format(node)
         if view.format not in (None, fmt):
             view = self._computed(node.input[0], view)
-        self._stored[node.output[0]] = replace(view, format=fmt)
+        self._stored[node.output[0]] = replace(view, format=fmt), zero
 
     def _dequantize(self, node: NodeProto) -> None:
-        stored = self._stored.get(node.input[0])
+        stored, quantised_at = self._stored.get(node.input[0], (None, 0))
         if stored is None:
             raise self._unsupported(node, " of a tensor that no QuantizeLinear makes")
-        scale = self._constants.get(node.input[1])
+        scale, zero = self._constant(node, 1), self._constant(node, 2)
         fmt = stored.format
         if fmt is None or scale is None or scale.size != 1 or np.float32(scale.item()) != np.float32(fmt.scale):
             raise self._unsupported(node, ": its scale differs from its QuantizeLinear's")
+        if (0 if zero is None else int(zero.flat[0])) != quantised_at or (zero is not None and zero.size != 1):
+            raise self._unsupported(node, ": its zero point differs from its QuantizeLinear's")
         self._views[node.output[0]] = stored
 
     def _computed(self, tensor: str, view: View) -> View:
@@ -170,8 +189,7 @@ class _Lowering:
     def _convolution(self, node: NodeProto) -> None:
         weights = self._weights(node)
         source = self._view(node)
-        bias = self._constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        made = make_convolution(node, source, weights, bias, self._shapes[node.output[0]], self._computed)
+        made = make_convolution(node, source, weights, self._constant(node, 2), self._shape(node), self._computed)
         if made is None:
             raise self._unsupported(node, " of this form")
         if made.weights.dtype == np.int8:
@@ -203,8 +221,9 @@ class _Lowering:
             for one in view.nodes
         ):
             view = self._computed(node.output[0], view)
+        tensor = node.output[0] if view.whole is not None else ""
         active: dict[Node, Node] = {
-            one: replace(one, tensor=node.output[0], activation=activation)
+            one: replace(one, tensor=tensor, activation=activation)
             for one in view.nodes
             if isinstance(one, (Convolution, Combination))
         }
@@ -220,36 +239,34 @@ class _Lowering:
                 raise self._unsupported(node, f" with a slope of {slope:g}")
             return Activation(slope=slope)
         bounds = [attribute(node, "min", -np.inf), attribute(node, "max", np.inf)]
-        for index, name in enumerate(node.input[1:3]):
-            if name:
-                value = self._constants.get(name)
-                if value is None:
-                    raise self._unsupported(node, " with limits that aren't constant")
+        for index in range(2):
+            if (value := self._constant(node, 1 + index)) is not None:
                 bounds[index] = float(value.item())
         return Activation(low=bounds[0], high=bounds[1])
 
     def _add(self, node: NodeProto) -> None:
-        shape = self._shapes[node.output[0]]
-        if any(self._shapes[name] != shape for name in node.input):
+        shape = self._shape(node)
+        if any(self._shapes.get(name) != shape for name in node.input):
             raise self._unsupported(node, " of different shapes")
         operands = tuple(_operand(self._view(node, index)) for index in range(2))
         self._views[node.output[0]] = View.of(Combination(node.output[0], *_chw(shape), operands))
 
     def _pool(self, node: NodeProto) -> None:
-        view, shape = self._view(node), self._shapes[node.output[0]]
+        view, shape = self._view(node), self._shape(node)
         window = window_of(node)
         if window is None or (len(node.output) > 1 and node.output[1]):
             raise self._unsupported(node, " of this form")
         chw = _chw(shape)
         first = view.whole
         made: Node = Pool(node.output[0], *chw, view, window)
-        if isinstance(first, Convolution) and _is_stem(first, view, window):
+        if isinstance(first, Convolution) and is_stem(first, view, window):
             made = Stem(node.output[0], *chw, first)
         self._views[node.output[0]] = View.of(made, view.format)
 
     def _resize(self, node: NodeProto) -> None:
-        view, shape = self._view(node), self._shapes[node.output[0]]
-        taps = taps_of(node, (view.height, view.width), shape[2:], self._constants)
+        view, shape = self._view(node), self._shape(node)
+        opset = opset_of(self._proto)
+        taps = taps_of(node, (view.height, view.width), shape[2:], self._constants, opset)
         if taps is None or shape[1] != len(view.channels):
             raise self._unsupported(node, " of this form")
         made = Combination(node.output[0], *_chw(shape), (Operand(view, taps),))
@@ -277,20 +294,23 @@ class _Lowering:
 
     def _slice(self, node: NodeProto) -> None:
         view = self._view(node)
-        given = [self._constants.get(name) if name else None for name in [*node.input[1:], "", "", "", ""][:4]]
-        starts = attribute(node, "starts", None) if given[0] is None else given[0]
-        ends = attribute(node, "ends", None) if given[1] is None else given[1]
-        axes = attribute(node, "axes", None) if given[2] is None else given[2]
+        starts, ends, axes, steps = (self._constant(node, index) for index in range(1, 5))
+        starts = attribute(node, "starts", None) if starts is None else starts
+        ends = attribute(node, "ends", None) if ends is None else ends
+        axes = attribute(node, "axes", range(4)) if axes is None else axes
         if starts is None or ends is None:
-            raise self._unsupported(node, " at places that aren't constant")
+            raise self._unsupported(node, " without places")
         channels = view.channels
-        steps = [1] * len(starts) if given[3] is None else given[3]
-        for axis, start, end, step in zip(range(4) if axes is None else axes, starts, ends, steps, strict=False):
+        sizes = (_ANY_BATCH, len(channels), view.height, view.width)
+        every = np.ones(len(starts), np.int64) if steps is None else steps
+        for axis, start, end, step in zip(axes, starts, ends, every, strict=False):
             if int(axis) % 4 == 1:
                 channels = channels[int(start) : int(end) : int(step)]
+            elif range(sizes[int(axis) % 4])[int(start) : int(end) : int(step)] != range(sizes[int(axis) % 4]):
+                raise self._unsupported(node, " of pictures, rows or columns")
         made = replace(view, channels=channels)
-        if (len(made.channels), made.height, made.width) != self._shapes[node.output[0]][1:]:
-            raise self._unsupported(node, " of rows or columns")
+        if (len(made.channels), made.height, made.width) != self._shape(node)[1:]:
+            raise self._unsupported(node, " of this form")
         self._views[node.output[0]] = made
 
     def _split(self, node: NodeProto) -> None:
@@ -298,14 +318,16 @@ class _Lowering:
         if attribute(node, "axis", 0) % 4 != 1:
             raise self._unsupported(node, " of rows or columns")
         first = 0
-        for name in node.output:
-            count = self._shapes[name][1]
+        for index, name in enumerate(node.output):
+            count = self._shape(node, index)[1]
             self._views[name] = replace(view, channels=view.channels[first : first + count])
             first += count
+        if first != len(view.channels):
+            raise self._unsupported(node, " of this form")
 
     def _reshape(self, node: NodeProto) -> None:
         """Splits the channels over several axes, or joins them again."""
-        shape = self._shapes[node.output[0]]
+        shape = self._shape(node)
         grid, view = self._grids.get(node.input[0], (None, None))
         if grid is None or view is None:
             view = self._view(node)
@@ -344,17 +366,6 @@ def settled(tensor: str, view: View) -> View:
     if fits and isinstance(node, Convolution) and node.partner is None and not node.depthwise:
         return View.of(replace(node, tensor=tensor, channels=2 * node.channels, partner=partner), fmt)
     return View.of(Copy(tensor, len(view.channels), view.height, view.width, view), fmt)
-
-
-def _is_stem(node: Convolution, view: View, window: Window) -> bool:
-    """Whether source/stem.cu computes a convolution with the pooling behind it."""
-    if view.format is None or not isinstance(node.source.channels[0][0], NetworkInput) or node.source.format is None:
-        return False
-    size = 16 * node.window.stride + max(node.window.height, node.window.width)
-    size += node.source.width % 4 * _STEM_SIZE  # it copies four pixels at a time
-    fits = node.window.height * node.window.width <= STEM_TAPS and node.columns <= STEM_CHANNELS and size <= _STEM_SIZE
-    pools = (window.height, window.width, window.stride, window.top, window.left) == (3, 3, 2, 1, 1)
-    return fits and pools and not node.depthwise
 
 
 def _is_shuffled(node: Node) -> bool:

@@ -53,7 +53,7 @@ class Node:
     """Computes one tensor of `channels` x `height` x `width` for each picture, in any format that is asked for.
 
     Attributes:
-        tensor: the graph's tensor with the same values.
+        tensor: the graph's tensor with the same values; empty where there is none.
     """
 
     tensor: str
@@ -238,6 +238,7 @@ class Network:
     """A whole network.
 
     Attributes:
+        name: of the file, for messages.
         points: rows of the output.
         channels: of a row.
         outputs: what together is the output.
@@ -245,6 +246,7 @@ class Network:
         float16_layers: those in float16.
     """
 
+    name: str
     points: int
     channels: int
     outputs: tuple[OutputPart, ...]

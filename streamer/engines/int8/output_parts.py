@@ -61,7 +61,11 @@ def read_output(
         feeds[key] = np.arange(first, first + count).reshape(1, len(view.channels), view.height, view.width)
         starts[key] = first
         first += count
-    indices = _run(tail, feeds, constants, opset, output).reshape(-1)
+    try:
+        indices = _run(tail, feeds, constants, opset, output).reshape(-1)
+    except Exception as error:  # the reference raises anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnsupportedGraph(f"{name}: the int8 engine can't follow the network's output: {reason}") from error
     if indices.size != shape[0] * shape[1]:
         raise UnsupportedGraph(f"{name}: its output has {indices.size} values, wanted {shape[0]} x {shape[1]}")
     rows = indices.reshape(shape)
@@ -108,7 +112,10 @@ def _parts_of(view: View, start: int, rows: npt.NDArray[np.int64], name: str) ->
     block = plain[points[0] : points[0] + area, columns] - start
     order = block[0] // area
     expected = order[None, :] * area + np.arange(area)[:, None]
-    active = (rows[points[0] : points[0] + area, columns] & _SIGMOID) != 0
+    times = rows[points[0] : points[0] + area, columns] // _SIGMOID
+    active = times == 1
+    if times.max() > 1:
+        raise UnsupportedGraph(f"{name}: the int8 engine doesn't compute a Sigmoid of a Sigmoid")
     if points[-1] != points[0] + area - 1 or not np.array_equal(block, expected) or not (active == active[:1]).all():
         raise strange
     parts: list[OutputPart] = []

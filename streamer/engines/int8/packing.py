@@ -10,10 +10,8 @@ import numpy.typing as npt
 
 from streamer.engines.int8.network import Activation, Combination, Convolution, Copy, Format, NetworkInput, Stem
 from streamer.engines.int8.parameters import EPILOGUE
-from streamer.engines.int8.schedule import ALIGNMENT, Source, Step
+from streamer.engines.int8.schedule import ALIGNMENT, CHANNEL_STEP, Source, Step
 
-COLUMN_STEP = 16
-"""Output channels are padded to a multiple of this."""
 _DEPTH_STEP = 256
 _INPUT_UNIT = 4
 STEM_CHANNELS, STEM_TAPS = 32, 16
@@ -94,7 +92,7 @@ def _convolution(step: Step, node: Convolution) -> Packed:
     width = unit // size
     units = -(-source.span // width)
     columns, _, height, across = node.weights.shape
-    padded = -(-columns // COLUMN_STEP) * COLUMN_STEP
+    padded = -(-columns // CHANNEL_STEP) * CHANNEL_STEP
     pitch = -(-height * across * units * unit // _DEPTH_STEP) * _DEPTH_STEP // size
     kind = np.int8 if source.format.is_int8 else np.float16
     weights = np.zeros((padded, pitch), kind)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streamer.common.errors import UnavailableError
 from streamer.engines.int8 import parameters as forms
 from streamer.engines.int8.network import (
     FLOAT16,
@@ -21,13 +22,14 @@ from streamer.engines.int8.network import (
     Pool,
     Stem,
 )
-from streamer.engines.int8.packing import COLUMN_STEP, Packed, depthwise_channels, epilogue, is_plain
+from streamer.engines.int8.packing import Packed, depthwise_channels, epilogue, is_plain
 from streamer.engines.int8.parameters import divisor
-from streamer.engines.int8.schedule import Schedule, Source, Step
+from streamer.engines.int8.schedule import CHANNEL_STEP, Schedule, Source, Step
 from streamer.engines.int8.tiles import Shape, Tile
 
 BETWEEN_THREADS = 128
 STEM_BLOCK, STEM_THREADS = 8, 128
+_MOST_BYTES = (1 << 31) - 1  # kernels count in int32
 _ENOUGH_THREADS, _MANY_THREADS = 16384, 65536
 """With fewer, kernels with more threads are used: for each pixel, not for four; for four channels, not for sixteen."""
 
@@ -75,11 +77,17 @@ class Memory:
 
 
 class ProgramBuilder:
-    """Makes the launches of every step."""
+    """Makes the launches of every step.
+
+    Raises:
+        UnavailableError: a tensor of the whole batch is too large for the kernels.
+    """
 
     def __init__(self, network: Network, schedule: Schedule, packed: list[Packed], batch: int, memory: Memory) -> None:
         self._network, self._schedule, self._packed = network, schedule, packed
         self._batch, self._memory = batch, memory
+        if batch * schedule.most_bytes > _MOST_BYTES:
+            raise UnavailableError(f"{network.name}: the int8 engine's tensors are too large for batches of {batch}")
 
     def launches(self, choose: Callable[[Shape], Tile]) -> list[Launch]:
         """Returns the launches in order; `choose` returns the tile for a convolution."""
@@ -184,7 +192,7 @@ class ProgramBuilder:
             input_height=source.group.height, input_width=source.group.width, middle_height=middle.height,
             middle_width=middle.width, output_height=node.height, output_width=node.width,
             kernel_height=window.height, kernel_width=window.width, stride=window.stride, pad_top=window.top,
-            pad_left=window.left, blocks_down=down, words=-(-node.channels // COLUMN_STEP) * COLUMN_STEP // 4,
+            pad_left=window.left, blocks_down=down, words=-(-node.channels // CHANNEL_STEP) * CHANNEL_STEP // 4,
             tile_pitch=pitch, tile_height=middle_size * window.stride + window.height, fill=_word(source.format),
             by_quads=divisor(pitch // 4), by_kernel_width=divisor(window.width),
         )  # fmt: skip

@@ -32,6 +32,8 @@ ALIGNMENT = 16
 """Bytes to which each tensor's first channel, and each source of a convolution, is aligned."""
 _PAGE = 256
 _INPUT_PITCH = 4
+CHANNEL_STEP = 16
+"""Kernels store results up to a multiple of this, so tensors have that many elements a pixel."""
 
 
 class Group:
@@ -138,11 +140,13 @@ class Schedule:
     Attributes:
         steps: to run one after the other.
         nbytes: memory for the tensors of one picture.
+        most_bytes: of them, and of its input, in the largest group.
         input_format: of the network's input.
     """
 
     steps: tuple[Step, ...]
     nbytes: int
+    most_bytes: int
     input_format: Format
 
 
@@ -157,15 +161,19 @@ class _Scheduler:
         self._steps: list[Step] = []
         self._copies: dict[tuple[Any, ...], Node] = {}
         self._input_format: Format | None = None
+        self._name = ""
 
     def run(self, network: Network) -> Schedule:
         """Schedules everything that the output needs."""
+        self._name = network.name
         for part in network.outputs:
             sources = self._sources_of(part.node, FLOAT16)
             self._add(Step(part.node, FLOAT16, sources, None, part))
         if self._input_format is None:
-            raise UnsupportedGraph("the network's output doesn't depend on its input")
-        return Schedule(tuple(self._steps), self._place(), self._input_format)
+            raise UnsupportedGraph(f"{network.name}: its output doesn't depend on its input")
+        nbytes = self._place()
+        groups = [tensor.group for tensor in self._tensors.values()]
+        return Schedule(tuple(self._steps), nbytes, max(group.nbytes for group in groups), self._input_format)
 
     def _add(self, step: Step) -> None:
         index = len(self._steps)
@@ -185,7 +193,7 @@ class _Scheduler:
 
     def _input(self, node: NetworkInput, fmt: Format) -> Tensor:
         if self._input_format not in (None, fmt):
-            raise UnsupportedGraph("the network reads its input in two formats")
+            raise UnsupportedGraph(f"{self._name}: its input is read in two formats")
         self._input_format = fmt
         return self._made(node, fmt, np.arange(node.channels), _INPUT_PITCH)
 
@@ -198,7 +206,7 @@ class _Scheduler:
             places = places + (places >= half) * (-half % aligned)
         elif isinstance(node, (Pool, Combination)) or (isinstance(node, Convolution) and node.depthwise):
             places = sources[0].places
-        tensor = self._made(node, fmt, places, -(-(int(places.max()) + 1) // aligned) * aligned)
+        tensor = self._made(node, fmt, places, -(-(int(places.max()) + 1) // CHANNEL_STEP) * CHANNEL_STEP)
         self._add(Step(node, fmt, sources, tensor))
         return tensor
 
@@ -218,11 +226,7 @@ class _Scheduler:
         if isinstance(node, Pool):
             return (self._source(node.source, node.source.format or fmt),)
         if isinstance(node, Copy):
-            return tuple(
-                self._source(View(tuple((one, c) for one, c in node.source.channels if one is each), node.height,
-                                  node.width, node.source.format), fmt)
-                for each in node.source.nodes
-            )  # fmt: skip
+            return tuple(self._picked(each, node.source, fmt) for each in node.source.nodes)
         assert isinstance(node, Combination)
         views = [operand.source for operand in node.operands]
         sources = [self._source(view, view.format or FLOAT16) for view in views]
@@ -230,12 +234,17 @@ class _Scheduler:
             sources = [self._packed(view, view.format or FLOAT16) for view in views]
         return tuple(sources)
 
+    def _picked(self, node: Node, view: View, fmt: Format) -> Source:
+        """Returns a view's channels of one node where the node stored them."""
+        tensor = self._tensor(node, fmt)
+        return Source(tensor, 0, tensor.places[[channel for owner, channel in view.channels if owner is node]], fmt)
+
     def _source(self, view: View, fmt: Format) -> Source:
         """Returns a view as a step reads it, after placing its tensors beside each other."""
         tensors = {node: self._tensor(node, fmt) for node in view.nodes}
         groups = list(dict.fromkeys(tensor.group for tensor in tensors.values()))
         apart = len(groups) > 1 and any(group.is_input for group in groups)
-        if not apart:
+        if not apart and len({*view.channels}) == len(view.channels):
             for other in groups[1:]:
                 groups[0].merge(other)
             at = np.array([tensors[node].start + int(tensors[node].places[channel]) for node, channel in view.channels])
