@@ -95,7 +95,7 @@ class PartTimer:
     """Times every part of the path alone, for copies of one staged frame, as often as asked."""
 
     def __init__(self, gpu: Gpu, engine: CudaEngine, kernels: Kernels, staged: StagedFrame, batch: int) -> None:
-        """Allocates all memory, and binds the engine and captures its graph for `batch` pictures."""
+        """Allocates all memory, and captures the engine's graph for `batch` pictures; `close` releases `staged`."""
         import pycuda.driver as drv
 
         spec, layout = kernels.spec, staged.layout
@@ -110,7 +110,7 @@ class PartTimer:
             "boxes": 16 * batch * CANDIDATE_CAPACITY,
         }
         self._gpu, self._kernels, self._batch = gpu, kernels, batch
-        self._pixels = staged.buffer.array[: layout.nbytes]
+        self._staged, self._pixels = staged, staged.buffer.array[: layout.nbytes]
         self._held = {name: DeviceBuffer(gpu, nbytes) for name, nbytes in sizes.items()}
         self._at = at = {name: buffer.address for name, buffer in self._held.items()}
         self._results = PinnedBuffer(gpu, batch * RESULT_DTYPE.itemsize)
@@ -173,6 +173,7 @@ class PartTimer:
         for buffer in self._held.values():
             buffer.free()
         self._results.free()
+        self._staged.release()
 
 
 @contextmanager
