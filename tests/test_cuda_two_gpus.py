@@ -69,7 +69,7 @@ def assert_equal(ours: list[Detections], theirs: list[Detections], most: float =
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine.class_ids, other.class_ids)
         np.testing.assert_allclose(mine.scores, other.scores, atol=most)
-        np.testing.assert_allclose(mine.boxes, other.boxes, atol=0.5)
+        np.testing.assert_allclose(mine.boxes_xyxy, other.boxes_xyxy, atol=0.5)
 
 
 def test_the_second_finds_what_the_first_does() -> None:

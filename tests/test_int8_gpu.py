@@ -134,4 +134,4 @@ def test_detections_are_those_of_onnx_runtime() -> None:
     assert len(found) == len(wanted) > 0
     np.testing.assert_array_equal(found.class_ids, wanted.class_ids)
     assert np.abs(found.scores - wanted.scores).max() < 0.01
-    assert np.abs(found.boxes - wanted.boxes).max() < 3
+    assert np.abs(found.boxes_xyxy - wanted.boxes_xyxy).max() < 3
