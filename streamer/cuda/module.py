@@ -13,11 +13,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamer.common.errors import EngineError
+from streamer.common.errors import UnavailableError
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.status import check
 
 _DEFAULT_SHARED = 48 << 10
+
+
+def most_shared_memory(gpu: Gpu) -> int:
+    """Returns the bytes of shared memory that a block of a kernel may have.
+
+    Raises:
+        UnavailableError: `cuda-bindings` isn't installed.
+    """
+    driver = _load_driver()
+    wanted = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    device = check("find a GPU", driver.cuDeviceGet(gpu.index))
+    return int(check("ask for its shared memory", driver.cuDeviceGetAttribute(wanted, device)))
+
+
+def _load_driver() -> Any:
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+        raise UnavailableError("cuda-bindings is not installed: pip install 'nanodet-streamer[cuda]'")
+    from cuda.bindings import driver
+
+    return driver
 
 
 class KernelModule:
@@ -27,11 +47,7 @@ class KernelModule:
 
     def __init__(self, gpu: Gpu, code: bytes) -> None:
         """Loads machine code."""
-        if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
-            raise EngineError("cuda-bindings is not installed: pip install 'nanodet-streamer[cuda]'")
-        from cuda.bindings import driver
-
-        self._driver = driver
+        self._driver = driver = _load_driver()
         self._overlaps = gpu.compute_capability >= (9, 0)
         self._module = check("load kernels", driver.cuModuleLoadData(code))
         self._functions: dict[str, Any] = {}

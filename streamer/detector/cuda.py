@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.common.cpu_info import version_of
-from streamer.common.errors import EngineError, StreamerError, UnavailableError
+from streamer.common.errors import ConfigError, EngineError, StreamerError, UnavailableError
 from streamer.cuda.engine import CudaEngine
 from streamer.cuda.gpu import Gpu, parse_device
 from streamer.cuda.kernels import Kernels
@@ -285,8 +285,8 @@ def open_cuda_detector(
     """Opens a detector on a GPU; arguments and errors as those of `streamer.detector.open_detector`.
 
     With ``auto``, the first engine is used that loads, allocates its memory and passes the self-check; a warning and
-    `EngineInfo.fallbacks` say why those before it failed, but for an UnavailableError. Where none works, the
-    EngineError has every reason in one line. At least 2 batches are in flight; without `depth`, `DEFAULT_SLOTS`.
+    `EngineInfo.fallbacks` say why those before it failed, but for those that aren't made for this. Where none works,
+    the EngineError has every reason in one line. At least 2 batches are in flight; without `depth`, `DEFAULT_SLOTS`.
     """
     if not model.spec.num_points:
         raise EngineError(
@@ -330,7 +330,7 @@ def _first_that_works(open_with: Callable[[str], _Opened], gpu: Gpu) -> tuple[_O
         except StreamerError as error:
             log.info("not using %s: %s", name, error)
             reasons.append(f"{name}: {error}")
-            if not isinstance(error, UnavailableError):
+            if not isinstance(error, (UnavailableError, ConfigError)):  # not made for this model, GPU or precision
                 failed.append(reasons[-1])
             continue
         for reason in failed:

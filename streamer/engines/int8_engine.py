@@ -58,9 +58,9 @@ class Int8Engine(CudaEngine):
         self.input_scale, self.input_zero_point = fmt.scale or 1.0, fmt.zero_point
         self.precision = "int8+f16" if network.float16_layers else "int8"
         self._modules: dict[tuple[str, tuple[tuple[str, int], ...]], KernelModule] = {}
-        self._constants, self._addresses = _uploaded(gpu, self._packed)
         self._choose = choose
         self._tiles = TileChoice(gpu, self._launcher)
+        self._constants, self._addresses = _uploaded(gpu, self._packed)
 
     def bind(self, batch: int, input_address: int, output_address: int, stream: int) -> Int8Binding:
         tensors = DeviceBuffer(self._gpu, max(1, batch * self._schedule.nbytes))

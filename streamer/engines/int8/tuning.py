@@ -11,11 +11,10 @@ from pathlib import Path
 
 from streamer.common.atomic_file import atomic_file
 from streamer.common.cache import cached_file
-from streamer.common.errors import EngineError
 from streamer.cuda.compiler import cache_key, cubin, find_nvcc
 from streamer.cuda.engine import capture_graph
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.module import KernelLaunch, Stopwatch
+from streamer.cuda.module import KernelLaunch, Stopwatch, most_shared_memory
 from streamer.engines.int8.program import Launch, ProgramBuilder
 from streamer.engines.int8.tiles import Shape, Tile
 
@@ -29,28 +28,40 @@ class TileChoice:
     """Measured choices, kept in the cache folder under everything that they depend on."""
 
     def __init__(self, gpu: Gpu, launcher: Callable[[Launch, int], KernelLaunch]) -> None:
-        """Reads earlier choices for this GPU; `launcher` prepares a launch on a stream."""
+        """Reads earlier choices for this GPU; `launcher` prepares a launch on a stream.
+
+        Raises:
+            UnavailableError: `cuda-bindings` isn't installed.
+        """
         self._gpu, self._launcher = gpu, launcher
+        self._most_shared = most_shared_memory(gpu)
         key = cache_key("convolution", gpu.arch, find_nvcc()[1], [gpu.name])
         self._path = cached_file("cuda", f"tiles-{gpu.arch}-{key}.json")
         self._names = _read(self._path)
 
     def best(self, shape: Shape) -> Tile:
         """Returns the fastest tile for a shape that was measured; else a usual one."""
+        return self._known(shape) or self._tiles(shape)[0]
+
+    def _tiles(self, shape: Shape) -> list[Tile]:
+        """Returns the tiles that this GPU has memory for."""
+        return [tile for tile in shape.tiles if tile.shared(shape) <= self._most_shared]
+
+    def _known(self, shape: Shape) -> Tile | None:
         chosen = self._names.get(str(shape))
-        return next((tile for tile in shape.tiles if str(tile) == chosen), shape.tiles[0])
+        return next((tile for tile in self._tiles(shape) if str(tile) == chosen), None)
 
     def tune(self, builder: ProgramBuilder, stream: int) -> None:
         """Measures the tiles for all of a program's shapes that are new here, and keeps the result."""
-        new = dict.fromkeys(shape for shape in builder.shapes() if str(shape) not in self._names)
+        new = dict.fromkeys(shape for shape in builder.shapes() if self._known(shape) is None)
         if not new:
             return
-        variants = {tuple(tile.macros(shape).items()) for shape in new for tile in shape.tiles}
+        variants = {tuple(tile.macros(shape).items()) for shape in new for tile in self._tiles(shape)}
         log.warning("measuring the int8 engine's kernels for %d layers' shapes on %s, once", len(new), self._gpu.name)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # nvcc is another process
             list(pool.map(lambda macros: cubin("convolution", self._gpu.arch, dict(macros)), variants))
         times_ms: dict[Shape, dict[Tile, float]] = {shape: {} for shape in new}
-        for index in range(max(len(shape.tiles) for shape in new)):
+        for index in range(max(len(self._tiles(shape)) for shape in new)):
             self._measure(builder, index, times_ms, stream)
         for shape, found in times_ms.items():
             best = min(found, key=lambda tile: found[tile])
@@ -65,7 +76,8 @@ class TileChoice:
         order: list[Shape | None] = []
 
         def choose(shape: Shape) -> Tile:
-            tile = shape.tiles[min(index, len(shape.tiles) - 1)]
+            tiles = self._tiles(shape)
+            tile = tiles[min(index, len(tiles) - 1)]
             order.append(shape if shape in times_ms and tile not in times_ms[shape] else None)
             return tile
 
@@ -105,4 +117,4 @@ def _write(path: Path, names: dict[str, str]) -> None:
         with atomic_file(path) as partial:
             partial.write_text(json.dumps(names, indent=0), encoding="utf-8")
     except OSError as error:
-        raise EngineError(f"can't keep the kernels' choice in {str(path)!r}: {error.strerror or error}") from error
+        log.info("can't keep the kernels' choice in %r: %s", str(path), error.strerror or error)
