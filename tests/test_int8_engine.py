@@ -212,3 +212,16 @@ def test_auto_takes_it_for_a_quantised_model_only(
 def test_it_is_listed() -> None:
     (line,) = [line for line in list_known("engines") if line.startswith("int8 ")]
     assert line.split(maxsplit=1)[1] in ("installed", "pip install 'nanodet-streamer[cuda]'")
+
+
+@pytest.mark.parametrize("missing", ["cuda", "cuda.bindings"])
+def test_another_package_of_cuda_is_not_cuda_bindings(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> object:
+        if name.startswith("cuda."):
+            if missing == "cuda":
+                raise ModuleNotFoundError("No module named 'cuda'")
+            return None
+        return object()
+
+    monkeypatch.setattr("streamer.detector.cuda.importlib.util.find_spec", find)
+    assert detectors.installed_gpu_engines()["int8"] == "pip install 'nanodet-streamer[cuda]'"

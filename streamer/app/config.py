@@ -89,7 +89,7 @@ class StreamConfig(FrozenModel):
         None, "model and detection", "YAML description of a foreign ONNX file", metavar="FILE", alias="model_config"
     )
     engine: str = option(
-        "auto", "model and detection", "auto, openvino, onnxruntime; on a GPU tensorrt, torch", metavar="NAME"
+        "auto", "model and detection", "auto, openvino, onnxruntime; on a GPU int8, tensorrt, torch", metavar="NAME"
     )
     device: str = option("auto", "model and detection", "auto, cpu, cuda:N; or cuda:0,cuda:1, cuda:*", metavar="NAME")
     precision: Literal["auto", "f32", "bf16", "f16"] = option(

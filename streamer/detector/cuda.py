@@ -352,11 +352,15 @@ def _batch_sizes(model: ModelFile, batch: int | Literal["auto"] | None, streams:
 def installed_gpu_engines() -> dict[str, str | None]:
     """Returns for every GPU engine None when its package is installed, else the command that installs it."""
     tensorrt = [package.module_name for package in TensorRTPackage]
-    packages = {"int8": ["cuda"], "tensorrt": tensorrt, "torch": ["torch"]}
-    return {
-        name: None if any(map(importlib.util.find_spec, packages[name])) else command
-        for name, command in _INSTALL.items()
-    }
+    packages = {"int8": ["cuda.bindings"], "tensorrt": tensorrt, "torch": ["torch"]}
+    return {name: None if any(map(_is_installed, packages[name])) else command for name, command in _INSTALL.items()}
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # its parent isn't; `cuda` alone may be another package's
+        return False
 
 
 def open_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: int) -> CudaEngine:
