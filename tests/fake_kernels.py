@@ -37,24 +37,25 @@ class FakeKernels:
 
 
 class _Function:
-    def __init__(self, library: ctypes.CDLL, name: str) -> None:
-        self.run, self.name, self.shared = getattr(library, f"host_{name}"), name, _DEFAULT_SHARED
+    def __init__(self, library: object, name: str) -> None:
+        self.run: Callable[..., Any] = getattr(library, f"host_{name}", lambda *_: None)
+        self.name, self.shared = name, _DEFAULT_SHARED
 
 
-def install_kernels(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, folder: Path) -> FakeKernels:
-    """Replaces `cuda-bindings` and nvcc; kernels are compiled into a folder."""
+def install_kernels(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, folder: Path | None) -> FakeKernels:
+    """Replaces `cuda-bindings` and nvcc; kernels are compiled into a folder, or do nothing without one."""
     fake = FakeKernels()
 
     def cubin(source: str, arch: str, macros: Mapping[str, int] | None = None) -> bytes:
         fake.built.append((source, macros or {}))
         return json.dumps([source, macros or {}]).encode()
 
-    def load(code: bytes) -> tuple[int, ctypes.CDLL]:
+    def load(code: bytes) -> tuple[int, object]:
         source, macros = json.loads(code)
         fake.loaded += 1
-        return 0, compile_kernels(folder, f"{source}_host", macros)
+        return 0, object() if folder is None else compile_kernels(folder, f"{source}_host", macros)
 
-    def unload(_: ctypes.CDLL) -> tuple[int]:
+    def unload(_: object) -> tuple[int]:
         fake.loaded -= 1
         return (0,)
 

@@ -18,7 +18,9 @@ from streamer.cuda.memory import DeviceBuffer
 from streamer.detector import cuda as detectors
 from streamer.engines.int8 import tiles
 from streamer.engines.int8_engine import Int8Engine
-from streamer.models.file import ModelFile
+from streamer.models.file import ModelFile, load_model
+from streamer.models.postprocess import Postprocessor
+from streamer.models.zoo import resolve_model
 from tests.fake_cuda import FakeCuda, install
 from tests.fake_kernels import FakeKernels, install_kernels
 from tests.qdq_graphs import CLASSES, QdqGraph, pictures, run_whole
@@ -207,6 +209,26 @@ def test_auto_takes_it_for_a_quantised_model_only(
     if isinstance(engine, Int8Engine):
         with gpu.active():
             engine.close()
+
+
+def test_a_detector_says_what_computes(
+    monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, opened: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the report's `engine` has it, for the packaged model; the kernels do nothing here."""
+    monkeypatch.setenv("NANODET_STREAMER_CACHE", str(tmp_path))
+    kernels = install_kernels(monkeypatch, cuda, None)
+    path, spec = resolve_model("nanodet-g_416")
+    file = load_model(path, spec)
+    with (
+        caplog.at_level(logging.ERROR),
+        detectors.open_cuda_detector(
+            file, Postprocessor(file.spec), engine="auto", device="cuda:1", precision="auto", depth=2, self_check=False
+        ) as detector,
+    ):
+        assert (detector.info.name, detector.info.precision, detector.info.fallbacks) == ("int8", "int8", ())
+        assert cuda.primary[0] == 0
+    assert kernels.loaded == 0
+    assert not cuda.blocks
 
 
 def test_it_is_listed() -> None:
