@@ -212,7 +212,7 @@ def read_coco(path: Path, names: ClassNames, find: Callable[[str], Path | None])
                 labelled = LabelledObject(class_id, tuple(box.tolist()), is_crowd, area)
                 objects[int(each["image_id"])].append(labelled)
         files = {number: find(str(each["file_name"])) for number, each in images.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ArithmeticError) as error:
         said = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{path}: not a COCO file with images, categories and boxes ({short(said)})") from None
     samples = [Sample.of(file, objects[number], number) for number, file in files.items() if file is not None]
@@ -230,7 +230,7 @@ def coco_categories(path: Path, labels: Sequence[str]) -> dict[int, int]:
     names = ClassNames(labels)
     try:
         numbers = {names.find(str(each["name"])): int(each["id"]) for each in json.loads(_text(path))["categories"]}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise ConfigError(f"{path}: not a COCO file with categories ({short(str(error))})") from None
     return {class_id: number for class_id, number in numbers.items() if class_id is not None}
 

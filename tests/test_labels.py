@@ -141,8 +141,10 @@ class TestCoco:
             json.dumps({"images": []}),
             json.dumps(coco(annotations=[{"image_id": 7, "category_id": 10, "bbox": [1, 2]}])),
             json.dumps(coco(images=[{"id": 7, "file_name": "sub/a.png", "width": 0, "height": 0}])),
+            json.dumps(coco(images=[{"id": float("inf")}])),
+            json.dumps(coco(categories=[{"id": float("inf"), "name": "cat"}])),
         ],
-        ids=range(8),
+        ids=range(10),
     )
     def test_refused(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "a.json").write_text(content)
