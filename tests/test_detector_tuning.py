@@ -55,7 +55,10 @@ def test_it_is_measured_once(caplog: pytest.LogCaptureFixture) -> None:
     assert tune_batch(["a"], [4], lambda size: pytest.fail("nothing to choose")) == 4
 
 
-@pytest.mark.parametrize("content", ["", "[" * 100_000, "{}", "[]", "[1]", '[{"batch": "many"}]', '{"batch": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[" * 100_000, "{}", "[]", "[1]", '[{"batch": "many"}]', '{"batch": 1}', '[{"batch": Infinity}]'],
+)
 def test_damaged_speeds_are_measured_again(content: str, own_cache: Path) -> None:
     tune_batch(["a"], [1, 2], lambda size: BatchSpeed(size, 10.0 * size, 5.0))
     (path,) = (own_cache / "batch").iterdir()

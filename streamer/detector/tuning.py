@@ -110,5 +110,5 @@ def _read(path: Path) -> list[BatchSpeed] | None:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return [BatchSpeed(int(e["batch"]), float(e["fps"]), float(e["latency_ms"])) for e in entries] or None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
