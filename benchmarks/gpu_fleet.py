@@ -26,7 +26,7 @@ from benchmarks.fleet_watch import NotedLines
 from benchmarks.gpu_nvdec import decoder_rate
 from benchmarks.table import markdown_table
 from streamer.common.cpu_info import available_cores
-from streamer.common.errors import StreamerError
+from streamer.common.errors import ConfigError, StreamerError
 from streamer.detector import open_detectors
 from streamer.detector.base import Detector
 from streamer.frames.frame import Frame
@@ -196,6 +196,8 @@ def _hold(
     (from_s, before, cpu_from_s), (to_s, after, cpu_to_s) = marks
     of_streams = [[one.latency_ms for one in sink.got if from_s <= one.at_s < to_s] for sink in sinks]
     latencies = np.array([ms for of_stream in of_streams for ms in of_stream])
+    if not len(latencies):
+        raise StreamerError(f"none of {streams} streams wrote a line in {to_s - from_s:.0f} s: is the machine busy?")
     stages_ms = pipeline.report().stages_ms
     p50, p95, p99, worst = (float(p) for p in np.percentile(latencies, (50, 95, 99, 100)))
     return Held(
@@ -225,7 +227,13 @@ class Part:
 
 
 def parts_of(device: str, gpus: Sequence[int], streams: Sequence[int], runs: int) -> list[Part]:
-    """Divides GPUs and streams between processes."""
+    """Divides GPUs and streams between processes.
+
+    Raises:
+        ConfigError: there are fewer streams than processes.
+    """
+    if min(streams) < runs:
+        raise ConfigError(f"--streams wants at least one for each of {runs} processes, got {min(streams)}")
     parts = []
     for run in range(runs):
         own = tuple(gpus[run::runs])
@@ -276,7 +284,11 @@ def _set_barrier(barrier: Any) -> None:
 
 def _measure_in_step(options: argparse.Namespace, part: Part, shared: Shared) -> tuple[str, list[Held]]:
     assert _barrier is not None
-    return measure(options, part, replace(shared, is_ready=partial(_barrier.wait, _READY_S)))
+    try:
+        return measure(options, part, replace(shared, is_ready=partial(_barrier.wait, _READY_S)))
+    except BaseException:
+        _barrier.abort()  # the other processes wait there
+        raise
 
 
 def measure_in_processes(options: argparse.Namespace, parts: Sequence[Part], shared: Shared) -> tuple[str, list[Held]]:
@@ -284,7 +296,11 @@ def measure_in_processes(options: argparse.Namespace, parts: Sequence[Part], sha
     context = multiprocessing.get_context("spawn")  # a fork can't use CUDA
     barrier = context.Barrier(len(parts))
     with ProcessPoolExecutor(len(parts), context, _set_barrier, (barrier,)) as pool:
-        found = [future.result() for future in [pool.submit(_measure_in_step, options, p, shared) for p in parts]]
+        futures = [pool.submit(_measure_in_step, options, part, shared) for part in parts]
+        for future in futures:
+            if isinstance(error := future.exception(), StreamerError):
+                raise error  # rather than another process's broken barrier
+        found = [future.result() for future in futures]
     return found[0][0], [together(held) for held in zip(*(held for _, held in found), strict=True)]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu_fleet import Held, Part, main, parts_of, table, together
+from streamer.common.errors import ConfigError
 from tests.media import write_clip
 
 HELD = Held(60, 4, 30.0, 1800.0, 1, 2, 5.0, 10.0, 20.0, 40.0, 12.0, {"write": 1.0, "inference": 3.0}, 0.6)
@@ -23,6 +24,11 @@ def test_several_processes_divide_gpus_and_streams() -> None:
         Part("cuda:0", (0,), (60, 120), (0, 0)),
         Part("cuda:1", (1,), (60, 121), (60, 120)),
     ]
+
+
+def test_a_process_without_streams_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--streams wants at least one for each of 2 processes, got 1"):
+        parts_of("cuda:*", (0, 1), (1, 240), 2)
 
 
 def test_figures_of_several_processes_are_added_and_times_are_the_worst() -> None:
@@ -46,17 +52,17 @@ def test_the_table_says_what_was_held_and_wanted(gpus: int, wanted: str) -> None
 def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], runs: str) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 60)
     status = main(
-        [str(clip), "--decode", "cpu", "--device", "cpu", "--streams", "1", "2", "--seconds", "6", "--warm-up", "1",
+        [str(clip), "--decode", "cpu", "--device", "cpu", "--streams", "2", "4", "--seconds", "6", "--warm-up", "1",
          "--batch", "2", "--runs", runs, "--json", str(tmp_path / "held.json")]
     )  # fmt: skip
     captured = capsys.readouterr()
     assert status == 0, captured.err
     found = json.loads((tmp_path / "held.json").read_text())
-    assert [held["streams"] for held in found["held"]] == [1, 2]
+    assert [held["streams"] for held in found["held"]] == [2, 4]
     assert all(held["delivered_fps"] > 0 for held in found["held"])
     assert found["runs"] == int(runs)
     assert f"{runs} detecting process" in captured.out
-    assert "| 2 " in captured.out
+    assert "| 4 " in captured.out
 
 
 def test_a_wrong_device_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
