@@ -41,7 +41,7 @@ class Two(NamedTuple):
 
 @dataclass(frozen=True)
 class Goal:
-    """What is wanted of INT8: a limit, a ratio to FP16, or both; at least for rates, at most for everything else."""
+    """A goal for INT8: a limit, a ratio to FP16, or both; the least for rates, the most for times and sizes."""
 
     limit: float | None = None
     ratio: float | None = None

@@ -48,6 +48,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def kernel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For GPU kernels compiled for the CPU, so that all tests of a process share them."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of real weights, pictures and clips; tests that use it carry the mark `shared`."""

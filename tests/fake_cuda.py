@@ -2,7 +2,7 @@
 
 A stream, event, module, function or piece of device memory is used with its own GPU's context current, or the call
 fails as on a real GPU. PyCUDA keeps its own stack of contexts beside the driver's, as the real one does, and PyTorch
-makes contexts current by itself, also of GPUs that nobody asked for.
+makes contexts current by itself, also of GPUs that a run doesn't use.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ def test_the_torch_engine_runs_on_any_gpu(
     index = int(device[-1])
     assert cuda.launched[index]
     assert not cuda.launched[1 - index]
-    assert cuda.primary[1 - index] == 0, "a context costs hundreds of MB on a GPU that nobody asked for"
+    assert cuda.primary[1 - index] == 0, "a context costs hundreds of MB on a GPU that the run doesn't use"
     assert cuda.stack == []
     assert not cuda.blocks
 
@@ -313,6 +313,16 @@ def test_a_run_spreads_its_sources(
     assert cuda.stack == []
 
 
+def fail_after_ten_graphs(cuda: FakeCuda) -> None:
+    """Lets GPU 1 fail once it has launched ten graphs."""
+
+    def fail(index: int) -> None:
+        if index == 1 and cuda.launched[1].count("graph") > 10:
+            cuda.fail(1)
+
+    cuda.before_launch = fail
+
+
 def test_a_run_outlives_one_of_its_gpus(
     cuda: FakeCuda,
     torch_cuda: FakeTorchCuda,
@@ -322,11 +332,7 @@ def test_a_run_outlives_one_of_its_gpus(
 ) -> None:
     clip = str(write_clip(tmp_path / "clip.mp4", 60))
 
-    def fail(index: int) -> None:
-        if index == 1 and cuda.launched[1].count("graph") > 10:
-            cuda.fail(1)
-
-    cuda.before_launch = fail
+    fail_after_ten_graphs(cuda)
     status, report = run_on("cuda:0,cuda:1", tmp_path, *[clip] * 4)
     failed = f"cuda:1 has failed: PyTorch failed: CUDA error: {ILLEGAL}"
     assert status == 1
@@ -349,11 +355,7 @@ def test_a_run_ends_with_its_only_gpu_and_one_line(
 ) -> None:
     clip = str(write_clip(tmp_path / "clip.mp4", 60))
 
-    def fail(index: int) -> None:
-        if index == 1 and cuda.launched[1].count("graph") > 10:
-            cuda.fail(1)
-
-    cuda.before_launch = fail
+    fail_after_ten_graphs(cuda)
     status, report = run_on("cuda:1", tmp_path, clip)
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert status == 1

@@ -25,6 +25,7 @@ from streamer.frames.yuv_matrix import Matrix
 from streamer.models.file import ModelFile, load_model
 from streamer.models.letterbox import Letterbox
 from streamer.models.postprocess import Postprocessor
+from tests.real_gpu import opened_gpu
 from tests.test_cuda_kernels import Planes, expected, frame_of, random_output
 from tests.tiny import tiny_spec, write_tiny
 
@@ -35,11 +36,7 @@ RNG = np.random.default_rng(5)
 @pytest.fixture
 def gpu() -> Iterator[Gpu]:
     """GPU 0; the test must free its buffers."""
-    try:
-        opened = Gpu(0)
-    except EngineError as error:
-        pytest.skip(str(error))
-    with opened:
+    with opened_gpu() as opened:
         yield opened
         gc.collect()
         assert opened.device_bytes == 0

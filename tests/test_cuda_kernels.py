@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -53,9 +54,9 @@ class Planes:
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def kernels(kernel_folder: Path) -> ctypes.CDLL:
     """The kernels as a library for this machine's CPU."""
-    return compile_kernels(tmp_path_factory.mktemp("kernels"))
+    return compile_kernels(kernel_folder)
 
 
 def frame_of(pixels: Any) -> Frame:

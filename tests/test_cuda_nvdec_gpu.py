@@ -33,6 +33,7 @@ from streamer.sources import SourceOptions, open_source
 from streamer.sources.cpu_decoder import CpuDecoder
 from tests.fakes import wait_for
 from tests.media import number_of, write_clip
+from tests.real_gpu import opened_gpu
 from tests.rtsp.film import Loop
 from tests.rtsp.server import RtspServer
 
@@ -48,10 +49,9 @@ def gpu() -> Iterator[Gpu]:
     """GPU 0, where it decodes."""
     try:
         check_nvdec(0)
-        opened = Gpu(0)
     except EngineError as error:
         pytest.skip(str(error))
-    with opened:
+    with opened_gpu() as opened:
         yield opened
         gc.collect()
 

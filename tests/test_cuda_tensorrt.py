@@ -22,6 +22,7 @@ from streamer.engines.tensorrt.builder import build_engine, plan_build
 from streamer.engines.tensorrt.options import BuildOptions
 from streamer.engines.tensorrt.package import TensorRTPackage, present_gpu
 from streamer.models.file import load_model
+from tests.real_gpu import opened_gpu
 from tests.tensorrt_names import builder_names, runtime_names
 from tests.tiny import write_tiny
 
@@ -84,11 +85,7 @@ def test_without_a_gpu_loading_is_one_line(package: Any) -> None:
 @pytest.fixture
 def gpu() -> Iterator[Gpu]:
     """GPU 0, whose context is current."""
-    try:
-        opened = Gpu(0)
-    except EngineError as error:
-        pytest.skip(str(error))
-    with opened, opened.active():
+    with opened_gpu() as opened, opened.active():
         yield opened
 
 

@@ -28,19 +28,13 @@ from tests.qdq_graphs import CLASSES, QdqGraph, pictures, run_whole
 SIZE_WH = (44, 36)
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For compiled kernels."""
-    return tmp_path_factory.mktemp("engine")
-
-
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     return install(monkeypatch)
 
 
 @pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, folder: Path, tmp_path: Path) -> FakeKernels:
+def kernels(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, kernel_folder: Path, tmp_path: Path) -> FakeKernels:
     """Few tiles, and an empty cache."""
     monkeypatch.setenv("NANODET_STREAMER_CACHE", str(tmp_path))
     for name, some in (("_MEDIUM", tiles._MEDIUM[:1]), ("_SMALL", tiles._SMALL[-1:]), ("_LARGE", tiles._LARGE[:1])):
@@ -49,7 +43,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, folder: Path, tmp_p
         monkeypatch.setattr(f"streamer.engines.int8.tuning.{name}", 1)
     for name in ("_PATCH_SMALL", "_PATCH_LARGE"):
         monkeypatch.setattr(tiles, name, ())
-    return install_kernels(monkeypatch, cuda, folder)
+    return install_kernels(monkeypatch, cuda, kernel_folder)
 
 
 @pytest.fixture
@@ -177,7 +171,7 @@ def test_what_it_is_not_made_for(gpu: Gpu, kernels: FakeKernels) -> None:
 def test_without_cuda_bindings_it_is_unavailable(
     gpu: Gpu, kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.cuda.module.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match="cuda-bindings is not installed: pip install"):
         Int8Engine(model(), gpu)
 

@@ -24,6 +24,7 @@ from streamer.models.zoo import resolve_model
 from tests.int8_host import HostProgram
 from tests.qdq_graphs import CLASSES, QdqGraph, pictures, run_whole
 from tests.quantized import normalised, pixels
+from tests.real_gpu import opened_gpu
 from tests.test_int8_kernels import every_tile, layer
 
 pytestmark = pytest.mark.gpu
@@ -32,29 +33,19 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture
 def gpu() -> Iterator[Gpu]:
     """GPU 0; the test must free its buffers."""
-    try:
-        opened = Gpu(0)
-    except EngineError as error:
-        pytest.skip(str(error))
-    with opened:
+    with opened_gpu() as opened:
         yield opened
         gc.collect()
         assert opened.device_bytes == 0
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For kernels compiled for the CPU."""
-    return tmp_path_factory.mktemp("int8")
-
-
 def outputs(
-    model: ModelFile, gpu: Gpu, folder: Path, batch: int, choose: Callable[[Shape], Tile] | None = None
+    model: ModelFile, gpu: Gpu, kernel_folder: Path, batch: int, choose: Callable[[Shape], Tile] | None = None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The network's output on the GPU and on the CPU for noise."""
     import pycuda.driver as drv
 
-    host = HostProgram(model, folder, batch=batch)
+    host = HostProgram(model, kernel_folder, batch=batch)
     wanted = host.run(pictures(batch, model.spec.input_size_wh))
     engine = Int8Engine(model, gpu, choose=choose)
     buffers = [DeviceBuffer.holding(gpu, host.input), DeviceBuffer(gpu, host.output.nbytes)]
@@ -85,17 +76,19 @@ def assert_same(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32])
 
 
 @pytest.mark.parametrize(("what", "tile"), [pytest.param(*rest, id=name) for name, *rest in every_tile()])
-def test_every_tile_computes_the_same(what: tuple[int, int, int, int], tile: Tile, gpu: Gpu, folder: Path) -> None:
+def test_every_tile_computes_the_same(
+    what: tuple[int, int, int, int], tile: Tile, gpu: Gpu, kernel_folder: Path
+) -> None:
     def choose(shape: Shape) -> Tile:
         fits = shape.unit == 16 and not (tile.patch and shape.kernel_width == 1)
         return tile if fits else shape.tiles[0]
 
-    assert_same(*outputs(layer(*what).model(), gpu, folder, 1, choose))
+    assert_same(*outputs(layer(*what).model(), gpu, kernel_folder, 1, choose))
 
 
 @pytest.mark.parametrize("zero_point", [0, 5, None])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_all_kinds_of_layers(zero_point: int | None, batch: int, gpu: Gpu, folder: Path) -> None:
+def test_all_kinds_of_layers(zero_point: int | None, batch: int, gpu: Gpu, kernel_folder: Path) -> None:
     graph = QdqGraph((72, 56), zero_point=zero_point)
     tensor = graph.convolution(graph.pair("images", 0.02), 3, 24, stride=2)
     tensor = graph.node("MaxPool", [tensor], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
@@ -109,7 +102,7 @@ def test_all_kinds_of_layers(zero_point: int | None, batch: int, gpu: Gpu, folde
     floats = graph.convolution(total, 116, 32, 3, quantised=False, scale=0.037)
     graph.output(graph.convolution(graph.node("Concat", [total, total], axis=1), 232, 64), 64)
     graph.output(graph.convolution(floats, 32, 20, 5, stride=2), 20)
-    assert_same(*outputs(graph.model(), gpu, folder, batch))
+    assert_same(*outputs(graph.model(), gpu, kernel_folder, batch))
 
 
 def test_detections_are_those_of_onnx_runtime() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 
@@ -20,12 +19,6 @@ SIZES_WH = [(23, 18), (24, 20)]
 ACTIVATIONS = ["", "LeakyRelu", "Relu", "Clip"]
 SCALES = [0.0201, 0.0317, 0.0513]  # no quotient of two is near a half
 MOST_PIXELS = 40
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For compiled kernels."""
-    return tmp_path_factory.mktemp("graphs")
 
 
 @dataclass(frozen=True)
@@ -207,7 +200,7 @@ def _shape(tensor: Made) -> tuple[int, int, int]:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())
-def test_a_random_graph_is_computed_as_onnx_runtime_does(folder: Path, data: st.DataObject) -> None:
+def test_a_random_graph_is_computed_as_onnx_runtime_does(kernel_folder: Path, data: st.DataObject) -> None:
     drawer = GraphDrawer(data)
     for _ in range(data.draw(st.integers(2, 9))):
         drawer.one_of(drawer.kinds)()
@@ -215,7 +208,7 @@ def test_a_random_graph_is_computed_as_onnx_runtime_does(folder: Path, data: st.
     drawer.graph.output(last.name, last.channels)
     model, images = drawer.graph.model(), pictures(drawer.batch, drawer.size_wh)
     try:
-        program = HostProgram(model, folder, batch=drawer.batch)
+        program = HostProgram(model, kernel_folder, batch=drawer.batch)
     except UnsupportedGraph as error:
         assert str(error) == "network.onnx: its input is read in two formats"
         reject()

@@ -20,16 +20,10 @@ MOST_DIFFERENT = 0.002
 """Share of a layer's values that may differ by a level: ONNX Runtime rounds its sums, and the kernels quotients."""
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For compiled kernels."""
-    return tmp_path_factory.mktemp("int8")
-
-
-def check(graph: QdqGraph, folder: Path, *, batch: int = 1) -> list[StepError]:
+def check(graph: QdqGraph, kernel_folder: Path, *, batch: int = 1) -> list[StepError]:
     """Checks every step on ONNX Runtime's inputs, and the output of the last ones."""
     model, images = graph.model(), pictures(batch, graph.size_wh)
-    program = HostProgram(model, folder, batch=batch)
+    program = HostProgram(model, kernel_folder, batch=batch)
     errors = step_errors(program, model, images)
     assert len(errors) == sum(step.result is not None for step in program.schedule.steps)
     for error in errors:
@@ -77,16 +71,16 @@ def every_tile() -> list[tuple[str, tuple[int, int, int, int], Tile]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "tile"), [pytest.param(*rest, id=name) for name, *rest in every_tile()])
-def test_every_tile_computes_the_same(what: tuple[int, int, int, int], tile: Tile, folder: Path) -> None:
+def test_every_tile_computes_the_same(what: tuple[int, int, int, int], tile: Tile, kernel_folder: Path) -> None:
     model = layer(*what).model()
-    program = HostProgram(model, folder, tile=tile)
+    program = HostProgram(model, kernel_folder, tile=tile)
     assert tile in [launch.kernel for launch in program.launches]
     errors = step_errors(program, model, pictures(1, SIZE_WH))
     assert max(error.most for error in errors) <= 1
     assert max(error.share for error in errors) <= MOST_DIFFERENT
 
 
-def test_structs_have_the_fields_of_the_sources(folder: Path) -> None:
+def test_structs_have_the_fields_of_the_sources(kernel_folder: Path) -> None:
     macros = Tile(64, 32, 128, 3, 2, 1, 4).macros(Shape(1, 16, 128, False, 16, 8, 1, 1, 1, 1, 1))
     sizes = {
         ("between_host", "window"): parameters.WINDOW,
@@ -97,33 +91,33 @@ def test_structs_have_the_fields_of_the_sources(folder: Path) -> None:
     }
     for (source, name), dtype in sizes.items():
         options = macros if source == "convolution_host" else {"PLAIN": 1} if source == "stem_host" else {}
-        library = compile_kernels(folder, source, options)
+        library = compile_kernels(kernel_folder, source, options)
         assert getattr(library, f"size_of_{name}")() == dtype.itemsize, name
 
 
 @pytest.mark.parametrize("zero_point", [0, -128, 5, None])
-def test_zero_points_and_borders(zero_point: int | None, folder: Path) -> None:
+def test_zero_points_and_borders(zero_point: int | None, kernel_folder: Path) -> None:
     graph = QdqGraph(SIZE_WH, zero_point=zero_point)
     tensor = graph.convolution(graph.pair("images", 0.03), 3, 24, stride=2, scale=0.05)
     tensor = graph.convolution(tensor, 24, 40, 3, stride=2, scale=0.05)
     tensor = graph.convolution(tensor, 40, 40, 3, group=40, scale=0.05)
     tensor = graph.convolution(tensor, 40, 40, 5, group=40, stride=2, scale=0.05)
     graph.output(graph.convolution(tensor, 40, 20, 5, scale=0.05), 20)
-    check(graph, folder, batch=2)
+    check(graph, kernel_folder, batch=2)
 
 
 @pytest.mark.parametrize("activation", ["LeakyRelu", "Relu", "Clip", ""])
-def test_activations(activation: str, folder: Path) -> None:
+def test_activations(activation: str, kernel_folder: Path) -> None:
     graph = QdqGraph(SIZE_WH)
     tensor = graph.convolution(graph.pair("images", 0.02), 3, 16, stride=2, activation=activation)
     tensor = graph.convolution(tensor, 16, 16, group=16, activation=activation)
     graph.output(graph.convolution(tensor, 16, 32, 1, activation=activation), 32)
-    check(graph, folder)
+    check(graph, kernel_folder)
 
 
 @pytest.mark.parametrize("width", [24, 32, 58])
 @pytest.mark.parametrize("zero_point", [0, 3])
-def test_a_shuffled_block(width: int, zero_point: int, folder: Path) -> None:
+def test_a_shuffled_block(width: int, zero_point: int, kernel_folder: Path) -> None:
     """ShuffleNetV2's blocks: halves that pass by, depthwise kernels, and channels that take turns."""
     graph = QdqGraph(SIZE_WH, zero_point=zero_point)
     tensor = graph.convolution(graph.pair("images", 0.02), 3, 24, stride=2)
@@ -137,7 +131,7 @@ def test_a_shuffled_block(width: int, zero_point: int, folder: Path) -> None:
         taken = graph.convolution(graph.convolution(taken, width, width, 1), width, width, group=width, activation="")
         tensor = graph.shuffled([passing, graph.convolution(taken, width, width, 1)], 2 * width, size)
     graph.output(tensor, 2 * width)
-    errors = check(graph, folder, batch=2)
+    errors = check(graph, kernel_folder, batch=2)
     assert nodes_of(errors, Stem) == 1
     assert nodes_of(errors, Copy) == 0
     shuffled = [one for one in errors if isinstance(one.step.node, Convolution) and one.step.node.partner is not None]
@@ -146,7 +140,7 @@ def test_a_shuffled_block(width: int, zero_point: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize("is_same", [True, False])
-def test_a_feature_pyramid(mode: str, is_same: bool, folder: Path) -> None:
+def test_a_feature_pyramid(mode: str, is_same: bool, kernel_folder: Path) -> None:
     """Enlarging, sums and concatenations, of tensors with one scale and with different ones."""
     graph = QdqGraph(SIZE_WH)
     scales = [0.0313] * 5 if is_same else [0.0313, 0.0397, 0.0451, 0.0507, 0.0611]
@@ -159,11 +153,11 @@ def test_a_feature_pyramid(mode: str, is_same: bool, folder: Path) -> None:
         both = graph.pair(both, scales[4])
     graph.output(graph.convolution(both, 64, 16, 1), 16)
     graph.output(second, 32)
-    errors = check(graph, folder, batch=3)
+    errors = check(graph, kernel_folder, batch=3)
     assert nodes_of(errors, Combination) >= 2
 
 
-def test_layers_in_float(folder: Path) -> None:
+def test_layers_in_float(kernel_folder: Path) -> None:
     graph = QdqGraph(SIZE_WH)
     tensor = graph.convolution(graph.pair("images", 0.02), 3, 32, stride=2, scale=0)
     tensor = graph.convolution(tensor, 32, 24, 3, quantised=False, scale=0)
@@ -171,18 +165,18 @@ def test_layers_in_float(folder: Path) -> None:
     tensor = graph.convolution(graph.pair(tensor, 0.03), 24, 24, 3, stride=2)
     tensor = graph.convolution(tensor, 24, 40, 3, quantised=False)
     graph.output(tensor, 40)
-    errors = check(graph, folder)
+    errors = check(graph, kernel_folder)
     assert {error.step.format.is_int8 for error in errors} == {True, False}
 
 
-def test_a_float_picture(folder: Path) -> None:
+def test_a_float_picture(kernel_folder: Path) -> None:
     graph = QdqGraph(SIZE_WH)
     tensor = graph.convolution("images", 3, 24, stride=2, quantised=False)
     graph.output(graph.convolution(tensor, 24, 32), 32)
-    check(graph, folder)
+    check(graph, kernel_folder)
 
 
-def test_groups_and_copies(folder: Path) -> None:
+def test_groups_and_copies(kernel_folder: Path) -> None:
     """What no network of NanoDet has: groups of several channels, and channels in any order."""
     graph = QdqGraph(SIZE_WH)
     tensor = graph.convolution(graph.pair("images", 0.02), 3, 24, stride=2)
@@ -190,5 +184,5 @@ def test_groups_and_copies(folder: Path) -> None:
     parts = [graph.sliced(tensor, first, first + 6) for first in (18, 0, 12, 6)]
     tensor = graph.shuffled(parts, 24, (18, 22), groups=4)
     graph.output(graph.convolution(tensor, 24, 24, 7, group=24), 24)
-    errors = check(graph, folder)
+    errors = check(graph, kernel_folder)
     assert nodes_of(errors, Copy) == 1

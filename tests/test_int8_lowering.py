@@ -26,12 +26,6 @@ from tests.qdq_graphs import CLASSES, QdqGraph, pictures, run_whole
 SIZE_WH = (44, 36)
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For compiled kernels."""
-    return tmp_path_factory.mktemp("lowering")
-
-
 def ints(graph: QdqGraph, *values: int) -> list[str]:
     """Adds a constant of one integer for each value."""
     return [graph.constant(np.array([value], np.int64)) for value in values]
@@ -122,7 +116,7 @@ def test_an_output_that_is_computed_further_is_refused(kind: str) -> None:
         lower(model)
 
 
-def test_a_resize_of_an_early_opset_has_upsample_coordinates(folder: Path) -> None:
+def test_a_resize_of_an_early_opset_has_upsample_coordinates(kernel_folder: Path) -> None:
     graph = QdqGraph(SIZE_WH, opset=10)
     tensor = graph.convolution("images", 3, 16, stride=2, scale=0, quantised=False)
     scales = graph.constant(np.array([1, 1, 2, 2], np.float32))
@@ -130,20 +124,20 @@ def test_a_resize_of_an_early_opset_has_upsample_coordinates(folder: Path) -> No
     graph.output(tensor, 16)
     model = graph.model()
     images = pictures(1, SIZE_WH)
-    found = HostProgram(model, folder).run(images)
+    found = HostProgram(model, kernel_folder).run(images)
     expected = run_whole(model.proto, images, ["output"])["output"]
     assert np.abs(found - expected)[..., :CLASSES].max() < 0.002
     assert np.abs(found - expected)[..., CLASSES:].max() < 0.02
 
 
-def test_channels_in_another_order_are_no_stem(folder: Path) -> None:
+def test_channels_in_another_order_are_no_stem(kernel_folder: Path) -> None:
     """A graph that takes RGB: the input's channels backwards, then convolution and pooling."""
     graph = QdqGraph(SIZE_WH)
     tensor = graph.convolution(graph.reversed(graph.pair("images", 0.02)), 3, 24, stride=2)
     tensor = graph.node("MaxPool", [tensor], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     graph.output(tensor, 24)
     model, images = graph.model(), pictures(1, SIZE_WH)
-    program = HostProgram(model, folder)
+    program = HostProgram(model, kernel_folder)
     assert not any(isinstance(step.node, Stem) for step in program.schedule.steps)
     found, expected = program.run(images), run_whole(model.proto, images, ["output"])["output"]
     assert np.abs(found - expected).max() < 0.1
@@ -170,7 +164,7 @@ def test_a_concatenation_lies_beside_its_parts() -> None:
 
 
 @pytest.mark.parametrize("quantised", [True, False])
-def test_channels_that_are_read_twice_or_lie_far_apart(quantised: bool, folder: Path) -> None:
+def test_channels_that_are_read_twice_or_lie_far_apart(quantised: bool, kernel_folder: Path) -> None:
     graph = QdqGraph(SIZE_WH)
     scale = 0.03 if quantised else 0
     first = graph.convolution(graph.pair("images", 0.02), 3, 64, stride=2, scale=scale)
@@ -181,7 +175,10 @@ def test_channels_that_are_read_twice_or_lie_far_apart(quantised: bool, folder: 
     graph.output(far, 2)
     model, images = graph.model(), pictures(1, SIZE_WH)
     assert sum(isinstance(step.node, Copy) for step in schedule(lower(model)).steps) == 2
-    found, expected = HostProgram(model, folder).run(images), run_whole(model.proto, images, ["output"])["output"]
+    found, expected = (
+        HostProgram(model, kernel_folder).run(images),
+        run_whole(model.proto, images, ["output"])["output"],
+    )
     assert np.abs(found - expected).max() < 0.1
 
 
@@ -218,10 +215,10 @@ def test_memory_is_never_shared_by_tensors_that_live_together(index: int) -> Non
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_kernel_writes_only_its_own_tensor(index: int, folder: Path) -> None:
+def test_a_kernel_writes_only_its_own_tensor(index: int, kernel_folder: Path) -> None:
     """Also where the channels of a float16 tensor are no multiple of what kernels store at a time."""
     model = networks()[index].model()
-    program = HostProgram(model, folder, batch=2)
+    program = HostProgram(model, kernel_folder, batch=2)
     program.set_input(pictures(2, SIZE_WH))
     for launch in program.launches:
         before = program.tensors.copy()

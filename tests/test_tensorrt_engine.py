@@ -65,9 +65,9 @@ def model(tmp_path: Path) -> ModelFile:
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
+def kernels(kernel_folder: Path) -> HostKernels:
     """The kernels on this machine's CPU."""
-    return HostKernels(compile_kernels(tmp_path_factory.mktemp("kernels")))
+    return HostKernels(compile_kernels(kernel_folder))
 
 
 class Opened:
@@ -135,21 +135,27 @@ def frames(count: int) -> list[Frame]:
     return [Frame(picture, "f", index, index / 30, 0.0) for index, picture in enumerate(pictures)]
 
 
+def bind_and_check(one: Opened, batch: int, model: ModelFile) -> Any:
+    """Binds an engine, compares its output of noise with the model's, and returns the binding."""
+    binding, image, output = one.bind(batch)
+    pixels = RNG.standard_normal((batch, 3, 64, 64), np.float32)
+    image.write(pixels)
+    with one.gpu.active():
+        binding.enqueue()
+    wanted = expected(model, pixels)
+    found = np.empty_like(wanted)
+    output.read(found)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    return binding
+
+
 class TestEngine:
     @pytest.mark.parametrize("batch", [1, 3, 16])
     def test_it_computes_every_batch_up_to_the_largest(
         self, batch: int, opened: Callable[..., Opened], trt: FakeTensorRT, model: ModelFile
     ) -> None:
         one = opened(batch=16)
-        binding, image, output = one.bind(batch)
-        pixels = RNG.standard_normal((batch, 3, 64, 64), np.float32)
-        image.write(pixels)
-        with one.gpu.active():
-            binding.enqueue()
-        wanted = expected(model, pixels)
-        found = np.empty_like(wanted)
-        output.read(found)
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        binding = bind_and_check(one, batch, model)
         binding.close()
         binding.close()
         one.engine.close()  # while the closed binding is still there
@@ -343,15 +349,7 @@ class TestLean:
     ) -> None:
         state = ready(tmp_path / "cache" / "engines" / "any.engine", built_by=built_by)
         one = opened(batch=4)
-        binding, image, output = one.bind(4)
-        pixels = RNG.standard_normal((4, 3, 64, 64), np.float32)
-        image.write(pixels)
-        with one.gpu.active():
-            binding.enqueue()
-        wanted = expected(model, pixels)
-        found = np.empty_like(wanted)
-        output.read(found)
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        binding = bind_and_check(one, 4, model)
         binding.close()
         del binding
         assert (state.built, state.broken) == ([], [])

@@ -1,4 +1,4 @@
-"""The CUDA context that is current on the calling thread, whoever made it so.
+"""The CUDA context that is current on the calling thread, whichever library made it current.
 
 PyTorch, NVDEC and TensorRT make contexts current by themselves and may leave another one than they found. PyCUDA only
 knows what it has pushed itself.

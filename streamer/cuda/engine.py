@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import abc
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from streamer.cuda.status import check
+from streamer.cuda.status import check, find_bindings
 
 Launch = Callable[[], None]
 
@@ -75,10 +74,9 @@ def capture_graph(stream: int, body: Launch) -> Launch | None:
     Returns:
         A function that launches the graph on the stream and owns it; None where `cuda-bindings` isn't installed.
     """
-    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+    driver = find_bindings()
+    if driver is None:
         return None
-    from cuda.bindings import driver
-
     handle = driver.CUstream(stream)
     mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     check("begin recording a graph", driver.cuStreamBeginCapture(handle, mode))

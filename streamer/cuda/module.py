@@ -6,7 +6,6 @@ start while the one before it ends (programmatic dependent launch).
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,11 @@ import numpy.typing as npt
 
 from streamer.common.errors import UnavailableError
 from streamer.cuda.gpu import Gpu
-from streamer.cuda.status import check
+from streamer.cuda.status import check, find_bindings
 
 _DEFAULT_SHARED = 48 << 10
+_SHARED_PERCENT = 100
+"""Of the L1 cache as shared memory: the same for all kernels, so that one can start beside the one before it."""
 
 
 def most_shared_memory(gpu: Gpu) -> int:
@@ -33,17 +34,14 @@ def most_shared_memory(gpu: Gpu) -> int:
 
 
 def _load_driver() -> Any:
-    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+    driver = find_bindings()
+    if driver is None:
         raise UnavailableError("cuda-bindings is not installed: pip install 'nanodet-streamer[cuda]'")
-    from cuda.bindings import driver
-
     return driver
 
 
 class KernelModule:
     """A cubin's kernels on one GPU. The caller keeps the context current."""
-
-    carveout = 100
 
     def __init__(self, gpu: Gpu, code: bytes) -> None:
         """Loads machine code."""
@@ -70,9 +68,8 @@ class KernelModule:
             )
         function = self._functions[kernel]
         kinds = driver.CUfunction_attribute
-        # the same division of the L1 cache for all, so that a kernel can start beside the one before it
         carveout = kinds.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
-        check("divide the L1 cache", driver.cuFuncSetAttribute(function, carveout, self.carveout))
+        check("divide the L1 cache", driver.cuFuncSetAttribute(function, carveout, _SHARED_PERCENT))
         if shared > self._shared.get(kernel, _DEFAULT_SHARED):  # of all its launches
             self._shared[kernel] = shared
             most = kinds.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -114,9 +111,8 @@ class Stopwatch:
 
     def __init__(self, stream: int) -> None:
         """Makes the events; the caller keeps the context current."""
-        from cuda.bindings import driver
-
-        self._driver, self._stream = driver, driver.CUstream(stream)
+        self._driver = driver = _load_driver()
+        self._stream = driver.CUstream(stream)
         self._events = [check("make an event", driver.cuEventCreate(0)) for _ in range(2)]
 
     def ms(self, work: Callable[[], None]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,15 @@ _ADVICE = (
     ("illegal", _CRASHED),
     ("invalid/unknown error code", "see nvidia-smi: does the driver work, and is it new enough for this CUDA?"),
 )
+
+
+def find_bindings() -> Any | None:
+    """Returns `cuda.bindings.driver`; None where `cuda-bindings` isn't installed."""
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+        return None
+    from cuda.bindings import driver
+
+    return driver
 
 
 def failure(action: str, error: object) -> EngineError:

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
 
-from streamer.engines.int8.geometry import attribute, window_of
+from streamer.engines.int8.geometry import window_of
 from streamer.engines.int8.network import Convolution, NetworkInput, View, Window
 from streamer.engines.int8.packing import STEM_CHANNELS, STEM_TAPS
+from streamer.models.graph.attributes import attribute
 from streamer.models.graph.shapes import Shape
 
 _DEPTHWISE_SIZES = (3, 5)

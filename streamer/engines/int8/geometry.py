@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from streamer.engines.int8.network import Taps, Window
+from streamer.models.graph.attributes import attribute
 from streamer.models.graph.constants import Constants
 
 _LARGEST_KERNEL = 15
 _FIRST_COORDINATES_OPSET = 11
 """Of Resize; before it, coordinates are as Upsample's."""
-
-
-def attribute(node: NodeProto, name: str, otherwise: Any) -> Any:
-    """Returns a node's attribute, or `otherwise`."""
-    found = next((item for item in node.attribute if item.name == name), None)
-    return otherwise if found is None else helper.get_attribute_value(found)
 
 
 def window_of(node: NodeProto, kernel: Sequence[int] = (0, 0)) -> Window | None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from streamer.engines.int8.convolutions import Weights, is_stem, make_convolution
-from streamer.engines.int8.geometry import attribute, taps_of, window_of
+from streamer.engines.int8.geometry import taps_of, window_of
 from streamer.engines.int8.network import (
     LINEAR,
     Activation,
@@ -33,8 +32,10 @@ from streamer.engines.int8.network import (
 )
 from streamer.engines.int8.output_parts import is_tail, read_output
 from streamer.models.file import ModelFile
+from streamer.models.graph.attributes import attribute
 from streamer.models.graph.constants import Constants
 from streamer.models.graph.editor import opset_of
+from streamer.models.graph.int8 import quantized_type
 from streamer.models.graph.shapes import Shape, shapes_of
 
 _ANY_BATCH = (1 << 31) - 1  # a slice to here takes all pictures of any batch
@@ -155,7 +156,7 @@ class _Lowering:
                 raise self._unsupported(node, f": its {role} isn't one constant")
         scale = values[0]
         zero = values[1] if len(values) > 1 else None
-        kind = _quantized_type(node, zero)
+        kind = quantized_type(node, zero, self._constants)
         if scale is None or kind not in (np.int8, np.uint8) or not np.all(np.isfinite(scale) & (scale > 0)):
             raise self._unsupported(node, ": wanted 8 bits and a positive scale")
         offset = 128 if kind == np.uint8 else 0  # stored as int8 all the same
@@ -206,8 +207,7 @@ class _Lowering:
             stored, scale = (self._constants.get(part) for part in maker.input[:2])
             zero = self._constants.get(maker.input[2]) if len(maker.input) > 2 and maker.input[2] else None
             if stored is not None and scale is not None and stored.dtype in (np.int8, np.uint8):
-                axis = next((item.i for item in maker.attribute if item.name == "axis"), 1)
-                return Weights.quantised(stored, scale, zero, axis)
+                return Weights.quantised(stored, scale, zero, attribute(maker, "axis", 1))
         value = self._constants.get(name)
         if value is None:
             raise self._unsupported(node, f": its weights {name!r} aren't constant")
@@ -385,10 +385,3 @@ def _operand(view: View) -> Operand:
 def _chw(shape: Shape) -> tuple[int, int, int]:
     channels, height, width = shape[1:]
     return channels, height, width
-
-
-def _quantized_type(node: NodeProto, zero: np.ndarray | None) -> np.dtype[Any]:
-    if zero is not None:
-        return zero.dtype
-    named = attribute(node, "output_dtype", 0)
-    return np.dtype(helper.tensor_dtype_to_np_dtype(named)) if named else np.dtype(np.uint8)

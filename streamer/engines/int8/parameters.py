@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 _ADDRESS, _INT, _FLOAT, _WORD = np.uint64, np.int32, np.float32, np.uint32
-
-
 _DIVISOR = np.dtype([("factor", _WORD), ("shift", _WORD)])
 
 
@@ -36,24 +34,12 @@ _FLOATS = dict.fromkeys(("scale", "rounded_scale", "rounded_steps"), _FLOAT)
 _ADDRESSES = dict.fromkeys(
     ("input", "weights", "factors", "offsets", "output", "partner", "address", "rows_at", "columns_at"), _ADDRESS
 )
-_DIVISORS = dict.fromkeys(
-    (
-        *(
-            "by_area",
-            "by_width",
-            "by_height",
-            "by_units",
-            "by_kernel_width",
-            "by_parts",
-            "by_count",
-            "by_blocks",
-            "by_quads",
-        ),
-        "by_patch_width",
-    ),
-    _DIVISOR,
-)
+_DIVISORS = {
+    f"by_{name}": _DIVISOR
+    for name in ["area", "width", "height", "units", "kernel_width", "parts", "count", "blocks", "quads", "patch_width"]
+}
 _NESTED = {**_FLOATS, **_ADDRESSES, **_DIVISORS, "epilogue": EPILOGUE, "fill": _WORD}
+
 CONVOLUTION = _struct(
     "input weights factors offsets output partner image_stride"
     " input_height input_width input_pitch output_height output_width output_pitch rows columns pitch steps"

@@ -208,13 +208,12 @@ class ProgramBuilder:
         window = node.window
         channels = depthwise_channels(source)
         p = np.zeros((), forms.WINDOW)
-        form = forms.INT8 if source.format.is_int8 else forms.FLOAT16
         _fill(
             p, input=self._address(source), input_height=source.group.height, input_width=source.group.width,
             input_pitch=source.group.pitch, output_height=node.height, output_width=node.width,
             pixels=self._batch * node.height * node.width, channels=channels, kernel_height=window.height,
             kernel_width=window.width, stride=window.stride, pad_top=window.top, pad_left=window.left,
-            input_form=form, form=forms.INT8 if step.format.is_int8 else forms.FLOAT16, fill=_word(source.format),
+            input_form=_kind(source.format), form=_kind(step.format), fill=_word(source.format),
             by_parts=divisor(channels // 4), by_width=divisor(node.width), by_height=divisor(node.height),
         )  # fmt: skip
         p["output"], p["output_pitch"] = self._result(step)
@@ -237,7 +236,7 @@ class ProgramBuilder:
         for place, (operand, source) in enumerate(zip(node.operands, step.sources, strict=True)):
             o = p["operands"][place]
             _fill(
-                o, address=self._address(source), form=forms.INT8 if source.format.is_int8 else forms.FLOAT16,
+                o, address=self._address(source), form=_kind(source.format),
                 pitch=source.group.pitch, height=source.group.height, width=source.group.width,
                 scale=source.format.scale, zero_point=source.format.zero_point,
             )  # fmt: skip
@@ -250,7 +249,7 @@ class ProgramBuilder:
                 _fill(o, rounded_scale=scale, rounded_steps=1 / scale, rounded_zero_point=operand.rounded.zero_point)
         _fill(
             p, count=len(node.operands), height=node.height, width=node.width, channels=channels,
-            pixels=self._batch * node.height * node.width, form=forms.INT8 if step.format.is_int8 else forms.FLOAT16,
+            pixels=self._batch * node.height * node.width, form=_kind(step.format),
             steps=1 / (step.format.scale or 1.0), epilogue=_of_real(node.activation, step.format),
             by_parts=divisor(channels // 4), by_width=divisor(node.width), by_height=divisor(node.height),
         )  # fmt: skip
@@ -298,13 +297,18 @@ def _fill(parameters: npt.NDArray[np.void], **values: Any) -> None:
         parameters[name] = value
 
 
+def _kind(fmt: Format) -> int:
+    """Returns how plain tensors of a format are stored."""
+    return forms.INT8 if fmt.is_int8 else forms.FLOAT16
+
+
 def _form(step: Step, node: Convolution) -> int:
     """Returns how a convolution's result is stored."""
     if step.part is not None:
         return forms.NETWORK_OUTPUT
     if node.partner is not None:
         return forms.INT8_SHUFFLED if step.format.is_int8 else forms.FLOAT16_SHUFFLED
-    return forms.INT8 if step.format.is_int8 else forms.FLOAT16
+    return _kind(step.format)
 
 
 def _of_real(activation: Activation, fmt: Format) -> npt.NDArray[np.void]:

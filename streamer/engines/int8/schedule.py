@@ -7,13 +7,13 @@ is reused once the last reader of a tensor has run.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from streamer.engines.int8.network import (
     FLOAT16,
+    Channel,
     Combination,
     Convolution,
     Copy,
@@ -159,7 +159,7 @@ class _Scheduler:
     def __init__(self) -> None:
         self._tensors: dict[tuple[Node, Format], Tensor] = {}
         self._steps: list[Step] = []
-        self._copies: dict[tuple[Any, ...], Node] = {}
+        self._copies: dict[tuple[tuple[Channel, ...], Format], Copy] = {}
         self._input_format: Format | None = None
         self._name = ""
 

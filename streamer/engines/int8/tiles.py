@@ -89,7 +89,6 @@ _SMALL = (
     Tile(16, 32, 256, 6, 1, 1, 8),
     Tile(16, 16, 256, 8, 1, 1, 8),
 )
-_MANY_ROWS, _FEW_ROWS = 8192, 4096
 _PATCH_LARGE = (
     Tile(128, 32, 128, 3, 4, 1, patch=True),
     Tile(256, 32, 128, 3, 4, 1, patch=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -10,9 +10,10 @@ from onnx import TensorProto, numpy_helper, version_converter
 
 from streamer.common.errors import EngineError, ModelError
 from streamer.models.graph.constants import Constants
+from streamer.models.graph.int8 import quantized_type
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
 
 _QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 _FP16_OPSET = 19  # the first in which Q/DQ scales may be float16
@@ -39,7 +40,7 @@ def check_quantization(proto: ModelProto, name: str) -> None:
             raise ModelError(
                 f"{name}: node {node.name!r} ({node.op_type}) has zero point {worst}, TensorRT takes only 0: {_AGAIN}"
             )
-        kind = _quantized_type(node, zero_point, constants)
+        kind = quantized_type(node, zero_point, constants)
         if kind == np.int32:
             raise ModelError(
                 f"{name}: node {node.name!r} dequantises {node.input[0]!r} from int32, TensorRT takes only int8: leave"
@@ -49,20 +50,6 @@ def check_quantization(proto: ModelProto, name: str) -> None:
             raise ModelError(
                 f"{name}: node {node.name!r} ({node.op_type}) is uint8, TensorRT takes it for int8 and clips: {_AGAIN}"
             )
-
-
-def _quantized_type(node: NodeProto, zero_point: np.ndarray | None, constants: Constants) -> np.dtype[Any] | None:
-    """Returns the type of a Q/DQ node's quantised side, or None where it isn't constant.
-
-    Without a zero point it is uint8 by default; a DequantizeLinear then takes its input's type.
-    """
-    if zero_point is not None:
-        return zero_point.dtype
-    if node.op_type == "DequantizeLinear":
-        value = constants.get(node.input[0])
-        return None if value is None else value.dtype
-    named = [a.i for a in node.attribute if a.name == "output_dtype" and a.i]
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(named[0])) if named else np.dtype(np.uint8)
 
 
 def to_float16(proto: ModelProto, name: str) -> ModelProto:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from streamer.common.errors import ModelError
+from streamer.models.graph.attributes import attribute
 from streamer.models.graph.constants import Constants
 from streamer.models.spec import METADATA_PREFIX
 
@@ -63,9 +65,9 @@ def use_uint8(proto: ModelProto) -> None:
                 graph.initializer.append(numpy_helper.from_array(_uint8_zero_point(pair, constants), zero))
                 added.add(zero)
             pair.input[:] = [*pair.input[:2], zero]
-        for attribute in list(node.attribute):
-            if attribute.name == "output_dtype":
-                node.attribute.remove(attribute)
+        for item in list(node.attribute):
+            if item.name == "output_dtype":
+                node.attribute.remove(item)
     _forget_types(graph)
 
 
@@ -120,7 +122,7 @@ def slope_below_zero(activation: NodeProto) -> float:
     """Returns the slope of a LeakyRelu or Relu for negative values."""
     if activation.op_type == "Relu":
         return 0.0
-    return next((float(item.f) for item in activation.attribute if item.name == "alpha"), 0.01)
+    return float(attribute(activation, "alpha", 0.01))
 
 
 def _users(graph: GraphProto) -> defaultdict[str, list[NodeProto]]:
@@ -138,9 +140,22 @@ def _lacks_zero_point(node: NodeProto) -> bool:
 
 def _makes_int8(node: NodeProto, constants: Constants) -> bool:
     """Whether a QuantizeLinear node outputs int8; the default is uint8."""
-    if _lacks_zero_point(node):
-        return any(item.name == "output_dtype" and item.i == TensorProto.INT8 for item in node.attribute)
-    return bool(_constant(constants, node.input[2]).dtype == np.int8)
+    zero_point = None if _lacks_zero_point(node) else _constant(constants, node.input[2])
+    return quantized_type(node, zero_point, constants) == np.int8
+
+
+def quantized_type(node: NodeProto, zero_point: np.ndarray | None, constants: Constants) -> np.dtype[Any] | None:
+    """Returns the type of a Q/DQ node's quantised side, or None where it isn't constant or known.
+
+    Without a zero point it is uint8 by default; a DequantizeLinear then takes its input's type.
+    """
+    if zero_point is not None:
+        return zero_point.dtype
+    if node.op_type == "DequantizeLinear":
+        value = constants.get(node.input[0])
+        return None if value is None else value.dtype
+    named = attribute(node, "output_dtype", 0) or TensorProto.UINT8
+    return np.dtype(helper.tensor_dtype_to_np_dtype(named)) if named in TensorProto.DataType.values() else None
 
 
 def _uint8_zero_point(node: NodeProto, constants: Constants) -> np.ndarray:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 from math import prod
-from typing import Any
 
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto
 
+from streamer.models.graph.attributes import attribute
 from streamer.models.graph.constants import Constants
 from streamer.models.graph.shapes import Shape
 
@@ -75,7 +75,7 @@ class ActivationTracer:
         self._steps += 1
         if node is None or name in self._constants or self._steps > _MOST_STEPS:
             return nothing
-        if node.op_type in _SIGMOIDS or _attribute(node, "activation", b"") == b"Sigmoid":
+        if node.op_type in _SIGMOIDS or attribute(node, "activation", b"") == b"Sigmoid":
             return [Activation.SIGMOID] * (stop - start)
         if node.op_type == "Softmax":
             return [Activation.SOFTMAX] * (stop - start)
@@ -84,12 +84,12 @@ class ActivationTracer:
         if node.op_type in _COMBINING:
             return self._agreed([part for part in node.input if part not in self._constants], axis, start, stop)
         if node.op_type == "Transpose":
-            perm = _attribute(node, "perm", range(len(self._shapes.get(name, ())))[::-1])
+            perm = attribute(node, "perm", range(len(self._shapes.get(name, ())))[::-1])
             return self._follow(node.input[0], perm[axis], start, stop, offset) if axis < len(perm) else nothing
         if node.op_type == "Concat":
             return self._through_concat(node, axis, start, stop, offset)
         if node.op_type == "Split":
-            if _attribute(node, "axis", 0) % max(1, len(self._shapes.get(name, ()))) == axis:
+            if attribute(node, "axis", 0) % max(1, len(self._shapes.get(name, ()))) == axis:
                 before = sum(self._size(part, axis) for part in list(node.output)[: list(node.output).index(name)])
                 start, stop = start + before, stop + before
             return self._follow(node.input[0], axis, start, stop, offset)
@@ -117,7 +117,7 @@ class ActivationTracer:
         self, node: NodeProto, axis: int, start: int, stop: int, offset: int | None
     ) -> list[Activation]:
         rank = len(self._shapes.get(node.output[0], ()))
-        if _attribute(node, "axis", 1) % max(1, rank) != axis:
+        if attribute(node, "axis", 1) % max(1, rank) != axis:
             found = [self._follow(name, axis, start, stop, offset) for name in node.input]
             return [of_all[0] if len(set(of_all)) == 1 else Activation.NONE for of_all in zip(*found, strict=True)]
         channels: list[Activation] = []
@@ -138,7 +138,7 @@ class ActivationTracer:
 
     def _through_slice(self, node: NodeProto, axis: int, start: int, stop: int, offset: int | None) -> list[Activation]:
         rank = len(self._shapes.get(node.output[0], ()))
-        starts, axes, steps = _attribute(node, "starts", None), _attribute(node, "axes", None), None
+        starts, axes, steps = attribute(node, "starts", None), attribute(node, "axes", None), None
         if len(node.input) > 1:
             given = [self._constants.get(name) if name else None for name in [*node.input[1:], "", "", ""][:4]]
             starts, axes, steps = given[0], given[2], given[3]
@@ -169,8 +169,3 @@ class ActivationTracer:
         place = next((place for place in range(len(before)) if prod(before[: place + 1]) > ahead), 0)
         inner = set(self._follow(node.input[0], place, 0, before[place], None))
         return [inner.pop() if len(inner) == 1 else Activation.NONE] * (stop - start)
-
-
-def _attribute(node: NodeProto, name: str, otherwise: Any) -> Any:
-    found = next((attribute for attribute in node.attribute if attribute.name == name), None)
-    return otherwise if found is None else helper.get_attribute_value(found)
