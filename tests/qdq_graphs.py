@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,14 +125,17 @@ class QdqGraph:
         spec: Any = SimpleNamespace(input_size_wh=self.size_wh, num_points=1, output_channels=channels)
         return ModelFile(Path("network.onnx"), "", spec, proto)
 
-    def model(self) -> ModelFile:
-        """Joins the outputs and returns the file."""
+    def model(self, *, scores_first: bool = True) -> ModelFile:
+        """Joins the outputs and returns the file; the last channels are the scores unless `scores_first`."""
         joined = self.node("Concat", self._outputs, axis=1)
-        scores = self.node("Slice", [joined, *(self.constant(np.array([value])) for value in (0, CLASSES, 2))])
-        bins = self.node(
-            "Slice", [joined, *(self.constant(np.array([value])) for value in (CLASSES, CLASSES + BINS, 2))]
-        )
-        self._nodes.append(helper.make_node("Concat", [self.node("Sigmoid", [scores]), bins], ["output"], axis=2))
+        places = (0, CLASSES, CLASSES + BINS) if scores_first else (0, BINS, CLASSES + BINS)
+        parts = [
+            self.node("Slice", [joined, *(self.constant(np.array([value])) for value in (*place, 2))])
+            for place in pairwise(places)
+        ]
+        scores = 0 if scores_first else 1
+        parts[scores] = self.node("Sigmoid", [parts[scores]])
+        self._nodes.append(helper.make_node("Concat", parts, ["output"], axis=2))
         proto, (width, height) = self._proto("output"), self.size_wh
         points = run_whole(proto, np.zeros((1, 3, height, width), np.float32), ["output"])["output"].shape[1]
         spec: Any = SimpleNamespace(input_size_wh=self.size_wh, num_points=points, output_channels=CLASSES + BINS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ from streamer.app.listing import list_known
 from streamer.common.errors import ConfigError, UnavailableError
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.memory import DeviceBuffer
+from streamer.cuda.module import KernelModule
 from streamer.detector import cuda as detectors
 from streamer.engines.int8 import tiles
+from streamer.engines.int8.parameters import COMBINATION
 from streamer.engines.int8_engine import Int8Engine
 from streamer.models.file import ModelFile, load_model
 from streamer.models.postprocess import Postprocessor
@@ -101,6 +104,20 @@ def test_it_computes_batches_and_frees_everything(gpu: Gpu, kernels: FakeKernels
         engine.close()
         engine.close()
     assert kernels.loaded == 0
+
+
+def test_a_launch_keeps_its_shared_memory_beside_one_with_less(gpu: Gpu, kernels: FakeKernels) -> None:
+    """The limit belongs to the function, which all launches share."""
+    with gpu.active():
+        module = KernelModule(gpu, json.dumps(["between", {}]).encode())
+        most, less = (
+            module.launcher("combine", np.zeros((), COMBINATION), (1, 1), 32, kilobytes << 10, 0)
+            for kilobytes in (90, 60)
+        )
+        most()
+        less()
+        module.close()
+    assert kernels.launched == ["combine", "combine"]
 
 
 def test_what_was_measured_is_read_again(

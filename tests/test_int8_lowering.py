@@ -21,7 +21,7 @@ from streamer.engines.int8.schedule import schedule
 from streamer.models.file import load_model
 from streamer.models.zoo import resolve_model
 from tests.int8_host import HostProgram
-from tests.qdq_graphs import CLASSES, QdqGraph, pictures, run_whole
+from tests.qdq_graphs import BINS, CLASSES, QdqGraph, pictures, run_whole
 
 SIZE_WH = (44, 36)
 
@@ -149,6 +149,16 @@ def test_the_packaged_network_needs_no_copies() -> None:
     assert Copy not in kinds
     assert kinds.count(Stem) == 1
     assert len(kinds) == 38
+
+
+def test_scores_behind_bins_alone_go_through_the_sigmoid(kernel_folder: Path) -> None:
+    graph = QdqGraph(SIZE_WH)
+    graph.output(graph.convolution(graph.pair("images", 0.02), 3, 16, stride=2), 16)
+    model, images = graph.model(scores_first=False), pictures(1, SIZE_WH)
+    parts = {(part.column, part.node.channels, part.sigmoids) for part in lower(model).outputs}
+    assert parts == {(BINS, CLASSES, CLASSES), (0, BINS, 0)}
+    found = HostProgram(model, kernel_folder).run(images)
+    assert np.abs(found - run_whole(model.proto, images, ["output"])["output"]).max() < 0.02
 
 
 def test_a_concatenation_lies_beside_its_parts() -> None:
