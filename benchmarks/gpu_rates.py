@@ -148,7 +148,7 @@ def batched_fps(slots: list[CudaSlot], batches: int) -> float:
     """Returns pictures a second through preprocessing, engine and decoding, pixels already on the GPU.
 
     Args:
-        slots: of one batch size, every picture described already; two keep the GPU busy between batches.
+        slots: of one batch size, every picture described already; several keep the GPU busy between batches.
         batches: how many to run.
     """
     in_flight: deque[CudaSlot] = deque()

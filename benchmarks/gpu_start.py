@@ -90,10 +90,11 @@ def _answer(task: str, model: Path, engine: str, detail: str) -> dict[str, Any]:
 
 def _first(model: str, engine: str, device: str) -> None:
     from streamer.detector import open_detector
-    from streamer.detector.self_check import packaged_frame
 
     started_at_s = time.perf_counter()
     with open_detector(model, engine=engine, device=device) as detector:
+        from streamer.detector.self_check import packaged_frame  # imports what opening imports beside the GPU's start
+
         opened_at_s = time.perf_counter()
         detector.submit(packaged_frame())
         detector.collect()

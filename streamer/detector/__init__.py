@@ -90,49 +90,52 @@ def open_detector(
         ModelError: if the model isn't available or isn't a NanoDet.
         EngineError: if the engine isn't installed, refuses the model, or computes it wrongly.
     """
-    from streamer.cuda.gpu import expects_gpu, parse_device
-    from streamer.detector.cpu import CpuDetector, open_tuned
-    from streamer.detector.cuda import GPU_ENGINES, open_cuda_detector
+    from streamer.cuda.early_context import early_context
     from streamer.engines import ENGINE_NAMES, installed_engines, open_engine
-    from streamer.models.file import load_model
-    from streamer.models.postprocess import Postprocessor
-    from streamer.models.spec import ModelSpec
-    from streamer.models.zoo import resolve_model
 
-    for name, value in (("conf", conf), ("iou", iou)):
-        if not 0 <= value <= 1:
-            raise ConfigError(f"--{name} wants a number from 0 to 1, got {value:g}")
-    for name, count in (("depth", depth), ("batch", batch)):
-        if isinstance(count, int) and not 1 <= count <= MAX_DEPTH:
-            raise ConfigError(f"{name} wants 1 to {MAX_DEPTH} frames, got {count}")
-    known = ("auto", *ENGINE_NAMES, *GPU_ENGINES)
-    if engine not in known:
-        raise ConfigError(f"unknown engine {short(engine)}{nearest(engine, known)} (known: {', '.join(known)})")
-    if device not in ("auto", "cpu"):
-        parse_device(device)
-    if device == "cpu" and engine in GPU_ENGINES:
-        raise ConfigError(f"the engine {engine!r} runs on a GPU: use --device cuda, or --engine auto")
-    if device not in ("auto", "cpu") and engine in ENGINE_NAMES:
-        raise ConfigError(f"the engine {engine!r} runs on the CPU: use --device cpu, or --engine auto")
-    path, described_by = resolve_model(str(model))
-    spec = ModelSpec.from_yaml(model_config) if model_config else described_by
-    loaded = load_model(path, spec)
-    postprocessor = Postprocessor(loaded.spec, conf, iou, class_ids(classes, loaded.spec.labels))
-    fallbacks: list[str] = []
-    if device != "cpu" and engine not in ENGINE_NAMES:
-        try:
-            return open_cuda_detector(
-                loaded, postprocessor, engine=engine, device=device, precision=precision, depth=depth, batch=batch,
-                streams=streams, self_check=self_check,
-            )  # fmt: skip
-        except StreamerError as error:
-            if (engine, device) != ("auto", "auto"):
-                raise
-            if expects_gpu():
-                log.warning("running on the CPU, not on a GPU: %s (--device cpu says that this is wanted)", error)
-                fallbacks.append(f"GPU: {error}")
-            else:
-                log.info("running on the CPU, not on a GPU: %s", error)
+    with early_context("cpu" if engine in ENGINE_NAMES else device):
+        from streamer.cuda.gpu import expects_gpu, parse_device
+        from streamer.detector.cpu import CpuDetector, open_tuned
+        from streamer.detector.cuda import GPU_ENGINES, open_cuda_detector
+        from streamer.models.file import load_model
+        from streamer.models.postprocess import Postprocessor
+        from streamer.models.spec import ModelSpec
+        from streamer.models.zoo import resolve_model
+
+        for name, value in (("conf", conf), ("iou", iou)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"--{name} wants a number from 0 to 1, got {value:g}")
+        for name, count in (("depth", depth), ("batch", batch)):
+            if isinstance(count, int) and not 1 <= count <= MAX_DEPTH:
+                raise ConfigError(f"{name} wants 1 to {MAX_DEPTH} frames, got {count}")
+        known = ("auto", *ENGINE_NAMES, *GPU_ENGINES)
+        if engine not in known:
+            raise ConfigError(f"unknown engine {short(engine)}{nearest(engine, known)} (known: {', '.join(known)})")
+        if device not in ("auto", "cpu"):
+            parse_device(device)
+        if device == "cpu" and engine in GPU_ENGINES:
+            raise ConfigError(f"the engine {engine!r} runs on a GPU: use --device cuda, or --engine auto")
+        if device not in ("auto", "cpu") and engine in ENGINE_NAMES:
+            raise ConfigError(f"the engine {engine!r} runs on the CPU: use --device cpu, or --engine auto")
+        path, described_by = resolve_model(str(model))
+        spec = ModelSpec.from_yaml(model_config) if model_config else described_by
+        loaded = load_model(path, spec)
+        postprocessor = Postprocessor(loaded.spec, conf, iou, class_ids(classes, loaded.spec.labels))
+        fallbacks: list[str] = []
+        if device != "cpu" and engine not in ENGINE_NAMES:
+            try:
+                return open_cuda_detector(
+                    loaded, postprocessor, engine=engine, device=device, precision=precision, depth=depth, batch=batch,
+                    streams=streams, self_check=self_check,
+                )  # fmt: skip
+            except StreamerError as error:
+                if (engine, device) != ("auto", "auto"):
+                    raise
+                if expects_gpu():
+                    log.warning("running on the CPU, not on a GPU: %s (--device cpu says that this is wanted)", error)
+                    fallbacks.append(f"GPU: {error}")
+                else:
+                    log.info("running on the CPU, not on a GPU: %s", error)
 
     def open_with(name: str) -> CpuDetector:
         def open_one(requests: int | None) -> CpuDetector:
