@@ -30,8 +30,9 @@ class Truth:
         """(B, G) bool: rows that points are assigned to."""
         return self.is_valid & ~self.is_ignored
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Truth:
-        """Returns the same on another device."""
+    def to(self, device: torch.device | str) -> Truth:
+        """Returns the same on another device; from pinned memory to a GPU the copy doesn't block."""
+        non_blocking = torch.device(device).type != "cpu"
         tensors = (self.boxes, self.labels, self.is_valid, self.is_ignored)
         return Truth(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
 
