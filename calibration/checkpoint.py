@@ -24,8 +24,8 @@ def load_checkpoint(path: Path | str, *, with_auxiliary: bool = False) -> tuple[
 
     Reads PyTorch files, safetensors, ``.npz`` and pickled NumPy arrays: a state dict, also under a key of a training
     framework (``state_dict``, ``model``, ``ema``, ...). Removes prefixes and, unless `with_auxiliary`, the auxiliary
-    training head, and prefers averaged weights (``avg_model.``, ``ema``). Executes nothing in the file and ignores other
-    objects.
+    training head, and prefers averaged weights (``avg_model.``, ``ema``). Executes nothing in the file and ignores
+    other objects.
 
     Returns:
         The weights on the CPU by the network's own parameter names, and the SHA-256 of the file in hex.

@@ -118,7 +118,7 @@ def dynamic_by_loops(spec: ModelSpec, output: torch.Tensor, truth: Truth) -> lis
 def as_dicts(assignment: Assignment) -> list[dict[int, int]]:
     return [
         {index: int(rows[index]) for index in positive.nonzero()[:, 0].tolist()}
-        for rows, positive in zip(assignment.index, assignment.is_positive, strict=True)
+        for rows, positive in zip(assignment.row, assignment.is_positive, strict=True)
     ]
 
 
@@ -165,7 +165,7 @@ def test_every_kind_of_object_is_in_the_comparison(assign: object) -> None:
 def test_points_without_an_object_have_no_quality_and_index_zero(assign: object) -> None:
     assert callable(assign)
     assignment = assign(EVERY_KIND)
-    assert not assignment.index[~assignment.is_positive].any()
+    assert not assignment.row[~assignment.is_positive].any()
     assert assignment.quality is None or not assignment.quality[~assignment.is_positive].any()
 
 
@@ -195,7 +195,10 @@ def test_a_point_claimed_twice_goes_to_the_object_its_cell_overlaps_most() -> No
     contested = alone[0] & alone[1]
     assert contested.any()
     wanted = [
-        max(range(2), key=lambda row: overlap((x - s * 2.5, y - s * 2.5, x + s * 2.5, y + s * 2.5), boxes[0, row].tolist()))
+        max(
+            range(2),
+            key=lambda row: overlap((x - s * 2.5, y - s * 2.5, x + s * 2.5, y + s * 2.5), boxes[0, row].tolist()),
+        )
         for x, y, s in points[contested[0]].tolist()
     ]
-    assert both.index[contested].tolist() == wanted
+    assert both.row[contested].tolist() == wanted

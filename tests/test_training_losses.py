@@ -23,7 +23,6 @@ from calibration.training import boxes as box_functions  # noqa: E402
 from calibration.training.losses import (  # noqa: E402
     Losses,
     LossSettings,
-    Predictions,
     detection_loss,
     distribution_focal_loss,
     quality_focal_loss,

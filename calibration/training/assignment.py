@@ -14,13 +14,13 @@ class Assignment(NamedTuple):
     """Of B pictures with N anchor points each.
 
     Attributes:
-        index: (B, N) int64, the object's row in the truth; 0 where there is none.
+        row: (B, N) int64, the object's row in the truth; 0 where there is none.
         is_positive: (B, N) bool, whether a point has an object.
         quality: (B, N) float32, the overlap that the object's class score learns, or None where it is that of the
             predicted box.
     """
 
-    index: Tensor
+    row: Tensor
     is_positive: Tensor
     quality: Tensor | None
 

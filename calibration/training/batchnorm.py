@@ -84,11 +84,10 @@ class _Moments:
         self.squares: Tensor | float = 0.0
 
     def add(self, features: Tensor) -> None:
-        values = features.detach().double().transpose(0, 1).flatten(1)
-        count, mean = values.shape[1], values.mean(1)
-        delta = mean - self.mean
-        total = self.count + count
-        self.squares = self.squares + (values - mean[:, None]).square().sum(1) + delta**2 * (self.count * count / total)
+        variance, mean = (each.double() for each in torch.var_mean(features.float(), dim=(0, 2, 3), correction=0))
+        count = features.numel() // features.shape[1]
+        delta, total = mean - self.mean, self.count + count
+        self.squares = self.squares + variance * count + delta**2 * (self.count * count / total)
         self.mean = self.mean + delta * (count / total)
         self.count = total
 

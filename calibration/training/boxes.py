@@ -1,4 +1,7 @@
-"""Boxes as x1, y1, x2, y2 in pixels: decoding from bins, and their overlaps. All functions broadcast and have gradients."""
+"""Boxes as x1, y1, x2, y2 in pixels: decoding from bins, and overlaps.
+
+All functions broadcast and have gradients.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,16 @@ def decode(bins: Tensor, points: Tensor) -> Tensor:
     Returns:
         (B, N, 4) pixels.
     """
-    probabilities = bins.unflatten(-1, (4, -1)).softmax(-1)
+    probabilities = split_sides(bins).softmax(-1)
     steps = torch.arange(probabilities.shape[-1], dtype=bins.dtype, device=bins.device)
     distances = (probabilities * steps).sum(-1) * points[:, 2:]
     centres = points[:, :2]
     return torch.cat((centres - distances[..., :2], centres + distances[..., 2:]), dim=-1)
+
+
+def split_sides(bins: Tensor) -> Tensor:
+    """Returns (..., 4 (reg_max + 1)) as (..., 4, reg_max + 1)."""
+    return bins.reshape(*bins.shape[:-1], 4, bins.shape[-1] // 4)
 
 
 def contains(boxes: Tensor, points: Tensor, margin: float = 0.0) -> Tensor:

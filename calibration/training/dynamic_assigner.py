@@ -18,8 +18,8 @@ def dynamic_soft_labels(
     """Assigns anchor points to objects by what is predicted there.
 
     Points that lie in no object are background. An object takes the k points of least cost, k being the sum of its
-    `topk` largest overlaps, at least 1. The cost is the quality focal loss with the overlap as target, plus `iou_factor`
-    times -log of the overlap. A point that several objects take goes to the object of least cost there.
+    `topk` largest overlaps, at least 1. The cost is the quality focal loss with the overlap as target, plus
+    `iou_factor` times -log of the overlap. A point that several objects take goes to the object of least cost there.
 
     Args:
         logits: (B, N, C) float32, class scores before the sigmoid.
@@ -37,10 +37,10 @@ def dynamic_soft_labels(
     cost = cost.masked_fill(~eligible, torch.inf)
     matched = _take_cheapest(cost, overlaps, min(topk, len(points)))
     takers = matched.sum(1)
-    index = torch.where(takers > 1, cost.argmin(1), matched.to(torch.uint8).argmax(1))
+    row = torch.where(takers > 1, cost.argmin(1), matched.to(torch.uint8).argmax(1))
     is_positive = takers > 0
-    quality = overlaps.gather(1, index[:, None])[:, 0].masked_fill(~is_positive, 0)
-    return Assignment(index.masked_fill(~is_positive, 0), is_positive, quality)
+    quality = overlaps.gather(1, row[:, None])[:, 0].masked_fill(~is_positive, 0)
+    return Assignment(row.masked_fill(~is_positive, 0), is_positive, quality)
 
 
 def _score_cost(logits: Tensor, labels: Tensor, overlaps: Tensor) -> Tensor:

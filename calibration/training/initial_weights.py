@@ -17,7 +17,7 @@ from calibration.training.checkpoint_file import NAMES_KEY, read_checkpoint
 from calibration.training.network import HEAD_DEVIATION, PRIOR_BIAS, TrainingNetwork
 from streamer.common.errors import ModelError
 from streamer.models.file import find_description, read_onnx
-from streamer.models.nanodet import load_into
+from streamer.models.nanodet import NEVER_APPLIED, load_into
 from streamer.models.spec import spec_for
 
 _PROJECT = "head.distribution_project.project"
@@ -27,7 +27,7 @@ _NAMED_AT_MOST = 5
 
 @dataclass(frozen=True)
 class _Source:
-    """Weights by the names of official checkpoints, the class names of their rows where known, and a word for it all."""
+    """Weights by the names of official checkpoints, the class names of their rows where known, and the kind of file."""
 
     weights: dict[str, Tensor]
     names: tuple[str, ...] | None
@@ -37,8 +37,8 @@ class _Source:
 def initialise(network: TrainingNetwork, source: Path | None, names: Sequence[str]) -> tuple[str, ...]:
     """Loads weights into a network, in place, and makes the head's rows anew where classes differ.
 
-    Rows of classes with the same name are kept, whatever case it is written in. New ones begin at a probability of 0.01.
-    Rows of the boxes are kept. Without weights for the auxiliary head, its neck begins as a copy of the main one.
+    Rows of classes with the same name are kept, whatever case it is written in. New ones begin at a probability of
+    0.01. Rows of the boxes are kept. Without weights for the auxiliary head, its neck begins as a copy of the main one.
 
     Args:
         network: just built.
@@ -61,7 +61,11 @@ def initialise(network: TrainingNetwork, source: Path | None, names: Sequence[st
     weights = unfold(network.network, loaded.weights)
     head, said = _fit_head(network, weights, loaded.names, names)
     weights |= head
-    main = {name: value for name, value in weights.items() if not name.startswith(_AUXILIARY)}
+    own = network.network.state_dict()
+    unused = {
+        key for key in own if key.startswith(NEVER_APPLIED) and key in weights and weights[key].shape != own[key].shape
+    }
+    main = {key: value for key, value in weights.items() if key not in unused and not key.startswith(_AUXILIARY)}
     try:
         load_into(network.network, main)
     except ModelError as error:
@@ -97,7 +101,7 @@ def _read_exported(path: Path) -> _Source:
         if item.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
         and item.name.startswith(("backbone.", "fpn.", "head."))
     }
-    return _Source(weights, spec and spec.labels, "an exported model")
+    return _Source(weights, None if spec is None else spec.labels, "an exported model")
 
 
 def _fit_head(
@@ -173,4 +177,6 @@ def _load_auxiliary(network: TrainingNetwork, weights: dict[str, Tensor]) -> str
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else "")
+    return ", ".join(names[:_NAMED_AT_MOST]) + (
+        f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
+    )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from calibration.training.assignment import Assignment, counts_in_loss
 from calibration.training.atss import atss
-from calibration.training.boxes import decode, giou, iou, side_distances
+from calibration.training.boxes import decode, giou, iou, side_distances, split_sides
 from calibration.training.dynamic_assigner import dynamic_soft_labels
 from calibration.training.truth import Truth
 from streamer.models.spec import ModelSpec
@@ -163,7 +163,8 @@ class _Head(NamedTuple):
 
     @classmethod
     def of(cls, output: Tensor, points: Tensor, spec: ModelSpec) -> _Head:
-        logits, bins = output.float().split([spec.num_classes, 4 * (spec.reg_max + 1)], dim=-1)
+        output = output.float()
+        logits, bins = output[..., : spec.num_classes], output[..., spec.num_classes :]
         return cls(logits, bins, decode(bins, points))
 
 
@@ -189,17 +190,17 @@ def _assign(head: _Head, predictions: Predictions, truth: Truth, settings: LossS
 def _sums(
     head: _Head, assignment: Assignment, counted: Tensor, points: Tensor, truth: Truth, settings: LossSettings
 ) -> _Sums:
-    index, positive = assignment.index, assignment.is_positive
-    boxes = truth.boxes.gather(1, index[..., None].expand(-1, -1, 4))
+    row, positive = assignment.row, assignment.is_positive
+    boxes = truth.boxes.gather(1, row[..., None].expand(-1, -1, 4))
     boxes = torch.where(positive[..., None], boxes, head.boxes.detach())
     quality = iou(head.boxes.detach(), boxes) if assignment.quality is None else assignment.quality
-    labels = truth.labels.clamp(min=0).gather(1, index)[..., None]
+    labels = truth.labels.clamp(min=0).gather(1, row)[..., None]
     targets = torch.zeros_like(head.logits).scatter(2, labels, (quality * positive)[..., None])
     qfl = quality_focal_loss(head.logits, targets, settings.qfl_beta).sum(-1) * counted
 
     weight = head.logits.detach().amax(-1).sigmoid() * positive
     bbox = (1 - giou(head.boxes, boxes)) * weight
-    bins = head.bins.unflatten(-1, (4, -1))
+    bins = split_sides(head.bins)
     farthest = bins.shape[-1] - 1 - 0.1
     sides = (side_distances(boxes, points) / points[:, 2:]).clamp(0, farthest)
     dfl = distribution_focal_loss(bins, sides).mean(-1) * weight

@@ -20,7 +20,11 @@ def level_counts(spec: ModelSpec, size_hw: tuple[int, int]) -> tuple[int, ...]:
 
 
 def anchor_points(spec: ModelSpec, size_hw: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-    """Returns what `ModelSpec.anchor_points` does, for an input of (height, width) pixels: (N, 3) float32, x, y, stride."""
+    """Returns what `ModelSpec.anchor_points` does, for an input of (height, width) pixels.
+
+    Returns:
+        (N, 3) float32 x, y, stride.
+    """
     levels = []
     for stride, (rows, columns) in zip(spec.strides, level_sizes_hw(spec, size_hw), strict=True):
         y = (torch.arange(rows, dtype=torch.float32, device=device) + spec.anchor_offset) * stride

@@ -34,9 +34,9 @@ def conv_norm_pairs(network: nn.Module) -> Iterator[tuple[str, str]]:
     for name, module in network.named_modules():
         prefix = f"{name}." if name else ""
         for conv_name, norm_name in _conv_norm_names(module):
-            if isinstance(getattr(module, conv_name), nn.Conv2d):
-                if isinstance(getattr(module, norm_name), nn.BatchNorm2d):
-                    yield prefix + conv_name, prefix + norm_name
+            layer, norm = getattr(module, conv_name), getattr(module, norm_name)
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                yield prefix + conv_name, prefix + norm_name
 
 
 def _conv_norm_names(module: nn.Module) -> Iterable[tuple[str, str]]:
