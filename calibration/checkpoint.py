@@ -19,12 +19,13 @@ _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 _TRAINING_ONLY = ("aux_fpn.", "aux_head.")
 
 
-def load_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], str]:
+def load_checkpoint(path: Path | str, *, with_auxiliary: bool = False) -> tuple[dict[str, Tensor], str]:
     """Reads the inference weights of a NanoDet checkpoint.
 
     Reads PyTorch files, safetensors, ``.npz`` and pickled NumPy arrays: a state dict, also under a key of a training
-    framework (``state_dict``, ``model``, ``ema``, ...). Removes prefixes and the auxiliary training head, and prefers
-    averaged weights (``avg_model.``, ``ema``). Executes nothing in the file and ignores other objects.
+    framework (``state_dict``, ``model``, ``ema``, ...). Removes prefixes and, unless `with_auxiliary`, the auxiliary
+    training head, and prefers averaged weights (``avg_model.``, ``ema``). Executes nothing in the file and ignores
+    other objects.
 
     Returns:
         The weights on the CPU by the network's own parameter names, and the SHA-256 of the file in hex.
@@ -38,6 +39,8 @@ def load_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], str]:
     except OSError as error:
         raise ModelError(f"{path}: can't read the checkpoint: {error.strerror or error}") from None
     weights = _own_names(read_weights(content, path))
+    if not with_auxiliary:
+        weights = {name: value for name, value in weights.items() if not name.startswith(_TRAINING_ONLY)}
     if not weights:
         raise ModelError(f"{path}: not a NanoDet checkpoint: it has no weights")
     for name, value in weights.items():
@@ -47,7 +50,7 @@ def load_checkpoint(path: Path | str) -> tuple[dict[str, Tensor], str]:
 
 
 def _own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Removes prefixes of training frameworks, in any order, and the auxiliary head.
+    """Removes prefixes of training frameworks, in any order.
 
     Of several copies of the network it takes the averaged one, else the largest.
     """
@@ -57,5 +60,4 @@ def _own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         prefixes = tuple(itertools.takewhile(_PREFIXES.__contains__, parts))
         copies.setdefault(prefixes, {})[".".join(parts[len(prefixes) :])] = value
     averaged = {prefixes: copy for prefixes, copy in copies.items() if not _AVERAGED.isdisjoint(prefixes)}
-    chosen = max((averaged or copies).values(), key=len, default={})
-    return {name: value for name, value in chosen.items() if not name.startswith(_TRAINING_ONLY)}
+    return max((averaged or copies).values(), key=len, default={})

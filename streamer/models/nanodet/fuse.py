@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import torch
@@ -21,12 +21,22 @@ def fuse_batchnorm(network: nn.Module) -> None:
     for module in list(network.modules()):
         if isinstance(module, RepVggBlock):
             module.reparameterize()
-    for module in list(network.modules()):
+    for conv_name, norm_name in list(conv_norm_pairs(network)):
+        parent, _, child = norm_name.rpartition(".")
+        layer, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
+        assert isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        _fold(layer, norm)
+        setattr(network.get_submodule(parent), child, nn.Identity())
+
+
+def conv_norm_pairs(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yields the full names of each convolution and of the BatchNorm2d that follows it."""
+    for name, module in network.named_modules():
+        prefix = f"{name}." if name else ""
         for conv_name, norm_name in _conv_norm_names(module):
             layer, norm = getattr(module, conv_name), getattr(module, norm_name)
             if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                _fold(layer, norm)
-                setattr(module, norm_name, nn.Identity())
+                yield prefix + conv_name, prefix + norm_name
 
 
 def _conv_norm_names(module: nn.Module) -> Iterable[tuple[str, str]]:

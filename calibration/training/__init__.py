@@ -1,0 +1,1 @@
+"""Trains NanoDet networks. Its modules import torch."""

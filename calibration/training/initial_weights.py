@@ -1,0 +1,182 @@
+"""Initial weights: from an official checkpoint, an own one, or an exported float model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+
+from calibration.checkpoint import load_checkpoint
+from calibration.training.batchnorm import is_folded, unfold
+from calibration.training.checkpoint_file import NAMES_KEY, read_checkpoint
+from calibration.training.network import HEAD_DEVIATION, PRIOR_BIAS, TrainingNetwork
+from streamer.common.errors import ModelError
+from streamer.models.file import find_description, read_onnx
+from streamer.models.nanodet import NEVER_APPLIED, load_into
+from streamer.models.spec import spec_for
+
+_PROJECT = "head.distribution_project.project"
+_AUXILIARY = ("aux_fpn.", "aux_head.")
+_NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Weights by the names of official checkpoints, the class names of their rows where known, and the kind of file."""
+
+    weights: dict[str, Tensor]
+    names: tuple[str, ...] | None
+    form: str
+
+
+def initialise(network: TrainingNetwork, source: Path | None, names: Sequence[str]) -> tuple[str, ...]:
+    """Loads weights into a network, in place, and makes the head's rows anew where classes differ.
+
+    Rows of classes with the same name are kept, whatever case it is written in. New ones begin at a probability of
+    0.01. Rows of the boxes are kept. Without weights for the auxiliary head, its neck begins as a copy of the main one.
+
+    Args:
+        network: just built.
+        source: a checkpoint, official or own (averaged weights first), or an exported float ONNX file; None keeps the
+            random weights.
+        names: the classes to train, in output order.
+
+    Returns:
+        What was done, each in one sentence. Where it says that normalisation is folded (`batchnorm.is_folded`),
+        `batchnorm.restore_batchnorm` has to follow.
+
+    Raises:
+        ModelError: the file can't be read, or is of another network; nothing is loaded.
+    """
+    if len(names) != network.spec.num_classes:
+        raise ValueError(f"wanted {network.spec.num_classes} class names, got {len(names)}")
+    if source is None:
+        return (f"{network.spec.name} begins with random weights",)
+    loaded = _read(source)
+    weights = unfold(network.network, loaded.weights)
+    head, said = _fit_head(network, weights, loaded.names, names)
+    weights |= head
+    own = network.network.state_dict()
+    unused = {
+        key for key in own if key.startswith(NEVER_APPLIED) and key in weights and weights[key].shape != own[key].shape
+    }
+    main = {key: value for key, value in weights.items() if key not in unused and not key.startswith(_AUXILIARY)}
+    try:
+        load_into(network.network, main)
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}") from None
+    done = [f"{network.spec.name} begins with the weights of {source} ({loaded.form})", *said]
+    if network.auxiliary is not None:
+        done.append(_load_auxiliary(network, weights))
+    if is_folded(network.network):
+        done.append("batch normalisation is folded in this file: its statistics are measured on training pictures")
+    return tuple(done)
+
+
+def _read(path: Path) -> _Source:
+    if path.suffix.lower() == ".onnx":
+        return _read_exported(path)
+    weights, _ = load_checkpoint(path, with_auxiliary=True)
+    weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    try:
+        names = tuple(str(name) for name in read_checkpoint(path)[NAMES_KEY])
+    except ModelError:
+        return _Source(weights, None, "a checkpoint")
+    return _Source(weights, names, "a checkpoint of this program")
+
+
+def _read_exported(path: Path) -> _Source:
+    proto, _ = read_onnx(path)
+    if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
+        raise ModelError(f"{path}: an INT8 file; give the float model that it was made from, or the checkpoint")
+    spec = find_description(path, proto)
+    weights = {
+        item.name: torch.from_numpy(numpy_helper.to_array(item).copy()).float()
+        for item in proto.graph.initializer
+        if item.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        and item.name.startswith(("backbone.", "fpn.", "head."))
+    }
+    return _Source(weights, None if spec is None else spec.labels, "an exported model")
+
+
+def _fit_head(
+    network: TrainingNetwork, weights: dict[str, Tensor], source_names: tuple[str, ...] | None, names: Sequence[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns the prediction layers' weights with the network's own rows, and what was done to them."""
+    spec = network.spec
+    first = weights.get("head.gfl_cls.0.weight")
+    if first is None:  # another network's, which loading says
+        return {}, []
+    bins = 4 * (spec.reg_max + 1)
+    source_bins = 4 * len(weights[_PROJECT]) if _PROJECT in weights else bins
+    classes = len(first) - source_bins
+    rows, said = _matching_rows(source_names, classes, names)
+    rows_of_boxes: list[int | None] = list(range(classes, len(first))) if source_bins == bins else [None] * bins
+    if source_bins != bins:
+        said.append(f"the head's box rows are new: {source_bins // 4} bins a side there, {bins // 4} here")
+    fitted = {}
+    for name, own in network.official_state().items():
+        if name not in weights or weights[name].shape[1:] != own.shape[1:]:
+            continue
+        if name.startswith("head.gfl_cls."):
+            fitted[name] = _pick_rows(weights[name], rows + rows_of_boxes, own)
+        elif name.startswith("aux_head.gfl_cls."):
+            fitted[name] = _pick_rows(weights[name], rows, own)
+    return fitted, said
+
+
+def _matching_rows(
+    source_names: tuple[str, ...] | None, classes: int, names: Sequence[str]
+) -> tuple[list[int | None], list[str]]:
+    """Returns the source's row of each class, None where it has none, and what that means."""
+    coco = spec_for("nanodet-m_320").labels
+    if source_names is None and classes == len(coco):
+        source_names = coco
+    if source_names is None or len(source_names) != classes:
+        if classes == len(names):
+            return list(range(classes)), [f"its {classes} classes have no names: taken to be yours, in order"]
+        return [None] * len(names), [f"the head is new: its {classes} classes have no names, so none is kept"]
+    places = {name.casefold(): row for row, name in reversed(list(enumerate(source_names)))}
+    rows = [places.get(name.casefold()) for name in names]
+    kept = [name for name, row in zip(names, rows, strict=True) if row is not None]
+    new = [name for name, row in zip(names, rows, strict=True) if row is None]
+    if not new:
+        return rows, [f"the head's rows of all {len(names)} classes are kept"]
+    if not kept:
+        return rows, [f"the head's rows are new for all {len(names)} classes ({_few(new)}), each at probability 0.01"]
+    return rows, [f"the head's rows are kept for {_few(kept)}, and new for {_few(new)}, each at probability 0.01"]
+
+
+def _pick_rows(values: Tensor, rows: Sequence[int | None], own: Tensor) -> Tensor:
+    """Returns rows of a weight or bias; new ones have the prior bias and small normal weights."""
+    new = torch.full_like(own[:1], PRIOR_BIAS) if own.ndim == 1 else None
+    picked = []
+    for row in rows:
+        if row is not None:
+            picked.append(values[row : row + 1])
+        else:
+            picked.append(torch.randn_like(own[:1]) * HEAD_DEVIATION if new is None else new)
+    return torch.cat(picked)
+
+
+def _load_auxiliary(network: TrainingNetwork, weights: dict[str, Tensor]) -> str:
+    auxiliary = network.auxiliary
+    assert auxiliary is not None
+    own = auxiliary.state_dict()
+    given = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
+    if len(given) == len(own):
+        auxiliary.load_state_dict(given)
+        return "the auxiliary head's weights are kept"
+    auxiliary.aux_fpn.load_state_dict(network.network.fpn.state_dict())
+    return "the file has no auxiliary head: its neck begins as a copy of the main one, its layers with random weights"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED_AT_MOST]) + (
+        f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
+    )

@@ -1,0 +1,215 @@
+"""NanoDet's loss: quality focal loss, distribution focal loss and GIoU, weighed as upstream's heads do.
+
+Nothing here loops over pictures or objects, or waits for the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor
+
+from calibration.training.assignment import Assignment, counts_in_loss
+from calibration.training.atss import atss
+from calibration.training.boxes import decode, giou, iou, side_distances, split_sides
+from calibration.training.dynamic_assigner import dynamic_soft_labels
+from calibration.training.truth import Truth
+from streamer.models.spec import ModelSpec
+
+_NEVER_ZERO = 1e-9
+
+
+class Predictions(NamedTuple):
+    """A training network's output for B pictures.
+
+    Attributes:
+        main: (B, N, C + 4 (reg_max + 1)): class scores before the sigmoid, then bins before the softmax.
+        auxiliary: the auxiliary head's, of the same shape, or None.
+        points: (N, 3) float32 x, y, stride in pixels.
+        level_counts: points of each level.
+    """
+
+    main: Tensor
+    auxiliary: Tensor | None
+    points: Tensor
+    level_counts: tuple[int, ...]
+
+
+class Losses(NamedTuple):
+    """The loss of a batch.
+
+    Attributes:
+        total: its sum, to be differentiated.
+        terms: ``qfl``, ``bbox`` and ``dfl``, and with an auxiliary head ``aux_qfl``, ``aux_bbox`` and ``aux_dfl``;
+            weighted, so that they add up to `total`.
+        positives: number of points with an object in this process's batch.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    positives: Tensor
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Upstream's constants.
+
+    Attributes:
+        assigner: ``atss`` or ``dynamic`` soft labels.
+        cell_scale: of `atss`, in strides.
+        atss_topk: of `atss`.
+        dynamic_topk: of `dynamic_soft_labels`.
+        iou_factor: of `dynamic_soft_labels`.
+        qfl_weight: of the quality focal loss.
+        qfl_beta: exponent of its modulating factor.
+        dfl_weight: of the distribution focal loss.
+        giou_weight: of 1 - GIoU.
+    """
+
+    assigner: str = "atss"
+    cell_scale: float = 5.0
+    atss_topk: int = 9
+    dynamic_topk: int = 13
+    iou_factor: float = 3.0
+    qfl_weight: float = 1.0
+    qfl_beta: float = 2.0
+    dfl_weight: float = 0.25
+    giou_weight: float = 2.0
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> LossSettings:
+        """Returns those of a network: NanoDet-Plus assigns dynamically; g, with its plain head, has larger cells."""
+        if spec.family == "nanodet-plus":
+            return cls(assigner="dynamic")
+        plain = spec.network is not None and not spec.network.head.depthwise
+        return cls(cell_scale=8.0 if plain else 5.0)
+
+
+def detection_loss(
+    predictions: Predictions, truth: Truth, spec: ModelSpec, settings: LossSettings | None = None
+) -> Losses:
+    """Computes the loss of a batch in float32, also under autocast.
+
+    The quality focal loss is divided by the number of positive points, the boxes' losses by the sum of the positive
+    points' best scores, each averaged over the processes of a distributed run. NanoDet m and g count at least one
+    positive for every picture, NanoDet-Plus at least one for the batch. Where an auxiliary head predicts, it assigns
+    for both. Points in ignored regions have no loss as background.
+
+    A batch of background alone has the quality focal loss, whereas upstream's m and g have no loss then.
+
+    Args:
+        predictions: of a `TrainingNetwork`.
+        truth: on the same device.
+        spec: the network's description.
+        settings: None is upstream's for `spec`.
+    """
+    settings = settings or LossSettings.of(spec)
+    with torch.autocast(predictions.main.device.type, enabled=False):
+        heads = {"": _Head.of(predictions.main, predictions.points, spec)}
+        if predictions.auxiliary is not None:
+            heads["aux_"] = _Head.of(predictions.auxiliary, predictions.points, spec)
+        assignment = _assign(list(heads.values())[-1], predictions, truth, settings)
+        counted = counts_in_loss(assignment, predictions.points, truth)
+        sums = [_sums(head, assignment, counted, predictions.points, truth, settings) for head in heads.values()]
+        per_picture = assignment.is_positive.sum(1)
+        is_atss = settings.assigner == "atss"
+        positives = (per_picture.clamp(min=1) if is_atss else per_picture).sum()
+        normalisers = _averaged_over_processes([positives.float(), *(each.weight for each in sums)])
+        least = _NEVER_ZERO if is_atss else 1.0
+        terms = {}
+        for prefix, each, weight in zip(heads, sums, normalisers[1:], strict=True):
+            terms[f"{prefix}qfl"] = settings.qfl_weight * each.qfl / normalisers[0].clamp(min=1)
+            terms[f"{prefix}bbox"] = settings.giou_weight * each.bbox / weight.clamp(min=least)
+            terms[f"{prefix}dfl"] = settings.dfl_weight * each.dfl / weight.clamp(min=least)
+        return Losses(torch.stack(list(terms.values())).sum(), terms, per_picture.sum())
+
+
+def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Tensor:
+    """Returns |target - sigmoid|^beta times the binary cross entropy, elementwise (GFL, Li et al. 2020, equation 5).
+
+    Args:
+        logits: before the sigmoid.
+        targets: of the same shape, the overlap at an object's class, else 0.
+        beta: of the modulating factor.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return entropy * (targets - logits.sigmoid()).abs().pow(beta)
+
+
+def distribution_focal_loss(bins: Tensor, targets: Tensor) -> Tensor:
+    """Returns the cross entropy of the two bins around each target, weighed by nearness (GFL, equation 6).
+
+    Args:
+        bins: (..., reg_max + 1) before the softmax.
+        targets: (...) from 0 to below reg_max, in strides.
+    """
+    left = targets.long()
+    share = targets - left
+    logs = bins.log_softmax(-1)
+    near, far = (logs.gather(-1, index[..., None])[..., 0] for index in (left, left + 1))
+    return -(near * (1 - share) + far * share)
+
+
+class _Head(NamedTuple):
+    """One head's output: (B, N, C) logits, (B, N, 4 (reg_max + 1)) bins and the (B, N, 4) boxes they stand for."""
+
+    logits: Tensor
+    bins: Tensor
+    boxes: Tensor
+
+    @classmethod
+    def of(cls, output: Tensor, points: Tensor, spec: ModelSpec) -> _Head:
+        output = output.float()
+        logits, bins = output[..., : spec.num_classes], output[..., spec.num_classes :]
+        return cls(logits, bins, decode(bins, points))
+
+
+class _Sums(NamedTuple):
+    """Sums over a batch, not divided yet; `weight` is what the boxes' losses are divided by."""
+
+    qfl: Tensor
+    bbox: Tensor
+    dfl: Tensor
+    weight: Tensor
+
+
+def _assign(head: _Head, predictions: Predictions, truth: Truth, settings: LossSettings) -> Assignment:
+    points = predictions.points
+    if settings.assigner == "atss":
+        topk, scale = settings.atss_topk, settings.cell_scale
+        return atss(points, predictions.level_counts, truth, topk=topk, cell_scale=scale)
+    logits, boxes = head.logits.detach(), head.boxes.detach()
+    topk, factor = settings.dynamic_topk, settings.iou_factor
+    return dynamic_soft_labels(logits, boxes, points, truth, topk=topk, iou_factor=factor)
+
+
+def _sums(
+    head: _Head, assignment: Assignment, counted: Tensor, points: Tensor, truth: Truth, settings: LossSettings
+) -> _Sums:
+    row, positive = assignment.row, assignment.is_positive
+    boxes = truth.boxes.gather(1, row[..., None].expand(-1, -1, 4))
+    boxes = torch.where(positive[..., None], boxes, head.boxes.detach())
+    quality = iou(head.boxes.detach(), boxes) if assignment.quality is None else assignment.quality
+    labels = truth.labels.clamp(min=0).gather(1, row)[..., None]
+    targets = torch.zeros_like(head.logits).scatter(2, labels, (quality * positive)[..., None])
+    qfl = quality_focal_loss(head.logits, targets, settings.qfl_beta).sum(-1) * counted
+
+    weight = head.logits.detach().amax(-1).sigmoid() * positive
+    bbox = (1 - giou(head.boxes, boxes)) * weight
+    bins = split_sides(head.bins)
+    farthest = bins.shape[-1] - 1 - 0.1
+    sides = (side_distances(boxes, points) / points[:, 2:]).clamp(0, farthest)
+    dfl = distribution_focal_loss(bins, sides).mean(-1) * weight
+    return _Sums(qfl.sum(), bbox.sum(), dfl.sum(), weight.sum())
+
+
+def _averaged_over_processes(values: list[Tensor]) -> Tensor:
+    stacked = torch.stack(values)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(stacked)
+        stacked = stacked / torch.distributed.get_world_size()
+    return stacked
