@@ -1,0 +1,1 @@
+"""Training: pictures to batches, losses, networks and the loop. Importing its modules imports torch."""
