@@ -1,1 +1,1 @@
-"""Training: pictures to batches, losses, networks and the loop. Importing its modules imports torch."""
+"""Trains NanoDet networks. Its modules import torch."""

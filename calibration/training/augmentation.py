@@ -54,7 +54,7 @@ class Augmentation:
     crop: float = 0.0
     crop_zoom: Range = (1.0, 1.0)
     mosaic: float = 0.0
-    mosaic_scale: Range = (0.4, 1.0)
+    mosaic_scale: Range = (0.5, 1.0)
     mixup: float = 0.0
     keep_ratio: bool | None = None
     pad_bgr: tuple[int, int, int] | None = None
@@ -153,7 +153,7 @@ class Augmentation:
             crop=0.2,
             crop_zoom=(1.2, 2.5),
             mosaic=0.5,
-            mosaic_scale=(0.4, 1.0),
+            mosaic_scale=(0.5, 1.0),
             mixup=0.1,
             brightness=0.2,
             contrast=(0.6, 1.4),

@@ -231,17 +231,16 @@ def place(objects: Objects, source_wh: tuple[int, int], view: View, settings: Au
     A box of which less than `min_visible` is left, or less than `min_side_px` wide or high, becomes an ignored region:
     what shows of it is neither a fair example nor background. One under 1 px is left out.
     """
-    if not len(objects.boxes):
-        return Objects(np.zeros((0, 4), np.float32), objects.labels, objects.is_ignored)
     (fx, fy), (tx, ty), (width, height) = view.factor_xy, view.shift_xy, source_wh
-    boxes = objects.boxes * (fx * width, fy * height, fx * width, fy * height) + (tx, ty, tx, ty)
-    if fx < 0:
-        boxes = boxes[:, [2, 1, 0, 3]]
-    x1, y1, x2, y2 = view.region
-    clipped = np.minimum(np.maximum(boxes, (x1, y1, x1, y1)), (x2, y2, x2, y2))
-    sides = clipped[:, 2:] - clipped[:, :2]
-    least = sides.min(axis=1)
-    visible = sides.prod(axis=1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-9)
-    ignored = objects.is_ignored | (visible < settings.min_visible) | (least < settings.min_side_px)
+    x1, x2 = (objects.boxes[:, column] * (fx * width) + tx for column in ((2, 0) if fx < 0 else (0, 2)))
+    y1, y2 = (objects.boxes[:, column] * (fy * height) + ty for column in (1, 3))
+    full_area = (x2 - x1) * (y2 - y1)
+    left, top, right, bottom = view.region
+    x1, x2 = (np.minimum(np.maximum(x, left), right) for x in (x1, x2))
+    y1, y2 = (np.minimum(np.maximum(y, top), bottom) for y in (y1, y2))
+    least = np.minimum(x2 - x1, y2 - y1)
+    visible_area = (x2 - x1) * (y2 - y1)
+    ignored = objects.is_ignored | (visible_area < settings.min_visible * full_area) | (least < settings.min_side_px)
     kept = least >= 1
-    return Objects(clipped[kept].astype(np.float32), objects.labels[kept], ignored[kept])
+    boxes = np.stack((x1, y1, x2, y2), axis=1).astype(np.float32)
+    return Objects(boxes[kept], objects.labels[kept], ignored[kept])

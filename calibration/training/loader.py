@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _CLOSE_S = 1.0
 _COMPOSITION = 1  # sets its random numbers apart from those of the order
+_PARTNERS = 64
+"""A mosaic's other pictures are among this many before its first one."""
 _ROWS = 8
 """Objects are padded to a multiple of this, so that few different shapes occur."""
 
@@ -259,25 +261,26 @@ class Loader(Closeable):
 
     def _make(self, pending: _PendingBatch, slot: int) -> None:
         position = pending.step * self.sampler.batch + slot * self._world + self._rank
-        turns = range(len(self._samples))
-        index, picture = self._first_readable(self.sampler.index_at(position, turn) for turn in turns)
+        index, picture = self._picture_at(position)
         pending.indices[slot] = index
         pending.objects[slot], pending.colours[slot] = compose(
             picture,
-            self._choose,
+            lambda where: self._partner(position, where),
             (self._seed, _COMPOSITION, position),
             pending.canvas,
             pending.settings,
             pending.pixels[slot],
         )
 
-    def _choose(self, where: float) -> Picture:
-        count = len(self._samples)
-        first = min(int(where * count), count - 1)
-        return self._first_readable((*range(first, count), *range(first)))[1]
+    def _partner(self, position: int, where: float) -> Picture:
+        """Returns one of the pictures before a position, which the store is likely to hold."""
+        back = 1 + int(where * _PARTNERS)
+        return self._picture_at(abs(position - back * self._world))[1]
 
-    def _first_readable(self, indices: Iterable[int]) -> tuple[int, Picture]:
-        for index in indices:
+    def _picture_at(self, position: int) -> tuple[int, Picture]:
+        """Returns the picture at a position of the endless sequence, or the next one of its epoch that can be read."""
+        for replacement in range(len(self._samples)):
+            index = self.sampler.index_at(position, replacement)
             pixels = self._read(index)
             if pixels is not None:
                 return index, (pixels, self._objects[index])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,13 +18,15 @@ from streamer.sources.image_decoding import decode_image
 from streamer.sources.image_size import image_size
 
 _MEMORY_SHARE = 0.5
+_RECENT_SHARE = 0.125
 
 
 class PictureStore:
     """Decoded pictures by their index; any thread may ask.
 
-    Pictures are kept in the order in which they were first asked for, until the budget is used up; the rest is decoded
-    each time. None is evicted: under a random order that would only change which ones are kept.
+    Pictures are kept in the order in which they were first asked for, until seven eighths of the budget are used up.
+    None of those is evicted: under a random order that would only change which ones are kept. The rest of the budget
+    holds the others that were decoded last, for mosaics.
 
     Attributes:
         budget_bytes: most bytes of kept pixels.
@@ -45,6 +48,8 @@ class PictureStore:
         self._files = [sample.image for sample in samples]
         self._kept: dict[int, Image] = {}
         self._kept_bytes = 0
+        self._recent: OrderedDict[int, Image] = OrderedDict()
+        self._recent_bytes = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -53,11 +58,11 @@ class PictureStore:
     @property
     def kept_bytes(self) -> int:
         """Returns the bytes of pixels in memory."""
-        return self._kept_bytes
+        return self._kept_bytes + self._recent_bytes
 
     @property
     def kept_count(self) -> int:
-        """Returns how many pictures are in memory."""
+        """Returns how many pictures are in memory for good."""
         return len(self._kept)
 
     def read(self, index: int) -> Image:
@@ -66,16 +71,30 @@ class PictureStore:
         Raises:
             SourceError: it can't be read; the text is the reason, without the file's name.
         """
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
+        with self._lock:
+            held = self._kept.get(index)
+            if held is None:
+                held = self._recent.get(index)
+        if held is not None:
+            return held
         pixels = self._decode(index)
         pixels.flags.writeable = False
         with self._lock:
-            if index not in self._kept and self._kept_bytes + pixels.nbytes <= self.budget_bytes:
-                self._kept[index] = pixels
-                self._kept_bytes += pixels.nbytes
+            self._hold(index, pixels)
         return pixels
+
+    def _hold(self, index: int, pixels: Image) -> None:
+        if index in self._kept or index in self._recent:  # another thread decoded it meanwhile
+            return
+        recent_budget = int(self.budget_bytes * _RECENT_SHARE)
+        if self._kept_bytes + pixels.nbytes <= self.budget_bytes - recent_budget:
+            self._kept[index] = pixels
+            self._kept_bytes += pixels.nbytes
+            return
+        self._recent[index] = pixels
+        self._recent_bytes += pixels.nbytes
+        while self._recent_bytes > recent_budget:
+            self._recent_bytes -= self._recent.popitem(last=False)[1].nbytes
 
     def _decode(self, index: int) -> Image:
         try:
