@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from calibration.training.augmentation import Augmentation, Draws
 from calibration.training.composition import compose
-from calibration.training.geometry import Canvas, Objects, View, draw_view, place, warp
+from calibration.training.geometry import Canvas, Objects, View, draw_view, place
 from streamer.common.errors import ConfigError
 from streamer.frames.frame import Frame
 from streamer.models.letterbox import Letterbox
@@ -187,9 +187,7 @@ def test_ignored_regions_stay_ignored() -> None:
         assert placed.is_ignored.tolist() == [True]
 
 
-@pytest.mark.parametrize(
-    "settings", [{"blur": 1.0}, {"noise": 1.0}, {"jpeg": 1.0}], ids=["blur", "noise", "jpeg"]
-)
+@pytest.mark.parametrize("settings", [{"blur": 1.0}, {"noise": 1.0}, {"jpeg": 1.0}], ids=["blur", "noise", "jpeg"])
 def test_degraded_pictures_stay_near_and_are_reproducible(settings: dict[str, float]) -> None:
     source = picture((320, 320))
     pixels, _ = composed([source], Augmentation(**settings))  # type: ignore[arg-type]

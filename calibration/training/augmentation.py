@@ -92,7 +92,9 @@ class Augmentation:
     @property
     def largest_zoom(self) -> float:
         """Returns how much larger than its letterbox a picture can get."""
-        return max(self.scale[1] * self.stretch[1], self.crop_zoom[1] if self.crop else 1, 1)
+        crop = self.crop_zoom[1] if self.crop else 1.0
+        mosaic = self.mosaic_scale[1] if self.mosaic else 1.0
+        return max(self.scale[1], crop, mosaic) * self.stretch[1]
 
     @classmethod
     def none(cls) -> Augmentation:

@@ -65,7 +65,7 @@ def compose(
         cv2.addWeighted(out, 0.5, second, 0.5, 0, dst=out)
         objects = Objects.joined([objects, other])
     _degrade(draws, settings, out)
-    return objects, _draw_colour(draws, settings)
+    return objects, draw_colour(draws, settings)
 
 
 def _single(picture: Picture, draws: Draws, canvas: Canvas, settings: Augmentation, out: Image) -> Objects:
@@ -114,7 +114,8 @@ def _degrade(draws: Draws, settings: Augmentation, out: Image) -> None:
         out[:] = decoded
 
 
-def _draw_colour(draws: Draws, settings: Augmentation) -> ColourDraw:
+def draw_colour(draws: Draws, settings: Augmentation) -> ColourDraw:
+    """Returns how one picture's colours change."""
     changed = [draws.happens(settings.colour) for _ in range(4)]
     brightness = draws.uniform(-settings.brightness, settings.brightness)
     contrast, saturation = draws.uniform(*settings.contrast), draws.uniform(*settings.saturation)

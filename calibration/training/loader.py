@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +38,6 @@ _CLOSE_S = 1.0
 _COMPOSITION = 1  # sets its random numbers apart from those of the order
 _PARTNERS = 64
 """A mosaic's other pictures are among this many before its first one."""
-_ROWS = 8
-"""Objects are padded to a multiple of this, so that few different shapes occur."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +72,8 @@ class _PendingBatch:
         step: its number.
         settings: of its augmentation.
         started: how many of its pictures a thread has taken.
-        left: how many aren't finished.
+        left: how many aren't made.
+        batch: what comes of it, once none is left.
     """
 
     def __init__(self, step: int, settings: Augmentation, canvas: Canvas, size: int, is_pinned: bool) -> None:
@@ -86,17 +86,24 @@ class _PendingBatch:
         self.objects: list[Objects | None] = [None] * size
         self.colours = [ColourDraw()] * size
         self.indices = [0] * size
-        self.is_pinned = is_pinned
         self.started = 0
         self.left = size
+        self.batch: Batch | None = None
+        self._is_pinned = is_pinned
 
-    def finished(self) -> Batch:
-        """Returns the batch, once all pictures are there."""
+    def finish(self) -> None:
+        """Makes the batch, once all pictures are there."""
+        objects = [each for each in self.objects if each is not None]
+        truth = Truth.pad(
+            [torch.from_numpy(each.boxes) for each in objects],
+            [torch.from_numpy(each.labels) for each in objects],
+            [torch.from_numpy(each.is_ignored) for each in objects],
+        )
         colour = ColourChange.of(self.colours)
-        if colour is not None and self.is_pinned:
-            colour = ColourChange(colour.values.pin_memory(), colour.changes_hue)
-        truth = _truth_of([each for each in self.objects if each is not None], is_pinned=self.is_pinned)
-        return Batch(self.step, self.images, truth, colour, torch.tensor(self.indices))
+        if self._is_pinned:
+            truth = truth.pin_memory()
+            colour = colour and colour.pin_memory()
+        self.batch = Batch(self.step, self.images, truth, colour, torch.tensor(self.indices))
 
 
 class Loader(Closeable):
@@ -108,7 +115,6 @@ class Loader(Closeable):
     Attributes:
         sampler: which pictures a step has, and where epochs begin.
         waited_s: seconds that the consumer has waited for batches so far.
-        unreadable: files that were skipped so far.
     """
 
     def __init__(
@@ -175,10 +181,10 @@ class Loader(Closeable):
             thread.start()
 
     @property
-    def unreadable(self) -> list[str]:
-        """Returns the files that were skipped so far, sorted."""
+    def unreadable(self) -> list[Path]:
+        """Returns the files that were skipped so far."""
         with self._changed:
-            return sorted(str(self._samples[index].image) for index in self._bad)
+            return [self._samples[index].image for index in sorted(self._bad)]
 
     def set_augmentation(self, augmentation: Augmentation, from_step: int) -> None:
         """Changes the settings for the batches from `from_step` on that haven't been given out, made ahead or not."""
@@ -207,10 +213,11 @@ class Loader(Closeable):
                 raise self._error
             if self._is_closed:
                 raise ValueError("the loader is closed")
-            made = self._pending.pop(self._next_step)
+            made = self._pending.pop(self._next_step).batch
+            assert made is not None
             self._next_step += 1
             self._changed.notify_all()
-        return made.finished()
+        return made
 
     def close(self) -> None:
         """Stops the threads; waits up to a second for the pictures that they are at."""
@@ -224,7 +231,7 @@ class Loader(Closeable):
 
     def _is_ready(self) -> bool:
         made = self._pending.get(self._next_step)
-        return self._error is not None or self._is_closed or (made is not None and made.left == 0)
+        return self._error is not None or self._is_closed or (made is not None and made.batch is not None)
 
     def _work(self) -> None:
         try:
@@ -233,7 +240,10 @@ class Loader(Closeable):
                 self._make(pending, slot)
                 with self._changed:
                     pending.left -= 1
-                    if pending.left == 0:
+                    is_last = pending.left == 0
+                if is_last:
+                    pending.finish()
+                    with self._changed:
                         self._changed.notify_all()
         except BaseException as error:  # reaches the consumer in __next__
             with self._changed:
@@ -312,17 +322,3 @@ def _longest_side(spec: ModelSpec, augmentation: Augmentation) -> int | None:
     if augmentation == Augmentation.none():
         return None
     return round(2 * max(spec.input_size_wh) * augmentation.largest_zoom)
-
-
-def _truth_of(objects: Sequence[Objects], *, is_pinned: bool) -> Truth:
-    rows = max(1, -(-max(len(each.labels) for each in objects) // _ROWS)) * _ROWS
-    boxes = torch.zeros((len(objects), rows, 4), pin_memory=is_pinned)
-    labels = torch.zeros((len(objects), rows), dtype=torch.int64, pin_memory=is_pinned)
-    valid, ignored = (torch.zeros((len(objects), rows), dtype=torch.bool, pin_memory=is_pinned) for _ in range(2))
-    for number, each in enumerate(objects):
-        count = len(each.labels)
-        boxes.numpy()[number, :count] = each.boxes
-        labels.numpy()[number, :count] = each.labels
-        valid.numpy()[number, :count] = True
-        ignored.numpy()[number, :count] = each.is_ignored
-    return Truth(boxes, labels, valid, ignored)

@@ -44,6 +44,10 @@ class ColourChange:
         """Returns the same on a device; from pinned memory the copy doesn't block."""
         return ColourChange(self.values.to(device, non_blocking=True), self.changes_hue)
 
+    def pin_memory(self) -> ColourChange:
+        """Returns a copy from which a copy to a GPU doesn't block."""
+        return ColourChange(self.values.pin_memory(), self.changes_hue)
+
 
 def network_inputs(images: Tensor, spec: ModelSpec, colour: ColourChange | None = None) -> Tensor:
     """Returns a batch as the network takes it, on the device of `images`.
