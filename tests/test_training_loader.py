@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from streamer.frames.frame import Frame
 from streamer.models.letterbox import Letterbox
 from streamer.models.spec import spec_for
 from streamer.sources.image_decoding import read_image
-from tests.training_pictures import write_pictures
+from tests.training_pictures import labelled, picture, write_pictures
 
 SPEC = spec_for("nanodet-g_416").with_input_size((64, 64))
 STRONG = Augmentation.strong()
@@ -190,7 +191,7 @@ def test_errors_in_threads_reach_the_consumer(samples: list[Sample]) -> None:
         def read(self, index: int) -> np.ndarray:
             raise ZeroDivisionError("in a thread")
 
-    with Loader(samples, SPEC, STRONG, 4, store=Broken(samples)) as loader:
+    with Loader(samples, SPEC, STRONG, 4, store=Broken(samples, budget_bytes=0)) as loader:
         for _ in range(2):
             with pytest.raises(ZeroDivisionError, match="in a thread"):
                 next(loader)
@@ -223,7 +224,7 @@ def test_closing_ends_a_consumer_that_waits_in_another_thread(samples: list[Samp
             is_open.wait()
             return super().read(index)
 
-    loader = Loader(samples, SPEC, STRONG, 4, workers=1, store=Waiting(samples))
+    loader = Loader(samples, SPEC, STRONG, 4, workers=1, store=Waiting(samples, budget_bytes=0))
     said: list[BaseException] = []
 
     def consume() -> None:
@@ -237,7 +238,21 @@ def test_closing_ends_a_consumer_that_waits_in_another_thread(samples: list[Samp
     loader.close()
     consumer.join(10)
     is_open.set()
+    loader.close()  # waits for the thread
     assert [str(error) for error in said] == ["the loader is closed"]
+
+
+@pytest.mark.parametrize(("augmentation", "side"), [(Augmentation.none(), 640), (Augmentation(flip=1.0), 128)])
+def test_large_pictures_are_shrunk_to_twice_what_training_shows(
+    tmp_path: Path, augmentation: Augmentation, side: int
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), picture((640, 320)))
+    with Loader([labelled(tmp_path / "a.png")], SPEC, augmentation, 1) as loader:
+        batch = next(loader)
+        assert max(loader.store.read(0).shape) == side
+    assert batch.truth.boxes[0, 0].tolist() == pytest.approx(
+        [19.2, 24, 32, 33.6] if side == 640 else [32, 24, 44.8, 33.6]
+    )
 
 
 def test_waiting_is_counted(samples: list[Sample]) -> None:

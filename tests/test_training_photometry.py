@@ -11,7 +11,7 @@ import torch
 
 from calibration.training.augmentation import Augmentation, Draws
 from calibration.training.composition import ColourDraw, draw_colour
-from calibration.training.photometry import ColourChange, network_inputs
+from calibration.training.photometry import ColourChange, as_pictures, network_inputs
 from streamer.models.spec import spec_for
 
 SPEC = spec_for("nanodet-g_320")
@@ -76,3 +76,18 @@ def test_each_colour_changes_with_its_probability_within_its_range() -> None:
         assert 150 < len(values) < 250
         assert low <= min(values) < low + 0.1 * (high - low)
         assert high >= max(values) > high - 0.1 * (high - low)
+
+
+def test_inputs_are_float32_under_autocast_too() -> None:
+    draws = [ColourDraw(brightness=0.1, hue=0.1)] * 2
+    expected = changed(draws)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert np.array_equal(changed(draws), expected)
+
+
+def test_inputs_can_be_looked_at() -> None:
+    images = torch.from_numpy(PIXELS)
+    assert np.array_equal(as_pictures(network_inputs(images, SPEC), SPEC), PIXELS)
+    bright = ColourChange.of([ColourDraw(brightness=0.2)] * 2)
+    expected = np.minimum(PIXELS.astype(int) + 51, 255)
+    assert np.array_equal(as_pictures(network_inputs(images, SPEC, bright), SPEC), expected)

@@ -18,11 +18,12 @@ from streamer.sources.image_decoding import read_image
 from tests.training_pictures import write_pictures
 
 BYTES = 60 * 40 * 3
+PLENTY = 1 << 30
 
 
 def test_pictures_are_decoded_once_and_read_only(tmp_path: Path) -> None:
     samples = write_pictures(tmp_path, 2)
-    store = PictureStore(samples)
+    store = PictureStore(samples, budget_bytes=PLENTY)
     first = store.read(0)
     assert np.array_equal(first, read_image(samples[0].image))
     samples[0].image.unlink()
@@ -49,7 +50,7 @@ def test_larger_pictures_are_shrunk(tmp_path: Path, size_wh: tuple[int, int], en
     pixels = np.repeat(np.tile(gradient, (size_wh[1], 1))[..., None], 3, axis=2)
     file = tmp_path / f"a{ending}"
     cv2.imwrite(str(file), pixels)
-    shrunk = PictureStore([Sample.of(file, [])], longest_side=200).read(0)
+    shrunk = PictureStore([Sample.of(file, [])], budget_bytes=PLENTY, longest_side=200).read(0)
     scale = 200 / max(size_wh)
     assert max(shrunk.shape) == 200
     assert shrunk.shape[:2] == pytest.approx((size_wh[1] * scale, size_wh[0] * scale), abs=1)
@@ -66,7 +67,7 @@ def test_pictures_are_upright_by_their_exif(tmp_path: Path, longest_side: int | 
     segment = b"Exif\0\0" + tiff
     exif = b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment
     (tmp_path / "a.jpg").write_bytes(content[:2] + exif + content[2:])
-    upright = PictureStore([Sample.of(tmp_path / "a.jpg", [])], longest_side=longest_side).read(0)
+    upright = PictureStore([Sample.of(tmp_path / "a.jpg", [])], budget_bytes=PLENTY, longest_side=longest_side).read(0)
     height, width = upright.shape[:2]
     assert (height, width) == ((200, 100) if longest_side is None else (40, 20))
     assert upright[: height // 2 - 2].min() > 250 and upright[height // 2 + 2 :].max() < 5
@@ -74,7 +75,7 @@ def test_pictures_are_upright_by_their_exif(tmp_path: Path, longest_side: int | 
 
 def test_an_unreadable_picture_says_why(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no picture")
-    store = PictureStore([Sample.of(tmp_path / "a.jpg", []), Sample.of(tmp_path / "b.jpg", [])])
+    store = PictureStore([Sample.of(tmp_path / "a.jpg", []), Sample.of(tmp_path / "b.jpg", [])], budget_bytes=PLENTY)
     with pytest.raises(SourceError, match="not a picture"):
         store.read(0)
     with pytest.raises(SourceError, match="No such file"):

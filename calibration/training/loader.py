@@ -23,6 +23,7 @@ from calibration.labels import Sample
 from calibration.training.augmentation import Augmentation
 from calibration.training.composition import ColourDraw, Picture, compose
 from calibration.training.geometry import Canvas, Image, Objects
+from calibration.training.memory import available_memory_bytes
 from calibration.training.photometry import ColourChange
 from calibration.training.picture_store import PictureStore
 from calibration.training.sampling import EpochSampler
@@ -114,6 +115,7 @@ class Loader(Closeable):
 
     Attributes:
         sampler: which pictures a step has, and where epochs begin.
+        store: of the pictures.
         waited_s: seconds that the consumer has waited for batches so far.
     """
 
@@ -144,7 +146,8 @@ class Loader(Closeable):
             start_step: the first batch's number.
             rank: of this process, which gets every `world`-th picture of a batch.
             world: number of processes that train together.
-            store: of the pictures; None makes one that shrinks those which are much larger than training shows them.
+            store: of the pictures; None makes one that may take half of the available memory, shared by the ranks, and
+                shrinks pictures that are much larger than training shows them.
             ahead: batches that are made ahead.
 
         Raises:
@@ -163,7 +166,11 @@ class Loader(Closeable):
         self._spec = spec
         self._seed = seed
         self._rank, self._world = rank, world
-        self._store = store or PictureStore(samples, longest_side=_longest_side(spec, augmentation))
+        self.store = store or PictureStore(
+            samples,
+            budget_bytes=available_memory_bytes() // (2 * world),
+            longest_side=_longest_side(spec, augmentation),
+        )
         self._ahead = max(1, ahead)
         self._schedule = [(start_step, augmentation)]
         self._is_pinned = torch.cuda.is_available()
@@ -301,7 +308,7 @@ class Loader(Closeable):
         if index in self._bad:
             return None
         try:
-            return self._store.read(index)
+            return self.store.read(index)
         except SourceError as error:
             reason = one_line(str(error))
         image = self._samples[index].image

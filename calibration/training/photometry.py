@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -62,8 +63,21 @@ def network_inputs(images: Tensor, spec: ModelSpec, colour: ColourChange | None 
         colour: of the same pictures, on the same device.
 
     Returns:
-        (B, 3, H, W) float32, normalised; without `colour` exactly as `calibration.pictures.network_input`.
+        (B, 3, H, W) float32, normalised, also under autocast; without `colour` exactly as
+        `calibration.pictures.network_input`.
     """
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        return _coloured_and_normalised(images, spec, colour)
+
+
+def as_pictures(inputs: Tensor, spec: ModelSpec) -> npt.NDArray[np.uint8]:
+    """Returns what `network_inputs` made as pictures to look at, (B, H, W, 3) uint8 BGR, clipped to 0 to 255."""
+    mean, scale = _normalisation(spec.mean_bgr, spec.std_bgr, inputs.device)
+    pixels = (inputs / scale + mean).round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _coloured_and_normalised(images: Tensor, spec: ModelSpec, colour: ColourChange | None) -> Tensor:
     pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     if colour is not None:
         brightness, contrast, saturation, hue = colour.values.unsqueeze(2).unsqueeze(3).unbind(1)

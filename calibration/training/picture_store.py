@@ -12,12 +12,10 @@ import numpy as np
 
 from calibration.labels import Sample
 from calibration.training.geometry import Image
-from calibration.training.memory import available_memory_bytes
 from streamer.common.errors import SourceError
 from streamer.sources.image_decoding import decode_image
 from streamer.sources.image_size import image_size
 
-_MEMORY_SHARE = 0.5
 _RECENT_SHARE = 0.125
 
 
@@ -33,17 +31,15 @@ class PictureStore:
         longest_side: width or height that a larger picture is shrunk to, in pixels; None keeps all as they are.
     """
 
-    def __init__(
-        self, samples: Sequence[Sample], *, budget_bytes: int | None = None, longest_side: int | None = None
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], *, budget_bytes: int, longest_side: int | None = None) -> None:
         """Notes the files; decodes nothing yet.
 
         Args:
             samples: whose pictures these are.
-            budget_bytes: most bytes of kept pixels; None is half of the memory that is available now.
+            budget_bytes: most bytes of kept pixels.
             longest_side: width or height that a larger picture is shrunk to, in pixels.
         """
-        self.budget_bytes = int(available_memory_bytes() * _MEMORY_SHARE) if budget_bytes is None else budget_bytes
+        self.budget_bytes = budget_bytes
         self.longest_side = longest_side
         self._files = [sample.image for sample in samples]
         self._kept: dict[int, Image] = {}
