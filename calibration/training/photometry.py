@@ -27,27 +27,24 @@ class ColourChange:
 
     Attributes:
         values: (B, 4) float32, what `ColourDraw` names, in its order.
-        changes_hue: whether any picture's hue changes.
     """
 
     values: Tensor
-    changes_hue: bool
 
     @classmethod
     def of(cls, draws: Sequence[ColourDraw]) -> ColourChange | None:
         """Returns the change of a batch, or None if no picture changes."""
         if all(draw == ColourDraw() for draw in draws):
             return None
-        values = torch.tensor([[draw.brightness, draw.contrast, draw.saturation, draw.hue] for draw in draws])
-        return cls(values, any(draw.hue for draw in draws))
+        return cls(torch.tensor([[draw.brightness, draw.contrast, draw.saturation, draw.hue] for draw in draws]))
 
     def to(self, device: torch.device | str) -> ColourChange:
         """Returns the same on a device; from pinned memory the copy doesn't block."""
-        return ColourChange(self.values.to(device, non_blocking=True), self.changes_hue)
+        return ColourChange(self.values.to(device, non_blocking=True))
 
     def pin_memory(self) -> ColourChange:
         """Returns a copy from which a copy to a GPU doesn't block."""
-        return ColourChange(self.values.pin_memory(), self.changes_hue)
+        return ColourChange(self.values.pin_memory())
 
 
 def network_inputs(images: Tensor, spec: ModelSpec, colour: ColourChange | None = None) -> Tensor:
@@ -78,16 +75,15 @@ def as_pictures(inputs: Tensor, spec: ModelSpec) -> npt.NDArray[np.uint8]:
 
 
 def _coloured_and_normalised(images: Tensor, spec: ModelSpec, colour: ColourChange | None) -> Tensor:
-    pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    if colour is not None:
-        brightness, contrast, saturation, hue = colour.values.unsqueeze(2).unsqueeze(3).unbind(1)
-        brightness, contrast, saturation = (each.unsqueeze(3) for each in (brightness, contrast, saturation))
-        pixels.add_(brightness * 255).mul_(contrast)
-        pixels = torch.lerp(pixels.amax(1, keepdim=True), pixels, saturation)
-        if colour.changes_hue:
-            pixels = torch.bmm(_rotations(hue), pixels.flatten(2)).view_as(pixels)
+    pixels = images.permute(0, 3, 1, 2).contiguous().float()
     mean, scale = _normalisation(spec.mean_bgr, spec.std_bgr, images.device)
-    return pixels.sub_(mean).mul_(scale)
+    if colour is None:
+        return pixels.sub_(mean).mul_(scale)
+    brightness, contrast, saturation, hue = colour.values.view(-1, 4, 1, 1, 1).unbind(1)
+    pixels.mul_(contrast).add_(brightness * contrast * 255)
+    torch.lerp(pixels.amax(1, keepdim=True), pixels, saturation, out=pixels)
+    normalising_rotations = _rotations(hue.squeeze(3)) * scale.view(3, 1)
+    return torch.baddbmm(-(mean * scale).view(3, 1), normalising_rotations, pixels.flatten(2)).view_as(pixels)
 
 
 @lru_cache(maxsize=16)
