@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import av
@@ -217,3 +218,12 @@ def test_motion_jpeg_with_exif_is_turned(tmp_path: Path) -> None:
 
 def test_the_default_limit_fits_the_largest_cameras() -> None:
     assert MAX_PIXELS >= 16_320 * 12_240
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("reduced_by", [1, 2, 4, 8])
+def test_pictures_are_reduced_while_decoding(ending: str, reduced_by: Literal[1, 2, 4, 8]) -> None:
+    pixels = np.full((64, 96, 3), (10, 120, 240), np.uint8)
+    reduced = decode_image(cv2.imencode(ending, pixels)[1].tobytes(), reduced_by=reduced_by)
+    assert reduced.shape == (64 // reduced_by, 96 // reduced_by, 3)
+    assert np.abs(reduced.astype(int) - pixels[: len(reduced), : reduced.shape[1]]).max() < 8

@@ -36,6 +36,11 @@ class Truth:
         tensors = (self.boxes, self.labels, self.is_valid, self.is_ignored)
         return Truth(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
 
+    def pin_memory(self) -> Truth:
+        """Returns a copy from which a copy to a GPU doesn't block."""
+        tensors = (self.boxes, self.labels, self.is_valid, self.is_ignored)
+        return Truth(*(tensor.pin_memory() for tensor in tensors))
+
     @classmethod
     def pad(
         cls,
