@@ -53,9 +53,11 @@ class Annotator:
     Args:
         labels: class names by class id. OpenCV's own fonts have Latin, Greek, Cyrillic, Arabic, Hebrew, Chinese,
             Japanese and Korean; other characters become '?'. Labels are cut to 64 characters.
+        show_scores: whether a label ends in its score.
     """
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], *, show_scores: bool = True) -> None:
+        self._show_scores = show_scores
         self._labels = tuple(label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL - 1]}…" for label in labels)
         self._plates: dict[Hashable, Plate] = {}
 
@@ -103,7 +105,8 @@ class Annotator:
             if right > left and bottom > top:
                 box = (even_down(left), even_down(top), min(even_up(right), width), min(even_up(bottom), height))
                 label = self._labels[class_id]
-                shown.append((box, class_id, label if detections.is_reused else f"{label} {score:.2f}"))
+                has_score = self._show_scores and not detections.is_reused
+                shown.append((box, class_id, f"{label} {score:.2f}" if has_score else label))
         return shown[::-1]
 
     def _paste_label(
