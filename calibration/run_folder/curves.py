@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from calibration.run_folder.matching import IGNORED, RIGHT, outcomes
 
 WANTED_PRECISION = 0.9
 _RECALLS = np.linspace(0, 1, 101)
+_THRESHOLDS = (np.arange(1000) / 1000).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,27 @@ class Curve:
 
     @property
     def best(self) -> OperatingPoint | None:
-        """The threshold with the greatest F1; None if nothing is found."""
-        return self._point(int(np.argmax(self.f1))) if self.true.any() else None
+        """The threshold with the greatest F1, to a thousandth; None if nothing is found.
+
+        Of several it is the middle of the widest range, which leaves a margin on both sides.
+        """
+        f1 = self._at_thousandths(self.f1)
+        if not f1.any():
+            return None
+        edges = np.flatnonzero(np.diff(f1 == f1.max(), prepend=False, append=False)).reshape(-1, 2)
+        first, end = edges[np.argmax(edges[:, 1] - edges[:, 0])]
+        return self.at(int(first + end - 1) // 2 / 1000)
 
     def at_precision(self, wanted: float) -> OperatingPoint | None:
-        """Returns the threshold with the greatest recall among those that reach a precision; None if none does.
+        """Returns the least threshold that reaches a precision, to a thousandth; None if none does.
 
         Args:
             wanted: precision, 0 to 1.
         """
-        reached = np.flatnonzero((self.precision >= wanted) & (self.true > 0))
-        return self._point(int(reached[-1])) if reached.size else None
+        reached = np.flatnonzero(
+            (self._at_thousandths(self.precision) >= wanted) & (self._at_thousandths(self.recall) > 0)
+        )
+        return self.at(int(reached[0]) / 1000) if reached.size else None
 
     def at(self, threshold: float) -> OperatingPoint:
         """Returns what a threshold gives; precision is 1 where no detection is left."""
@@ -113,9 +123,10 @@ class Curve:
             "recall_by_confidence": _rounded([point.recall for point in points]),
         }
 
-    def _point(self, index: int) -> OperatingPoint:
-        lower = float(self.scores[index + 1]) if index + 1 < len(self.scores) else 0.0
-        return self.at(_between(lower, float(self.scores[index])))
+    def _at_thousandths(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Returns a value for each of the thresholds 0, 0.001 ... 0.999; 0 where no detection is left."""
+        left = np.searchsorted(-self.scores, -_THRESHOLDS, side="left")
+        return np.concatenate([[0.0], values])[left]
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,15 +218,6 @@ def _curve(
             precision_by_recall[reached] = highest[places[reached]]
     last_of_each = np.flatnonzero(np.diff(scores, append=np.float32(-np.inf)) != 0)
     return Curve(name, objects, scores[last_of_each], true[last_of_each], shown[last_of_each], precision_by_recall)
-
-
-def _between(lower: float, upper: float) -> float:
-    """Returns the shortest decimal from `lower` on and below `upper`, both of them float32 values."""
-    for digits in range(2, 10):
-        value = (math.ceil(upper * 10**digits) - 1) / 10**digits
-        if lower <= float(np.float32(value)) < upper and value >= 0:
-            return value
-    return lower
 
 
 def _rounded(values: Sequence[float] | npt.NDArray[np.float64]) -> list[float]:
