@@ -23,13 +23,13 @@ from streamer.frames.draw import Annotator
 from streamer.frames.frame import Frame
 from streamer.frames.text import line_mask
 
-TILE_PX = 480
+TILE_PX = 640
 """Width and height of a picture's place in the grid."""
 MOST_TRAINING = 16
 MOST_VALIDATION = 8
 _GAP_PX = 8
-_TEXT_PX = 15
-_CAPTION_PX = 28
+_TEXT_PX = 18
+_CAPTION_PX = 32
 _BACKGROUND = 245
 _INK = 30
 _JPEG_QUALITY = 90
@@ -43,7 +43,8 @@ class Tile:
         pixels: (H, W, 3) uint8 BGR, of any size.
         boxes_xyxy: (N, 4), in its pixels.
         class_ids: (N,) indices into the names.
-        scores: (N,), 0 to 1, greatest first; None for labels.
+        scores: (N,), 0 to 1; None for labels.
+        is_ignored: (N,) bool, regions drawn as corners; None for none.
         caption: one line above it.
     """
 
@@ -51,6 +52,7 @@ class Tile:
     boxes_xyxy: npt.NDArray[np.floating]
     class_ids: npt.NDArray[np.integer]
     scores: npt.NDArray[np.floating] | None = None
+    is_ignored: npt.NDArray[np.bool_] | None = None
     caption: str = ""
 
 
@@ -60,6 +62,7 @@ def draw_batch(
     class_ids: Sequence[npt.NDArray[np.integer]],
     names: Sequence[str],
     path: Path,
+    is_ignored: Sequence[npt.NDArray[np.bool_]] | None = None,
 ) -> None:
     """Draws the first 16 pictures of a training batch as JPEG.
 
@@ -69,13 +72,20 @@ def draw_batch(
         class_ids: for each picture (N,).
         names: the classes by class id.
         path: the JPEG file.
+        is_ignored: for each picture (N,), which boxes are regions that are ignored; drawn as corners. None for none.
 
     Raises:
         ConfigError: the file can't be written.
     """
     tiles = [
-        Tile(image, boxes, ids, caption=_counted(len(ids), "object"))
-        for image, boxes, ids in zip(images[:MOST_TRAINING], boxes_xyxy, class_ids, strict=False)
+        Tile(
+            images[i],
+            boxes_xyxy[i],
+            class_ids[i],
+            is_ignored=None if is_ignored is None else is_ignored[i],
+            caption=_counted(len(class_ids[i]), "label"),
+        )
+        for i in range(min(len(images), MOST_TRAINING))
     ]
     columns = math.ceil(math.sqrt(len(tiles)))
     _write(grid(tiles, names, columns), path)
@@ -122,10 +132,10 @@ def draw_validation(
         regular = int(sum(sample.objects_of(int(each)).sum() for each in np.unique(sample.class_ids)))
         right, wrong = int((outcome == RIGHT).sum()), int((outcome == WRONG).sum())
         labels = sample.boxes_xyxy((pixels.shape[1], pixels.shape[0]))
-        caption = f"{sample.image.name}: {_counted(len(sample.class_ids), 'label')}"
+        caption = f"{_counted(len(sample.class_ids), 'label')}, {sample.image.name}"
         result = f"found: {right} right, {regular - right} missed, {wrong} wrong"
-        tiles.append(Tile(pixels, labels, sample.class_ids, caption=caption))
-        tiles.append(Tile(pixels, shown.boxes_xyxy, shown.class_ids, shown.scores, result))
+        tiles.append(Tile(pixels, labels, sample.class_ids, None, sample.is_crowd, caption))
+        tiles.append(Tile(pixels, shown.boxes_xyxy, shown.class_ids, shown.scores, caption=result))
     _write(grid(tiles, names, 2 if len(tiles) <= 2 else 4), path)
 
 
@@ -138,19 +148,21 @@ def grid(tiles: Sequence[Tile], names: Sequence[str], columns: int) -> U8:
         columns: number of tiles in a row.
     """
     drawer = _TileDrawer(names)
+    pictures = [drawer.draw(tile) for tile in tiles]
     columns = max(1, columns)
-    rows = max(1, math.ceil(len(tiles) / columns))
-    step_x, step_y = TILE_PX + _GAP_PX, TILE_PX + _GAP_PX + _CAPTION_PX
-    page = np.full((rows * step_y + _GAP_PX, columns * step_x + _GAP_PX, 3), _BACKGROUND, np.uint8)
-    for number, tile in enumerate(tiles):
-        row, column = divmod(number, columns)
-        left, top = _GAP_PX + column * step_x, _GAP_PX + row * step_y
-        if tile.caption:
-            _write_line(page, tile.caption, left, top)
-        picture = drawer.draw(tile)
-        height, width = picture.shape[:2]
-        x, y = left + (TILE_PX - width) // 2, top + _CAPTION_PX + (TILE_PX - height) // 2
-        page[y : y + height, x : x + width] = picture
+    rows = [range(first, min(first + columns, len(tiles))) for first in range(0, len(tiles), columns)]
+    heights = [max(pictures[number].shape[0] for number in row) for row in rows]
+    height = _GAP_PX + sum(_CAPTION_PX + each + _GAP_PX for each in heights)
+    page = np.full((height, columns * (TILE_PX + _GAP_PX) + _GAP_PX, 3), _BACKGROUND, np.uint8)
+    top = _GAP_PX
+    for row, row_height in zip(rows, heights, strict=True):
+        for column, number in enumerate(row):
+            left = _GAP_PX + column * (TILE_PX + _GAP_PX)
+            _write_line(page, tiles[number].caption, left, top)
+            picture = pictures[number]
+            y = top + _CAPTION_PX
+            page[y : y + picture.shape[0], left : left + picture.shape[1]] = picture
+        top += _CAPTION_PX + row_height + _GAP_PX
     return page
 
 
@@ -158,8 +170,8 @@ class _TileDrawer:
     """Scales pictures to their place in the grid and draws their boxes."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._for_labels = Annotator(names, show_scores=False)
-        self._for_detections = Annotator(names)
+        self._for_labels = Annotator(names, show_scores=False, apart=True)
+        self._for_detections = Annotator(names, apart=True)
 
     def draw(self, tile: Tile) -> U8:
         height, width = tile.pixels.shape[:2]
@@ -168,14 +180,19 @@ class _TileDrawer:
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         pixels = np.asarray(cv2.resize(tile.pixels, size_wh, interpolation=how), np.uint8)
         boxes = np.asarray(tile.boxes_xyxy, np.float32).reshape(-1, 4) * np.float32(scale)
-        if tile.scores is None:
-            annotator, scores = self._for_labels, np.ones(len(boxes), np.float32)
-            order = np.argsort(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")  # small ones on top
-        else:
-            annotator, scores = self._for_detections, np.asarray(tile.scores, np.float32)
-            order = np.argsort(-scores, kind="stable")
-        drawn = Detections(boxes[order], scores[order], np.asarray(tile.class_ids, np.int64)[order])
-        return annotator.annotate(Frame(pixels, "grid", 0, 0.0, 0.0), drawn).image
+        class_ids = np.asarray(tile.class_ids, np.int64)
+        frame = Frame(pixels, "grid", 0, 0.0, 0.0)
+        if tile.scores is not None:
+            best_first = np.argsort(-tile.scores, kind="stable")
+            found = Detections(boxes[best_first], tile.scores[best_first], class_ids[best_first])
+            return self._for_detections.annotate(frame, found).image
+        ignored = np.zeros(len(boxes), bool) if tile.is_ignored is None else np.asarray(tile.is_ignored, bool)
+        small_first = np.argsort(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
+        for chosen, is_ignored in ((ignored, True), (~ignored, False)):
+            places = small_first[chosen[small_first]]
+            labels = Detections(boxes[places], np.ones(len(places), np.float32), class_ids[places], is_ignored)
+            frame = self._for_labels.annotate(frame, labels)
+        return frame.image
 
 
 def _write_line(page: U8, text: str, left: int, top: int) -> None:
