@@ -51,7 +51,7 @@ class Sample:
         """Returns the boxes' left, top, right and bottom, (N, 4), in pixels of a picture of that size."""
         half = self.boxes_cxcywh[:, 2:] / 2
         corners = np.concatenate([self.boxes_cxcywh[:, :2] - half, self.boxes_cxcywh[:, :2] + half], axis=1)
-        return corners * np.tile(size_wh, 2)
+        return np.asarray(corners * np.tile(size_wh, 2), np.float64)
 
     @classmethod
     def of(cls, image: Path, objects: Sequence[LabelledObject], image_id: int | None = None) -> Sample:

@@ -120,12 +120,12 @@ def draw_validation(
         for sample, (size_wh, detections) in zip(samples, found, strict=True)
     ]
     worth = [pair for pair in pairs if len(pair[0].class_ids) or len(pair[2])] or pairs
-    places = np.unique(np.linspace(0, len(worth) - 1, min(most, len(worth))).round().astype(int)) if worth else []
+    places = np.linspace(0, len(worth) - 1, min(most, len(worth))).round().astype(int).tolist()
     tiles = []
     for place in places:
         sample, size_wh, shown = worth[place]
         try:
-            pixels = read_frame(sample.image, int(place)).image
+            pixels = read_frame(sample.image, place).image
         except SourceError:
             continue
         outcome = outcomes(sample, size_wh, shown)
