@@ -115,7 +115,7 @@ class RunFolder:
         Raises:
             ConfigError: the file can't be written.
         """
-        text = yaml.safe_dump(_plain(args), sort_keys=True, allow_unicode=True, default_flow_style=False, width=10_000)
+        text = yaml.dump(_plain(args), Dumper=_Dumper, sort_keys=True, allow_unicode=True, width=10_000)
         write_whole(self.args, text.encode())
 
     def read_args(self) -> dict[str, Any]:
@@ -188,6 +188,17 @@ def reason_and_remedy(error: OSError) -> str:
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return f"{reason}; a file has this name: move it or choose another folder"
     return reason
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text with unprintable characters in double quotes: PyYAML reads others' next-line characters as spaces."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def _plain(value: Any) -> Any:

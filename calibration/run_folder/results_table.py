@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import math
 import os
@@ -102,7 +103,7 @@ class ResultsTable:
                 content = row if end else _lines([self._columns]) + row
                 try:
                     if file.write(content) != len(content):
-                        raise OSError(28, os.strerror(28))  # ENOSPC
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     os.fsync(descriptor)
                 except OSError:
                     with contextlib.suppress(OSError):
