@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.accuracy import coco_accuracy
+from calibration.dataset import read_samples
+from calibration.evaluate import EVALUATION_CONF, detect_all
 from calibration.files import to_json
 from calibration.run_folder.confusion import confusion_matrix
 from calibration.run_folder.curves import detection_curves
 from calibration.run_folder.matching import IGNORED, RIGHT, WRONG, outcomes
+from streamer.detector import open_detector
 from tests.found import SIZE_WH, found, plausible, sample
 
 NAMES = ("person", "car", "dog")
@@ -192,3 +196,20 @@ def test_sizes_differ_between_pictures() -> None:
     _, detections = found((0, 0.9, *boxes[0].tolist()))
     assert outcomes(labels, small, detections).tolist() == [RIGHT]
     assert outcomes(labels, SIZE_WH, detections).tolist() == [WRONG]
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_the_packaged_model_on_real_pictures(shared: Path) -> None:
+    pytest.importorskip("faster_coco_eval", reason="COCO metrics come with [calibration]")
+    images, folder = shared / "coco/val/images", shared / "coco/val/labels"
+    with open_detector("nanodet-g_416", conf=EVALUATION_CONF) as detector:
+        names = detector.labels
+        samples, detected = detect_all(detector, read_samples(images, folder, names), images)
+    curves = detection_curves(samples, detected, names)
+    assert curves.overall.AP50 == pytest.approx(coco_accuracy(samples, detected, names).AP50, abs=0.3)
+    best, precise = curves.overall.best, curves.overall.at_precision(0.9)
+    assert best is not None and precise is not None
+    assert 0.3 < best.threshold < precise.threshold < 0.7
+    matrix = confusion_matrix(samples, detected, names, best.threshold)
+    assert np.trace(matrix.counts[:-1, :-1]) == pytest.approx(best.recall * curves.overall.objects, rel=0.05)

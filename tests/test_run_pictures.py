@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from calibration.run_folder.confusion import confusion_matrix
 from calibration.run_folder.curves import detection_curves
 from calibration.run_folder.drawings import MOST_TRAINING, TILE_PX, Tile, draw_batch, draw_validation, grid
+from calibration.run_folder.folder import RunFolder
 from calibration.run_folder.results_table import EpochResult
 from streamer.common.errors import ConfigError
 from streamer.frames.draw import class_colour
@@ -176,3 +178,23 @@ def test_importing_is_light() -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("detects", [False, True])
+def test_all_of_a_validation(tmp_path: Path, detects: bool) -> None:
+    pytest.importorskip("matplotlib", reason="plots come with [calibration]")
+    from calibration.run_folder.validation import write_validation
+
+    folder = RunFolder(tmp_path)
+    write_image(tmp_path / "a.png", 0, (640, 480))
+    labels = [sample((0, 100, 100, 300, 300), name=str(tmp_path / "a.png"))]
+    detected = [found((0, 0.9, 100, 100, 300, 300)) if detects else found()]
+    curves, matrix = write_validation(folder, labels, detected, ("a", "b"))
+    written = {path.name for path in tmp_path.iterdir()} - {"a.png"}
+    pictures = {"PR.png", "confidence.png", "confusion.png", "confusion_normalised.png", "val_batch_0.jpg"}
+    assert written == {"curves.json", *pictures}
+    content = json.loads(folder.curves.read_text())
+    assert content["confusion"]["counts"] == matrix.counts.tolist()
+    best = curves.overall.best
+    assert matrix.threshold == (best.threshold if best else 0.4)
+    assert (best is not None) == detects

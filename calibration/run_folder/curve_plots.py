@@ -13,6 +13,7 @@ from calibration.run_folder.plots import COLOURS, INK, LIGHT, cut, legend, new_f
 
 _MOST_NAMED = 20
 _NAMED_OF_MANY = 5
+_THRESHOLD = "confidence threshold (--conf)"
 
 
 def draw_precision_recall(curves: DetectionCurves, path: Path) -> None:
@@ -33,22 +34,12 @@ def draw_precision_recall(curves: DetectionCurves, path: Path) -> None:
             axes.plot(recalls, curve.precision_by_recall, color=colour, linewidth=1.2, label=label)
         mean = f"mean of all  {curves.overall.AP50:.1f}  ({curves.overall.objects})"
         axes.plot(recalls, curves.overall.precision_by_recall, color=INK, linewidth=3, label=mean)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.01)
-        handles, labels = axes.get_legend_handles_labels()
+        _unit_square(axes)
         title = "class  AP50  (objects)"
         if sum(curve.objects > 0 for curve in curves.classes) > _MOST_NAMED:
             title += f"\nbest and worst {_NAMED_OF_MANY}; others grey"
-        figure.legend(
-            handles[::-1][:1] + handles[:-1],
-            labels[::-1][:1] + labels[:-1],
-            loc="outside right upper",
-            title=title,
-            fontsize=8,
-            title_fontsize=8,
-            frameon=False,
-            alignment="left",
-        )
+        handles, labels = axes.get_legend_handles_labels()
+        _legend_beside(figure, handles[-1:] + handles[:-1], labels[-1:] + labels[:-1], title)
     save(figure, path)
 
 
@@ -58,53 +49,54 @@ def draw_confidence(curves: DetectionCurves, path: Path) -> None:
     Raises:
         ConfigError: the file can't be written, or Matplotlib isn't installed.
     """
-    figure = new_figure((13, 5.5))
-    together, by_class = figure.subplots(1, 2)
-    overall = curves.overall
-    plain_axes(together, "All classes together, at IoU 0.5", "confidence threshold (--conf)")
-    plain_axes(by_class, "F1 by class", "confidence threshold (--conf)", "F1")
-    if overall.best is None:
-        say_empty(together, "no object was found")
-        say_empty(by_class, "no object was found")
-    else:
-        for values, name, colour in (
-            (overall.precision, "precision", COLOURS[0]),
-            (overall.recall, "recall", COLOURS[1]),
-            (overall.f1, "F1", INK),
-        ):
-            _steps(together, overall, values, color=colour, linewidth=2, label=name)
-        _mark(together, overall.best, "best F1", INK, "--")
-        wanted = overall.at_precision(curves.wanted_precision)
-        if wanted is None:
-            together.plot([], [], " ", label=f"precision {curves.wanted_precision:g} isn't reached")
-        else:
-            _mark(together, wanted, f"precision {curves.wanted_precision:g}", COLOURS[0], ":")
-        legend(together, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
-        for curve, colour in _coloured(curves.classes):
-            if not len(curve.scores):
-                continue
-            best = curve.best
-            known = f"{cut(curve.name)}  {best.threshold:g}  (F1 {best.f1:.2f})" if best else f"{cut(curve.name)}  -"
-            label = known if colour != LIGHT else None
-            _steps(by_class, curve, curve.f1, color=colour, linewidth=1.2, label=label)
-        _steps(
-            by_class, overall, overall.f1, color=INK, linewidth=2.5, label=f"all together  {overall.best.threshold:g}"
-        )
-        handles, labels = by_class.get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            loc="outside right upper",
-            title="class  best threshold",
-            fontsize=8,
-            title_fontsize=8,
-            frameon=False,
-            alignment="left",
-        )
-        for axes in (together, by_class):
-            axes.set_xlim(0, 1)
-            axes.set_ylim(0, 1.01)
+    has_classes = len(curves.classes) > 1
+    figure = new_figure((13 if has_classes else 7, 5.5))
+    plots = figure.subplots(1, 1 + has_classes, squeeze=False)[0]
+    _draw_together(plots[0], curves)
+    if has_classes:
+        _draw_by_class(plots[1], curves)
+        if plots[1].get_legend_handles_labels()[0]:
+            _legend_beside(figure, *plots[1].get_legend_handles_labels(), "class  best threshold")
     save(figure, path)
+
+
+def _draw_together(axes: Any, curves: DetectionCurves) -> None:
+    """Draws precision, recall and F1 of all classes, with the named thresholds."""
+    overall = curves.overall
+    plain_axes(axes, f"All classes together at IoU 0.5, {curves.pictures} pictures", _THRESHOLD)
+    if overall.best is None:
+        say_empty(axes, "no object was found")
+        return
+    for values, name, colour in (
+        (overall.precision, "precision", COLOURS[0]),
+        (overall.recall, "recall", COLOURS[1]),
+        (overall.f1, "F1", INK),
+    ):
+        _steps(axes, overall, values, color=colour, linewidth=2, label=name)
+    _mark(axes, overall.best, "best F1", INK, "--")
+    wanted = overall.at_precision(curves.wanted_precision)
+    if wanted is None:
+        axes.plot([], [], " ", label=f"precision {curves.wanted_precision:g} isn't reached")
+    else:
+        _mark(axes, wanted, f"precision {curves.wanted_precision:g}", COLOURS[0], ":")
+    _unit_square(axes)
+    legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+
+
+def _draw_by_class(axes: Any, curves: DetectionCurves) -> None:
+    """Draws F1 of each class."""
+    plain_axes(axes, "F1 by class", _THRESHOLD, "F1")
+    if curves.overall.best is None:
+        say_empty(axes, "no object was found")
+        return
+    for curve, colour in _coloured(curves.classes):
+        best = curve.best
+        known = f"{best.threshold:g}  (F1 {best.f1:.2f})" if best else "-"
+        label = f"{cut(curve.name)}  {known}" if colour != LIGHT else None
+        _steps(axes, curve, curve.f1, color=colour, linewidth=1.2, label=label)
+    together = f"all together  {curves.overall.best.threshold:g}"
+    _steps(axes, curves.overall, curves.overall.f1, color=INK, linewidth=2.5, label=together)
+    _unit_square(axes)
 
 
 def _coloured(classes: Sequence[Curve]) -> list[tuple[Curve, str]]:
@@ -118,6 +110,16 @@ def _coloured(classes: Sequence[Curve]) -> list[tuple[Curve, str]]:
     colours[:_NAMED_OF_MANY] = COLOURS[:_NAMED_OF_MANY]
     colours[-_NAMED_OF_MANY:] = COLOURS[_NAMED_OF_MANY : 2 * _NAMED_OF_MANY]
     return sorted(zip(known, colours, strict=True), key=lambda each: each[1] != LIGHT)
+
+
+def _unit_square(axes: Any) -> None:
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.01)
+
+
+def _legend_beside(figure: Any, handles: list[Any], labels: list[str], title: str) -> None:
+    options = {"fontsize": 8, "title_fontsize": 8, "frameon": False, "alignment": "left"}
+    figure.legend(handles, labels, loc="outside right upper", title=title, **options)
 
 
 def _steps(axes: Any, curve: Curve, values: np.ndarray[Any, Any], **options: Any) -> None:

@@ -23,13 +23,13 @@ from streamer.frames.draw import Annotator
 from streamer.frames.frame import Frame
 from streamer.frames.text import line_mask
 
-TILE_PX = 640
+TILE_PX = 512
 """Width and height of a picture's place in the grid."""
 MOST_TRAINING = 16
 MOST_VALIDATION = 8
 _GAP_PX = 8
-_TEXT_PX = 18
-_CAPTION_PX = 32
+_TEXT_PX = 16
+_CAPTION_PX = 28
 _BACKGROUND = 245
 _INK = 30
 _JPEG_QUALITY = 90

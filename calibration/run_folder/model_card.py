@@ -189,7 +189,7 @@ class ModelCard:
             else:
                 figures = f"{point.precision:.2f} | {point.recall:.2f} | {point.f1:.2f}"
                 lines.append(f"| {point.threshold:g} | {why} | {figures} |")
-        lines += ["", f"At IoU 0.5, all classes together, on the {self.curves.pictures} pictures of the figures below."]
+        lines += ["", f"At IoU 0.5, all classes together, measured on {self.curves.pictures} pictures."]
         return lines
 
     def _accuracy(self) -> list[str]:
@@ -320,7 +320,7 @@ def _thresholds(curve: Curve, wanted: float) -> list[str]:
     return [
         f"{best.threshold:g}" if best else "-",
         f"{best.f1:.2f}" if best else "-",
-        f"{reached.threshold:g}" if reached else "not reached",
+        f"{reached.threshold:g}" if reached else "not reached" if curve.objects else "-",
     ]
 
 
