@@ -99,6 +99,14 @@ class TestCurves:
         assert best.f1 == 1
         assert best.threshold == pytest.approx(0.5, abs=0.002)
 
+    def test_the_widest_of_equally_good_ranges(self) -> None:
+        labels = [sample((0, *BOX), (0, 300, 0, 400, 90))]  # F1 is 2/3 from 0.88 to 0.9, and below 0.6
+        rows = [(0, 0.9, *BOX), (0, 0.88, *FAR), (0, 0.87, 0, 0, 9, 9), (0, 0.6, 300, 0, 400, 90)]
+        best = detection_curves(labels, [found(*rows)], NAMES).overall.best
+        assert best is not None
+        assert best.f1 == pytest.approx(2 / 3)
+        assert best.threshold == pytest.approx(0.3, abs=0.002)
+
     def test_ties_are_shown_together(self) -> None:
         curve = detection_curves([sample((0, *BOX))], [found((0, 0.5, *BOX), (0, 0.5, *FAR))], NAMES).overall
         assert curve.scores.tolist() == [0.5]

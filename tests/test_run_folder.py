@@ -4,7 +4,7 @@ import errno
 import json
 import math
 import os
-import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,19 @@ class TestFolder:
         assert new_run_folder(tmp_path / "runs").path.name == "train-9"
         assert new_run_folder(tmp_path / "runs", "swap").path.name == "swap-21"
 
-    def test_runs_that_start_together_get_folders_of_their_own(self, tmp_path: Path) -> None:
-        made: list[Path] = []
-        start = threading.Barrier(8)
+    def test_a_run_that_starts_at_the_same_time_takes_another_number(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        list_folder = Path.iterdir
 
-        def make() -> None:
-            start.wait()
-            made.append(new_run_folder(tmp_path).path)
+        def list_then_start_others(path: Path) -> Iterator[Path]:
+            found = list(list_folder(path))
+            for number in (1, 2):
+                (path / f"train-{number}").mkdir()
+            return iter(found)
 
-        threads = [threading.Thread(target=make) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(set(made)) == 8
-        assert all(path.is_dir() for path in made)
+        monkeypatch.setattr(Path, "iterdir", list_then_start_others)
+        assert new_run_folder(tmp_path).path.name == "train-3"
 
     @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "a b", "train\n"])
     def test_names_that_are_no_plain_names(self, tmp_path: Path, name: str) -> None:

@@ -55,8 +55,9 @@ def draw_confidence(curves: DetectionCurves, path: Path) -> None:
     _draw_together(plots[0], curves)
     if has_classes:
         _draw_by_class(plots[1], curves)
-        if plots[1].get_legend_handles_labels()[0]:
-            _legend_beside(figure, *plots[1].get_legend_handles_labels(), "class  best threshold")
+        handles, labels = plots[1].get_legend_handles_labels()
+        if handles:
+            _legend_beside(figure, handles, labels, "class  best threshold")
     save(figure, path)
 
 
