@@ -56,7 +56,7 @@ class WeightedAp:
                 mine = mine[np.argsort(-detections.scores[mine], kind="stable")]
                 scores.append(detections.scores[mine])
                 owners.append(np.full(len(mine), index, np.int64))
-                hits.append(_hits(detections.boxes_xyxy[mine], _boxes(picture, int(class_id))))
+                hits.append(hits_of(detections.boxes_xyxy[mine], _boxes(picture, int(class_id))))
             order = np.argsort(-np.concatenate(scores), kind="stable")
             counts = np.array([int(picture.sample.objects_of(int(class_id)).sum()) for picture in pictures], np.int64)
             self._classes.append((np.concatenate(owners)[order], np.concatenate(hits)[order], counts))
@@ -109,18 +109,24 @@ def estimate_drop(pictures: Sequence[Picture], before: Sequence[Detections], aft
 
 def _boxes(picture: Picture, class_id: int) -> npt.NDArray[np.float64]:
     """Returns the ground truth of one class without crowds, xyxy in pixels."""
-    boxes = picture.sample.boxes_cxcywh[picture.sample.objects_of(class_id)]
-    corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
-    return corners * np.tile(picture.size_wh, 2)
+    return picture.sample.boxes_xyxy(picture.size_wh)[picture.sample.objects_of(class_id)]
 
 
-def _hits(boxes: npt.NDArray[np.float32], truth: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Returns (N, 10): whether each detection, best first, matches an object at each IoU of `_IOUS`."""
-    hits = np.zeros((len(boxes), len(_IOUS)), bool)
+def hits_of(
+    boxes: npt.NDArray[np.float32], truth: npt.NDArray[np.float64], ious: npt.NDArray[np.float64] = _IOUS
+) -> npt.NDArray[np.bool_]:
+    """Returns (N, K): whether each detection, best first, matches an object at each of K least IoUs, as pycocotools.
+
+    Args:
+        boxes: (N, 4) xyxy, detections of one class in one picture.
+        truth: (M, 4) xyxy, the objects of this class there.
+        ious: (K,), the least IoU of a match; COCO's ten by default.
+    """
+    hits = np.zeros((len(boxes), len(ious)), bool)
     if not len(boxes) or not len(truth):
         return hits
     overlap = box_overlap(boxes.astype(np.float64)[:, None], truth[None])
-    for column, least in enumerate(_IOUS):
+    for column, least in enumerate(ious):
         free = overlap.copy()
         for row in range(len(boxes)):
             best = int(np.argmax(free[row]))

@@ -47,6 +47,12 @@ class Sample:
         mine: npt.NDArray[np.bool_] = self.class_ids == class_id
         return mine if self.is_crowd is None else mine & ~self.is_crowd
 
+    def boxes_xyxy(self, size_wh: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """Returns the boxes' left, top, right and bottom, (N, 4), in pixels of a picture of that size."""
+        half = self.boxes_cxcywh[:, 2:] / 2
+        corners = np.concatenate([self.boxes_cxcywh[:, :2] - half, self.boxes_cxcywh[:, :2] + half], axis=1)
+        return np.asarray(corners * np.tile(size_wh, 2), np.float64)
+
     @classmethod
     def of(cls, image: Path, objects: Sequence[LabelledObject], image_id: int | None = None) -> Sample:
         """Returns the sample of a picture with these objects in it."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from streamer.frames.canvas import BgrCanvas, Plate
 from streamer.frames.detections import Detections
 from streamer.frames.draw import Annotator, class_colour, ink_on
 from streamer.frames.frame import Frame
@@ -365,6 +366,54 @@ def test_a_label_tells_class_and_score_and_a_held_ones_the_class(rendered: list[
     annotator.annotate(frame, seen)
     annotator.annotate(frame, seen.reused())
     assert [text for text, _ in rendered] == [("thing 0.87",), ("thing",)]
+
+
+def test_scores_can_be_left_out(rendered: list[tuple[tuple[str, ...], int]]) -> None:
+    frame, seen = frame_of((640, 480), "bgr"), found(((100, 200, 300, 400), 0))
+    Annotator(["thing"], show_scores=False).annotate(frame, seen)
+    assert [text for text, _ in rendered] == [("thing",)]
+
+
+@pytest.fixture
+def pasted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of the labels that are pasted."""
+    places = []
+    paste = BgrCanvas.paste
+
+    def record(canvas: BgrCanvas, plate: Plate, x: int, y: int) -> None:
+        height, width = plate[0].shape[:2]
+        places.append((x, y, x + width, y + height))
+        paste(canvas, plate, x, y)
+
+    monkeypatch.setattr(BgrCanvas, "paste", record)
+    return places
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 60])
+def test_labels_kept_apart_never_cover_each_other(count: int, pasted: list[tuple[int, int, int, int]]) -> None:
+    random = np.random.default_rng(count)
+    corners = random.uniform(0, (200, 150), (count, 2))
+    boxes = np.concatenate([corners, corners + random.uniform(1, 120, (count, 2))], axis=1)
+    detections = found(*((box, 0) for box in boxes.tolist()))
+    Annotator(LABELS, apart=True).annotate(frame_of((320, 240), "bgr"), detections)
+    assert 1 <= len(pasted) <= count
+    for number, (left, top, right, bottom) in enumerate(pasted):
+        assert 0 <= left and 0 <= top and right <= 320 and bottom <= 240
+        for other_left, other_top, other_right, other_bottom in pasted[:number]:
+            assert right <= other_left or other_right <= left or bottom <= other_top or other_bottom <= top
+
+
+def test_labels_kept_apart_of_equal_boxes_lie_above_inside_and_below(pasted: list[tuple[int, int, int, int]]) -> None:
+    detections = found(*[((100.0, 100.0, 300.0, 200.0), 0)] * 6)
+    Annotator(LABELS, apart=True).annotate(frame_of((640, 480), "bgr"), detections)
+    height = pasted[0][3] - pasted[0][1]
+    assert [top for _, top, _, _ in pasted] == [100 - height, 100, 200, 200 - height]
+
+
+def test_a_label_kept_apart_lies_where_it_lies_without_others(pasted: list[tuple[int, int, int, int]]) -> None:
+    for apart in (False, True):
+        Annotator(LABELS, apart=apart).annotate(frame_of((640, 480), "bgr"), found(((630, 5, 640, 90), 1)))
+    assert pasted[0] == pasted[1]
 
 
 @pytest.mark.parametrize(("label", "shown"), [("x" * 64, "x" * 64), ("x" * 65, "x" * 63 + "…")])

@@ -16,7 +16,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from streamer.frames.canvas import BLACK, U8, WHITE, BgrCanvas, Canvas, Colour, Plate, YuvCanvas
+from streamer.frames.canvas import BLACK, U8, WHITE, BgrCanvas, Box, Canvas, Colour, Plate, YuvCanvas
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.frames.text import even_down, even_up, text_mask
@@ -53,9 +53,14 @@ class Annotator:
     Args:
         labels: class names by class id. OpenCV's own fonts have Latin, Greek, Cyrillic, Arabic, Hebrew, Chinese,
             Japanese and Korean; other characters become '?'. Labels are cut to 64 characters.
+        show_scores: whether a label ends in its score.
+        apart: whether labels are kept from covering each other: one may lie inside or below its box, and is left out
+            where no place is free.
     """
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], *, show_scores: bool = True, apart: bool = False) -> None:
+        self._show_scores = show_scores
+        self._apart = apart
         self._labels = tuple(label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL - 1]}…" for label in labels)
         self._plates: dict[Hashable, Plate] = {}
 
@@ -85,8 +90,11 @@ class Annotator:
         for box_xyxy, class_id, _ in shown:
             colour = class_colour(class_id)
             _outline(canvas, box_xyxy, style.line_wh, colour, corners_only=detections.is_reused)
-        for box_xyxy, class_id, text in shown:
-            self._paste_label(canvas, style, box_xyxy, class_id, text)
+        if self._apart:
+            self._paste_apart(canvas, style, shown)
+        else:
+            for box_xyxy, class_id, text in shown:
+                self._paste_label(canvas, style, box_xyxy, class_id, text)
         if overlay_lines:
             self._paste_overlay(canvas, style, tuple(overlay_lines))
         return dataclasses.replace(frame, pixels=canvas.pixels)
@@ -103,22 +111,43 @@ class Annotator:
             if right > left and bottom > top:
                 box = (even_down(left), even_down(top), min(even_up(right), width), min(even_up(bottom), height))
                 label = self._labels[class_id]
-                shown.append((box, class_id, label if detections.is_reused else f"{label} {score:.2f}"))
+                has_score = self._show_scores and not detections.is_reused
+                shown.append((box, class_id, f"{label} {score:.2f}" if has_score else label))
         return shown[::-1]
 
     def _paste_label(
         self, canvas: Canvas, style: _Style, box_xyxy: tuple[int, int, int, int], class_id: int, text: str
     ) -> None:
-        fill = class_colour(class_id)
-        plate = self._cached(
-            (canvas.kind, style, class_id, text),
-            lambda: canvas.plate(style.mask((text,), style.pad_px), fill, ink_on(fill)),
-        )
+        plate = self._label(canvas, style, class_id, text)
         width, _ = canvas.size_wh
         plate_h, plate_w = plate[0].shape[:2]
         left, top = box_xyxy[:2]
         x = max(0, even_down(min(left, width - plate_w)))
         canvas.paste(plate, x, top - plate_h if top >= plate_h else top)
+
+    def _paste_apart(
+        self, canvas: Canvas, style: _Style, shown: Sequence[tuple[tuple[int, int, int, int], int, str]]
+    ) -> None:
+        """Pastes labels, best score first, each in the first free place above, inside or below its box."""
+        width, height = canvas.size_wh
+        taken: list[Box] = []
+        for (left, top, _, bottom), class_id, text in reversed(shown):
+            plate = self._label(canvas, style, class_id, text)
+            plate_h, plate_w = plate[0].shape[:2]
+            x = max(0, even_down(min(left, width - plate_w)))
+            for y in (top - plate_h, top, even_up(bottom), even_down(bottom) - plate_h):
+                place = Box(x, y, x + plate_w, y + plate_h)
+                if y >= 0 and place.bottom <= height and not any(_overlap(place, other) for other in taken):
+                    canvas.paste(plate, x, y)
+                    taken.append(place)
+                    break
+
+    def _label(self, canvas: Canvas, style: _Style, class_id: int, text: str) -> Plate:
+        fill = class_colour(class_id)
+        return self._cached(
+            (canvas.kind, style, class_id, text),
+            lambda: canvas.plate(style.mask((text,), style.pad_px), fill, ink_on(fill)),
+        )
 
     def _paste_overlay(self, canvas: Canvas, style: _Style, lines: tuple[str, ...]) -> None:
         (mask,) = self._cached((style, lines), lambda: (style.mask(lines, 2 * style.pad_px),))
@@ -168,6 +197,10 @@ class _Style:
         wide = math.sqrt(self.pixel_aspect)
         size_wh = even_up(mask.shape[1] / wide), even_up(mask.shape[0] * wide)
         return np.asarray(cv2.resize(mask, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a.left < b.right and b.left < a.right and a.top < b.bottom and b.top < a.bottom
 
 
 def _outline(

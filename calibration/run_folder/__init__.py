@@ -1,0 +1,1 @@
+"""The folder of a training run: its settings, results, checkpoints, pictures and model card."""
