@@ -18,6 +18,7 @@ _VERBS = {
     "quantize": ("quantize", "float ONNX to INT8, gated on accuracy"),
     "make": ("export_and_quantize", "checkpoint to ONNX and INT8 ONNX with a report, in one go"),
     "build": ("build", "ONNX to a TensorRT engine"),
+    "train": ("train", "fine-tune or train a network on labelled pictures, to ONNX and INT8"),
     "import": ("import_model", "OpenVINO IR, TFLite or NCNN to ONNX"),
     "inspect": ("inspect_model", "what an ONNX file or an engine holds, layer by layer"),
 }

@@ -55,6 +55,34 @@ class DatasetSplit:
     unreadable: list[Path]
 
 
+@dataclass(frozen=True)
+class LabelledPictures:
+    """Pictures whose labels are read already; the two share none.
+
+    Attributes:
+        calibration: for the ranges of activations.
+        gate: for validation and the accuracy gate.
+    """
+
+    calibration: Sequence[Sample]
+    gate: Sequence[Sample]
+
+
+def split_labelled(spec: ModelSpec, pictures: LabelledPictures) -> DatasetSplit:
+    """Reads pictures whose labels are read already.
+
+    Raises:
+        ConfigError: too few pictures, or too many unreadable ones.
+    """
+    unreadable: list[Path] = []
+    where = pictures.calibration[0].image.parent if pictures.calibration else Path()
+    calibration, held_out = (
+        _shuffled(_letterboxed(spec, samples, where, unreadable, MIN_PICTURES))
+        for samples in (pictures.calibration, pictures.gate)
+    )
+    return DatasetSplit(calibration, held_out[: len(held_out) // 2], held_out, unreadable)
+
+
 def split(
     spec: ModelSpec,
     images: Path,
@@ -112,21 +140,32 @@ def _read(
         samples = [Sample.of(file, []) for file in list_images(images)]
     else:
         samples = read_samples(images, labels, spec.labels)
-    if len(samples) < least:
-        raise ConfigError(f"{images}: wanted at least {least} pictures, got {len(samples)}")
+    return _letterboxed(spec, samples, images, unreadable, least)
+
+
+def read_picture(sample: Sample, index: int, spec: ModelSpec) -> Picture:
+    """Reads one picture as a network's input; raises SourceError if it can't be read."""
+    frame = read_frame(sample.image, index)
+    letterbox = Letterbox.for_model(frame, spec)
     width, height = spec.input_size_wh
+    pixels = np.zeros((height, width, 3), np.uint8)
+    letterbox.apply(frame, pixels)
+    return Picture(sample, frame.size_wh, letterbox, pixels)
+
+
+def _letterboxed(
+    spec: ModelSpec, samples: Sequence[Sample], where: Path, unreadable: list[Path], least: int
+) -> list[Picture]:
+    """Reads pictures; unreadable ones are left out, at most a few, and added to `unreadable`."""
+    if len(samples) < least:
+        raise ConfigError(f"{where}: wanted at least {least} pictures, got {len(samples)}")
     pictures = []
     bad = []
     for index, sample in enumerate(tqdm(samples, desc="reading pictures", unit=" images", disable=None)):
         try:
-            frame = read_frame(sample.image, index)
+            pictures.append(read_picture(sample, index, spec))
         except SourceError:
             bad.append(sample.image)
-            continue
-        letterbox = Letterbox.for_model(frame, spec)
-        pixels = np.zeros((height, width, 3), np.uint8)
-        letterbox.apply(frame, pixels)
-        pictures.append(Picture(sample, frame.size_wh, letterbox, pixels))
-    check_unreadable(bad, len(samples), images)
+    check_unreadable(bad, len(samples), where)
     unreadable += bad
     return pictures

@@ -19,7 +19,7 @@ import onnx
 from calibration.files import check_output, check_report, sha256_of_files, write_whole
 from calibration.gate import AccuracyGate, GateResult, Limits, latencies_ms
 from calibration.methods import METHODS, Quantizer, check_float, quantized_layers, require_packages
-from calibration.pictures import DatasetSplit, network_input, split
+from calibration.pictures import DatasetSplit, LabelledPictures, network_input, split, split_labelled
 from calibration.report import QuantizationReport
 from calibration.search import Candidate, Search
 from streamer.common.cpu_info import available_cores, version_of
@@ -39,7 +39,7 @@ def quantize(
     model: Path,
     output: Path,
     *,
-    images: Path,
+    images: Path | LabelledPictures,
     labels: Path | None = None,
     gate_images: Path | None = None,
     gate_labels: Path | None = None,
@@ -58,7 +58,8 @@ def quantize(
     Args:
         model: float32 ONNX file.
         output: the INT8 file to write.
-        images: folder of pictures to calibrate on; three quarters are held out unless `gate_images` is given.
+        images: folder of pictures to calibrate on; three quarters are held out unless `gate_images` is given. Or
+            pictures whose labels are read already, instead of these five arguments.
         labels: labels of `images`, used for held-out pictures.
         gate_images: folder of pictures for validation and the gate.
         gate_labels: labels of `gate_images`.
@@ -86,8 +87,11 @@ def quantize(
     engines = [name for name in CPU_ENGINES if installed_engines()[name] is None]
     if not engines:
         raise EngineError("no inference engine is installed: pip install openvino")
-    pictures = split(original.spec, images, labels, gate_images, gate_labels, extra_images)
-    labelled = bool(gate_labels if gate_images else labels)
+    if isinstance(images, LabelledPictures):
+        pictures, labelled = split_labelled(original.spec, images), True
+    else:
+        pictures = split(original.spec, images, labels, gate_images, gate_labels, extra_images)
+        labelled = bool(gate_labels if gate_images else labels)
     gate = AccuracyGate(original, engines, Limits(max_ap_drop, min_agreement), labelled)
     inputs = [network_input(picture, original.spec) for picture in pictures.calibration]
     search = Search(Quantizer(original.proto, inputs), gate, pictures, began + 60 * max_minutes, distills=distill)

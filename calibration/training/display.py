@@ -1,0 +1,93 @@
+"""What a person sees while a network trains: a progress bar, a line a validation, pictures and events."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+from calibration.run_folder.drawings import draw_batch
+from calibration.run_folder.results_plot import draw_results
+from calibration.run_folder.results_table import EpochResult, read_results
+from calibration.run_folder.tensorboard import EventWriter
+from calibration.training.job import Job, State
+from calibration.training.length import Length
+from calibration.training.loader import Loader
+from calibration.training.photometry import network_inputs
+from streamer.common.closeable import Closeable
+
+_BATCHES = 2
+_SHOWN = ("loss", "qfl", "bbox", "dfl")
+
+
+class Display(Closeable):
+    """Shows a run's progress on the terminal, in its folder and in TensorBoard's events."""
+
+    def __init__(self, job: Job, length: Length, *, is_shown: bool, events: EventWriter) -> None:
+        """Shows nothing in other processes than the main one."""
+        self._job, self._length, self._events, self._is_shown = job, length, events, is_shown
+        disable = None if is_shown else True
+        self._bar = tqdm(total=1000, unit="", disable=disable, bar_format="{desc} {percentage:5.1f} %|{bar}| {postfix}")
+
+    def draw_first_batches(self, step: int) -> None:
+        """Draws the first batches as they are augmented."""
+        job = self._job
+        with Loader(
+            job.train, job.spec, job.recipe.augmentation, min(16, job.recipe.batch), job.seed, start_step=step
+        ) as loader:
+            for number in range(_BATCHES):
+                batch = next(loader)
+                pixels = network_inputs(batch.images, job.spec, batch.colour)
+                mean, std = (
+                    pixels.new_tensor(values).view(3, 1, 1) for values in (job.spec.mean_bgr, job.spec.std_bgr)
+                )
+                images = (pixels * std + mean).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+                kept = [valid.numpy() for valid in batch.truth.is_valid]
+                path = job.folder.training_picture(number)
+                draw_batch(
+                    images,
+                    [boxes[mask].numpy() for boxes, mask in zip(batch.truth.boxes, batch.truth.is_valid, strict=True)],
+                    [labels.numpy()[mask] for labels, mask in zip(batch.truth.labels, kept, strict=True)],
+                    job.spec.labels,
+                    path,
+                    [ignored.numpy()[mask] for ignored, mask in zip(batch.truth.is_ignored, kept, strict=True)],
+                )
+                self._events.add_picture(f"train/batch_{number}", path, step)
+
+    def on_step(self, state: State, losses: dict[str, float]) -> None:
+        """Moves the bar."""
+        left_s = self._length.expected_s(state)
+        eta = "" if left_s is None else f", {_duration(left_s)} left"
+        shown = " ".join(f"{name} {losses[name]:.3f}" for name in _SHOWN if name in losses)
+        self._bar.set_description_str(f"epoch {state.epoch + 1}, step {state.step}{eta}", refresh=False)
+        self._bar.set_postfix_str(shown, refresh=False)
+        self._bar.n = min(1000, round(1000 * self._length.share(state)))
+        self._bar.refresh()
+
+    def on_row(self, row: EpochResult) -> None:
+        """Prints and draws the results of an epoch with a validation, and writes all to the events."""
+        self._events.add_result(row)
+        if row.AP is None or not self._is_shown:
+            return
+        int8 = "" if row.int8_AP is None else f", simulated INT8 {row.int8_AP:.2f}"
+        loss = "" if row.loss is None else f", loss {row.loss:.3f}"
+        with self._bar.external_write_mode(file=sys.stdout):
+            print(
+                f"epoch {row.epoch}, step {row.step}: AP {row.AP:.2f}, AP50 {row.AP50:.2f}{int8}{loss},"
+                f" {row.images_per_s:.0f} images/s",
+                flush=True,
+            )
+        draw_results(
+            read_results(self._job.folder.results), self._job.folder.results_picture, self._job.folder.path.name
+        )
+        self._events.add_picture("results", self._job.folder.results_picture, row.step)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

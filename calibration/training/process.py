@@ -1,0 +1,82 @@
+"""The process that trains: its device, and its place among several that ``torchrun`` started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+
+from streamer.common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a run.
+
+    Attributes:
+        device: what it trains on.
+        rank: its number among the run's processes.
+        world: how many there are.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the one that validates and writes."""
+        return self.rank == 0
+
+    def describe(self) -> str:
+        """Returns the device in words."""
+        if self.device.type != "cuda":
+            return f"{torch.get_num_threads()} CPU threads"
+        name = torch.cuda.get_device_name(self.device)
+        return f"{self.world} x {name}" if self.world > 1 else name
+
+    def agree(self, value: bool) -> bool:
+        """Returns whether any process says so; all have to ask."""
+        if self.world == 1:
+            return value
+        flag = torch.tensor(int(value), device=self.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+
+@contextlib.contextmanager
+def joined_process(device: str) -> Iterator[Process]:
+    """Joins the other processes that ``torchrun`` started, if it did.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ConfigError: there is no such GPU.
+    """
+    world, rank, local = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
+    wants_gpu = device != "cpu" and (device != "auto" or torch.cuda.is_available())
+    if not wants_gpu:
+        chosen = torch.device("cpu")
+    else:
+        index = local if world > 1 else int(device.partition(":")[2] or 0)
+        if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            raise ConfigError(f"--device {device}: PyTorch sees {count} GPUs; use --device cpu, or a PyTorch for CUDA")
+        chosen = torch.device("cuda", index)
+        torch.cuda.set_device(chosen)
+    if world == 1:
+        yield Process(chosen)
+        return
+    torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Process(chosen, rank, world)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+_TORCHRUN = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
