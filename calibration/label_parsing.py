@@ -106,7 +106,7 @@ class CocoFile:
         if not all(map(math.isfinite, corners)):
             return LabelFault("not-a-number", place, f"annotation {place}: bbox {short(each['bbox'])}")
         area /= width * height
-        known_area = area if math.isfinite(area) else None
+        known_area = area if math.isfinite(area) and area >= 0 else None
         pixel = 1 / min(width, height)
         source = each["bbox"]
         return image_id, Label(place, self.names[category_id], corners, source, is_crowd, known_area, 0.0, pixel)
@@ -153,7 +153,7 @@ def parse_voc(text: str) -> tuple[tuple[float, float] | None, list[Label | Label
         fault = LabelFault("unreadable-labels", 0, f"not a Pascal VOC file: {one_line(str(error))}")
         return None, [fault]
     size = [_number(root.findtext(f"size/{side}")) for side in ("width", "height")]
-    if not all(math.isfinite(side) and side > 0 for side in size):
+    if not all(math.isfinite(side) and side >= 1 for side in size):
         missing = "its <size> has no width and height, which its boxes are relative to"
         return None, [LabelFault("unreadable-labels", 0, missing)]
     width, height = size
@@ -217,7 +217,7 @@ def parse_coco(text: str) -> CocoFile:
 
 def _coco_size(each: Any) -> tuple[float, float] | None:
     width, height = (_number(str(each.get(side))) for side in ("width", "height"))
-    usable = all(math.isfinite(side) and side > 0 for side in (width, height))
+    usable = all(math.isfinite(side) and side >= 1 for side in (width, height))
     return (width, height) if usable else None
 
 
