@@ -107,7 +107,7 @@ class LabelFiles:
 
 
 def list_pictures(path: Path, folders: Folders, findings: Findings) -> list[Path]:
-    """Returns the pictures of a .txt list that exist, each once; lines are relative to its folder or the current one."""
+    """Returns the pictures of a .txt list that exist, each once; lines are relative to it or the current folder."""
     found: dict[Path, None] = {}
     for number, line in listed_images(path):
         candidates = (path.parent / line, Path(line))
