@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from streamer.common.errors import one_line
@@ -47,6 +47,7 @@ class Finding:
 _KINDS: dict[str, tuple[Severity, str, str]] = {
     # what stops a training
     "missing-split": ("error", "splits that can't be read", "correct their paths in the data.yaml"),
+    "no-train": ("error", "no split 'train'", "name the folder of the training pictures in the data.yaml"),
     "empty-split": ("error", "splits without a picture", "give the split a folder of pictures, or a list of them"),
     "all-background": (
         "error",
@@ -202,5 +203,13 @@ class Findings:
 
 
 def merge(*groups: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Returns the findings of several groups, which share no kind, the most important first."""
-    return tuple(sorted((each for group in groups for each in group), key=lambda each: _ORDER[each.kind]))
+    """Returns the findings of several groups, those of a kind as one, the most important first."""
+    found: dict[str, Finding] = {}
+    for each in (finding for group in groups for finding in group):
+        known = found.get(each.kind)
+        if known is not None:
+            examples = (*known.examples, *each.examples)[:MOST_EXAMPLES]
+            count, left_out = known.count + each.count, known.left_out + each.left_out
+            each = replace(known, count=count, left_out=left_out, examples=examples)
+        found[each.kind] = each
+    return tuple(sorted(found.values(), key=lambda each: _ORDER[each.kind]))

@@ -23,6 +23,8 @@ from streamer.sources.options import MAX_PIXELS
 
 _LEAST_REDUCED = 256
 """Pixels of the shorter side from which a JPEG is decoded at an eighth of its size, twice as fast."""
+MISSING = "doesn't exist"
+"""Problem of a picture that isn't there."""
 _FLATTEST = 2.0
 """Standard deviation of the brightness, 0 to 255, below which the hash of a picture would be of noise."""
 
@@ -76,7 +78,7 @@ def scan_picture(image: Path) -> ScannedPicture:
     try:
         content = image.read_bytes()
     except FileNotFoundError:
-        return ScannedPicture("doesn't exist")
+        return ScannedPicture(MISSING)
     except OSError as error:
         return ScannedPicture(error.strerror or str(error))
     digest = hashlib.blake2b(content, digest_size=16).digest()
