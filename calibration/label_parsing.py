@@ -96,15 +96,21 @@ class CocoFile:
             return LabelFault("unparsable-label", number, f"annotation {number}: {_said(error)}")
         image = self.images.get(image_id)
         if image is None:
-            return LabelFault("label-without-picture", place, f"annotation {place}: no image has the id {image_id}")
+            return LabelFault(
+                "label-without-picture", place, f"annotation {short(place)}: no image has the id {short(image_id)}"
+            )
         if image.size_wh is None:
-            return LabelFault("unparsable-label", place, f"annotation {place}: its image has no width and height")
+            return LabelFault(
+                "unparsable-label", place, f"annotation {short(place)}: its image has no width and height"
+            )
         if category_id not in self.names:
-            return LabelFault("class-out-of-range", place, f"annotation {place}: no category has the id {category_id}")
+            return LabelFault(
+                "class-out-of-range", place, f"annotation {short(place)}: no category has the id {short(category_id)}"
+            )
         width, height = image.size_wh
         corners = (x / width, y / height, (x + w) / width, (y + h) / height)
         if not all(map(math.isfinite, corners)):
-            return LabelFault("not-a-number", place, f"annotation {place}: bbox {short(each['bbox'])}")
+            return LabelFault("not-a-number", place, f"annotation {short(place)}: bbox {short(each['bbox'])}")
         area /= width * height
         known_area = area if math.isfinite(area) and area >= 0 else None
         pixel = 1 / min(width, height)
@@ -210,7 +216,9 @@ def parse_coco(text: str) -> CocoFile:
             faults.append(LabelFault("unparsable-entry", number, f"image {number}: {_said(error)}"))
             continue
         if key in known:
-            faults.append(LabelFault("unparsable-entry", number, f"image {number}: another has the id {key} too"))
+            faults.append(
+                LabelFault("unparsable-entry", number, f"image {number}: another has the id {short(key)} too")
+            )
         known.setdefault(key, image)
     return CocoFile(names, known, faults, annotations)
 

@@ -134,7 +134,7 @@ def check_tiny_boxes(
             objects += len(sizes)
             for place in np.flatnonzero((sizes < TINY_PX).any(1)):
                 name = data.names[sample.class_ids[is_object][place]]
-                tiny.append(f"{sample.image}: {name} of {sizes[place, 0]:.1f}x{sizes[place, 1]:.1f} px")
+                tiny.append(f"{sample.image}: {name} of {sizes[place, 0]:.3g}x{sizes[place, 1]:.3g} px")
     kind = "tiny-boxes" if len(tiny) > _TINY_SHARE * objects else "few-tiny-boxes"
     for each in tiny:
         findings.add(kind, each)

@@ -148,10 +148,11 @@ def report_unused_labels(
     stems: dict[Path, set[str]] = {}
     for finder in finders:
         for place, parents in finder.looked_in().items():
+            known = stems.setdefault(place, set())
             for parent in parents:
                 names = folders.names(parent)
                 pictures = {Path(name).stem for name in names if name.lower().endswith(READ_SUFFIXES)}
-                stems.setdefault(place, set()).update(pictures)
+                known.update(pictures)
     seen = {*used, *lists}
     for place in sorted(stems):
         for name in sorted(folders.names(place)):

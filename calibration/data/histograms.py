@@ -85,6 +85,7 @@ def _draw_classes(axes: Any, report: CheckReport, shown: list[int | None]) -> No
     largest = max((int(each.class_counts.max(initial=0)) for each in report.summaries.values()), default=0)
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(0, max(10, 4 * largest))
+    axes.xaxis.set_major_formatter(_plainly)
     axes.set_xlabel("objects (logarithmic)")
     axes.set_title(f"{len(report.names)} classes" if len(report.names) > 1 else "1 class", fontsize=11)
     axes.grid(True, axis="x", alpha=0.25)
@@ -99,6 +100,10 @@ def _tick(report: CheckReport, class_id: int | None) -> str:
     return name.replace("$", r"\$")
 
 
+def _plainly(value: float, _place: int) -> str:
+    return f"{value:,.0f}"
+
+
 def _draw_relative(axes: Any, report: CheckReport) -> None:
     from matplotlib.colors import LogNorm
 
@@ -108,7 +113,7 @@ def _draw_relative(axes: Any, report: CheckReport) -> None:
     if counts.any():
         norm = LogNorm(1, max(2.0, float(counts.max())))
         mesh = axes.pcolormesh(edges, edges, np.ma.masked_equal(counts.T, 0), norm=norm, cmap="viridis")
-        axes.figure.colorbar(mesh, ax=axes, label="objects (logarithmic)")
+        axes.figure.colorbar(mesh, ax=axes, label="objects (logarithmic)", format=_plainly)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="width / picture's width")
     axes.set_ylabel("height / picture's height")
     axes.set_title("box sizes relative to the picture", fontsize=11)
@@ -128,6 +133,7 @@ def _draw_pixels(axes: Any, report: CheckReport) -> None:
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(0, 1.5 * max(2.0, axes.dataLim.y1))
+    axes.yaxis.set_major_formatter(_plainly)
     top = axes.get_xaxis_transform()
     axes.axvspan(1, TINY_PX, color="#c44e52", alpha=0.12)
     axes.axvline(TINY_PX, color="#c44e52")

@@ -62,7 +62,7 @@ class CheckReport:
 
 
 def _finding_lines(finding: Finding) -> list[str]:
-    lines = [f"{finding.severity.upper():<8} {finding.kind}: {finding.count} {finding.text}"]
+    lines = [f"{finding.severity.upper():<8} {finding.kind} ({finding.count}): {finding.text}"]
     lines += [f"           {example}" for example in finding.examples[:_EXAMPLES]]
     if finding.count > _EXAMPLES:
         lines.append("           ...")
