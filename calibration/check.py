@@ -8,7 +8,7 @@ from pathlib import Path
 from calibration.data import read_data
 from calibration.data.checks import check_data
 from calibration.data.findings import merge
-from calibration.data.histograms import draw_histograms
+from calibration.data.histograms import draw_histograms, require_matplotlib
 from calibration.data.report import CheckReport
 from calibration.data.scan import scan_pictures
 from calibration.data.summary import summarise
@@ -60,8 +60,10 @@ def run(options: argparse.Namespace) -> int:
         check_output(output, options.data, *outputs[:number])
     if options.json is not None:
         check_report(options.json, rb"\s*\{")
-    if options.picture is not None and options.picture.suffix.lower() not in _PICTURE_ENDINGS:
-        raise ConfigError(f"{options.picture}: the name of a picture ends in {', '.join(_PICTURE_ENDINGS)}")
+    if options.picture is not None:
+        require_matplotlib()
+        if options.picture.suffix.lower() not in _PICTURE_ENDINGS:
+            raise ConfigError(f"{options.picture}: the name of a picture ends in {', '.join(_PICTURE_ENDINGS)}")
     data = read_data(options.data, classes=options.classes, rename=dict(options.rename))
     scans = scan_pictures(sample.image for samples in data.splits.values() for sample in samples)
     summaries = summarise(data, scans, options.size)

@@ -36,13 +36,33 @@ def list_images(where: Path) -> list[Path]:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Returns the pictures in a folder and its subfolders, sorted, without hidden files and folders."""
+    """Returns the pictures in a folder and its subfolders, linked ones too, sorted, without hidden files and folders.
+
+    Raises:
+        ConfigError: a folder can't be read.
+    """
     images = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    seen = {None, _identity(folder)}
+    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         where = Path(parent)
+        shown = [name for name in sorted(folders) if not name.startswith(".")]
+        identities = {name: _identity(where / name) for name in shown}
+        folders[:] = [name for name in shown if identities[name] not in seen]  # a link may lead to a folder above
+        seen.update(identities.values())
         images += [where / name for name in files if name.lower().endswith(READ_SUFFIXES) and name[0] != "."]
     return sorted(images)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _refuse(error: OSError) -> None:
+    raise ConfigError(f"{error.filename}: can't read the folder: {error.strerror or error}") from error
 
 
 def listed_images(path: Path) -> list[tuple[int, str]]:

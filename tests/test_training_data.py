@@ -109,6 +109,7 @@ class TestFindingFiles:
             ("train: data.yaml\nnames: [cat]", "wanted a folder of pictures"),
             ("train: images/train\nnc: many\nnames: [cat]", "'nc' should be the number"),
             ("path: 3\ntrain: images/train\nnames: [cat]", "'path' should be a folder"),
+            ("train: images/train\nkpt_shape: [17, 2]\nnames: [cat]", "labels of poses aren't read"),
             ("- train", "should hold keys and values"),
         ],
     )
@@ -206,6 +207,21 @@ class TestFaultsOfLabels:
         (tmp_path / "images/train/b.gif").touch()
         data = read_data(path)
         assert found(data)["shared-labels"].count == 2 and found(data)["unknown-picture-format"].count == 1
+
+    def test_labels_of_any_case_are_read_and_a_second_file_is_said(self, tmp_path: Path) -> None:
+        path = yolo_set(tmp_path, {"train": {"a": None, "b": BOX}})
+        (tmp_path / "labels/train/a.TXT").write_text(BOX)
+        (tmp_path / "labels/train/b.xml").write_text(voc("dog", (1, 1, 9, 9)))
+        data = read_data(path)
+        assert stems(data) == {"a": [0], "b": [0]} and [each.kind for each in data.findings] == ["second-labels"]
+
+    def test_linked_folders_are_read_once_each(self, tmp_path: Path) -> None:
+        path = yolo_set(tmp_path, {"train": {"a": BOX}, "more": {"b": BOX}})
+        (tmp_path / "images/train/linked").symlink_to(tmp_path / "images/more")
+        (tmp_path / "images/train/linked again").symlink_to(tmp_path / "images/train")
+        (tmp_path / "labels/train/linked").symlink_to(tmp_path / "labels/more")
+        data = read_data(write_yaml(tmp_path, "train: images/train\nnames: [cat]\n"))
+        assert stems(data) == {"a": [0], "b": [0]} and not data.findings and path.is_file()
 
 
 class TestClasses:

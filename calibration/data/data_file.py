@@ -70,6 +70,8 @@ def open_data(path: Path, findings: Findings) -> DataFile:
 
 def _read(path: Path, findings: Findings) -> DataFile:
     content = read_mapping(path)
+    if "kpt_shape" in content:
+        raise ConfigError(f"{path}: has 'kpt_shape': labels of poses aren't read; export boxes ('class cx cy w h')")
     if "val" not in content and "validation" in content:
         content["val"] = content["validation"]
     names = _names(path, content.get("names"))

@@ -146,6 +146,11 @@ _KINDS: dict[str, tuple[Severity, str, str]] = {
     ),
     "label-without-picture": ("warning", "labels without a picture", "copy the pictures there, or delete the labels"),
     "shared-labels": ("warning", "pictures that share one label file", "give pictures of a folder names of their own"),
+    "second-labels": (
+        "warning",
+        "label files beside another one of the same picture: not read",
+        "keep the .txt or the .xml file of each picture",
+    ),
     "unknown-picture-format": ("warning", "pictures of a format that isn't read", "convert them to JPEG or PNG"),
     "similar-in-splits": (
         "warning",

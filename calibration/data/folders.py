@@ -10,7 +10,7 @@ from calibration.data.findings import Findings
 from calibration.dataset import listed_images
 from streamer.sources.spec import READ_SUFFIXES
 
-LABEL_SUFFIXES = (".txt", ".xml")
+LABEL_SUFFIXES = (".txt", ".xml", ".TXT", ".XML")
 _OTHER_PICTURES = (
     ".gif",
     ".jfif",
@@ -143,7 +143,7 @@ def report_unused_labels(
         used: label files of pictures.
         lists: .txt files that list pictures, which are no labels.
         folders: the listings.
-        findings: gets ``label-without-picture``.
+        findings: gets ``label-without-picture`` and ``second-labels``.
     """
     stems: dict[Path, set[str]] = {}
     for finder in finders:
@@ -153,10 +153,16 @@ def report_unused_labels(
                 names = folders.names(parent)
                 pictures = {Path(name).stem for name in names if name.lower().endswith(READ_SUFFIXES)}
                 known.update(pictures)
-    seen = {*used, *lists}
+    read = set(used)
+    paired = {(file.parent, file.stem) for file in read}
+    seen = {*read, *lists}
     for place in sorted(stems):
         for name in sorted(folders.names(place)):
             file = place / name
             is_label = name.lower().endswith(LABEL_SUFFIXES) and not name.lower().startswith(_NOT_LABELS)
-            if is_label and file not in seen and file.stem not in stems[place]:
+            if not is_label or file in seen:
+                continue
+            if (place, file.stem) in paired:
+                findings.add("second-labels", str(file))
+            elif file.stem not in stems[place]:
                 findings.add("label-without-picture", str(file))

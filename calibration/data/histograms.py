@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,12 @@ _FONTS = (
 )  # fmt: skip
 
 
+def require_matplotlib() -> None:
+    """Raises ConfigError if Matplotlib isn't installed."""
+    if find_spec("matplotlib") is None:
+        raise ConfigError("drawing needs: pip install 'nanodet-streamer[calibration]'")
+
+
 def draw_histograms(report: CheckReport, ending: str) -> bytes:
     """Returns a picture: objects by class, and the sizes of their boxes, relative and at the training size.
 
@@ -34,12 +41,11 @@ def draw_histograms(report: CheckReport, ending: str) -> bytes:
     Raises:
         ConfigError: Matplotlib isn't installed.
     """
-    try:
-        import matplotlib
-        from matplotlib import font_manager
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("drawing needs: pip install 'nanodet-streamer[calibration]'") from error
+    require_matplotlib()
+    import matplotlib
+    from matplotlib import font_manager
+    from matplotlib.figure import Figure
+
     shown = _shown_classes(report)
     height = max(7.0, _ROW_INCHES * len(shown) + 1.6)
     known = set(font_manager.get_font_names())

@@ -70,7 +70,7 @@ def _finding_lines(finding: Finding) -> list[str]:
 
 
 def _split_table(summaries: Mapping[str, SplitSummary]) -> list[str]:
-    head = ("split", "pictures", "background", "objects", "a picture", "to ignore", "smallest", "median", "largest")
+    head = ("split", "pictures", "background", "objects", "per picture", "to ignore", "smallest", "median", "largest")
     rows: list[tuple[str, ...]] = [head]
     for split, each in summaries.items():
         per_picture = f"{each.objects / each.pictures:.1f}" if each.pictures else "-"

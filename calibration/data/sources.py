@@ -62,7 +62,7 @@ class FolderSource:
         """Returns the names of classes in VOC files, sorted."""
         names = set()
         for file in self.files:
-            if file is not None and file.suffix == ".xml":
+            if file is not None and _is_voc(file):
                 try:
                     labels = parse_voc(read_text(file))[1]
                 except ConfigError:
@@ -81,7 +81,7 @@ class FolderSource:
             except ConfigError as error:
                 self._findings.add("unreadable-labels", str(error))
                 continue
-            if file.suffix != ".xml":
+            if not _is_voc(file):
                 yield LabelledPicture(image, list(parse_yolo(text, num_classes)), file)
                 continue
             size_wh, labels = parse_voc(text)
@@ -205,6 +205,10 @@ def choose(images: Sequence[Path], place: Place, findings: Findings) -> list[Pat
         else:
             found[chosen] = None
     return list(found)
+
+
+def _is_voc(file: Path) -> bool:
+    return file.suffix.lower() == ".xml"
 
 
 def _text(fault: Label | LabelFault) -> str:
