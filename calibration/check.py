@@ -61,9 +61,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json is not None:
         check_report(options.json, rb"\s*\{")
     if options.picture is not None:
-        require_matplotlib()
         if options.picture.suffix.lower() not in _PICTURE_ENDINGS:
             raise ConfigError(f"{options.picture}: the name of a picture ends in {', '.join(_PICTURE_ENDINGS)}")
+        require_matplotlib()
     data = read_data(options.data, classes=options.classes, rename=dict(options.rename))
     scans = scan_pictures(sample.image for samples in data.splits.values() for sample in samples)
     summaries = summarise(data, scans, options.size)

@@ -40,6 +40,11 @@ def check(capsys: pytest.CaptureFixture[str], path: Path, *more: str) -> tuple[i
 
 
 class TestVerb:
+    def test_it_explains_itself(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main(["check", "--help"])
+        assert ended.value.code == 0 and "training size" in capsys.readouterr().out
+
     def test_good_data_has_no_finding(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         status, findings, text = check(capsys, good(tmp_path), "--strict")
         assert (status, findings) == (0, {})

@@ -66,6 +66,14 @@ class TestFindingFiles:
             "missing-picture": 2, "repeated-picture": 2,
         }  # fmt: skip
 
+    def test_a_picture_of_two_parts_of_a_split_counts_once(self, tmp_path: Path) -> None:
+        yolo_set(tmp_path, {"train": {"a": BOX, "b": BOX}})
+        (tmp_path / "some.txt").write_text("images/train/a.png\n")
+        data = read_data(write_yaml(tmp_path, "train: [images/train, some.txt]\nval: some.txt\nnames: [cat]\n"))
+        assert [sample.image.stem for sample in data.splits["train"]] == ["a", "b"]
+        assert [sample.image.stem for sample in data.splits["val"]] == ["a"]
+        assert found(data)["repeated-picture"].count == 1
+
     def test_the_last_images_folder_becomes_labels_else_labels_lie_beside(self, tmp_path: Path) -> None:
         root = tmp_path / "images" / "set"
         write_scene(root / "images" / "sub" / "a.png", 1)
