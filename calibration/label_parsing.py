@@ -24,6 +24,7 @@ class Label:
         place: line of a YOLO file, place of the object in a VOC file, or ``id`` of a COCO annotation.
         category: class id of a YOLO file; name in the others.
         corners_xyxy: left, top, right, bottom relative to the picture; finite, may be outside or in the wrong order.
+        box_cxcywh: the same as centre and size, exactly as in a YOLO line.
         source: what the file has, for messages.
         is_crowd: a region to ignore: COCO's crowds, VOC's difficult objects.
         area: of the object relative to the picture, or None.
@@ -34,6 +35,7 @@ class Label:
     place: int
     category: int | str
     corners_xyxy: Corners
+    box_cxcywh: Corners
     source: object
     is_crowd: bool = False
     area: float | None = None
@@ -115,7 +117,14 @@ class CocoFile:
         known_area = area if math.isfinite(area) and area >= 0 else None
         pixel = 1 / min(width, height)
         source = each["bbox"]
-        return image_id, Label(place, self.names[category_id], corners, source, is_crowd, known_area, 0.0, pixel)
+        name, box = self.names[category_id], centred(corners)
+        return image_id, Label(place, name, corners, box, source, is_crowd, known_area, 0.0, pixel)
+
+
+def centred(corners_xyxy: Corners) -> Corners:
+    """Returns centre x, centre y, width and height of a box given as left, top, right, bottom."""
+    x1, y1, x2, y2 = corners_xyxy
+    return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
 
 
 def parse_yolo(text: str, num_classes: int) -> Iterator[Label | LabelFault]:
@@ -140,11 +149,12 @@ def _yolo_label(number: int, words: list[str], line: str, num_classes: int) -> L
         return LabelFault("class-out-of-range", number, line)
     if is_polygon:
         corners = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+        box = centred(corners)
     else:
-        cx, cy, w, h = values
+        box = cx, cy, w, h = (values[0], values[1], values[2], values[3])
         corners = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
     overshoot = max(0.0, -min(values), max(values) - 1)
-    return Label(number, int(class_id), corners, line, overshoot=overshoot)
+    return Label(number, int(class_id), corners, box, line, overshoot=overshoot)
 
 
 def parse_voc(text: str) -> tuple[tuple[float, float] | None, list[Label | LabelFault]]:
@@ -175,7 +185,7 @@ def _voc_label(number: int, element: ElementTree.Element, width: float, height: 
     if not all(map(math.isfinite, corners)):
         return LabelFault("not-a-number", number, f"an object {short(name)} has no box of four numbers")
     is_difficult = element.findtext("difficult", "0").strip() == "1"
-    return Label(number, name, corners, box, is_difficult, None, 0.0, 1 / min(width, height))
+    return Label(number, name, corners, centred(corners), box, is_difficult, None, 0.0, 1 / min(width, height))
 
 
 def _number(text: str | None) -> float:

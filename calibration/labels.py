@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from calibration.label_parsing import Corners, Label, LabelFault, parse_coco, parse_voc, parse_yolo
+from calibration.label_parsing import Label, LabelFault, centred, parse_coco, parse_voc, parse_yolo
 from streamer.common.errors import ConfigError, short
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def read_yolo(path: Path, num_classes: int) -> list[LabelledObject]:
                 f"{path}:{label.place}: wanted 'class cx cy w h' with class 0 to {num_classes - 1} and sizes 0 to 1, "
                 f"got {short(line)}"
             )
-        cx, cy, w, h = (_clip(value) for value in centred(label.corners_xyxy))
+        cx, cy, w, h = (_clip(value) for value in label.box_cxcywh)
         objects.append(LabelledObject(int(label.category), (cx, cy, w, h)))
     return objects
 
@@ -194,12 +194,6 @@ def coco_categories(path: Path, labels: Sequence[str]) -> dict[int, int]:
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise ConfigError(f"{path}: not a COCO file with categories ({short(str(error))})") from None
     return {class_id: number for class_id, number in numbers.items() if class_id is not None}
-
-
-def centred(corners_xyxy: Corners) -> Corners:
-    """Returns centre x, centre y, width and height of a box given as left, top, right, bottom."""
-    x1, y1, x2, y2 = corners_xyxy
-    return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
 
 
 def read_text(path: Path) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from calibration.data import Finding, TrainingData, read_data
+from calibration.dataset import read_samples
 from streamer.common.errors import ConfigError
 from tests.labelled_data import BOX, coco, voc, write_scene, write_yaml, yolo_set
 
@@ -165,6 +166,13 @@ class TestFaultsOfLabels:
         (sample,) = data.splits["train"]
         corners = sample.boxes_cxcywh[:, :2] - sample.boxes_cxcywh[:, 2:] / 2
         assert (corners > -1e-9).all() and (corners + sample.boxes_cxcywh[:, 2:] < 1 + 1e-9).all()
+
+    def test_samples_equal_those_that_accuracy_is_measured_on(self, tmp_path: Path) -> None:
+        path = yolo_set(tmp_path, {"train": {"a": "0 .1 .3 .2 .1\n1 .7 .77 .123 .321\n1 .1 .2 .5 .2 .3 .6"}})
+        (mine,) = read_data(path).splits["train"]
+        (other,) = read_samples(tmp_path / "images/train", tmp_path / "labels/train", ("cat", "dog"))
+        assert mine.boxes_cxcywh.tolist() == other.boxes_cxcywh.tolist()
+        assert mine.class_ids.tolist() == other.class_ids.tolist() and mine.image == other.image
 
     def test_a_clipped_box_keeps_what_is_inside(self, tmp_path: Path) -> None:
         (sample,) = read_data(yolo_set(tmp_path, {"train": {"a": "0 .95 .5 .2 .2"}})).splits["train"]

@@ -11,8 +11,8 @@ from calibration.data.data_file import SPLITS, open_data
 from calibration.data.findings import Finding, Findings
 from calibration.data.folders import Folders, report_unused_labels
 from calibration.data.sources import CocoSource, FolderSource, LabelledPicture, open_source
-from calibration.label_parsing import Corners, Label, LabelFault
-from calibration.labels import LabelledObject, Sample, centred, plain_name
+from calibration.label_parsing import Corners, Label, LabelFault, centred
+from calibration.labels import LabelledObject, Sample, plain_name
 from streamer.common.errors import ConfigError, short
 
 _ROUNDING = 1e-3
@@ -139,7 +139,7 @@ class _Reader:
         if problem:
             self._findings.add(problem, self._where(picture, label))
         is_ignored = class_id == IGNORE
-        return LabelledObject(max(class_id, 0), centred(box), label.is_crowd or is_ignored, label.area)
+        return LabelledObject(max(class_id, 0), box, label.is_crowd or is_ignored, label.area)
 
     def _leave_out(self, kind: str, picture: LabelledPicture, label: Label | LabelFault) -> None:
         self._findings.add(kind, self._where(picture, label), left_out=1)
@@ -155,18 +155,24 @@ class _Reader:
 
 
 def fit_box(label: Label) -> tuple[str, Corners | None]:
-    """Returns the kind of finding, empty for none, and the box clipped to its picture, None where nothing remains."""
-    x1, y1, x2, y2 = label.corners_xyxy
+    """Returns the kind of finding, empty for none, and the box inside its picture.
+
+    The box is centre and size relative to the picture, as the label has it where nothing is clipped; None where nothing
+    remains of it.
+    """
+    corners = x1, y1, x2, y2 = label.corners_xyxy
     if label.overshoot > _MOST_OVERSHOOT:
         return "pixel-coordinates", None
     if not (x2 > x1 and y2 > y1):
         return "degenerate-box", None
-    box = (max(x1, 0.0), max(y1, 0.0), min(x2, 1.0), min(y2, 1.0))
-    if not (box[2] > box[0] and box[3] > box[1]):
+    inside = (max(x1, 0.0), max(y1, 0.0), min(x2, 1.0), min(y2, 1.0))
+    if inside == corners:
+        return "", label.box_cxcywh
+    if not (inside[2] > inside[0] and inside[3] > inside[1]):
         return "outside-box", None
     slack = max(_ROUNDING, 1.01 * label.pixel)
     is_clipped = min(x1, y1) < -slack or max(x2, y2) > 1 + slack
-    return ("clipped-box" if is_clipped else ""), box
+    return ("clipped-box" if is_clipped else ""), centred(inside)
 
 
 def _report_repeated(names: Sequence[str], findings: Findings) -> None:
