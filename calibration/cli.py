@@ -13,6 +13,7 @@ from streamer.common.terminal import complain
 
 # verb: (module, what it does)
 _VERBS = {
+    "check": ("check", "what is wrong with labelled pictures, before training on them"),
     "export": ("export", "checkpoint to ONNX"),
     "evaluate": ("evaluate", "COCO accuracy of a model on pictures with labels"),
     "quantize": ("quantize", "float ONNX to INT8, gated on accuracy"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,15 +29,55 @@ def list_images(where: Path) -> list[Path]:
         return _read_list(where)
     if not where.is_dir():
         raise ConfigError(f"no folder {str(where)!r}: --images wants a folder of pictures, or a .txt list of them")
-    images = sorted(
-        path
-        for path in where.rglob("*")
-        if path.suffix.lower() in READ_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(where).parts)
-    )
+    images = find_images(where)
     if not images:
         raise ConfigError(f"no pictures in {str(where)!r} (known endings: {', '.join(READ_SUFFIXES)})")
     return images
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Returns the pictures in a folder and its subfolders, linked ones too, sorted, without hidden files and folders.
+
+    Raises:
+        ConfigError: a folder can't be read.
+    """
+    images = []
+    seen = {None, _identity(folder)}
+    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        where = Path(parent)
+        shown = [name for name in sorted(folders) if not name.startswith(".")]
+        identities = {name: _identity(where / name) for name in shown}
+        folders[:] = [name for name in shown if identities[name] not in seen]  # a link may lead to a folder above
+        seen.update(identities.values())
+        images += [where / name for name in files if name.lower().endswith(READ_SUFFIXES) and name[0] != "."]
+    return sorted(images)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _refuse(error: OSError) -> None:
+    raise ConfigError(f"{error.filename}: can't read the folder: {error.strerror or error}") from error
+
+
+def listed_images(path: Path) -> list[tuple[int, str]]:
+    """Returns line number and text of each line of a list of pictures that isn't empty or a comment.
+
+    Raises:
+        ConfigError: the list can't be read.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8: save the list as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't read the list of pictures: {error.strerror or error}") from None
+    return [(number, line) for number, line in enumerate(lines, start=1) if line and not line.startswith("#")]
 
 
 def read_samples(images: Path, labels: Path, class_names: Sequence[str]) -> list[Sample]:
@@ -54,7 +95,7 @@ def read_samples(images: Path, labels: Path, class_names: Sequence[str]) -> list
     files = list_images(images)
     names = ClassNames(class_names)
     if labels.suffix.lower() == ".json" and not labels.is_dir():
-        samples = read_coco(labels, names, _Finder(images, files))
+        samples = read_coco(labels, names, PictureFinder(images, files))
     else:
         samples = _read_folder(images, files, labels, names)
     count = sum(len(sample.class_ids) for sample in samples)
@@ -65,16 +106,8 @@ def read_samples(images: Path, labels: Path, class_names: Sequence[str]) -> list
 
 
 def _read_list(path: Path) -> list[Path]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8: save the list as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: can't read the list of pictures: {error.strerror or error}") from None
     images = []
-    for number, line in enumerate(lines, start=1):
-        if not line or line.startswith("#"):
-            continue
+    for number, line in listed_images(path):
         found = next((image for image in (path.parent / line, Path(line)) if image.is_file()), None)
         if found is None:
             raise ConfigError(f"{path}:{number}: no picture {line!r}")
@@ -84,7 +117,7 @@ def _read_list(path: Path) -> list[Path]:
     return images
 
 
-class _Finder:
+class PictureFinder:
     """Finds the picture of a COCO ``file_name`` by relative path, else by unique file name."""
 
     def __init__(self, images: Path, files: Sequence[Path]) -> None:

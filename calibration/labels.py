@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from streamer.common.errors import ConfigError, one_line, short
+from calibration.label_parsing import Label, LabelFault, centred, parse_coco, parse_voc, parse_yolo
+from streamer.common.errors import ConfigError, short
 
 log = logging.getLogger(__name__)
 
@@ -91,11 +91,11 @@ class ClassNames:
     unknown: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._ids = {_plain(label): index for index, label in enumerate(self.labels)}
+        self._ids = {plain_name(label): index for index, label in enumerate(self.labels)}
 
     def find(self, name: str) -> int | None:
         """Returns the class id of a name in any case; counts an unknown one and returns None."""
-        class_id = self._ids.get(_plain(name))
+        class_id = self._ids.get(plain_name(name))
         if class_id is None:
             self.unknown[name] += 1
         return class_id
@@ -114,7 +114,8 @@ class ClassNames:
         log.warning("%s: %d objects of classes that the model doesn't have are left out (%s)", where, count, names)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Returns a class name as it is compared: in lower case, with single spaces, underscores as spaces."""
     return " ".join(name.replace("_", " ").casefold().split())
 
 
@@ -125,25 +126,15 @@ def read_yolo(path: Path, num_classes: int) -> list[LabelledObject]:
         ConfigError: a line is invalid; names the file and line.
     """
     objects = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            class_id, *values = (float(word) for word in line.split())
-            inside = all(-_ROUNDING <= value <= 1 + _ROUNDING for value in values)
-            is_polygon = len(values) >= 6 and len(values) % 2 == 0
-            if not (len(values) == 4 or is_polygon) or not inside or class_id not in range(num_classes):
-                raise ValueError
-        except ValueError:
+    for label in parse_yolo(read_text(path), num_classes):
+        if isinstance(label, LabelFault) or label.overshoot > _ROUNDING:
+            line = label.text if isinstance(label, LabelFault) else str(label.source)
             raise ConfigError(
-                f"{path}:{number}: wanted 'class cx cy w h' with class 0 to {num_classes - 1} and sizes 0 to 1, "
-                f"got {short(line.strip())}"
-            ) from None
-        clipped = np.clip(values, 0, 1)
-        if is_polygon:
-            points = clipped.reshape(-1, 2)
-            clipped = _centred(*points.min(0), *points.max(0))
-        objects.append(LabelledObject(int(class_id), tuple(clipped.tolist())))
+                f"{path}:{label.place}: wanted 'class cx cy w h' with class 0 to {num_classes - 1} and sizes 0 to 1, "
+                f"got {short(line)}"
+            )
+        cx, cy, w, h = (_clip(value) for value in label.box_cxcywh)
+        objects.append(LabelledObject(int(label.category), (cx, cy, w, h)))
     return objects
 
 
@@ -153,32 +144,13 @@ def read_voc(path: Path, names: ClassNames) -> list[LabelledObject]:
     Raises:
         ConfigError: the file is invalid, or lacks the picture's size.
     """
-    try:
-        root = ElementTree.fromstring(_text(path))
-    except ElementTree.ParseError as error:
-        raise ConfigError(f"{path}: not a Pascal VOC file: {one_line(str(error))}") from None
-    try:
-        width, height = (float(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
-        if not (width > 0 and height > 0):
-            raise ValueError
-    except ValueError:
-        raise ConfigError(f"{path}: its <size> has no width and height, which its boxes are relative to") from None
     objects = []
-    for element in root.iter("object"):
-        name = element.findtext("name", "").strip()
-        try:
-            x1, y1, x2, y2 = (
-                float(element.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
-            )
-            if not all(map(math.isfinite, (x1, y1, x2, y2))):
-                raise ValueError
-        except ValueError:
-            raise ConfigError(f"{path}: an object {short(name)} has no box of four numbers") from None
-        class_id = names.find(name)
+    for label in parse_voc(read_text(path))[1]:
+        if isinstance(label, LabelFault):
+            raise ConfigError(f"{path}: {label.text}")
+        class_id = names.find(str(label.category))
         if class_id is not None:
-            corners = np.clip([(x1 - 1) / width, (y1 - 1) / height, x2 / width, y2 / height], 0, 1)
-            box = tuple(_centred(*corners).tolist())
-            objects.append(LabelledObject(class_id, box, is_crowd=element.findtext("difficult", "0").strip() == "1"))
+            objects.append(_clipped(label, class_id))
     return objects
 
 
@@ -197,37 +169,26 @@ def read_coco(path: Path, names: ClassNames, find: Callable[[str], Path | None])
         ConfigError: the file is invalid, or none of its pictures was found.
     """
     try:
-        content = json.loads(_text(path))
-        categories = {int(each["id"]): names.find(str(each["name"])) for each in content["categories"]}
-        titles = {int(each["id"]): str(each["name"]) for each in content["categories"]}
-        names.unknown.clear()  # only those of objects count
-        images = {int(each["id"]): each for each in content["images"]}
-        objects: dict[int, list[LabelledObject]] = {number: [] for number in images}
-        for each in content["annotations"]:
-            size = images[int(each["image_id"])]
-            width, height = float(size["width"]), float(size["height"])
-            class_id = categories[int(each["category_id"])]
-            if class_id is None:
-                names.unknown[titles[int(each["category_id"])]] += 1
-                continue
-            x, y, w, h = (float(value) for value in each["bbox"])
-            box = _centred(*np.clip([x / width, y / height, (x + w) / width, (y + h) / height], 0, 1))
-            area = float(each["area"]) / (width * height) if "area" in each else None
-            is_crowd = bool(each.get("iscrowd", 0))
-            if np.isfinite(box).all():
-                labelled = LabelledObject(class_id, tuple(box.tolist()), is_crowd, area)
-                objects[int(each["image_id"])].append(labelled)
-        files = {number: find(str(each["file_name"])) for number, each in images.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ArithmeticError) as error:
-        said = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{path}: not a COCO file with images, categories and boxes ({short(said)})") from None
+        content = parse_coco(read_text(path))
+    except ValueError as error:
+        raise _not_coco(path, str(error)) from None
+    if content.faults:
+        raise _not_coco(path, content.faults[0].text)
+    objects: dict[int, list[LabelledObject]] = {number: [] for number in content.images}
+    for each in content.labels():
+        if isinstance(each, LabelFault):
+            raise _not_coco(path, each.text)
+        image_id, label = each
+        class_id = names.find(str(label.category))
+        if class_id is not None:
+            objects[image_id].append(_clipped(label, class_id))
+    files = {number: find(image.file_name) for number, image in content.images.items()}
     samples = [Sample.of(file, objects[number], number) for number, file in files.items() if file is not None]
+    count = len(content.images)
     if not samples:
-        raise ConfigError(f"{path}: none of its {len(images)} pictures is among the --images")
-    if len(samples) < len(images):
-        log.warning(
-            "%s: %d of its %d pictures are not among the --images", path, len(images) - len(samples), len(images)
-        )
+        raise ConfigError(f"{path}: none of its {count} pictures is among the --images")
+    if len(samples) < count:
+        log.warning("%s: %d of its %d pictures are not among the --images", path, count - len(samples), count)
     return samples
 
 
@@ -235,20 +196,32 @@ def coco_categories(path: Path, labels: Sequence[str]) -> dict[int, int]:
     """Returns the category ids in a COCO file by class id; raises ConfigError if it is invalid."""
     names = ClassNames(labels)
     try:
-        numbers = {names.find(str(each["name"])): int(each["id"]) for each in json.loads(_text(path))["categories"]}
+        numbers = {names.find(str(each["name"])): int(each["id"]) for each in json.loads(read_text(path))["categories"]}
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise ConfigError(f"{path}: not a COCO file with categories ({short(str(error))})") from None
     return {class_id: number for class_id, number in numbers.items() if class_id is not None}
 
 
-def _centred(x1: float, y1: float, x2: float, y2: float) -> npt.NDArray[np.float64]:
-    return np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], np.float64)
-
-
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Returns a UTF-8 file's text; raises ConfigError if it can't be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}: save it as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: can't read it: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ConfigError(f"{path}: can't read it: {reason or error}") from None
+
+
+def _clip(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
+
+
+def _clipped(label: Label, class_id: int) -> LabelledObject:
+    """Returns the object of a label, clipped to the picture."""
+    x1, y1, x2, y2 = (_clip(value) for value in label.corners_xyxy)
+    return LabelledObject(class_id, centred((x1, y1, x2, y2)), label.is_crowd, label.area)
+
+
+def _not_coco(path: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{path}: not a COCO file with images, categories and boxes ({reason})")
