@@ -68,6 +68,8 @@ class LossSettings:
         qfl_beta: exponent of its modulating factor.
         dfl_weight: of the distribution focal loss.
         giou_weight: of 1 - GIoU.
+        auxiliary_assigns: whether an auxiliary head assigns for both heads. Where it is new and the main head is
+            trained already, False lets the main head assign until the auxiliary one has learnt.
     """
 
     assigner: str = "atss"
@@ -79,6 +81,7 @@ class LossSettings:
     qfl_beta: float = 2.0
     dfl_weight: float = 0.25
     giou_weight: float = 2.0
+    auxiliary_assigns: bool = True
 
     @classmethod
     def of(cls, spec: ModelSpec) -> LossSettings:
@@ -97,7 +100,7 @@ def detection_loss(
     The quality focal loss is divided by the number of positive points, the boxes' losses by the sum of the positive
     points' best scores, each averaged over the processes of a distributed run. NanoDet m and g count at least one
     positive for every picture, NanoDet-Plus at least one for the batch. Where an auxiliary head predicts, it assigns
-    for both. Points in ignored regions have no loss as background.
+    for both, unless `settings` say otherwise. Points in ignored regions have no loss as background.
 
     A batch of background alone has the quality focal loss, whereas upstream's m and g have no loss then.
 
@@ -112,7 +115,8 @@ def detection_loss(
     outputs = {"": predictions.main, "aux_": predictions.auxiliary}
     with torch.autocast(predictions.main.device.type, enabled=False):
         heads = {prefix: _Head.of(output, spec) for prefix, output in outputs.items() if output is not None}
-        assignment = _assign(list(heads.values())[-1], predictions, truth, settings)
+        assigner = heads["aux_"] if "aux_" in heads and settings.auxiliary_assigns else heads[""]
+        assignment = _assign(assigner, predictions, truth, settings)
         counted = counts_in_loss(assignment, points, truth)
         positives = _Positives.of(assignment, predictions, truth, settings)
         sums = [_sums(head, positives, counted, settings.qfl_beta) for head in heads.values()]
