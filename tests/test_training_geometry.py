@@ -119,6 +119,18 @@ def test_mosaic_keeps_the_boxes_of_all_four() -> None:
     assert len({tuple(centre) for centre in centres.tolist()}) == 4
 
 
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_large_enough_pictures_leave_no_padding(flip: float, seed: int) -> None:
+    grey = np.full((300, 300, 3), 90, np.uint8)
+    for settings in (
+        Augmentation(flip=flip, mosaic=1.0, mosaic_scale=(1.0, 1.0)),
+        Augmentation(flip=flip, crop=1.0, crop_zoom=(1.1, 2.0)),
+    ):
+        pixels, _ = composed([grey] * 4, settings, seed=seed)
+        assert (pixels[2:-2, 2:-2] == 90).all()
+
+
 def test_mixup_blends_two_pictures_and_joins_their_boxes() -> None:
     pixels, objects = composed([picture((320, 320)), np.zeros((320, 320, 3), np.uint8)], Augmentation(mixup=1.0))
     assert len(objects.boxes) == 2

@@ -71,6 +71,12 @@ def test_other_seeds_and_steps_give_other_batches(samples: list[Sample]) -> None
     assert not torch.equal(first.images, other.images)
 
 
+def test_a_picture_looks_different_each_time(samples: list[Sample]) -> None:
+    made = batches(samples[:1], 3, Augmentation(translate=0.3), batch=2)
+    looks = [image for batch in made for image in batch.images]
+    assert not any(torch.equal(one, other) for number, one in enumerate(looks) for other in looks[:number])
+
+
 def test_ranks_share_each_batch(samples: list[Sample]) -> None:
     whole = batches(samples, 3)
     shares = [batches(samples, 3, Augmentation(flip=0.5), rank=rank, world=2) for rank in range(2)]

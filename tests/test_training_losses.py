@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -217,6 +218,16 @@ def test_the_auxiliary_head_assigns_for_both() -> None:
     assert losses.terms["qfl"].item() != pytest.approx(by_itself.terms["qfl"].item())
     assert losses.total.item() == pytest.approx(sum(term.item() for term in losses.terms.values()))
     assert gradient(losses, main).any()
+
+
+def test_the_main_head_may_assign_for_both() -> None:
+    spec, other = SPECS["nanodet-plus-m"], Drawn(SOME.pictures, 99)
+    settings = dataclasses.replace(LossSettings.of(spec), auxiliary_assigns=False)
+    outputs = (SOME.output(spec, torch.float32), other.output(spec, torch.float32))
+    losses = detection_loss(predictions(spec, *outputs), SOME.truth(spec, torch.float32), spec, settings)
+    by_itself, _ = case_loss(SOME, spec)
+    for term, value in by_itself.terms.items():
+        assert losses.terms[term].item() == pytest.approx(value.item())
 
 
 @pytest.mark.parametrize(

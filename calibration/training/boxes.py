@@ -16,15 +16,15 @@ def decode(bins: Tensor, points: Tensor) -> Tensor:
 
     Args:
         bins: (B, N, 4 (reg_max + 1)) before the softmax: left, top, right, bottom.
-        points: (N, 3) x, y, stride.
+        points: (N, 3) or (B, N, 3) x, y, stride.
 
     Returns:
         (B, N, 4) pixels.
     """
     probabilities = split_sides(bins).softmax(-1)
     steps = torch.arange(probabilities.shape[-1], dtype=bins.dtype, device=bins.device)
-    distances = (probabilities * steps).sum(-1) * points[:, 2:]
-    centres = points[:, :2]
+    distances = (probabilities * steps).sum(-1) * points[..., 2:]
+    centres = points[..., :2]
     return torch.cat((centres - distances[..., :2], centres + distances[..., 2:]), dim=-1)
 
 

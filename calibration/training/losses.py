@@ -68,6 +68,8 @@ class LossSettings:
         qfl_beta: exponent of its modulating factor.
         dfl_weight: of the distribution focal loss.
         giou_weight: of 1 - GIoU.
+        auxiliary_assigns: whether an auxiliary head assigns for both heads. Where it is new and the main head is
+            trained already, False lets the main head assign until the auxiliary one has learnt.
     """
 
     assigner: str = "atss"
@@ -79,6 +81,7 @@ class LossSettings:
     qfl_beta: float = 2.0
     dfl_weight: float = 0.25
     giou_weight: float = 2.0
+    auxiliary_assigns: bool = True
 
     @classmethod
     def of(cls, spec: ModelSpec) -> LossSettings:
@@ -97,7 +100,7 @@ def detection_loss(
     The quality focal loss is divided by the number of positive points, the boxes' losses by the sum of the positive
     points' best scores, each averaged over the processes of a distributed run. NanoDet m and g count at least one
     positive for every picture, NanoDet-Plus at least one for the batch. Where an auxiliary head predicts, it assigns
-    for both. Points in ignored regions have no loss as background.
+    for both, unless `settings` say otherwise. Points in ignored regions have no loss as background.
 
     A batch of background alone has the quality focal loss, whereas upstream's m and g have no loss then.
 
@@ -108,17 +111,18 @@ def detection_loss(
         settings: None is upstream's for `spec`.
     """
     settings = settings or LossSettings.of(spec)
+    points, is_atss = predictions.points, settings.assigner == "atss"
+    outputs = {"": predictions.main, "aux_": predictions.auxiliary}
     with torch.autocast(predictions.main.device.type, enabled=False):
-        heads = {"": _Head.of(predictions.main, predictions.points, spec)}
-        if predictions.auxiliary is not None:
-            heads["aux_"] = _Head.of(predictions.auxiliary, predictions.points, spec)
-        assignment = _assign(list(heads.values())[-1], predictions, truth, settings)
-        counted = counts_in_loss(assignment, predictions.points, truth)
-        sums = [_sums(head, assignment, counted, predictions.points, truth, settings) for head in heads.values()]
+        heads = {prefix: _Head.of(output, spec) for prefix, output in outputs.items() if output is not None}
+        assigner = heads["aux_"] if "aux_" in heads and settings.auxiliary_assigns else heads[""]
+        assignment = _assign(assigner, predictions, truth, settings)
+        counted = counts_in_loss(assignment, points, truth)
+        positives = _Positives.of(assignment, predictions, truth, settings)
+        sums = [_sums(head, positives, counted, settings.qfl_beta) for head in heads.values()]
         per_picture = assignment.is_positive.sum(1)
-        is_atss = settings.assigner == "atss"
-        positives = (per_picture.clamp(min=1) if is_atss else per_picture).sum()
-        normalisers = _averaged_over_processes([positives.float(), *(each.weight for each in sums)])
+        counted_positives = (per_picture.clamp(min=1) if is_atss else per_picture).sum()
+        normalisers = _averaged_over_processes([counted_positives.float(), *(each.weight for each in sums)])
         least = _NEVER_ZERO if is_atss else 1.0
         terms = {}
         for prefix, each, weight in zip(heads, sums, normalisers[1:], strict=True):
@@ -155,17 +159,47 @@ def distribution_focal_loss(bins: Tensor, targets: Tensor) -> Tensor:
 
 
 class _Head(NamedTuple):
-    """One head's output: (B, N, C) logits, (B, N, 4 (reg_max + 1)) bins and the (B, N, 4) boxes they stand for."""
+    """One head's output in float32: (B, N, C) logits and (B, N, 4 (reg_max + 1)) bins."""
 
     logits: Tensor
     bins: Tensor
-    boxes: Tensor
 
     @classmethod
-    def of(cls, output: Tensor, points: Tensor, spec: ModelSpec) -> _Head:
+    def of(cls, output: Tensor, spec: ModelSpec) -> _Head:
         output = output.float()
-        logits, bins = output[..., : spec.num_classes], output[..., spec.num_classes :]
-        return cls(logits, bins, decode(bins, points))
+        return cls(output[..., : spec.num_classes], output[..., spec.num_classes :])
+
+
+class _Positives(NamedTuple):
+    """The positive points of each picture, P rows each, of which `is_real` ones are: few of all points.
+
+    Attributes:
+        place: (B, P) int64, which point.
+        is_real: (B, P) bool.
+        points: (B, P, 3).
+        boxes: (B, P, 4), the object's.
+        labels: (B, P, 1), the object's.
+        quality: (B, P), see `Assignment`.
+    """
+
+    place: Tensor
+    is_real: Tensor
+    points: Tensor
+    boxes: Tensor
+    labels: Tensor
+    quality: Tensor | None
+
+    @classmethod
+    def of(cls, assignment: Assignment, predictions: Predictions, truth: Truth, settings: LossSettings) -> _Positives:
+        points = predictions.points
+        is_atss = settings.assigner == "atss"
+        of_object = settings.atss_topk * len(predictions.level_counts) if is_atss else settings.dynamic_topk
+        most = min(len(points), truth.boxes.shape[1] * of_object)
+        is_real, place = assignment.is_positive.to(torch.uint8).topk(most, sorted=False)
+        row = assignment.row.gather(1, place)
+        labels = truth.labels.clamp(min=0).gather(1, row)[..., None]
+        quality = None if assignment.quality is None else assignment.quality.gather(1, place)
+        return cls(place, is_real > 0, points[place], _rows(truth.boxes, row), labels, quality)
 
 
 class _Sums(NamedTuple):
@@ -182,29 +216,37 @@ def _assign(head: _Head, predictions: Predictions, truth: Truth, settings: LossS
     if settings.assigner == "atss":
         topk, scale = settings.atss_topk, settings.cell_scale
         return atss(points, predictions.level_counts, truth, topk=topk, cell_scale=scale)
-    logits, boxes = head.logits.detach(), head.boxes.detach()
+    logits, boxes = head.logits.detach(), decode(head.bins.detach(), points)
     topk, factor = settings.dynamic_topk, settings.iou_factor
     return dynamic_soft_labels(logits, boxes, points, truth, topk=topk, iou_factor=factor)
 
 
-def _sums(
-    head: _Head, assignment: Assignment, counted: Tensor, points: Tensor, truth: Truth, settings: LossSettings
-) -> _Sums:
-    row, positive = assignment.row, assignment.is_positive
-    boxes = truth.boxes.gather(1, row[..., None].expand(-1, -1, 4))
-    boxes = torch.where(positive[..., None], boxes, head.boxes.detach())
-    quality = iou(head.boxes.detach(), boxes) if assignment.quality is None else assignment.quality
-    labels = truth.labels.clamp(min=0).gather(1, row)[..., None]
-    targets = torch.zeros_like(head.logits).scatter(2, labels, (quality * positive)[..., None])
-    qfl = quality_focal_loss(head.logits, targets, settings.qfl_beta).sum(-1) * counted
+def _sums(head: _Head, positives: _Positives, counted: Tensor, beta: float) -> _Sums:
+    """Returns one head's losses. Scores are all formed as of background, and corrected at the objects' classes."""
+    logits, bins = _rows(head.logits, positives.place), _rows(head.bins, positives.place)
+    predicted = decode(bins, positives.points)
+    boxes = torch.where(positives.is_real[..., None], positives.boxes, predicted.detach())
+    quality = iou(predicted.detach(), boxes) if positives.quality is None else positives.quality
+    own = logits.gather(2, positives.labels)[..., 0]
+    correction = quality_focal_loss(own, quality, beta) - _background_loss(own, beta)
+    qfl = (_background_loss(head.logits, beta).sum(-1) * counted).sum() + (correction * positives.is_real).sum()
 
-    weight = head.logits.detach().amax(-1).sigmoid() * positive
-    bbox = (1 - giou(head.boxes, boxes)) * weight
-    bins = split_sides(head.bins)
-    farthest = bins.shape[-1] - 1 - 0.1
-    sides = (side_distances(boxes, points) / points[:, 2:]).clamp(0, farthest)
-    dfl = distribution_focal_loss(bins, sides).mean(-1) * weight
-    return _Sums(qfl.sum(), bbox.sum(), dfl.sum(), weight.sum())
+    weight = logits.detach().amax(-1).sigmoid() * positives.is_real
+    bbox = (1 - giou(predicted, boxes)) * weight
+    farthest = split_sides(bins).shape[-1] - 1 - 0.1
+    sides = (side_distances(boxes, positives.points) / positives.points[..., 2:]).clamp(0, farthest)
+    dfl = distribution_focal_loss(split_sides(bins), sides).mean(-1) * weight
+    return _Sums(qfl, bbox.sum(), dfl.sum(), weight.sum())
+
+
+def _background_loss(logits: Tensor, beta: float) -> Tensor:
+    """Returns the quality focal loss for targets of 0."""
+    return F.softplus(logits) * logits.sigmoid().pow(beta)
+
+
+def _rows(values: Tensor, place: Tensor) -> Tensor:
+    """Returns (B, P, K) of (B, N, K) by the places (B, P)."""
+    return values.gather(1, place[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def _averaged_over_processes(values: list[Tensor]) -> Tensor:
