@@ -1,0 +1,141 @@
+"""Matches detections with labelled objects, as COCO's evaluation does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.agreement import box_overlap
+from calibration.labels import Sample
+from streamer.frames.detections import Detections
+
+IOUS = np.linspace(0.5, 0.95, 10)
+"""At which detections are matched."""
+_MOST_DETECTIONS = 100
+
+
+class LabelledPicture(Protocol):
+    """A picture with its labels and its size (width, height) in pixels."""
+
+    @property
+    def sample(self) -> Sample: ...
+
+    @property
+    def size_wh(self) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMatches:
+    """The detections of one class in all pictures, best score first.
+
+    Attributes:
+        class_id: the class.
+        scores: (N,) float32.
+        owners: (N,) int64, the place of each detection's picture.
+        hits: (N, 10) bool: whether it matches an object at each IoU of `IOUS`.
+        ignored: (N, 10) bool: whether it lies in a crowd and counts as neither right nor wrong.
+        counts: (pictures,) int64, objects of this class in each picture, without crowds.
+    """
+
+    class_id: int
+    scores: npt.NDArray[np.float32]
+    owners: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.bool_]
+    ignored: npt.NDArray[np.bool_]
+    counts: npt.NDArray[np.int64]
+
+
+def match_classes(pictures: Sequence[LabelledPicture], found: Sequence[Detections]) -> list[ClassMatches]:
+    """Returns the matches of each class that has labels or detections, in the order of class ids.
+
+    Of one class, the best 100 detections of a picture count. The best one is matched first, with the object that it
+    overlaps most; an object is matched once (pycocotools, `COCOeval.evaluateImg`).
+
+    Args:
+        pictures: the labelled pictures.
+        found: the detections in each, boxes in pixels of the picture.
+    """
+    ids = [picture.sample.class_ids for picture in pictures] + [detections.class_ids for detections in found]
+    return [
+        _match_class(pictures, found, int(class_id)) for class_id in (np.unique(np.concatenate(ids)) if ids else ())
+    ]
+
+
+def join(classes: Sequence[ClassMatches]) -> ClassMatches:
+    """Returns the matches of several classes as one ranking, whose class id is -1.
+
+    Raises:
+        ValueError: there are none.
+    """
+    scores = np.concatenate([each.scores for each in classes])
+    order = np.argsort(-scores, kind="stable")
+    return ClassMatches(
+        -1,
+        scores[order],
+        np.concatenate([each.owners for each in classes])[order],
+        np.concatenate([each.hits for each in classes])[order],
+        np.concatenate([each.ignored for each in classes])[order],
+        np.sum([each.counts for each in classes], axis=0),
+    )
+
+
+def _match_class(pictures: Sequence[LabelledPicture], found: Sequence[Detections], class_id: int) -> ClassMatches:
+    scores, owners, hits, ignored = [], [], [], []
+    for index, (picture, detections) in enumerate(zip(pictures, found, strict=True)):
+        mine = np.flatnonzero(detections.class_ids == class_id)
+        mine = mine[np.argsort(-detections.scores[mine], kind="stable")][:_MOST_DETECTIONS]
+        boxes = detections.boxes_xyxy[mine].astype(np.float64)
+        is_counted = picture.sample.objects_of(class_id)
+        is_crowd = (picture.sample.class_ids == class_id) & ~is_counted
+        scores.append(detections.scores[mine])
+        owners.append(np.full(len(mine), index, np.int64))
+        hits.append(_hits(boxes, _corners(picture, is_counted)))
+        ignored.append(_covered(boxes, _corners(picture, is_crowd)) & ~hits[-1])
+    order = np.argsort(-np.concatenate(scores), kind="stable")
+    return ClassMatches(
+        class_id,
+        np.concatenate(scores)[order],
+        np.concatenate(owners)[order],
+        np.concatenate(hits)[order],
+        np.concatenate(ignored)[order],
+        np.array([int(picture.sample.objects_of(class_id).sum()) for picture in pictures], np.int64),
+    )
+
+
+def _corners(picture: LabelledPicture, which: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Returns boxes of the labels, xyxy in pixels."""
+    boxes = picture.sample.boxes_cxcywh[which]
+    corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
+    return corners * np.tile(picture.size_wh, 2)
+
+
+def _hits(boxes: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Returns (N, 10): whether each detection, best first, matches an object at each IoU of `IOUS`."""
+    hits = np.zeros((len(boxes), len(IOUS)), bool)
+    if not len(boxes) or not len(truth):
+        return hits
+    overlap = box_overlap(boxes[:, None], truth[None])
+    for column, least in enumerate(IOUS):
+        free = overlap.copy()
+        for row in range(len(boxes)):
+            best = int(np.argmax(free[row]))
+            if free[row, best] >= least - 1e-10:
+                hits[row, column] = True
+                free[:, best] = -1
+    return hits
+
+
+def _covered(boxes: npt.NDArray[np.float64], crowds: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Returns (N, 10): whether a crowd covers at least that share of each detection."""
+    if not len(boxes) or not len(crowds):
+        return np.zeros((len(boxes), len(IOUS)), bool)
+    sides = np.minimum(boxes[:, None, 2:], crowds[None, :, 2:]) - np.maximum(boxes[:, None, :2], crowds[None, :, :2])
+    common = np.prod(np.maximum(sides, 0), axis=-1).max(axis=1)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
+    share = np.divide(common, areas, out=np.zeros_like(common), where=areas > 0)
+    covered: npt.NDArray[np.bool_] = share[:, None] >= IOUS - 1e-10
+    return covered
