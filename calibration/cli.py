@@ -14,7 +14,8 @@ from streamer.common.terminal import complain
 # verb: (module, what it does)
 _VERBS = {
     "export": ("export", "checkpoint to ONNX"),
-    "evaluate": ("evaluate", "COCO accuracy of a model on pictures with labels"),
+    "val": ("evaluate", "accuracy with intervals, speed and thresholds of a model, on pictures with labels"),
+    "evaluate": ("evaluate", "the same as val"),
     "quantize": ("quantize", "float ONNX to INT8, gated on accuracy"),
     "make": ("export_and_quantize", "checkpoint to ONNX and INT8 ONNX with a report, in one go"),
     "build": ("build", "ONNX to a TensorRT engine"),

@@ -1,0 +1,79 @@
+"""What the verb `val` prints of its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from calibration.accuracy import Accuracy
+from calibration.agreement import Agreement
+from calibration.bootstrap import RESAMPLES, ApIntervals, Difference
+from calibration.speed import Speed
+from calibration.thresholds import OperatingPoint, Thresholds
+from streamer.detector.base import EngineInfo
+
+_FEW = 30
+_SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
+
+
+def interval_lines(accuracy: Accuracy, intervals: ApIntervals, pictures: int) -> Iterator[str]:
+    """Yields the 95 % intervals, or why there is none, and which sizes have no objects."""
+    if intervals.AP is None or intervals.AP50 is None or intervals.AP75 is None:
+        yield "no intervals: they take two pictures or more that the model does differently well on"
+    else:
+        named = {"AP": intervals.AP, "AP50": intervals.AP50, "AP75": intervals.AP75}
+        figures = ", ".join(f"{name} {low:.1f} to {high:.1f}" for name, (low, high) in named.items())
+        few = f"; with fewer than {_FEW} pictures they are too narrow" if pictures < _FEW else ""
+        yield f"95 % intervals: {figures} ({pictures} pictures, {RESAMPLES} resamples{few})"
+    without = [size for name, size in _SIZES.items() if np.isnan(accuracy.values()[name])]
+    if without:
+        yield f"no {' or '.join(without)} objects in these pictures"
+
+
+def speed_line(speed: Speed, engine: EngineInfo) -> str:
+    """Returns the times and what they were measured on."""
+    threads = "" if speed.threads is None else f", {speed.threads} thread{'s' if speed.threads > 1 else ''}"
+    return (
+        f"speed: network {speed.network_ms:.2f} ms, frame to detections {speed.frame_ms:.2f} ms "
+        f"(median of {speed.turns}, one picture in flight; {engine.name} {engine.precision}, {engine.device}{threads})"
+    )
+
+
+def threshold_lines(what: str, found: Thresholds, wanted: float) -> Iterator[str]:
+    """Yields the threshold with the wanted precision, or that there is none, and that of the best F1."""
+    if found.at_precision is not None:
+        yield f"{what}: precision {wanted:g} or more from --conf {_point(found.at_precision)}"
+    elif found.most_precise is None:
+        yield f"{what}: nothing found, so no threshold has precision {wanted:g}"
+    else:
+        yield f"{what}: precision {wanted:g} isn't reached; the highest is at --conf {_point(found.most_precise)}"
+    if found.at_best_f1 is not None:
+        yield f"{what}: best F1 {found.at_best_f1.f1:.3f} at --conf {_point(found.at_best_f1)}"
+
+
+def difference_lines(model: str, against: str, compared: Difference, speed_ratio: float) -> Iterator[str]:
+    """Yields how the two models differ in AP and speed; `speed_ratio` is the first one's time over the second's."""
+    drop = f"drop {compared.value:+.2f} AP"
+    if compared.interval is None or compared.chance_second_is_better is None:
+        yield f"{drop}; no interval: it takes two pictures or more, with objects"
+    else:
+        low, high = compared.interval
+        yield (
+            f"{drop}, 95 % interval {low:+.2f} to {high:+.2f} (paired bootstrap); probability that {against} is better "
+            f"than {model}: {compared.chance_second_is_better:.2f}"
+        )
+    faster = f"{1 / speed_ratio:.2f} times as fast as" if speed_ratio < 1 else f"{speed_ratio:.2f} times as slow as"
+    yield f"{model} is {faster} {against}, frame to detections, measured in turns"
+
+
+def agreement_line(seen: Agreement) -> str:
+    """Returns the agreement of two models' detections."""
+    return (
+        f"agreement {seen.score:.3f}: {seen.matched} matched (IoU {seen.mean_iou:.3f}, score difference "
+        f"{seen.mean_score_difference:.3f}), {seen.misses} missed, {seen.extras} extra"
+    )
+
+
+def _point(point: OperatingPoint) -> str:
+    return f"{point.shown_threshold()}: precision {point.precision:.3f}, recall {point.recall:.3f}"
