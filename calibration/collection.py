@@ -21,7 +21,7 @@ import yaml
 from calibration.files import to_json, write_whole
 from calibration.frame_choice import Chosen, Reason
 from calibration.picture_hash import hash_distance, picture_hash
-from streamer.common.errors import ConfigError, StreamerError
+from streamer.common.errors import ConfigError, SinkError, StreamerError
 from streamer.frames.detections import Detections
 from streamer.sinks.files import safe_name
 from streamer.sources.base import SourceInfo
@@ -91,7 +91,7 @@ class Collection:
         self._lock = threading.Lock()
         self.reasons: Counter[Reason] = Counter()
         self.duplicates = 0
-        self.failure: StreamerError | None = None
+        self.failure: SinkError | None = None
         self._random_count = self._bytes = self._number = 0
         self._hashes: list[bytes] = []
         self._index = folder / "index.jsonl"
@@ -135,7 +135,7 @@ class Collection:
             try:
                 self._write(chosen, source, looks)
             except StreamerError as error:
-                self.failure = error
+                self.failure = SinkError(f"{error}; {self.count} pictures are kept")
                 return False
             self.reasons.update(chosen.reasons)
             return True
