@@ -97,7 +97,8 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     every_s = _parsed("--every", options.every, parse_seconds)
     duration_s = None if options.duration is None else _parsed("--duration", options.duration, parse_seconds)
-    limits = CollectionLimits(options.count, _parsed("--max-size", options.max_size, parse_bytes), options.random)
+    size_bytes = _parsed("--max-size", options.max_size, parse_bytes)
+    limits = CollectionLimits(options.count, size_bytes, options.random, every_s)
     rule = ChoiceRule(options.conf, options.band, every_s, options.all_frames)
     label_conf = options.conf if options.label_conf is None else options.label_conf
     specs = _specs(options.source)

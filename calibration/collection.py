@@ -47,11 +47,13 @@ class CollectionLimits:
         count: pictures, those of earlier runs included.
         size_bytes: of pictures and labels, likewise.
         random_share: of pictures that are chosen at random, 0 to 1.
+        every_s: least time between two frames of one file, also where it is read again.
     """
 
     count: int
     size_bytes: int
     random_share: float
+    every_s: float = 0.0
 
 
 class Collection:
@@ -59,7 +61,7 @@ class Collection:
 
     Attributes:
         reasons: why the pictures that this run added were chosen.
-        duplicates: frames of this run that looked like a picture that is there.
+        duplicates: frames of this run that looked like a picture that is there, or were next to it in a file.
         failure: why writing has stopped; None where it hasn't.
     """
 
@@ -94,6 +96,7 @@ class Collection:
         self.failure: SinkError | None = None
         self._random_count = self._bytes = self._number = 0
         self._hashes: list[bytes] = []
+        self._times_s: dict[str, list[float]] = {}  # of each file's frames, by its address
         self._index = folder / "index.jsonl"
         self._make()
         self._read_index()
@@ -129,7 +132,7 @@ class Collection:
         with self._lock:
             if self.is_full or self.failure is not None:
                 return False
-            if any(hash_distance(looks, other) <= _ALIKE for other in self._hashes):
+            if self._is_near(chosen, source) or any(hash_distance(looks, other) <= _ALIKE for other in self._hashes):
                 self.duplicates += 1
                 return False
             try:
@@ -179,12 +182,19 @@ class Collection:
                 entry = json.loads(line)
                 looks, size = bytes.fromhex(entry["hash"]), int(entry["bytes"])
                 is_random = Reason.RANDOM.value in entry["why"]
+                times_s = self._times_s.setdefault(str(entry["uri"]), [])
+                times_s.append(float(entry["time_s"]))
             except (ValueError, KeyError, TypeError, RecursionError):
                 log.warning("%s: a line of it is damaged and doesn't count", self._index)
                 continue
             self._hashes.append(looks)
             self._bytes += size
             self._random_count += is_random
+
+    def _is_near(self, chosen: Chosen, source: SourceInfo) -> bool:
+        """Whether a frame of the same file is there that is less than `every_s` away."""
+        times_s = () if source.path is None else self._times_s.get(source.uri, ())
+        return any(abs(chosen.time_s - time_s) < self._limits.every_s - 1e-3 for time_s in times_s)
 
     def _write(self, chosen: Chosen, source: SourceInfo, looks: bytes) -> None:
         name = f"{safe_name(source.name)}-{self._number + 1:06}"
@@ -208,6 +218,7 @@ class Collection:
         self._hashes.append(looks)
         self._bytes += size
         self._random_count += Reason.RANDOM in chosen.reasons
+        self._times_s.setdefault(source.uri, []).append(chosen.time_s)
 
     def _entry(self, chosen: Chosen, source: SourceInfo, looks: bytes, image: Path, size: int) -> dict[str, Any]:
         """Returns the index's line of a picture. The source's URI comes redacted."""

@@ -12,10 +12,17 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from calibration.accuracy import Accuracy, Found, coco_accuracy, coco_results
-from calibration.agreement import agreement
+from calibration.agreement import SHOWN, agreement
 from calibration.bootstrap import ApIntervals, WeightedAp, ap_intervals, difference
 from calibration.dataset import check_unreadable, read_frame, read_samples
-from calibration.evaluate_text import agreement_line, difference_lines, interval_lines, speed_line, threshold_lines
+from calibration.evaluate_text import (
+    agreement_line,
+    class_lines,
+    difference_lines,
+    interval_lines,
+    speed_line,
+    threshold_lines,
+)
 from calibration.files import check_output, check_report, to_json, write_whole
 from calibration.labels import Sample, coco_categories
 from calibration.matching import match_classes
@@ -190,14 +197,14 @@ def _against(options: argparse.Namespace) -> _How:
     return _How(options.against, options.engine, options.device, options.precision)
 
 
-def _open(how: _How, options: argparse.Namespace, depth: int | None = None) -> Detector:
+def _open(how: _How, options: argparse.Namespace, conf: float, depth: int | None = None) -> Detector:
     return open_detector(
         how.model,
         model_config=options.model_config,
         engine=how.engine,
         device=how.device,
         precision=how.precision,
-        conf=EVALUATION_CONF,
+        conf=conf,
         iou=options.iou,
         depth=depth,
         threads=options.threads,
@@ -205,7 +212,7 @@ def _open(how: _How, options: argparse.Namespace, depth: int | None = None) -> D
 
 
 def _measure(how: _How, options: argparse.Namespace) -> Measurement:
-    with _open(how, options) as detector:
+    with _open(how, options, EVALUATION_CONF) as detector:
         labels, info = detector.labels, detector.info
         if options.data is not None:
             samples, where = read_split(options.data, options.split or "val", labels), options.data
@@ -231,10 +238,10 @@ def _measure(how: _How, options: argparse.Namespace) -> Measurement:
 
 
 def _speeds(measured: Sequence[Measurement], options: argparse.Namespace) -> list[Speed]:
-    """Times the models in turns on the first pictures."""
+    """Times the models in turns on the first pictures, with the threshold of a stream."""
     frames = [read_frame(sample.image, place) for place, sample in enumerate(measured[0].samples[:_TIMED_PICTURES])]
     with ExitStack() as stack:
-        detectors = [stack.enter_context(_open(each.how, options, depth=1)) for each in measured]
+        detectors = [stack.enter_context(_open(each.how, options, SHOWN, depth=1)) for each in measured]
         return speeds(detectors, frames, options.threads)
 
 
@@ -244,9 +251,7 @@ def _print(measured: Measurement, speed: Speed, options: argparse.Namespace) -> 
     lines.append(speed_line(speed, measured.engine))
     lines += threshold_lines("all classes", measured.thresholds, options.precision_at)
     if options.per_class:
-        lines.append(measured.accuracy.class_table())
-        for label, each in measured.class_thresholds.items():
-            lines += threshold_lines(label, each, options.precision_at)
+        lines += class_lines(measured.accuracy, measured.class_thresholds, options.precision_at)
     say("\n".join(lines))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -45,11 +45,25 @@ def threshold_lines(what: str, found: Thresholds, wanted: float) -> Iterator[str
     if found.at_precision is not None:
         yield f"{what}: precision {wanted:g} or more from --conf {_point(found.at_precision)}"
     elif found.most_precise is None:
-        yield f"{what}: nothing found, so no threshold has precision {wanted:g}"
+        yield f"{what}: nothing right is found, so no threshold has precision {wanted:g}"
     else:
         yield f"{what}: precision {wanted:g} isn't reached; the highest is at --conf {_point(found.most_precise)}"
     if found.at_best_f1 is not None:
         yield f"{what}: best F1 {found.at_best_f1.f1:.3f} at --conf {_point(found.at_best_f1)}"
+
+
+def class_lines(accuracy: Accuracy, found: Mapping[str, Thresholds], wanted: float) -> Iterator[str]:
+    """Yields a table of the classes with objects, the worst AP first: AP, and the thresholds of `threshold_lines`."""
+    yield f"                          precision >= {wanted:<8g}  best F1"
+    yield f"{'AP':>6}  {'AP50':>6}  {'objects':>7}  {'--conf':>6}  {'recall':>8}  {'--conf':>6}  {'F1':>6}  class"
+    for label, each in sorted(accuracy.classes.items(), key=lambda item: item[1].AP):
+        points = found.get(label, Thresholds(None, None, None))
+        at, best = points.at_precision, points.at_best_f1
+        yield (
+            f"{each.AP:6.2f}  {each.AP50:6.2f}  {each.objects:7}  "
+            f"{at.shown_threshold() if at else 'never':>6}  {f'{at.recall:.3f}' if at else '-':>8}  "
+            f"{best.shown_threshold() if best else '-':>6}  {f'{best.f1:.3f}' if best else '-':>6}  {label}"
+        )
 
 
 def difference_lines(model: str, against: str, compared: Difference, speed_ratio: float) -> Iterator[str]:

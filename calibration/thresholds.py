@@ -59,13 +59,14 @@ def best_f1(scores: npt.NDArray[np.floating], is_true: npt.NDArray[np.bool_], ob
 def most_precise(
     scores: npt.NDArray[np.floating], is_true: npt.NDArray[np.bool_], objects: int
 ) -> OperatingPoint | None:
-    """Returns the point with the greatest precision, of equal ones that of the most recall; None without detections.
+    """Returns the point with the greatest precision, of equal ones that of the most recall; None like `best_f1`.
 
     The arguments are those of `threshold_for_precision`.
     """
     points = _points(scores, is_true, objects)
-    best = np.flatnonzero(points[:, 1] == points[:, 1].max(initial=0.0))
-    return OperatingPoint(*points[best[-1]].tolist()) if len(best) else None
+    if not len(points) or not points[:, 1].any():
+        return None
+    return OperatingPoint(*points[np.flatnonzero(points[:, 1] == points[:, 1].max())[-1]].tolist())
 
 
 def _points(scores: npt.NDArray[np.floating], is_true: npt.NDArray[np.bool_], objects: int) -> npt.NDArray[np.float64]:
@@ -88,7 +89,7 @@ class Thresholds:
     Attributes:
         at_precision: the lowest threshold with the wanted precision; None where it isn't reached.
         at_best_f1: None where nothing right is found.
-        most_precise: the highest precision that there is; None without detections.
+        most_precise: the highest precision that there is; None likewise.
     """
 
     at_precision: OperatingPoint | None

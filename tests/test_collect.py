@@ -93,6 +93,16 @@ class TestCollection:
         second = opened(tmp_path)
         assert not second.add(chosen(1), DOOR) and second.add(chosen(2), DOOR)
 
+    def test_a_file_that_is_read_again_gives_nothing_next_to_what_it_gave(self, tmp_path: Path) -> None:
+        limits = CollectionLimits(9, 10**9, 0.1, every_s=0.5)
+        clip = SourceInfo("clip", "clip.mp4", path=Path("clip.mp4"))
+        assert opened(tmp_path, limits).add(chosen(1), clip)
+        again = opened(tmp_path, limits)
+        assert [again.add(chosen(number), clip) for number in (2, 5, 6, 10)] == [False, False, True, False]
+        other = SourceInfo("other", "other.mp4", path=Path("other.mp4"))
+        assert again.add(chosen(2), other)
+        assert again.add(chosen(3), DOOR) and again.add(chosen(4), DOOR)  # a camera's times begin anew in each run
+
     def test_another_run_goes_on_and_overwrites_nothing(self, tmp_path: Path) -> None:
         first = opened(tmp_path, CollectionLimits(3, 10**9, 0.1))
         assert [first.add(chosen(number), DOOR) for number in range(2)] == [True, True]

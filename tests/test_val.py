@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.accuracy import Accuracy
+from calibration.accuracy import Accuracy, ClassAccuracy
 from calibration.bootstrap import ApIntervals, Difference, WeightedAp, ap_intervals, difference
 from calibration.cli import main
 from calibration.evaluate import SizedSample
-from calibration.evaluate_text import difference_lines, interval_lines, threshold_lines
+from calibration.evaluate_text import class_lines, difference_lines, interval_lines, threshold_lines
 from calibration.labels import Sample
 from calibration.matching import match_classes
 from calibration.speed import speeds
@@ -30,6 +30,7 @@ from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from tests.fakes import SlowDetector
 from tests.media import write_image
+from tests.tiny import write_tiny
 
 SCORES = np.array([0.9, 0.8, 0.7, 0.7, 0.6, 0.5])
 TRUE = np.array([True, True, False, True, True, False])
@@ -53,7 +54,8 @@ class TestThresholds:
         nothing = np.zeros(0), np.zeros(0, bool), 3
         assert threshold_for_precision(*nothing, 0.5) is None
         assert best_f1(*nothing) is None and most_precise(*nothing) is None
-        assert best_f1(np.array([0.5]), np.array([False]), 3) is None
+        wrong = np.array([0.5]), np.array([False]), 3
+        assert best_f1(*wrong) is None and most_precise(*wrong) is None
 
     def test_best_f1_and_most_precise(self) -> None:
         best = best_f1(SCORES, TRUE, 5)
@@ -242,7 +244,17 @@ class TestText:
         (missed, _) = threshold_lines("all classes", thresholds(classes, 0.95), 0.95)
         assert "precision 0.95 isn't reached; the highest is at --conf 0.600: precision 0.500" in missed
         (nothing,) = threshold_lines("cat", thresholds([], 0.9), 0.9)
-        assert nothing == "cat: nothing found, so no threshold has precision 0.9"
+        assert nothing == "cat: nothing right is found, so no threshold has precision 0.9"
+
+    def test_a_table_of_classes_the_worst_first(self) -> None:
+        box = [[10.0, 10, 40, 40]]
+        (cats,) = match_classes([labelled([0], box)], [seen([0], box, [0.6])])
+        classes = {"cat": ClassAccuracy(50, 60, 1), "dog": ClassAccuracy(0, 0, 2)}
+        accuracy = Accuracy(50, 60, 40, 1, 1, 1, classes)
+        _, head, dog, cat = class_lines(accuracy, {"cat": thresholds([cats], 0.9)}, 0.9)
+        assert head.split() == ["AP", "AP50", "objects", "--conf", "recall", "--conf", "F1", "class"]
+        assert dog.split() == ["0.00", "0.00", "2", "never", "-", "-", "-", "dog"]
+        assert cat.split() == ["50.00", "60.00", "1", "0.600", "1.000", "0.600", "1.000", "cat"]
 
     def test_comparison_names_both_models(self) -> None:
         compared, faster = difference_lines("a", "b", Difference(-1, (-2.0, 0.5), 0.1), 0.5)
@@ -337,6 +349,13 @@ class TestVerb:
         assert "openvino int8" in printed and "openvino f32" in printed and "1 thread)" in printed
         assert "drop" in printed and "agreement" in printed
         assert json.loads(printed.splitlines()[-1])["images"] == 3
+
+    def test_models_of_other_classes_are_not_compared(
+        self, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        model = ["--model", str(write_tiny(tmp_path / "tiny.onnx")), "--against", "nanodet-g_416"]
+        assert main(["val", *model, *pictures, "--device", "cpu"]) == 2
+        assert "nanodet-g_416 has other classes than" in capsys.readouterr().err
 
     def test_a_split_of_a_data_yaml(
         self, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
