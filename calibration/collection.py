@@ -60,7 +60,8 @@ class Collection:
     """Writes chosen frames into a folder; a second run on the same folder goes on. Any thread may call it.
 
     Attributes:
-        reasons: why the pictures that this run added were chosen.
+        added: pictures of this run.
+        reasons: why they were chosen; one may have two reasons.
         duplicates: frames of this run that looked like a picture that is there, or were next to it in a file.
         failure: why writing has stopped; None where it hasn't.
     """
@@ -92,7 +93,7 @@ class Collection:
         self._model, self._label_conf = model, label_conf
         self._lock = threading.Lock()
         self.reasons: Counter[Reason] = Counter()
-        self.duplicates = 0
+        self.added = self.duplicates = 0
         self.failure: SinkError | None = None
         self._random_count = self._bytes = self._number = 0
         self._hashes: list[bytes] = []
@@ -140,16 +141,16 @@ class Collection:
             except StreamerError as error:
                 self.failure = SinkError(f"{error}; {self.count} pictures are kept")
                 return False
+            self.added += 1
             self.reasons.update(chosen.reasons)
             return True
 
     def summary(self) -> str:
         """Returns a line: what this run added, and what is there."""
-        added = self.reasons.total()
         reasons = ", ".join(f"{count} {reason.value}" for reason, count in self.reasons.most_common())
         return (
-            f"{self._folder}: {self.count} pictures, {self._bytes / 1e6:.1f} MB"
-            f" ({'chosen now: ' + reasons if added else 'none chosen now'}; {self.duplicates} near-duplicates left out)"
+            f"{self._folder}: {self.count} pictures, {self._bytes / 1e6:.1f} MB; {self.added} of them new"
+            f"{f' ({reasons})' if reasons else ''}, {self.duplicates} near-duplicates left out"
         )
 
     def _make(self) -> None:

@@ -13,19 +13,23 @@ from calibration.speed import Speed
 from calibration.thresholds import OperatingPoint, Thresholds
 from streamer.detector.base import EngineInfo
 
-_FEW = 30
+_FEW_PICTURES, _FEW_OBJECTS = 30, 10
 _SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 
 
 def interval_lines(accuracy: Accuracy, intervals: ApIntervals, pictures: int) -> Iterator[str]:
-    """Yields the 95 % intervals, or why there is none, and which sizes have no objects."""
+    """Yields the 95 % intervals, or why there is none, whether classes are rare, and which sizes have no objects."""
     if intervals.AP is None or intervals.AP50 is None or intervals.AP75 is None:
         yield "no intervals: they take two pictures or more that the model does differently well on"
     else:
         named = {"AP": intervals.AP, "AP50": intervals.AP50, "AP75": intervals.AP75}
         figures = ", ".join(f"{name} {low:.1f} to {high:.1f}" for name, (low, high) in named.items())
-        few = f"; with fewer than {_FEW} pictures they are too narrow" if pictures < _FEW else ""
+        few = f"; with fewer than {_FEW_PICTURES} pictures they are too narrow" if pictures < _FEW_PICTURES else ""
         yield f"95 % intervals: {figures} ({pictures} pictures, {RESAMPLES} resamples{few})"
+    rare = sum(each.objects < _FEW_OBJECTS for each in accuracy.classes.values())
+    if rare:
+        share = f"{rare} of {len(accuracy.classes)} classes"
+        yield f"{share} have fewer than {_FEW_OBJECTS} objects, with which AP tends to be too high"
     without = [size for name, size in _SIZES.items() if np.isnan(accuracy.values()[name])]
     if without:
         yield f"no {' or '.join(without)} objects in these pictures"

@@ -75,7 +75,7 @@ class TestCollection:
             "front door", 1, 0.1, ["near-threshold"],
         )  # fmt: skip
         assert entry["detections"] == [{"class": "cat", "score": 0.9}, {"class": "person", "score": 0.3}]
-        assert "1 pictures" in collection.summary() and "1 near-threshold" in collection.summary()
+        assert collection.summary().endswith("1 of them new (1 near-threshold), 0 near-duplicates left out")
 
     def test_labels_are_clipped_and_those_outside_left_out(self) -> None:
         boxes = np.array([[-10, 0, 50, 50], [200, 10, 300, 20], [0, 0, 100, 100]], np.float32)
@@ -221,7 +221,7 @@ class TestVerb:
         }
         assert "4 pictures" in capsys.readouterr().out
         assert collect(*arguments) == 0
-        assert "none chosen now; 7 near-duplicates left out" in capsys.readouterr().out
+        assert "4 pictures, 0.0 MB; 0 of them new, 7 near-duplicates left out" in capsys.readouterr().out
         assert collect(*arguments, "--count", "4") == 0
         assert "full; give a larger --count" in capsys.readouterr().out
 

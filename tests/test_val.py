@@ -234,6 +234,9 @@ class TestText:
         assert lines[1] == "no small or medium objects in these pictures"
         (line,) = interval_lines(replace(accuracy, APs=1, APm=1), ApIntervals((45, 55), (50, 70), (30, 50)), 10)
         assert "AP 45.0 to 55.0" in line and "too narrow" in line
+        classes = {"cat": ClassAccuracy(50, 60, 9), "dog": ClassAccuracy(50, 60, 10)}
+        _, rare, _ = interval_lines(replace(accuracy, classes=classes), ApIntervals((45, 55), (50, 70), (30, 50)), 40)
+        assert rare == "1 of 2 classes have fewer than 10 objects, with which AP tends to be too high"
 
     def test_thresholds_in_words(self) -> None:
         box = [[10.0, 10, 40, 40]]
