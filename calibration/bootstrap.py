@@ -47,9 +47,14 @@ class WeightedAp:
         self, pictures: Sequence[LabelledPicture], found: Sequence[Detections], *, pooled: bool = False
     ) -> None:
         """Matches the detections `found` in labelled pictures; `pooled` ranks all classes in one list."""
-        labelled = set[int]().union(*(picture.sample.class_ids.tolist() for picture in pictures))
-        classes = [each for each in match_classes(pictures, found) if each.class_id in labelled]
-        self._classes: list[ClassMatches] = [join(classes)] if pooled and classes else classes
+        self._classes = _with_objects(match_classes(pictures, found), pooled)
+
+    @classmethod
+    def of_matches(cls, classes: Sequence[ClassMatches]) -> WeightedAp:
+        """Returns the AP of what `match_classes` gave."""
+        made = cls((), ())
+        made._classes = _with_objects(classes, pooled=False)
+        return made
 
     def __call__(self, times: npt.NDArray[np.int64]) -> float:
         """Returns AP x 100 with picture i counted `times[i]` times; NaN without objects."""
@@ -74,6 +79,12 @@ class WeightedAp:
                 row[column] = precision[places[reached], column].sum() / len(_RECALLS)
             aps.append(row)
         return 100 * np.mean(aps, axis=0) if aps else np.full(len(IOUS), np.nan)
+
+
+def _with_objects(classes: Sequence[ClassMatches], pooled: bool) -> list[ClassMatches]:
+    """Returns the classes that have objects, for COCO measures no others; `pooled` joins them."""
+    kept = [each for each in classes if each.counts.any()]
+    return [join(kept)] if pooled and kept else kept
 
 
 @dataclass(frozen=True)

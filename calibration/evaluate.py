@@ -221,8 +221,8 @@ def _measure(how: _How, options: argparse.Namespace) -> Measurement:
         samples, found = detect_all(detector, samples, where)
     pictures = [SizedSample(sample, size_wh) for sample, (size_wh, _) in zip(samples, found, strict=True)]
     detections = [each for _, each in found]
-    weighted = WeightedAp(pictures, detections)
     classes = match_classes(pictures, detections)
+    weighted = WeightedAp.of_matches(classes)
     return Measurement(
         how,
         info,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,51 +59,57 @@ def match_classes(pictures: Sequence[LabelledPicture], found: Sequence[Detection
         pictures: the labelled pictures.
         found: the detections in each, boxes in pixels of the picture.
     """
-    ids = [picture.sample.class_ids for picture in pictures] + [detections.class_ids for detections in found]
-    return [
-        _match_class(pictures, found, int(class_id)) for class_id in (np.unique(np.concatenate(ids)) if ids else ())
-    ]
+    rows: dict[int, list[_Rows]] = {}
+    for index, (picture, detections) in enumerate(zip(pictures, found, strict=True)):
+        for class_id in np.unique(detections.class_ids).tolist():
+            rows.setdefault(class_id, []).append(_match(picture, detections, class_id, index))
+    labelled = set[int]().union(*(picture.sample.class_ids.tolist() for picture in pictures))
+    counts = {class_id: np.zeros(len(pictures), np.int64) for class_id in sorted(rows.keys() | labelled)}
+    for index, picture in enumerate(pictures):
+        is_crowd = picture.sample.is_crowd
+        counted = picture.sample.class_ids if is_crowd is None else picture.sample.class_ids[~is_crowd]
+        for class_id in counted.tolist():
+            counts[class_id][index] += 1
+    return [_ranked(class_id, rows.get(class_id, ()), each) for class_id, each in counts.items()]
 
 
 def join(classes: Sequence[ClassMatches]) -> ClassMatches:
-    """Returns the matches of several classes as one ranking, whose class id is -1.
+    """Returns the matches of one class or more as one ranking, whose class id is -1."""
+    rows = [_Rows(each.scores, each.owners, each.hits, each.ignored) for each in classes]
+    return _ranked(-1, rows, np.sum([each.counts for each in classes], axis=0))
 
-    Raises:
-        ValueError: there are none.
-    """
-    scores = np.concatenate([each.scores for each in classes])
+
+class _Rows(NamedTuple):
+    """Some detections of one class; see `ClassMatches`."""
+
+    scores: npt.NDArray[np.float32]
+    owners: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.bool_]
+    ignored: npt.NDArray[np.bool_]
+
+
+_NOTHING = _Rows(
+    np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, len(IOUS)), bool), np.zeros((0, len(IOUS)), bool)
+)
+
+
+def _ranked(class_id: int, rows: Sequence[_Rows], counts: npt.NDArray[np.int64]) -> ClassMatches:
+    """Returns the detections of all rows as one ranking."""
+    scores, owners, hits, ignored = (np.concatenate(part) for part in zip(_NOTHING, *rows, strict=True))
     order = np.argsort(-scores, kind="stable")
-    return ClassMatches(
-        -1,
-        scores[order],
-        np.concatenate([each.owners for each in classes])[order],
-        np.concatenate([each.hits for each in classes])[order],
-        np.concatenate([each.ignored for each in classes])[order],
-        np.sum([each.counts for each in classes], axis=0),
-    )
+    return ClassMatches(class_id, scores[order], owners[order], hits[order], ignored[order], counts)
 
 
-def _match_class(pictures: Sequence[LabelledPicture], found: Sequence[Detections], class_id: int) -> ClassMatches:
-    scores, owners, hits, ignored = [], [], [], []
-    for index, (picture, detections) in enumerate(zip(pictures, found, strict=True)):
-        mine = np.flatnonzero(detections.class_ids == class_id)
-        mine = mine[np.argsort(-detections.scores[mine], kind="stable")][:_MOST_DETECTIONS]
-        boxes = detections.boxes_xyxy[mine].astype(np.float64)
-        is_counted = picture.sample.objects_of(class_id)
-        is_crowd = (picture.sample.class_ids == class_id) & ~is_counted
-        scores.append(detections.scores[mine])
-        owners.append(np.full(len(mine), index, np.int64))
-        hits.append(_hits(boxes, _corners(picture, is_counted)))
-        ignored.append(_covered(boxes, _corners(picture, is_crowd)) & ~hits[-1])
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    return ClassMatches(
-        class_id,
-        np.concatenate(scores)[order],
-        np.concatenate(owners)[order],
-        np.concatenate(hits)[order],
-        np.concatenate(ignored)[order],
-        np.array([int(picture.sample.objects_of(class_id).sum()) for picture in pictures], np.int64),
-    )
+def _match(picture: LabelledPicture, detections: Detections, class_id: int, index: int) -> _Rows:
+    """Matches the detections of one class in the picture number `index`."""
+    mine = np.flatnonzero(detections.class_ids == class_id)
+    mine = mine[np.argsort(-detections.scores[mine], kind="stable")][:_MOST_DETECTIONS]
+    boxes = detections.boxes_xyxy[mine].astype(np.float64)
+    is_counted = picture.sample.objects_of(class_id)
+    is_crowd = (picture.sample.class_ids == class_id) & ~is_counted
+    hits = _hits(boxes, _corners(picture, is_counted))
+    ignored = _covered(boxes, _corners(picture, is_crowd)) & ~hits
+    return _Rows(detections.scores[mine], np.full(len(mine), index, np.int64), hits, ignored)
 
 
 def _corners(picture: LabelledPicture, which: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
