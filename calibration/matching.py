@@ -16,6 +16,7 @@ from streamer.frames.detections import Detections
 IOUS = np.linspace(0.5, 0.95, 10)
 """At which detections are matched."""
 _MOST_DETECTIONS = 100
+_TOLERANCE = 1e-10
 
 
 class LabelledPicture(Protocol):
@@ -107,8 +108,8 @@ def _match(picture: LabelledPicture, detections: Detections, class_id: int, inde
     boxes = detections.boxes_xyxy[mine].astype(np.float64)
     is_counted = picture.sample.objects_of(class_id)
     is_crowd = (picture.sample.class_ids == class_id) & ~is_counted
-    hits = _hits(boxes, _corners(picture, is_counted))
-    ignored = _covered(boxes, _corners(picture, is_crowd)) & ~hits
+    hits = hits_of(boxes, _corners(picture, is_counted))
+    ignored = (share_inside(boxes, _corners(picture, is_crowd))[:, None] >= IOUS - _TOLERANCE) & ~hits
     return _Rows(detections.scores[mine], np.full(len(mine), index, np.int64), hits, ignored)
 
 
@@ -119,29 +120,42 @@ def _corners(picture: LabelledPicture, which: npt.NDArray[np.bool_]) -> npt.NDAr
     return corners * np.tile(picture.size_wh, 2)
 
 
-def _hits(boxes: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Returns (N, 10): whether each detection, best first, matches an object at each IoU of `IOUS`."""
-    hits = np.zeros((len(boxes), len(IOUS)), bool)
+def hits_of(
+    boxes: npt.NDArray[np.floating], truth: npt.NDArray[np.float64], ious: npt.NDArray[np.float64] = IOUS
+) -> npt.NDArray[np.bool_]:
+    """Returns (N, K): whether each detection, best first, matches an object at each of K least IoUs, as pycocotools.
+
+    Args:
+        boxes: (N, 4) xyxy, detections of one class in one picture.
+        truth: (M, 4) xyxy, the objects of this class there.
+        ious: (K,), the least IoU of a match; COCO's ten by default.
+    """
+    hits = np.zeros((len(boxes), len(ious)), bool)
     if not len(boxes) or not len(truth):
         return hits
-    overlap = box_overlap(boxes[:, None], truth[None])
-    for column, least in enumerate(IOUS):
+    overlap = box_overlap(boxes.astype(np.float64)[:, None], truth[None])
+    for column, least in enumerate(ious):
         free = overlap.copy()
         for row in range(len(boxes)):
             best = int(np.argmax(free[row]))
-            if free[row, best] >= least - 1e-10:
+            if free[row, best] >= least - _TOLERANCE:
                 hits[row, column] = True
                 free[:, best] = -1
     return hits
 
 
-def _covered(boxes: npt.NDArray[np.float64], crowds: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Returns (N, 10): whether a crowd covers at least that share of each detection."""
-    if not len(boxes) or not len(crowds):
-        return np.zeros((len(boxes), len(IOUS)), bool)
-    sides = np.minimum(boxes[:, None, 2:], crowds[None, :, 2:]) - np.maximum(boxes[:, None, :2], crowds[None, :, :2])
+def share_inside(boxes: npt.NDArray[np.floating], regions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Returns the greatest share of each box's area that lies in one of the regions, (N,); 0 without regions.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        regions: (M, 4) xyxy.
+    """
+    if not len(boxes) or not len(regions):
+        return np.zeros(len(boxes))
+    wide = boxes.astype(np.float64)[:, None]
+    sides = np.minimum(wide[..., 2:], regions[None, :, 2:]) - np.maximum(wide[..., :2], regions[None, :, :2])
     common = np.prod(np.maximum(sides, 0), axis=-1).max(axis=1)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
-    share = np.divide(common, areas, out=np.zeros_like(common), where=areas > 0)
-    covered: npt.NDArray[np.bool_] = share[:, None] >= IOUS - 1e-10
-    return covered
+    areas = np.prod(wide[:, 0, 2:] - wide[:, 0, :2], axis=-1)
+    share: npt.NDArray[np.float64] = np.divide(common, areas, out=np.zeros_like(common), where=areas > 0)
+    return share

@@ -22,8 +22,8 @@ class OperatingPoint:
     f1: float
 
     def shown_threshold(self) -> str:
-        """Returns the threshold with three decimals, rounded down, so that no detection of this point is left out."""
-        return f"{math.floor(self.threshold * 1000 + 1e-6) / 1000:.3f}"
+        """Returns the threshold for ``--conf``, which shows what scores more: three decimals, below the score."""
+        return f"{max(math.ceil(self.threshold * 1000 - 1e-3) - 1, 0) / 1000:.3f}"
 
 
 def threshold_for_precision(

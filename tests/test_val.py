@@ -63,9 +63,13 @@ class TestThresholds:
         most = most_precise(SCORES, TRUE, 5)
         assert most is not None and most.threshold == 0.8 and most.recall == 2 / 5
 
-    def test_the_printed_threshold_leaves_out_nothing(self) -> None:
-        point = threshold_for_precision(np.array([0.12999]), np.array([True]), 1, 0.9)
-        assert point is not None and point.shown_threshold() == "0.129"
+    @pytest.mark.parametrize(
+        ("score", "shown"), [(0.12999, "0.129"), (0.13, "0.129"), (float(np.float32(0.6)), "0.599"), (0.0002, "0.000")]
+    )
+    def test_the_printed_threshold_leaves_out_nothing(self, score: float, shown: str) -> None:
+        point = threshold_for_precision(np.array([score]), np.array([True]), 1, 0.9)
+        assert point is not None and point.shown_threshold() == shown
+        assert score > float(shown)
 
     @given(
         st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=30),
@@ -242,10 +246,10 @@ class TestText:
         box = [[10.0, 10, 40, 40]]
         classes = match_classes([labelled([0], box)] * 2, [seen([0], box, [0.6]), seen([1], box, [0.9])])
         reached = list(threshold_lines("all classes", thresholds(classes, 0.5), 0.5))
-        assert reached[0] == "all classes: precision 0.5 or more from --conf 0.600: precision 0.500, recall 0.500"
-        assert reached[1].startswith("all classes: best F1 0.500 at --conf 0.600")
+        assert reached[0] == "all classes: precision 0.5 or more from --conf 0.599: precision 0.500, recall 0.500"
+        assert reached[1].startswith("all classes: best F1 0.500 at --conf 0.599")
         (missed, _) = threshold_lines("all classes", thresholds(classes, 0.95), 0.95)
-        assert "precision 0.95 isn't reached; the highest is at --conf 0.600: precision 0.500" in missed
+        assert "precision 0.95 isn't reached; the highest is at --conf 0.599: precision 0.500" in missed
         (nothing,) = threshold_lines("cat", thresholds([], 0.9), 0.9)
         assert nothing == "cat: nothing right is found, so no threshold has precision 0.9"
 
@@ -257,7 +261,7 @@ class TestText:
         _, head, dog, cat = class_lines(accuracy, {"cat": thresholds([cats], 0.9)}, 0.9)
         assert head.split() == ["AP", "AP50", "objects", "--conf", "recall", "--conf", "F1", "class"]
         assert dog.split() == ["0.00", "0.00", "2", "never", "-", "-", "-", "dog"]
-        assert cat.split() == ["50.00", "60.00", "1", "0.600", "1.000", "0.600", "1.000", "cat"]
+        assert cat.split() == ["50.00", "60.00", "1", "0.599", "1.000", "0.599", "1.000", "cat"]
 
     def test_comparison_names_both_models(self) -> None:
         compared, faster = difference_lines("a", "b", Difference(-1, (-2.0, 0.5), 0.1), 0.5)
