@@ -8,13 +8,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from streamer.common.interrupt import Interrupt
 
-def main(arguments: Sequence[str] | None = None) -> int:
+
+def main(arguments: Sequence[str] | None = None, interrupt: Interrupt | None = None) -> int:
     """Runs one verb, see `calibration.cli.main`."""
     from calibration import cli
 
-    return cli.main(arguments)
+    return cli.main(arguments, interrupt)
 
 
 if __name__ == "__main__":
-    run_program(lambda: lambda _: main())
+    run_program(lambda: lambda interrupt: main(interrupt=interrupt))

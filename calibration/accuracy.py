@@ -53,12 +53,6 @@ class Accuracy:
         figures = ("-" if np.isnan(value) else f"{value:.2f}" for value in values.values())
         return "\n".join(("  ".join(f"{name:>6}" for name in values), "  ".join(f"{text:>6}" for text in figures)))
 
-    def class_table(self) -> str:
-        """Returns a line for each class with objects, the worst first."""
-        worst_first = sorted(self.classes.items(), key=lambda item: item[1].AP)
-        lines = [f"{each.AP:6.2f}  {each.AP50:6.2f}  {each.objects:7}  {label}" for label, each in worst_first]
-        return "\n".join([f"{'AP':>6}  {'AP50':>6}  {'objects':>7}  class", *lines])
-
 
 def coco_accuracy(samples: Sequence[Sample], found: Sequence[Found], labels: Sequence[str]) -> Accuracy:
     """Returns the COCO metrics of the detections `found` in `samples`, in the same order.

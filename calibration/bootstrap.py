@@ -1,22 +1,21 @@
-"""The standard error of a difference in AP, by a fast bootstrap over pictures."""
+"""How certain an AP, and a difference of two, is: a fast bootstrap over pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
-from calibration.agreement import box_overlap
-from calibration.pictures import Picture
+from calibration.matching import IOUS, ClassMatches, LabelledPicture, join, match_classes
 from streamer.frames.detections import Detections
 
-_RESAMPLES = 400
+RESAMPLES = 400
 _SEED = 0
-_IOUS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
+_Z95 = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Estimate:
 
     def interval(self) -> tuple[float, float]:
         """Returns the 95 % interval."""
-        half = NormalDist().inv_cdf(0.975) * self.error
+        half = _Z95 * self.error
         return self.value - half, self.value + half
 
     def chance_above(self, limit: float) -> float:
@@ -44,48 +43,106 @@ class WeightedAp:
     Detections are matched with ground truth once, as in pycocotools' `COCOeval`.
     """
 
-    def __init__(self, pictures: Sequence[Picture], found: Sequence[Detections], *, pooled: bool = False) -> None:
+    def __init__(
+        self, pictures: Sequence[LabelledPicture], found: Sequence[Detections], *, pooled: bool = False
+    ) -> None:
         """Matches the detections `found` in labelled pictures; `pooled` ranks all classes in one list."""
-        self._classes: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]] = []
-        ranked: list[npt.NDArray[np.float32]] = []
-        truth = [picture.sample.class_ids for picture in pictures]
-        for class_id in np.unique(np.concatenate(truth)) if truth else ():
-            scores, owners, hits = [], [], []
-            for index, (picture, detections) in enumerate(zip(pictures, found, strict=True)):
-                mine = np.flatnonzero(detections.class_ids == class_id)
-                mine = mine[np.argsort(-detections.scores[mine], kind="stable")]
-                scores.append(detections.scores[mine])
-                owners.append(np.full(len(mine), index, np.int64))
-                hits.append(hits_of(detections.boxes_xyxy[mine], _boxes(picture, int(class_id))))
-            order = np.argsort(-np.concatenate(scores), kind="stable")
-            counts = np.array([int(picture.sample.objects_of(int(class_id)).sum()) for picture in pictures], np.int64)
-            self._classes.append((np.concatenate(owners)[order], np.concatenate(hits)[order], counts))
-            ranked.append(np.concatenate(scores)[order])
-        if pooled and self._classes:
-            order = np.argsort(-np.concatenate(ranked), kind="stable")
-            owner, hit, counted = zip(*self._classes, strict=True)
-            self._classes = [(np.concatenate(owner)[order], np.concatenate(hit)[order], np.sum(counted, axis=0))]
+        self._classes = _with_objects(match_classes(pictures, found), pooled)
+
+    @classmethod
+    def of_matches(cls, classes: Sequence[ClassMatches]) -> WeightedAp:
+        """Returns the AP of what `match_classes` gave."""
+        made = cls((), ())
+        made._classes = _with_objects(classes, pooled=False)
+        return made
 
     def __call__(self, times: npt.NDArray[np.int64]) -> float:
         """Returns AP x 100 with picture i counted `times[i]` times; NaN without objects."""
+        return float(np.mean(self.by_iou(times)))
+
+    def by_iou(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Returns (10,): the AP x 100 at each IoU of `IOUS`; NaN without objects."""
         aps = []
-        for owners, hits, counts in self._classes:
-            objects = int(counts @ times)
+        for each in self._classes:
+            objects = int(each.counts @ times)
             if not objects:
                 continue
-            weights = times[owners][:, None]
-            true = np.cumsum(hits * weights, axis=0)
-            all_found = np.cumsum(weights, axis=0)
+            weights = times[each.owners][:, None]
+            true = np.cumsum(each.hits * weights, axis=0)
+            all_found = np.cumsum(~each.ignored * weights, axis=0)
             precision = true / np.maximum(all_found, 1)
             precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-            for column in range(len(_IOUS)):
+            row = np.empty(len(IOUS))
+            for column in range(len(IOUS)):
                 places = np.searchsorted(true[:, column] / objects, _RECALLS, side="left")
                 reached = places < len(precision)
-                aps.append(float(precision[places[reached], column].sum()) / len(_RECALLS))
-        return 100 * float(np.mean(aps)) if aps else float("nan")
+                row[column] = precision[places[reached], column].sum() / len(_RECALLS)
+            aps.append(row)
+        return 100 * np.mean(aps, axis=0) if aps else np.full(len(IOUS), np.nan)
 
 
-def estimate_drop(pictures: Sequence[Picture], before: Sequence[Detections], after: Sequence[Detections]) -> Estimate:
+def _with_objects(classes: Sequence[ClassMatches], pooled: bool) -> list[ClassMatches]:
+    """Returns the classes that have objects, for COCO measures no others; `pooled` joins them."""
+    kept = [each for each in classes if each.counts.any()]
+    return [join(kept)] if pooled and kept else kept
+
+
+@dataclass(frozen=True)
+class ApIntervals:
+    """95 % intervals of AP x 100; None where the pictures tell nothing of the spread: one, no objects, all alike."""
+
+    AP: tuple[float, float] | None
+    AP50: tuple[float, float] | None
+    AP75: tuple[float, float] | None
+
+
+def ap_intervals(model: WeightedAp, count: int) -> ApIntervals:
+    """Returns the intervals of one model's AP for `count` pictures.
+
+    Each is the AP plus and minus the bootstrap's standard error (Efron & Tibshirani 1993) times Student's quantile,
+    which is 1.96 for many pictures.
+    """
+    drawn = np.array([model.by_iou(times) for times in _draws(count)]).reshape(-1, len(IOUS))
+    at_once = model.by_iou(np.ones(count, np.int64))
+    columns = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
+
+    def interval(part: slice) -> tuple[float, float] | None:
+        found = _interval(float(at_once[part].mean()), drawn[:, part].mean(axis=1), count)
+        return None if found is None or found[0] == found[1] else (max(0.0, found[0]), min(100.0, found[1]))
+
+    return ApIntervals(**{name: interval(part) for name, part in columns.items()})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The AP x 100 of a second model minus that of a first on the same pictures.
+
+    Attributes:
+        value: the difference.
+        interval: its 95 % interval; None where one picture, or none with objects, tells nothing of the spread.
+        chance_second_is_better: that the second model's AP is the higher one; None likewise.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    chance_second_is_better: float | None
+
+
+def difference(first: WeightedAp, second: WeightedAp, count: int) -> Difference:
+    """Compares two models on the same `count` pictures, by a paired bootstrap over them."""
+    drawn = np.array([second(times) - first(times) for times in _draws(count)])
+    once = np.ones(count, np.int64)
+    value = second(once) - first(once)
+    interval = _interval(value, drawn, count)
+    if interval is None:
+        return Difference(value, None, None)
+    estimate = Estimate(value, _error(drawn, count))
+    return Difference(value, interval, 0.5 if estimate == Estimate(0, 0) else estimate.chance_above(0))
+
+
+def estimate_drop(
+    pictures: Sequence[LabelledPicture], before: Sequence[Detections], after: Sequence[Detections]
+) -> Estimate:
     """Estimates the AP x 100 that the second model loses: its relative loss of pooled AP, times the first one's AP.
 
     Pooled AP varies half as much between picture sets as AP (docs/calibration.md). The standard error is from a paired
@@ -100,37 +157,35 @@ def estimate_drop(pictures: Sequence[Picture], before: Sequence[Detections], aft
         first, second = (model(times) for model in models)
         return scale * (1 - second / first) if first > 0 else 0.0
 
+    drops = np.array([drop(times) for times in _draws(count)])
+    return Estimate(drop(once), _error(drops, count))
+
+
+def _draws(count: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yields how often each picture is drawn, in each of `RESAMPLES` resamples with replacement."""
     random = np.random.default_rng(_SEED)
-    drawn = (np.bincount(random.integers(0, count, count), minlength=count) for _ in range(_RESAMPLES))
-    drops = np.array([drop(times) for times in drawn])
-    error = float(np.nanstd(drops, ddof=1)) * (count / max(count - 1, 1)) ** 0.5
-    return Estimate(drop(once), error)
+    for _ in range(RESAMPLES if count else 0):
+        yield np.bincount(random.integers(0, count, count), minlength=count)
 
 
-def _boxes(picture: Picture, class_id: int) -> npt.NDArray[np.float64]:
-    """Returns the ground truth of one class without crowds, xyxy in pixels."""
-    return picture.sample.boxes_xyxy(picture.size_wh)[picture.sample.objects_of(class_id)]
+def _error(drawn: npt.NDArray[np.float64], count: int) -> float:
+    """Returns the standard error, without the bootstrap's bias towards small ones for few pictures."""
+    return float(np.nanstd(drawn, ddof=1)) * (count / max(count - 1, 1)) ** 0.5
 
 
-def hits_of(
-    boxes: npt.NDArray[np.float32], truth: npt.NDArray[np.float64], ious: npt.NDArray[np.float64] = _IOUS
-) -> npt.NDArray[np.bool_]:
-    """Returns (N, K): whether each detection, best first, matches an object at each of K least IoUs, as pycocotools.
+def _interval(value: float, drawn: npt.NDArray[np.float64], count: int) -> tuple[float, float] | None:
+    if count < 2 or np.isnan(value) or np.isfinite(drawn).sum() < 2:
+        return None
+    half = _student95(count - 1) * _error(drawn, count)
+    return value - half, value + half
 
-    Args:
-        boxes: (N, 4) xyxy, detections of one class in one picture.
-        truth: (M, 4) xyxy, the objects of this class there.
-        ious: (K,), the least IoU of a match; COCO's ten by default.
-    """
-    hits = np.zeros((len(boxes), len(ious)), bool)
-    if not len(boxes) or not len(truth):
-        return hits
-    overlap = box_overlap(boxes.astype(np.float64)[:, None], truth[None])
-    for column, least in enumerate(ious):
-        free = overlap.copy()
-        for row in range(len(boxes)):
-            best = int(np.argmax(free[row]))
-            if free[row, best] >= least - 1e-10:
-                hits[row, column] = True
-                free[:, best] = -1
-    return hits
+
+def _student95(freedom: int) -> float:
+    """Returns Student's 97.5 % quantile (Abramowitz & Stegun 26.7.5, to the third term)."""
+    z = _Z95
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))

@@ -6,34 +6,43 @@ import argparse
 import logging
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from streamer.common.errors import EXIT_INTERRUPTED, StreamerError
 from streamer.common.logs import start_logging
 from streamer.common.terminal import complain
 
+if TYPE_CHECKING:
+    from streamer.common.interrupt import Interrupt
+
 # verb: (module, what it does)
 _VERBS = {
     "check": ("check", "what is wrong with labelled pictures, before training on them"),
     "export": ("export", "checkpoint to ONNX"),
-    "evaluate": ("evaluate", "COCO accuracy of a model on pictures with labels"),
+    "val": ("evaluate", "accuracy with intervals, speed and thresholds of a model, on pictures with labels"),
+    "evaluate": ("evaluate", "the same as val"),
     "quantize": ("quantize", "float ONNX to INT8, gated on accuracy"),
     "make": ("export_and_quantize", "checkpoint to ONNX and INT8 ONNX with a report, in one go"),
     "build": ("build", "ONNX to a TensorRT engine"),
     "train": ("train", "fine-tune or train a network on labelled pictures, to ONNX and INT8"),
     "import": ("import_model", "OpenVINO IR, TFLite or NCNN to ONNX"),
+    "collect": ("collect", "frames worth labelling, from cameras, streams and files"),
     "inspect": ("inspect_model", "what an ONNX file or an engine holds, layer by layer"),
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit status: 0 done, 1 failed, 2 bad usage."""
+def main(arguments: Sequence[str] | None = None, interrupt: Interrupt | None = None) -> int:
+    """Runs one verb; returns the exit status: 0 done, 1 failed, 2 bad usage.
+
+    A verb that closes something when a signal comes finds the program's `interrupt` among its options.
+    """
     parser = argparse.ArgumentParser(prog="python -m calibration", description="From a checkpoint to a measured model.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (name, text) in _VERBS.items():
         module = import_module(f"calibration.{name}")
         child = verbs.add_parser(verb, help=text, description=text)
         module.add_arguments(child)
-        child.set_defaults(run=module.run)
+        child.set_defaults(run=module.run, interrupt=interrupt)
     options = parser.parse_args(arguments)
     start_logging(logging.WARNING)
     try:

@@ -199,7 +199,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, required=True, metavar="DIR", help="pictures to calibrate on, 16 or more; or a .txt list"
     )
     parser.add_argument(
-        "--labels", type=Path, metavar="DIR|FILE", help="their labels, to measure AP on held-out ones: see evaluate"
+        "--labels", type=Path, metavar="DIR|FILE", help="their labels, to measure AP on held-out ones: see val"
     )
     parser.add_argument(
         "--gate-images", type=Path, metavar="DIR", help="pictures for the accuracy gate, instead of held-out ones"

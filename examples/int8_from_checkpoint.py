@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     write_float32(float_model)
     model = str(folder / f"{MODEL}_int8.onnx")
     status = calibration(["quantize", float_model, "-o", model, *given, "--method", "minmax", "--no-distill"])
-    return status or calibration(["evaluate", "--model", model, *given])
+    return status or calibration(["val", "--model", model, *given])
 
 
 if __name__ == "__main__":

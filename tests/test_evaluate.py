@@ -135,7 +135,7 @@ def test_folders_without_pictures_or_labels(tmp_path: Path) -> None:
         read_samples(images, tmp_path / "empty", LABELS)
 
 
-@pytest.mark.parametrize("verb", ["export", "evaluate", "quantize", "make", "build", "inspect"])
+@pytest.mark.parametrize("verb", ["export", "val", "evaluate", "quantize", "make", "build", "inspect"])
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])

@@ -22,7 +22,10 @@ MODULES = {
     "draw": ("streamer/frames/draw.py", ["tests/test_draw.py"]),
     "retention": ("streamer/sinks/retention.py", ["tests/test_sinks_retain.py", "tests/test_sinks_retain_clocks.py"]),
     "gate": ("calibration/gate.py", ["tests/test_accuracy_gate.py"]),
-    "bootstrap": ("calibration/bootstrap.py", ["tests/test_gate.py", "tests/test_quantize.py"]),
+    "bootstrap": ("calibration/bootstrap.py", ["tests/test_gate.py", "tests/test_quantize.py", "tests/test_val.py"]),
+    "matching": ("calibration/matching.py", ["tests/test_gate.py", "tests/test_quantize.py", "tests/test_val.py"]),
+    "thresholds": ("calibration/thresholds.py", ["tests/test_val.py"]),
+    "frame_choice": ("calibration/frame_choice.py", ["tests/test_frame_choice.py"]),
     "redaction": (
         "streamer/common/redaction.py",
         [

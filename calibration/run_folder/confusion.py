@@ -12,7 +12,7 @@ import numpy.typing as npt
 from calibration.accuracy import Found
 from calibration.agreement import SAME_PLACE, box_overlap
 from calibration.labels import Sample
-from calibration.run_folder.matching import share_inside
+from calibration.matching import share_inside
 from streamer.frames.detections import Detections
 
 BACKGROUND = "background"

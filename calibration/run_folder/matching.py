@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.agreement import SAME_PLACE
-from calibration.bootstrap import hits_of
 from calibration.labels import Sample
+from calibration.matching import hits_of, share_inside
 from streamer.frames.detections import Detections
 
 RIGHT, WRONG, IGNORED = 1, 0, -1
@@ -40,20 +40,3 @@ def outcomes(sample: Sample, size_wh: tuple[int, int], detections: Detections) -
         in_crowd = share_inside(boxes, truth[crowds & (sample.class_ids == class_id)]) >= SAME_PLACE
         result[mine[~is_right & in_crowd]] = IGNORED
     return result
-
-
-def share_inside(boxes: npt.NDArray[np.float32], regions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Returns the greatest share of each box's area that lies in one of the regions, (N,); 0 without regions.
-
-    Args:
-        boxes: (N, 4) xyxy.
-        regions: (M, 4) xyxy.
-    """
-    if not len(boxes) or not len(regions):
-        return np.zeros(len(boxes))
-    wide = boxes.astype(np.float64)[:, None]
-    sides = np.minimum(wide[..., 2:], regions[None, :, 2:]) - np.maximum(wide[..., :2], regions[None, :, :2])
-    common = np.prod(np.maximum(sides, 0), axis=-1).max(axis=1)
-    areas = np.prod(wide[:, 0, 2:] - wide[:, 0, :2], axis=-1)
-    share: npt.NDArray[np.float64] = np.divide(common, areas, out=np.zeros_like(common), where=areas > 0)
-    return share

@@ -58,8 +58,8 @@ def find_source(spec: ModelSpec, init: str) -> Path | None:
         name = _PACKAGED.get(spec.name)
         if name is None:
             raise ConfigError(
-                f"there are no packaged weights of {spec.name}: give a checkpoint with --init FILE, or train from random"
-                " weights with --init none, which takes far more pictures and time"
+                f"there are no packaged weights of {spec.name}: give a checkpoint with --init FILE, or train from"
+                " random weights with --init none, which takes far more pictures and time"
             )
         return resolve_model(name)[0]
     path = Path(init)
