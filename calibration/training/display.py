@@ -13,7 +13,7 @@ from calibration.run_folder.tensorboard import EventWriter
 from calibration.training.job import Job, State
 from calibration.training.length import Length
 from calibration.training.loader import Loader
-from calibration.training.photometry import network_inputs
+from calibration.training.photometry import as_pictures, network_inputs
 from streamer.common.closeable import Closeable
 
 _BATCHES = 2
@@ -37,11 +37,7 @@ class Display(Closeable):
         ) as loader:
             for number in range(_BATCHES):
                 batch = next(loader)
-                pixels = network_inputs(batch.images, job.spec, batch.colour)
-                mean, std = (
-                    pixels.new_tensor(values).view(3, 1, 1) for values in (job.spec.mean_bgr, job.spec.std_bgr)
-                )
-                images = (pixels * std + mean).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+                images = as_pictures(network_inputs(batch.images, job.spec, batch.colour), job.spec).numpy()
                 kept = [valid.numpy() for valid in batch.truth.is_valid]
                 path = job.folder.training_picture(number)
                 draw_batch(
