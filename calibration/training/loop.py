@@ -45,6 +45,7 @@ class Training:
     Attributes:
         state: how far it is.
         length: how long it is.
+        waited_s: time in steps without a batch, since `run` began.
     """
 
     def __init__(self, job: Job, process: Process, network: TrainingNetwork, validator: Validator | None) -> None:
@@ -63,6 +64,7 @@ class Training:
         self._accuracy: Accuracy | None = None
         self._next_validation = 0.0
         self._saved_at_s = time.monotonic()
+        self.waited_s = 0.0
 
     def run(
         self,
@@ -86,7 +88,7 @@ class Training:
         self._set_next_validation()
         model = self._prepared_model()
         started_at_s = time.monotonic() - state.elapsed_s
-        first_step, trained_s, waited_s = state.step, 0.0, 0.0
+        first_step, trained_s, self.waited_s = state.step, 0.0, 0.0
         stops = False
         with Loader(
             job.train, job.spec, recipe.augmentation, recipe.batch // parts, job.seed, workers=job.workers,
@@ -111,6 +113,7 @@ class Training:
                     before_s = loader.waited_s
                     batch = next(loader)
                     meter.waited_s += loader.waited_s - before_s
+                    self.waited_s += loader.waited_s - before_s
                     with self._synchronised(model, is_last=part == parts - 1):
                         loss, terms = self._loss(model, batch.to(process.device))
                         torch.autograd.backward(loss / parts)
@@ -134,7 +137,7 @@ class Training:
                     interrupt.report_progress(state.step)
                 stops = process.agree(has_signal)
                 if not stops and (ends_epoch or process.agree(self.length.is_over(state))):
-                    trained_s, waited_s = trained_s + meter.trained_s, waited_s + meter.waited_s
+                    trained_s += meter.trained_s
                     state.epoch = loader.sampler.epoch_of(state.step * parts - 1) + 1
                     stops = self._end_epoch(rate, on_row)
                     state.elapsed_s = time.monotonic() - started_at_s
@@ -142,9 +145,9 @@ class Training:
                 if stops or time.monotonic() - self._saved_at_s > _SAVE_EVERY_S:
                     meter.look()
                     self.save()
-            trained_s, waited_s = trained_s + meter.trained_s, waited_s + meter.waited_s
+            trained_s += meter.trained_s
         rate_s = (state.step - first_step) * recipe.batch / trained_s if trained_s else 0.0
-        share = waited_s / trained_s if trained_s else 0.0
+        share = self.waited_s / trained_s if trained_s else 0.0
         return Outcome(
             state, interrupt is not None and interrupt.happened, self._accuracy, rate_s, share, self._memory_bytes()
         )
