@@ -30,6 +30,7 @@ from calibration.labels import Sample
 from calibration.training.augmentation import Augmentation
 from calibration.training.network import TrainingNetwork
 from calibration.training.recipe import Averaging, Recipe
+from streamer.common.errors import SourceError
 from streamer.models.spec import ModelSpec
 
 WORKERS = 10
@@ -53,6 +54,8 @@ class Pictures(Dataset[Picture]):
     def __getitem__(self, index: int) -> Picture:
         sample = self._samples[index % len(self._samples)]
         image = cv2.imread(str(sample.image))
+        if image is None:
+            raise SourceError(f"can't read {sample.image}")
         height, width = image.shape[:2]
         kept = slice(None) if sample.is_crowd is None else ~sample.is_crowd
         boxes = sample.boxes_xyxy((width, height))[kept].astype(np.float32)
@@ -94,7 +97,7 @@ class Pictures(Dataset[Picture]):
         if random.random() < settings.colour:
             pixels *= random.uniform(*settings.contrast)
         if random.random() < settings.colour:
-            hsv = cv2.cvtColor(pixels.astype(np.float32), cv2.COLOR_BGR2HSV)
+            hsv = np.asarray(cv2.cvtColor(pixels.astype(np.float32), cv2.COLOR_BGR2HSV), np.float32)
             hsv[..., 1] *= random.uniform(*settings.saturation)
             pixels = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR))
         mean, deviation = (

@@ -58,12 +58,12 @@ def _loss_by_levels(
     targets = [_atss_targets(points, counts, each, spec, settings) for each in labels]
     total = max(float(torch.tensor(sum(max(each.positives, 1) for each in targets)).to(output.device).item()), 1.0)
     classes, boxes, weights = (
-        torch.stack(each).split(counts, 1)
+        torch.split(torch.stack(each), counts, 1)
         for each in ([t.classes for t in targets], [t.boxes for t in targets], [t.weights for t in targets])
     )
     sums = [
         _level_loss(*level, settings, spec.num_classes)
-        for level in zip(output.split(counts, 1), levels, classes, boxes, weights, strict=True)
+        for level in zip(torch.split(output, counts, 1), levels, classes, boxes, weights, strict=True)
     ]
     factor = float(torch.stack([each[3] for each in sums]).sum().item())
     qfl, bbox, dfl = (torch.stack([each[index] for each in sums]).sum() for index in range(3))
@@ -176,7 +176,9 @@ def _head_loss(
 ) -> dict[str, Tensor]:
     device, num_classes = output.device, spec.num_classes
     total = max(float(torch.tensor(sum(each.positives for each in targets)).to(device).item()), 1.0)
-    classes, scores, weights, boxes = (torch.cat([each[index] for each in targets]) for index in range(4))
+    classes, scores, weights, boxes = (
+        torch.cat(each) for each in zip(*(target[:4] for target in targets), strict=True)
+    )
     every = points.repeat(len(output), 1)
     output, decoded = output.reshape(-1, output.shape[-1]), decoded.reshape(-1, 4)
     logits, bins = output[:, :num_classes], output[:, num_classes:]
@@ -231,7 +233,7 @@ def _dynamic_targets(
 def _targets(
     row: Tensor, points: Tensor, boxes: Tensor, classes: Tensor, num_classes: int, quality: Tensor | None
 ) -> _Targets:
-    positive, negative = (torch.nonzero(each).squeeze(-1).unique() for each in (row > 0, row == 0))
+    positive, negative = (torch.unique(torch.nonzero(each).squeeze(-1)) for each in (row > 0, row == 0))
     learnt = points.new_full((len(points),), num_classes, dtype=torch.long)
     scores, weights, targets = (
         points.new_zeros(len(points)),
