@@ -36,6 +36,7 @@ from streamer.common.interrupt import Interrupt
 from streamer.models.nanodet import NanoDet, build, load_into
 
 _SAVE_EVERY_S = 120.0
+_ASK_EVERY = 20  # steps; processes that ask each other wait for their devices
 _AUXILIARY_LEARNS = 0.2
 """Share of the run after which an auxiliary head that was new assigns objects to points."""
 _INT8_PICTURES = 32
@@ -91,13 +92,13 @@ class Training:
         model = self._prepared_model()
         started_at_s = time.monotonic() - state.elapsed_s
         first_step, trained_s, self.waited_s = state.step, 0.0, 0.0
-        stops = False
+        stops, is_over = False, process.agree(self.length.is_over(state))
         with Loader(
             job.train, job.spec, recipe.augmentation, recipe.batch // parts, job.seed, workers=job.workers,
             start_step=state.step * parts, rank=process.rank, world=process.world,
         ) as loader:  # fmt: skip
             final = recipe.final_augmentation
-            while not (stops or self.length.is_over(state)):
+            while not (stops or is_over):
                 share = self.length.share(state)
                 if final is not None and share >= 1 - recipe.final_share:
                     loader.set_augmentation(final, state.step * parts)
@@ -126,7 +127,7 @@ class Training:
                     nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm, foreach=True)
                 self.optimiser.step()
                 if self.average is not None:
-                    self.average.update(self.network, state.step)
+                    self.average.update(state.step)
                 state.step += 1
                 meter.pictures += recipe.batch
 
@@ -139,12 +140,15 @@ class Training:
                 state.elapsed_s = time.monotonic() - started_at_s
                 if interrupt is not None:
                     interrupt.report_progress(state.step)
-                stops = process.agree(has_signal)
-                if not stops and (ends_epoch or process.agree(self.length.is_over(state))):
+                is_last = job.budget_s is None and self.length.is_over(state)
+                if process.world == 1 or ends_epoch or is_last or state.step % _ASK_EVERY == 0:
+                    stops, is_over = process.agree(has_signal), process.agree(self.length.is_over(state))
+                if not stops and (ends_epoch or is_over):
                     trained_s += meter.trained_s
                     state.epoch = loader.sampler.epoch_of(state.step * parts - 1) + 1
-                    stops = self._end_epoch(rate, on_row)
+                    stops = self._end_epoch(rate, on_row, ends=is_over)
                     state.elapsed_s = time.monotonic() - started_at_s
+                    is_over = process.agree(self.length.is_over(state))
                     meter.restart()
                 if stops or time.monotonic() - self._saved_at_s > _SAVE_EVERY_S:
                     meter.look()
@@ -194,13 +198,12 @@ class Training:
             loss = loss + imitation
         return loss, terms
 
-    def _end_epoch(self, rate: float, on_row: OnRow) -> bool:
+    def _end_epoch(self, rate: float, on_row: OnRow, *, ends: bool) -> bool:
         """Validates where that is due, and writes the epoch's row and a checkpoint; returns whether the run ends early.
 
         Other processes wait for the main one.
         """
         state, meter, job = self.state, self._meter, self.job
-        ends = self.length.is_over(state)
         is_due = ends or self.length.share(state) >= self._next_validation
         stops = False
         if self.process.is_main:
