@@ -227,7 +227,7 @@ class Training:
         labels, device = self.job.spec.labels, self.process.device
         accuracy = coco_accuracy(validator.samples, validator.detect(network, device), labels)
         row = replace(row, AP=accuracy.AP, AP50=accuracy.AP50, AP75=accuracy.AP75)
-        is_better = accuracy.AP > state.best_ap
+        is_better = state.best_ap < accuracy.AP
         if self.job.simulates_int8 and (is_better or self.length.is_over(state)):
             images = network_inputs(torch.from_numpy(validator.inputs(_INT8_PICTURES)).to(device), self.job.spec)
             simulate_int8(network, torch.split(images, 8))
