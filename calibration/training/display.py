@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from calibration.training.photometry import as_pictures, network_inputs
 from streamer.common.closeable import Closeable
 
 _BATCHES = 2
+_DRAW_EVERY_S = 30.0
 _SHOWN = ("loss", "qfl", "bbox", "dfl")
 
 
@@ -27,6 +29,7 @@ class Display(Closeable):
         """Shows nothing in other processes than the main one."""
         self._job, self._length, self._events, self._is_shown = job, length, events, is_shown
         disable = None if is_shown else True
+        self._drawn_at_s = -_DRAW_EVERY_S
         self._bar = tqdm(total=1000, unit="", disable=disable, bar_format="{desc} {percentage:5.1f} %|{bar}| {postfix}")
 
     def draw_first_batches(self, step: int) -> None:
@@ -73,10 +76,12 @@ class Display(Closeable):
                 f" {row.images_per_s:.0f} images/s",
                 flush=True,
             )
-        draw_results(
-            read_results(self._job.folder.results), self._job.folder.results_picture, self._job.folder.path.name
-        )
-        self._events.add_picture("results", self._job.folder.results_picture, row.step)
+        if time.monotonic() - self._drawn_at_s < _DRAW_EVERY_S:
+            return
+        self._drawn_at_s = time.monotonic()
+        folder = self._job.folder
+        draw_results(read_results(folder.results), folder.results_picture, folder.path.name)
+        self._events.add_picture("results", folder.results_picture, row.step)
 
     def close(self) -> None:
         """Ends the bar."""

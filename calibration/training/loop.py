@@ -40,6 +40,8 @@ _ASK_EVERY = 20  # steps; processes that ask each other wait for their devices
 _AUXILIARY_LEARNS = 0.2
 """Share of the run after which an auxiliary head that was new assigns objects to points."""
 _INT8_PICTURES = 32
+_TRAINED_BETWEEN = 4
+"""With a budget, time between validations as a multiple of one's own."""
 
 
 class Training:
@@ -164,7 +166,7 @@ class Training:
         """Returns the network as the loop calls it: compiled, and with gradients that are averaged over processes."""
         model: nn.Module = self.network
         if self.process.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.benchmark = self.job.compiles  # trying every algorithm takes 40 s for Plus
             torch.set_float32_matmul_precision("high")
             torch.cuda.reset_peak_memory_stats(self.process.device)
         if self.job.compiles:
@@ -231,13 +233,14 @@ class Training:
         labels, device = self.job.spec.labels, self.process.device
         accuracy = coco_accuracy(validator.samples, validator.detect(network, device), labels)
         row = replace(row, AP=accuracy.AP, AP50=accuracy.AP50, AP75=accuracy.AP75)
-        if self.job.simulates_int8:
+        is_better = state.best_ap < accuracy.AP
+        if self.job.simulates_int8 and (is_better or self.length.is_over(state)):
             images = network_inputs(torch.from_numpy(validator.inputs(_INT8_PICTURES)).to(device), self.job.spec)
             simulate_int8(network, torch.split(images, 8))
             int8 = coco_accuracy(validator.samples, validator.detect(network, device), labels)
             row = replace(row, int8_AP=int8.AP, int8_AP50=int8.AP50)
         state.stale += 1
-        if state.best_ap < accuracy.AP:
+        if is_better:
             state.best_ap, state.best_step, state.best_epoch, state.stale = accuracy.AP, state.step, state.epoch, 0
             self._accuracy = accuracy
             self._write(self.job.folder.best_checkpoint, is_whole=False)
@@ -245,12 +248,17 @@ class Training:
         return row
 
     def _set_next_validation(self) -> None:
+        """Sets after which share of the run the next validation is due; of a budget they take a fifth at most."""
         recipe, share = self.job.recipe, self.length.share(self.state)
         if recipe.validations is not None:
             every = 1 / recipe.validations
         else:
             every = recipe.validate_epochs * len(self.job.train) / recipe.batch / self.length.steps
-        self._next_validation = (share // every + 1) * every - 1e-9
+        if self.length.budget_s is not None:
+            every = max(every, _TRAINED_BETWEEN * self.state.validated_s / self.length.budget_s)
+            self._next_validation = share + every
+        else:
+            self._next_validation = (share // every + 1) * every - 1e-9
 
     def trained_network(self) -> NanoDet:
         """Returns a copy of the network with the averaged weights, on the same device, in evaluation mode."""
