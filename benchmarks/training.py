@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ConfigError(f"the two losses differ by {difference:.1%} on one batch, so this compares nothing")
             variants = [
                 Variant(precision, compiles)
-                for precision in options.precision or (["f32", "bf16"] if process.device.type == "cuda" else ["f32"])
+                for precision in options.precision or (["f32", "bf16"] if process.has_bf16 else ["f32"])
                 for compiles in ([False, True] if options.compile else [False])
             ]
             windows = measure(bench, variants, options.rounds)
@@ -341,13 +341,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=positive, help=f"how many to draw ({_DRAWN_BATCHES} batches)")
     parser.add_argument("--workers", type=positive, help=f"upstream's processes ({upstream.WORKERS}, or one a core)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (%(default)s)")
-    parser.add_argument("--precision", nargs="+", choices=("f32", "bf16"), help="of this loop (f32; on a GPU both)")
+    parser.add_argument(
+        "--precision", nargs="+", choices=("f32", "bf16"), help="of this loop (both where the device has both)"
+    )
     parser.add_argument("--compile", action="store_true", help="measure this loop with torch.compile, too")
     parser.add_argument("--smoke", action="store_true", help="seconds: a tiny network for two steps")
     options = parser.parse_args(arguments)
     if options.smoke:
         options.model, options.batch, options.steps, options.warmup = "nanodet-m-0.5x_64", 4, 2, 2
         options.rounds, options.pictures, options.workers = 1, 8, 1
+        options.precision = options.precision or ["f32"]
     return options
 
 

