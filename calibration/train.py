@@ -18,6 +18,7 @@ from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
 if TYPE_CHECKING:
     from calibration.data import TrainingData
     from calibration.training.job import Job
+    from calibration.training.preparation import Prepared
     from calibration.training.process import Process
     from calibration.training.recipe import Recipe
     from streamer.common.interrupt import Interrupt
@@ -133,7 +134,7 @@ def _train(
     )  # fmt: skip
     if settings["no_labels"] and prepared.teacher is None:
         raise ConfigError("--no-labels needs a teacher: --teacher yes, or another --activation than the weights' own")
-    job = _job(settings, data, spec, recipe, folder, process, prepared.teacher)
+    job = _job(settings, data, spec, recipe, folder, process, prepared)
     validator = Validator(job.val, spec, data.path) if process.is_main else None
     training = Training(job, process, prepared.network, validator)
     if is_resumed:
@@ -221,7 +222,7 @@ def _job(
     recipe: Recipe,
     folder: Any,
     process: Process,
-    teacher: Any,
+    prepared: Prepared,
 ) -> Job:
     import torch
 
@@ -233,7 +234,8 @@ def _job(
     return Job(
         spec=spec, recipe=recipe, train=data.splits["train"], val=data.splits["val"], data=data.path, folder=folder,
         seed=int(settings["seed"]), accumulate=int(settings["accumulate"]), precision=precision,
-        compiles=bool(settings["compile"]), freezes_backbone=bool(settings["freeze_backbone"]), teacher=teacher,
+        compiles=bool(settings["compile"]), freezes_backbone=bool(settings["freeze_backbone"]),
+        teacher=prepared.teacher, has_new_auxiliary=prepared.has_new_auxiliary,
         uses_labels=not settings["no_labels"], budget_s=settings.get("budget"), patience=settings.get("patience"),
         workers=settings.get("workers"),
     )  # fmt: skip

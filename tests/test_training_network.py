@@ -186,3 +186,31 @@ def test_a_network_with_statistics_is_not_taken_for_a_folded_one() -> None:
     assert not is_folded(network.network)
     backward(network)
     assert not is_folded(network.network)
+
+
+@each_family
+def test_a_whole_step_is_compiled_without_breaks(name: str) -> None:
+    torch.compiler.reset()
+    network = TrainingNetwork(tiny(name)).eval()
+    spec, truth = network.spec, truth_of()
+
+    def step(batch: Tensor) -> Tensor:
+        return detection_loss(network(batch), truth, spec).total
+
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    assert compiled(images()).item() == pytest.approx(step(images()).item(), rel=1e-5)
+
+
+@each_family
+def test_a_step_in_bfloat16_has_finite_gradients_near_those_in_float32(name: str) -> None:
+    network = TrainingNetwork(tiny(name)).eval()
+    totals = []
+    for is_enabled in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_enabled):
+            losses = detection_loss(network(images()), truth_of(), network.spec)
+        losses.total.backward()
+        gradients = [value.grad for value in network.parameters() if value.grad is not None]
+        assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+        totals.append(losses.total.item())
+    assert totals[1] == pytest.approx(totals[0], rel=0.1)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -370,11 +370,17 @@ class TestVerb:
         image = tmp_path / "images" / "0.png"
         sample = Sample(image, np.zeros(1, np.int64), np.array([[0.5, 0.5, 0.2, 0.2]]))
         module = ModuleType("calibration.data")
-        module.read_data = lambda _: Data(("person",), {"val": (), "test": (sample,)})  # type: ignore[attr-defined]
+        findings = (
+            SimpleNamespace(severity="info", text="5 pictures"),
+            SimpleNamespace(severity="error", text="no box"),
+        )
+        data = Data(("person",), {"val": (), "test": (sample,)}, findings)
+        module.read_data = lambda _: data  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "calibration.data", module)
         arguments = ["val", "--model", "nanodet-g_416", "--device", "cpu", "--data", str(tmp_path / "data.yaml")]
         assert main([*arguments, "--split", "test"]) == 0
         printed = capsys.readouterr().out
+        assert "data.yaml: 1 findings while reading, such as: no box (see the verb check)" in printed
         assert "no intervals" in printed and json.loads(printed.splitlines()[-1])["images"] == 1
         assert main(arguments) == 2
         assert "the split 'val' has no pictures; splits with pictures: test (1)" in capsys.readouterr().err

@@ -37,7 +37,7 @@ class Display(Closeable):
         ) as loader:
             for number in range(_BATCHES):
                 batch = next(loader)
-                images = as_pictures(network_inputs(batch.images, job.spec, batch.colour), job.spec).numpy()
+                images = as_pictures(network_inputs(batch.images, job.spec, batch.colour), job.spec)
                 kept = [valid.numpy() for valid in batch.truth.is_valid]
                 path = job.folder.training_picture(number)
                 draw_batch(

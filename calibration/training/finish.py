@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from calibration.accuracy import Found, coco_accuracy
+from calibration.bootstrap import WeightedAp, ap_intervals
 from calibration.checkpoint import load_checkpoint
-from calibration.evaluate import EVALUATION_CONF, detect_all
+from calibration.evaluate import EVALUATION_CONF, SizedSample, detect_all
 from calibration.export import export
 from calibration.labels import Sample
+from calibration.matching import match_classes
 from calibration.pictures import LabelledPictures
 from calibration.quantize import quantize
 from calibration.report import QuantizationReport
@@ -71,13 +73,15 @@ def finish(
     accuracy = coco_accuracy(samples, found, job.spec.labels)
     say(f"float, split {measured_on}:\n{accuracy.table()}")
     curves, matrix = write_validation(folder, samples, found, job.spec.labels)
+    interval = _interval(samples, found)
     card = ModelCard(
         folder=folder, names=job.spec.labels, network=job.spec.name, activation=job.spec.activation,
         input_size_wh=job.spec.input_size_wh, data=str(job.data),
         splits={name: SplitCounts.of(each, job.spec.labels) for name, each in splits.items()},
-        measured_on=measured_on, command=told.command, initial_weights=told.initial, recipe=job.recipe.line(),
+        measured_on=measured_on, command=told.command, initial_weights=told.initial,
+        recipe=job.recipe.line().removeprefix("recipe "),
         seed=job.seed, epochs=outcome.state.epoch, steps=outcome.state.step, batch=job.recipe.batch,
-        time_s=outcome.state.elapsed_s, machine=told.machine, float_accuracy=MeasuredAccuracy(accuracy),
+        time_s=outcome.state.elapsed_s, machine=told.machine, float_accuracy=MeasuredAccuracy(accuracy, interval),
         curves=curves, confused=tuple(matrix.confused()),
         versions={name: version for name in _PACKAGES if (version := version_of(name))},
     )  # fmt: skip
@@ -104,10 +108,17 @@ def _with_int8(card: ModelCard, job: Job, splits: Mapping[str, Sequence[Sample]]
     say(f"INT8, split {card.measured_on}:\n{int8.table()}")
     return replace(
         card,
-        int8_accuracy=MeasuredAccuracy(int8),
+        int8_accuracy=MeasuredAccuracy(int8, _interval(samples, found)),
         speeds=tuple(_speeds(report)),
         speed_machine=f"{report.machine}, one thread",
     )
+
+
+def _interval(samples: Sequence[Sample], found: Sequence[Found]) -> tuple[float, float] | None:
+    """Returns the 95 % interval of AP x 100."""
+    pictures = [SizedSample(sample, size_wh) for sample, (size_wh, _) in zip(samples, found, strict=True)]
+    weighted = WeightedAp.of_matches(match_classes(pictures, [detections for _, detections in found]))
+    return ap_intervals(weighted, len(samples)).AP
 
 
 def _speeds(report: QuantizationReport) -> list[Speed]:

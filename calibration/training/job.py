@@ -34,6 +34,8 @@ class Job:
         compiles: whether PyTorch compiles the network and the loss, which takes a minute or two.
         freezes_backbone: see `TrainingNetwork.freeze_backbone`.
         teacher: a trained network whose output is imitated, or None.
+        has_new_auxiliary: whether the auxiliary head is untrained and the main one isn't, so that the main one assigns
+            objects to points for the first part of the run.
         uses_labels: whether the labels count; False imitates the teacher alone.
         budget_s: time for the whole run instead of the recipe's length; the last validation included.
         patience: validations without a better AP after which the run ends; None is never.
@@ -53,6 +55,7 @@ class Job:
     compiles: bool = False
     freezes_backbone: bool = False
     teacher: NanoDet | None = None
+    has_new_auxiliary: bool = False
     uses_labels: bool = True
     budget_s: float | None = None
     patience: int | None = None

@@ -24,7 +24,7 @@ from calibration.training.int8_simulation import simulate_int8
 from calibration.training.job import Job, NotFinite, OnRow, OnStep, Outcome, State
 from calibration.training.length import Length
 from calibration.training.loader import Batch, Loader
-from calibration.training.losses import Predictions, detection_loss
+from calibration.training.losses import LossSettings, Predictions, detection_loss
 from calibration.training.meter import Meter
 from calibration.training.network import TrainingNetwork
 from calibration.training.optimiser import make_optimiser
@@ -36,6 +36,8 @@ from streamer.common.interrupt import Interrupt
 from streamer.models.nanodet import NanoDet, build, load_into
 
 _SAVE_EVERY_S = 120.0
+_AUXILIARY_LEARNS = 0.2
+"""Share of the run after which an auxiliary head that was new assigns objects to points."""
 _INT8_PICTURES = 32
 _LOOK_EVERY = 20
 
@@ -104,6 +106,8 @@ class Training:
                 rate = recipe.scaled_lr * recipe.schedule.factor(state.step, share)
                 for group in self.optimiser.param_groups:
                     group["lr"] = rate
+                trusts = not job.has_new_auxiliary or share >= _AUXILIARY_LEARNS
+                settings = replace(LossSettings.of(job.spec), auxiliary_assigns=trusts)
                 epoch = loader.sampler.epoch_of(state.step * parts)
                 self.network.detach_auxiliary = recipe.detach_epoch is not None and epoch >= recipe.detach_epoch
 
@@ -113,7 +117,7 @@ class Training:
                 for part in range(parts):
                     batch = next(loader)
                     with self._synchronised(model, is_last=part == parts - 1):
-                        loss, terms = self._loss(model, batch.to(process.device))
+                        loss, terms = self._loss(model, batch.to(process.device), settings)
                         torch.autograd.backward(loss / parts)
                     meter.add(state.step, loss, terms, batch.indices)
                 if recipe.clip_norm is not None:
@@ -176,7 +180,7 @@ class Training:
             return contextlib.nullcontext()
         return model.no_sync()
 
-    def _loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(self, model: nn.Module, batch: Batch, settings: LossSettings) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns a batch's loss, and its terms by name."""
         spec, device = self.job.spec, self.process.device
         images = network_inputs(batch.images, spec, batch.colour).contiguous(memory_format=torch.channels_last)
@@ -185,7 +189,7 @@ class Training:
         terms: dict[str, Tensor] = {}
         loss = predictions.main.new_zeros((), dtype=torch.float32)
         if self.job.uses_labels:
-            losses = detection_loss(predictions, batch.truth, spec)
+            losses = detection_loss(predictions, batch.truth, spec, settings)
             loss, terms = losses.total, losses.terms
         if self.teacher is not None:
             with torch.no_grad():

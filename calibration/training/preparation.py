@@ -34,12 +34,14 @@ class Prepared:
         teacher: the network as it was before its activation was exchanged, or None.
         done: what was done, each in a sentence.
         is_from_scratch: whether the weights are random.
+        has_new_auxiliary: whether only the auxiliary head's are.
     """
 
     network: TrainingNetwork
     teacher: NanoDet | None
     done: tuple[str, ...]
     is_from_scratch: bool
+    has_new_auxiliary: bool
 
 
 def find_source(spec: ModelSpec, init: str) -> Path | None:
@@ -114,7 +116,8 @@ def prepare(
             each.network.to(device)
             batches = torch.split(torch.from_numpy(images), 8)
             restore_batchnorm(each.network, (network_inputs(batch.to(device), spec) for batch in batches))
-    return Prepared(network, None if old is None else old.network.eval(), tuple(done), source is None)
+    is_new = source is not None and any("no auxiliary head" in sentence for sentence in done)
+    return Prepared(network, None if old is None else old.network.eval(), tuple(done), source is None, is_new)
 
 
 def _inputs(samples: Sequence[Sample], spec: ModelSpec) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
