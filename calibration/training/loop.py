@@ -290,7 +290,7 @@ class Training:
             )
 
     def resume(self) -> None:
-        """Goes on from the last checkpoint of the run's folder, where there is one; later rows of the table are removed.
+        """Goes on from the run's last checkpoint, where there is one; later rows of the table are removed.
 
         Raises:
             ModelError: it is damaged, or of another run.

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed
@@ -39,6 +40,12 @@ class Process:
             return f"{torch.get_num_threads()} CPU threads"
         name = torch.cuda.get_device_name(self.device)
         return f"{self.world} x {name}" if self.world > 1 else name
+
+    def precision(self, wanted: str) -> Literal["bf16", "f32"]:
+        """Returns the precision that a word means here: ``auto`` is bfloat16 on a GPU that has it."""
+        if wanted == "auto":
+            wanted = "bf16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "f32"
+        return "bf16" if wanted == "bf16" else "f32"
 
     def greatest(self, *values: float) -> list[float]:
         """Returns the greatest of each value over the processes; all have to ask."""
