@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import torch
 import yaml
 
@@ -24,6 +25,7 @@ from calibration.training.network import TrainingNetwork
 from calibration.training.process import Process
 from calibration.training.recipe import Recipe, default_recipe
 from calibration.training.validation import Validator
+from streamer.common.interrupt import Interrupt
 from streamer.models.network_spec import HeadSpec, NetworkSpec, PanSpec, ShuffleNetV2Spec
 from streamer.models.spec import ModelSpec, spec_for
 
@@ -113,3 +115,24 @@ def small_training(job: Job) -> Training:
     """The training of a job from weights of its seed."""
     torch.manual_seed(job.seed)
     return Training(job, Process(CPU), TrainingNetwork(job.spec), Validator(job.val, job.spec, job.data))
+
+
+class StopAfter(Interrupt):
+    """A signal that comes after a step of a training."""
+
+    def __init__(self, training: Training, step: int) -> None:
+        super().__init__()
+        self._training, self._step = training, step
+
+    @property
+    def happened(self) -> bool:
+        return self._training.state.step >= self._step
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """One thread of PyTorch: on tensors this small more only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
