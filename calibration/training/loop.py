@@ -144,13 +144,13 @@ class Training:
                 trained_s, waited_s = trained_s + step_s, waited_s + waited_now_s
                 if interrupt is not None:
                     interrupt.report_progress(state.step)
-                if not stops and (ends_epoch or is_over):
+                if ends_epoch or is_over:
                     state.epoch = epoch + 1
                     ends_early = self._end_epoch(rate, on_row)
                     ended, state.elapsed_s, state.validated_s = process.greatest(
                         ends_early, time.monotonic() - started_at_s, state.validated_s
                     )
-                    stops = ended > 0
+                    stops = stops or ended > 0
                 if stops or time.monotonic() - self._saved_at_s > _SAVE_EVERY_S:
                     meter.look()
                     self.save()
