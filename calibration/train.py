@@ -17,6 +17,7 @@ from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
 
 if TYPE_CHECKING:
     from calibration.data import TrainingData
+    from calibration.run_folder.folder import RunFolder
     from calibration.training.job import Job
     from calibration.training.preparation import Prepared
     from calibration.training.process import Process
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--patience", type=_positive, metavar="N", help="end after N validations without a better AP")
     how.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (0)")
     how.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N; several GPUs: see torchrun")
-    how.add_argument("--precision", choices=("auto", "f32", "bf16"), help="auto: bf16 on a GPU that has it")
+    how.add_argument("--precision", choices=("auto", "f32", "bf16"), help="auto: bf16 where GPU or CPU have it")
     how.add_argument("--compile", action="store_const", const=True, help="compile the network: a minute, then faster")
     how.add_argument("--workers", type=_positive, metavar="N", help="threads that read and augment (one a core)")
     out = parser.add_argument_group("results")
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     _require_packages()
     import torch
 
-    from calibration.run_folder.folder import RunFolder, new_run_folder, open_run_folder
+    from calibration.run_folder.folder import open_run_folder
     from calibration.training.process import joined_process
 
     given = {name: value for name, value in vars(options).items() if name not in _NOT_KEPT and value is not None}
@@ -95,33 +96,30 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("train wants --model NAME and --data data.yaml, or --resume DIR")
     with joined_process(str(settings["device"])) as process:
         data = _read(settings, process)
-        if folder is None:
-            base = options.runs or _DEFAULTS["runs"]
-            folder = new_run_folder(base) if process.is_main else RunFolder(base)
         try:
-            return _train(settings, data, folder, process, options.interrupt, is_resumed=options.resume is not None)
-        except torch.OutOfMemoryError as error:
-            raise ConfigError(
-                f"the GPU's memory is too small for a batch of {settings['batch']}: --accumulate"
-                f" {2 * int(settings['accumulate'])} computes it in parts, or give a smaller --batch"
-            ) from error
+            return _train(settings, data, folder, process, options)
+        except torch.OutOfMemoryError:
+            pass  # what holds the memory is freed with the exception
+        raise ConfigError(_out_of_memory(settings, data, process))
 
 
 def _train(
     settings: dict[str, Any],
     data: TrainingData,
-    folder: Any,
+    folder: RunFolder | None,
     process: Process,
-    interrupt: Interrupt | None,
-    *,
-    is_resumed: bool,
+    options: argparse.Namespace,
 ) -> int:
+    from calibration.run_folder.folder import RunFolder, new_run_folder
     from calibration.run_folder.tensorboard import EventWriter
     from calibration.training.display import Display
     from calibration.training.finish import Told, finish, machine_line
     from calibration.training.loop import Training
     from calibration.training.preparation import find_source, prepare
+    from calibration.training.teacher_labels import with_labels
     from calibration.training.validation import Validator
+
+    interrupt: Interrupt | None = options.interrupt
 
     spec, teacher_activation = _spec(settings, data.names)
     source = find_source(spec, str(settings["init"]))
@@ -134,24 +132,33 @@ def _train(
     )  # fmt: skip
     if settings["no_labels"] and prepared.teacher is None:
         raise ConfigError("--no-labels needs a teacher: --teacher yes, or another --activation than the weights' own")
+    said = list(prepared.done)
+    if settings["no_labels"] and prepared.teacher is not None:
+        data, found = with_labels(data, prepared.teacher, spec, process.device)
+        said += found
+    if folder is None:
+        base = options.runs or _DEFAULTS["runs"]
+        folder = new_run_folder(base) if process.is_main else RunFolder(base)
     job = _job(settings, data, spec, recipe, folder, process, prepared)
     validator = Validator(job.val, spec, data.path) if process.is_main else None
     training = Training(job, process, prepared.network, validator)
-    if is_resumed:
+    if options.resume is not None:
         training.resume()
+    if interrupt is not None:
+        interrupt.defer()
     if process.is_main:
-        for sentence in (*prepared.done, recipe.line(), f"{folder.path}: on {process.describe()}"):
+        for sentence in (*said, recipe.line(), f"{folder.path}: on {process.describe()}"):
             say(sentence)
         folder.write_args({name: value for name, value in settings.items() if value is not None})
+    if not process.is_main:
+        training.run(interrupt)
+        return 0
     with (
         EventWriter(folder.events, first_step=training.state.step) as events,
-        Display(job, training.length, is_shown=process.is_main, events=events) as display,
+        Display(job, training.length, events=events) as display,
     ):
-        if process.is_main:
-            display.draw_first_batches(training.state.step)
+        display.draw_first_batches(training.state.step)
         outcome = training.run(interrupt, display.on_step, display.on_row)
-    if not process.is_main:
-        return 0
     if outcome.was_interrupted:
         say(f"stopped after step {outcome.state.step}; go on with: python -m calibration train --resume {folder.path}")
         return 0
@@ -160,8 +167,10 @@ def _train(
         f" pictures {outcome.wait_share:.1%} of the time; best AP {outcome.state.best_ap:.2f} at step"
         f" {outcome.state.best_step}"
     )
+    if outcome.unreadable:
+        complain(f"{outcome.unreadable} of {len(job.train)} training pictures can't be read and were skipped")
     splits = {name: samples for name, samples in data.splits.items() if samples}
-    told = Told(_command(settings), "; ".join(prepared.done), machine_line(process.describe()))
+    told = Told(_command(settings), "; ".join(said), machine_line(process.describe()))
     finish(job, outcome, splits, told, int8=bool(settings["int8"]), max_ap_drop=float(settings["max_ap_drop"]))
     return 0
 
@@ -180,9 +189,22 @@ def _read(settings: dict[str, Any], process: Process) -> TrainingData:
     for name, samples in (("train", train), ("val", val)):
         if not samples:
             raise ConfigError(f"{data.path}: the split {name!r} is empty: training needs pictures in train and val")
-    labelled = any(sample.objects_of(index).any() for sample in train for index in set(sample.class_ids.tolist()))
-    if not labelled and not settings["no_labels"]:
-        raise ConfigError(f"{data.path}: no training picture has an object: check the labels with the verb check")
+    if settings["no_labels"]:
+        return data
+    missing = set(range(len(data.names)))
+    for name, samples in (("train", train), ("val", val)):
+        seen = {
+            index for sample in samples for index in set(sample.class_ids.tolist()) if sample.objects_of(index).any()
+        }
+        if not seen:
+            raise ConfigError(f"{data.path}: no picture of {name} has an object: check the labels with the verb check")
+        if name == "train":
+            missing -= seen
+    if missing and process.is_main:
+        complain(
+            f"warning: no training picture has {', '.join(data.names[index] for index in sorted(missing))}: what isn't"
+            " shown can't be learnt"
+        )
     return data
 
 
@@ -192,11 +214,10 @@ def _spec(settings: dict[str, Any], names: Sequence[str]) -> tuple[ModelSpec, st
     spec = ModelSpec.from_yaml(config) if config else spec_for(settings["model"])
     if settings.get("input_size"):
         spec = spec.with_input_size(parse_size_wh(settings["input_size"]))
-    changes: dict[str, Any] = {"labels": tuple(names)}
+    changes = {"activation": settings["activation"]} if settings.get("activation") else {}
     own = spec.activation
-    if settings.get("activation"):
-        changes["activation"] = settings["activation"]
-    return ModelSpec.model_validate(spec.model_dump() | changes), own
+    described = spec.model_dump(mode="json") | changes | {"labels": list(names)}
+    return ModelSpec.from_mapping(described, config or settings["model"]), own
 
 
 def _recipe(settings: dict[str, Any], spec: ModelSpec, pictures: int, *, from_scratch: bool) -> Recipe:
@@ -220,20 +241,16 @@ def _job(
     data: TrainingData,
     spec: ModelSpec,
     recipe: Recipe,
-    folder: Any,
+    folder: RunFolder,
     process: Process,
     prepared: Prepared,
 ) -> Job:
-    import torch
-
     from calibration.training.job import Job
 
-    precision = settings["precision"]
-    if precision == "auto":
-        precision = "bf16" if process.device.type == "cuda" and torch.cuda.is_bf16_supported() else "f32"
     return Job(
         spec=spec, recipe=recipe, train=data.splits["train"], val=data.splits["val"], data=data.path, folder=folder,
-        seed=int(settings["seed"]), accumulate=int(settings["accumulate"]), precision=precision,
+        seed=int(settings["seed"]), accumulate=int(settings["accumulate"]),
+        precision=process.precision(settings["precision"]),
         compiles=bool(settings["compile"]), freezes_backbone=bool(settings["freeze_backbone"]),
         teacher=prepared.teacher, has_new_auxiliary=prepared.has_new_auxiliary,
         uses_labels=not settings["no_labels"], budget_s=settings.get("budget"), patience=settings.get("patience"),
@@ -257,6 +274,25 @@ def _resumed(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
             )
     kept = {name: value for name, value in stored.items() if not (name in _LENGTHS and set(_LENGTHS) & set(given))}
     return _DEFAULTS | kept | given
+
+
+def _out_of_memory(settings: dict[str, Any], data: TrainingData, process: Process) -> str:
+    """Returns what to say where a batch doesn't fit in the GPU's memory: which one does."""
+    from calibration.training.memory_probe import largest_fitting_batch
+
+    batch, parts = int(settings["batch"]), int(settings["accumulate"])
+    at_once = batch // (parts * process.world)
+    said = f"the GPU's memory is too small for {at_once} pictures at once (--batch {batch})"
+    fitting = largest_fitting_batch(
+        _spec(settings, data.names)[0], at_once, process.device, process.precision(settings["precision"])
+    )
+    if fitting is None:
+        return f"{said}, and for a single one: give a smaller --input-size"
+    advice = f"--batch {fitting * parts * process.world}"
+    more = parts * at_once // fitting
+    if batch % (more * process.world) == 0:
+        advice = f"--accumulate {more} computes the same batch in parts, or give {advice}"
+    return f"{said}: {fitting} fit; {advice}"
 
 
 def _command(settings: dict[str, Any]) -> str:

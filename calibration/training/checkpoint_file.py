@@ -17,6 +17,7 @@ from streamer.common.errors import ModelError
 _LIGHTNING = {"pytorch-lightning_version": "1.9.0"}
 """Upstream's tools take a checkpoint without this key for one of their versions before 0.4, whose names differ."""
 NAMES_KEY = "names"
+ACTIVATION_KEY = "activation"
 
 
 def write_checkpoint(
@@ -39,7 +40,8 @@ def write_checkpoint(
     if averaged is not None:
         weights = _on_cpu(network.official_state(averaged))
         state |= {f"avg_model.{name}": value for name, value in weights.items()}
-    content = {**_LIGHTNING, "epoch": 0, "global_step": 0, NAMES_KEY: list(network.spec.labels), **extra}
+    content: dict[str, Any] = {**_LIGHTNING, "epoch": 0, "global_step": 0, NAMES_KEY: list(network.spec.labels)}
+    content |= {ACTIVATION_KEY: network.spec.activation, **extra}
     buffer = io.BytesIO()
     torch.save({**content, "state_dict": state}, buffer)
     write_whole(path, buffer.getvalue())

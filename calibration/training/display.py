@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -17,17 +18,18 @@ from calibration.training.photometry import as_pictures, network_inputs
 from streamer.common.closeable import Closeable
 
 _BATCHES = 2
+_DRAW_EVERY_S = 30.0
 _SHOWN = ("loss", "qfl", "bbox", "dfl")
 
 
 class Display(Closeable):
     """Shows a run's progress on the terminal, in its folder and in TensorBoard's events."""
 
-    def __init__(self, job: Job, length: Length, *, is_shown: bool, events: EventWriter) -> None:
-        """Shows nothing in other processes than the main one."""
-        self._job, self._length, self._events, self._is_shown = job, length, events, is_shown
-        disable = None if is_shown else True
-        self._bar = tqdm(total=1000, unit="", disable=disable, bar_format="{desc} {percentage:5.1f} %|{bar}| {postfix}")
+    def __init__(self, job: Job, length: Length, *, events: EventWriter) -> None:
+        """Begins the bar, where standard error is a terminal."""
+        self._job, self._length, self._events = job, length, events
+        self._drawn_at_s = -_DRAW_EVERY_S
+        self._bar = tqdm(total=1000, unit="", disable=None, bar_format="{desc} {percentage:5.1f} %|{bar}| {postfix}")
 
     def draw_first_batches(self, step: int) -> None:
         """Draws the first batches as they are augmented."""
@@ -63,7 +65,7 @@ class Display(Closeable):
     def on_row(self, row: EpochResult) -> None:
         """Prints and draws the results of an epoch with a validation, and writes all to the events."""
         self._events.add_result(row)
-        if row.AP is None or not self._is_shown:
+        if row.AP is None:
             return
         int8 = "" if row.int8_AP is None else f", simulated INT8 {row.int8_AP:.2f}"
         loss = "" if row.loss is None else f", loss {row.loss:.3f}"
@@ -73,10 +75,12 @@ class Display(Closeable):
                 f" {row.images_per_s:.0f} images/s",
                 flush=True,
             )
-        draw_results(
-            read_results(self._job.folder.results), self._job.folder.results_picture, self._job.folder.path.name
-        )
-        self._events.add_picture("results", self._job.folder.results_picture, row.step)
+        if time.monotonic() - self._drawn_at_s < _DRAW_EVERY_S:
+            return
+        self._drawn_at_s = time.monotonic()
+        folder = self._job.folder
+        draw_results(read_results(folder.results), folder.results_picture, folder.path.name)
+        self._events.add_picture("results", folder.results_picture, row.step)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from calibration.checkpoint import load_checkpoint
 from calibration.training.batchnorm import is_folded, unfold
-from calibration.training.checkpoint_file import NAMES_KEY, read_checkpoint
+from calibration.training.checkpoint_file import ACTIVATION_KEY, NAMES_KEY, read_checkpoint
 from calibration.training.network import HEAD_DEVIATION, PRIOR_BIAS, TrainingNetwork
 from streamer.common.errors import ModelError
 from streamer.models.file import find_description, read_onnx
 from streamer.models.nanodet import NEVER_APPLIED, load_into
-from streamer.models.spec import spec_for
+from streamer.models.spec import ModelSpec, spec_for
 
 _PROJECT = "head.distribution_project.project"
 _AUXILIARY = ("aux_fpn.", "aux_head.")
@@ -27,11 +27,48 @@ _NAMED_AT_MOST = 5
 
 @dataclass(frozen=True)
 class _Source:
-    """Weights by the names of official checkpoints, the class names of their rows where known, and the kind of file."""
+    """Weights by the names of official checkpoints, and what is known about them.
+
+    Attributes:
+        weights: by name.
+        names: class names of the head's rows, or None.
+        form: the kind of file.
+        activation: that they were trained with, or None.
+    """
 
     weights: dict[str, Tensor]
     names: tuple[str, ...] | None
     form: str
+    activation: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What a file of weights is to a network.
+
+    Attributes:
+        activation: that the weights were trained with; None where the file doesn't say.
+        keeps_head: whether the head's rows of all classes and boxes are kept.
+    """
+
+    activation: str | None
+    keeps_head: bool
+
+
+def source_facts(source: Path, spec: ModelSpec) -> SourceFacts:
+    """Returns what a file of weights is to a network, see `initialise`.
+
+    Raises:
+        ModelError: the file can't be read.
+    """
+    loaded = _read(source)
+    first = loaded.weights.get("head.gfl_cls.0.weight")
+    if first is None:
+        return SourceFacts(loaded.activation, keeps_head=False)
+    bins = 4 * (spec.reg_max + 1)
+    source_bins = 4 * len(loaded.weights[_PROJECT]) if _PROJECT in loaded.weights else bins
+    rows, _ = _matching_rows(loaded.names, len(first) - source_bins, spec.labels)
+    return SourceFacts(loaded.activation, source_bins == bins and None not in rows)
 
 
 def initialise(network: TrainingNetwork, source: Path | None, names: Sequence[str]) -> tuple[str, ...]:
@@ -84,10 +121,11 @@ def _read(path: Path) -> _Source:
     weights, _ = load_checkpoint(path, with_auxiliary=True)
     weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
     try:
-        names = tuple(str(name) for name in read_checkpoint(path)[NAMES_KEY])
+        own = read_checkpoint(path)
     except ModelError:
         return _Source(weights, None, "a checkpoint")
-    return _Source(weights, names, "a checkpoint of this program")
+    names = tuple(str(name) for name in own[NAMES_KEY])
+    return _Source(weights, names, "a checkpoint of this program", own.get(ACTIVATION_KEY))
 
 
 def _read_exported(path: Path) -> _Source:
@@ -101,7 +139,9 @@ def _read_exported(path: Path) -> _Source:
         if item.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
         and item.name.startswith(("backbone.", "fpn.", "head."))
     }
-    return _Source(weights, None if spec is None else spec.labels, "an exported model")
+    if spec is None:
+        return _Source(weights, None, "an exported model")
+    return _Source(weights, spec.labels, "an exported model", spec.activation)
 
 
 def _fit_head(

@@ -76,6 +76,8 @@ class State:
         stale: validations since then.
         validated_s: time that the last validation took.
         epoch: epochs that have a row in the table.
+        validated_at_step: step of the last validation.
+        validated_at_s: `elapsed_s` at the last validation.
     """
 
     step: int = 0
@@ -86,6 +88,8 @@ class State:
     stale: int = 0
     validated_s: float = 0.0
     epoch: int = 0
+    validated_at_step: int = 0
+    validated_at_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class Outcome:
         images_per_s: training pictures a second over the run, validation not counted.
         wait_share: share of that time in which the device waited for pictures.
         gpu_memory_bytes: greatest memory that PyTorch held; None on a CPU.
+        unreadable: training pictures that were skipped, as they can't be read.
     """
 
     state: State
@@ -107,6 +112,7 @@ class Outcome:
     images_per_s: float
     wait_share: float
     gpu_memory_bytes: int | None
+    unreadable: int = 0
 
 
 class NotFinite(ModelError):

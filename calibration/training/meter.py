@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ from torch import Tensor
 from calibration.labels import Sample
 from calibration.training.job import NotFinite
 
-_LOOK_EVERY = 20
 _NAMED_AT_MOST = 4
+_TOTALS = ("sums", "counted", "pictures", "trained_s", "waited_s")
 
 
 @dataclass
@@ -36,11 +37,6 @@ class Meter:
     waited_s: float = 0.0
     _pending: list[tuple[int, Tensor, Mapping[str, Tensor]]] = field(default_factory=list)
     _indices: list[Tensor] = field(default_factory=list)
-
-    @property
-    def is_due(self) -> bool:
-        """Whether enough batches have gathered for a look."""
-        return len(self._pending) >= _LOOK_EVERY
 
     def add(self, step: int, loss: Tensor, terms: Mapping[str, Tensor], indices: Tensor) -> None:
         """Takes the losses of one batch, still on the device."""
@@ -79,6 +75,15 @@ class Meter:
         """Begins anew."""
         self.sums, self.counted, self.pictures, self.trained_s, self.waited_s = {}, 0, 0, 0.0, 0.0
 
+    def totals(self) -> dict[str, Any]:
+        """Returns what was gathered since the last `restart`, for a checkpoint."""
+        return {name: getattr(self, name) for name in _TOTALS}
+
+    def restore(self, totals: Mapping[str, Any]) -> None:
+        """Goes on from what `totals` returned."""
+        for name in _TOTALS:
+            setattr(self, name, totals.get(name, getattr(self, name)))
+
     def _refuse(self, place: int) -> None:
         step = self._pending[place][0]
         files = [self.samples[index].image for index in self._indices[place].tolist()]
@@ -86,5 +91,5 @@ class Meter:
         more = f" and {len(files) - _NAMED_AT_MOST} more" if len(files) > _NAMED_AT_MOST else ""
         raise NotFinite(
             f"the loss of step {step} isn't finite (pictures {named}{more}): check their labels, or lower --lr; the"
-            " last checkpoint is from before"
+            " last checkpoint, if there is one, is from before"
         )

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from calibration.labels import Sample
 from calibration.pictures import read_picture
 from calibration.training.batchnorm import is_folded, restore_batchnorm
-from calibration.training.initial_weights import initialise
+from calibration.training.initial_weights import initialise, source_facts
 from calibration.training.network import TrainingNetwork
 from calibration.training.photometry import network_inputs
 from streamer.common.errors import ConfigError, SourceError
@@ -90,7 +90,7 @@ def prepare(
         seed: of new weights.
         teaches: whether the initial network teaches the new one; None: where its activation is another and it knows the
             same classes.
-        teacher_activation: the activation that the initial weights were trained with.
+        teacher_activation: the activation that the initial weights were trained with, where their file doesn't say.
 
     Raises:
         ModelError: the weights don't fit.
@@ -100,15 +100,17 @@ def prepare(
     network = TrainingNetwork(spec)
     done = list(initialise(network, source, spec.labels))
     old = None
-    if source is not None and teaches is not False and (teaches or teacher_activation != spec.activation):
-        before = TrainingNetwork(spec.model_copy(update={"activation": teacher_activation}))
-        said = initialise(before, source, spec.labels)
-        if any("new" in sentence and "row" in sentence for sentence in said):
-            if teaches:
-                raise ConfigError(f"{source} can't teach: it doesn't know all of the classes to train")
-        else:
-            old = before
-            done.append(f"the network with {teacher_activation} teaches the one with {spec.activation}")
+    if source is not None and teaches is not False:
+        facts = source_facts(source, spec)
+        own = facts.activation or teacher_activation
+        if facts.keeps_head and (teaches or own != spec.activation):
+            old = TrainingNetwork(spec.model_copy(update={"activation": own}))
+            initialise(old, source, spec.labels)
+            done.append(f"the network with {own} teaches the one with {spec.activation}")
+    if teaches and old is None:
+        if source is None:
+            raise ConfigError("random weights can't teach: leave --teacher yes out, or give trained ones with --init")
+        raise ConfigError(f"{source} can't teach: it doesn't know all of the classes to train")
     folded = [each for each in (network, old) if each is not None and is_folded(each.network)]
     if folded:
         images = _inputs(samples[:_STATISTICS_PICTURES], spec)

@@ -63,12 +63,15 @@ class Validator:
         self.unreadable = tuple(bad)
 
     @torch.inference_mode()
-    def detect(self, network: Callable[[Tensor], Tensor], device: torch.device) -> list[Found]:
+    def detect(
+        self, network: Callable[[Tensor], Tensor], device: torch.device, on_batch: Callable[[], None] = lambda: None
+    ) -> list[Found]:
         """Returns the size and the detections of each picture, with scores down to `EVALUATION_CONF`.
 
         Args:
             network: from (B, 3, H, W) float32 to (B, N, classes + bins), scores before the sigmoid.
             device: where it runs.
+            on_batch: called after each batch.
         """
         found: list[Found] = []
         classes = self._spec.num_classes
@@ -79,6 +82,7 @@ class Validator:
             output[..., :classes] = output[..., :classes].sigmoid()
             for values, picture in zip(output.cpu().numpy(), pictures, strict=True):
                 found.append((picture.size_wh, self._postprocess(values, picture.letterbox)))
+            on_batch()
         return found
 
     def inputs(self, count: int) -> npt.NDArray[np.uint8]:
