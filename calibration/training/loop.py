@@ -31,7 +31,7 @@ from calibration.training.optimiser import make_optimiser
 from calibration.training.photometry import network_inputs
 from calibration.training.process import Process
 from calibration.training.validation import Validator
-from streamer.common.errors import ConfigError, ModelError, one_line, short
+from streamer.common.errors import ConfigError, EngineError, ModelError, one_line, short
 from streamer.common.interrupt import Interrupt
 from streamer.models.nanodet import NanoDet, build, load_into
 
@@ -230,13 +230,13 @@ class Training:
         began_s = time.monotonic()
         self._check_weights()
         network = self.trained_network()
-        labels, device = self.job.spec.labels, self.process.device
-        accuracy = coco_accuracy(validator.samples, validator.detect(network, device, self._report_progress), labels)
+        accuracy = self._measured(validator, network)
         row = replace(row, AP=accuracy.AP, AP50=accuracy.AP50, AP75=accuracy.AP75)
         if self.job.simulates_int8:
-            images = network_inputs(torch.from_numpy(validator.inputs(_INT8_PICTURES)).to(device), self.job.spec)
+            pictures = torch.from_numpy(validator.inputs(_INT8_PICTURES)).to(self.process.device)
+            images = network_inputs(pictures, self.job.spec)
             simulate_int8(network, torch.split(images, 8))
-            int8 = coco_accuracy(validator.samples, validator.detect(network, device, self._report_progress), labels)
+            int8 = self._measured(validator, network)
             row = replace(row, int8_AP=int8.AP, int8_AP50=int8.AP50)
         state.stale += 1
         if state.best_ap < accuracy.AP:
@@ -246,6 +246,16 @@ class Training:
         state.validated_s = time.monotonic() - began_s
         state.validated_at_step, state.validated_at_s = state.step, state.elapsed_s
         return row
+
+    def _measured(self, validator: Validator, network: NanoDet) -> Accuracy:
+        try:
+            found = validator.detect(network, self.process.device, self._report_progress)
+        except EngineError as error:
+            raise NotFinite(
+                f"the network's output isn't finite after step {self.state.step}: lower --lr; the last checkpoint, if"
+                " there is one, is from before"
+            ) from error
+        return coco_accuracy(validator.samples, found, self.job.spec.labels)
 
     def _report_progress(self) -> None:
         """Tells the program's shutdown time-out, where a signal has come, that validation goes on."""
