@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--patience", type=_positive, metavar="N", help="end after N validations without a better AP")
     how.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (0)")
     how.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N; several GPUs: see torchrun")
-    how.add_argument("--precision", choices=("auto", "f32", "bf16"), help="auto: bf16 on a GPU that has it")
+    how.add_argument("--precision", choices=("auto", "f32", "bf16"), help="auto: bf16 where GPU or CPU have it")
     how.add_argument("--compile", action="store_const", const=True, help="compile the network: a minute, then faster")
     how.add_argument("--workers", type=_positive, metavar="N", help="threads that read and augment (one a core)")
     out = parser.add_argument_group("results")

@@ -21,22 +21,26 @@ class AveragedWeights:
     """
 
     def __init__(self, network: nn.Module, settings: Averaging) -> None:
+        """Takes a network on the device that it stays on: its tensors are looked up here, once."""
         self._settings = settings
-        self.values = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        own = {name: value.detach() for name, value in network.state_dict().items()}
+        self.values = {name: value.clone() for name, value in own.items()}
+        self._averaged, self._copied = (
+            ([self.values[name] for name in names], [own[name] for name in names])
+            for names in (
+                [name for name, value in own.items() if value.is_floating_point()],
+                [name for name, value in own.items() if not value.is_floating_point()],
+            )
+        )
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Takes in the weights after a step, counted from 0."""
+    def update(self, step: int) -> None:
+        """Takes in the network's weights after a step, counted from 0."""
         decay, warmup = self._settings.decay, self._settings.warmup
         share = decay * math.exp(-(1 + step) / warmup) + (1 - decay)
-        averages, news = [], []
-        for name, value in network.state_dict().items():
-            if value.is_floating_point():
-                averages.append(self.values[name])
-                news.append(value.detach())
-            else:
-                self.values[name].copy_(value)
-        torch._foreach_lerp_(averages, news, share)
+        torch._foreach_lerp_(*self._averaged, share)
+        if self._copied[0]:
+            torch._foreach_copy_(*self._copied)
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         """Takes over an average that was stored."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from calibration.training.photometry import as_pictures, network_inputs
 from streamer.common.closeable import Closeable
 
 _BATCHES = 2
+_DRAW_EVERY_S = 30.0
 _SHOWN = ("loss", "qfl", "bbox", "dfl")
 
 
@@ -26,6 +28,7 @@ class Display(Closeable):
     def __init__(self, job: Job, length: Length, *, events: EventWriter) -> None:
         """Begins the bar, where standard error is a terminal."""
         self._job, self._length, self._events = job, length, events
+        self._drawn_at_s = -_DRAW_EVERY_S
         self._bar = tqdm(total=1000, unit="", disable=None, bar_format="{desc} {percentage:5.1f} %|{bar}| {postfix}")
 
     def draw_first_batches(self, step: int) -> None:
@@ -72,10 +75,12 @@ class Display(Closeable):
                 f" {row.images_per_s:.0f} images/s",
                 flush=True,
             )
-        draw_results(
-            read_results(self._job.folder.results), self._job.folder.results_picture, self._job.folder.path.name
-        )
-        self._events.add_picture("results", self._job.folder.results_picture, row.step)
+        if time.monotonic() - self._drawn_at_s < _DRAW_EVERY_S:
+            return
+        self._drawn_at_s = time.monotonic()
+        folder = self._job.folder
+        draw_results(read_results(folder.results), folder.results_picture, folder.path.name)
+        self._events.add_picture("results", folder.results_picture, row.step)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -45,6 +45,7 @@ class TrainingNetwork(nn.Module):
         self.auxiliary: AuxiliaryHead | None = None
         self.detach_auxiliary = False
         self._is_backbone_frozen = False
+        self._kept_points: tuple[tuple[tuple[int, int], torch.device], Tensor] | None = None
         _initialise_layers(self.network)
         neck, architecture = self.network.fpn, spec.network
         if isinstance(neck, GhostPan) and architecture is not None:
@@ -74,8 +75,17 @@ class TrainingNetwork(nn.Module):
         if self.auxiliary is not None:
             auxiliary = self.auxiliary(features, levels, detach=self.detach_auxiliary).permute(0, 2, 1)
         size_hw = (images.shape[2], images.shape[3])
-        points = anchor_points(self.spec, size_hw, images.device)
+        points = self._points(size_hw, images.device)
         return Predictions(main.permute(0, 2, 1), auxiliary, points, level_counts(self.spec, size_hw))
+
+    def _points(self, size_hw: tuple[int, int], device: torch.device) -> Tensor:
+        """Returns the anchor points, made again only for another size or device; compiled, they are a constant."""
+        if torch.compiler.is_compiling():
+            return anchor_points(self.spec, size_hw, device)
+        if self._kept_points is None or self._kept_points[0] != (size_hw, device):
+            with torch.inference_mode(False):
+                self._kept_points = (size_hw, device), anchor_points(self.spec, size_hw, device)
+        return self._kept_points[1]
 
     def freeze_backbone(self) -> None:
         """Keeps the backbone as it is: no gradients, and batch normalisation by its running statistics."""

@@ -137,21 +137,27 @@ def nms(
     Returns:
         Indices of the kept boxes, best first, (K,) int64.
     """
-    areas = np.prod(np.maximum(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0), axis=1)
+    left, top, right, bottom = np.ascontiguousarray(boxes_xyxy.T)
+    areas = np.maximum(right - left, 0) * np.maximum(bottom - top, 0)
     rest = np.arange(len(boxes_xyxy))
+    classes = class_ids
     keep: list[int] = []
-    while rest.size and len(keep) < limit:
-        first, rest = int(rest[0]), rest[1:]
-        keep.append(first)
-        others = boxes_xyxy[rest]
-        corner = np.minimum(boxes_xyxy[first, 2:], others[:, 2:]) - np.maximum(boxes_xyxy[first, :2], others[:, :2])
-        overlap = np.prod(np.maximum(corner, 0), axis=1)
-        union = areas[first] + areas[rest] - overlap
+    while rest.size:
+        keep.append(int(rest[0]))
+        if len(keep) == limit:
+            break
+        width = np.minimum(right[1:], right[0]) - np.maximum(left[1:], left[0])
+        height = np.minimum(bottom[1:], bottom[0]) - np.maximum(top[1:], top[0])
+        overlap = np.maximum(width, 0) * np.maximum(height, 0)
+        union = areas[0] + areas[1:] - overlap
         least = iou * union
         if distance:
-            around = np.maximum(boxes_xyxy[first, 2:], others[:, 2:]) - np.minimum(boxes_xyxy[first, :2], others[:, :2])
-            apart = (boxes_xyxy[first, :2] + boxes_xyxy[first, 2:] - others[:, :2] - others[:, 2:]) / 2
-            least = least + union * (apart**2).sum(axis=1) / np.maximum((around**2).sum(axis=1), 1e-9)
-        suppressed = (overlap > least) & (class_ids[rest] == class_ids[first])
-        rest = rest[~suppressed]
+            wide = np.maximum(right[1:], right[0]) - np.minimum(left[1:], left[0])
+            high = np.maximum(bottom[1:], bottom[0]) - np.minimum(top[1:], top[0])
+            across = (left[0] + right[0] - left[1:] - right[1:]) / 2
+            along = (top[0] + bottom[0] - top[1:] - bottom[1:]) / 2
+            least = least + union * (across**2 + along**2) / np.maximum(wide**2 + high**2, 1e-9)
+        stays = np.flatnonzero((overlap <= least) | (classes[1:] != classes[0])) + 1
+        rest, classes, areas = rest[stays], classes[stays], areas[stays]
+        left, top, right, bottom = left[stays], top[stays], right[stays], bottom[stays]
     return np.array(keep, np.int64)
