@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="training is written in PyTorch")
 from torch import Tensor, nn  # noqa: E402
 
 from calibration.accuracy import coco_accuracy  # noqa: E402
+from calibration.checkpoint import load_checkpoint  # noqa: E402
 from calibration.dataset import read_samples  # noqa: E402
 from calibration.evaluate import EVALUATION_CONF, detect_all  # noqa: E402
 from calibration.export import export  # noqa: E402
@@ -22,8 +23,7 @@ from calibration.training.int8_simulation import simulate_int8  # noqa: E402
 from calibration.training.photometry import network_inputs  # noqa: E402
 from calibration.training.validation import Validator  # noqa: E402
 from streamer.detector import open_detector  # noqa: E402
-from streamer.models.nanodet import build, load_into  # noqa: E402
-from streamer.models.nanodet.fusing import fuse_batchnorm  # noqa: E402
+from streamer.models.nanodet import build, fuse_batchnorm, load_into  # noqa: E402
 from streamer.models.spec import spec_for  # noqa: E402
 from tests.test_nanodet import FAMILIES, randomised, tiny  # noqa: E402
 from tests.training_runs import CPU, one_thread, small_job, small_training, write_set  # noqa: E402, F401
@@ -44,6 +44,12 @@ def rounded_weights(weight: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(weight / scales), -127, 127) * scales
 
 
+def assert_rounded(got: np.ndarray, wanted: np.ndarray, step: np.ndarray) -> None:
+    """Values in the middle of two levels may go either way, in float32."""
+    steps = np.abs(got - wanted) / step
+    assert steps.max() < 1.01 and (steps > 1e-2).mean() < 0.01
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_convolution_has_rounded_weights_and_inputs(name: str) -> None:
     spec = tiny(name)
@@ -61,30 +67,23 @@ def test_each_convolution_has_rounded_weights_and_inputs(name: str) -> None:
             plain(batch)
     simulate_int8(network, images.split(2))
 
-    got: dict[str, Tensor] = {}
-    put: dict[str, Tensor] = {}
-    by_name = dict(network.named_modules())
-    for key in given:
-        layer = by_name[key]
-        assert isinstance(layer, nn.Conv2d)
-        weight = dict(plain.named_modules())[key].weight.detach().numpy()  # type: ignore[union-attr, operator]
-        np.testing.assert_allclose(layer.weight.detach().numpy(), rounded_weights(weight), rtol=1e-5, atol=1e-7)
-        hooks = list(layer._forward_pre_hooks.values())
-        layer.register_forward_pre_hook(lambda _, inputs, key=key: got.setdefault(key, inputs[0]) and None)  # type: ignore[misc]
-        assert len(hooks) == 1
-        seen = torch.cat(given[key])
-        low, high = float(seen.min()), float(seen.max())
-        put[key] = given[key][0]
-        (rounded,) = hooks[0](layer, (put[key],))
+    arrived: dict[str, Tensor] = {}
+    layers, floats = dict(network.named_modules()), dict(plain.named_modules())
+    for key, seen in given.items():
+        layer, before = layers[key], floats[key]
+        assert isinstance(layer, nn.Conv2d) and isinstance(before, nn.Conv2d)
+        wanted = rounded_weights(before.weight.detach().numpy())
+        assert_rounded(layer.weight.detach().numpy(), wanted, np.abs(wanted).max((1, 2, 3), keepdims=True) / 127)
+        (hook,) = layer._forward_pre_hooks.values()
+        values = torch.cat(seen)
+        low, high = float(values.min()), float(values.max())
         step = (max(high, 0) - min(low, 0)) / 255
-        expected = rounded_inputs(put[key].numpy(), low, high)
-        difference = np.abs(rounded.numpy() - expected)
-        assert difference.max() <= 1.001 * step and (difference > 1e-3 * step).mean() < 0.01, key  # halves, in float32
+        assert_rounded(hook(layer, (values,))[0].numpy(), rounded_inputs(values.numpy(), low, high), np.array(step))
+        layer.register_forward_pre_hook(lambda _, inputs, key=key: arrived.update({key: inputs[0]}))  # type: ignore[misc]
     with torch.inference_mode():
         network(images[:2])
-    assert got.keys() == given.keys()
-    for key, values in got.items():
-        assert len(values.unique()) <= 256, key
+    assert arrived.keys() == given.keys()
+    assert all(len(values.unique()) <= 256 for values in arrived.values())
 
 
 def test_zero_stays_zero() -> None:
@@ -114,7 +113,11 @@ def test_validation_leaves_the_trained_network_alone(tmp_path: Path) -> None:
         runs[simulates] = training = small_training(job)
         training.run()
         rows = read_results(job.folder.results)
-        assert all((row.int8_AP is not None) == simulates and row.AP is not None for row in rows)
+        best = [max(each.AP or 0 for each in rows[:index]) if index else -1 for index in range(4)]
+        measured = [
+            simulates and (row is rows[-1] or (row.AP or 0) > before) for row, before in zip(rows, best, strict=True)
+        ]
+        assert [row.int8_AP is not None for row in rows] == measured
         assert training.network.training
         assert not any(module._forward_pre_hooks for module in training.network.modules())
     for name, value in runs[False].network.state_dict().items():
@@ -126,7 +129,7 @@ def test_validation_leaves_the_trained_network_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nanodet-g_416", "nanodet-m_320"])
 def test_the_simulated_ap_is_near_that_of_the_exported_file(name: str, shared: Path, tmp_path: Path) -> None:
     spec = spec_for(name)
-    samples = read_samples(shared / "coco/calib/images", find_labels(shared), spec.labels)[:96]
+    samples = read_samples(shared / "coco/calib/images", shared / "coco/calib/labels", spec.labels)[:96]
     checkpoint = shared / f"weights/{name}.pth"
     exported = export(spec, checkpoint, tmp_path / "float.onnx")
     quantize(
@@ -135,8 +138,6 @@ def test_the_simulated_ap_is_near_that_of_the_exported_file(name: str, shared: P
     )  # fmt: skip
     with open_detector(tmp_path / "int8.onnx", device="cpu", conf=EVALUATION_CONF) as detector:
         measured = coco_accuracy(*detect_all(detector, samples[32:], shared), spec.labels)
-
-    from calibration.checkpoint import load_checkpoint
 
     network = build(spec)
     load_into(network, load_checkpoint(checkpoint)[0])
