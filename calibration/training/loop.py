@@ -21,7 +21,7 @@ from calibration.run_folder.results_table import EpochResult, ResultsTable
 from calibration.training.averaging import AveragedWeights
 from calibration.training.checkpoint_file import NAMES_KEY, read_checkpoint, write_checkpoint
 from calibration.training.int8_simulation import simulate_int8
-from calibration.training.job import Job, NotFinite, OnRow, OnStep, Outcome, State
+from calibration.training.job import Job, NotFinite, OnBatch, OnRow, OnStep, Outcome, State
 from calibration.training.length import Length
 from calibration.training.loader import Batch, Loader
 from calibration.training.losses import LossSettings, Predictions, detection_loss
@@ -78,6 +78,7 @@ class Training:
         interrupt: Interrupt | None = None,
         on_step: OnStep = lambda state, losses: None,
         on_row: OnRow = lambda row: None,
+        on_batch: OnBatch = lambda batch: None,
     ) -> Outcome:
         """Trains to the end of the recipe or of the budget, or until a signal.
 
@@ -85,6 +86,7 @@ class Training:
             interrupt: the program's signals, or None.
             on_step: called now and then, with the state and the mean losses since the last call.
             on_row: called with the results of each epoch, in the main process.
+            on_batch: called with each batch before the step.
 
         Raises:
             NotFinite: the loss is infinite or not a number.
@@ -121,6 +123,7 @@ class Training:
                 self.optimiser.zero_grad(set_to_none=True)
                 for part in range(parts):
                     batch = next(loader)
+                    on_batch(batch)
                     with self._synchronised(model, is_last=part == parts - 1):
                         loss, terms = self._loss(model, batch.to(process.device), settings)
                         torch.autograd.backward(loss / parts)
