@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import os
 import shlex
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamer.common.errors import ConfigError
-from streamer.common.terminal import complain, say
+from streamer.common.terminal import say
 from streamer.common.units import parse_seconds
 from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from calibration.training.process import Process
     from calibration.training.recipe import Recipe
     from streamer.common.interrupt import Interrupt
+
+log = logging.getLogger(__name__)
 
 _LENGTHS = ("epochs", "steps", "budget")
 _EXTENDED = (*_LENGTHS, "patience", "workers", "device", "int8", "max_ap_drop")
@@ -63,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--accumulate", type=_positive, metavar="N", help="compute a step's pictures in N parts")
     how.add_argument("--lr", type=_rate, metavar="X", help="learning rate at this batch")
     how.add_argument("--patience", type=_positive, metavar="N", help="end after N validations without a better AP")
-    how.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (0)")
+    how.add_argument("--seed", type=_seed, metavar="N", help="of weights, order and augmentation (0)")
     how.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N; several GPUs: see torchrun")
     how.add_argument("--precision", choices=("auto", "f32", "bf16"), help="auto: bf16 where GPU or CPU have it")
     how.add_argument("--compile", action="store_const", const=True, help="compile the network: a minute, then faster")
@@ -157,8 +160,7 @@ def _train(
         EventWriter(folder.events, first_step=training.state.step) as events,
         Display(job, training.length, events=events) as display,
     ):
-        display.draw_first_batches(training.state.step)
-        outcome = training.run(interrupt, display.on_step, display.on_row)
+        outcome = training.run(interrupt, display.on_step, display.on_row, display.on_batch)
     if outcome.was_interrupted:
         say(f"stopped after step {outcome.state.step}; go on with: python -m calibration train --resume {folder.path}")
         return 0
@@ -168,7 +170,7 @@ def _train(
         f" {outcome.state.best_step}"
     )
     if outcome.unreadable:
-        complain(f"{outcome.unreadable} of {len(job.train)} training pictures can't be read and were skipped")
+        log.warning("%d of %d training pictures can't be read and were skipped", outcome.unreadable, len(job.train))
     splits = {name: samples for name, samples in data.splits.items() if samples}
     told = Told(_command(settings), "; ".join(said), machine_line(process.describe()))
     finish(job, outcome, splits, told, int8=bool(settings["int8"]), max_ap_drop=float(settings["max_ap_drop"]))
@@ -178,13 +180,18 @@ def _train(
 def _read(settings: dict[str, Any], process: Process) -> TrainingData:
     from calibration.data import read_data
 
-    renamed = dict(pair.partition("=")[::2] for pair in settings.get("rename") or ())
+    pairs = settings.get("rename") or ()
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"--rename wants OLD=NEW, got {pair!r}")
+    renamed = dict(pair.partition("=")[::2] for pair in pairs)
     classes = settings.get("classes")
     data = read_data(settings["data"], classes=classes.split(",") if classes else None, rename=renamed or None)
     if process.is_main:
         for finding in data.findings:
             if finding.severity != "info":
-                complain(f"{finding.severity}: {finding.text}")
+                level = logging.ERROR if finding.severity == "error" else logging.WARNING
+                log.log(level, "%s: %s (%d): %s", data.path, finding.text, finding.count, finding.where)
     train, val = (data.splits.get(name, ()) for name in ("train", "val"))
     for name, samples in (("train", train), ("val", val)):
         if not samples:
@@ -201,10 +208,8 @@ def _read(settings: dict[str, Any], process: Process) -> TrainingData:
         if name == "train":
             missing -= seen
     if missing and process.is_main:
-        complain(
-            f"warning: no training picture has {', '.join(data.names[index] for index in sorted(missing))}: what isn't"
-            " shown can't be learnt"
-        )
+        named = ", ".join(data.names[index] for index in sorted(missing))
+        log.warning("%s: no training picture has %s: what isn't shown can't be learnt", data.path, named)
     return data
 
 
@@ -302,7 +307,7 @@ def _command(settings: dict[str, Any]) -> str:
         if value is None or value is False or value == _DEFAULTS.get(name):
             continue
         option = f"--{name.replace('_', '-')}"
-        values = value if isinstance(value, list) else [f"{value:g}s" if name == "budget" else value]
+        values = value if isinstance(value, list) else [f"{value:.3f}s" if name == "budget" else value]
         words += [option] if value is True else [word for each in values for word in (option, str(each))]
     return shlex.join(words)
 
@@ -322,6 +327,12 @@ def _require_packages() -> None:
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"wanted a number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"wanted a number of 0 or more, got {text!r}")
     return int(text)
 
 

@@ -13,11 +13,12 @@ from calibration.run_folder.results_table import EpochResult, read_results
 from calibration.run_folder.tensorboard import EventWriter
 from calibration.training.job import Job, State
 from calibration.training.length import Length
-from calibration.training.loader import Loader
+from calibration.training.loader import Batch
 from calibration.training.photometry import as_pictures, network_inputs
 from streamer.common.closeable import Closeable
 
 _BATCHES = 2
+_MOST_DRAWN = 16
 _DRAW_EVERY_S = 30.0
 _SHOWN = ("loss", "qfl", "bbox", "dfl")
 
@@ -29,28 +30,24 @@ class Display(Closeable):
         """Begins the bar, where standard error is a terminal."""
         self._job, self._length, self._events = job, length, events
         self._drawn_at_s = -_DRAW_EVERY_S
+        self._drawn_batches = 0
         self._bar = tqdm(total=1000, unit="", disable=None, bar_format="{desc} {percentage:5.1f} %|{bar}| {postfix}")
 
-    def draw_first_batches(self, step: int) -> None:
+    def on_batch(self, batch: Batch) -> None:
         """Draws the first batches as they are augmented."""
-        job = self._job
-        with Loader(
-            job.train, job.spec, job.recipe.augmentation, min(16, job.recipe.batch), job.seed, start_step=step
-        ) as loader:
-            for number in range(_BATCHES):
-                batch = next(loader)
-                images = as_pictures(network_inputs(batch.images, job.spec, batch.colour), job.spec)
-                kept = [valid.numpy() for valid in batch.truth.is_valid]
-                path = job.folder.training_picture(number)
-                draw_batch(
-                    images,
-                    [boxes[mask].numpy() for boxes, mask in zip(batch.truth.boxes, batch.truth.is_valid, strict=True)],
-                    [labels.numpy()[mask] for labels, mask in zip(batch.truth.labels, kept, strict=True)],
-                    job.spec.labels,
-                    path,
-                    [ignored.numpy()[mask] for ignored, mask in zip(batch.truth.is_ignored, kept, strict=True)],
-                )
-                self._events.add_picture(f"train/batch_{number}", path, step)
+        if self._drawn_batches == _BATCHES:
+            return
+        job, truth, drawn = self._job, batch.truth, slice(_MOST_DRAWN)
+        pictures = as_pictures(network_inputs(batch.images, job.spec, batch.colour)[drawn], job.spec)
+        kept = [valid.numpy() for valid in truth.is_valid[drawn]]
+        boxes, labels, ignored = (
+            [values.numpy()[mask] for values, mask in zip(tensor[drawn], kept, strict=True)]
+            for tensor in (truth.boxes, truth.labels, truth.is_ignored)
+        )
+        path = job.folder.training_picture(self._drawn_batches)
+        draw_batch(pictures, boxes, labels, job.spec.labels, path, ignored)
+        self._events.add_picture(f"train/batch_{self._drawn_batches}", path, batch.step)
+        self._drawn_batches += 1
 
     def on_step(self, state: State, losses: dict[str, float]) -> None:
         """Moves the bar."""

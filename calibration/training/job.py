@@ -11,6 +11,7 @@ from calibration.accuracy import Accuracy
 from calibration.labels import Sample
 from calibration.run_folder.folder import RunFolder
 from calibration.run_folder.results_table import EpochResult
+from calibration.training.loader import Batch
 from calibration.training.recipe import Recipe
 from streamer.common.errors import ModelError
 from streamer.models.nanodet import NanoDet
@@ -123,3 +124,5 @@ OnStep = Callable[[State, dict[str, float]], None]
 """Called now and then with the state and the losses since the last call."""
 OnRow = Callable[[EpochResult], None]
 """Called with the results of each epoch."""
+OnBatch = Callable[[Batch], None]
+"""Called with each batch, still on the CPU."""

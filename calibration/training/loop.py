@@ -21,7 +21,7 @@ from calibration.run_folder.results_table import EpochResult, ResultsTable
 from calibration.training.averaging import AveragedWeights
 from calibration.training.checkpoint_file import NAMES_KEY, read_checkpoint, write_checkpoint
 from calibration.training.int8_simulation import simulate_int8
-from calibration.training.job import Job, NotFinite, OnRow, OnStep, Outcome, State
+from calibration.training.job import Job, NotFinite, OnBatch, OnRow, OnStep, Outcome, State
 from calibration.training.length import Length
 from calibration.training.loader import Batch, Loader
 from calibration.training.losses import LossSettings, Predictions, detection_loss
@@ -31,7 +31,7 @@ from calibration.training.optimiser import make_optimiser
 from calibration.training.photometry import network_inputs
 from calibration.training.process import Process
 from calibration.training.validation import Validator
-from streamer.common.errors import ConfigError, ModelError, one_line, short
+from streamer.common.errors import ConfigError, EngineError, ModelError, one_line, short
 from streamer.common.interrupt import Interrupt
 from streamer.models.nanodet import NanoDet, build, load_into
 
@@ -78,6 +78,7 @@ class Training:
         interrupt: Interrupt | None = None,
         on_step: OnStep = lambda state, losses: None,
         on_row: OnRow = lambda row: None,
+        on_batch: OnBatch = lambda batch: None,
     ) -> Outcome:
         """Trains to the end of the recipe or of the budget, or until a signal.
 
@@ -85,6 +86,7 @@ class Training:
             interrupt: the program's signals, or None.
             on_step: called now and then, with the state and the mean losses since the last call.
             on_row: called with the results of each epoch, in the main process.
+            on_batch: called with each batch before the step.
 
         Raises:
             NotFinite: the loss is infinite or not a number.
@@ -121,6 +123,7 @@ class Training:
                 self.optimiser.zero_grad(set_to_none=True)
                 for part in range(parts):
                     batch = next(loader)
+                    on_batch(batch)
                     with self._synchronised(model, is_last=part == parts - 1):
                         loss, terms = self._loss(model, batch.to(process.device), settings)
                         torch.autograd.backward(loss / parts)
@@ -235,14 +238,14 @@ class Training:
         began_s = time.monotonic()
         self._check_weights()
         network = self.trained_network()
-        labels, device = self.job.spec.labels, self.process.device
-        accuracy = coco_accuracy(validator.samples, validator.detect(network, device, self._report_progress), labels)
+        accuracy = self._measured(validator, network)
         row = replace(row, AP=accuracy.AP, AP50=accuracy.AP50, AP75=accuracy.AP75)
         is_better = state.best_ap < accuracy.AP
         if self.job.simulates_int8 and (is_better or self.length.is_over(state)):
-            images = network_inputs(torch.from_numpy(validator.inputs(_INT8_PICTURES)).to(device), self.job.spec)
+            pictures = torch.from_numpy(validator.inputs(_INT8_PICTURES)).to(self.process.device)
+            images = network_inputs(pictures, self.job.spec)
             simulate_int8(network, torch.split(images, 8))
-            int8 = coco_accuracy(validator.samples, validator.detect(network, device, self._report_progress), labels)
+            int8 = self._measured(validator, network)
             row = replace(row, int8_AP=int8.AP, int8_AP50=int8.AP50)
         state.stale += 1
         if is_better:
@@ -252,6 +255,16 @@ class Training:
         state.validated_s = time.monotonic() - began_s
         state.validated_at_step, state.validated_at_s = state.step, state.elapsed_s
         return row
+
+    def _measured(self, validator: Validator, network: NanoDet) -> Accuracy:
+        try:
+            found = validator.detect(network, self.process.device, self._report_progress)
+        except EngineError as error:
+            raise NotFinite(
+                f"the network's output isn't finite after step {self.state.step}: lower --lr; the last checkpoint, if"
+                " there is one, is from before"
+            ) from error
+        return coco_accuracy(validator.samples, found, self.job.spec.labels)
 
     def _report_progress(self) -> None:
         """Tells the program's shutdown time-out, where a signal has come, that validation goes on."""

@@ -234,7 +234,8 @@ def _sums(head: _Head, positives: _Positives, counted: Tensor, beta: float) -> _
     weight = logits.detach().amax(-1).sigmoid() * positives.is_real
     bbox = (1 - giou(predicted, boxes)) * weight
     farthest = split_sides(bins).shape[-1] - 1 - 0.1
-    sides = (side_distances(boxes, positives.points) / positives.points[..., 2:]).clamp(0, farthest)
+    sides = side_distances(boxes, positives.points) / positives.points[..., 2:]
+    sides = sides.nan_to_num().clamp(0, farthest)  # of a diverged network too they are places of bins; its loss is NaN
     dfl = distribution_focal_loss(split_sides(bins), sides).mean(-1) * weight
     return _Sums(qfl, bbox.sum(), dfl.sum(), weight.sum())
 
