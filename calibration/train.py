@@ -137,8 +137,8 @@ def _train(
     )  # fmt: skip
     if settings["no_labels"] and prepared.teacher is None:
         raise ConfigError(
-            "--no-labels needs a teacher, an initial network that knows all classes of the data: give --teacher yes with"
-            " such weights, and another --activation where that is to be exchanged"
+            "--no-labels needs a teacher, an initial network that knows all classes of the data: give --teacher yes"
+            " with such weights, and another --activation where that is to be exchanged"
         )
     said = list(prepared.done)
     if settings["no_labels"] and prepared.teacher is not None:

@@ -30,10 +30,12 @@ from calibration.training.network import TrainingNetwork
 from calibration.training.optimiser import make_optimiser
 from calibration.training.photometry import network_inputs
 from calibration.training.process import Process
+from calibration.training.slopes import FallingSlopes, exchanges_leaky_relu
 from calibration.training.validation import Validator
 from streamer.common.errors import ConfigError, EngineError, ModelError, one_line, short
 from streamer.common.interrupt import Interrupt
 from streamer.models.nanodet import NanoDet, build, load_into
+from streamer.models.nanodet.layers import LEAKY_SLOPE
 
 _SAVE_EVERY_S = 120.0
 _AUXILIARY_LEARNS = 0.2
@@ -64,6 +66,8 @@ class Training:
         self.average = AveragedWeights(network, job.recipe.averaging) if job.recipe.averaging else None
         self.optimiser = make_optimiser(network, job.recipe)
         self.teacher = None if job.teacher is None else job.teacher.to(process.device).eval()
+        is_exchanged = job.teacher is not None and exchanges_leaky_relu(job.teacher.spec, job.spec)
+        self._slopes = FallingSlopes(network, LEAKY_SLOPE) if is_exchanged else None
         self._validator = validator
         self._interrupt: Interrupt | None = None
         self._table = ResultsTable(job.folder.results, auxiliary=network.auxiliary is not None)
@@ -113,6 +117,8 @@ class Training:
                 rate = recipe.scaled_lr * recipe.schedule.factor(state.step, share)
                 for group in self.optimiser.param_groups:
                     group["lr"] = rate
+                if self._slopes is not None:
+                    self._slopes.set(share)
                 trusts = not job.has_new_auxiliary or share >= _AUXILIARY_LEARNS
                 settings = replace(LossSettings.of(job.spec), auxiliary_assigns=trusts)
                 epoch = loader.sampler.epoch_of(state.step * parts)

@@ -16,6 +16,7 @@ from calibration.training.batchnorm import is_folded, restore_batchnorm
 from calibration.training.initial_weights import initialise, read_source, source_facts
 from calibration.training.network import TrainingNetwork
 from calibration.training.photometry import network_inputs
+from calibration.training.slopes import exchanges_leaky_relu
 from streamer.common.errors import ConfigError, SourceError
 from streamer.models.nanodet import NanoDet
 from streamer.models.spec import ModelSpec
@@ -123,6 +124,8 @@ def prepare(
             each.network.to(device)
             batches = torch.split(torch.from_numpy(images), 8)
             restore_batchnorm(each.network, (network_inputs(batch.to(device), spec) for batch in batches))
+    if old is not None and exchanges_leaky_relu(old.spec, spec):  # the statistics are those of what it begins as
+        network.network.load_state_dict(old.network.state_dict())
     is_new = source is not None and any("no auxiliary head" in sentence for sentence in done)
     return Prepared(network, None if old is None else old.network.eval(), tuple(done), source is None, is_new)
 

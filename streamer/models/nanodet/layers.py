@@ -17,13 +17,14 @@ from streamer.models.network_spec import ActivationName
 
 NewActivation = Callable[[], nn.Module]
 
-_LEAKY_SLOPE = 0.1
+LEAKY_SLOPE = 0.1
+"""Of every LeakyReLU of NanoDet, for negative values."""
 
 
 def activation_factory(name: ActivationName) -> NewActivation:
     """Returns a factory of the activation in `ModelSpec.activation`."""
     return {
-        "LeakyReLU": lambda: nn.LeakyReLU(_LEAKY_SLOPE, inplace=True),
+        "LeakyReLU": lambda: nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
         "ReLU": lambda: nn.ReLU(inplace=True),
         "ReLU6": lambda: nn.ReLU6(inplace=True),
         "SELU": lambda: nn.SELU(inplace=True),
