@@ -186,7 +186,9 @@ def test_a_budget_ends_in_time_with_a_validation(data: Path, tmp_path: Path, mon
     assert rows[-1].AP is not None and measured_rows * 1.5 <= 20 / 5 + 1.5  # a fifth of the time, and the last one
     assert measured_rows >= 2
     rates = [row.lr for row in rows if row.lr is not None]
-    assert max(rates) == pytest.approx(job.recipe.scaled_lr) and rates[-1] < 0.1 * max(rates)
+    assert max(rates) == pytest.approx(job.recipe.scaled_lr) and rates[-1] < 0.2 * max(
+        rates
+    )  # a validation may be the last that fits
 
 
 def test_auxiliary_losses_are_detached_from_their_epoch_on(data: Path, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_the_average_is_upstreams_over_parameters_and_buffers() -> None:
         for name, value in network.state_dict().items():
             if value.is_floating_point():
                 by_hand[name] = (1 - share) * by_hand[name] + share * value.double()
-        average.update(network, step)
+        average.update(step)
     assert {"0.weight", "0.bias", "1.running_mean", "1.running_var"} <= set(by_hand)
     for name in ("0.weight", "0.bias", "1.weight", "1.running_mean", "1.running_var"):
         torch.testing.assert_close(average.values[name].double(), by_hand[name], rtol=1e-5, atol=1e-6)
@@ -196,7 +196,7 @@ def test_the_average_follows_late() -> None:
     with torch.no_grad():
         network.weight += 1
     before = float(average.values["weight"])
-    average.update(network, 100_000)  # the warm-up is over
+    average.update(100_000)  # the warm-up is over
     assert float(average.values["weight"]) - before == pytest.approx(2e-4, rel=1e-2)
 
 
