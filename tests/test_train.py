@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,7 @@ def test_relu_from_leakyrelu_by_distillation_without_labels(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_set(tmp_path / "set", train=24, val=8, labels=False)
+    shutil.rmtree(tmp_path / "set/labels/val")  # that of train has empty files
     write_config(tmp_path / "narrow.yaml", narrow_spec())
     best = str(root / "runs/train-1/best.ckpt")
     chosen = options(
