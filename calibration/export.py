@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         StreamerError: see `export`.
     """
-    spec = ModelSpec.from_yaml(args.model_config) if args.model_config else spec_for(args.model)
+    spec = read_spec(args.model, args.model_config, args.checkpoint)
     if args.input_size:
         spec = spec.with_input_size(parse_size_wh(args.input_size))
     report = export(spec, args.checkpoint, args.output, float16_weights=args.float16_weights)
@@ -130,6 +130,20 @@ def run(args: argparse.Namespace) -> int:
         f" relative error to PyTorch {report.relative_error:.1e}, sha256 {report.sha256}"
     )
     return 0
+
+
+def read_spec(name: str, config: Path | None, checkpoint: Path) -> ModelSpec:
+    """Returns the description to export: a file's, or a name's with the classes and activation of an own checkpoint.
+
+    Raises:
+        ConfigError: the file can't be read, the name is unknown, or a package of the ``calibration`` extra is missing.
+    """
+    if config is not None:
+        return ModelSpec.from_yaml(config)
+    _require_packages()
+    from calibration.training.checkpoint_file import as_trained
+
+    return as_trained(spec_for(name), checkpoint)
 
 
 def _require_packages() -> None:

@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 
 from calibration import quantize
-from calibration.export import export
+from calibration.export import export, read_spec
 from streamer.common.errors import ConfigError
 from streamer.common.terminal import say
-from streamer.models.spec import ModelSpec, spec_for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         StreamerError: see `calibration.export.export` and `calibration.quantize.quantize`.
     """
-    spec = ModelSpec.from_yaml(options.model_config) if options.model_config else spec_for(options.name)
+    spec = read_spec(options.name, options.model_config, options.checkpoint)
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, metavar="data.yaml", help="pictures and labels; see the verb check")
-    data.add_argument("--classes", metavar="A,B", help="train these classes only")
-    data.add_argument("--rename", action="append", metavar="OLD=NEW", help="another name for a class; repeatable")
+    data.add_argument("--classes", nargs="+", metavar="NAME", help="train these classes only")
+    data.add_argument("--rename", nargs="+", metavar="OLD=NEW", help="other names for classes")
     data.add_argument("--no-labels", action="store_const", const=True, help="imitate the teacher alone")
     length = parser.add_argument_group("length").add_mutually_exclusive_group()
     length.add_argument("--epochs", type=_positive, metavar="N", help="passes over the training pictures")
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     from calibration.run_folder.folder import open_run_folder
     from calibration.training.process import joined_process
 
-    given = {name: value for name, value in vars(options).items() if name not in _NOT_KEPT and value is not None}
+    given = _given(options)
     folder = None if options.resume is None else open_run_folder(options.resume)
     settings = _DEFAULTS | given if folder is None else _resumed(folder.read_args(), given)
     for name in ("model_config", "data"):
@@ -118,14 +118,16 @@ def _train(
     from calibration.training.display import Display
     from calibration.training.finish import Told, finish, machine_line
     from calibration.training.loop import Training
-    from calibration.training.preparation import find_source, prepare
+    from calibration.training.preparation import activation_of, find_source, prepare
     from calibration.training.teacher_labels import with_labels
     from calibration.training.validation import Validator
 
     interrupt: Interrupt | None = options.interrupt
 
+    source = find_source(_spec(settings, data.names)[0], str(settings["init"]))
+    if source is not None and not settings.get("activation"):
+        settings["activation"] = activation_of(source)
     spec, teacher_activation = _spec(settings, data.names)
-    source = find_source(spec, str(settings["init"]))
     recipe = _recipe(settings, spec, len(data.splits["train"]), from_scratch=source is None)
     settings["batch"] = recipe.batch
     teaches = {"auto": None, "yes": True, "no": False}[settings["teacher"]]
@@ -134,7 +136,10 @@ def _train(
         teacher_activation=teacher_activation,
     )  # fmt: skip
     if settings["no_labels"] and prepared.teacher is None:
-        raise ConfigError("--no-labels needs a teacher: --teacher yes, or another --activation than the weights' own")
+        raise ConfigError(
+            "--no-labels needs a teacher, an initial network that knows all classes of the data: give --teacher yes with"
+            " such weights, and another --activation where that is to be exchanged"
+        )
     said = list(prepared.done)
     if settings["no_labels"] and prepared.teacher is not None:
         data, found = with_labels(data, prepared.teacher, spec, process.device)
@@ -150,7 +155,10 @@ def _train(
     if interrupt is not None:
         interrupt.defer()
     if process.is_main:
-        for sentence in (*said, recipe.line(), f"{folder.path}: on {process.describe()}"):
+        if options.resume is not None:
+            said = [f"resumed after step {training.state.step} with --{name.replace('_', '-')} {given}" for name, given
+                    in _given(options).items()] or [f"resumed after step {training.state.step}"]  # fmt: skip
+        for sentence in (*said, recipe.line(job.budget_s), f"{folder.path}: on {process.describe()}"):
             say(sentence)
         folder.write_args({name: value for name, value in settings.items() if value is not None})
     if not process.is_main:
@@ -172,9 +180,22 @@ def _train(
     if outcome.unreadable:
         log.warning("%d of %d training pictures can't be read and were skipped", outcome.unreadable, len(job.train))
     splits = {name: samples for name, samples in data.splits.items() if samples}
-    told = Told(_command(settings), "; ".join(said), machine_line(process.describe()))
-    finish(job, outcome, splits, told, int8=bool(settings["int8"]), max_ap_drop=float(settings["max_ap_drop"]))
+    told = Told(_command(settings), "; ".join(prepared.done), machine_line(process.describe()))
+    finish(
+        job,
+        outcome,
+        splits,
+        told,
+        process.device,
+        int8=bool(settings["int8"]),
+        max_ap_drop=float(settings["max_ap_drop"]),
+    )
     return 0
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options that were given, without those that a run's folder doesn't keep."""
+    return {name: value for name, value in vars(options).items() if name not in _NOT_KEPT and value is not None}
 
 
 def _read(settings: dict[str, Any], process: Process) -> TrainingData:
@@ -185,8 +206,7 @@ def _read(settings: dict[str, Any], process: Process) -> TrainingData:
         if "=" not in pair:
             raise ConfigError(f"--rename wants OLD=NEW, got {pair!r}")
     renamed = dict(pair.partition("=")[::2] for pair in pairs)
-    classes = settings.get("classes")
-    data = read_data(settings["data"], classes=classes.split(",") if classes else None, rename=renamed or None)
+    data = read_data(settings["data"], classes=settings.get("classes"), rename=renamed or None)
     if process.is_main:
         for finding in data.findings:
             if finding.severity != "info":
@@ -308,7 +328,7 @@ def _command(settings: dict[str, Any]) -> str:
             continue
         option = f"--{name.replace('_', '-')}"
         values = value if isinstance(value, list) else [f"{value:.3f}s" if name == "budget" else value]
-        words += [option] if value is True else [word for each in values for word in (option, str(each))]
+        words += [option] if value is True else [option, *map(str, values)]
     return shlex.join(words)
 
 

@@ -316,7 +316,7 @@ def test_too_little_memory_says_the_batch_that_fits(
             "model": st.just("nanodet-g_416"), "data": st.sampled_from([Path("data.yaml"), Path("my set/data.yaml")]),
             "init": st.sampled_from(["auto", "none", "a b.ckpt"]), "activation": st.just("ReLU"),
             "freeze_backbone": st.booleans(), "teacher": st.sampled_from(["auto", "yes", "no"]),
-            "classes": st.sampled_from(["red", "red cell,white cell"]),
+            "classes": st.sampled_from([["red"], ["red cell", "white cell"]]),
             "rename": st.lists(st.sampled_from(["a=b", "old name=new 'name'"]), min_size=1, max_size=2),
             "no_labels": st.booleans(), "epochs": st.integers(1, 999),
             "recipe": st.sampled_from(["default", "upstream"]),

@@ -13,6 +13,7 @@ from torch import Tensor
 from calibration.files import write_whole
 from calibration.training.network import TrainingNetwork
 from streamer.common.errors import ModelError
+from streamer.models.spec import ModelSpec
 
 _LIGHTNING = {"pytorch-lightning_version": "1.9.0"}
 """Upstream's tools take a checkpoint without this key for one of their versions before 0.4, whose names differ."""
@@ -62,6 +63,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or NAMES_KEY not in content or "state_dict" not in content:
         raise ModelError(f"{path}: not a checkpoint of this program: it has no {NAMES_KEY!r}")
     return content
+
+
+def as_trained(spec: ModelSpec, path: Path) -> ModelSpec:
+    """Returns a description with the classes and the activation of a checkpoint that `write_checkpoint` wrote.
+
+    Of other checkpoints, which name neither, it returns the description as it is.
+    """
+    try:
+        stored = read_checkpoint(path)
+    except ModelError:
+        return spec
+    trained = {"labels": tuple(stored[NAMES_KEY]), "activation": stored.get(ACTIVATION_KEY, spec.activation)}
+    return spec.model_copy(update=trained)
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

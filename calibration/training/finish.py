@@ -49,7 +49,14 @@ class Told:
 
 
 def finish(
-    job: Job, outcome: Outcome, splits: Mapping[str, Sequence[Sample]], told: Told, *, int8: bool, max_ap_drop: float
+    job: Job,
+    outcome: Outcome,
+    splits: Mapping[str, Sequence[Sample]],
+    told: Told,
+    device: torch.device,
+    *,
+    int8: bool,
+    max_ap_drop: float,
 ) -> None:
     """Exports the best weights, quantises them where that is wanted, measures both, and writes all that is drawn.
 
@@ -69,7 +76,7 @@ def finish(
     exported = export(job.spec, folder.best_checkpoint, folder.best_onnx)
     say(f"{exported.path}: {exported.size_bytes / 1e6:.2f} MB, relative error to PyTorch {exported.relative_error:.1e}")
     measured_on = "test" if splits.get("test") else "val"
-    samples, found = _detect(job, splits[measured_on])
+    samples, found = _detect(job, splits[measured_on], device)
     accuracy = coco_accuracy(samples, found, job.spec.labels)
     say(f"float, split {measured_on}:\n{accuracy.table()}")
     curves, matrix = write_validation(folder, samples, found, job.spec.labels)
@@ -79,7 +86,7 @@ def finish(
         input_size_wh=job.spec.input_size_wh, data=str(job.data),
         splits={name: SplitCounts.of(each, job.spec.labels) for name, each in splits.items()},
         measured_on=measured_on, command=told.command, initial_weights=told.initial,
-        recipe=job.recipe.line().removeprefix("recipe "),
+        recipe=job.recipe.line(job.budget_s).removeprefix("recipe "),
         seed=job.seed, epochs=outcome.state.epoch, steps=outcome.state.step, batch=job.recipe.batch,
         time_s=outcome.state.elapsed_s, machine=told.machine, float_accuracy=MeasuredAccuracy(accuracy, interval),
         curves=curves, confused=tuple(matrix.confused()),
@@ -96,6 +103,7 @@ def _with_int8(card: ModelCard, job: Job, splits: Mapping[str, Sequence[Sample]]
     """Quantises the best weights behind the gate and returns the card with what was measured."""
     folder = job.folder
     held_out = splits["val"] if len(splits["val"]) >= len(splits.get("test", ())) else splits["test"]
+    say("quantising, and training the quantised network where it fails the gate: ten minutes at most for its trials")
     report = quantize(
         folder.best_onnx, folder.best_int8_onnx,
         images=LabelledPictures(splits["train"][:_CALIBRATION_PICTURES], held_out), max_ap_drop=max_ap_drop,
@@ -106,8 +114,11 @@ def _with_int8(card: ModelCard, job: Job, splits: Mapping[str, Sequence[Sample]]
         samples, found = detect_all(detector, splits[card.measured_on], job.data)
     int8 = coco_accuracy(samples, found, job.spec.labels)
     say(f"INT8, split {card.measured_on}:\n{int8.table()}")
+    curves, matrix = write_validation(folder, samples, found, job.spec.labels)
     return replace(
         card,
+        curves=curves,
+        confused=tuple(matrix.confused()),
         int8_accuracy=MeasuredAccuracy(int8, _interval(samples, found)),
         speeds=tuple(_speeds(report)),
         speed_machine=f"{report.machine}, one thread",
@@ -130,9 +141,8 @@ def _speeds(report: QuantizationReport) -> list[Speed]:
     ]
 
 
-def _detect(job: Job, samples: Sequence[Sample]) -> tuple[list[Sample], list[Found]]:
+def _detect(job: Job, samples: Sequence[Sample], device: torch.device) -> tuple[list[Sample], list[Found]]:
     """Detects with the best weights in PyTorch, as validation does."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build(job.spec)
     load_into(network, load_checkpoint(job.folder.best_checkpoint)[0])
     validator = Validator(samples, job.spec, job.data)

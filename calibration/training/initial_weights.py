@@ -26,7 +26,7 @@ _NAMED_AT_MOST = 5
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """Weights by the names of official checkpoints, and what is known about them.
 
     Attributes:
@@ -61,7 +61,7 @@ def source_facts(source: Path, spec: ModelSpec) -> SourceFacts:
     Raises:
         ModelError: the file can't be read.
     """
-    loaded = _read(source)
+    loaded = read_source(source)
     first = loaded.weights.get("head.gfl_cls.0.weight")
     if first is None:
         return SourceFacts(loaded.activation, keeps_head=False)
@@ -94,7 +94,7 @@ def initialise(network: TrainingNetwork, source: Path | None, names: Sequence[st
         raise ValueError(f"wanted {network.spec.num_classes} class names, got {len(names)}")
     if source is None:
         return (f"{network.spec.name} begins with random weights",)
-    loaded = _read(source)
+    loaded = read_source(source)
     weights = unfold(network.network, loaded.weights)
     head, said = _fit_head(network, weights, loaded.names, names)
     weights |= head
@@ -115,7 +115,7 @@ def initialise(network: TrainingNetwork, source: Path | None, names: Sequence[st
     return tuple(done)
 
 
-def _read(path: Path) -> _Source:
+def read_source(path: Path) -> Source:
     if path.suffix.lower() == ".onnx":
         return _read_exported(path)
     weights, _ = load_checkpoint(path, with_auxiliary=True)
@@ -123,12 +123,12 @@ def _read(path: Path) -> _Source:
     try:
         own = read_checkpoint(path)
     except ModelError:
-        return _Source(weights, None, "a checkpoint")
+        return Source(weights, None, "a checkpoint")
     names = tuple(str(name) for name in own[NAMES_KEY])
-    return _Source(weights, names, "a checkpoint of this program", own.get(ACTIVATION_KEY))
+    return Source(weights, names, "a checkpoint of this program", own.get(ACTIVATION_KEY))
 
 
-def _read_exported(path: Path) -> _Source:
+def _read_exported(path: Path) -> Source:
     proto, _ = read_onnx(path)
     if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
         raise ModelError(f"{path}: an INT8 file; give the float model that it was made from, or the checkpoint")
@@ -140,8 +140,8 @@ def _read_exported(path: Path) -> _Source:
         and item.name.startswith(("backbone.", "fpn.", "head."))
     }
     if spec is None:
-        return _Source(weights, None, "an exported model")
-    return _Source(weights, spec.labels, "an exported model", spec.activation)
+        return Source(weights, None, "an exported model")
+    return Source(weights, spec.labels, "an exported model", spec.activation)
 
 
 def _fit_head(

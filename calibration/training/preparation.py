@@ -13,7 +13,7 @@ from tqdm import tqdm
 from calibration.labels import Sample
 from calibration.pictures import read_picture
 from calibration.training.batchnorm import is_folded, restore_batchnorm
-from calibration.training.initial_weights import initialise, source_facts
+from calibration.training.initial_weights import initialise, read_source, source_facts
 from calibration.training.network import TrainingNetwork
 from calibration.training.photometry import network_inputs
 from streamer.common.errors import ConfigError, SourceError
@@ -68,6 +68,11 @@ def find_source(spec: ModelSpec, init: str) -> Path | None:
     if not path.is_file():
         raise ConfigError(f"--init wants auto, none, or a checkpoint or float ONNX file; there is no file {init!r}")
     return path
+
+
+def activation_of(source: Path) -> str | None:
+    """Returns the activation that a file's weights were trained with, None where it doesn't say."""
+    return read_source(source).activation
 
 
 def prepare(

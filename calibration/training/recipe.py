@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from calibration.training.augmentation import Augmentation
+from streamer.common.errors import ConfigError
 from streamer.models.spec import ModelSpec
 
 RECIPES = ("default", "upstream")
@@ -127,9 +128,11 @@ class Recipe:
         """The learning rate at `batch`."""
         return float(self.lr * (self.batch / self.reference_batch) ** self.lr_exponent)
 
-    def line(self) -> str:
-        """Returns the recipe in words."""
+    def line(self, budget_s: float | None = None) -> str:
+        """Returns the recipe in words; `budget_s` replaces its length."""
         length = f"{self.steps} steps" if self.steps else f"{self.epochs} epochs"
+        if budget_s is not None:
+            length = f"what fits in {budget_s:.0f} s"
         average = f"average {self.averaging.decay}" if self.averaging else "no average"
         return (
             f"recipe {self.name}: {self.optimiser.upper() if self.optimiser == 'sgd' else 'AdamW'}, learning rate"
@@ -142,6 +145,9 @@ def upstream_recipe(spec: ModelSpec) -> Recipe:
 
     Its average, where there is one (Plus), runs over parameters and buffers. Weight decay hits normalisations and
     biases too. The learning rate scales linearly with the batch, also with AdamW, as its documentation asks.
+
+    Raises:
+        ConfigError: the network is none of NanoDet's m, g and Plus.
     """
     augmentation = Augmentation.upstream(spec)
     if spec.family == "nanodet-plus":
@@ -163,6 +169,8 @@ def upstream_recipe(spec: ModelSpec) -> Recipe:
         )
         return Recipe("upstream", "sgd", 0.07, 1.0, 96, 96, 1e-4, True, schedule, None, None, None, 180, augmentation)
     batch = 176 if spec.name.startswith("nanodet-m-1.5x") and spec.input_size_wh == (416, 416) else 192
+    if not spec.name.startswith("nanodet-m"):
+        raise ConfigError(f"there is no published recipe of {spec.name}: take --recipe default")
     schedule = Schedule("steps", tuple(epoch / 280 for epoch in (240, 260, 275)), warmup_steps=300, warmup_from=0.1)
     return Recipe("upstream", "sgd", 0.14, 1.0, batch, batch, 1e-4, True, schedule, None, None, None, 280, augmentation)
 
