@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from calibration.cli import main  # noqa: E402
 from calibration.run_folder.folder import RunFolder  # noqa: E402
 from calibration.run_folder.results_table import read_results  # noqa: E402
 from calibration.training.checkpoint_file import read_checkpoint, write_checkpoint  # noqa: E402
+from calibration.training.loader import Loader  # noqa: E402
 from streamer.detector import open_detector  # noqa: E402
 from streamer.frames.frame import Frame  # noqa: E402
 from streamer.models.file import load_model  # noqa: E402
@@ -58,7 +60,27 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_set(root / "set", train=24, val=16)
     write_config(root / "narrow.yaml", narrow_spec())
     torch.set_num_threads(1)
-    assert main(options(root, "--steps", "60", "--batch", "12", "--int8", "--max-ap-drop", "100", "--seed", "3")) == 0
+    assert (
+        main(
+            options(
+                root,
+                "--steps",
+                "150",
+                "--batch",
+                "12",
+                "--lr",
+                "8e-3",
+                "--precision",
+                "f32",
+                "--int8",
+                "--max-ap-drop",
+                "100",
+                "--seed",
+                "3",
+            )
+        )
+        == 0
+    )
     return root
 
 
@@ -69,9 +91,9 @@ def test_every_file_of_a_run_is_there_and_whole(root: Path) -> None:
         assert picture is not None and min(picture.shape[:2]) > 50, name
     assert json.loads(folder.curves.read_text())
     rows = read_results(folder.results)
-    assert len(rows) == 30 and rows[-1].step == 60 and rows[-1].AP is not None and rows[-1].int8_AP is not None
+    assert len(rows) == 75 and rows[-1].step == 150 and rows[-1].AP is not None and rows[-1].int8_AP is not None
     with folder.results.open(newline="") as file:
-        assert len(list(csv.reader(file))) == 31
+        assert len(list(csv.reader(file))) == 76
     args = yaml.safe_load(folder.args.read_text())
     assert args["seed"] == 3 and args["batch"] == 12 and args["int8"] is True
     for path in (folder.best_onnx, folder.best_int8_onnx):
@@ -82,7 +104,7 @@ def test_every_file_of_a_run_is_there_and_whole(root: Path) -> None:
     weights, _ = load_checkpoint(folder.best_checkpoint)
     assert len(weights) > 50
     report = json.loads((folder.path / "best_int8.json").read_text())
-    assert report["results"]
+    assert all(verdict["passed"] for verdict in report["verdicts"])
     card = folder.model_card.read_text()
     assert "run_stream.py --model" in card and all(name in card for name in NAMES) and "INT8" in card
     known = {"model_card.md", "args.yaml", "results.csv", "curves.json", "best.onnx", "best.ckpt", "last.ckpt"}
@@ -94,7 +116,10 @@ def test_every_file_of_a_run_is_there_and_whole(root: Path) -> None:
 def test_what_is_trained_detects(root: Path, name: str) -> None:
     with open_detector(root / "runs/train-1" / name, device="cpu", conf=0.05) as detector:
         pixels, lines = draw(1000)
-        (detections,) = detector.detect([Frame(pixels, "test", 0, 0.0, 0.0)])
+        frame = Frame(pixels, "test", 0, 0.0, 0.0)
+        detector.prepare(frame)
+        detector.submit(frame)
+        _, detections, _ = detector.collect()
     assert len(lines) == 1 and len(detections.scores) >= 1
     _, x, y, w, h = (float(value) * 96 for value in lines[0].split())
     truth = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
@@ -145,9 +170,12 @@ def test_relu_from_leakyrelu_by_distillation_without_labels(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_set(tmp_path / "set", train=24, val=8, labels=False)
+    shutil.rmtree(tmp_path / "set/labels/val")  # that of train has empty files
     write_config(tmp_path / "narrow.yaml", narrow_spec())
     best = str(root / "runs/train-1/best.ckpt")
-    chosen = options(tmp_path, "--activation", "ReLU", "--no-labels", "--steps", "60", "--batch", "12", init=best)
+    chosen = options(
+        tmp_path, "--activation", "ReLU", "--no-labels", "--steps", "60", "--batch", "12", "--lr", "4e-3", init=best
+    )
     assert main(chosen) == 0
     said = capsys.readouterr().out
     assert "the network with LeakyReLU teaches the one with ReLU" in said
@@ -158,7 +186,7 @@ def test_relu_from_leakyrelu_by_distillation_without_labels(
     rows = read_results(folder.results)
     assert rows[0].qfl is None and rows[0].loss is not None and rows[-1].loss is not None
     assert rows[-1].loss < 0.7 * rows[0].loss
-    assert any(row.AP is not None and row.AP > 5 for row in rows)
+    assert any(row.AP is not None and row.AP > 50 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -215,15 +243,38 @@ def test_a_teacher_that_lacks_a_class_is_refused(tmp_path: Path, capsys: pytest.
 # several processes
 
 
+def launched(*words: str) -> subprocess.CompletedProcess[str]:
+    """Runs a module in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, "--nproc-per-node=2", "-m", *words], capture_output=True, text=True, timeout=250, env=environment,
+        cwd=Path(__file__).parents[1], check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_processes_share_batches_and_agree_on_time(tmp_path: Path) -> None:
+    """With a budget too, whose end and learning rate depend on each process's clock."""
+    data = write_set(tmp_path / "set", train=10, val=2)
+    launched("tests.train_in_processes", str(data), str(tmp_path / "run"))
+    ranks = [json.loads((tmp_path / f"run/rank-{rank}.json").read_text()) for rank in (0, 1)]
+    for name in ("steps", "elapsed_s", "rates", "weights"):
+        assert ranks[0][name] == ranks[1][name], name
+    steps = ranks[0]["steps"]
+    assert steps > 5
+    job = small_job(data, tmp_path / "alone", batch=4)
+    with Loader(job.train, job.spec, job.recipe.augmentation, 4, job.seed, workers=1) as loader:
+        for step in range(steps):
+            alone = next(loader).indices.tolist()
+            assert [ranks[0]["indices"][step], ranks[1]["indices"][step]] == [alone[0::2], alone[1::2]]
+
+
 def test_two_processes_train_as_one_run(tmp_path: Path) -> None:
     write_set(tmp_path / "set", train=8, val=4)
     write_config(tmp_path / "narrow.yaml", narrow_spec())
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    chosen = options(tmp_path, "--steps", "8", "--batch", "4", "--seed", "5")
-    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
-                "--master-port=0", "-m", "calibration", *chosen]  # fmt: skip
-    done = subprocess.run(launched, capture_output=True, text=True, timeout=250, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    done = launched("calibration", *options(tmp_path, "--steps", "8", "--batch", "4", "--seed", "5"))
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train-1"]
     folder = RunFolder(tmp_path / "runs/train-1")
     rows = read_results(folder.results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from calibration.training.losses import detection_loss  # noqa: E402
 from calibration.training.network import TrainingNetwork  # noqa: E402
 from calibration.training.photometry import network_inputs  # noqa: E402
 from calibration.training.recipe import Schedule  # noqa: E402
+from streamer.common.interrupt import Interrupt  # noqa: E402
 from tests.test_nanodet import tiny  # noqa: E402
 from tests.training_runs import (  # noqa: E402
     NAMES,
@@ -200,6 +202,20 @@ def test_auxiliary_losses_are_detached_from_their_epoch_on(data: Path, tmp_path:
     training.run()
     assert seen == [False] * 4 + [True] * 4  # two steps an epoch
     assert read_results(job.folder.results)[-1].aux_qfl is not None
+
+
+def test_a_validation_reports_its_progress_to_the_shutdown(data: Path, tmp_path: Path) -> None:
+    """Where a signal has come, a program without progress is ended: a long validation has to show some."""
+    reported: list[object] = []
+
+    class Signals(Interrupt):
+        def report_progress(self, progress: object) -> None:
+            reported.append(progress)
+
+    job = small_job(data, tmp_path, steps=2, batch=8, validations=1)
+    job = replace(job, val=[*job.val] * 20)  # three batches
+    small_training(job).run(Signals())
+    assert reported[:2] == [1, 2] and len(reported) == len(set(reported)) == 5
 
 
 def test_accumulating_takes_the_mean_gradient_of_the_parts(data: Path, tmp_path: Path) -> None:

@@ -160,6 +160,15 @@ def test_a_longer_run_goes_on_by_its_schedule(data: Path, tmp_path: Path) -> Non
     assert rates == pytest.approx(expected)
 
 
+def test_an_epoch_that_a_run_ended_within_has_one_row_when_it_goes_on(data: Path, tmp_path: Path) -> None:
+    first = small_job(data, tmp_path, steps=4, batch=3)
+    small_training(first).run()
+    assert [(row.epoch, row.step) for row in read_results(first.folder.results)] == [(1, 3), (2, 4)]
+    resumed(replace(first, recipe=replace(first.recipe, steps=8))).run()
+    assert [(row.epoch, row.step) for row in read_results(first.folder.results)] == [(1, 3), (2, 6), (3, 8)]
+    assert len(first.folder.results.read_text().splitlines()) == 4
+
+
 def test_a_finished_run_keeps_its_table(data: Path, tmp_path: Path) -> None:
     job = small_job(data, tmp_path, steps=5, batch=3)  # ends within an epoch
     small_training(job).run()

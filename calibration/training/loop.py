@@ -185,7 +185,8 @@ class Training:
             model = torch.compile(model)  # type: ignore[assignment]
         if self.process.world > 1:
             ids = [self.process.device.index] if self.process.device.type == "cuda" else None
-            model = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=not self.job.uses_labels)
+            is_unused = self.network.auxiliary is not None and not self.job.uses_labels
+            model = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=is_unused)
         return model
 
     def _synchronised(self, model: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
