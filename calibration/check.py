@@ -23,10 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the verb `check`."""
     parser.add_argument("data", type=Path, metavar="DATA", help="a data.yaml, a folder with one, or a COCO .json file")
     parser.add_argument("--size", type=training_size, default=(416, 416), metavar="N|WxH", help="training size (416)")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="check these classes only")
+    parser.add_argument("--classes", nargs="+", action="extend", metavar="NAME", help="check these classes only")
     parser.add_argument(
         "--rename",
         nargs="+",
+        action="extend",
         type=renaming,
         default=[],
         metavar="OLD=NEW",

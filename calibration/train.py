@@ -6,14 +6,20 @@ import argparse
 import dataclasses
 import logging
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calibration.train_options import (
+    DEFAULTS,
+    add_arguments,
+    checked_options,
+    command_of,
+    given_options,
+    resumed_options,
+)
 from streamer.common.errors import ConfigError
 from streamer.common.terminal import say
-from streamer.common.units import parse_seconds
 from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
 
 if TYPE_CHECKING:
@@ -25,57 +31,11 @@ if TYPE_CHECKING:
     from calibration.training.recipe import Recipe
     from streamer.common.interrupt import Interrupt
 
+__all__ = ["add_arguments", "run"]
+
 log = logging.getLogger(__name__)
 
-_LENGTHS = ("epochs", "steps", "budget")
-_EXTENDED = (*_LENGTHS, "patience", "workers", "device", "int8", "max_ap_drop")
-"""Options that a resumed run may change."""
-_NOT_KEPT = ("run", "verb", "interrupt", "resume", "runs")
-_DEFAULTS: dict[str, Any] = {
-    "init": "auto", "recipe": "default", "seed": 0, "accumulate": 1, "device": "auto", "precision": "auto",
-    "compile": False, "freeze_backbone": False, "teacher": "auto", "no_labels": False, "int8": False,
-    "max_ap_drop": 0.5, "runs": Path("runs"),
-}  # fmt: skip
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the verb ``train``; those that aren't given are None, so that a resumed run can tell."""
-    model = parser.add_argument_group("network and weights")
-    model.add_argument("--model", metavar="NAME", help="<network>_<size>, such as nanodet-g_416")
-    model.add_argument("--model-config", type=Path, metavar="YAML", help="description of a network of your own")
-    model.add_argument("--init", metavar="auto|none|FILE", help="initial weights: the packaged ones, random, or a file")
-    model.add_argument("--activation", metavar="NAME", help="such as ReLU, instead of the network's own")
-    model.add_argument("--input-size", metavar="W[xH]", help="network input in pixels, instead of the name's")
-    model.add_argument("--freeze-backbone", action="store_const", const=True, help="train neck and head only")
-    model.add_argument(
-        "--teacher", choices=("auto", "yes", "no"),
-        help="imitate the initial network too; auto: where its activation is exchanged and its classes are the same",
-    )  # fmt: skip
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, metavar="data.yaml", help="pictures and labels; see the verb check")
-    data.add_argument("--classes", nargs="+", metavar="NAME", help="train these classes only")
-    data.add_argument("--rename", nargs="+", metavar="OLD=NEW", help="other names for classes")
-    data.add_argument("--no-labels", action="store_const", const=True, help="imitate the teacher alone")
-    length = parser.add_argument_group("length").add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=_positive, metavar="N", help="passes over the training pictures")
-    length.add_argument("--steps", type=_positive, metavar="N", help="batches")
-    length.add_argument("--budget", type=_duration, metavar="TIME", help="what fits in this time, such as 20m or 2h")
-    how = parser.add_argument_group("training")
-    how.add_argument("--recipe", choices=("default", "upstream"), help="upstream: the published configuration")
-    how.add_argument("--batch", type=_positive, metavar="N", help="pictures a step, over all GPUs")
-    how.add_argument("--accumulate", type=_positive, metavar="N", help="compute a step's pictures in N parts")
-    how.add_argument("--lr", type=_rate, metavar="X", help="learning rate at this batch")
-    how.add_argument("--patience", type=_positive, metavar="N", help="end after N validations without a better AP")
-    how.add_argument("--seed", type=_seed, metavar="N", help="of weights, order and augmentation (0)")
-    how.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N; several GPUs: see torchrun")
-    how.add_argument("--precision", choices=("auto", "f32", "bf16"), help="auto: bf16 where GPU or CPU have it")
-    how.add_argument("--compile", action="store_const", const=True, help="compile the network: a minute, then faster")
-    how.add_argument("--workers", type=_positive, metavar="N", help="threads that read and augment (one a core)")
-    out = parser.add_argument_group("results")
-    out.add_argument("--int8", action="store_const", const=True, help="quantise at the end, behind the accuracy gate")
-    out.add_argument("--max-ap-drop", type=float, metavar="AP", help="what INT8 may lose (0.5)")
-    out.add_argument("--runs", type=Path, metavar="DIR", help="where the run's folder train-N goes (runs)")
-    out.add_argument("--resume", type=Path, metavar="DIR", help="go on with this run, such as runs/train-1")
+_NAMED_AT_MOST = 8
 
 
 def run(options: argparse.Namespace) -> int:
@@ -90,9 +50,13 @@ def run(options: argparse.Namespace) -> int:
     from calibration.run_folder.folder import open_run_folder
     from calibration.training.process import joined_process
 
-    given = _given(options)
+    given = given_options(options)
     folder = None if options.resume is None else open_run_folder(options.resume)
-    settings = _DEFAULTS | given if folder is None else _resumed(folder.read_args(), given)
+    if folder is not None and options.runs is not None:
+        raise ConfigError("--runs is of a new run: leave it out with --resume")
+    settings = DEFAULTS | given
+    if folder is not None:
+        settings = resumed_options(checked_options(folder.read_args(), folder.args), given)
     for name in ("model_config", "data"):
         settings[name] = Path(settings[name]) if settings.get(name) else None
     if settings["data"] is None or not (settings.get("model") or settings["model_config"]):
@@ -144,11 +108,11 @@ def _train(
     if settings["no_labels"] and prepared.teacher is not None:
         data, found = with_labels(data, prepared.teacher, spec, process.device)
         said += found
+    validator = Validator(data.splits["val"], spec, data.path) if process.is_main else None
     if folder is None:
-        base = options.runs or _DEFAULTS["runs"]
+        base = options.runs or DEFAULTS["runs"]
         folder = new_run_folder(base) if process.is_main else RunFolder(base)
     job = _job(settings, data, spec, recipe, folder, process, prepared)
-    validator = Validator(job.val, spec, data.path) if process.is_main else None
     training = Training(job, process, prepared.network, validator)
     if options.resume is not None:
         training.resume()
@@ -157,7 +121,9 @@ def _train(
     if process.is_main:
         if options.resume is not None:
             said = [f"resumed after step {training.state.step} with --{name.replace('_', '-')} {given}" for name, given
-                    in _given(options).items()] or [f"resumed after step {training.state.step}"]  # fmt: skip
+                    in given_options(options).items()] or [f"resumed after step {training.state.step}"]  # fmt: skip
+            if training.length.is_over(training.state):
+                said.append("nothing is left to train: only what comes after training is done again")
         for sentence in (*said, recipe.line(job.budget_s), f"{folder.path}: on {process.describe()}"):
             say(sentence)
         folder.write_args({name: value for name, value in settings.items() if value is not None})
@@ -169,7 +135,9 @@ def _train(
         Display(job, training.length, events=events) as display,
     ):
         outcome = training.run(interrupt, display.on_step, display.on_row, display.on_batch)
-    if outcome.was_interrupted:
+    if interrupt is not None:  # what follows is written file by file, and done again by --resume
+        interrupt.stop_deferring()
+    if outcome.was_interrupted or (interrupt is not None and interrupt.happened):
         say(f"stopped after step {outcome.state.step}; go on with: python -m calibration train --resume {folder.path}")
         return 0
     say(
@@ -180,7 +148,7 @@ def _train(
     if outcome.unreadable:
         log.warning("%d of %d training pictures can't be read and were skipped", outcome.unreadable, len(job.train))
     splits = {name: samples for name, samples in data.splits.items() if samples}
-    told = Told(_command(settings), "; ".join(prepared.done), machine_line(process.describe()))
+    told = Told(command_of(settings), "; ".join(prepared.done), machine_line(process.describe()))
     finish(
         job,
         outcome,
@@ -191,11 +159,6 @@ def _train(
         max_ap_drop=float(settings["max_ap_drop"]),
     )
     return 0
-
-
-def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the options that were given, without those that a run's folder doesn't keep."""
-    return {name: value for name, value in vars(options).items() if name not in _NOT_KEPT and value is not None}
 
 
 def _read(settings: dict[str, Any], process: Process) -> TrainingData:
@@ -228,7 +191,9 @@ def _read(settings: dict[str, Any], process: Process) -> TrainingData:
         if name == "train":
             missing -= seen
     if missing and process.is_main:
-        named = ", ".join(data.names[index] for index in sorted(missing))
+        named = ", ".join(data.names[index] for index in sorted(missing)[:_NAMED_AT_MOST])
+        if len(missing) > _NAMED_AT_MOST:
+            named += f" and {len(missing) - _NAMED_AT_MOST} more"
         log.warning("%s: no training picture has %s: what isn't shown can't be learnt", data.path, named)
     return data
 
@@ -283,24 +248,6 @@ def _job(
     )  # fmt: skip
 
 
-def _resumed(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Returns a run's settings with those that may change.
-
-    Raises:
-        ConfigError: another one is given with another value.
-    """
-    for name, value in given.items():
-        before = stored.get(name, _DEFAULTS.get(name))
-        if name not in _EXTENDED and str(value) != str(before):
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(
-                f"{option} was {before} when the run began and can't change to {value}: leave it out or start anew"
-                f" (a resumed one may change {', '.join(f'--{each}' for each in _EXTENDED).replace('_', '-')})"
-            )
-    kept = {name: value for name, value in stored.items() if not (name in _LENGTHS and set(_LENGTHS) & set(given))}
-    return _DEFAULTS | kept | given
-
-
 def _out_of_memory(settings: dict[str, Any], data: TrainingData, process: Process) -> str:
     """Returns what to say where a batch doesn't fit in the GPU's memory: which one does."""
     from calibration.training.memory_probe import largest_fitting_batch
@@ -320,18 +267,6 @@ def _out_of_memory(settings: dict[str, Any], data: TrainingData, process: Proces
     return f"{said}: {fitting} fit; {advice}"
 
 
-def _command(settings: dict[str, Any]) -> str:
-    """Returns the command that trains the same again."""
-    words = ["python", "-m", "calibration", "train"]
-    for name, value in sorted(settings.items()):
-        if value is None or value is False or value == _DEFAULTS.get(name):
-            continue
-        option = f"--{name.replace('_', '-')}"
-        values = value if isinstance(value, list) else [f"{value:.3f}s" if name == "budget" else value]
-        words += [option] if value is True else [option, *map(str, values)]
-    return shlex.join(words)
-
-
 def _require_packages() -> None:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     try:
@@ -342,32 +277,3 @@ def _require_packages() -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"train needs {error.name}: pip install 'nanodet-streamer[calibration]'") from error
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"wanted a number of 1 or more, got {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"wanted a number of 0 or more, got {text!r}")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 10:
-        raise argparse.ArgumentTypeError(f"wanted a learning rate such as 0.001, got {text!r}")
-    return value
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_seconds(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

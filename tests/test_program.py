@@ -87,6 +87,12 @@ def test_a_second_signal_ends_a_program_that_closes_its_outputs(tmp_path: Path) 
     assert "outputs may be incomplete" in err
 
 
+def test_a_program_that_has_closed_its_outputs_ends_at_once(tmp_path: Path) -> None:
+    program = Program(tmp_path, "signals.defer(); signals.stop_deferring(); hang()")
+    program.signal(signal.SIGINT)
+    assert program.end() == (130, "stopped by SIGINT\n")
+
+
 @pytest.mark.parametrize("attends", [True, False])
 def test_a_program_in_which_nothing_moves_ends_within_the_time_stated(tmp_path: Path, attends: bool) -> None:
     body = "interrupt._PROGRESS_TIMEOUT_S = interrupt._START_TIMEOUT_S = signals._timeout_s = 0.1; signals.defer(); "

@@ -6,6 +6,7 @@ import argparse
 import errno
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="training is written in PyTorch")
 
 import calibration.training.finish  # noqa: E402
-from calibration import train  # noqa: E402
+from calibration import train_options  # noqa: E402
 from calibration.cli import main  # noqa: E402
 from calibration.run_folder.folder import RunFolder  # noqa: E402
 from calibration.run_folder.results_table import read_results  # noqa: E402
 from calibration.training import checkpoint_file  # noqa: E402
 from calibration.training.checkpoint_file import read_checkpoint, write_checkpoint  # noqa: E402
+from calibration.training.loader import Batch, Loader  # noqa: E402
 from calibration.training.network import TrainingNetwork  # noqa: E402
 from streamer.common.errors import ConfigError  # noqa: E402
+from streamer.common.interrupt import _PROGRESS_TIMEOUT_S, Interrupt  # noqa: E402
 from tests.training_runs import NAMES, narrow_spec, one_thread, write_config, write_set  # noqa: E402, F401
 
 COCO_NAMES = ("person", "car")
@@ -105,7 +108,17 @@ def test_wrong_options_are_refused_in_a_line_and_leave_no_folder(
 
 
 @pytest.mark.parametrize(
-    "options", [("--lr", "0"), ("--batch", "0"), ("--budget", "soon"), ("--precision", "f8"), ("--seed", "-1")]
+    "options",
+    [
+        ("--lr", "0"),
+        ("--batch", "0"),
+        ("--budget", "soon"),
+        ("--precision", "f8"),
+        ("--seed", "-1"),
+        ("--max-ap-drop", "nan"),
+        ("--max-ap-drop", "-1"),
+        ("--workers", "100000"),
+    ],
 )
 def test_wrong_values_are_bad_usage(options: tuple[str, ...], run: Run) -> None:
     status, _, complained = run(*options)
@@ -198,7 +211,92 @@ def test_too_many_corrupt_pictures_are_refused(run: Run) -> None:
     assert "at most 5% is allowed" in run.refused("--epochs", "2")
 
 
+def test_many_classes_without_training_pictures_are_named_in_part(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    run.data = write_set(run.root / "set")
+    content = yaml.safe_load(run.data.read_text())
+    run.data.write_text(yaml.safe_dump(content | {"names": ["red", "blue", *(f"c{number}" for number in range(20))]}))
+    assert run("--steps", "1")[0] == 0
+    assert "no training picture has c0, c1, c2, c3, c4, c5, c6, c7 and 12 more: what" in caplog.text
+
+
+def test_a_corrupt_picture_of_val_is_named(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    run.data = write_set(run.root / "set", val=24)
+    (run.data.parent / "images/val/004.png").write_bytes(b"")
+    assert run("--steps", "1")[0] == 0
+    assert sum("val/004.png: skipped in validation" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_options_of_classes_can_be_repeated(run: Run) -> None:
+    options = ("--rename", "red=a", "--rename", "blue=b", "--classes", "b", "--classes", "a", "--steps", "1")
+    assert run(*options)[0] == 0
+    assert read_checkpoint(run.runs / "train-1/last.ckpt")["names"] == ["b", "a"]
+
+
 # the run's folder
+
+
+def test_validation_pictures_that_cant_be_read_leave_no_folder(run: Run) -> None:
+    run.data = write_set(run.root / "set", val=2)
+    for file in (run.data.parent / "images/val").iterdir():
+        file.write_bytes(b"")
+    assert "2 of 2 pictures can't be read" in run.refused() and not list(run.runs.glob("*"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch": "many"}, {"seed": "x"}, {"steps": 0}, {"teacher": "maybe"}, {"max_ap_drop": "x"},
+        {"accumulate": 0}, {"lr": "x"}, {"recipe": "own"}, {"precision": 16}, {"workers": -3}, {"speed": 1},
+        {"int8": "perhaps"}, {"data": ["a", "b"]}, {5: 6},
+    ],
+)  # fmt: skip
+def test_settings_of_a_run_that_cant_be_are_refused(change: dict[str, Any], run: Run) -> None:
+    folder = RunFolder(run.runs / "train-1")
+    folder.path.mkdir(parents=True)
+    folder.write_args({"model": "nanodet-g_64", "data": str(run.data), "steps": 3} | change)
+    line = run.refused("--resume", str(folder.path), small=False)
+    assert "args.yaml: " in line and line.endswith("mend the file or start a new run")
+    assert "--" + str(next(iter(change))).replace("_", "-") in line or "unrecognized" in line
+
+
+def test_a_run_whose_data_has_moved_goes_on(run: Run) -> None:
+    run.data = write_set(run.root / "set")
+    assert run("--steps", "2")[0] == 0
+    run.data.parent.rename(run.root / "moved")
+    folder = str(run.runs / "train-1")
+    assert "set/data.yaml" in run.refused("--resume", folder, small=False)
+    status, said, _ = run("--resume", folder, "--data", str(run.root / "moved/data.yaml"), "--steps", "3", small=False)
+    assert status == 0 and "nothing is left" not in said
+    status, said, _ = run("--resume", folder, small=False)
+    assert status == 0 and "nothing is left to train" in said
+
+
+def test_a_signal_has_time_for_a_step_and_ends_what_follows_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt, seen = Interrupt(), []
+    monkeypatch.setattr(Loader, "__next__", next_noting(lambda: seen.append((True, interrupt._timeout_s))))
+    monkeypatch.setattr(
+        calibration.training.finish, "finish", lambda *_, **__: seen.append((interrupt._is_deferred, 0.0))
+    )
+    words = ["--model-config", str(run.config), "--data", str(run.data), "--init", "none", "--device", "cpu"]
+    assert main(["train", *words, "--steps", "1", "--runs", str(run.runs)], interrupt) == 0
+    assert seen == [(True, _PROGRESS_TIMEOUT_S), (False, 0.0)]
+
+
+def next_noting(note: Callable[[], None]) -> Callable[[Loader], Batch]:
+    """Returns the loader's method that gives a batch, with a call before it."""
+    original = Loader.__next__
+
+    def noting(self: Loader) -> Batch:
+        note()
+        return original(self)
+
+    return noting
+
+
+def test_a_resumed_run_has_its_folder(run: Run) -> None:
+    assert run("--steps", "1")[0] == 0
+    line = run.refused("--resume", str(run.runs / "train-1"), "--runs", str(run.root / "other"), small=False)
+    assert "--runs is of a new run" in line
 
 
 def test_each_run_has_a_folder_of_its_own(run: Run) -> None:
@@ -328,12 +426,12 @@ def test_too_little_memory_says_the_batch_that_fits(
     )
 )  # fmt: skip
 def test_the_command_of_a_run_gives_its_settings_again(settings: dict[str, Any]) -> None:
-    assert parsed(train._command(train._DEFAULTS | settings)) == train._DEFAULTS | settings
+    assert parsed(train_options.command_of(train_options.DEFAULTS | settings)) == train_options.DEFAULTS | settings
 
 
 @pytest.mark.parametrize("budget_s", [20.0, 0.5, 1200.0, 86_400.0, 1_234_567.0])
 def test_the_command_of_a_budget(budget_s: float) -> None:
-    assert parsed(train._command(train._DEFAULTS | {"budget": budget_s}))["budget"] == budget_s
+    assert parsed(train_options.command_of(train_options.DEFAULTS | {"budget": budget_s}))["budget"] == budget_s
 
 
 def parsed(command: str) -> dict[str, Any]:
@@ -341,6 +439,6 @@ def parsed(command: str) -> dict[str, Any]:
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "calibration", "train"]
     parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
+    train_options.add_arguments(parser)
     given = {name: value for name, value in vars(parser.parse_args(words[4:])).items() if value is not None}
-    return train._DEFAULTS | given
+    return train_options.DEFAULTS | given

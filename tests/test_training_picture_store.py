@@ -73,6 +73,13 @@ def test_pictures_are_upright_by_their_exif(tmp_path: Path, longest_side: int | 
     assert upright[: height // 2 - 2].min() > 250 and upright[height // 2 + 2 :].max() < 5
 
 
+@pytest.mark.parametrize("shape", [(1, 3000, 3), (3000, 2, 3)])
+def test_a_long_thin_picture_keeps_a_pixel_of_its_shorter_side(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full(shape, 90, np.uint8))
+    pixels = PictureStore([Sample.of(tmp_path / "a.png", [])], budget_bytes=PLENTY, longest_side=100).read(0)
+    assert pixels.shape == tuple(100 if side == 3000 else 1 for side in shape[:2]) + (3,) and (pixels == 90).all()
+
+
 def test_an_unreadable_picture_says_why(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     store = PictureStore([Sample.of(tmp_path / "a.jpg", []), Sample.of(tmp_path / "b.jpg", [])], budget_bytes=PLENTY)

@@ -202,6 +202,15 @@ def test_another_number_of_pictures_is_refused(data: Path, tmp_path: Path) -> No
         resumed(replace(job, train=job.train[1:]))
 
 
+def test_a_checkpoint_that_is_cut_short_is_named(data: Path, tmp_path: Path) -> None:
+    job = small_job(data, tmp_path, steps=2)
+    small_training(job).run()
+    whole = job.folder.last_checkpoint.read_bytes()
+    job.folder.last_checkpoint.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"last\.ckpt: not a checkpoint of this program, or cut short"):
+        resumed(job)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"text"])
 def test_a_damaged_checkpoint_is_named(content: bytes, data: Path, tmp_path: Path) -> None:
     job = small_job(data, tmp_path, steps=2)

@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ModelError: the file is missing, damaged, or another program's.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"{path}: can't read the checkpoint: {error.strerror or error}") from None
     except Exception as error:  # a damaged file can trip the reader anywhere

@@ -104,6 +104,8 @@ class Training:
         started_at_s = time.monotonic() - state.elapsed_s
         first_step, trained_s, self.waited_s = state.step, 0.0, 0.0
         stops, is_over = False, self.length.is_over(state)
+        if interrupt is not None:  # a step may take longer than a shutdown has to begin
+            interrupt.report_progress(state.step)
         with Loader(
             job.train, job.spec, recipe.augmentation, recipe.batch // parts, job.seed, workers=job.workers,
             start_step=state.step * parts, rank=process.rank, world=process.world,

@@ -98,16 +98,17 @@ class PictureStore:
         except OSError as error:
             raise SourceError(error.strerror or str(error)) from error
         size_wh = image_size(content)
-        pixels = decode_image(content, reduced_by=self._reduction(max(size_wh) if size_wh else 0))
+        pixels = decode_image(content, reduced_by=self._reduction(size_wh or (0, 0)))
         if self.longest_side is None or max(pixels.shape[:2]) <= self.longest_side:
             return pixels
         scale = self.longest_side / max(pixels.shape[:2])
         height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
         return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
-    def _reduction(self, side: int) -> Literal[1, 2, 4, 8]:
-        """Returns the largest reduction that leaves `longest_side` pixels at least."""
+    def _reduction(self, size_wh: tuple[int, int]) -> Literal[1, 2, 4, 8]:
+        """Returns the largest reduction that leaves `longest_side` pixels at least, and one of the shorter side."""
         if self.longest_side is None:
             return 1
+        shorter, longer = sorted(size_wh)
         reductions: tuple[Literal[8, 4, 2], ...] = (8, 4, 2)
-        return next((each for each in reductions if side // each >= self.longest_side), 1)
+        return next((each for each in reductions if longer // each >= self.longest_side and shorter >= each), 1)

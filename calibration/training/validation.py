@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,8 @@ from streamer.common.cpu_info import available_cores
 from streamer.common.errors import SourceError
 from streamer.models.postprocess import Postprocessor
 from streamer.models.spec import ModelSpec
+
+log = logging.getLogger(__name__)
 
 _BATCH = 32
 _MEMORY_SHARE = 0.25
@@ -60,7 +63,8 @@ class Validator:
             if self._keeps:
                 self._kept.append(picture)
         check_unreadable(bad, len(samples), where)
-        self.unreadable = tuple(bad)
+        for image in bad:
+            log.warning("%s: skipped in validation, as it can't be read", image)
 
     @torch.inference_mode()
     def detect(

@@ -70,6 +70,10 @@ class Interrupt:
         """Makes the first signal set `happened` only: there are outputs to close."""
         self._is_deferred = True
 
+    def stop_deferring(self) -> None:
+        """Makes a signal end the process at once again: what follows can be cut anywhere."""
+        self._is_deferred = False
+
     def report_progress(self, progress: object) -> None:
         """Resets the shutdown time-out whenever `progress`, any comparable value, changes."""
         self._timeout_s = _PROGRESS_TIMEOUT_S
