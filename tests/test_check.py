@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from calibration.__main__ import main
 from calibration.data.duplicates import MOST_BITS, first_of_each, nearest_earlier
 from calibration.data.exif import exif_orientation
+from calibration.data.report import CheckReport
 from calibration.data.scan import scan_picture, scan_pictures
+from calibration.data.summary import SplitSummary
 from tests.labelled_data import BOX, coco, voc, with_orientation, write_scene, write_yaml, yolo_set
 
 GOOD = {
@@ -346,3 +349,9 @@ def test_blood_cells(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     }
     (finding,) = content["findings"]
     assert finding["kind"] == "similar-in-splits" and "BloodImage_00037.jpg" in finding["examples"][0]
+
+
+def test_a_name_of_two_lines_is_shown_in_one(tmp_path: Path) -> None:
+    summary = SplitSummary(1, 0, 0, np.array([1]), np.array([1]), np.array([[8, 8]]), np.ones((1, 2)), np.ones((1, 2)))
+    text = CheckReport("data.yaml", ("a\n\x1b[31mb",), (64, 64), (), {"train": summary}).to_text()
+    assert "\x1b" not in text and re.search(r"^0 a.*b +1$", text, re.MULTILINE)

@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from calibration.run_folder.confusion import confusion_matrix
+from calibration.run_folder.confusion import ConfusionMatrix, confusion_matrix
 from calibration.run_folder.curves import detection_curves
 from calibration.run_folder.drawings import MOST_TRAINING, TILE_PX, Tile, draw_batch, draw_validation, grid
 from calibration.run_folder.folder import RunFolder
@@ -198,3 +199,19 @@ def test_all_of_a_validation(tmp_path: Path, detects: bool) -> None:
     best = curves.overall.best
     assert matrix.threshold == (best.threshold if best else 0.4)
     assert (best is not None) == detects
+
+
+def test_of_many_classes_the_most_confused_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="plots come with [calibration]")
+    from calibration.run_folder import confusion_plot
+
+    counts = np.eye(151, dtype=np.int64) * 1000
+    counts[140, 3] = 2
+    counts[149, -1] = 1
+    matrix = ConfusionMatrix(counts, tuple(f"c{number}" for number in range(150)), 0.3)
+    figures: list[Any] = []
+    monkeypatch.setattr(confusion_plot, "save", lambda figure, path: figures.append(figure))
+    confusion_plot.draw_confusion(matrix, tmp_path / "a.png", normalised=False)
+    shown = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+    assert shown[-4:] == ["c97", "c140", "c149", "background"] and len(shown) == 101
+    assert "100 of 150 classes" in figures[0].axes[0].get_title(loc="left")

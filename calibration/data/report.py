@@ -10,6 +10,7 @@ import numpy as np
 from calibration.data.findings import SEVERITIES, Finding
 from calibration.data.summary import SplitSummary
 from calibration.files import to_json
+from streamer.common.errors import one_line
 
 _EXAMPLES = 3
 _CLASSES = 20
@@ -84,7 +85,7 @@ def _class_table(names: Sequence[str], summaries: Mapping[str, SplitSummary]) ->
     rarest = np.argsort(counts[0], kind="stable") if len(counts) else np.arange(0)
     rows: list[tuple[str, ...]] = [("class", *(f"{split}" for split in summaries))]
     for number in rarest[:_CLASSES]:
-        rows.append((f"{number} {names[number]}", *(str(count) for count in counts[:, number])))
+        rows.append((f"{number} {one_line(names[number])}", *(str(count) for count in counts[:, number])))
     lines = _aligned(rows)
     if len(rarest) > _CLASSES:
         lines.append(f"... and {len(rarest) - _CLASSES} commoner classes: see --json")
