@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 from tests.desktop import x_server
 from tests.media import write_clip
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core: PyTorch's threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # no test reports its use: streamer/common/telemetry.py
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes is no property

@@ -185,7 +185,7 @@ def test_relu_from_leakyrelu_by_distillation_without_labels(
     assert read_checkpoint(folder.best_checkpoint)["activation"] == "ReLU"
     rows = read_results(folder.results)
     assert rows[0].qfl is None and rows[0].loss is not None and rows[-1].loss is not None
-    assert rows[-1].loss < 0.7 * rows[0].loss
+    assert rows[-1].AP50 is not None and rows[-1].AP50 > 90  # of what the teacher finds
     assert any(row.AP is not None and row.AP > 50 for row in rows)
 
 

@@ -126,7 +126,7 @@ def test_validation_leaves_the_trained_network_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.shared
-@pytest.mark.parametrize("name", ["nanodet-g_416", "nanodet-m_320"])
+@pytest.mark.parametrize("name", ["nanodet-m_320"])
 def test_the_simulated_ap_is_near_that_of_the_exported_file(name: str, shared: Path, tmp_path: Path) -> None:
     spec = spec_for(name)
     samples = read_samples(shared / "coco/calib/images", shared / "coco/calib/labels", spec.labels)[:96]
@@ -134,7 +134,7 @@ def test_the_simulated_ap_is_near_that_of_the_exported_file(name: str, shared: P
     exported = export(spec, checkpoint, tmp_path / "float.onnx")
     quantize(
         exported.path, tmp_path / "int8.onnx", images=LabelledPictures(samples[:32], samples[32:]), max_ap_drop=100,
-        method="minmax", distill=False,
+        method="minmax", distill=False, max_minutes=0.01,
     )  # fmt: skip
     with open_detector(tmp_path / "int8.onnx", device="cpu", conf=EVALUATION_CONF) as detector:
         measured = coco_accuracy(*detect_all(detector, samples[32:], shared), spec.labels)
