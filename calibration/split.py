@@ -24,12 +24,13 @@ def read_split(path: Path, split: str, labels: Sequence[str]) -> list[Sample]:
     Raises:
         ConfigError: the file is wrong, the split is empty, or it has no object of the model's classes.
     """
-    from calibration.data import read_data  # type: ignore[import-not-found]
+    from calibration.data import read_data
 
     data = read_data(path)
     left_out = [finding for finding in data.findings if finding.severity != "info"]
     if left_out:
-        say(f"{path}: {len(left_out)} findings while reading, such as: {left_out[0].text} (see the verb check)")
+        kinds = "1 finding" if len(left_out) == 1 else f"{len(left_out)} kinds of findings"
+        say(f"{path}: {kinds} while reading, such as: {left_out[0].text} (see the verb check)")
     samples = data.splits.get(split, ())
     if not samples:
         others = ", ".join(f"{name} ({len(each)})" for name, each in data.splits.items() if each) or "none"

@@ -380,7 +380,7 @@ class TestVerb:
         arguments = ["val", "--model", "nanodet-g_416", "--device", "cpu", "--data", str(tmp_path / "data.yaml")]
         assert main([*arguments, "--split", "test"]) == 0
         printed = capsys.readouterr().out
-        assert "data.yaml: 1 findings while reading, such as: no box (see the verb check)" in printed
+        assert "data.yaml: 1 finding while reading, such as: no box (see the verb check)" in printed
         assert "no intervals" in printed and json.loads(printed.splitlines()[-1])["images"] == 1
         assert main(arguments) == 2
         assert "the split 'val' has no pictures; splits with pictures: test (1)" in capsys.readouterr().err

@@ -41,7 +41,8 @@ def draw_confusion(matrix: ConfusionMatrix, path: Path, *, normalised: bool) -> 
     axes = figure.subplots()
     picture = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
     axes.set_title(
-        f"{'Share of each row' if normalised else 'Number of objects'}\nIoU 0.5, confidence above {matrix.threshold:g}{part}",
+        f"{'Share of each row' if normalised else 'Number of objects'}{part}\n"
+        f"IoU 0.5, confidence above {matrix.threshold:g}",
         fontsize=10,
         loc="left",
     )
