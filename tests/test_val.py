@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -369,14 +368,12 @@ class TestVerb:
     ) -> None:
         image = tmp_path / "images" / "0.png"
         sample = Sample(image, np.zeros(1, np.int64), np.array([[0.5, 0.5, 0.2, 0.2]]))
-        module = ModuleType("calibration.data")
         findings = (
             SimpleNamespace(severity="info", text="5 pictures"),
             SimpleNamespace(severity="error", text="no box"),
         )
         data = Data(("person",), {"val": (), "test": (sample,)}, findings)
-        module.read_data = lambda _: data  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "calibration.data", module)
+        monkeypatch.setattr("calibration.data.read_data", lambda _: data)
         arguments = ["val", "--model", "nanodet-g_416", "--device", "cpu", "--data", str(tmp_path / "data.yaml")]
         assert main([*arguments, "--split", "test"]) == 0
         printed = capsys.readouterr().out
