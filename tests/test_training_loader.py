@@ -10,20 +10,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from calibration.labels import Sample
-from calibration.pictures import Picture, network_input
-from calibration.training.augmentation import Augmentation
-from calibration.training.loader import Batch, Loader
-from calibration.training.photometry import network_inputs
-from calibration.training.picture_store import PictureStore
-from streamer.common.errors import ConfigError
-from streamer.frames.frame import Frame
-from streamer.models.letterbox import Letterbox
-from streamer.models.spec import spec_for
-from streamer.sources.image_decoding import read_image
-from tests.training_pictures import labelled, picture, write_pictures
+torch = pytest.importorskip("torch")
+
+from calibration.labels import Sample  # noqa: E402
+from calibration.pictures import Picture, network_input  # noqa: E402
+from calibration.training.augmentation import Augmentation  # noqa: E402
+from calibration.training.loader import Batch, Loader  # noqa: E402
+from calibration.training.photometry import network_inputs  # noqa: E402
+from calibration.training.picture_store import PictureStore  # noqa: E402
+from streamer.common.errors import ConfigError  # noqa: E402
+from streamer.frames.frame import Frame  # noqa: E402
+from streamer.models.letterbox import Letterbox  # noqa: E402
+from streamer.models.spec import spec_for  # noqa: E402
+from streamer.sources.image_decoding import read_image  # noqa: E402
+from tests.training_pictures import labelled, picture, write_pictures  # noqa: E402
 
 SPEC = spec_for("nanodet-g_416").with_input_size((64, 64))
 STRONG = Augmentation.strong()

@@ -7,12 +7,13 @@ import colorsys
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from calibration.training.augmentation import Augmentation, Draws
-from calibration.training.composition import ColourDraw, draw_colour
-from calibration.training.photometry import ColourChange, as_pictures, network_inputs
-from streamer.models.spec import spec_for
+torch = pytest.importorskip("torch")
+
+from calibration.training.augmentation import Augmentation, Draws  # noqa: E402
+from calibration.training.composition import ColourDraw, draw_colour  # noqa: E402
+from calibration.training.photometry import ColourChange, as_pictures, network_inputs  # noqa: E402
+from streamer.models.spec import spec_for  # noqa: E402
 
 SPEC = spec_for("nanodet-g_320")
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3), dtype=np.uint8)
