@@ -129,20 +129,20 @@ def test_validation_leaves_the_trained_network_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nanodet-m_320"])
 def test_the_simulated_ap_is_near_that_of_the_exported_file(name: str, shared: Path, tmp_path: Path) -> None:
     spec = spec_for(name)
-    samples = read_samples(shared / "coco/calib/images", shared / "coco/calib/labels", spec.labels)[:96]
+    samples = read_samples(shared / "coco/calib/images", shared / "coco/calib/labels", spec.labels)[:80]
     checkpoint = shared / f"weights/{name}.pth"
     exported = export(spec, checkpoint, tmp_path / "float.onnx")
     quantize(
-        exported.path, tmp_path / "int8.onnx", images=LabelledPictures(samples[:32], samples[32:]), max_ap_drop=100,
+        exported.path, tmp_path / "int8.onnx", images=LabelledPictures(samples[:16], samples[16:]), max_ap_drop=100,
         method="minmax", distill=False, max_minutes=0.01,
     )  # fmt: skip
     with open_detector(tmp_path / "int8.onnx", device="cpu", conf=EVALUATION_CONF) as detector:
-        measured = coco_accuracy(*detect_all(detector, samples[32:], shared), spec.labels)
+        measured = coco_accuracy(*detect_all(detector, samples[16:], shared), spec.labels)
 
     network = build(spec)
     load_into(network, load_checkpoint(checkpoint)[0])
-    validator = Validator(samples[32:], spec, shared)
-    inputs = torch.from_numpy(Validator(samples[:32], spec, shared).inputs(32))
+    validator = Validator(samples[16:], spec, shared)
+    inputs = torch.from_numpy(Validator(samples[:16], spec, shared).inputs(16))
     plain = coco_accuracy(validator.samples, validator.detect(network, CPU), spec.labels)
     simulate_int8(network, network_inputs(inputs, spec).split(8))
     simulated = coco_accuracy(validator.samples, validator.detect(network, CPU), spec.labels)

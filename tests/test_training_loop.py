@@ -215,7 +215,7 @@ def test_a_validation_reports_its_progress_to_the_shutdown(data: Path, tmp_path:
     job = small_job(data, tmp_path, steps=2, batch=8, validations=1)
     job = replace(job, val=[*job.val] * 20)  # three batches
     small_training(job).run(Signals())
-    assert reported[:2] == [1, 2] and len(reported) == len(set(reported)) == 5
+    assert reported[:3] == [0, 1, 2] and len(reported) == len(set(reported)) == 6
 
 
 def test_accumulating_takes_the_mean_gradient_of_the_parts(data: Path, tmp_path: Path) -> None:
