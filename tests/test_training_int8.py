@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+onnxruntime = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch", reason="training is written in PyTorch")
 
 from torch import Tensor, nn  # noqa: E402
@@ -14,15 +15,14 @@ from torch import Tensor, nn  # noqa: E402
 from calibration.accuracy import coco_accuracy  # noqa: E402
 from calibration.checkpoint import load_checkpoint  # noqa: E402
 from calibration.dataset import read_samples  # noqa: E402
-from calibration.evaluate import EVALUATION_CONF, detect_all  # noqa: E402
 from calibration.export import export  # noqa: E402
-from calibration.pictures import LabelledPictures  # noqa: E402
-from calibration.quantize import quantize  # noqa: E402
+from calibration.methods import Quantizer  # noqa: E402
+from calibration.pictures import network_input, read_picture  # noqa: E402
 from calibration.run_folder.results_table import read_results  # noqa: E402
 from calibration.training.int8_simulation import simulate_int8  # noqa: E402
 from calibration.training.photometry import network_inputs  # noqa: E402
 from calibration.training.validation import Validator  # noqa: E402
-from streamer.detector import open_detector  # noqa: E402
+from streamer.models.file import load_model  # noqa: E402
 from streamer.models.nanodet import build, fuse_batchnorm, load_into  # noqa: E402
 from streamer.models.spec import spec_for  # noqa: E402
 from tests.test_nanodet import FAMILIES, randomised, tiny  # noqa: E402
@@ -132,17 +132,21 @@ def test_the_simulated_ap_is_near_that_of_the_exported_file(name: str, shared: P
     samples = read_samples(shared / "coco/calib/images", shared / "coco/calib/labels", spec.labels)[:80]
     checkpoint = shared / f"weights/{name}.pth"
     exported = export(spec, checkpoint, tmp_path / "float.onnx")
-    quantize(
-        exported.path, tmp_path / "int8.onnx", images=LabelledPictures(samples[:16], samples[16:]), max_ap_drop=100,
-        method="minmax", distill=False, max_minutes=0.01,
-    )  # fmt: skip
-    with open_detector(tmp_path / "int8.onnx", device="cpu", conf=EVALUATION_CONF) as detector:
-        measured = coco_accuracy(*detect_all(detector, samples[16:], shared), spec.labels)
+    pictures = [read_picture(sample, index, spec) for index, sample in enumerate(samples[:16])]
+    original = load_model(exported.path).proto
+    quantised = Quantizer(original, [network_input(picture, spec) for picture in pictures]).quantize("minmax", ())
+    session = onnxruntime.InferenceSession(quantised.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def exported_network(images: Tensor) -> Tensor:
+        output = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
+        output[..., : spec.num_classes] = torch.logit(output[..., : spec.num_classes], 1e-6)
+        return output
 
     network = build(spec)
     load_into(network, load_checkpoint(checkpoint)[0])
     validator = Validator(samples[16:], spec, shared)
-    inputs = torch.from_numpy(Validator(samples[:16], spec, shared).inputs(16))
+    inputs = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
+    measured = coco_accuracy(validator.samples, validator.detect(exported_network, CPU), spec.labels)
     plain = coco_accuracy(validator.samples, validator.detect(network, CPU), spec.labels)
     simulate_int8(network, network_inputs(inputs, spec).split(8))
     simulated = coco_accuracy(validator.samples, validator.detect(network, CPU), spec.labels)
