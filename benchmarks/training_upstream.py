@@ -6,7 +6,7 @@ picture by picture (`benchmarks.training_upstream_loss`), and terms read from th
 network is this project's own, of the same layers and weights as in the other loop.
 
 Every picture is warped to the whole input, as by its ``LegacyPipeline``, so that both loops train on as many pixels.
-An epoch is endless, as its set is long: its workers aren't started anew within a run here.
+An epoch has no end here, as upstream's sets are large: worker processes are started once in a run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from streamer.common.errors import SourceError
 from streamer.models.spec import ModelSpec
 
 WORKERS = 10
-"""As in its configurations, of a machine with so many cores."""
+"""Worker processes in upstream's configurations; a machine with fewer cores has one for each."""
 _LOG_EVERY = 10
 _ENDLESS = 1_000_000
 
@@ -57,7 +57,7 @@ class Pictures(Dataset[Picture]):
         if image is None:
             raise SourceError(f"can't read {sample.image}")
         height, width = image.shape[:2]
-        kept = slice(None) if sample.is_crowd is None else ~sample.is_crowd
+        kept = sample.is_object
         boxes = sample.boxes_xyxy((width, height))[kept].astype(np.float32)
         matrix = self._warp((width, height))
         image = cv2.warpPerspective(image, matrix, dsize=self._spec.input_size_wh)

@@ -251,7 +251,7 @@ def _targets(
 
 
 def _grid(spec: ModelSpec, size_hw: tuple[int, int], device: torch.device) -> list[Tensor]:
-    """Returns each level's points, (N, 3) x, y, stride, made anew at every step."""
+    """Returns each level's points, (N, 3) x, y, stride, computed at every step."""
     levels = []
     for stride in spec.strides:
         rows, columns = (torch.arange(-(-side // stride), device=device) for side in size_hw)

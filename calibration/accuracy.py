@@ -126,8 +126,7 @@ def _truth(samples: Sequence[Sample], found: Sequence[Found], labels: Sequence[s
         corners = sample.boxes_cxcywh - np.pad(sample.boxes_cxcywh[:, 2:] / 2, ((0, 0), (0, 2)))
         boxes = corners * np.tile(size_wh, 2)
         areas = boxes[:, 2] * boxes[:, 3] if sample.areas is None else sample.areas * size_wh[0] * size_wh[1]
-        crowds = np.zeros(len(boxes), bool) if sample.is_crowd is None else sample.is_crowd
-        for class_id, box, area, is_crowd in zip(sample.class_ids, boxes, areas, crowds, strict=True):
+        for class_id, box, area, is_crowd in zip(sample.class_ids, boxes, areas, ~sample.is_object, strict=True):
             truth["annotations"].append(
                 {
                     "id": len(truth["annotations"]) + 1,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -24,13 +24,15 @@ from streamer.detector.cuda import GPU_ENGINES
 from streamer.engines import ENGINE_NAMES, PRECISIONS
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
-from streamer.runtime.pipeline import Pipeline
-from streamer.runtime.stream_spec import StreamSpec
 from streamer.sinks.base import Sink
 from streamer.sources import Source, SourceInfo, SourceOptions, SourceSpec, open_source
 
 _LEAST_CONF = 0.05
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from streamer.runtime.pipeline import Pipeline
+    from streamer.runtime.stream_spec import StreamSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: an option is wrong, or the folder can't be written.
         SourceError: a source failed; what others gave is kept.
     """
+    from streamer.runtime.pipeline import Pipeline
+
     _check(options)
     every_s = _parsed("--every", options.every, parse_seconds)
     duration_s = None if options.duration is None else _parsed("--duration", options.duration, parse_seconds)
@@ -155,6 +159,8 @@ def _open_streams(
     stack: ExitStack, specs: Sequence[SourceSpec], rule: ChoiceRule, collection: Collection, gpu: int | None
 ) -> list[StreamSpec]:
     """Opens the sources; `stack` closes them."""
+    from streamer.runtime.stream_spec import StreamSpec
+
     streams = []
     for place, spec in enumerate(specs):
         source = stack.enter_context(open_source(spec, options=SourceOptions(gpu=gpu)))

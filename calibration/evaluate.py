@@ -25,7 +25,7 @@ from calibration.evaluate_text import (
 )
 from calibration.files import check_output, check_report, to_json, write_whole
 from calibration.labels import Sample, coco_categories
-from calibration.matching import match_classes
+from calibration.matching import match_found
 from calibration.speed import Speed, speeds
 from calibration.split import read_split
 from calibration.thresholds import Thresholds, thresholds
@@ -94,14 +94,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, also of each class")
     parser.add_argument("--per-class", action="store_true", help="print AP and thresholds of each class too")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write the detections there, as COCO results JSON")
-
-
-@dataclass(frozen=True, eq=False)
-class SizedSample:
-    """A picture's labels, and its size in pixels: what `match_classes` takes."""
-
-    sample: Sample
-    size_wh: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,9 +211,7 @@ def _measure(how: _How, options: argparse.Namespace) -> Measurement:
         else:
             samples, where = read_samples(options.images, options.labels, labels), options.images
         samples, found = detect_all(detector, samples, where)
-    pictures = [SizedSample(sample, size_wh) for sample, (size_wh, _) in zip(samples, found, strict=True)]
-    detections = [each for _, each in found]
-    classes = match_classes(pictures, detections)
+    classes = match_found(samples, found)
     weighted = WeightedAp.of_matches(classes)
     return Measurement(
         how,

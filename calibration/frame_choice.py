@@ -76,8 +76,7 @@ class ChoiceRule:
         return int(gap.sum() + alone.sum())
 
     def _shown(self, detections: Detections) -> Detections:
-        kept = detections.scores >= self.conf
-        return Detections(detections.boxes_xyxy[kept], detections.scores[kept], detections.class_ids[kept])
+        return detections.where(detections.scores >= self.conf)
 
 
 class FrameChooser:

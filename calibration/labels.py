@@ -42,10 +42,14 @@ class Sample:
     areas: npt.NDArray[np.float64] | None = None
     image_id: int | None = None
 
+    @property
+    def is_object(self) -> npt.NDArray[np.bool_]:
+        """(N,) bool: which labels are objects, not regions to ignore."""
+        return np.ones(len(self.class_ids), bool) if self.is_crowd is None else ~self.is_crowd
+
     def objects_of(self, class_id: int) -> npt.NDArray[np.bool_]:
         """Returns which objects are of a class and no crowds, (N,) bool."""
-        mine: npt.NDArray[np.bool_] = self.class_ids == class_id
-        return mine if self.is_crowd is None else mine & ~self.is_crowd
+        return (self.class_ids == class_id) & self.is_object
 
     def boxes_xyxy(self, size_wh: tuple[int, int]) -> npt.NDArray[np.float64]:
         """Returns the boxes' left, top, right and bottom, (N, 4), in pixels of a picture of that size."""

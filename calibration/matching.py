@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from calibration.accuracy import Found
 from calibration.agreement import box_overlap
 from calibration.labels import Sample
 from streamer.frames.detections import Detections
@@ -50,6 +51,20 @@ class ClassMatches:
     counts: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True, eq=False)
+class SizedSample:
+    """A picture's labels, and its size in pixels: what `match_classes` takes."""
+
+    sample: Sample
+    size_wh: tuple[int, int]
+
+
+def match_found(samples: Sequence[Sample], found: Sequence[Found]) -> list[ClassMatches]:
+    """Returns `match_classes` of samples and the sizes and detections of their pictures, in the same order."""
+    pictures = [SizedSample(sample, size_wh) for sample, (size_wh, _) in zip(samples, found, strict=True)]
+    return match_classes(pictures, [detections for _, detections in found])
+
+
 def match_classes(pictures: Sequence[LabelledPicture], found: Sequence[Detections]) -> list[ClassMatches]:
     """Returns the matches of each class that has labels or detections, in the order of class ids.
 
@@ -67,9 +82,7 @@ def match_classes(pictures: Sequence[LabelledPicture], found: Sequence[Detection
     labelled = set[int]().union(*(picture.sample.class_ids.tolist() for picture in pictures))
     counts = {class_id: np.zeros(len(pictures), np.int64) for class_id in sorted(rows.keys() | labelled)}
     for index, picture in enumerate(pictures):
-        is_crowd = picture.sample.is_crowd
-        counted = picture.sample.class_ids if is_crowd is None else picture.sample.class_ids[~is_crowd]
-        for class_id in counted.tolist():
+        for class_id in picture.sample.class_ids[picture.sample.is_object].tolist():
             counts[class_id][index] += 1
     return [_ranked(class_id, rows.get(class_id, ()), each) for class_id, each in counts.items()]
 
@@ -103,19 +116,38 @@ def _ranked(class_id: int, rows: Sequence[_Rows], counts: npt.NDArray[np.int64])
 
 def _match(picture: LabelledPicture, detections: Detections, class_id: int, index: int) -> _Rows:
     """Matches the detections of one class in the picture number `index`."""
-    mine = np.flatnonzero(detections.class_ids == class_id)
-    mine = mine[np.argsort(-detections.scores[mine], kind="stable")][:_MOST_DETECTIONS]
-    boxes = detections.boxes_xyxy[mine].astype(np.float64)
-    is_counted = picture.sample.objects_of(class_id)
-    is_crowd = (picture.sample.class_ids == class_id) & ~is_counted
-    hits = hits_of(boxes, _corners(picture, is_counted))
-    ignored = (share_inside(boxes, _corners(picture, is_crowd))[:, None] >= IOUS - _TOLERANCE) & ~hits
+    mine, hits, ignored = match_class(picture.sample, picture.size_wh, detections, class_id)
     return _Rows(detections.scores[mine], np.full(len(mine), index, np.int64), hits, ignored)
 
 
-def _corners(picture: LabelledPicture, which: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Returns boxes of the labels, xyxy in pixels."""
-    return picture.sample.boxes_xyxy(picture.size_wh)[which]
+def match_class(
+    sample: Sample,
+    size_wh: tuple[int, int],
+    detections: Detections,
+    class_id: int,
+    ious: npt.NDArray[np.float64] = IOUS,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Matches the best 100 detections of one class in one picture.
+
+    Args:
+        sample: the picture's labels.
+        size_wh: its width and height in pixels.
+        detections: in its pixels.
+        class_id: the class.
+        ious: (K,), the least IoU of a match; COCO's ten by default.
+
+    Returns:
+        (M,) the places of these detections, best first; (M, K) whether each matches an object; (M, K) whether it lies
+        in a crowd and counts as neither right nor wrong.
+    """
+    mine = np.flatnonzero(detections.class_ids == class_id)
+    mine = mine[np.argsort(-detections.scores[mine], kind="stable")][:_MOST_DETECTIONS]
+    boxes = detections.boxes_xyxy[mine].astype(np.float64)
+    truth, is_counted = sample.boxes_xyxy(size_wh), sample.objects_of(class_id)
+    hits = hits_of(boxes, truth[is_counted], ious)
+    crowds = truth[(sample.class_ids == class_id) & ~is_counted]
+    ignored = (share_inside(boxes, crowds)[:, None] >= ious - _TOLERANCE) & ~hits
+    return mine, hits, ignored
 
 
 def hits_of(

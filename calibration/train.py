@@ -18,7 +18,7 @@ from calibration.train_options import (
     given_options,
     resumed_options,
 )
-from streamer.common.errors import ConfigError
+from streamer.common.errors import ConfigError, listed
 from streamer.common.terminal import say
 from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
 
@@ -81,16 +81,18 @@ def _train(
     from calibration.run_folder.tensorboard import EventWriter
     from calibration.training.display import Display
     from calibration.training.finish import Told, finish, machine_line
+    from calibration.training.initial_weights import read_source
     from calibration.training.loop import Training
-    from calibration.training.preparation import activation_of, find_source, prepare
+    from calibration.training.preparation import find_source, prepare
     from calibration.training.teacher_labels import with_labels
     from calibration.training.validation import Validator
 
     interrupt: Interrupt | None = options.interrupt
 
-    source = find_source(_spec(settings, data.names)[0], str(settings["init"]))
+    path = find_source(_spec(settings, data.names)[0], str(settings["init"]))
+    source = None if path is None else read_source(path)
     if source is not None and not settings.get("activation"):
-        settings["activation"] = activation_of(source)
+        settings["activation"] = source.activation
     spec, teacher_activation = _spec(settings, data.names)
     recipe = _recipe(settings, spec, len(data.splits["train"]), from_scratch=source is None)
     settings["batch"] = recipe.batch
@@ -183,17 +185,13 @@ def _read(settings: dict[str, Any], process: Process) -> TrainingData:
         return data
     missing = set(range(len(data.names)))
     for name, samples in (("train", train), ("val", val)):
-        seen = {
-            index for sample in samples for index in set(sample.class_ids.tolist()) if sample.objects_of(index).any()
-        }
+        seen = {index for sample in samples for index in sample.class_ids[sample.is_object].tolist()}
         if not seen:
             raise ConfigError(f"{data.path}: no picture of {name} has an object: check the labels with the verb check")
         if name == "train":
             missing -= seen
     if missing and process.is_main:
-        named = ", ".join(data.names[index] for index in sorted(missing)[:_NAMED_AT_MOST])
-        if len(missing) > _NAMED_AT_MOST:
-            named += f" and {len(missing) - _NAMED_AT_MOST} more"
+        named = listed([data.names[index] for index in sorted(missing)], _NAMED_AT_MOST)
         log.warning("%s: no training picture has %s: what isn't shown can't be learnt", data.path, named)
     return data
 
@@ -242,7 +240,7 @@ def _job(
         seed=int(settings["seed"]), accumulate=int(settings["accumulate"]),
         precision=process.precision(settings["precision"]),
         compiles=bool(settings["compile"]), freezes_backbone=bool(settings["freeze_backbone"]),
-        teacher=prepared.teacher, has_new_auxiliary=prepared.has_new_auxiliary,
+        teacher=prepared.teacher, has_new_auxiliary=prepared.network.has_new_auxiliary,
         uses_labels=not settings["no_labels"], budget_s=settings.get("budget"), patience=settings.get("patience"),
         workers=settings.get("workers"),
     )  # fmt: skip

@@ -116,8 +116,8 @@ def resumed_options(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, 
         if name not in _EXTENDED and str(value) != str(before):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(
-                f"{option} was {before} when the run began and can't change to {value}: leave it out or start anew"
-                f" (a resumed one may change {', '.join(f'--{each}' for each in _EXTENDED).replace('_', '-')})"
+                f"{option} was {before} when the run began and can't change to {value}: leave it out, or start a new"
+                f" run (a resumed one may change {', '.join(f'--{each}' for each in _EXTENDED).replace('_', '-')})"
             )
     kept = {name: value for name, value in stored.items() if not (name in _LENGTHS and set(_LENGTHS) & set(given))}
     return DEFAULTS | kept | given

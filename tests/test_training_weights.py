@@ -19,7 +19,7 @@ from calibration.export import export  # noqa: E402
 from calibration.pictures import network_input, split  # noqa: E402
 from calibration.training.batchnorm import is_folded, restore_batchnorm  # noqa: E402
 from calibration.training.checkpoint_file import read_checkpoint, write_checkpoint  # noqa: E402
-from calibration.training.initial_weights import initialise  # noqa: E402
+from calibration.training.initial_weights import initialise, read_source  # noqa: E402
 from calibration.training.network import PRIOR_BIAS, TrainingNetwork  # noqa: E402
 from streamer.common.errors import ConfigError, ModelError  # noqa: E402
 from streamer.models.nanodet import fuse_batchnorm  # noqa: E402
@@ -54,7 +54,7 @@ def rows(network: TrainingNetwork) -> tuple[Tensor, Tensor]:
 def test_an_official_checkpoint_of_the_same_classes_is_kept_whole(name: str, tmp_path: Path) -> None:
     spec = tiny(name, labels=COCO)
     source, network = trained(spec), TrainingNetwork(spec)
-    said = initialise(network, official(tmp_path / "official.ckpt", source), COCO)
+    said = initialise(network, read_source(official(tmp_path / "official.ckpt", source)), COCO)
     for key, value in source.official_state().items():
         assert torch.equal(network.official_state()[key], value), key
     assert "a checkpoint" in said[0] and "all 80 classes are kept" in said[1]
@@ -66,7 +66,7 @@ def test_rows_are_kept_where_class_names_match(name: str, tmp_path: Path) -> Non
     source = trained(tiny(name, labels=COCO))
     names = ("gear", "Dog", "person")
     network = TrainingNetwork(tiny(name, labels=names))
-    said = initialise(network, official(tmp_path / "official.ckpt", source), names)
+    said = initialise(network, read_source(official(tmp_path / "official.ckpt", source)), names)
     (weight, bias), (old_weight, old_bias) = rows(network), rows(source)
     for row, old in ((1, COCO.index("dog")), (2, COCO.index("person"))):
         assert torch.equal(weight[row], old_weight[old]) and bias[row] == old_bias[old]
@@ -84,7 +84,7 @@ def test_rows_are_kept_where_class_names_match(name: str, tmp_path: Path) -> Non
 def test_without_matching_names_all_rows_of_classes_are_new_and_said(tmp_path: Path) -> None:
     source, names = trained(tiny(labels=COCO)), ("RBC", "WBC", "Platelets")
     network = TrainingNetwork(tiny(labels=names))
-    said = initialise(network, official(tmp_path / "official.ckpt", source), names)
+    said = initialise(network, read_source(official(tmp_path / "official.ckpt", source)), names)
     assert "new for all 3 classes (RBC, WBC, Platelets), each at probability 0.01" in said[1]
     assert rows(network)[1][:3].tolist() == pytest.approx([PRIOR_BIAS] * 3)
     assert torch.equal(rows(network)[0][3:], rows(source)[0][80:])
@@ -94,16 +94,16 @@ def test_rows_without_names_are_taken_in_order_where_their_number_fits(tmp_path:
     source = trained(tiny(labels=("a", "b")))
     file = official(tmp_path / "foreign.ckpt", source)
     same, other = TrainingNetwork(tiny(labels=("bolt", "nut"))), TrainingNetwork(tiny(labels=("bolt", "nut", "gear")))
-    assert "taken to be yours" in initialise(same, file, ("bolt", "nut"))[1]
+    assert "taken to be yours" in initialise(same, read_source(file), ("bolt", "nut"))[1]
     assert torch.equal(rows(same)[0], rows(source)[0])
-    assert "none is kept" in initialise(other, file, ("bolt", "nut", "gear"))[1]
+    assert "none is kept" in initialise(other, read_source(file), ("bolt", "nut", "gear"))[1]
     assert rows(other)[1][:3].tolist() == pytest.approx([PRIOR_BIAS] * 3)
 
 
 def test_another_number_of_bins_makes_the_box_rows_new(tmp_path: Path) -> None:
     source = trained(tiny(labels=COCO))
     network = TrainingNetwork(tiny(labels=COCO, reg_max=9))
-    said = initialise(network, official(tmp_path / "official.ckpt", source), COCO)
+    said = initialise(network, read_source(official(tmp_path / "official.ckpt", source)), COCO)
     assert "the head's box rows are new: 8 bins a side there, 10 here" in said
     assert torch.equal(rows(network)[0][:80], rows(source)[0][:80])
 
@@ -115,7 +115,7 @@ def test_an_exported_model_is_a_beginning(name: str, tmp_path: Path) -> None:
     model = tmp_path / "exported.onnx"
     export(spec, official(tmp_path / "source.ckpt", source), model)
     network = TrainingNetwork(spec)
-    said = initialise(network, model, ("gear", "person"))
+    said = initialise(network, read_source(model), ("gear", "person"))
     assert "an exported model" in said[0] and "normalisation is folded" in said[-1]
     assert is_folded(network.network)
     assert relative_difference(outputs(network.eval(), images()), outputs(source.eval(), images())) < 1e-4
@@ -128,14 +128,14 @@ def test_the_packaged_model_is_a_beginning_for_g() -> None:
     path, _ = resolve_model("nanodet-g_416_float")
     names = ("person", "forklift")
     network = TrainingNetwork(spec_for("nanodet-g_416").model_copy(update={"labels": names}))
-    said = initialise(network, path, names)
+    said = initialise(network, read_source(path), names)
     assert "kept for person, and new for forklift" in said[1] and is_folded(network.network)
 
 
 def test_an_int8_file_is_refused() -> None:
     path, _ = resolve_model("nanodet-g_416")
     with pytest.raises(ModelError, match=r"nanodet-g_416.onnx: an INT8 file; give the float model"):
-        initialise(TrainingNetwork(spec_for("nanodet-g_416")), path, COCO)
+        initialise(TrainingNetwork(spec_for("nanodet-g_416")), read_source(path), COCO)
 
 
 @pytest.mark.parametrize(("wanted", "given"), [("nanodet-g_64", "nanodet-m_64"), ("nanodet-plus-m_64", "nanodet-m_64")])
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(wanted: str, giv
     network = TrainingNetwork(tiny(wanted))
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(ModelError) as caught:
-        initialise(network, official(tmp_path / "other.ckpt", trained(tiny(given))), ("gear",))
+        initialise(network, read_source(official(tmp_path / "other.ckpt", trained(tiny(given)))), ("gear",))
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'other.ckpt'}: ") and "another network" in message and "\n" not in message
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
@@ -171,7 +171,7 @@ def test_a_written_checkpoint_is_read_again(name: str, is_averaged: bool, tmp_pa
     content = read_checkpoint(path)
     assert (content["epoch"], content["seeds"], content["names"]) == (3, (1, 2), ["gear", "nut"])
     again = TrainingNetwork(spec)
-    said = initialise(again, path, ("gear", "nut"))
+    said = initialise(again, read_source(path), ("gear", "nut"))
     assert "a checkpoint of this program" in said[0] and "all 2 classes are kept" in said[1]
     project = "head.distribution_project.project"
     assert all(torch.equal(value, wanted[key]) for key, value in again.official_state().items() if key != project)
@@ -232,7 +232,7 @@ def test_a_damaged_checkpoint_is_named(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"last.ckpt: not a checkpoint of this program, or cut short"):
         read_checkpoint(path)
     with pytest.raises(ModelError, match=r"last.ckpt: "):
-        initialise(TrainingNetwork(tiny()), path, ("gear",))
+        initialise(TrainingNetwork(tiny()), read_source(path), ("gear",))
 
 
 def test_another_programs_checkpoint_cant_be_resumed(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_another_programs_checkpoint_cant_be_resumed(tmp_path: Path) -> None:
 def test_real_weights_train_on_after_their_normalisation_is_restored(shared: Path, name: str) -> None:
     spec = spec_for(name)
     network = TrainingNetwork(spec)
-    initialise(network, shared / "weights" / f"{name}.pth", COCO)
+    initialise(network, read_source(shared / "weights" / f"{name}.pth"), COCO)
     pictures = split(spec, shared / "coco" / "calib" / "images").gate[:16]
     batch = torch.cat([torch.from_numpy(network_input(picture, spec)) for picture in pictures])
     wanted = outputs(network.eval(), batch)

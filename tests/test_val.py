@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from calibration.accuracy import Accuracy, ClassAccuracy
 from calibration.bootstrap import ApIntervals, Difference, WeightedAp, ap_intervals, difference
 from calibration.cli import main
-from calibration.evaluate import SizedSample
 from calibration.evaluate_text import class_lines, difference_lines, interval_lines, threshold_lines
 from calibration.labels import Sample
-from calibration.matching import match_classes
+from calibration.matching import SizedSample, match_classes
 from calibration.speed import speeds
 from calibration.split import of_model
 from calibration.thresholds import best_f1, most_precise, threshold_for_precision, thresholds

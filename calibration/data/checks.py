@@ -12,7 +12,7 @@ from calibration.data.exif import TURNED
 from calibration.data.findings import Finding, Findings
 from calibration.data.reading import TrainingData
 from calibration.data.scan import MISSING, ScannedPicture
-from calibration.data.summary import SplitSummary, boxes_px, objects_of
+from calibration.data.summary import SplitSummary, boxes_px
 from calibration.labels import plain_name
 from streamer.common.errors import short
 
@@ -129,7 +129,7 @@ def check_tiny_boxes(
             scanned = scans[sample.image]
             if scanned.problem:
                 continue
-            is_object = objects_of(sample)
+            is_object = sample.is_object
             sizes = boxes_px(sample, scanned.size_wh, input_wh)[is_object]
             objects += len(sizes)
             for place in np.flatnonzero((sizes < TINY_PX).any(1)):

@@ -54,11 +54,6 @@ def summarise(
     return {split: _summarise(samples, len(data.names), scans, input_wh) for split, samples in data.splits.items()}
 
 
-def objects_of(sample: Sample) -> npt.NDArray[np.bool_]:
-    """Returns which labels are objects and no regions to ignore, (N,) bool."""
-    return np.ones(len(sample.class_ids), bool) if sample.is_crowd is None else ~sample.is_crowd
-
-
 def boxes_px(sample: Sample, size_wh: tuple[int, int], input_wh: tuple[int, int]) -> Floats:
     """Returns width and height of all boxes in pixels of the network's input, (N, 2)."""
     resized = Letterbox.fit(size_wh, input_wh, keep_ratio=True).resized_wh
@@ -72,7 +67,7 @@ def _summarise(
     background = ignored = 0
     sizes_wh, relative, pixels = [], [np.zeros((0, 2))], [np.zeros((0, 2))]
     for sample in samples:
-        is_object = objects_of(sample)
+        is_object = sample.is_object
         here = np.bincount(sample.class_ids[is_object], minlength=num_classes)
         counts += here
         pictures_with += here > 0

@@ -80,11 +80,9 @@ def confusion_matrix(
     background = len(names)
     counts = np.zeros((background + 1, background + 1), np.int64)
     for sample, (size_wh, detections) in zip(samples, found, strict=True):
-        crowds = np.zeros(len(sample.class_ids), bool) if sample.is_crowd is None else sample.is_crowd
         boxes = sample.boxes_xyxy(size_wh)
-        is_shown = detections.scores > np.float32(threshold)
-        shown = Detections(detections.boxes_xyxy[is_shown], detections.scores[is_shown], detections.class_ids[is_shown])
-        truth, class_ids = boxes[~crowds], sample.class_ids[~crowds]
+        shown = detections.where(detections.scores > np.float32(threshold))
+        truth, class_ids = boxes[sample.is_object], sample.class_ids[sample.is_object]
         pairs = _pairs(truth, class_ids, shown)
         for row, column in pairs:
             counts[class_ids[row], shown.class_ids[column]] += 1
@@ -93,7 +91,7 @@ def confusion_matrix(
         alone = np.delete(np.arange(len(shown)), [column for _, column in pairs])
         for class_id in np.unique(shown.class_ids[alone]):
             mine = alone[shown.class_ids[alone] == class_id]
-            regions = boxes[crowds & (sample.class_ids == class_id)]
+            regions = boxes[~sample.is_object & (sample.class_ids == class_id)]
             ignored = share_inside(shown.boxes_xyxy[mine], regions) >= SAME_PLACE
             counts[background, class_id] += int((~ignored).sum())
     return ConfusionMatrix(counts, tuple(names), threshold)

@@ -183,8 +183,7 @@ def detection_curves(
         scores.append(detections.scores[counts])
         class_ids.append(detections.class_ids[counts])
         is_right.append(outcome[counts] == RIGHT)
-        regular = np.ones(len(sample.class_ids), bool) if sample.is_crowd is None else ~sample.is_crowd
-        objects += np.bincount(sample.class_ids[regular], minlength=len(names))
+        objects += np.bincount(sample.class_ids[sample.is_object], minlength=len(names))
     all_scores = np.concatenate([*scores, np.zeros(0, np.float32)])
     all_ids = np.concatenate([*class_ids, np.zeros(0, np.int64)])
     all_right = np.concatenate([*is_right, np.zeros(0, bool)])

@@ -116,7 +116,7 @@ def draw_validation(
         ConfigError: the file can't be written.
     """
     pairs = [
-        (sample, size_wh, _above(detections, threshold))
+        (sample, size_wh, detections.where(detections.scores > np.float32(threshold)))
         for sample, (size_wh, detections) in zip(samples, found, strict=True)
     ]
     worth = [pair for pair in pairs if len(pair[0].class_ids) or len(pair[2])] or pairs
@@ -129,7 +129,7 @@ def draw_validation(
         except SourceError:
             continue
         outcome = outcomes(sample, size_wh, shown)
-        regular = int(sum(sample.objects_of(int(each)).sum() for each in np.unique(sample.class_ids)))
+        regular = int(sample.is_object.sum())
         right, wrong = int((outcome == RIGHT).sum()), int((outcome == WRONG).sum())
         labels = sample.boxes_xyxy((pixels.shape[1], pixels.shape[0]))
         caption = f"{_counted(len(sample.class_ids), 'label')}, {sample.image.name}"
@@ -203,11 +203,6 @@ def _write_line(page: U8, text: str, left: int, top: int) -> None:
     y = top + (_CAPTION_PX - height) // 2
     place = page[y : y + height, left : left + width]
     place[:] = (place * (1 - share) + _INK * share).round().astype(np.uint8)
-
-
-def _above(detections: Detections, threshold: float) -> Detections:
-    keep = detections.scores > np.float32(threshold)
-    return Detections(detections.boxes_xyxy[keep], detections.scores[keep], detections.class_ids[keep])
 
 
 def _counted(count: int, what: str) -> str:

@@ -7,12 +7,10 @@ import numpy.typing as npt
 
 from calibration.agreement import SAME_PLACE
 from calibration.labels import Sample
-from calibration.matching import hits_of, share_inside
+from calibration.matching import match_class
 from streamer.frames.detections import Detections
 
 RIGHT, WRONG, IGNORED = 1, 0, -1
-MOST_OF_A_CLASS = 100
-"""Detections of one class in one picture that count, as in COCO's metrics."""
 
 
 def outcomes(sample: Sample, size_wh: tuple[int, int], detections: Detections) -> npt.NDArray[np.int8]:
@@ -26,17 +24,8 @@ def outcomes(sample: Sample, size_wh: tuple[int, int], detections: Detections) -
         size_wh: its width and height in pixels.
         detections: in its pixels, best score first.
     """
-    result = np.full(len(detections), WRONG, np.int8)
-    truth = sample.boxes_xyxy(size_wh)
-    crowds = np.zeros(len(truth), bool) if sample.is_crowd is None else sample.is_crowd
-    for class_id in np.unique(detections.class_ids):
-        mine = np.flatnonzero(detections.class_ids == class_id)
-        mine = mine[np.argsort(-detections.scores[mine], kind="stable")]
-        result[mine[MOST_OF_A_CLASS:]] = IGNORED
-        mine = mine[:MOST_OF_A_CLASS]
-        boxes = detections.boxes_xyxy[mine]
-        is_right = hits_of(boxes, truth[sample.objects_of(int(class_id))], np.array([SAME_PLACE]))[:, 0]
-        result[mine[is_right]] = RIGHT
-        in_crowd = share_inside(boxes, truth[crowds & (sample.class_ids == class_id)]) >= SAME_PLACE
-        result[mine[~is_right & in_crowd]] = IGNORED
+    result = np.full(len(detections), IGNORED, np.int8)
+    for class_id in np.unique(detections.class_ids).tolist():
+        mine, hits, ignored = match_class(sample, size_wh, detections, class_id, np.array([SAME_PLACE]))
+        result[mine] = np.where(hits[:, 0], RIGHT, np.where(ignored[:, 0], IGNORED, WRONG))
     return result

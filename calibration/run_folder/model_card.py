@@ -14,9 +14,11 @@ from calibration.files import write_whole
 from calibration.labels import Sample
 from calibration.run_folder.curves import Curve, DetectionCurves
 from calibration.run_folder.folder import RunFolder
+from streamer.common.errors import listed
 
 _FEW_OBJECTS = 50
 _FEW_PICTURES = 100
+_NAMED_AT_MOST = 10
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,7 @@ class SplitCounts:
         """Counts the pictures and objects of a split."""
         counts = np.zeros(len(names), np.int64)
         for sample in samples:
-            regular = np.ones(len(sample.class_ids), bool) if sample.is_crowd is None else ~sample.is_crowd
-            counts += np.bincount(sample.class_ids[regular], minlength=len(names))
+            counts += np.bincount(sample.class_ids[sample.is_object], minlength=len(names))
         background = sum(not len(sample.class_ids) for sample in samples)
         return cls(len(samples), background, dict(zip(names, counts.tolist(), strict=True)))
 
@@ -88,7 +89,7 @@ class ModelCard:
         splits: counts by split, such as ``train``.
         measured_on: the split of the figures.
         command: the command that trained the model, without secrets.
-        initial_weights: where the first weights are from, and what was made anew.
+        initial_weights: where the first weights are from, and which of them are new.
         recipe: name and main settings.
         seed: of all random numbers.
         epochs: epochs done.
@@ -162,14 +163,13 @@ class ModelCard:
         return f"python run_stream.py --model {shlex.quote(model.as_posix())} --source 0{conf}"
 
     def _summary(self) -> list[str]:
-        names = ", ".join(_text(name) for name in self.names[:20])
-        more = f" and {len(self.names) - 20} more" if len(self.names) > 20 else ""
+        names = listed([_text(name) for name in self.names], 20)
         width, height = self.input_size_wh
         classes = f"{len(self.names)} class{'' if len(self.names) == 1 else 'es'}"
         return [
             f"# {_text(self.folder.path.name)}: {_text(self.network)}",
             "",
-            f"Detects {classes}: {names}{more}.",
+            f"Detects {classes}: {names}.",
             "",
             f"Network {_text(self.network)} with {_text(self.activation)}, input {width} x {height} pixels.",
         ]
@@ -296,11 +296,11 @@ class ModelCard:
                 ),
             ):
                 if names:
-                    limits.append(f"{text}: {_listed(names)}.")
+                    limits.append(f"{text}: {listed(names, _NAMED_AT_MOST)}.")
         if measured:
             missing = [name for name in self.names if not measured.objects.get(name, 0)]
             if missing:
-                limits.append(f"No object in `{self.measured_on}`, so not measured: {_listed(missing)}.")
+                limits.append(f"No object in `{self.measured_on}`, so not measured: {listed(missing, _NAMED_AT_MOST)}.")
             if measured.pictures < _FEW_PICTURES:
                 limits.append(
                     f"Measured on {measured.pictures} pictures: with so few, AP differs by several points between sets."
@@ -322,11 +322,6 @@ def _thresholds(curve: Curve, wanted: float) -> list[str]:
         f"{best.f1:.2f}" if best else "-",
         f"{reached.threshold:g}" if reached else "not reached" if curve.objects else "-",
     ]
-
-
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _figure(value: float) -> str:

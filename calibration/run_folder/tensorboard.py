@@ -1,7 +1,7 @@
 """Writes results and pictures as TensorBoard events.
 
 tensorboardX (MIT, needs protobuf only) writes them where it is installed. Its `EventsWriter` is used, which writes on
-the calling thread: `SummaryWriter` has a thread of its own, and blocks for ever once that has ended on a full disk.
+the calling thread: `SummaryWriter` has a thread of its own, and blocks forever once that has ended on a full disk.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ import torch
 from calibration.accuracy import Found, coco_accuracy
 from calibration.bootstrap import WeightedAp, ap_intervals
 from calibration.checkpoint import load_checkpoint
-from calibration.evaluate import EVALUATION_CONF, SizedSample, detect_all
+from calibration.evaluate import EVALUATION_CONF, detect_all
 from calibration.export import export
 from calibration.labels import Sample
-from calibration.matching import match_classes
+from calibration.matching import match_found
 from calibration.pictures import LabelledPictures
 from calibration.quantize import quantize
 from calibration.report import QuantizationReport
@@ -68,8 +68,8 @@ def finish(
             files are written before.
     """
     folder = job.folder
-    if read_results(folder.results):
-        draw_results(read_results(folder.results), folder.results_picture, folder.path.name)
+    if results := read_results(folder.results):
+        draw_results(results, folder.results_picture, folder.path.name)
     if not folder.best_checkpoint.is_file():
         say(f"{folder.path}: no validation took place, so there are no best weights; resume it, or give it more time")
         return
@@ -127,8 +127,7 @@ def _with_int8(card: ModelCard, job: Job, splits: Mapping[str, Sequence[Sample]]
 
 def _interval(samples: Sequence[Sample], found: Sequence[Found]) -> tuple[float, float] | None:
     """Returns the 95 % interval of AP x 100."""
-    pictures = [SizedSample(sample, size_wh) for sample, (size_wh, _) in zip(samples, found, strict=True)]
-    weighted = WeightedAp.of_matches(match_classes(pictures, [detections for _, detections in found]))
+    weighted = WeightedAp.of_matches(match_found(samples, found))
     return ap_intervals(weighted, len(samples)).AP
 
 

@@ -40,10 +40,7 @@ class Objects:
     @classmethod
     def of(cls, sample: Sample) -> Objects:
         """Returns a picture's objects, relative to it; its crowds are ignored regions."""
-        centre, half = sample.boxes_cxcywh[:, :2], sample.boxes_cxcywh[:, 2:] / 2
-        boxes = np.clip(np.concatenate([centre - half, centre + half], axis=1), 0, 1)
-        ignored = np.zeros(len(boxes), bool) if sample.is_crowd is None else sample.is_crowd
-        return cls(boxes, sample.class_ids, ignored)
+        return cls(np.clip(sample.boxes_xyxy((1, 1)), 0, 1), sample.class_ids, ~sample.is_object)
 
     @classmethod
     def joined(cls, parts: list[Objects]) -> Objects:

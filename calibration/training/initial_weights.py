@@ -15,7 +15,7 @@ from calibration.checkpoint import load_checkpoint
 from calibration.training.batchnorm import is_folded, unfold
 from calibration.training.checkpoint_file import ACTIVATION_KEY, NAMES_KEY, read_checkpoint
 from calibration.training.network import HEAD_DEVIATION, PRIOR_BIAS, TrainingNetwork
-from streamer.common.errors import ModelError
+from streamer.common.errors import ModelError, listed
 from streamer.models.file import find_description, read_onnx
 from streamer.models.nanodet import NEVER_APPLIED, load_into
 from streamer.models.spec import ModelSpec, spec_for
@@ -30,57 +30,39 @@ class Source:
     """Weights by the names of official checkpoints, and what is known about them.
 
     Attributes:
+        path: the file.
         weights: by name.
         names: class names of the head's rows, or None.
         form: the kind of file.
         activation: that they were trained with, or None.
     """
 
+    path: Path
     weights: dict[str, Tensor]
     names: tuple[str, ...] | None
     form: str
     activation: str | None = None
 
-
-@dataclass(frozen=True)
-class SourceFacts:
-    """What a file of weights is to a network.
-
-    Attributes:
-        activation: that the weights were trained with; None where the file doesn't say.
-        keeps_head: whether the head's rows of all classes and boxes are kept.
-    """
-
-    activation: str | None
-    keeps_head: bool
+    def keeps_head(self, spec: ModelSpec) -> bool:
+        """Returns whether a network keeps the head's rows of all its classes and boxes, see `initialise`."""
+        first = self.weights.get("head.gfl_cls.0.weight")
+        if first is None:
+            return False
+        bins = 4 * (spec.reg_max + 1)
+        source_bins = 4 * len(self.weights[_PROJECT]) if _PROJECT in self.weights else bins
+        rows, _ = _matching_rows(self.names, len(first) - source_bins, spec.labels)
+        return source_bins == bins and None not in rows
 
 
-def source_facts(source: Path, spec: ModelSpec) -> SourceFacts:
-    """Returns what a file of weights is to a network, see `initialise`.
-
-    Raises:
-        ModelError: the file can't be read.
-    """
-    loaded = read_source(source)
-    first = loaded.weights.get("head.gfl_cls.0.weight")
-    if first is None:
-        return SourceFacts(loaded.activation, keeps_head=False)
-    bins = 4 * (spec.reg_max + 1)
-    source_bins = 4 * len(loaded.weights[_PROJECT]) if _PROJECT in loaded.weights else bins
-    rows, _ = _matching_rows(loaded.names, len(first) - source_bins, spec.labels)
-    return SourceFacts(loaded.activation, source_bins == bins and None not in rows)
-
-
-def initialise(network: TrainingNetwork, source: Path | None, names: Sequence[str]) -> tuple[str, ...]:
-    """Loads weights into a network, in place, and makes the head's rows anew where classes differ.
+def initialise(network: TrainingNetwork, source: Source | None, names: Sequence[str]) -> tuple[str, ...]:
+    """Loads weights into a network, in place; where classes differ, the head's rows are new.
 
     Rows of classes with the same name are kept, whatever case it is written in. New ones begin at a probability of
     0.01. Rows of the boxes are kept. Without weights for the auxiliary head, its neck begins as a copy of the main one.
 
     Args:
         network: just built.
-        source: a checkpoint, official or own (averaged weights first), or an exported float ONNX file; None keeps the
-            random weights.
+        source: of `read_source`; None keeps the random weights.
         names: the classes to train, in output order.
 
     Returns:
@@ -88,15 +70,14 @@ def initialise(network: TrainingNetwork, source: Path | None, names: Sequence[st
         `batchnorm.restore_batchnorm` has to follow.
 
     Raises:
-        ModelError: the file can't be read, or is of another network; nothing is loaded.
+        ModelError: the weights are another network's; nothing is loaded.
     """
     if len(names) != network.spec.num_classes:
         raise ValueError(f"wanted {network.spec.num_classes} class names, got {len(names)}")
     if source is None:
         return (f"{network.spec.name} begins with random weights",)
-    loaded = read_source(source)
-    weights = unfold(network.network, loaded.weights)
-    head, said = _fit_head(network, weights, loaded.names, names)
+    weights = unfold(network.network, source.weights)
+    head, said = _fit_head(network, weights, source.names, names)
     weights |= head
     own = network.network.state_dict()
     unused = {
@@ -106,8 +87,8 @@ def initialise(network: TrainingNetwork, source: Path | None, names: Sequence[st
     try:
         load_into(network.network, main)
     except ModelError as error:
-        raise ModelError(f"{source}: {error}") from None
-    done = [f"{network.spec.name} begins with the weights of {source} ({loaded.form})", *said]
+        raise ModelError(f"{source.path}: {error}") from None
+    done = [f"{network.spec.name} begins with the weights of {source.path} ({source.form})", *said]
     if network.auxiliary is not None:
         done.append(_load_auxiliary(network, weights))
     if is_folded(network.network):
@@ -116,6 +97,11 @@ def initialise(network: TrainingNetwork, source: Path | None, names: Sequence[st
 
 
 def read_source(path: Path) -> Source:
+    """Reads a checkpoint, official or own (averaged weights first), or an exported float ONNX file.
+
+    Raises:
+        ModelError: the file can't be read, or is an INT8 file.
+    """
     if path.suffix.lower() == ".onnx":
         return _read_exported(path)
     weights, _ = load_checkpoint(path, with_auxiliary=True)
@@ -123,9 +109,9 @@ def read_source(path: Path) -> Source:
     try:
         own = read_checkpoint(path)
     except ModelError:
-        return Source(weights, None, "a checkpoint")
+        return Source(path, weights, None, "a checkpoint")
     names = tuple(str(name) for name in own[NAMES_KEY])
-    return Source(weights, names, "a checkpoint of this program", own.get(ACTIVATION_KEY))
+    return Source(path, weights, names, "a checkpoint of this program", own.get(ACTIVATION_KEY))
 
 
 def _read_exported(path: Path) -> Source:
@@ -140,8 +126,8 @@ def _read_exported(path: Path) -> Source:
         and item.name.startswith(("backbone.", "fpn.", "head."))
     }
     if spec is None:
-        return Source(weights, None, "an exported model")
-    return Source(weights, spec.labels, "an exported model", spec.activation)
+        return Source(path, weights, None, "an exported model")
+    return Source(path, weights, spec.labels, "an exported model", spec.activation)
 
 
 def _fit_head(
@@ -185,11 +171,12 @@ def _matching_rows(
     rows = [places.get(name.casefold()) for name in names]
     kept = [name for name, row in zip(names, rows, strict=True) if row is not None]
     new = [name for name, row in zip(names, rows, strict=True) if row is None]
+    some_kept, some_new = listed(kept, _NAMED_AT_MOST), listed(new, _NAMED_AT_MOST)
     if not new:
         return rows, [f"the head's rows of all {len(names)} classes are kept"]
     if not kept:
-        return rows, [f"the head's rows are new for all {len(names)} classes ({_few(new)}), each at probability 0.01"]
-    return rows, [f"the head's rows are kept for {_few(kept)}, and new for {_few(new)}, each at probability 0.01"]
+        return rows, [f"the head's rows are new for all {len(names)} classes ({some_new}), each at probability 0.01"]
+    return rows, [f"the head's rows are kept for {some_kept}, and new for {some_new}, each at probability 0.01"]
 
 
 def _pick_rows(values: Tensor, rows: Sequence[int | None], own: Tensor) -> Tensor:
@@ -209,14 +196,9 @@ def _load_auxiliary(network: TrainingNetwork, weights: dict[str, Tensor]) -> str
     assert auxiliary is not None
     own = auxiliary.state_dict()
     given = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
-    if len(given) == len(own):
+    network.has_new_auxiliary = len(given) < len(own)
+    if not network.has_new_auxiliary:
         auxiliary.load_state_dict(given)
         return "the auxiliary head's weights are kept"
     auxiliary.aux_fpn.load_state_dict(network.network.fpn.state_dict())
     return "the file has no auxiliary head: its neck begins as a copy of the main one, its layers with random weights"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED_AT_MOST]) + (
-        f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
-    )

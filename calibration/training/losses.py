@@ -99,8 +99,9 @@ def detection_loss(
 
     The quality focal loss is divided by the number of positive points, the boxes' losses by the sum of the positive
     points' best scores, each averaged over the processes of a distributed run. NanoDet m and g count at least one
-    positive for every picture, NanoDet-Plus at least one for the batch. Where an auxiliary head predicts, it assigns
-    for both, unless `settings` say otherwise. Points in ignored regions have no loss as background.
+    positive for every picture, NanoDet-Plus at least one for the batch. The auxiliary head's predictions decide which
+    points get which objects, for both heads, where there is such a head, unless `settings` say otherwise. Points in
+    ignored regions have no loss as background.
 
     A batch of background alone has the quality focal loss, whereas upstream's m and g have no loss then.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from calibration.labels import Sample
 from calibration.training.job import NotFinite
+from streamer.common.errors import listed
 
 _NAMED_AT_MOST = 4
 _TOTALS = ("sums", "counted", "pictures", "trained_s", "waited_s")
@@ -72,7 +73,7 @@ class Meter:
         return {name: value / self.counted for name, value in self.sums.items()}
 
     def restart(self) -> None:
-        """Begins anew."""
+        """Sets everything gathered to zero."""
         self.sums, self.counted, self.pictures, self.trained_s, self.waited_s = {}, 0, 0, 0.0, 0.0
 
     def totals(self) -> dict[str, Any]:
@@ -86,10 +87,9 @@ class Meter:
 
     def _refuse(self, place: int) -> None:
         step = self._pending[place][0]
-        files = [self.samples[index].image for index in self._indices[place].tolist()]
-        named = ", ".join(file.name for file in files[:_NAMED_AT_MOST])
-        more = f" and {len(files) - _NAMED_AT_MOST} more" if len(files) > _NAMED_AT_MOST else ""
+        files = [self.samples[index].image.name for index in self._indices[place].tolist()]
+        named = listed(files, _NAMED_AT_MOST)
         raise NotFinite(
-            f"the loss of step {step} isn't finite (pictures {named}{more}): check their labels, or lower --lr; the"
-            " last checkpoint, if there is one, is from before"
+            f"the loss of step {step} isn't finite (pictures {named}): check their labels, or lower"
+            " --lr; the last checkpoint, if there is one, is from before"
         )

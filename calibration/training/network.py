@@ -32,6 +32,7 @@ class TrainingNetwork(nn.Module):
         auxiliary: NanoDet-Plus's auxiliary head, else None.
         detach_auxiliary: whether the auxiliary losses leave the backbone and main neck alone; upstream sets it from
             epoch 10 on (``detach_epoch``).
+        has_new_auxiliary: whether the auxiliary head is untrained and the main one isn't.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -44,6 +45,7 @@ class TrainingNetwork(nn.Module):
         self.network = build(spec)
         self.auxiliary: AuxiliaryHead | None = None
         self.detach_auxiliary = False
+        self.has_new_auxiliary = False
         self._is_backbone_frozen = False
         self._kept_points: tuple[tuple[tuple[int, int], torch.device], Tensor] | None = None
         _initialise_layers(self.network)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from calibration.labels import Sample
 from calibration.pictures import read_picture
 from calibration.training.batchnorm import is_folded, restore_batchnorm
-from calibration.training.initial_weights import initialise, read_source, source_facts
+from calibration.training.initial_weights import Source, initialise
 from calibration.training.network import TrainingNetwork
 from calibration.training.photometry import network_inputs
 from calibration.training.slopes import exchanges_leaky_relu
@@ -34,15 +34,11 @@ class Prepared:
         network: with its initial weights.
         teacher: the network as it was before its activation was exchanged, or None.
         done: what was done, each in a sentence.
-        is_from_scratch: whether the weights are random.
-        has_new_auxiliary: whether only the auxiliary head's are.
     """
 
     network: TrainingNetwork
     teacher: NanoDet | None
     done: tuple[str, ...]
-    is_from_scratch: bool
-    has_new_auxiliary: bool
 
 
 def find_source(spec: ModelSpec, init: str) -> Path | None:
@@ -71,14 +67,9 @@ def find_source(spec: ModelSpec, init: str) -> Path | None:
     return path
 
 
-def activation_of(source: Path) -> str | None:
-    """Returns the activation that a file's weights were trained with, None where it doesn't say."""
-    return read_source(source).activation
-
-
 def prepare(
     spec: ModelSpec,
-    source: Path | None,
+    source: Source | None,
     samples: Sequence[Sample],
     device: torch.device,
     *,
@@ -107,16 +98,15 @@ def prepare(
     done = list(initialise(network, source, spec.labels))
     old = None
     if source is not None and teaches is not False:
-        facts = source_facts(source, spec)
-        own = facts.activation or teacher_activation
-        if facts.keeps_head and (teaches or own != spec.activation):
+        own = source.activation or teacher_activation
+        if source.keeps_head(spec) and (teaches or own != spec.activation):
             old = TrainingNetwork(spec.model_copy(update={"activation": own}))
             initialise(old, source, spec.labels)
             done.append(f"the network with {own} teaches the one with {spec.activation}")
     if teaches and old is None:
         if source is None:
             raise ConfigError("random weights can't teach: leave --teacher yes out, or give trained ones with --init")
-        raise ConfigError(f"{source} can't teach: it doesn't know all of the classes to train")
+        raise ConfigError(f"{source.path} can't teach: it doesn't know all of the classes to train")
     folded = [each for each in (network, old) if each is not None and is_folded(each.network)]
     if folded:
         images = _inputs(samples[:_STATISTICS_PICTURES], spec)
@@ -126,8 +116,7 @@ def prepare(
             restore_batchnorm(each.network, (network_inputs(batch.to(device), spec) for batch in batches))
     if old is not None and exchanges_leaky_relu(old.spec, spec):  # the statistics are those of what it begins as
         network.network.load_state_dict(old.network.state_dict())
-    is_new = source is not None and any("no auxiliary head" in sentence for sentence in done)
-    return Prepared(network, None if old is None else old.network.eval(), tuple(done), source is None, is_new)
+    return Prepared(network, None if old is None else old.network.eval(), tuple(done))
 
 
 def _inputs(samples: Sequence[Sample], spec: ModelSpec) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from streamer.common.redaction import redact, redact_text
 
@@ -77,6 +77,12 @@ def short(value: object) -> str:
     """Returns a value for an error message: one line, truncated where it is long or deeply nested."""
     text = _SHORT.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Returns names for a message: the first `most`, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def one_line(text: str) -> str:

@@ -45,6 +45,10 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def where(self, kept: npt.NDArray[np.bool_]) -> Detections:
+        """Returns the objects for which `kept`, (N,) bool, is True."""
+        return replace(self, boxes_xyxy=self.boxes_xyxy[kept], scores=self.scores[kept], class_ids=self.class_ids[kept])
+
     def reused(self) -> Detections:
         """Returns the same objects for a later frame that the detector skips."""
         return replace(self, is_reused=True)
