@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.app.cli import main
-from streamer.common.errors import one_line, short
+from streamer.common.errors import listed, one_line, short
 from tests.media import write_clip
 from tests.tiny import write_tiny
 
@@ -28,6 +28,13 @@ def test_any_text_becomes_one_printable_line(text: str) -> None:
 )
 def test_one_line(text: str, line: str) -> None:
     assert one_line(text) == line
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, ""), (1, "a"), (2, "a, b"), (3, "a, b and 1 more"), (5, "a, b and 3 more")]
+)
+def test_names_are_listed_up_to_a_number(count: int, said: str) -> None:
+    assert listed(list("abcde")[:count], 2) == said
 
 
 @given(st.recursive(st.text() | st.integers(), st.lists))

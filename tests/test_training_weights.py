@@ -59,6 +59,7 @@ def test_an_official_checkpoint_of_the_same_classes_is_kept_whole(name: str, tmp
         assert torch.equal(network.official_state()[key], value), key
     assert "a checkpoint" in said[0] and "all 80 classes are kept" in said[1]
     assert ("the auxiliary head's weights are kept" in said) == ("plus" in name)
+    assert not network.has_new_auxiliary
 
 
 @each_family
@@ -119,6 +120,7 @@ def test_an_exported_model_is_a_beginning(name: str, tmp_path: Path) -> None:
     assert "an exported model" in said[0] and "normalisation is folded" in said[-1]
     assert is_folded(network.network)
     assert relative_difference(outputs(network.eval(), images()), outputs(source.eval(), images())) < 1e-4
+    assert network.has_new_auxiliary == ("plus" in name)
     if network.auxiliary is not None:
         for key, value in network.network.fpn.state_dict().items():
             assert torch.equal(network.auxiliary.aux_fpn.state_dict()[key], value)
