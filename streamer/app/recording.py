@@ -1,0 +1,52 @@
+"""Recordings of sources' own packets, as a configuration asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from streamer.sinks.options import SinkOptions
+from streamer.sinks.paths import OutputPaths
+from streamer.sinks.spec import OutputSpec
+from streamer.sources.packet_tap import DEFAULT_KEPT_S
+from streamer.sources.spec import SourceSpec
+
+if TYPE_CHECKING:
+    from streamer.app.config import StreamConfig
+    from streamer.sinks.base import Sink
+    from streamer.sources.base import SourceInfo
+
+
+def kept_packets_s(config: StreamConfig, spec: SourceSpec) -> float:
+    """Returns how many seconds of a source's packets are kept: none where nothing wants them."""
+    return DEFAULT_KEPT_S if config.overrides_for(spec.name).record and spec.kind.is_video else 0.0
+
+
+def records_by_source(config: StreamConfig, names: Sequence[str]) -> list[tuple[OutputSpec, str]]:
+    """Returns each recording that is wanted, and the name of the source that it is of."""
+    return [(output, name) for name in names for output in config.overrides_for(name).record or ()]
+
+
+def open_record(
+    output: OutputSpec, source: SourceInfo, labels: Sequence[str], options: SinkOptions, paths: OutputPaths
+) -> Sink:
+    """Opens a recording: of the source's packets or, where it has none, of its pictures, encoded without boxes.
+
+    Raises:
+        ConfigError: if another run is writing it.
+        SinkError: if it can't be written.
+    """
+    path, retention = output.path_for(source.name), paths.retention(options.retain)
+    if source.packets is not None:
+        from streamer.sinks.video.record import RecordSink
+
+        return RecordSink(
+            path, source, source.packets, labels=labels, options=options, retention=retention, paths=paths
+        )
+    from streamer.sinks.video.plain import PlainVideoSegmentsSink, PlainVideoSink
+
+    if options.segment_s is not None:
+        return PlainVideoSegmentsSink(
+            path, source, options.segment_s, retention, encoding=options.encoding, audio=options.audio, paths=paths
+        )
+    return PlainVideoSink(path, source, encoding=options.encoding, audio=options.audio, paths=paths)
