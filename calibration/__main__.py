@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None, interrupt: Interrupt | None = None) -> int:
     """Runs one verb, see `calibration.cli.main`."""
     from calibration import cli
+    from streamer.app.limits import check_limits
 
+    check_limits()
     return cli.main(arguments, interrupt)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.labels import Sample
+from calibration.labels import EVERY_CLASS, Sample
 from streamer.common.errors import ConfigError
 from streamer.frames.detections import Detections
 
@@ -63,7 +63,7 @@ def coco_accuracy(samples: Sequence[Sample], found: Sequence[Found], labels: Seq
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
-        raise ConfigError("measuring accuracy needs: pip install 'nanodet-streamer[calibration]'") from error
+        raise ConfigError("measuring accuracy needs: pip install 'nanodet-streamer[quantize]'") from error
     truth = _truth(samples, found, labels)
     results = [
         {"image_id": image_id, "category_id": class_id, "bbox": box, "score": score}
@@ -126,17 +126,18 @@ def _truth(samples: Sequence[Sample], found: Sequence[Found], labels: Sequence[s
         corners = sample.boxes_cxcywh - np.pad(sample.boxes_cxcywh[:, 2:] / 2, ((0, 0), (0, 2)))
         boxes = corners * np.tile(size_wh, 2)
         areas = boxes[:, 2] * boxes[:, 3] if sample.areas is None else sample.areas * size_wh[0] * size_wh[1]
-        for class_id, box, area, is_crowd in zip(sample.class_ids, boxes, areas, ~sample.is_object, strict=True):
-            truth["annotations"].append(
-                {
-                    "id": len(truth["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": int(class_id),
-                    "bbox": box.tolist(),
-                    "area": float(area),
-                    "iscrowd": int(is_crowd),
-                }
-            )
+        for own, box, area, is_crowd in zip(sample.class_ids.tolist(), boxes, areas, ~sample.is_object, strict=True):
+            for class_id in range(len(labels)) if own == EVERY_CLASS else (own,):
+                truth["annotations"].append(
+                    {
+                        "id": len(truth["annotations"]) + 1,
+                        "image_id": image_id,
+                        "category_id": class_id,
+                        "bbox": box.tolist(),
+                        "area": float(area),
+                        "iscrowd": int(is_crowd),
+                    }
+                )
     return truth
 
 

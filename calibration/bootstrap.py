@@ -48,6 +48,7 @@ class WeightedAp:
     ) -> None:
         """Matches the detections `found` in labelled pictures; `pooled` ranks all classes in one list."""
         self._classes = _with_objects(match_classes(pictures, found), pooled)
+        self._resampled: dict[int, npt.NDArray[np.float64]] = {}
 
     @classmethod
     def of_matches(cls, classes: Sequence[ClassMatches]) -> WeightedAp:
@@ -80,6 +81,16 @@ class WeightedAp:
             aps.append(row)
         return 100 * np.mean(aps, axis=0) if aps else np.full(len(IOUS), np.nan)
 
+    def resampled(self, count: int) -> npt.NDArray[np.float64]:
+        """Returns the AP x 100 of each resample of `count` pictures at each IoU of `IOUS`, (resamples, 10).
+
+        It is computed once: every model's resamples are the same.
+        """
+        if count not in self._resampled:
+            drawn = np.array([self.by_iou(times) for times in _draws(count)])
+            self._resampled[count] = drawn.reshape(-1, len(IOUS))
+        return self._resampled[count]
+
 
 def _with_objects(classes: Sequence[ClassMatches], pooled: bool) -> list[ClassMatches]:
     """Returns the classes that have objects, for COCO measures no others; `pooled` joins them."""
@@ -102,7 +113,7 @@ def ap_intervals(model: WeightedAp, count: int) -> ApIntervals:
     Each is the AP plus and minus the bootstrap's standard error (Efron & Tibshirani 1993) times Student's quantile,
     which is 1.96 for many pictures.
     """
-    drawn = np.array([model.by_iou(times) for times in _draws(count)]).reshape(-1, len(IOUS))
+    drawn = model.resampled(count)
     at_once = model.by_iou(np.ones(count, np.int64))
     columns = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
 
@@ -130,7 +141,7 @@ class Difference:
 
 def difference(first: WeightedAp, second: WeightedAp, count: int) -> Difference:
     """Compares two models on the same `count` pictures, by a paired bootstrap over them."""
-    drawn = np.array([second(times) - first(times) for times in _draws(count)])
+    drawn = second.resampled(count).mean(axis=1) - first.resampled(count).mean(axis=1)
     once = np.ones(count, np.int64)
     value = second(once) - first(once)
     interval = _interval(value, drawn, count)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calibration.weights_file import read_weights
 from streamer.common.errors import ModelError
+from streamer.common.file_content import text_instead
 
 _AVERAGED = frozenset({"avg_model", "ema", "ema_model"})
 _PREFIXES = _AVERAGED | {"model", "module", "net", "network"}
@@ -38,6 +39,8 @@ def load_checkpoint(path: Path | str, *, with_auxiliary: bool = False) -> tuple[
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: can't read the checkpoint: {error.strerror or error}") from None
+    if problem := text_instead(content[:512]):
+        raise ModelError(f"{path}: not a checkpoint: it {problem}")
     weights = _own_names(read_weights(content, path))
     if not with_auxiliary:
         weights = {name: value for name, value in weights.items() if not name.startswith(_TRAINING_ONLY)}

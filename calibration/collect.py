@@ -20,8 +20,8 @@ from streamer.common.terminal import say
 from streamer.common.units import parse_bytes, parse_seconds
 from streamer.detector import DEFAULT_MODEL, open_detector
 from streamer.detector.base import Detector
-from streamer.detector.cuda import GPU_ENGINES
 from streamer.engines import ENGINE_NAMES, PRECISIONS
+from streamer.engines.gpu_engines import GPU_ENGINES
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.sinks.base import Sink
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _specs(sources: Sequence[str]) -> list[SourceSpec]:
-    specs = [SourceSpec.parse_named(text) for text in sources]
+    specs = [SourceSpec.parse_configured(text) for text in sources]
     for place, spec in enumerate(specs):
         if any(spec.name == other.name for other in specs[:place]):
             raise ConfigError(f"two sources are named {spec.name!r}: name them, as in door={spec}")

@@ -18,10 +18,11 @@ import cv2
 import numpy as np
 import yaml
 
+from calibration.collection_folder import check_folder
 from calibration.files import to_json, write_whole
 from calibration.frame_choice import Chosen, Reason
 from calibration.picture_hash import hash_distance, picture_hash
-from streamer.common.errors import ConfigError, SinkError, StreamerError
+from streamer.common.errors import ConfigError, SinkError, StreamerError, counted
 from streamer.frames.detections import Detections
 from streamer.sinks.files import safe_name
 from streamer.sources.base import SourceInfo
@@ -33,6 +34,7 @@ _ALIKE = 0.02
 later by up to 1.8 % (the exposure changes), from itself with a car by 2.6 % or more; a mere strip of a car may count as
 alike."""
 _JPEG_QUALITY = 95
+_ELSEWHERE = "give another folder"
 _HEAD = """\
 # Frames chosen by `python -m calibration collect`, labelled by the model itself: correct the labels before training.
 # Add a `val:` of other pictures: with frames of the same scene in both it would be no test.
@@ -87,7 +89,8 @@ class Collection:
             seed: of the choice of random frames.
 
         Raises:
-            ConfigError: the folder can't be written, holds something else, or frames of a model with other classes.
+            ConfigError: the folder can't be written, holds something else, lies in training data, or has frames of
+                a model with other classes.
         """
         self._folder, self._names, self._limits = folder, tuple(names), limits
         self._model, self._label_conf = model, label_conf
@@ -139,7 +142,7 @@ class Collection:
             try:
                 self._write(chosen, source, looks)
             except StreamerError as error:
-                self.failure = SinkError(f"{error}; {self.count} pictures are kept")
+                self.failure = SinkError(f"{error}; kept {counted(self.count, 'picture')}")
                 return False
             self.added += 1
             self.reasons.update(chosen.reasons)
@@ -149,26 +152,29 @@ class Collection:
         """Returns a line: what this run added, and what is there."""
         reasons = ", ".join(f"{count} {reason.value}" for reason, count in self.reasons.most_common())
         return (
-            f"{self._folder}: {self.count} pictures, {self._bytes / 1e6:.1f} MB; {self.added} of them new"
-            f"{f' ({reasons})' if reasons else ''}, {self.duplicates} near-duplicates left out"
+            f"{self._folder}: {counted(self.count, 'picture')}, {self._bytes / 1e6:.1f} MB; {self.added} of them new"
+            f"{f' ({reasons})' if reasons else ''}, {counted(self.duplicates, 'near-duplicate')} left out"
         )
 
     def _make(self) -> None:
-        data = self._folder / "data.yaml"
+        data, is_collection = self._folder / "data.yaml", self._index.exists()
         try:
-            (self._folder / "images").mkdir(parents=True, exist_ok=True)
-            (self._folder / "labels").mkdir(exist_ok=True)
             there = yaml.safe_load(data.read_text(encoding="utf-8")) if data.exists() else None
+            names = dict(enumerate(self._names))
+            if there is not None and not is_collection:
+                raise ConfigError(f"{data}: is of training data that wasn't collected here; {_ELSEWHERE}")
+            if there is not None and not (isinstance(there, dict) and there.get("names") == names):
+                raise ConfigError(f"{data}: is of other classes than those of the model {self._model}; {_ELSEWHERE}")
+            check_folder(self._folder, is_collection=is_collection)
+            for name in ("images", "labels"):
+                (self._folder / name).mkdir(parents=True, exist_ok=True)
+            self._index.touch()
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = getattr(error, "strerror", None) or "not YAML"
-            raise ConfigError(f"{self._folder}: can't collect there: {reason}; give another folder") from None
+            raise ConfigError(f"{self._folder}: can't collect there: {reason}; {_ELSEWHERE}") from None
         if there is None:
-            if any((self._folder / "images").iterdir()):
-                raise ConfigError(f"{self._folder}: has pictures of something else in images/; give another folder")
-            names = yaml.safe_dump({"names": dict(enumerate(self._names))}, allow_unicode=True, sort_keys=False)
-            write_whole(data, f"{_HEAD}path: .\ntrain: images\n{names}".encode())
-        elif not isinstance(there, dict) or there.get("names") != dict(enumerate(self._names)):
-            raise ConfigError(f"{data}: is of other classes than those of the model {self._model}; give another folder")
+            text = yaml.safe_dump({"names": names}, allow_unicode=True, sort_keys=False)
+            write_whole(data, f"{_HEAD}path: .\ntrain: images\n{text}".encode())
 
     def _read_index(self) -> None:
         """Reads what earlier runs wrote. A line that a power cut left unfinished doesn't count; its picture stays."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, ValueInfoProto, shape_inference
 
+from streamer.common.errors import counted
+
 _WEIGHT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "QLinearConv": 3, "QLinearMatMul": 3}
 _BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "QLinearConv": 8}
 _PASSED_ON = ("DequantizeLinear", "QuantizeLinear", "Identity", "Cast", "Transpose", "Reshape")
@@ -28,7 +30,7 @@ class ModelCost:
 
     def __str__(self) -> str:
         left_out = (
-            f", {self.uncounted} layers of unknown shape left out: simplify the file with onnxsim"
+            f", {counted(self.uncounted, 'layer')} of unknown shape left out: simplify the file with onnxsim"
             if self.uncounted
             else ""
         )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calibration.labels import ClassNames, Sample, read_coco, read_voc, read_yolo
-from streamer.common.errors import ConfigError, SourceError
+from streamer.common.errors import ConfigError, SourceError, counted
 from streamer.frames.frame import Frame
 from streamer.sources.image_decoding import read_image
 from streamer.sources.spec import READ_SUFFIXES
@@ -101,7 +101,9 @@ def read_samples(images: Path, labels: Path, class_names: Sequence[str]) -> list
     count = sum(len(sample.class_ids) for sample in samples)
     names.report(labels, count)
     if not count:
-        raise ConfigError(f"{labels}: the labels of all {len(samples)} pictures are empty: there is nothing to measure")
+        raise ConfigError(
+            f"{labels}: no object in the labels of {counted(len(samples), 'picture')}: there is nothing to measure"
+        )
     return samples
 
 

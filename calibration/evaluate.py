@@ -33,8 +33,8 @@ from streamer.common.errors import ConfigError, SourceError, short
 from streamer.common.terminal import say
 from streamer.detector import open_detector
 from streamer.detector.base import Detector, EngineInfo
-from streamer.detector.cuda import GPU_ENGINES
 from streamer.engines import ENGINE_NAMES, PRECISIONS
+from streamer.engines.gpu_engines import GPU_ENGINES
 from streamer.frames.frame import Frame
 
 EVALUATION_CONF = 0.05
@@ -136,7 +136,7 @@ class _How(NamedTuple):
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures one model, or two with ``--against``, and prints tables and a line of JSON."""
+    """Measures one model, or two with ``--against``, and prints the figures."""
     _check(options)
     measured = _measure(_How(options.model, options.engine, options.device, options.precision), options)
     reference = None
@@ -152,7 +152,6 @@ def run(options: argparse.Namespace) -> int:
     _print(measured, times[0], options)
     if reference is not None:
         content["against"] = _compare(measured, reference, times, options)
-    say(to_json(_without_classes(content)))
     if options.json:
         write_whole(options.json, f"{to_json(content)}\n".encode())
     if options.results:
@@ -264,9 +263,3 @@ def _compare(
         "speed": asdict(times[1]),
         "time_ratio": ratio,
     }
-
-
-def _without_classes(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns the figures for the printed line."""
-    kept = {key: value for key, value in content.items() if key not in ("classes", "class_thresholds")}
-    return kept | {"against": _without_classes(kept["against"])} if "against" in kept else kept

@@ -11,6 +11,7 @@ from calibration.agreement import Agreement
 from calibration.bootstrap import RESAMPLES, ApIntervals, Difference
 from calibration.speed import Speed
 from calibration.thresholds import OperatingPoint, Thresholds
+from streamer.common.errors import counted
 from streamer.detector.base import EngineInfo
 
 _FEW_PICTURES, _FEW_OBJECTS = 30, 10
@@ -25,11 +26,12 @@ def interval_lines(accuracy: Accuracy, intervals: ApIntervals, pictures: int) ->
         named = {"AP": intervals.AP, "AP50": intervals.AP50, "AP75": intervals.AP75}
         figures = ", ".join(f"{name} {low:.1f} to {high:.1f}" for name, (low, high) in named.items())
         few = f"; with fewer than {_FEW_PICTURES} pictures they are too narrow" if pictures < _FEW_PICTURES else ""
-        yield f"95 % intervals: {figures} ({pictures} pictures, {RESAMPLES} resamples{few})"
+        yield f"95 % intervals: {figures} ({counted(pictures, 'picture')}, {RESAMPLES} resamples{few})"
     rare = sum(each.objects < _FEW_OBJECTS for each in accuracy.classes.values())
     if rare:
         share = f"{rare} of {len(accuracy.classes)} classes"
-        yield f"{share} have fewer than {_FEW_OBJECTS} objects, with which AP tends to be too high"
+        verb = "has" if rare == 1 else "have"
+        yield f"{share} {verb} fewer than {_FEW_OBJECTS} objects, with which AP tends to be too high"
     without = [size for name, size in _SIZES.items() if np.isnan(accuracy.values()[name])]
     if without:
         yield f"no {' or '.join(without)} objects in these pictures"
@@ -37,7 +39,7 @@ def interval_lines(accuracy: Accuracy, intervals: ApIntervals, pictures: int) ->
 
 def speed_line(speed: Speed, engine: EngineInfo) -> str:
     """Returns the times and what they were measured on."""
-    threads = "" if speed.threads is None else f", {speed.threads} thread{'s' if speed.threads > 1 else ''}"
+    threads = "" if speed.threads is None else f", {counted(speed.threads, 'thread')}"
     return (
         f"speed: network {speed.network_ms:.2f} ms, frame to detections {speed.frame_ms:.2f} ms "
         f"(median of {speed.turns}, one picture in flight; {engine.name} {engine.precision}, {engine.device}{threads})"
@@ -65,8 +67,8 @@ def class_lines(accuracy: Accuracy, found: Mapping[str, Thresholds], wanted: flo
         at, best = points.at_precision, points.at_best_f1
         yield (
             f"{each.AP:6.2f}  {each.AP50:6.2f}  {each.objects:7}  "
-            f"{at.shown_threshold() if at else 'never':>6}  {f'{at.recall:.3f}' if at else '-':>8}  "
-            f"{best.shown_threshold() if best else '-':>6}  {f'{best.f1:.3f}' if best else '-':>6}  {label}"
+            f"{f'{at.threshold:.3f}' if at else 'never':>6}  {f'{at.recall:.3f}' if at else '-':>8}  "
+            f"{f'{best.threshold:.3f}' if best else '-':>6}  {f'{best.f1:.3f}' if best else '-':>6}  {label}"
         )
 
 
@@ -94,4 +96,4 @@ def agreement_line(seen: Agreement) -> str:
 
 
 def _point(point: OperatingPoint) -> str:
-    return f"{point.shown_threshold()}: precision {point.precision:.3f}, recall {point.recall:.3f}"
+    return f"{point.threshold:.3f}: precision {point.precision:.3f}, recall {point.recall:.3f}"

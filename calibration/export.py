@@ -19,7 +19,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.files import check_output, temporary_folder, write_whole
-from streamer.common.errors import ConfigError, ModelError
+from streamer.common.errors import ConfigError, ModelError, counted
 from streamer.common.terminal import say
 from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
 
@@ -126,8 +126,9 @@ def run(args: argparse.Namespace) -> int:
     report = export(spec, args.checkpoint, args.output, float16_weights=args.float16_weights)
     width, height = spec.input_size_wh
     say(
-        f"{report.path}: {spec.name} {width}x{height}, {spec.num_classes} classes, {report.size_bytes / 1e6:.2f} MB,"
-        f" relative error to PyTorch {report.relative_error:.1e}, sha256 {report.sha256}"
+        f"{report.path}: {spec.name} {width}x{height}, {counted(spec.num_classes, 'class')},"
+        f" {report.size_bytes / 1e6:.2f} MB, relative error to PyTorch {report.relative_error:.1e},"
+        f" sha256 {report.sha256}"
     )
     return 0
 

@@ -17,6 +17,7 @@ from calibration.agreement import Agreement, Output, agreement, fidelity
 from calibration.bootstrap import Estimate, estimate_drop
 from calibration.evaluate import EVALUATION_CONF
 from calibration.pictures import Picture
+from streamer.common.errors import counted
 from streamer.engines import open_engine
 from streamer.frames.detections import Detections
 from streamer.models.file import ModelFile
@@ -87,7 +88,7 @@ class GateResult:
                 f" {self.estimate.value:+.2f} (95 % interval {low:+.2f} to {high:+.2f}, chance of more than the limit"
                 f" {self.chance:.0%}), {words}"
             )
-        return f"{self.engine}: {words}, {self.pictures} pictures: {self.outcome}"
+        return f"{self.engine}: {words}, {counted(self.pictures, 'picture')}: {self.outcome}"
 
     @property
     def outcome(self) -> str:
@@ -96,7 +97,7 @@ class GateResult:
             return "passed"
         if self.more_pictures is None:
             return "failed"
-        return f"can't tell with {self.pictures} pictures: give about {self.more_pictures} more"
+        return f"can't tell with {counted(self.pictures, 'picture')}: give about {self.more_pictures} more"
 
 
 class AccuracyGate:

@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from calibration.cost import model_cost
-from streamer.common.errors import ConfigError
+from streamer.common.errors import ConfigError, counted
 from streamer.common.terminal import say
 from streamer.engines.tensorrt.cache import read_engine, read_report
 from streamer.engines.tensorrt.layers import UNKNOWN, summary
@@ -144,7 +144,7 @@ def describe_use(model: ModelFile) -> list[str]:
     classes = "over all classes" if spec.class_agnostic else "within a class"
     suppression = f"NMS by {spec.nms.upper()} {classes}" if spec.suppresses else "no NMS"
     return [
-        f"used as {spec.name}: {spec.num_classes} labels, {_rows(spec)}, aspect ratio {padding}, {pixels}, "
+        f"used as {spec.name}: {counted(spec.num_classes, 'label')}, {_rows(spec)}, aspect ratio {padding}, {pixels}, "
         f"{suppression}",
         *_changes(model),
         *(f"input  {_value(value)}" for value in graph.input),
@@ -193,7 +193,7 @@ def describe_graph(proto: ModelProto) -> list[str]:
     return [
         f"cost   {model_cost(proto)}",
         *(f"layers {op}: {_counts(counts)}" for op, counts in sorted(by_op.items())),
-        *(f"weights of {count} layers are stored in {kind}" for kind, count in stored.items()),
+        *(f"stored in {kind}: the weights of {counted(count, 'layer')}" for kind, count in stored.items()),
         *_table(("layer", "operator", "precision"), [(node.name, node.op, node.precision) for node in precisions]),
     ]
 

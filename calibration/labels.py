@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.label_parsing import Label, LabelFault, centred, parse_coco, parse_voc, parse_yolo
-from streamer.common.errors import ConfigError, short
+from streamer.common.errors import ConfigError, counted, short
 
 log = logging.getLogger(__name__)
 
+EVERY_CLASS = -1
+"""Class id of a region to ignore that is one for all classes."""
 _ROUNDING = 1e-3
 """Tolerance of relative coordinates: tools write 1.0000001."""
 
@@ -28,7 +30,7 @@ class Sample:
 
     Attributes:
         image: the picture's file.
-        class_ids: (N,) int64.
+        class_ids: (N,) int64; `EVERY_CLASS` for a region where detections of all classes are ignored.
         boxes_cxcywh: (N, 4) float64, centre and size relative to the picture, 0 to 1.
         is_crowd: (N,) bool, regions that are ignored; None for none.
         areas: (N,) float64, areas of the objects relative to the picture, which COCO's sizes refer to; or None.
@@ -50,6 +52,10 @@ class Sample:
     def objects_of(self, class_id: int) -> npt.NDArray[np.bool_]:
         """Returns which objects are of a class and no crowds, (N,) bool."""
         return (self.class_ids == class_id) & self.is_object
+
+    def regions_of(self, class_id: int) -> npt.NDArray[np.bool_]:
+        """Returns in which regions detections of a class are ignored, (N,) bool."""
+        return ((self.class_ids == class_id) | (self.class_ids == EVERY_CLASS)) & ~self.is_object
 
     def boxes_xyxy(self, size_wh: tuple[int, int]) -> npt.NDArray[np.float64]:
         """Returns the boxes' left, top, right and bottom, (N, 4), in pixels of a picture of that size."""
@@ -74,7 +80,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class LabelledObject:
-    """An object in a picture; its box and area are relative to the picture's width and height."""
+    """An object or a region to ignore; its box and area are relative to the picture's width and height."""
 
     class_id: int
     box_cxcywh: tuple[float, float, float, float]
@@ -115,7 +121,9 @@ class ClassNames:
                 f"{where}: the model has none of its classes ({names}); it has {short(list(self.labels))}"
             )
         count = sum(self.unknown.values())
-        log.warning("%s: %d objects of classes that the model doesn't have are left out (%s)", where, count, names)
+        log.warning(
+            "%s: left out %s of classes that the model doesn't have (%s)", where, counted(count, "object"), names
+        )
 
 
 def plain_name(name: str) -> str:
@@ -190,9 +198,9 @@ def read_coco(path: Path, names: ClassNames, find: Callable[[str], Path | None])
     samples = [Sample.of(file, objects[number], number) for number, file in files.items() if file is not None]
     count = len(content.images)
     if not samples:
-        raise ConfigError(f"{path}: none of its {count} pictures is among the --images")
+        raise ConfigError(f"{path}: none of its {counted(count, 'picture')} is among the --images")
     if len(samples) < count:
-        log.warning("%s: %d of its %d pictures are not among the --images", path, count - len(samples), count)
+        log.warning("%s: the --images lack %d of its %s", path, count - len(samples), counted(count, "picture"))
     return samples
 
 

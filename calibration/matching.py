@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from calibration.accuracy import Found
 from calibration.agreement import box_overlap
-from calibration.labels import Sample
+from calibration.labels import EVERY_CLASS, Sample
 from streamer.frames.detections import Detections
 
 IOUS = np.linspace(0.5, 0.95, 10)
@@ -79,7 +79,7 @@ def match_classes(pictures: Sequence[LabelledPicture], found: Sequence[Detection
     for index, (picture, detections) in enumerate(zip(pictures, found, strict=True)):
         for class_id in np.unique(detections.class_ids).tolist():
             rows.setdefault(class_id, []).append(_match(picture, detections, class_id, index))
-    labelled = set[int]().union(*(picture.sample.class_ids.tolist() for picture in pictures))
+    labelled = set[int]().union(*(picture.sample.class_ids.tolist() for picture in pictures)) - {EVERY_CLASS}
     counts = {class_id: np.zeros(len(pictures), np.int64) for class_id in sorted(rows.keys() | labelled)}
     for index, picture in enumerate(pictures):
         for class_id in picture.sample.class_ids[picture.sample.is_object].tolist():
@@ -138,15 +138,14 @@ def match_class(
 
     Returns:
         (M,) the places of these detections, best first; (M, K) whether each matches an object; (M, K) whether it lies
-        in a crowd and counts as neither right nor wrong.
+        in a region to ignore and counts as neither right nor wrong.
     """
     mine = np.flatnonzero(detections.class_ids == class_id)
     mine = mine[np.argsort(-detections.scores[mine], kind="stable")][:_MOST_DETECTIONS]
     boxes = detections.boxes_xyxy[mine].astype(np.float64)
     truth, is_counted = sample.boxes_xyxy(size_wh), sample.objects_of(class_id)
     hits = hits_of(boxes, truth[is_counted], ious)
-    crowds = truth[(sample.class_ids == class_id) & ~is_counted]
-    ignored = (share_inside(boxes, crowds)[:, None] >= ious - _TOLERANCE) & ~hits
+    ignored = (share_inside(boxes, truth[sample.regions_of(class_id)])[:, None] >= ious - _TOLERANCE) & ~hits
     return mine, hits, ignored
 
 

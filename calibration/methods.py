@@ -47,7 +47,7 @@ def require_packages() -> None:
             import nncf  # noqa: F401
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"quantize needs {error.name}: pip install 'nanodet-streamer[calibration]'") from error
+        raise ConfigError(f"quantize needs {error.name}: pip install 'nanodet-streamer[quantize]'") from error
 
 
 def quiet_onnxruntime() -> None:

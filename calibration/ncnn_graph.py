@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from calibration.ncnn_file import Layer, Weights, read_layers
 from calibration.ncnn_rearranging import Rearranging
-from streamer.common.errors import ModelError
+from streamer.common.errors import ModelError, counted
 
 COLOURS = 3
 _OPSET, _IR_VERSION = 17, 8
@@ -47,7 +47,8 @@ def read_ncnn(path: Path, size_wh: tuple[int, int] | None) -> onnx.ModelProto:
             raise ModelError(f"{str(path)!r}: layer {layer.name!r} ({layer.kind}): {error}") from None
     if weights.left:
         raise ModelError(
-            f"{str(path)!r} leaves {weights.left} bytes of its .bin file unread: the two don't belong together"
+            f"{str(path)!r} leaves {counted(weights.left, 'byte')} of its .bin file unread: the two don't belong"
+            " together"
         )
     try:
         return writer.model()

@@ -64,7 +64,7 @@ def _simplified(model: ModelProto, shape: tuple[int, ...]) -> ModelProto:
     try:
         import onnxsim
     except ImportError as error:
-        raise ConfigError(f"quantize needs {error.name}: pip install 'nanodet-streamer[calibration]'") from error
+        raise ConfigError(f"quantize needs {error.name}: pip install 'nanodet-streamer[quantize]'") from error
     dimensions = model.graph.input[0].type.tensor_type.shape.dim
     for dimension, size in zip(dimensions, shape, strict=True):
         dimension.dim_value = size

@@ -23,7 +23,7 @@ from calibration.pictures import DatasetSplit, LabelledPictures, network_input, 
 from calibration.report import QuantizationReport
 from calibration.search import Candidate, Search
 from streamer.common.cpu_info import available_cores, version_of
-from streamer.common.errors import ConfigError, EngineError, ModelError
+from streamer.common.errors import ConfigError, EngineError, ModelError, counted
 from streamer.common.terminal import say
 from streamer.detector.self_check import record
 from streamer.engines import ENGINE_NAMES, installed_engines, open_engine
@@ -116,7 +116,7 @@ def _refusal(
     result = "fails the accuracy gate" if failed else "may lose too much for the accuracy gate"
     return (
         f"not written, the INT8 model {result} ({limit}) with method {best.trial.method} and"
-        f" {len(best.trial.float_layers)} layers in float: {'; '.join(result.line() for result in results)}."
+        f" {counted(len(best.trial.float_layers), 'layer')} in float: {'; '.join(result.line() for result in results)}."
         f" Give more pictures, another --method, more --max-minutes, or another {fix}"
     )
 
@@ -179,7 +179,7 @@ def _report(
         trials=tuple(search.trials),
         results=tuple(results),
         latency_ms=latency,
-        machine=f"{platform.processor() or platform.machine()}, {available_cores()} cores",
+        machine=f"{platform.processor() or platform.machine()}, {counted(available_cores(), 'core')}",
         versions={name: version for name in _PACKAGES if (version := version_of(name))},
     )
 

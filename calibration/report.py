@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from calibration.files import to_json
 from calibration.gate import GateResult
+from streamer.common.errors import counted
 
 _JSON_KEYS = {"results": "verdicts"}  # as in reports since version 1
 
@@ -21,7 +22,7 @@ class Trial:
 
     def line(self) -> str:
         """Returns the trial in words."""
-        floats = f", {len(self.float_layers)} layers in float" if self.float_layers else ""
+        floats = f", {counted(len(self.float_layers), 'layer')} in float" if self.float_layers else ""
         return f"{self.method}{floats}: fidelity {self.fidelity:.4f}"
 
 
@@ -78,11 +79,12 @@ class QuantizationReport:
             f"# {self.model}, INT8",
             "",
             f"{self.int8_bytes / 1e6:.2f} MB (float {self.float_bytes / 1e6:.2f} MB), method {self.method},"
-            f" {self.quantized_layers} convolutions in INT8, {len(self.float_layers)} left in float"
+            f" {counted(self.quantized_layers, 'convolution')} in INT8, {len(self.float_layers)} left in float"
             f"{': ' + ', '.join(self.float_layers) if self.float_layers else ''}.",
             "",
-            f"Calibrated on {self.pictures['calibration']} pictures (set `{self.calibration_sha256[:16]}`), judged on"
-            f" {self.pictures['gate']} others, on {self.pictures['choice']} of which the method was chosen.",
+            f"Calibrated on {counted(self.pictures['calibration'], 'picture')} (set `{self.calibration_sha256[:16]}`),"
+            f" judged on {counted(self.pictures['gate'], 'other')}, on {self.pictures['choice']} of which the method"
+            " was chosen.",
             "",
         ]
         if all(result.float_accuracy for result in self.results):

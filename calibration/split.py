@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.labels import ClassNames, Sample
-from streamer.common.errors import ConfigError
+from calibration.labels import EVERY_CLASS, ClassNames, Sample
+from streamer.common.errors import ConfigError, counted
 from streamer.common.terminal import say
 
 
@@ -29,8 +29,8 @@ def read_split(path: Path, split: str, labels: Sequence[str]) -> list[Sample]:
     data = read_data(path)
     left_out = [finding for finding in data.findings if finding.severity != "info"]
     if left_out:
-        kinds = "1 finding" if len(left_out) == 1 else f"{len(left_out)} kinds of findings"
-        say(f"{path}: {kinds} while reading, such as: {left_out[0].text} (see the verb check)")
+        kinds = counted(len(left_out), "kind")
+        say(f"{path}: {kinds} of findings while reading, such as: {left_out[0].text} (see the verb check)")
     samples = data.splits.get(split, ())
     if not samples:
         others = ", ".join(f"{name} ({len(each)})" for name, each in data.splits.items() if each) or "none"
@@ -42,7 +42,7 @@ def of_model(samples: Sequence[Sample], names: Sequence[str], labels: Sequence[s
     """Returns the samples with the model's class ids; objects of classes that it lacks are left out with a warning.
 
     Args:
-        samples: their class ids are places in `names`.
+        samples: their class ids are places in `names`, or `EVERY_CLASS`.
         names: the data's classes.
         labels: the model's classes, matched by name in any case.
         where: for messages.
@@ -51,7 +51,7 @@ def of_model(samples: Sequence[Sample], names: Sequence[str], labels: Sequence[s
         ConfigError: there are no objects, or none of the model's classes.
     """
     known = ClassNames(labels)
-    ids = [known.find(name) for name in names]
+    ids = {EVERY_CLASS: EVERY_CLASS} | {class_id: known.find(name) for class_id, name in enumerate(names)}
     known.unknown.clear()  # only those of objects count
     placed = []
     for sample in samples:
@@ -69,8 +69,8 @@ def of_model(samples: Sequence[Sample], names: Sequence[str], labels: Sequence[s
                 areas=None if sample.areas is None else sample.areas[kept],
             )
         )
-    count = sum(len(sample.class_ids) for sample in placed)
+    count = sum(int(sample.is_object.sum()) for sample in placed)
     known.report(where, count)
     if not count:
-        raise ConfigError(f"{where}: no object in its {len(placed)} pictures: there is nothing to measure")
+        raise ConfigError(f"{where}: no object in its {counted(len(placed), 'picture')}: there is nothing to measure")
     return placed

@@ -18,7 +18,7 @@ from calibration.train_options import (
     given_options,
     resumed_options,
 )
-from streamer.common.errors import ConfigError, listed
+from streamer.common.errors import ConfigError, counted, listed
 from streamer.common.terminal import say
 from streamer.models.spec import ModelSpec, parse_size_wh, spec_for
 
@@ -79,33 +79,41 @@ def _train(
 ) -> int:
     from calibration.run_folder.folder import RunFolder, new_run_folder
     from calibration.run_folder.tensorboard import EventWriter
+    from calibration.training.beginning import read_beginning, write_beginning
     from calibration.training.display import Display
     from calibration.training.finish import Told, finish, machine_line
-    from calibration.training.initial_weights import read_source
     from calibration.training.loop import Training
     from calibration.training.preparation import find_source, prepare
+    from calibration.training.recipe import gentler
+    from calibration.training.slopes import exchanges_leaky_relu
     from calibration.training.teacher_labels import with_labels
     from calibration.training.validation import Validator
 
     interrupt: Interrupt | None = options.interrupt
 
-    path = find_source(_spec(settings, data.names)[0], str(settings["init"]))
-    source = None if path is None else read_source(path)
-    if source is not None and not settings.get("activation"):
-        settings["activation"] = source.activation
+    source = None
+    if folder is None:
+        source = find_source(_spec(settings, data.names)[0], str(settings["init"]))
+        if source is not None and not settings.get("activation"):
+            settings["activation"] = source.activation
     spec, teacher_activation = _spec(settings, data.names)
-    recipe = _recipe(settings, spec, len(data.splits["train"]), from_scratch=source is None)
+    recipe = _recipe(settings, spec, len(data.splits["train"]), from_scratch=settings["init"] == "none")
     settings["batch"] = recipe.batch
-    teaches = {"auto": None, "yes": True, "no": False}[settings["teacher"]]
-    prepared = prepare(
-        spec, source, data.splits["train"], process.device, seed=int(settings["seed"]), teaches=teaches,
-        teacher_activation=teacher_activation,
-    )  # fmt: skip
+    if folder is not None:
+        prepared = read_beginning(folder.beginning, spec, data.path)
+    else:
+        teaches = {"auto": None, "yes": True, "no": False}[settings["teacher"]]
+        prepared = prepare(
+            spec, source, data.splits["train"], process.device, seed=int(settings["seed"]), teaches=teaches,
+            teacher_activation=teacher_activation,
+        )  # fmt: skip
     if settings["no_labels"] and prepared.teacher is None:
         raise ConfigError(
             "--no-labels needs a teacher, an initial network that knows all classes of the data: give --teacher yes"
             " with such weights, and another --activation where that is to be exchanged"
         )
+    if prepared.teacher is not None and exchanges_leaky_relu(prepared.teacher.spec, spec) and not settings.get("lr"):
+        recipe = gentler(recipe)
     said = list(prepared.done)
     if settings["no_labels"] and prepared.teacher is not None:
         data, found = with_labels(data, prepared.teacher, spec, process.device)
@@ -114,6 +122,8 @@ def _train(
     if folder is None:
         base = options.runs or DEFAULTS["runs"]
         folder = new_run_folder(base) if process.is_main else RunFolder(base)
+        if process.is_main:
+            write_beginning(folder.beginning, prepared)
     job = _job(settings, data, spec, recipe, folder, process, prepared)
     training = Training(job, process, prepared.network, validator)
     if options.resume is not None:
@@ -129,6 +139,7 @@ def _train(
         for sentence in (*said, recipe.line(job.budget_s), f"{folder.path}: on {process.describe()}"):
             say(sentence)
         folder.write_args({name: value for name, value in settings.items() if value is not None})
+        _draw_labels(data, spec.input_size_wh, folder)
     if not process.is_main:
         training.run(interrupt)
         return 0
@@ -136,6 +147,7 @@ def _train(
         EventWriter(folder.events, first_step=training.state.step) as events,
         Display(job, training.length, events=events) as display,
     ):
+        events.add_picture("labels", folder.labels_picture, training.state.step)
         outcome = training.run(interrupt, display.on_step, display.on_row, display.on_batch)
     if interrupt is not None:  # what follows is written file by file, and done again by --resume
         interrupt.stop_deferring()
@@ -143,8 +155,8 @@ def _train(
         say(f"stopped after step {outcome.state.step}; go on with: python -m calibration train --resume {folder.path}")
         return 0
     say(
-        f"{outcome.state.step} steps, {outcome.state.elapsed_s:.0f} s, {outcome.images_per_s:.0f} images/s, waiting for"
-        f" pictures {outcome.wait_share:.1%} of the time; best AP {outcome.state.best_ap:.2f} at step"
+        f"{counted(outcome.state.step, 'step')}, {outcome.state.elapsed_s:.0f} s, {outcome.images_per_s:.0f} images/s,"
+        f" waiting for pictures {outcome.wait_share:.1%} of the time; best AP {outcome.state.best_ap:.2f} at step"
         f" {outcome.state.best_step}"
     )
     if outcome.unreadable:
@@ -180,7 +192,8 @@ def _read(settings: dict[str, Any], process: Process) -> TrainingData:
     train, val = (data.splits.get(name, ()) for name in ("train", "val"))
     for name, samples in (("train", train), ("val", val)):
         if not samples:
-            raise ConfigError(f"{data.path}: the split {name!r} is empty: training needs pictures in train and val")
+            what = f"the split {name!r} is empty" if name in data.splits else f"there is no split {name!r}"
+            raise ConfigError(f"{data.path}: {what}: training needs pictures in train and val")
     if settings["no_labels"]:
         return data
     missing = set(range(len(data.names)))
@@ -194,6 +207,19 @@ def _read(settings: dict[str, Any], process: Process) -> TrainingData:
         named = listed([data.names[index] for index in sorted(missing)], _NAMED_AT_MOST)
         log.warning("%s: no training picture has %s: what isn't shown can't be learnt", data.path, named)
     return data
+
+
+def _draw_labels(data: TrainingData, input_wh: tuple[int, int], folder: RunFolder) -> None:
+    """Draws how many objects of each class and size there are, as the verb check does."""
+    from calibration.data.histograms import draw_histograms
+    from calibration.data.report import CheckReport
+    from calibration.data.scan import read_sizes
+    from calibration.data.summary import summarise
+    from calibration.files import write_whole
+
+    sizes = read_sizes(sample.image for samples in data.splits.values() for sample in samples)
+    report = CheckReport(str(data.path), data.names, input_wh, data.findings, summarise(data, sizes, input_wh))
+    write_whole(folder.labels_picture, draw_histograms(report, folder.labels_picture.suffix))
 
 
 def _spec(settings: dict[str, Any], names: Sequence[str]) -> tuple[ModelSpec, str]:
@@ -252,7 +278,7 @@ def _out_of_memory(settings: dict[str, Any], data: TrainingData, process: Proces
 
     batch, parts = int(settings["batch"]), int(settings["accumulate"])
     at_once = batch // (parts * process.world)
-    said = f"the GPU's memory is too small for {at_once} pictures at once (--batch {batch})"
+    said = f"the GPU's memory is too small for {counted(at_once, 'picture')} at once (--batch {batch})"
     fitting = largest_fitting_batch(
         _spec(settings, data.names)[0], at_once, process.device, process.precision(settings["precision"])
     )

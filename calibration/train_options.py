@@ -44,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length = parser.add_argument_group("length").add_mutually_exclusive_group()
     length.add_argument("--epochs", type=_positive, metavar="N", help="passes over the training pictures")
     length.add_argument("--steps", type=_positive, metavar="N", help="batches")
-    length.add_argument("--budget", type=_duration, metavar="TIME", help="what fits in this time, such as 20m or 2h")
+    length.add_argument(
+        "--budget",
+        type=_duration,
+        metavar="TIME",
+        help="what fits in this time, such as 20m or 2h; export and INT8 come after it",
+    )
     how = parser.add_argument_group("training")
     how.add_argument("--recipe", choices=("default", "upstream"), help="upstream: the published configuration")
     how.add_argument("--batch", type=_positive, metavar="N", help="pictures a step, over all GPUs")

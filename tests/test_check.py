@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ class TestVerb:
         with pytest.raises(SystemExit) as ended:
             main(["check", "--help"])
         assert ended.value.code == 0 and "training size" in capsys.readouterr().out
+
+    def test_the_host_s_level_of_logging_stays(self, tmp_path: Path) -> None:
+        before = logging.getLogger("streamer").level
+        assert main(["check", str(good(tmp_path))]) == 0
+        assert logging.getLogger("streamer").level == before
 
     def test_good_data_has_no_finding(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         status, findings, text = check(capsys, good(tmp_path), "--strict")
@@ -133,11 +139,13 @@ class TestSplitsAndClasses:
         status, findings, _ = check(capsys, path)
         assert status == 1
         assert findings["empty-split"]["examples"] == ["train"]
-        assert findings["all-background"]["examples"] == ["val: 1 pictures"]
+        assert findings["all-background"]["examples"] == ["val: 1 picture"]
         assert findings["one-picture"]["count"] == 2
         status, findings, _ = check(capsys, write_yaml(tmp_path, "val: images/test\nnames: [cat]\n"))
         assert "no-train" in findings and status == 1
-        assert "missing-val" in check(capsys, write_yaml(tmp_path, "train: images/test\nnames: [cat]\n"))[1]
+        status, findings, text = check(capsys, write_yaml(tmp_path, "train: images/test\nnames: [cat]\n"))
+        assert (status, findings["missing-val"]["severity"]) == (0, "warning")
+        assert "WARNING  missing-val (1): no split 'val': the verb train refuses data without one" in text
 
     def test_each_trouble_of_classes(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         many = "".join(f"0 .{n:02} .5 .05 .05\n" for n in range(10, 90)) * 1
@@ -147,10 +155,10 @@ class TestSplitsAndClasses:
         )
         status, findings, _ = check(capsys, path)
         assert status == 1
-        assert findings["class-not-in-train"]["examples"] == ["c: 1 objects in val, 0 in test"]
+        assert findings["class-not-in-train"]["examples"] == ["c: 1 object in val, 0 in test"]
         assert findings["class-never-seen"]["examples"] == [" d", "4"]
-        assert findings["class-not-in-val"]["examples"] == ["b: 1 objects in train"]
-        assert findings["rare-class"]["examples"] == ["b: 1 objects in train, the commonest has 160"]
+        assert findings["class-not-in-val"]["examples"] == ["b: 1 object in train"]
+        assert findings["rare-class"]["examples"] == ["b: 1 object in train, the commonest has 160"]
         assert [each.split(": ")[-1] for each in findings["odd-name"]["examples"]] == ["spaces around it", "a number"]
         assert findings["duplicate-name"]["severity"] == "error"
 

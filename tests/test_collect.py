@@ -24,6 +24,7 @@ from calibration.frame_choice import Chosen, Reason
 from streamer.common.errors import ConfigError
 from streamer.frames.detections import Detections
 from streamer.sources.base import SourceInfo
+from tests.labelled_data import BOX, write_yaml, yolo_set
 from tests.media import picture, write_clip
 from tests.rtsp.film import Loop
 from tests.rtsp.server import RtspServer
@@ -190,12 +191,32 @@ class TestCollection:
         (tmp_path / "own/images/a.jpg").write_bytes(b"mine")
         with pytest.raises(ConfigError, match="has pictures of something else"):
             opened(tmp_path / "own")
+        assert files(tmp_path / "own") == ["images/a.jpg"]
         (tmp_path / "own/data.yaml").write_text("a: [")
         with pytest.raises(ConfigError, match="can't collect there: not YAML"):
             opened(tmp_path / "own")
         (tmp_path / "file").write_text("")
         with pytest.raises(ConfigError, match="can't collect there"):
             opened(tmp_path / "file")
+
+    @pytest.mark.parametrize("folder", ["", "train", "images", "images/train", "images/train/more"])
+    def test_folders_of_training_data_are_refused_and_left_as_they_are(self, tmp_path: Path, folder: str) -> None:
+        data = yolo_set(tmp_path, {"train": {"a": BOX}, "val": {"b": BOX}}, dict(enumerate(LABELS)))
+        (tmp_path / "train").mkdir()
+        (tmp_path / "train/a.xml").write_text("<annotation/>")
+        data.write_text(data.read_text().replace("val: images/val", "val: [images/val, train]"))
+        before = files(tmp_path)
+        with pytest.raises(ConfigError, match="training data|pictures of something else"):
+            opened(tmp_path / folder)
+        assert files(tmp_path) == before
+
+    def test_a_collection_that_is_training_data_goes_on_and_says_so(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert opened(tmp_path / "more").add(chosen(1), DOOR) and not caplog.messages
+        data = write_yaml(tmp_path, "train: more/images\nnames: [a]\n")
+        assert opened(tmp_path / "more").add(chosen(2), DOOR)
+        assert f"what is collected is training data of {data} at once: correct the new labels" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_a_layer_of_unknown_shape_is_said() -> None:
     proto.graph.input.append(helper.make_tensor_value_info("shape", TensorProto.INT64, [4]))
     got = model_cost(proto)
     assert got == ModelCost(0, 135, 1)
-    assert str(got).endswith("1 layers of unknown shape left out: simplify the file with onnxsim")
+    assert str(got).endswith("1 layer of unknown shape left out: simplify the file with onnxsim")
 
 
 def test_the_packaged_int8_model_costs_what_upstream_says_of_nanodet_g() -> None:

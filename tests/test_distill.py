@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 torch = pytest.importorskip("torch", reason="distillation runs PyTorch")
 ort = pytest.importorskip("onnxruntime", reason="the graph is compared with ONNX Runtime")
 
-from calibration.distill import Recipe, distill, distillation_loss, tune  # noqa: E402
+from calibration.distill import Recipe, augmented, distill, distillation_loss, tune  # noqa: E402
 from calibration.methods import without_layers  # noqa: E402
 from calibration.torch_graph import TorchGraph, fake_quantize  # noqa: E402
 from streamer.common.errors import ModelError  # noqa: E402
@@ -217,3 +217,29 @@ def test_layers_back_in_float_have_the_weights_of_the_float_graph_and_round_noth
     assert [node.name for node in quantized.graph.node] == [node.name for node in graph(quantized=True).graph.node]
     left = {name.split(".")[0] for node in one.graph.node if node.op_type == "QuantizeLinear" for name in node.output}
     assert left == {"c1", "c3"}
+
+
+def test_too_little_memory_makes_batches_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def fits_eight(student: Any, teacher: Any, about: Any, images: Any, recipe: Recipe) -> None:
+        tried.append(recipe.batch)
+        if recipe.batch > least:
+            raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("calibration.distill.distill", fits_eight)
+    least = 8
+    tune(graph(quantized=True), graph(quantized=False), spec(), pictures(), Recipe(batch=20))
+    assert tried == [20, 10, 8]
+    least = 4
+    with pytest.raises(torch.OutOfMemoryError):
+        tune(graph(quantized=True), graph(quantized=False), spec(), pictures(), Recipe(batch=8))
+
+
+def test_augmented_pictures_move_change_and_stay_pictures() -> None:
+    random = np.random.default_rng(3)
+    stored = torch.from_numpy(np.stack(pictures(4)))
+    made = augmented(stored, random)
+    assert made.shape == stored.shape and made.dtype == torch.uint8
+    assert not any(torch.equal(one, other) for one, other in zip(made, stored, strict=True))
+    assert torch.equal(made, augmented(stored, np.random.default_rng(3)))

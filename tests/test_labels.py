@@ -20,6 +20,7 @@ from calibration.labels import ClassNames, Sample, coco_categories, read_coco, r
 from streamer.common.errors import ConfigError
 from streamer.frames.detections import Detections
 from tests.media import write_image
+from tests.tiny import write_tiny
 
 LABELS = ("person", "traffic light", "car")
 VOC = (
@@ -216,9 +217,9 @@ class TestPairing:
         with caplog.at_level(logging.WARNING):
             (sample,) = read_samples(images, tmp_path / "a.json", LABELS)
         assert (sample.image, sample.image_id) == (images / "a.png", 7)
-        assert "1 of its 2 pictures are not among the --images" in caplog.text
+        assert "the --images lack 1 of its 2 pictures" in caplog.text
         (tmp_path / "b.json").write_text(json.dumps(coco(images=more[1:], annotations=[])))
-        with pytest.raises(ConfigError, match="none of its 1 pictures is among the --images"):
+        with pytest.raises(ConfigError, match="none of its 1 picture is among the --images"):
             read_samples(images, tmp_path / "b.json", LABELS)
 
     def test_classes_that_the_model_lacks_are_left_out_and_said(
@@ -230,7 +231,7 @@ class TestPairing:
         with caplog.at_level(logging.WARNING):
             (sample,) = read_samples(images, tmp_path / "a.json", LABELS)
         assert len(sample.class_ids) == 2
-        assert "1 objects of classes that the model doesn't have are left out ('yeti')" in caplog.text
+        assert "left out 1 object of classes that the model doesn't have ('yeti')" in caplog.text
         (tmp_path / "a.json").write_text(json.dumps(coco(annotations=[yeti])))
         with pytest.raises(ConfigError, match=r"has none of its classes \('yeti'\); it has \['person'"):
             read_samples(images, tmp_path / "a.json", LABELS)
@@ -239,7 +240,7 @@ class TestPairing:
         images = tree(tmp_path, "a.png", "b.png")
         for name in "ab":
             (tmp_path / f"{name}.txt").write_text("")
-        with pytest.raises(ConfigError, match="labels of all 2 pictures are empty: there is nothing to measure"):
+        with pytest.raises(ConfigError, match="no object in the labels of 2 pictures: there is nothing to measure"):
             read_samples(images, tmp_path, LABELS)
 
 
@@ -298,7 +299,7 @@ class TestFigures:
         (tmp_path / "a.txt").write_text("0 .5 .5 .1 .1")
         where = ["--images", str(images), "--labels", str(tmp_path), "--json", str(tmp_path / "e.json")]
         more = ["--per-class", "--results", str(tmp_path / "r.json"), "--device", "cpu", "--engine", "openvino"]
-        assert main(["evaluate", "--model", "nanodet-g_416", *where, *more]) == 0
+        assert main(["evaluate", "--model", str(write_tiny(tmp_path / "tiny.onnx")), *where, *more]) == 0
 
         def refuse(word: str) -> None:
             raise AssertionError(f"not JSON: {word}")
@@ -307,7 +308,7 @@ class TestFigures:
         assert measured["APl"] is None and measured["classes"]["person"]["objects"] == 1
         printed = capsys.readouterr().out
         assert "best F1" in printed and "F1  class" in printed
-        assert "classes" not in json.loads(printed.strip().splitlines()[-1], parse_constant=refuse)
+        assert "{" not in printed
         assert isinstance(json.loads((tmp_path / "r.json").read_text()), list)
 
     @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_thresholds() -> None:
     card = replace(LEAST, curves=CURVES)
     assert rows(section(card, "Use"))[2] == ["0.699", "best F1", "1.00", "1.00", "1.00"]
     assert rows(section(card, "By class"))[0][-1] == "threshold for precision 0.9"
-    assert rows(section(card, "By class"))[2][-3:] == ["0.699", "1.00", "0.6"]
+    assert rows(section(card, "By class"))[2][-3:] == ["0.699", "1.00", "0.799"]
     unreached = detection_curves([sample((0, *BOX))], [found((0, 0.5, *BOX), (0, 0.5, 0, 0, 9, 9))], NAMES)
     assert "precision 0.9: not reached" in section(replace(LEAST, curves=unreached), "Use")
     assert rows(section(replace(LEAST, curves=unreached), "By class"))[2][-1] == "not reached"

@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.accuracy import coco_accuracy
+from calibration.bootstrap import WeightedAp
 from calibration.dataset import read_samples
 from calibration.evaluate import EVALUATION_CONF, detect_all
 from calibration.files import to_json
+from calibration.labels import EVERY_CLASS
+from calibration.matching import match_found
 from calibration.run_folder.confusion import confusion_matrix
 from calibration.run_folder.curves import detection_curves
 from calibration.run_folder.matching import IGNORED, RIGHT, WRONG, outcomes
@@ -38,6 +41,13 @@ class TestOutcomes:
         detections = found((0, 0.9, *BOX), (0, 0.8, *NEAR), (1, 0.7, *BOX), (0, 0.6, *FAR))
         assert outcomes(labels, *detections).tolist() == [IGNORED, IGNORED, WRONG, RIGHT]
 
+    def test_a_region_of_every_class_is_ignored_for_each(self) -> None:
+        labels = sample((EVERY_CLASS, 0, 0, 300, 300), (1, *BOX), (0, *FAR), crowds=(0,))
+        detections = found((0, 0.9, *BOX), (1, 0.8, *BOX), (1, 0.7, *NEAR), (2, 0.6, *BOX), (2, 0.5, *FAR))
+        assert outcomes(labels, *detections).tolist() == [IGNORED, RIGHT, IGNORED, IGNORED, WRONG]
+        matrix = confusion_matrix([labels], [detections], NAMES, 0.1)
+        assert matrix.counts.tolist() == [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
     def test_half_of_a_box_in_a_crowd(self) -> None:
         labels = sample((0, 100, 0, 300, 300), crowds=(0,))
         detections = found((0, 0.9, 50, 0, 151, 100), (0, 0.8, 50, 200, 149, 300))
@@ -62,6 +72,16 @@ class TestCurves:
         for curve in curves.classes:
             assert curve.AP50 == pytest.approx(reference.classes[curve.name].AP50, abs=0.3)
             assert curve.objects == reference.classes[curve.name].objects
+
+    def test_ap_where_a_region_of_every_class_is_ignored(self) -> None:
+        pytest.importorskip("faster_coco_eval", reason="COCO metrics come with [calibration]")
+        labels = [sample((EVERY_CLASS, 0, 0, 300, 300), (0, *FAR), (1, *FAR), crowds=(0,))]
+        rows = [(number, 0.9, *BOX) for number in (0, 1)] + [(number, 0.8, *FAR) for number in (0, 1)]
+        detected = [found(*rows)]
+        accuracy = coco_accuracy(labels, detected, NAMES)
+        assert {name: each.AP for name, each in accuracy.classes.items()} == {"person": 100, "car": 100}
+        assert [curve.AP50 for curve in detection_curves(labels, detected, NAMES).classes[:2]] == [100, 100]
+        assert WeightedAp.of_matches(match_found(labels, detected))(np.ones(1, np.int64)) == pytest.approx(100)
 
     @settings(max_examples=20)
     @given(seed=st.integers(0, 10_000), threshold=st.integers(0, 999))
@@ -90,7 +110,8 @@ class TestCurves:
         best, reached = curve.best, curve.at_precision(wanted)
         assert (0 if best is None else best.f1) == max(point.f1 for point in points)
         least = next((point for point in points if point.precision >= wanted and point.recall > 0), None)
-        assert reached == least
+        same = [each for each in points if least and (each.precision, each.recall) == (least.precision, least.recall)]
+        assert reached == (same[-1] if same else None)
 
     def test_the_middle_of_equally_good_thresholds(self) -> None:
         detected = [found((0, 0.8, *BOX), (0, 0.2, *FAR))]

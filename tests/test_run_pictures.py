@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
+from calibration.labels import EVERY_CLASS
 from calibration.run_folder.confusion import ConfusionMatrix, confusion_matrix
 from calibration.run_folder.curves import detection_curves
 from calibration.run_folder.drawings import MOST_TRAINING, TILE_PX, Tile, draw_batch, draw_validation, grid
 from calibration.run_folder.folder import RunFolder
 from calibration.run_folder.results_table import EpochResult
 from streamer.common.errors import ConfigError
-from streamer.frames.draw import class_colour
+from streamer.frames.palette import class_colour
 from tests.found import found, plausible, sample
 from tests.media import Image, write_image
 
@@ -50,11 +51,12 @@ class TestDrawings:
         assert not has_colour(page, class_colour(0))
 
     def test_regions_to_ignore_are_corners(self) -> None:
-        def line_pixels(is_ignored: bool) -> int:
-            tile = Tile(np.zeros((64, 64, 3), np.uint8), BOX, np.array([0]), None, np.array([is_ignored]))
-            return int((grid([tile], ("a",), 1) == class_colour(0)).all(axis=-1).sum())
+        def line_pixels(is_ignored: bool, class_id: int = 0, colour: int = 0) -> int:
+            tile = Tile(np.zeros((64, 64, 3), np.uint8), BOX, np.array([class_id]), None, np.array([is_ignored]))
+            return int((grid([tile], ("a",), 1) == class_colour(colour)).all(axis=-1).sum())
 
         assert 0 < line_pixels(True) < line_pixels(False)
+        assert 0 < line_pixels(True, EVERY_CLASS, colour=1) and not line_pixels(True, EVERY_CLASS, colour=0)
 
     def test_a_batch(self, tmp_path: Path) -> None:
         images = np.zeros((MOST_TRAINING + 4, 64, 64, 3), np.uint8)
@@ -106,8 +108,7 @@ class TestPlots:
     def _needs_matplotlib(self) -> None:
         pytest.importorskip("matplotlib", reason="plots come with [calibration]")
 
-    @pytest.mark.parametrize("epochs", [0, 1, 5, 300])
-    @pytest.mark.parametrize("auxiliary", [False, True])
+    @pytest.mark.parametrize(("epochs", "auxiliary"), [(0, False), (1, True), (5, True), (300, False)])
     def test_results_of_any_length(self, tmp_path: Path, epochs: int, auxiliary: bool) -> None:
         from calibration.run_folder.results_plot import draw_results
 

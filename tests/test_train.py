@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from calibration.run_folder.folder import RunFolder  # noqa: E402
 from calibration.run_folder.results_table import read_results  # noqa: E402
 from calibration.training.checkpoint_file import read_checkpoint, write_checkpoint  # noqa: E402
 from calibration.training.loader import Loader  # noqa: E402
+from calibration.training.network import TrainingNetwork  # noqa: E402
 from streamer.detector import open_detector  # noqa: E402
 from streamer.frames.frame import Frame  # noqa: E402
 from streamer.models.file import load_model  # noqa: E402
@@ -41,7 +43,7 @@ from tests.training_runs import (  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-PICTURES = ("results.png", "PR.png", "confidence.png", "confusion.png", "confusion_normalised.png")
+PICTURES = ("labels.png", "results.png", "PR.png", "confidence.png", "confusion.png", "confusion_normalised.png")
 DRAWN = ("train_batch_0.jpg", "train_batch_1.jpg", "val_batch_0.jpg")
 
 
@@ -107,7 +109,8 @@ def test_every_file_of_a_run_is_there_and_whole(root: Path) -> None:
     assert all(verdict["passed"] for verdict in report["verdicts"])
     card = folder.model_card.read_text()
     assert "run_stream.py --model" in card and all(name in card for name in NAMES) and "INT8" in card
-    known = {"model_card.md", "args.yaml", "results.csv", "curves.json", "best.onnx", "best.ckpt", "last.ckpt"}
+    known = {"model_card.md", "args.yaml", "results.csv", "curves.json", "best.onnx"}
+    known |= {"best.ckpt", "last.ckpt", "initial.ckpt"}
     known |= {"best_int8.onnx", "best_int8.json", "best_int8.md", "tensorboard", *PICTURES, *DRAWN}
     assert {path.name for path in folder.path.iterdir()} - known <= {"train_batch_2.jpg", "val_batch_1.jpg"}
 
@@ -173,6 +176,7 @@ def test_relu_from_leakyrelu_by_distillation_without_labels(
     shutil.rmtree(tmp_path / "set/labels/val")  # that of train has empty files
     write_config(tmp_path / "narrow.yaml", narrow_spec())
     best = str(root / "runs/train-1/best.ckpt")
+    best = str(shutil.copy(best, tmp_path / "initial.ckpt"))
     chosen = options(
         tmp_path, "--activation", "ReLU", "--no-labels", "--steps", "60", "--batch", "12", "--lr", "4e-3", init=best
     )
@@ -183,6 +187,9 @@ def test_relu_from_leakyrelu_by_distillation_without_labels(
     folder = RunFolder(tmp_path / "runs/train-1")
     assert load_model(folder.best_onnx).spec.activation == "ReLU"
     assert read_checkpoint(folder.best_checkpoint)["activation"] == "ReLU"
+    Path(best).unlink()  # a resumed run has its teacher in its folder
+    assert main(["train", "--resume", str(folder.path), "--steps", "61"]) == 0
+    assert read_results(folder.results)[-1].step == 61
     rows = read_results(folder.results)
     assert rows[0].qfl is None and rows[0].loss is not None and rows[-1].loss is not None
     assert rows[-1].AP50 is not None and rows[-1].AP50 > 90  # of what the teacher finds
@@ -212,8 +219,17 @@ def test_a_teacher_where_the_activation_is_exchanged_and_classes_match(
     training = small_training(small_job(tmp_path / "set/data.yaml", tmp_path / "x", narrow_spec(NAMES)))
     write_checkpoint(folder / "weights.ckpt", training.network)
     more = ("--activation", activation, "--teacher", teacher, "--steps", "1")
+    kept: list[bool] = []
+    monkeypatch.setattr(TrainingNetwork, "keep_statistics", lambda _: kept.append(True))
     assert main(options(tmp_path, *more, init=str(folder / "weights.ckpt"))) == 0
-    assert ("teaches the one with" in capsys.readouterr().out) == teaches
+    said = capsys.readouterr().out
+    assert ("teaches the one with" in said) == teaches
+    is_exchanged = teaches and activation == "ReLU"
+    assert bool(kept) == is_exchanged
+    rate = re.search(r"learning rate (\S+) .*batch (\d+)", said)
+    assert rate is not None
+    wanted = (3e-4 if is_exchanged else 1e-3) * (int(rate[2]) / 32) ** 0.5
+    assert float(rate[1]) == pytest.approx(wanted, rel=0.06)
 
 
 def test_weights_know_their_activation(

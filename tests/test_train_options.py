@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import yaml
 from hypothesis import given
@@ -17,12 +18,14 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="training is written in PyTorch")
 
+import calibration.train  # noqa: E402
 import calibration.training.finish  # noqa: E402
 from calibration import train_options  # noqa: E402
 from calibration.cli import main  # noqa: E402
+from calibration.data import read_data  # noqa: E402
 from calibration.run_folder.folder import RunFolder  # noqa: E402
 from calibration.run_folder.results_table import read_results  # noqa: E402
-from calibration.training import checkpoint_file  # noqa: E402
+from calibration.training import checkpoint_file, display  # noqa: E402
 from calibration.training.checkpoint_file import read_checkpoint, write_checkpoint  # noqa: E402
 from calibration.training.loader import Batch, Loader  # noqa: E402
 from calibration.training.network import TrainingNetwork  # noqa: E402
@@ -71,6 +74,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(calibration.training.finish, "finish", lambda *_, **__: None)
+    for module, name in ((display, "draw_results"), (calibration.train, "_draw_labels")):  # most of such a run's time
+        monkeypatch.setattr(module, name, lambda *_: None)
     return Run(tmp_path, data, write_config(tmp_path / "narrow.yaml", narrow_spec()), capsys)
 
 
@@ -161,6 +166,13 @@ def test_a_checkpoint_of_another_network_is_named(run: Run, tmp_path: Path) -> N
 def test_an_empty_split_is_refused(split: str, run: Run) -> None:
     run.data = write_set(run.root / "set", **{"train": 3, "val": 3} | {split: 0})
     assert f"the split {split!r} is empty" in run.refused()
+
+
+def test_a_split_whose_key_is_misspelt_is_refused_and_the_key_named(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    run.data = write_set(run.root / "set")
+    run.data.write_text(run.data.read_text().replace("val:", "vall:"))
+    assert "there is no split 'val'" in run.refused()
+    assert "'vall'; did you mean 'val'?" in caplog.text
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -257,6 +269,27 @@ def test_settings_of_a_run_that_cant_be_are_refused(change: dict[str, Any], run:
     line = run.refused("--resume", str(folder.path), small=False)
     assert "args.yaml: " in line and line.endswith("mend the file or start a new run")
     assert "--" + str(next(iter(change))).replace("_", "-") in line or "unrecognized" in line
+
+
+def test_a_resumed_run_needs_no_initial_weights(run: Run) -> None:
+    write_checkpoint(run.root / "first.ckpt", TrainingNetwork(narrow_spec()))
+    assert run("--init", str(run.root / "first.ckpt"), "--steps", "2")[0] == 0
+    (run.root / "first.ckpt").unlink()
+    folder = RunFolder(run.runs / "train-1")
+    assert run("--resume", str(folder.path), "--steps", "3", small=False)[0] == 0
+    folder.last_checkpoint.unlink()  # as if it had been killed before it saved anything
+    status, said, _ = run("--resume", str(folder.path), small=False)
+    assert status == 0 and "resumed after step 0" in said
+    folder.beginning.write_bytes(b"cut")
+    status, _, complained = run("--resume", str(folder.path), small=False)
+    assert status == 1 and "initial.ckpt: it isn't what this run began with" in complained
+
+
+def test_a_run_has_a_picture_of_its_labels(data: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    calibration.train._draw_labels(read_data(data), (64, 64), folder)
+    picture = cv2.imread(str(folder.labels_picture))
+    assert picture is not None and min(picture.shape[:2]) > 500
 
 
 def test_a_run_whose_data_has_moved_goes_on(run: Run) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from calibration.data import Finding, TrainingData, read_data
 from calibration.dataset import read_samples
+from calibration.labels import EVERY_CLASS
 from streamer.common.errors import ConfigError
 from tests.labelled_data import BOX, coco, voc, write_scene, write_yaml, yolo_set
 
@@ -101,10 +102,32 @@ class TestFindingFiles:
         assert f"val: no {tmp_path / 'images/val'}" in data.findings[0].examples
 
     @pytest.mark.parametrize(
+        ("key", "meant"),
+        [
+            ("vall", "'val'"),
+            ("Val", "'val'"),
+            ("valid", "'val'"),
+            ("tests", "'test'"),
+        ],
+    )
+    def test_a_key_that_is_misspelt_is_said(self, tmp_path: Path, key: str, meant: str) -> None:
+        yolo_set(tmp_path, {"train": {"a": BOX}})
+        data = read_data(write_yaml(tmp_path, f"train: images/train\n{key}: images/train\nnames: [cat]\n"))
+        assert found(data)["unknown-key"].examples == (f"{tmp_path / 'data.yaml'}: {key!r}; did you mean {meant}?",)
+
+    def test_keys_of_other_programs_and_of_one_s_own_are_no_misspelt_ones(self, tmp_path: Path) -> None:
+        yolo_set(tmp_path, {"train": {"a": BOX}})
+        others = "roboflow: {license: MIT}\ndownload: x\nauthor: x\ndate: x\nversion: 1\nlicense: x\ntask: detect\n"
+        splits = "train: images/train\nval: images/train\nvalid: images/train\nminival: images/train\n"
+        data = read_data(write_yaml(tmp_path, f"{splits}{others}names: [cat]\n"))
+        assert "unknown-key" not in found(data)
+
+    @pytest.mark.parametrize(
         ("text", "says"),
         [
             ("names: [cat]", "has none of train, val and test"),
-            ("trian: images\nnames: [cat]", "did you mean 'trian'"),
+            ("trian: images\nnames: [cat]", "it has 'trian'; did you mean 'train'?"),
+            ("Valid: images\nnames: [cat]", "it has 'Valid'; did you mean 'val"),
             ("train: gone\nnames: [cat]", "none of its pictures' paths exists"),
             ("train: images/train\nnames: {0: cat, 2: dog}", "no id 1"),
             ("train: images/train\nnames: {a: cat}", "the id 'a'"),
@@ -247,20 +270,20 @@ class TestClasses:
     def test_ignore_is_no_class_but_a_region(self, tmp_path: Path) -> None:
         data = read_data(yolo_set(tmp_path, {"train": {"a": self.LINES}}, self.NAMES))
         (sample,) = data.splits["train"]
-        assert data.names == ("car", "Van", "dog") and sample.class_ids.tolist() == [0, 1, 2, 0]
+        assert data.names == ("car", "Van", "dog") and sample.class_ids.tolist() == [0, 1, 2, EVERY_CLASS]
         assert sample.is_crowd is not None and sample.is_crowd.tolist() == [False, False, False, True]
         assert found(data)["ignored-region"].count == 1
 
     def test_a_subset_has_its_own_order(self, tmp_path: Path) -> None:
         data = read_data(yolo_set(tmp_path, {"train": {"a": self.LINES}}, self.NAMES), classes=["DOG", "car"])
-        assert data.names == ("dog", "car") and stems(data) == {"a": [1, 0, 0]}
+        assert data.names == ("dog", "car") and stems(data) == {"a": [1, 0, EVERY_CLASS]}
         assert found(data)["class-left-out"].left_out == 1
 
     def test_renaming_merges(self, tmp_path: Path) -> None:
         path = yolo_set(tmp_path, {"train": {"a": self.LINES}}, self.NAMES)
         data = read_data(path, rename={"car": "vehicle", "van": "vehicle", "dog": "ignore"})
         (sample,) = data.splits["train"]
-        assert data.names == ("vehicle",) and sample.class_ids.tolist() == [0, 0, 0, 0]
+        assert data.names == ("vehicle",) and sample.class_ids.tolist() == [0, 0, EVERY_CLASS, EVERY_CLASS]
         assert sample.is_crowd is not None and sample.is_crowd.tolist() == [False, False, True, True]
         assert read_data(path, rename={"car": "vehicle"}, classes=["vehicle"]).names == ("vehicle",)
 

@@ -112,6 +112,21 @@ def test_auxiliary_gradients_reach_the_backbone_until_detached(detach: bool) -> 
 
 
 @each_family
+def test_kept_statistics_make_a_picture_independent_of_its_batch(name: str) -> None:
+    network = TrainingNetwork(tiny(name))
+    network.keep_statistics()
+    network.eval()
+    network.train()
+    before = {key: value.clone() for key, value in network.network.state_dict().items()}
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        one, other = network(images).main[0], network(images[[0, 0]]).main[0]  # beside two different pictures
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in network.network.state_dict().items())
+    assert network.training and backward(network)
+
+
+@each_family
 def test_a_frozen_backbone_stays_as_it_is(name: str) -> None:
     network = TrainingNetwork(tiny(name))
     network.freeze_backbone()
@@ -188,7 +203,7 @@ def test_a_network_with_statistics_is_not_taken_for_a_folded_one() -> None:
     assert not is_folded(network.network)
 
 
-@each_family
+@pytest.mark.parametrize("name", [*FAMILIES[:2], pytest.param(FAMILIES[2], marks=pytest.mark.slow)])
 def test_a_whole_step_is_compiled_without_breaks(name: str) -> None:
     torch.compiler.reset()
     network = TrainingNetwork(tiny(name)).eval()

@@ -202,6 +202,19 @@ def test_another_number_of_pictures_is_refused(data: Path, tmp_path: Path) -> No
         resumed(replace(job, train=job.train[1:]))
 
 
+def test_without_the_best_weights_the_best_from_there_on_are_kept(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = small_job(data, tmp_path, steps=2, validations=1)
+    small_training(job).run()
+    job.folder.best_checkpoint.unlink()
+    with pytest.raises(ModelError, match=r"best\.ckpt, with the weights of step 2 \(AP .*\), is gone: put it back, or"):
+        resumed(job)
+    longer = replace(job, recipe=replace(job.recipe, steps=4))
+    assert resumed(longer).run().state.best_step == 4 and job.folder.best_checkpoint.is_file()
+    assert "is gone: the best from here on are kept instead" in caplog.text
+
+
 @pytest.mark.parametrize("left", [5_000, 20_000, 60_000, 100_000])  # PyTorch tells these in different ways
 def test_a_checkpoint_that_is_cut_short_is_named(left: int, data: Path, tmp_path: Path) -> None:
     job = small_job(data, tmp_path, steps=2)

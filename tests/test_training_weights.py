@@ -21,6 +21,7 @@ from calibration.training.batchnorm import is_folded, restore_batchnorm  # noqa:
 from calibration.training.checkpoint_file import read_checkpoint, write_checkpoint  # noqa: E402
 from calibration.training.initial_weights import initialise, read_source  # noqa: E402
 from calibration.training.network import PRIOR_BIAS, TrainingNetwork  # noqa: E402
+from calibration.training.preparation import find_source  # noqa: E402
 from streamer.common.errors import ConfigError, ModelError  # noqa: E402
 from streamer.models.nanodet import fuse_batchnorm  # noqa: E402
 from streamer.models.spec import ModelSpec, spec_for  # noqa: E402
@@ -127,10 +128,11 @@ def test_an_exported_model_is_a_beginning(name: str, tmp_path: Path) -> None:
 
 
 def test_the_packaged_model_is_a_beginning_for_g() -> None:
-    path, _ = resolve_model("nanodet-g_416_float")
     names = ("person", "forklift")
-    network = TrainingNetwork(spec_for("nanodet-g_416").model_copy(update={"labels": names}))
-    said = initialise(network, read_source(path), names)
+    spec = spec_for("nanodet-g_416").model_copy(update={"labels": names})
+    network = TrainingNetwork(spec)
+    said = initialise(network, find_source(spec, "auto"), names)
+    assert said[0] == "nanodet-g begins with the weights of the packaged nanodet-g_416_float (an exported model)"
     assert "kept for person, and new for forklift" in said[1] and is_folded(network.network)
 
 

@@ -78,15 +78,15 @@ def detected(wanted: np.ndarray, spec: ModelSpec) -> Detections:
 
 def unmatched(one: Detections, other: Detections, score: float, iou: float) -> list[float]:
     """Scores of the detections of `one` without one of their class, place and score in `other`; each counts once."""
-    left, scores = list(range(len(other.scores))), []
+    overlap = box_overlap(one.boxes_xyxy[:, None], other.boxes_xyxy[None])
+    is_same = one.class_ids[:, None] == other.class_ids[None]
+    is_near = is_same & (np.abs(other.scores[None] - one.scores[:, None]) <= score) & (overlap >= iou)
+    overlap[~is_near] = -1
+    scores = []
     for index in range(len(one.scores)):
-        near = [
-            (float(box_overlap(one.boxes_xyxy[index], other.boxes_xyxy[place : place + 1])[0]), place)
-            for place in left
-            if other.class_ids[place] == one.class_ids[index] and abs(other.scores[place] - one.scores[index]) <= score
-        ]
-        if near and max(near)[0] >= iou:
-            left.remove(max(near)[1])
+        best = int(overlap[index].argmax()) if len(other.scores) else -1
+        if best >= 0 and overlap[index, best] >= 0:
+            overlap[:, best] = -1
         else:
             scores.append(float(one.scores[index]))
     return scores

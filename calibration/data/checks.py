@@ -14,7 +14,7 @@ from calibration.data.reading import TrainingData
 from calibration.data.scan import MISSING, ScannedPicture
 from calibration.data.summary import SplitSummary, boxes_px
 from calibration.labels import plain_name
-from streamer.common.errors import short
+from streamer.common.errors import counted, short
 
 TINY_PX = 3.0
 """Width or height, in pixels at the training size, under which an object is hardly learnt."""
@@ -60,7 +60,7 @@ def check_splits(data: TrainingData, summaries: Mapping[str, SplitSummary], find
         elif summary.pictures == 1:
             findings.add("one-picture", f"{split}: {data.splits[split][0].image}")
         if summary.pictures and not summary.objects:
-            findings.add("all-background", f"{split}: {summary.pictures} pictures")
+            findings.add("all-background", f"{split}: {counted(summary.pictures, 'picture')}")
 
 
 def check_names(data: TrainingData, findings: Findings) -> None:
@@ -90,12 +90,14 @@ def check_classes(data: TrainingData, summaries: Mapping[str, SplitSummary], fin
         if not train + val + test:
             findings.add("class-never-seen", name)
         elif not train:
-            findings.add("class-not-in-train", f"{name}: {val} objects in val, {test} in test")
+            findings.add("class-not-in-train", f"{name}: {counted(val, 'object')} in val, {test} in test")
         else:
             if not val and "val" in summaries:
-                findings.add("class-not-in-val", f"{name}: {train} objects in train")
+                findings.add("class-not-in-val", f"{name}: {counted(train, 'object')} in train")
             if train < max(_RARE_OBJECTS, _RARE_SHARE * commonest):
-                findings.add("rare-class", f"{name}: {train} objects in train, the commonest has {commonest}")
+                findings.add(
+                    "rare-class", f"{name}: {counted(train, 'object')} in train, the commonest has {commonest}"
+                )
 
 
 def check_pictures(data: TrainingData, scans: Mapping[Path, ScannedPicture], findings: Findings) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from calibration.labels import plain_name
+from calibration.labels import EVERY_CLASS, plain_name
 from streamer.common.errors import ConfigError, nearest, short
 
-IGNORE = -1
+IGNORE = EVERY_CLASS
 """What `ClassMap.find` returns for a region to ignore."""
 LEFT_OUT = -2
 """What `ClassMap.find` returns for an object of a class that wasn't chosen."""

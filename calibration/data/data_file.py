@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.data.findings import Findings
-from streamer.common.errors import ConfigError, nearest, short
+from streamer.common.errors import ConfigError, counted, nearest, short
 from streamer.common.yaml_file import read_mapping
 
 SPLITS = ("train", "val", "test")
@@ -72,6 +72,9 @@ def _read(path: Path, findings: Findings) -> DataFile:
     content = read_mapping(path)
     if "kpt_shape" in content:
         raise ConfigError(f"{path}: has 'kpt_shape': labels of poses aren't read; export boxes ('class cx cy w h')")
+    misspelt = _misspelt(content)
+    for key, meant in misspelt.items():
+        findings.add("unknown-key", f"{path}: {key!r}{meant}")
     if "val" not in content and "validation" in content:
         content["val"] = content["validation"]
     names = _names(path, content.get("names"))
@@ -88,14 +91,21 @@ def _read(path: Path, findings: Findings) -> DataFile:
             places = [_place(path, split, base, each, findings) for each in entries]
             splits[split] = tuple(place for place in places if place is not None)
     if not splits:
-        near = next((nearest(split, list(content)) for split in SPLITS if nearest(split, list(content))), "")
         known = ", ".join(_KNOWN_KEYS[:-1])
+        near = "".join(f"; it has {key!r}{meant}" for key, meant in list(misspelt.items())[:1])
         raise ConfigError(f"{path}: has none of train, val and test (known keys: {known}){near}")
     if not any(splits.values()):
         raise ConfigError(
             f"{path}: none of its pictures' paths exists under {str(base)!r}: correct 'path' or the splits"
         )
     return DataFile(path, names, count, splits)
+
+
+def _misspelt(content: dict[str, Any]) -> dict[str, str]:
+    """Returns the keys that aren't read and resemble a split that is missing, each with a question that names it."""
+    missing = [split for split in SPLITS if split not in content and not (split == "val" and "validation" in content)]
+    unread = {key: nearest(key, missing) for key in content if key not in _KNOWN_KEYS}
+    return {key: meant for key, meant in unread.items() if meant}
 
 
 def _base(path: Path, given: Any) -> Path:
@@ -182,6 +192,6 @@ def _by_id(path: Path, given: dict[Any, Any]) -> list[Any]:
     if sorted(ids) != list(range(len(given))):
         missing = next((number for number in range(len(given)) if number not in ids), len(given))
         raise ConfigError(
-            f"{path}: 'names' has {len(given)} classes but no id {missing}: number them from 0 without gaps"
+            f"{path}: 'names' has {counted(len(given), 'class')} but no id {missing}: number them from 0 without gaps"
         )
     return [ids[number] for number in range(len(ids))]

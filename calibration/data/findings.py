@@ -112,8 +112,13 @@ _KINDS: dict[str, tuple[Severity, str, str]] = {
     # what costs accuracy
     "missing-val": (
         "warning",
-        "no split 'val': nothing tells how good the model is",
-        "put a fifth of the pictures aside",
+        "no split 'val': the verb train refuses data without one",
+        "put a fifth of the pictures aside, of other scenes",
+    ),
+    "unknown-key": (
+        "warning",
+        "keys that aren't read and resemble a split that is missing",
+        "correct them, or leave them out",
     ),
     "missing-test": ("warning", "'test' can't be read", "correct its path, or leave it out"),
     "one-picture": ("warning", "splits of one picture", "add pictures"),

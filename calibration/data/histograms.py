@@ -10,7 +10,7 @@ import numpy as np
 
 from calibration.data.checks import TINY_PX
 from calibration.data.report import CheckReport
-from streamer.common.errors import ConfigError
+from streamer.common.errors import ConfigError, counted
 
 _STRIDES = (8, 16, 32, 64)
 """Of the networks' outputs; 64 is of NanoDet-Plus alone."""
@@ -80,7 +80,8 @@ def _draw_classes(axes: Any, report: CheckReport, shown: list[int | None]) -> No
         counts = report.summaries[split].class_counts
         values = np.array([0 if class_id is None else counts[class_id] for class_id in shown], np.float64)
         offsets = places - 0.4 + thickness * (number + 0.5)
-        label = f"{split}: {int(counts.sum()):,} in {report.summaries[split].pictures:,} pictures"
+        pictures = report.summaries[split].pictures
+        label = f"{split}: {int(counts.sum()):,} in {pictures:,} {'picture' if pictures == 1 else 'pictures'}"
         bars = axes.barh(offsets, values, thickness, color=_COLOURS[split], label=label)
         if len(shown) <= 20:
             axes.bar_label(bars, [f"{int(value):,}" for value in values], padding=3, fontsize=8)
@@ -93,7 +94,7 @@ def _draw_classes(axes: Any, report: CheckReport, shown: list[int | None]) -> No
     axes.set_xlim(0, max(10, 4 * largest))
     axes.xaxis.set_major_formatter(_plainly)
     axes.set_xlabel("objects (logarithmic)")
-    axes.set_title(f"{len(report.names)} classes" if len(report.names) > 1 else "1 class", fontsize=11)
+    axes.set_title(counted(len(report.names), "class"), fontsize=11)
     axes.grid(True, axis="x", alpha=0.25)
     axes.set_axisbelow(True)
 

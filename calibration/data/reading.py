@@ -46,7 +46,7 @@ def read_data(
     """Reads a data.yaml, a folder with one in it, or a COCO .json file; opens no picture.
 
     A label that can't be used is left out, or clipped, and counted in the findings. Crowds, difficult objects, and
-    boxes of a class named ``ignore`` become regions to ignore (`Sample.is_crowd`), the last with class id 0.
+    boxes of a class named ``ignore`` become regions to ignore (`Sample.is_crowd`), the last for all classes.
 
     Args:
         path: the file or folder.
@@ -138,8 +138,7 @@ class _Reader:
             return None
         if problem:
             self._findings.add(problem, self._where(picture, label))
-        is_ignored = class_id == IGNORE
-        return LabelledObject(max(class_id, 0), box, label.is_crowd or is_ignored, label.area)
+        return LabelledObject(class_id, box, label.is_crowd or class_id == IGNORE, label.area)
 
     def _leave_out(self, kind: str, picture: LabelledPicture, label: Label | LabelFault) -> None:
         self._findings.add(kind, self._where(picture, label), left_out=1)

@@ -10,7 +10,7 @@ import numpy as np
 from calibration.data.findings import SEVERITIES, Finding
 from calibration.data.summary import SplitSummary
 from calibration.files import to_json
-from streamer.common.errors import one_line
+from streamer.common.errors import counted, one_line
 
 _EXAMPLES = 3
 _CLASSES = 20
@@ -46,9 +46,8 @@ class CheckReport:
                 if finding.severity == severity:
                     lines += [*_finding_lines(finding), ""]
         lines += [*_split_table(self.summaries), "", *_class_table(self.names, self.summaries), ""]
-        counts = [f"{self.count(severity)} {severity}" for severity in SEVERITIES[:2]]
-        plurals = [text if text.startswith("1 ") else f"{text}s" for text in counts]
-        return "\n".join([*lines, f"{self.path}: {', '.join(plurals)}, {self.count('info')} for information"])
+        counts = [counted(self.count(severity), severity) for severity in SEVERITIES[:2]]
+        return "\n".join([*lines, f"{self.path}: {', '.join(counts)}, {self.count('info')} for information"])
 
     def to_json(self) -> str:
         """Returns indented JSON of the same content, with more examples."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from calibration.data.exif import TURNED, exif_orientation
+from calibration.picture_hash import coarse_hashes
 from streamer.common.cpu_info import available_cores
 from streamer.common.errors import SourceError
 from streamer.sources.image_decoding import decode_image
@@ -23,10 +24,9 @@ from streamer.sources.options import MAX_PIXELS
 
 _LEAST_REDUCED = 256
 """Pixels of the shorter side from which a JPEG is decoded at an eighth of its size, twice as fast."""
+_HEAD_BYTES = 1 << 16
 MISSING = "doesn't exist"
 """Problem of a picture that isn't there."""
-_FLATTEST = 2.0
-"""Standard deviation of the brightness, 0 to 255, below which the hash of a picture would be of noise."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ScannedPicture:
         size_wh: width and height in pixels as decoded, its EXIF orientation applied; (0, 0) where it can't be read.
         orientation: of its EXIF data, 1 to 8; 1 is upright.
         digest: of the file's content.
-        hashes: 64 bits from differences of brightness along rows, and 64 along columns; None of an even area.
+        hashes: what `coarse_hashes` returns.
     """
 
     problem: str
@@ -73,6 +73,29 @@ def scan_pictures(images: Iterable[Path]) -> dict[Path, ScannedPicture]:
     return found
 
 
+def read_sizes(images: Iterable[Path]) -> dict[Path, ScannedPicture]:
+    """Reads the sizes of pictures from their headers, without decoding them; nothing else is found out."""
+    distinct = list(dict.fromkeys(images))
+    with ThreadPoolExecutor(max_workers=available_cores()) as executor:
+        return dict(zip(distinct, executor.map(_read_size, distinct), strict=True))
+
+
+def _read_size(image: Path) -> ScannedPicture:
+    try:
+        with image.open("rb") as file:
+            content = file.read(_HEAD_BYTES)
+            size_wh = image_size(content)
+            if size_wh is None:  # much may stand before it
+                content += file.read()
+                size_wh = image_size(content)
+    except OSError as error:
+        return ScannedPicture(error.strerror or str(error))
+    if size_wh is None:
+        return ScannedPicture("damaged, or not a picture")
+    orientation = exif_orientation(content)
+    return ScannedPicture("", size_wh[::-1] if orientation in TURNED else size_wh, orientation)
+
+
 def scan_picture(image: Path) -> ScannedPicture:
     """Opens one picture."""
     try:
@@ -87,21 +110,7 @@ def scan_picture(image: Path) -> ScannedPicture:
         size_wh, grey = _decode(content, orientation)
     except SourceError as error:
         return ScannedPicture(str(error), digest=digest)
-    return ScannedPicture("", size_wh, orientation, digest, difference_hashes(grey))
-
-
-def difference_hashes(grey: npt.NDArray[np.uint8]) -> tuple[int, int] | None:
-    """Returns the difference hashes of a picture, (H, W) uint8, along rows and columns, or None of an even area.
-
-    The picture is scaled to 9 x 9; a bit is 1 where a pixel is brighter than the one before it.
-    """
-    small = cv2.resize(grey, (9, 9), interpolation=cv2.INTER_AREA).astype(np.int16)
-    if small.std() < _FLATTEST:
-        return None
-    rows = small[:8, 1:] > small[:8, :-1]
-    columns = small[1:, :8] > small[:-1, :8]
-    along_rows, along_columns = (int.from_bytes(np.packbits(bits).tobytes(), "big") for bits in (rows, columns))
-    return along_rows, along_columns
+    return ScannedPicture("", size_wh, orientation, digest, coarse_hashes(grey))
 
 
 def _decode(content: bytes, orientation: int) -> tuple[tuple[int, int], npt.NDArray[np.uint8]]:

@@ -13,7 +13,7 @@ from calibration.data.folders import Folders, LabelFiles, list_pictures, report_
 from calibration.dataset import PictureFinder, find_images, listed_images
 from calibration.label_parsing import CocoFile, Label, LabelFault, parse_coco, parse_voc, parse_yolo
 from calibration.labels import read_text
-from streamer.common.errors import ConfigError
+from streamer.common.errors import ConfigError, counted
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def pictures_beside(file: Path, content: CocoFile) -> Path:
         if any((folder / name).is_file() for name in names):
             return folder
     raise ConfigError(
-        f"{file}: none of its {len(content.images)} pictures was found beside it: write in a data.yaml "
+        f"{file}: none of its {counted(len(content.images), 'picture')} was found beside it: write in a data.yaml "
         "'train: {images: FOLDER, labels: FILE.json}'"
     )
 

@@ -66,7 +66,7 @@ def confusion_matrix(
     """Counts which class each object is detected as, at an IoU of at least 0.5.
 
     Pairs of one class are matched first, then those of two classes, greatest IoU first, each box once. Detections
-    without a partner that lie half or more in a crowd of their class don't count.
+    without a partner that lie half or more in a region to ignore of their class don't count.
 
     Args:
         samples: the pictures' labels.
@@ -91,7 +91,7 @@ def confusion_matrix(
         alone = np.delete(np.arange(len(shown)), [column for _, column in pairs])
         for class_id in np.unique(shown.class_ids[alone]):
             mine = alone[shown.class_ids[alone] == class_id]
-            regions = boxes[~sample.is_object & (sample.class_ids == class_id)]
+            regions = boxes[sample.regions_of(class_id)]
             ignored = share_inside(shown.boxes_xyxy[mine], regions) >= SAME_PLACE
             counts[background, class_id] += int((~ignored).sum())
     return ConfusionMatrix(counts, tuple(names), threshold)

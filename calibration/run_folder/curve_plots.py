@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from calibration.run_folder.curves import Curve, DetectionCurves, OperatingPoint
+from calibration.run_folder.curves import Curve, DetectionCurves
 from calibration.run_folder.plots import COLOURS, INK, LIGHT, cut, legend, new_figure, plain_axes, save, say_empty
+from calibration.thresholds import OperatingPoint
+from streamer.common.errors import counted
 
 _MOST_NAMED = 20
 _NAMED_OF_MANY = 5
@@ -24,7 +26,7 @@ def draw_precision_recall(curves: DetectionCurves, path: Path) -> None:
     """
     figure = new_figure((9, 6))
     axes = figure.subplots()
-    plain_axes(axes, f"Precision by recall at IoU 0.5, {curves.pictures} pictures", "recall", "precision")
+    plain_axes(axes, f"Precision by recall at IoU 0.5, {counted(curves.pictures, 'picture')}", "recall", "precision")
     recalls = np.linspace(0, 1, 101)
     if not curves.overall.objects:
         say_empty(axes, "no labelled objects")
@@ -64,7 +66,7 @@ def draw_confidence(curves: DetectionCurves, path: Path) -> None:
 def _draw_together(axes: Any, curves: DetectionCurves) -> None:
     """Draws precision, recall and F1 of all classes, with the named thresholds."""
     overall = curves.overall
-    plain_axes(axes, f"All classes together at IoU 0.5, {curves.pictures} pictures", _THRESHOLD)
+    plain_axes(axes, f"All classes together at IoU 0.5, {counted(curves.pictures, 'picture')}", _THRESHOLD)
     if overall.best is None:
         say_empty(axes, "no object was found")
         return

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from calibration.accuracy import Found
 from calibration.dataset import read_frame
 from calibration.files import write_whole
-from calibration.labels import Sample
+from calibration.labels import EVERY_CLASS, Sample
 from calibration.run_folder.matching import RIGHT, WRONG, outcomes
-from streamer.common.errors import SourceError
+from streamer.common.errors import SourceError, counted
 from streamer.frames.canvas import U8
 from streamer.frames.detections import Detections
 from streamer.frames.draw import Annotator
@@ -42,7 +42,7 @@ class Tile:
     Attributes:
         pixels: (H, W, 3) uint8 BGR, of any size.
         boxes_xyxy: (N, 4), in its pixels.
-        class_ids: (N,) indices into the names.
+        class_ids: (N,) indices into the names, or `EVERY_CLASS`.
         scores: (N,), 0 to 1; None for labels.
         is_ignored: (N,) bool, regions drawn as corners; None for none.
         caption: one line above it.
@@ -83,7 +83,7 @@ def draw_batch(
             boxes_xyxy[i],
             class_ids[i],
             is_ignored=None if is_ignored is None else is_ignored[i],
-            caption=_counted(len(class_ids[i]), "label"),
+            caption=counted(len(class_ids[i]), "label"),
         )
         for i in range(min(len(images), MOST_TRAINING))
     ]
@@ -132,7 +132,7 @@ def draw_validation(
         regular = int(sample.is_object.sum())
         right, wrong = int((outcome == RIGHT).sum()), int((outcome == WRONG).sum())
         labels = sample.boxes_xyxy((pixels.shape[1], pixels.shape[0]))
-        caption = f"{_counted(len(sample.class_ids), 'label')}, {sample.image.name}"
+        caption = f"{counted(len(sample.class_ids), 'label')}, {sample.image.name}"
         result = f"found: {right} right, {regular - right} missed, {wrong} wrong"
         tiles.append(Tile(pixels, labels, sample.class_ids, None, sample.is_crowd, caption))
         tiles.append(Tile(pixels, shown.boxes_xyxy, shown.class_ids, shown.scores, caption=result))
@@ -170,7 +170,8 @@ class _TileDrawer:
     """Scales pictures to their place in the grid and draws their boxes."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._for_labels = Annotator(names, show_scores=False, apart=True)
+        self._for_labels = Annotator([*names, "ignore"], show_scores=False, apart=True)
+        self._every_class = len(names)
         self._for_detections = Annotator(names, apart=True)
 
     def draw(self, tile: Tile) -> U8:
@@ -190,7 +191,8 @@ class _TileDrawer:
         small_first = np.argsort(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
         for chosen, is_ignored in ((ignored, True), (~ignored, False)):
             places = small_first[chosen[small_first]]
-            labels = Detections(boxes[places], np.ones(len(places), np.float32), class_ids[places], is_ignored)
+            named = np.where(class_ids[places] == EVERY_CLASS, self._every_class, class_ids[places])
+            labels = Detections(boxes[places], np.ones(len(places), np.float32), named, is_ignored)
             frame = self._for_labels.annotate(frame, labels)
         return frame.image
 
@@ -203,10 +205,6 @@ def _write_line(page: U8, text: str, left: int, top: int) -> None:
     y = top + (_CAPTION_PX - height) // 2
     place = page[y : y + height, left : left + width]
     place[:] = (place * (1 - share) + _INK * share).round().astype(np.uint8)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _write(page: U8, path: Path) -> None:

@@ -43,6 +43,16 @@ class RunFolder:
         return self.path / "results.png"
 
     @property
+    def labels_picture(self) -> Path:
+        """How many objects of each class and size the data has, drawn."""
+        return self.path / "labels.png"
+
+    @property
+    def beginning(self) -> Path:
+        """The initial weights and the teacher, which `--resume` needs."""
+        return self.path / "initial.ckpt"
+
+    @property
     def last_checkpoint(self) -> Path:
         """The latest state, from which the run is resumed."""
         return self.path / "last.ckpt"

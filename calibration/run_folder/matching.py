@@ -17,7 +17,7 @@ def outcomes(sample: Sample, size_wh: tuple[int, int], detections: Detections) -
     """Returns for each detection `RIGHT`, `WRONG` or `IGNORED`, (N,).
 
     A detection is right that overlaps an object of its class that no better one has taken; of the others those are
-    ignored that lie half or more in a crowd of their class, and those of a class beyond the best 100.
+    ignored that lie half or more in a region to ignore of their class, and those of a class beyond the best 100.
 
     Args:
         sample: the picture's labels.

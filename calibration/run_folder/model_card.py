@@ -14,7 +14,7 @@ from calibration.files import write_whole
 from calibration.labels import Sample
 from calibration.run_folder.curves import Curve, DetectionCurves
 from calibration.run_folder.folder import RunFolder
-from streamer.common.errors import listed
+from streamer.common.errors import counted, listed
 
 _FEW_OBJECTS = 50
 _FEW_PICTURES = 100
@@ -165,11 +165,10 @@ class ModelCard:
     def _summary(self) -> list[str]:
         names = listed([_text(name) for name in self.names], 20)
         width, height = self.input_size_wh
-        classes = f"{len(self.names)} class{'' if len(self.names) == 1 else 'es'}"
         return [
             f"# {_text(self.folder.path.name)}: {_text(self.network)}",
             "",
-            f"Detects {classes}: {names}.",
+            f"Detects {counted(len(self.names), 'class')}: {names}.",
             "",
             f"Network {_text(self.network)} with {_text(self.activation)}, input {width} x {height} pixels.",
         ]
@@ -189,7 +188,7 @@ class ModelCard:
             else:
                 figures = f"{point.precision:.2f} | {point.recall:.2f} | {point.f1:.2f}"
                 lines.append(f"| {point.threshold:g} | {why} | {figures} |")
-        lines += ["", f"At IoU 0.5, all classes together, measured on {self.curves.pictures} pictures."]
+        lines += ["", f"At IoU 0.5, all classes together, measured on {counted(self.curves.pictures, 'picture')}."]
         return lines
 
     def _accuracy(self) -> list[str]:
@@ -197,7 +196,7 @@ class ModelCard:
         if not any(accuracy for _, accuracy in measured):
             return []
         split = self.splits.get(self.measured_on)
-        pictures = f", {split.pictures} pictures" if split else ""
+        pictures = f", {counted(split.pictures, 'picture')}" if split else ""
         lines = [
             "## Accuracy",
             "",
@@ -302,9 +301,8 @@ class ModelCard:
             if missing:
                 limits.append(f"No object in `{self.measured_on}`, so not measured: {listed(missing, _NAMED_AT_MOST)}.")
             if measured.pictures < _FEW_PICTURES:
-                limits.append(
-                    f"Measured on {measured.pictures} pictures: with so few, AP differs by several points between sets."
-                )
+                pictures = counted(measured.pictures, "picture")
+                limits.append(f"Measured on {pictures}: with so few, AP differs by several points between sets.")
         return limits
 
     def _reproduction(self) -> list[str]:

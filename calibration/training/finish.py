@@ -25,6 +25,7 @@ from calibration.run_folder.validation import write_validation
 from calibration.training.job import Job, Outcome
 from calibration.training.validation import Validator
 from streamer.common.cpu_info import available_cores, version_of
+from streamer.common.errors import counted
 from streamer.common.terminal import say
 from streamer.detector import open_detector
 from streamer.models.nanodet import build, load_into
@@ -70,7 +71,7 @@ def finish(
     folder = job.folder
     if results := read_results(folder.results):
         draw_results(results, folder.results_picture, folder.path.name)
-    if not folder.best_checkpoint.is_file():
+    if not outcome.state.best_step:
         say(f"{folder.path}: no validation took place, so there are no best weights; resume it, or give it more time")
         return
     exported = export(job.spec, folder.best_checkpoint, folder.best_onnx)
@@ -150,4 +151,4 @@ def _detect(job: Job, samples: Sequence[Sample], device: torch.device) -> tuple[
 
 def machine_line(device: str) -> str:
     """Returns the processor and what trains on it, in words."""
-    return f"{platform.processor() or platform.machine()}, {available_cores()} cores; trained on {device}"
+    return f"{platform.processor() or platform.machine()}, {counted(available_cores(), 'core')}; trained on {device}"

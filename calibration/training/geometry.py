@@ -29,7 +29,7 @@ class Objects:
 
     Attributes:
         boxes: (N, 4) x1, y1, x2, y2: float64 relative to the picture, or float32 in pixels of the network's input.
-        labels: (N,) int64.
+        labels: (N,) int64, class ids; `EVERY_CLASS` for a region to ignore of all.
         is_ignored: (N,) bool.
     """
 

@@ -35,6 +35,8 @@ class Source:
         names: class names of the head's rows, or None.
         form: the kind of file.
         activation: that they were trained with, or None.
+        shown: how a model card names the file, where it isn't the user's: the name of a packaged model; empty is its
+            path.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class Source:
     names: tuple[str, ...] | None
     form: str
     activation: str | None = None
+    shown: str = ""
 
     def keeps_head(self, spec: ModelSpec) -> bool:
         """Returns whether a network keeps the head's rows of all its classes and boxes, see `initialise`."""
@@ -88,7 +91,7 @@ def initialise(network: TrainingNetwork, source: Source | None, names: Sequence[
         load_into(network.network, main)
     except ModelError as error:
         raise ModelError(f"{source.path}: {error}") from None
-    done = [f"{network.spec.name} begins with the weights of {source.path} ({source.form})", *said]
+    done = [f"{network.spec.name} begins with the weights of {source.shown or source.path} ({source.form})", *said]
     if network.auxiliary is not None:
         done.append(_load_auxiliary(network, weights))
     if is_folded(network.network):
@@ -165,18 +168,26 @@ def _matching_rows(
         source_names = coco
     if source_names is None or len(source_names) != classes:
         if classes == len(names):
-            return list(range(classes)), [f"its {classes} classes have no names: taken to be yours, in order"]
-        return [None] * len(names), [f"the head is new: its {classes} classes have no names, so none is kept"]
+            return list(range(classes)), [f"{_nameless(classes)}: taken to be yours, in order"]
+        return [None] * len(names), [f"the head is new: {_nameless(classes)}, so none is kept"]
     places = {name.casefold(): row for row, name in reversed(list(enumerate(source_names)))}
     rows = [places.get(name.casefold()) for name in names]
     kept = [name for name, row in zip(names, rows, strict=True) if row is not None]
     new = [name for name, row in zip(names, rows, strict=True) if row is None]
     some_kept, some_new = listed(kept, _NAMED_AT_MOST), listed(new, _NAMED_AT_MOST)
     if not new:
-        return rows, [f"the head's rows of all {len(names)} classes are kept"]
+        return rows, [f"the head's rows of {_all_of(names)} are kept"]
     if not kept:
-        return rows, [f"the head's rows are new for all {len(names)} classes ({some_new}), each at probability 0.01"]
+        return rows, [f"the head's rows are new for {_all_of(names)} ({some_new}), each at probability 0.01"]
     return rows, [f"the head's rows are kept for {some_kept}, and new for {some_new}, each at probability 0.01"]
+
+
+def _nameless(classes: int) -> str:
+    return "its class has no name" if classes == 1 else f"its {classes} classes have no names"
+
+
+def _all_of(names: Sequence[str]) -> str:
+    return "its class" if len(names) == 1 else f"all {len(names)} classes"
 
 
 def _pick_rows(values: Tensor, rows: Sequence[int | None], own: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ so a run that is resumed from a checkpoint continues as if it hadn't stopped (on
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from calibration.accuracy import Accuracy, coco_accuracy
 from calibration.distill import distillation_loss
 from calibration.run_folder.results_table import EpochResult, ResultsTable
 from calibration.training.averaging import AveragedWeights
+from calibration.training.beginning import check_classes
 from calibration.training.checkpoint_file import NAMES_KEY, read_checkpoint, write_checkpoint
 from calibration.training.int8_simulation import simulate_int8
 from calibration.training.job import Job, NotFinite, OnBatch, OnRow, OnStep, Outcome, State
@@ -32,10 +34,12 @@ from calibration.training.photometry import network_inputs
 from calibration.training.process import Process
 from calibration.training.slopes import FallingSlopes, exchanges_leaky_relu
 from calibration.training.validation import Validator
-from streamer.common.errors import ConfigError, EngineError, ModelError, one_line, short
+from streamer.common.errors import ConfigError, EngineError, ModelError, counted, one_line, short
 from streamer.common.interrupt import Interrupt
 from streamer.models.nanodet import NanoDet, build, load_into
 from streamer.models.nanodet.layers import LEAKY_SLOPE
+
+log = logging.getLogger(__name__)
 
 _SAVE_EVERY_S = 120.0
 _AUXILIARY_LEARNS = 0.2
@@ -68,6 +72,8 @@ class Training:
         self.teacher = None if job.teacher is None else job.teacher.to(process.device).eval()
         is_exchanged = job.teacher is not None and exchanges_leaky_relu(job.teacher.spec, job.spec)
         self._slopes = FallingSlopes(network, LEAKY_SLOPE) if is_exchanged else None
+        if is_exchanged:
+            network.keep_statistics()
         self._validator = validator
         self._interrupt: Interrupt | None = None
         self._table = ResultsTable(job.folder.results, auxiliary=network.auxiliary is not None)
@@ -326,11 +332,17 @@ class Training:
         """Goes on from the run's last checkpoint, where there is one; later rows of the table are removed.
 
         Raises:
-            ModelError: it is damaged, or of another run.
+            ModelError: it is damaged, or of another run, or the best weights are gone and nothing is left to train.
         """
-        path, job = self.job.folder.last_checkpoint, self.job
+        path, job, best = self.job.folder.last_checkpoint, self.job, self.job.folder.best_checkpoint
         if path.exists():
             self._load(path)
+        if self.state.best_step and not best.is_file():
+            lost = f"{best}, with the weights of step {self.state.best_step} (AP {self.state.best_ap:.2f}), is gone"
+            if self.length.is_over(self.state):
+                raise ModelError(f"{lost}: put it back, or train longer with --steps, --epochs or --budget")
+            log.warning("%s: the best from here on are kept instead", lost)
+            self.state.best_ap, self.state.best_step, self.state.best_epoch, self.state.stale = -1.0, 0, 0, 0
         if not self.length.is_over(self.state):  # a row of an epoch that isn't complete is written again
             self.state.epoch = min(self.state.epoch, self.state.step * job.recipe.batch // len(job.train))
         if self.process.is_main:
@@ -341,21 +353,20 @@ class Training:
         try:
             own = stored["training"]
             names = tuple(stored[NAMES_KEY])
-            pictures = own.get("pictures", len(self.job.train))
+            pictures = own["pictures"]
             self.state = State(**own["state"])
             self.network.load_state_dict(own["network"])
             self.optimiser.load_state_dict(own["optimiser"])
             if self.average is not None:
                 self.average.load(own["average"])
-            self._meter.restore(own.get("meter", {}))
+            self._meter.restore(own["meter"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = short(one_line(str(error)))
             raise ModelError(f"{path}: it isn't a checkpoint of this run, or of another network: {reason}") from error
-        if names != self.job.spec.labels:
-            raise ConfigError(f"{self.job.data}: its classes aren't those that the run began with: begin a new one")
+        check_classes(names, self.job.spec, self.job.data)
         if pictures != len(self.job.train):
             raise ConfigError(
-                f"{self.job.data}: the run began with {pictures} training pictures, now there are"
+                f"{self.job.data}: the run began with {counted(pictures, 'training picture')}, now there are"
                 f" {len(self.job.train)}: begin a new one with --init {path}"
             )
 

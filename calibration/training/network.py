@@ -46,7 +46,7 @@ class TrainingNetwork(nn.Module):
         self.auxiliary: AuxiliaryHead | None = None
         self.detach_auxiliary = False
         self.has_new_auxiliary = False
-        self._is_backbone_frozen = False
+        self._is_backbone_frozen = self._keeps_statistics = False
         self._kept_points: tuple[tuple[tuple[int, int], torch.device], Tensor] | None = None
         _initialise_layers(self.network)
         neck, architecture = self.network.fpn, spec.network
@@ -95,11 +95,21 @@ class TrainingNetwork(nn.Module):
         self.network.backbone.requires_grad_(False)
         self.train(self.training)
 
+    def keep_statistics(self) -> None:
+        """Makes batch normalisation use its running statistics in training too, so that its output depends on a picture
+        alone, as that of a teacher in evaluation mode does; the auxiliary head's goes on with the batch's."""
+        self._keeps_statistics = True
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> TrainingNetwork:
-        """Sets the mode of all but a frozen backbone, which stays in evaluation mode."""
+        """Sets the mode; a frozen backbone, and normalisations that keep their statistics, stay in evaluation mode."""
         super().train(mode)
         if self._is_backbone_frozen:
             self.network.backbone.eval()
+        if self._keeps_statistics:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         return self
 
     def official_state(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from calibration.labels import Sample
 from calibration.pictures import read_picture
 from calibration.training.batchnorm import is_folded, restore_batchnorm
-from calibration.training.initial_weights import Source, initialise
+from calibration.training.initial_weights import Source, initialise, read_source
 from calibration.training.network import TrainingNetwork
 from calibration.training.photometry import network_inputs
 from calibration.training.slopes import exchanges_leaky_relu
@@ -41,8 +41,8 @@ class Prepared:
     done: tuple[str, ...]
 
 
-def find_source(spec: ModelSpec, init: str) -> Path | None:
-    """Returns the file of initial weights, None for random ones.
+def find_source(spec: ModelSpec, init: str) -> Source | None:
+    """Reads the file of initial weights; returns None for random ones.
 
     Args:
         spec: of the network.
@@ -50,6 +50,7 @@ def find_source(spec: ModelSpec, init: str) -> Path | None:
 
     Raises:
         ConfigError: there is no such file, or the network isn't packaged.
+        ModelError: it can't be read.
     """
     if init == "none":
         return None
@@ -60,11 +61,11 @@ def find_source(spec: ModelSpec, init: str) -> Path | None:
                 f"there are no packaged weights of {spec.name}: give a checkpoint with --init FILE, or train from"
                 " random weights with --init none, which takes far more pictures and time"
             )
-        return resolve_model(name)[0]
+        return replace(read_source(resolve_model(name)[0]), shown=f"the packaged {name}")
     path = Path(init)
     if not path.is_file():
         raise ConfigError(f"--init wants auto, none, or a checkpoint or float ONNX file; there is no file {init!r}")
-    return path
+    return read_source(path)
 
 
 def prepare(

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 import torch.distributed
 
-from streamer.common.errors import ConfigError
+from streamer.common.errors import ConfigError, counted
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Process:
     def describe(self) -> str:
         """Returns the device in words."""
         if self.device.type != "cuda":
-            return f"{torch.get_num_threads()} CPU threads"
+            return counted(torch.get_num_threads(), "CPU thread")
         name = torch.cuda.get_device_name(self.device)
         return f"{self.world} x {name}" if self.world > 1 else name
 
@@ -89,7 +89,9 @@ def joined_process(device: str) -> Iterator[Process]:
         index = local if world > 1 else int(device.partition(":")[2] or 0)
         if not torch.cuda.is_available() or index >= torch.cuda.device_count():
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-            raise ConfigError(f"--device {device}: PyTorch sees {count} GPUs; use --device cpu, or a PyTorch for CUDA")
+            raise ConfigError(
+                f"--device {device}: PyTorch sees {counted(count, 'GPU')}; use --device cpu, or a PyTorch for CUDA"
+            )
         chosen = torch.device("cuda", index)
         torch.cuda.set_device(chosen)
     if world == 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from calibration.training.augmentation import Augmentation
-from streamer.common.errors import ConfigError
+from streamer.common.errors import ConfigError, counted
 from streamer.models.spec import ModelSpec
 
 RECIPES = ("default", "upstream")
@@ -15,6 +15,7 @@ _FINE_TUNE_BATCH = 32
 _LEAST_STEPS, _MOST_STEPS = 1500, 20_000
 _EPOCHS_WANTED = 100
 _VALIDATIONS = 20
+_EXCHANGE_LR = 3e-4
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Recipe:
 
     def line(self, budget_s: float | None = None) -> str:
         """Returns the recipe in words; `budget_s` replaces its length."""
-        length = f"{self.steps} steps" if self.steps else f"{self.epochs} epochs"
+        length = counted(self.steps, "step") if self.steps else counted(self.epochs or 0, "epoch")
         if budget_s is not None:
             length = f"what fits in {budget_s:.0f} s"
         average = f"average {self.averaging.decay}" if self.averaging else "no average"
@@ -200,6 +201,11 @@ def default_recipe(spec: ModelSpec, pictures: int, *, from_scratch: bool, batch:
         Augmentation.light() if from_scratch else None, detach_epoch=10 if spec.family == "nanodet-plus" else None,
         validations=_VALIDATIONS,
     )  # fmt: skip
+
+
+def gentler(recipe: Recipe) -> Recipe:
+    """Returns the default recipe with the learning rate for a network that begins as its teacher; another unchanged."""
+    return replace(recipe, lr=_EXCHANGE_LR) if recipe.name == "default" else recipe
 
 
 def shortened(recipe: Recipe, *, epochs: int | None = None, steps: int | None = None) -> Recipe:

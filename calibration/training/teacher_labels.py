@@ -12,7 +12,7 @@ from calibration.agreement import SHOWN
 from calibration.data import TrainingData
 from calibration.labels import LabelledObject, Sample
 from calibration.training.validation import Validator
-from streamer.common.errors import ConfigError
+from streamer.common.errors import ConfigError, counted
 from streamer.models.nanodet import NanoDet
 from streamer.models.spec import ModelSpec
 
@@ -44,8 +44,8 @@ def with_labels(
         if not count:
             raise ConfigError(f"{data.path}: {name} has no labels, and the teacher finds nothing in its pictures")
         done.append(
-            f"{name} has no labels: AP is measured against the {count} objects that the teacher finds there with scores"
-            f" of {SHOWN} and more"
+            f"{name} has no labels: AP is measured against the {counted(count, 'object')} that the teacher finds there"
+            f" with scores of {SHOWN} and more"
         )
     return replace(data, splits=splits), done
 

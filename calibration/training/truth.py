@@ -15,7 +15,7 @@ class Truth:
 
     Attributes:
         boxes: (B, G, 4) float32, x1, y1, x2, y2 in pixels of the network's input.
-        labels: (B, G) int64, class ids.
+        labels: (B, G) int64, class ids; what a region to ignore has counts nowhere.
         is_valid: (B, G) bool, False in rows that only pad.
         is_ignored: (B, G) bool, regions where finding nothing or something costs nothing; never objects themselves.
     """
