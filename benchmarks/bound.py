@@ -62,11 +62,10 @@ def measure_stages(model: str, clip: Path, output: Path) -> dict[str, float]:
         found = [detections for _, detections in detector.stream(frames)]
         detect_s = _cpu_s_per_item(detector.stream(frames))
         labels = detector.labels
-        overlay = ("100.0 FPS  10 / 20 ms p50 / p95", f"0 dropped  {detector.info.name} {detector.info.precision}")
     annotator = Annotator(labels)
     work = list(zip(frames, found, strict=True))
-    draw_s = _cpu_s_per_item(annotator.annotate(frame, detections, overlay) for frame, detections in work)
-    drawn = [(annotator.annotate(frame, detections, overlay), detections) for frame, detections in work]
+    draw_s = _cpu_s_per_item(annotator.annotate(frame, detections) for frame, detections in work)
+    drawn = [(annotator.annotate(frame, detections), detections) for frame, detections in work]
     with open_sink(str(output), info, labels=labels) as sink:
         encode_s = _cpu_s_per_item(_writing(sink, drawn))
     return dict(zip(STAGES, (decode_s, detect_s, draw_s, encode_s), strict=True))

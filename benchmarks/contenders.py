@@ -21,7 +21,7 @@ import onnx
 from benchmarks.machine import has_cpu_flag
 from streamer.common.telemetry import without_telemetry
 from streamer.frames.detections import Detections
-from streamer.frames.draw import class_colour
+from streamer.frames.palette import class_colour
 from streamer.models.file import ModelFile
 from streamer.models.graph.int8 import quantize_convolution_outputs, use_uint8
 from streamer.models.letterbox import Letterbox
@@ -60,7 +60,7 @@ class Contender(abc.ABC):
 
 
 class Streamer(Contender):
-    """This program, as its command line runs it on the CPU: defaults throughout, the live overlay included.
+    """This program, as its command line runs it on the CPU: defaults throughout.
 
     Attributes:
         streaming_fps: of each run so far, frames over the time from the threads' start to the closed file: what its

@@ -26,7 +26,7 @@ TIME_LIMIT_S = 20
 PEAK_BYTES = 1 << 30
 ADDRESS_SPACE_BYTES = 4 << 30
 
-_END = re.compile(r"(\d+) frames in [\d.]+ s, .*")
+_END = re.compile(r"(\d+) frames? in [\d.]+ s, .*")
 _SKIPPED = "WARNING: skipped "
 # libjpeg's, which can't be silenced, of a picture that it shows nevertheless
 _REMARK = re.compile(
@@ -181,7 +181,7 @@ def judge(kind: Kind, status: int | None, text: str, peak_bytes: int) -> str:
     errors = [line for line in lines if line.startswith("error: ")]
     skipped = [line for line in lines if line.startswith(_SKIPPED)]
     ended = [match for match in map(_END.fullmatch, lines) if match]
-    expected = ("error: ", "WARNING: ")
+    expected = ("error: ", "WARNING: ", "INFO: ")
     others = [x for x in lines if not (x.startswith(expected) or _END.fullmatch(x) or _REMARK.fullmatch(x))]
     if "Traceback (most recent call last)" in text or _CATCH_ALL in text:
         return "traceback"

@@ -18,7 +18,8 @@ from benchmarks.clips import repeat_clip
 from benchmarks.table import markdown_table
 from streamer.common.errors import StreamerError
 from streamer.common.queues import OverflowPolicy
-from streamer.detector.cuda import GPU_ENGINES, CudaDetector, open_cuda_detector
+from streamer.detector.cuda import CudaDetector, open_cuda_detector
+from streamer.engines.gpu_engines import GPU_ENGINES
 from streamer.models.file import load_model
 from streamer.models.postprocess import Postprocessor
 from streamer.models.zoo import resolve_model

@@ -17,7 +17,7 @@ def main(uri: str) -> None:
             while frame.pts_s >= second + 1:
                 print(f"{second:4} s", dict(most))
                 most, second = Counter(), second + 1
-            most |= Counter(detector.labels[class_id] for class_id in found.class_ids)
+            most |= Counter(one.label for one in found)
     print(f"{second:4} s", dict(most))
 
 

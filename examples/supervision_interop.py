@@ -15,9 +15,7 @@ def main(uri: str) -> None:
     """Counts objects that are inside the left half of the picture, frame by frame."""
     with open_detector("nanodet-g_416") as detector, open_source(uri) as source:
         for frame, found in detector.stream(islice(source, 60)):
-            detections = sv.Detections(
-                xyxy=found.boxes_xyxy.copy(), confidence=found.scores.copy(), class_id=found.class_ids.astype(int)
-            )
+            detections = found.to_supervision()
             width, height = frame.size_wh
             corners = [(0, 0), (width // 2, 0), (width // 2, height), (0, height)]
             zone = sv.PolygonZone(polygon=np.array(corners))

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from streamer.common.errors import StreamerError as StreamerError
     from streamer.detector import open_detector as open_detector
     from streamer.detector.base import Detector as Detector
+    from streamer.frames.detections import Detection as Detection
     from streamer.frames.detections import Detections as Detections
+    from streamer.frames.draw import draw as draw
     from streamer.frames.frame import Frame as Frame
     from streamer.runtime.pipeline import Pipeline as Pipeline
     from streamer.runtime.report import RunReport as RunReport
@@ -46,7 +48,8 @@ _NAMES = {
     "streamer.common.errors": "ConfigError EngineError ModelError SinkError SourceError StreamerError",
     "streamer.detector": "open_detector",
     "streamer.detector.base": "Detector",
-    "streamer.frames.detections": "Detections",
+    "streamer.frames.detections": "Detection Detections",
+    "streamer.frames.draw": "draw",
     "streamer.frames.frame": "Frame",
     "streamer.runtime.pipeline": "Pipeline",
     "streamer.runtime.report": "RunReport",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import logging
 import os
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from streamer.common import redaction
 from streamer.sources.workers import DecoderPool
 from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 from tests.desktop import x_server
@@ -45,10 +47,36 @@ def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def pytest_collection_finish() -> None:
-    """Leaves what all imports made out of later garbage collections, which took 0.1 s each with it."""
+@pytest.fixture(autouse=True)
+def log_level_of_tests() -> Iterator[None]:
+    """Undoes the level that a run in the test's own process sets, which later tests would see in what is logged."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def hidden_values_of_tests() -> Iterator[None]:
+    """Forgets the values of references that a test has had hidden, which may be words of a later test's messages."""
+    hidden = redaction._hidden
+    yield
+    redaction._hidden = hidden
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_imports() -> None:
+    """Leaves what imports made out of later garbage collections, which take up to 0.35 s each with it.
+
+    A run in the test's own process undoes that at its end, and some libraries are imported by the first test only.
+    """
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Has objects freed at the end as usual: some libraries complain of those that aren't."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

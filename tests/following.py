@@ -13,8 +13,11 @@ from typing import Any
 import streamer.app.run as app
 from streamer.app.config import StreamConfig, read_config
 from streamer.app.gpu_placement import GpuPlacement
+from streamer.app.overrides import SourceOverrides
 from streamer.app.watched_file import WatchedFile
 from streamer.common.errors import ConfigError, SourceError
+from streamer.detector.detection_filter import DetectionFilter
+from streamer.frames.detections import Keep
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.runtime.report import RunReport
 from streamer.sources.base import SourceInfo
@@ -53,6 +56,14 @@ class Streams:
         self.sinks: dict[str, MemorySink] = {}
         self.refused: set[str] = set()
         self.refuse: Callable[[SourceSpec], Exception | None] = refuse
+
+    def keep_for(self, name: str, overrides: SourceOverrides) -> Keep | None:
+        options = overrides.filter_options
+        return DetectionFilter(options, ["thing"]) if options.drops_more else None
+
+    def check_filters(self, config: StreamConfig) -> None:
+        for spec in config.source:
+            DetectionFilter(config.overrides_for(spec.name).filter_options, ["thing"])
 
     def open_source(self, config: StreamConfig, spec: SourceSpec, *, patient: bool = True) -> CountingSource:
         uri = str(spec)

@@ -11,11 +11,15 @@ import numpy as np
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.frames.yuv import Yuv420
+from streamer.sinks.options import DEFAULT_ENCODING, Encoding
 from streamer.sinks.video.sink import VideoSink
 from streamer.sources.base import SourceInfo
 from tests.media import number_of, picture
 
-ENDINGS = (".mp4", ".mov", ".mkv", ".avi")
+ENDINGS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".ts")
+"""Of every video."""
+EXACT_ENDINGS = tuple(ending for ending in ENDINGS if ending != ".ts")
+"""Of containers that say how long the last picture is seen, and whose times don't start over after 26 h."""
 NOTHING = Detections.empty()
 SIZE_WH = (96, 64)
 
@@ -29,8 +33,8 @@ def frames(times_s: Sequence[float], size_wh: tuple[int, int] = SIZE_WH) -> Iter
         yield Frame(picture(number, size_wh), "clip", number, time_s, 0.0)
 
 
-def write(path: Path, source: SourceInfo, pictures: Iterator[Frame]) -> None:
-    with VideoSink(path, source) as sink:
+def write(path: Path, source: SourceInfo, pictures: Iterator[Frame], encoding: Encoding = DEFAULT_ENCODING) -> None:
+    with VideoSink(path, source, encoding=encoding) as sink:
         for frame in pictures:
             sink.write(frame, NOTHING)
 

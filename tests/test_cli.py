@@ -86,7 +86,7 @@ def test_json_lines_follow_the_contract(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(40))
     for line in lines:
-        assert set(line) == {"source", "index", "pts_s", "width", "height", "name", "detections"}
+        assert set(line) == {"version", "source", "index", "pts_s", "width", "height", "name", "detections"}
         assert (line["source"], line["width"], line["height"], line["name"]) == ("sample", 1280, 720, None)
         assert line["pts_s"] == pytest.approx(line["index"] / 30, abs=1e-3)
     found = [d for line in lines for d in line["detections"]]
@@ -154,7 +154,7 @@ def test_stream_that_hangs_up_fails_the_run_but_keeps_what_came(tmp_path: Path, 
     assert frames_of(tmp_path / "o.mp4") > 0
 
 
-@pytest.mark.parametrize("what", ["models", "engines", "devices", "sources"])
+@pytest.mark.parametrize("what", ["models", "engines", "devices", "sources", "outputs", "schemas"])
 def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", what]) == 0
     assert capsys.readouterr().out.strip()

@@ -125,7 +125,7 @@ def test_sources_have_outputs_of_their_own(tmp_path: Path, model: Path) -> None:
     [
         ("source: {a: one.mp4, b: {uri: two.mp4, output: a.jsonl}}", "two outputs are"),
         ("source: {a: one.mp4, b: {uri: two.mp4, output: one.mp4}}", "is also the source"),
-        ("source: {a: one.mp4, b: {uri: two.mp4, output: x.gif}}", "unknown kind of output"),
+        ("source: {a: one.mp4, b: {uri: two.mp4, output: x.xyz}}", "unknown kind of output"),
     ],
 )
 def test_outputs_in_each_others_way_are_refused(tmp_path: Path, model: Path, content: str, words: str) -> None:  # noqa: F811

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from streamer.app.config import SourceOverrides, StreamConfig, read_config
 from streamer.common.errors import ConfigError
+from streamer.detector.filter_options import BoxSize, ClassThresholds, FilterOptions, MaskPicture, Polygon
 from streamer.models.spec import configs_dir
-from streamer.sinks.options import Retention
+from streamer.sinks.options import QUALITIES, Retention
 from streamer.sources.spec import SourceSpec
 
 
@@ -53,6 +54,7 @@ def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tup
     ("text", "says"),
     [
         ("sorce: 0", "unknown key 'sorce'; did you mean 'source'"),
+        ("wishes: {a: {priority: 1}}", "unknown key 'wishes'"),
         ("conf: 7", "conf: .*less than or equal to 1.*7"),
         ("conf: .nan", "conf"),
         ("conf: high", "conf: .*'high'"),
@@ -80,6 +82,9 @@ def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tup
         ("quality: 0", "quality: wanted low, medium, high, best or a number from 1 to 100, got 0"),
         ("quality: 101", "quality: wanted"),
         ("quality: [1]", "quality: wanted"),
+        ("encoder: h256", "encoder: wanted auto, h264, h265 or a name of --list encoders; did you mean 'h265'"),
+        ("source: {a: {uri: 0, encoder: x}}", "source.a.encoder: wanted auto, h264, h265 or a name of --list encoders"),
+        ("audio: maybe", "audio: wanted yes or no, got 'maybe'"),
         ("layout: stacked", "layout: .*'stacked'"),
         ("source: {a: [1, 2]}\nclasses: 3.5", "classes"),
         ("- a\n- b", "keys and values"),
@@ -129,9 +134,9 @@ def test_segments_are_written_as_people_say_them(tmp_path: Path) -> None:
     assert (config.segment, config.retain, config.layout) == (90, None, "tiled")
     config = read_config(None, {"segment": "1.5h", "retain": "24h"})
     assert (config.segment, config.retain) == (5400, Retention(age_s=86_400))
-    for written_as, quality in (("low", 50), ("High", 75), ("best", 90), ("80", 80), (1, 1), (100, 100)):
+    for written_as, quality in (("low", 42), ("High", 68), ("best", 90), ("80", 80), (1, 1), (100, 100)):
         assert read_config(None, {"quality": written_as}).quality == quality
-    assert StreamConfig().quality == 75
+    assert StreamConfig().quality == 52
     assert StreamConfig(segment=1, retain=Retention(age_s=1)).retain == Retention(age_s=1)
 
 
@@ -243,8 +248,68 @@ def test_a_source_may_have_overrides(tmp_path: Path) -> None:
     text = "source: {door: {uri: rtsp://a/1, max_fps: 5, priority: 2}, yard: 0}\nmax_fps: 10\ndetect_every: 3\n"
     config = read_config(written(tmp_path, text), {})
     assert [f"{spec.name}={spec}" for spec in config.source] == ["door=rtsp://a/1", "yard=0"]
-    assert config.overrides_for("door") == SourceOverrides(max_fps=5, detect_every=3, priority=2, policy="auto")
-    assert config.overrides_for("yard") == SourceOverrides(max_fps=10, detect_every=3, priority=0, policy="auto")
+    usual = SourceOverrides(
+        quality=QUALITIES["medium"], encoder="auto", audio=True, record=(), detect_every=3, policy="auto", conf=0.4,
+        ignore_at="bottom",
+    )  # fmt: skip
+    assert config.overrides_for("door") == usual.model_copy(update={"max_fps": 5, "priority": 2})
+    assert config.overrides_for("yard") == usual.model_copy(update={"max_fps": 10})
+
+
+def test_a_source_may_report_other_detections(tmp_path: Path) -> None:
+    text = """
+source:
+  door: {uri: 0, conf: "person=0.6,0.3", classes: person, min_size: 5%, top_k: 3, ignore_at: centre}
+  yard: {uri: 1, ignore: [[[0, 0], [0.5, 0], [0.5, 1]], mask.png], min_size: 0}
+  pond: 2
+conf: {person: 0.5, default: 0.2}
+ignore: "0,0 9,0 9,9"
+min_size: 32x64
+"""
+    config = read_config(written(tmp_path, text), {})
+    door, yard, pond = (config.overrides_for(name).filter_options for name in ("door", "yard", "pond"))
+    area = Polygon(((0, 0), (9, 0), (9, 9)))
+    assert door == FilterOptions(
+        ClassThresholds(0.3, (("person", 0.6),)), ("person",), BoxSize(0.05, 0.05), None, (area,), "centre", 3
+    )
+    assert yard.ignore == (Polygon(((0, 0), (0.5, 0), (0.5, 1))), MaskPicture(Path("mask.png")))
+    assert yard.min_size == BoxSize(0, 0)
+    assert pond == FilterOptions(ClassThresholds(0.2, (("person", 0.5),)), None, BoxSize(32, 64), None, (area,))
+    told = read_config(None, {"conf": "car=0.5", "ignore": ["0,0 1,0 1,1", "m.png"], "max_size": "0.5", "top_k": "2"})
+    assert told.conf == ClassThresholds(0.4, (("car", 0.5),))
+    assert (len(told.ignore or ()), told.max_size, told.top_k) == (2, BoxSize(0.5, 0.5), 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("conf: person=2", "conf: wanted a score from 0 to 1, also by class as in person=0.5,car=0.3,0.4; '2' is none"),
+        ("source: {door: {uri: 0, conf: 7}}", "source.door.conf: input should be less than or equal to 1, got 7"),
+        (
+            "source: {door: {uri: 0, min_size: big}}",
+            "source.door.min_size: wanted a size in pixels such as 32",
+        ),
+        (
+            "ignore: [[0, 0], [1, 1]]",
+            "ignore: a polygon wants x,y of three corners or more, such as '0,0",
+        ),
+        ("top_k: 0", "top_k: input should be greater than or equal to 1, got 0"),
+        ("ignore_at: top", "ignore_at: input should be 'bottom' or 'centre'"),
+    ],
+)
+def test_a_wrong_choice_of_detections_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config(written(tmp_path, text), {})
+    assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+def test_a_source_may_be_recorded_in_its_own_way(tmp_path: Path) -> None:
+    text = "source: {door: {uri: 0, quality: low, encoder: H.265, audio: no}, yard: 1}\nquality: high\n"
+    config = read_config(written(tmp_path, text), {"audio": "yes"})
+    door, yard = config.overrides_for("door"), config.overrides_for("yard")
+    assert (door.quality, door.encoder, door.audio) == (QUALITIES["low"], "h265", False)
+    assert (yard.quality, yard.encoder, yard.audio) == (QUALITIES["high"], "auto", True)
+    assert not read_config(None, {"audio": "off"}).audio and not read_config(None, {"audio": False}).audio
 
 
 @pytest.mark.parametrize(

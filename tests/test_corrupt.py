@@ -90,7 +90,7 @@ VIDEO = next(kind for kind in kinds() if kind.group == "video")
     ("kind", "status", "text", "outcome"),
     [
         (VIDEO, 0, END, "normal run"),
-        (VIDEO, 0, f"WARNING: replacing out.mp4\n{END}", "normal run"),
+        (VIDEO, 0, f"INFO: replacing out.mp4\n{END}", "normal run"),
         (VIDEO, 0, f"{END}WARNING: skipped 3 damaged packets\n", "counted skip"),
         (VIDEO, 1, ERROR, "clear error"),
         (VIDEO, 2, ERROR, "clear error"),

@@ -20,6 +20,7 @@ from streamer.cuda.memory import DeviceBuffer, PinnedBuffer
 from streamer.cuda.slot import CudaSlot
 from streamer.cuda.staging import StagingPool
 from streamer.detector.cuda import CudaDetector, open_cuda_detector
+from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.frames.yuv_matrix import Matrix
 from streamer.models.file import ModelFile, load_model
@@ -179,6 +180,25 @@ def detector_of(gpu: Gpu, model: ModelFile, output: np.ndarray, slots: int, conf
     return CudaDetector(model, gpu, FixedEngine(gpu, output), Postprocessor(model.spec, conf), slots=slots)
 
 
+def test_scores_by_class_and_what_is_kept_are_those_of_the_cpu(gpu: Gpu, model: ModelFile) -> None:
+    output = random_output(model.spec, lambda s: RNG.random(s) ** 20, np.float16)[None]
+    thresholds = np.linspace(0.3, 0.95, model.spec.num_classes, dtype=np.float32)
+
+    def keep(detections: Detections, size_wh: tuple[int, int]) -> Detections:
+        return detections.where(detections.boxes_xyxy[:, 0] > size_wh[0] / 4)
+
+    postprocess = Postprocessor(model.spec, thresholds, 0.6, None, keep)
+    detector = CudaDetector(model, gpu, FixedEngine(gpu, output), postprocess, slots=2)
+    frame = Frame(RNG.integers(0, 256, (480, 640, 3), np.uint8), "s", 0, 0.0, 0.0)
+    (found,) = (detections for _, detections in detector.stream([frame]))
+    letterbox = Letterbox.fit(frame.size_wh, model.spec.input_size_wh, model.spec.keep_ratio)
+    wanted = postprocess(output[0].astype(np.float32), letterbox)
+    assert 0 < len(found) < 100
+    np.testing.assert_array_equal(found.class_ids, wanted.class_ids)
+    np.testing.assert_array_equal(found.scores, wanted.scores)
+    detector.close()
+
+
 def test_the_detector_keeps_order_and_count(gpu: Gpu, model: ModelFile) -> None:
     output = random_output(model.spec, lambda s: RNG.random(s) ** 8, np.float16)[None]
     detector = detector_of(gpu, model, output, 3)
@@ -188,7 +208,7 @@ def test_the_detector_keeps_order_and_count(gpu: Gpu, model: ModelFile) -> None:
     for frame in frames[:3]:
         detector.submit(frame)
     assert detector.in_flight == 3
-    with pytest.raises(ValueError, match="3 frames are in flight"):
+    with pytest.raises(ValueError, match="3 frames in flight"):
         detector.submit(frames[3])
     assert detector.collect()[0] is frames[0]
     with pytest.raises(ValueError, match="wanted no frame in flight, there are 2"):

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.common.errors import EngineError
+from streamer.cuda import ipc
 from streamer.cuda.gpu import Gpu
 from streamer.cuda.ipc import ImportedSurface, ipc_handle
 from streamer.cuda.memory import Surface
@@ -367,6 +368,7 @@ def test_pictures_on_a_gpu_that_failed_here_are_dropped_until_the_source_moves(
         if hasattr(self._context, "synchronize"):
             synchronize(self)
 
+    monkeypatch.setattr(ipc, "_UNMAP_TIMEOUT_S", 0.05)  # what failed here is never unmapped
     monkeypatch.setattr(ImportedSurface, "__init__", map_one)
     monkeypatch.setattr(Gpu, "synchronize", check)
     failed.add(1)

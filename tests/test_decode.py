@@ -79,6 +79,25 @@ def test_threshold_and_classes() -> None:
     assert len(Postprocessor(SPEC, conf=0.4, class_ids=set())(output, SQUARE)) == 0
 
 
+def test_each_class_may_have_its_score_before_others_are_suppressed() -> None:
+    output = blank()
+    random = np.random.default_rng(3)
+    output[:, : SPEC.num_classes] = random.random((SPEC.num_points, SPEC.num_classes)) ** 12
+    thresholds = np.linspace(0.3, 0.9, SPEC.num_classes).astype(np.float32)
+    by_class = Postprocessor(SPEC, thresholds)
+    assert by_class.conf == pytest.approx(0.3)
+    found = by_class(output, SQUARE)
+    assert 0 < len(found) and (found.scores > thresholds[found.class_ids]).all()
+    lowest = Postprocessor(SPEC, 0.3)(output, SQUARE)
+    selected = by_class.select(lowest, SQUARE)
+    if len(lowest) < MAX_DETECTIONS:
+        np.testing.assert_array_equal(found.scores, selected.scores)
+    only = Postprocessor(SPEC, thresholds, class_ids={SPEC.num_classes - 1})
+    assert only.conf == pytest.approx(0.9)
+    kept = Postprocessor(SPEC, 0.3, keep=lambda found, size_wh: found.where(found.class_ids == 0))
+    assert set(kept(output, SQUARE).class_ids.tolist()) == {0} == set(kept.select(lowest, SQUARE).class_ids.tolist())
+
+
 def test_one_point_may_see_two_classes() -> None:
     output = blank()
     put(output, 0, 0, 0.5, (1, 1, 1, 1))

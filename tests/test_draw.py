@@ -7,46 +7,19 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import cv2
-import av
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from streamer.frames.canvas import BgrCanvas, Plate
 from streamer.frames.detections import Detections
-from streamer.frames.draw import Annotator, class_colour, ink_on
+from streamer.frames.draw import Annotator
 from streamer.frames.frame import Frame
+from streamer.frames.palette import class_colour
+from streamer.frames.scaling import resized
 from streamer.frames.text import text_mask
+from streamer.frames.viewport import Viewport
 from streamer.frames.yuv import Yuv420
-
-LABELS = ["person", "bicycle", "car", "Fußgänger", "行人"]
-GREY = 90
-Box = tuple[float, float, float, float]
-Size = tuple[int, int]
-
-
-def frame_of(size_wh: tuple[int, int], kind: str, colorspace: int = 1, color_range: int = 1) -> Frame:
-    """Returns a grey frame, as BGR or as planes."""
-    width, height = size_wh
-    if kind == "bgr":
-        return Frame(np.full((height, width, 3), GREY, np.uint8), "grey", 3, 0.1, 0.2, "grey.png")
-    picture = av.VideoFrame(width, height, "yuv420p")
-    picture.time_base = Fraction(1, 30)
-    picture.colorspace, picture.color_range = colorspace, color_range
-    planes = Yuv420(picture, writable=True)
-    planes.y[...], planes.u[...], planes.v[...] = GREY, 128, 128
-    return Frame(Yuv420(picture), "grey", 3, 0.1, 0.2, "grey.png")
-
-
-def found(*rows: tuple[Box, int], score: float = 0.87) -> Detections:
-    boxes = np.array([box for box, _ in rows], np.float32).reshape(-1, 4)
-    return Detections(boxes, np.full(len(rows), score), np.array([c for _, c in rows], np.int64))
-
-
-def changed(before: Frame, after: Frame) -> npt.NDArray[np.bool_]:
-    """Returns (H, W) bool: where the picture looks different."""
-    difference = before.image.astype(int) - after.image.astype(int)
-    return np.asarray(np.abs(difference).max(axis=2) > 8)
+from tests.drawing import GREY, LABELS, Box, Size, changed, found, frame_of, outline
 
 
 @pytest.mark.parametrize("kind", ["bgr", "yuv"])
@@ -197,25 +170,6 @@ def test_the_best_score_lies_on_top() -> None:
     np.testing.assert_array_equal(drawn.image[201, 250], class_colour(0))
 
 
-def test_class_colours_are_stable_and_apart() -> None:
-    assert class_colour(0) == (77, 77, 255)
-    assert class_colour(20) == class_colour(0)
-    colours = np.array([class_colour(index) for index in range(20)], np.uint8)
-    lab = cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_BGR2Lab)[0]
-    distances = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1000 * np.eye(20)
-    assert distances.min() > 9
-
-
-@pytest.mark.parametrize("index", range(20))
-def test_label_text_contrasts_with_its_plate(index: int) -> None:
-    def luminance(colour: tuple[int, int, int]) -> float:
-        linear = (np.array(colour[::-1]) / 255) ** 2.2
-        return float(linear @ (0.2126, 0.7152, 0.0722))
-
-    fill, ink = luminance(class_colour(index)), luminance(ink_on(class_colour(index)))
-    assert (max(fill, ink) + 0.05) / (min(fill, ink) + 0.05) > 3.0  # WCAG 2.1, 1.4.3: bold or large text
-
-
 def test_many_different_labels_do_not_pile_up() -> None:
     annotator = Annotator([f"class {index}" for index in range(700)])
     frame = frame_of((64, 48), "bgr")
@@ -237,17 +191,6 @@ def test_the_end_of_a_long_label_is_left_out(kind: str) -> None:
     annotator = Annotator(["x" * 200_000])
     annotator.annotate(frame, found(box))
     assert max(annotator.plate_bytes) < 1 << 20
-
-
-def outline(
-    size_wh: tuple[int, int], box: tuple[int, int, int, int], line_wh: tuple[int, int]
-) -> npt.NDArray[np.bool_]:
-    """Returns (H, W) bool: the four sides of a box, drawn inwards."""
-    left, top, right, bottom = box
-    mask = np.zeros((size_wh[1], size_wh[0]), bool)
-    mask[top:bottom, left:right] = True
-    mask[top + line_wh[1] : bottom - line_wh[1], left + line_wh[0] : right - line_wh[0]] = False
-    return mask
 
 
 GEOMETRY = [
@@ -316,16 +259,6 @@ def test_the_overlay_begins_at_the_margin(kind: str) -> None:
     assert (rows.min(), columns.min()) == (12, 12)  # sqrt(1920 x 1080) / 240 is 6, doubled
 
 
-@pytest.mark.parametrize(
-    ("fill_bgr", "ink"),
-    [((0, 239, 0), (0, 0, 0)), ((0, 238, 0), (255, 255, 255)), ((255, 180, 0), (255, 255, 255)),
-     ((0, 100, 255), (255, 255, 255)), ((0, 150, 0), (255, 255, 255)), ((255, 190, 0), (0, 0, 0)),
-     ((9, 223, 27), (255, 255, 255))],  # the last one's luma is 140
-)  # fmt: skip
-def test_ink_is_black_above_a_luma_of_140(fill_bgr: tuple[int, int, int], ink: tuple[int, int, int]) -> None:
-    assert ink_on(fill_bgr) == ink
-
-
 def label_of(frame: Frame, top: float) -> npt.NDArray[np.bool_]:
     """Returns where a label is, whose box begins at `top`: the rows above it."""
     drawn = Annotator(["wide label"]).annotate(frame, found(((100.0, top, 104.0, 400.0), 0)))
@@ -374,46 +307,24 @@ def test_scores_can_be_left_out(rendered: list[tuple[tuple[str, ...], int]]) -> 
     assert [text for text, _ in rendered] == [("thing",)]
 
 
-@pytest.fixture
-def pasted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int, int]]:
-    """Left, top, right and bottom of the labels that are pasted."""
-    places = []
-    paste = BgrCanvas.paste
-
-    def record(canvas: BgrCanvas, plate: Plate, x: int, y: int) -> None:
-        height, width = plate[0].shape[:2]
-        places.append((x, y, x + width, y + height))
-        paste(canvas, plate, x, y)
-
-    monkeypatch.setattr(BgrCanvas, "paste", record)
-    return places
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 60])
-def test_labels_kept_apart_never_cover_each_other(count: int, pasted: list[tuple[int, int, int, int]]) -> None:
-    random = np.random.default_rng(count)
-    corners = random.uniform(0, (200, 150), (count, 2))
-    boxes = np.concatenate([corners, corners + random.uniform(1, 120, (count, 2))], axis=1)
-    detections = found(*((box, 0) for box in boxes.tolist()))
-    Annotator(LABELS, apart=True).annotate(frame_of((320, 240), "bgr"), detections)
-    assert 1 <= len(pasted) <= count
-    for number, (left, top, right, bottom) in enumerate(pasted):
-        assert 0 <= left and 0 <= top and right <= 320 and bottom <= 240
-        for other_left, other_top, other_right, other_bottom in pasted[:number]:
-            assert right <= other_left or other_right <= left or bottom <= other_top or other_bottom <= top
-
-
-def test_labels_kept_apart_of_equal_boxes_lie_above_inside_and_below(pasted: list[tuple[int, int, int, int]]) -> None:
-    detections = found(*[((100.0, 100.0, 300.0, 200.0), 0)] * 6)
-    Annotator(LABELS, apart=True).annotate(frame_of((640, 480), "bgr"), detections)
-    height = pasted[0][3] - pasted[0][1]
-    assert [top for _, top, _, _ in pasted] == [100 - height, 100, 200, 200 - height]
-
-
-def test_a_label_kept_apart_lies_where_it_lies_without_others(pasted: list[tuple[int, int, int, int]]) -> None:
-    for apart in (False, True):
-        Annotator(LABELS, apart=apart).annotate(frame_of((640, 480), "bgr"), found(((630, 5, 640, 90), 1)))
-    assert pasted[0] == pasted[1]
+@pytest.mark.parametrize(
+    ("size_wh", "viewport_wh", "same_as"),
+    [((3840, 2160), (640, 360), (640, 360)), ((1920, 1080), (480, 270), (480, 270)), ((1280, 720), (1280, 720), None)],
+)
+def test_text_and_lines_have_their_usual_size_where_a_frame_is_scaled_down(
+    size_wh: Size, viewport_wh: Size, same_as: Size | None, rendered: list[tuple[tuple[str, ...], int]]
+) -> None:
+    frame, box = frame_of(size_wh, "bgr"), np.array([0.2, 0.4, 0.6, 0.9]) * (*size_wh, *size_wh)
+    drawn = Annotator(LABELS).annotate(frame, found((tuple(box), 0)), viewport=Viewport(viewport_wh))
+    if same_as is None:
+        plain = Annotator(LABELS).annotate(frame, found((tuple(box), 0)))
+        np.testing.assert_array_equal(drawn.image, plain.image)
+        return
+    small = frame_of(same_as, "bgr")
+    own = np.array([0.2, 0.4, 0.6, 0.9]) * (*same_as, *same_as)
+    wanted = changed(small, Annotator(LABELS).annotate(small, found((tuple(own), 0))))
+    got = changed(small, dataclasses.replace(small, pixels=np.array(resized(drawn, same_as))))
+    assert (wanted != got).sum() < 0.2 * wanted.sum()
 
 
 @pytest.mark.parametrize(("label", "shown"), [("x" * 64, "x" * 64), ("x" * 65, "x" * 63 + "…")])
@@ -428,4 +339,4 @@ def test_each_text_is_rendered_once_and_the_overlay_has_twice_the_padding(
     annotator, frame, seen = Annotator(["thing"]), frame_of((640, 480), "bgr"), found(((100, 200, 300, 400), 0))
     for overlay in ("1 FPS", "1 FPS", "2 FPS"):
         annotator.annotate(frame, seen, [overlay])
-    assert rendered == [(("thing 0.87",), 2), (("1 FPS",), 4), (("2 FPS",), 4)]
+    assert rendered == [(("1 FPS",), 4), (("thing 0.87",), 2), (("2 FPS",), 4)]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.app.cli import main
-from streamer.common.errors import listed, one_line, short
+from streamer.common.errors import counted, listed, one_line, short
 from tests.media import write_clip
 from tests.tiny import write_tiny
 
@@ -55,3 +55,17 @@ def test_a_name_that_is_no_text_is_escaped(
     assert "wrote caf\\udce9.jsonl" in capsys.readouterr().out
     assert main([*arguments, "--output", "caf\udce9\n.jpeg"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "what", "said"),
+    [
+        (0, "picture", "0 pictures"),
+        (1, "picture", "1 picture"),
+        (2, "more thread", "2 more threads"),
+        (1, "class", "1 class"),
+        (2, "process", "2 processes"),
+    ],
+)
+def test_what_is_counted_agrees_with_its_number(count: int, what: str, said: str) -> None:
+    assert counted(count, what) == said

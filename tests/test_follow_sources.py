@@ -27,6 +27,7 @@ def run(tmp_path: Path) -> Iterator[Following]:
 
 
 def test_sources_come_and_go_with_the_file(run: Following, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     run.write("source: {b: two, c: three}\n")
     wait_for(lambda: run.names == ["b", "c"])
     run.flows("b")
@@ -68,6 +69,19 @@ def test_priority_and_budget_change_without_a_break(run: Following) -> None:
     assert len(run.opened["a"]) == 1
 
 
+def test_areas_to_ignore_change_without_a_break(run: Following, caplog: pytest.LogCaptureFixture) -> None:
+    sink = run.opened["a"][0][1]
+    wait_for(lambda: any(len(found) for found in sink.detections))
+    run.write("source: {a: {uri: one, ignore: '0,0 1,0 1,1 0,1'}, b: two}\n")
+    wait_for(lambda: not len(sink.detections[-1]))
+    run.write("source: {a: {uri: one, ignore: gone.png}, b: two}\n")
+    wait_for(lambda: any("can't be followed: ignore: can't read 'gone.png'" in line for line in caplog.messages))
+    assert not len(sink.detections[-1])
+    run.write("source: {a: one, b: two}\n")
+    wait_for(lambda: len(sink.detections[-1]) > 0)
+    assert len(run.opened["a"]) == 1
+
+
 def test_a_source_that_is_put_back_while_it_drains(run: Following) -> None:
     gate, writes = threading.Event(), threading.Event()
 
@@ -92,6 +106,7 @@ def test_a_source_that_is_put_back_while_it_drains(run: Following) -> None:
 
 
 def test_a_priority_that_changes_while_the_source_is_opened(run: Following, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     run.streams.gate = threading.Event()
     run.write("source: {a: one, b: two, c: slow}\n")
     wait_for(lambda: any(thread.name == "open c" for thread in threading.enumerate()))

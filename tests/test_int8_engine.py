@@ -123,6 +123,7 @@ def test_a_launch_keeps_its_shared_memory_beside_one_with_less(gpu: Gpu, kernels
 def test_what_was_measured_is_read_again(
     gpu: Gpu, kernels: FakeKernels, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     file = model()
 
     def run() -> int:
@@ -256,5 +257,5 @@ def test_another_package_of_cuda_is_not_cuda_bindings(missing: str, monkeypatch:
             return None
         return object()
 
-    monkeypatch.setattr("streamer.detector.cuda.importlib.util.find_spec", find)
+    monkeypatch.setattr("streamer.engines.gpu_engines.importlib.util.find_spec", find)
     assert detectors.installed_gpu_engines()["int8"] == "pip install 'nanodet-streamer[cuda]'"

@@ -232,7 +232,7 @@ class TestCheckpoint:
             (b"", "empty"),
             (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
             (b"\x89PNG\r\n" + bytes(100), "not a PyTorch checkpoint"),
-            (b"<html>not found</html>", "not a PyTorch checkpoint"),
+            (b"<html>not found</html>", "it is a web page"),
             (pickle.dumps({"a": 3}, protocol=2), "it holds 'a', and no tensor"),
         ],
     )
@@ -267,7 +267,7 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("other", "says"),
         [
-            (tiny(labels=("a", "b", "c")), "has 3 classes, the model description 1 labels"),
+            (tiny(labels=("a", "b", "c")), "has 3 classes, the model description 1 label"),
             (tiny(reg_max=9), "reg_max"),
             (tiny("nanodet-plus-m_64"), "another network"),
         ],

@@ -51,3 +51,34 @@ def test_the_requested_precision_is_used(float_model: ModelFile, precision: str)
             precision_of(float_model, precision)
     else:
         assert precision_of(float_model, precision) == precision
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "precision"),
+    [
+        ("nanodet-g_416", {"avx2"}, "int8"),
+        ("nanodet-g_416_float", {"avx2"}, None),
+        ("nanodet-g_416_float", {"avx512f", "avx512_bf16"}, "f32"),
+    ],
+)
+def test_only_the_form_that_is_used_is_compiled(
+    name: str, flags: set[str], precision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the processor's flags tell that AMX isn't there, no second form is compiled to find that out."""
+    import openvino as ov
+
+    compiled = []
+    compile_model = ov.Core.compile_model
+
+    def counted(core: ov.Core, *arguments: object) -> ov.CompiledModel:
+        compiled.append(arguments[-1])
+        return compile_model(core, *arguments)
+
+    if precision is None and "amx_bf16" not in processor_flags() and "avx512_bf16" in processor_flags():
+        pytest.skip("this processor computes in bf16 without AMX, whatever its flags are said to be")
+    monkeypatch.setattr(ov.Core, "compile_model", counted)
+    monkeypatch.setattr("streamer.engines.openvino_engine.processor_flags", lambda: frozenset(flags))
+    engine = open_engine("openvino", load_model(FLOAT.with_name(f"{name}.onnx")), slots=1)
+    engine.close()
+    assert len(compiled) == 1
+    assert precision in (None, engine.precision)

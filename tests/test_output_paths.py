@@ -231,6 +231,19 @@ def test_an_output_may_be_none_of_what_the_run_reads(tmp_path: Path) -> None:
         check(f"{tmp_path}/r.jsonl", report=tmp_path / "r.jsonl")
 
 
+def test_an_output_may_be_none_of_a_folders_files(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", 1)
+    paths = OutputPaths()
+    for source in (
+        SourceInfo("all", str(tmp_path), path=tmp_path),
+        SourceInfo("all", "*", pattern=tmp_path / "*.mp4"),
+    ):
+        with pytest.raises(ConfigError, match="is also the source"):
+            paths.check([(OutputSpec.parse(str(tmp_path / "a.mp4")), "all")], [source])
+        paths.check([(OutputSpec.parse(str(tmp_path / "b.mp4")), "all")], [source])
+        paths.check([(OutputSpec.parse(str(tmp_path / "a.jsonl")), "all")], [source])
+
+
 def test_no_source_is_deleted_as_an_old_segment_of_another_sources_output(tmp_path: Path) -> None:
     old = write_clip(tmp_path / "out-20260102T030405.678Z.mp4", frames=2)
     sources = [SourceInfo("a", "rtsp://a", live=True), SourceInfo("old", str(old), path=old)]

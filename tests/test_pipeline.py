@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from streamer.common.errors import SourceError
 from streamer.common.queues import OverflowPolicy
+from streamer.frames.detections import Detections
+from streamer.frames.draw import Annotator
 from streamer.frames.frame import Frame
 from streamer.runtime.pipeline import Pipeline, StreamSpec
-from streamer.sinks.base import StopRequested
+from streamer.sinks.base import LiveFigures, StopRequested
 from streamer.sources.pacing import RateLimiter
 from tests.fakes import WAIT_S, CountingSource, MemorySink, SlowDetector, wait_for
 from tests.pipelines import fail_at, run_bounded, until_frames_wait
@@ -141,9 +144,12 @@ def test_a_slow_recorder_of_a_live_source_loses_frames_of_its_own() -> None:
 
 def test_an_outage_is_shown_to_live_views_and_counts_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    monkeypatch.setattr(
-        "streamer.frames.draw.Annotator.annotate", lambda self, frame, found, lines: written.append(lines[0]) or frame
-    )
+
+    def annotate(self: Annotator, frame: Frame, found: Detections, lines: Sequence[str], **_: object) -> Frame:
+        written.extend(lines[:1])
+        return frame
+
+    monkeypatch.setattr(Annotator, "annotate", annotate)
 
     def lose(index: int) -> None:
         if index == 1:
@@ -154,6 +160,7 @@ def test_an_outage_is_shown_to_live_views_and_counts_no_frame(monkeypatch: pytes
 
     source = CountingSource(2, live=True, before=lose)
     window, recorder = MemorySink(needs_pixels=True, live_view=True), MemorySink(needs_pixels=True)
+    window.live_figures = LiveFigures.BY_DEFAULT
     report = run_bounded(Pipeline([StreamSpec(source, [("w", window), ("r", recorder)])], SlowDetector()))
     assert recorder.indices == [0, 1]
     assert window.indices[:3] == [0, 0, 0]

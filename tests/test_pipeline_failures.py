@@ -32,7 +32,7 @@ def test_failure_in_any_thread_ends_the_run_with_its_cause(
     fault = fail_at(4, error)
     if where == "draw":
         monkeypatch.setattr(
-            "streamer.frames.draw.Annotator.annotate", lambda self, frame, *_: fault(frame.index) or frame
+            "streamer.frames.draw.Annotator.annotate", lambda self, frame, *_, **__: fault(frame.index) or frame
         )
     source = CountingSource(10_000_000, before=fault if where == "source" else no_fault)
     sinks = [

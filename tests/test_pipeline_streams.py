@@ -220,7 +220,7 @@ def test_priority_and_budget_change_at_run_time() -> None:
 def test_the_lowest_priority_is_preempted_first_and_its_overlay_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The detector is slower than both live streams together, so one must lose frames."""
     drawn: list[str] = []
-    monkeypatch.setattr(Annotator, "annotate", lambda self, frame, found, lines: drawn.extend(lines) or frame)
+    monkeypatch.setattr(Annotator, "annotate", lambda self, frame, found, lines, **_: drawn.extend(lines) or frame)
     pipeline: Pipeline
 
     def both_may_go() -> bool:

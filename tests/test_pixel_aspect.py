@@ -60,7 +60,9 @@ def test_recordings_keep_the_shape(ending: str, codec: str, tmp_path: Path, monk
             sink.write(frame, NOTHING)
     with av.open(str(tmp_path / f"out{ending}")) as opened:
         stream = opened.streams.video[0]
-        assert (stream.width, stream.height, Fraction(stream.sample_aspect_ratio)) == (352, 288, WIDE)
+        assert (stream.width, stream.height, Fraction(stream.sample_aspect_ratio or 1)) == (
+            (512, 288, 1) if ending == ".webm" else (352, 288, WIDE)
+        )
 
 
 def circle(aspect: Fraction) -> Frame:

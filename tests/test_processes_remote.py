@@ -104,6 +104,7 @@ def test_it_is_lost_since_its_last_frame_or_since_its_process_said_so() -> None:
 
 
 def test_one_that_never_gave_a_frame_is_reached_and_not_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     source, _ = attached(FakeWorker())
     assert source.detach(GONE)
     assert source.attach(FakeWorker().attachment)

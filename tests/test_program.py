@@ -118,7 +118,7 @@ def test_a_program_in_which_something_moves_goes_on(tmp_path: Path) -> None:
     assert (program.process.returncode, out, err) == (143, "True\n", "")
 
 
-@pytest.mark.parametrize("after", [3, 100, 600])
+@pytest.mark.parametrize("after", [3, 100, 400])
 @pytest.mark.parametrize(("number", "status"), NUMBERS)
 def test_a_signal_between_imports(tmp_path: Path, number: signal.Signals, status: int, after: int) -> None:
     process = subprocess.Popen(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,19 @@ def test_the_example_of_the_package_runs() -> None:
 
 def test_there_are_enough_examples() -> None:
     assert len(EXAMPLES) >= 8
+
+
+@pytest.mark.slow
+def test_the_code_on_the_page_of_the_library_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "library.md").read_text()
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "person" in result.stdout
 
 
 @pytest.mark.slow

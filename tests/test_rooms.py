@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 CLONE = Path(__file__).parent.parent
@@ -76,3 +78,9 @@ def test_rooms_of_calibration_exist() -> None:
     found = {path.name for path in CALIBRATION.iterdir() if path.is_dir()} - {"__pycache__"}
     assert found == set(CALIBRATION_ROOMS)
     assert all((CALIBRATION / room / "__init__.py").is_file() for room in CALIBRATION_ROOMS)
+
+
+def test_what_the_extra_quantize_is_for_needs_no_torch() -> None:
+    verbs = ("quantize", "evaluate", "inspect_model", "import_model", "methods", "search", "gate", "check")
+    code = f"import sys; sys.modules['torch'] = None\nimport {', '.join(f'calibration.{verb}' for verb in verbs)}"
+    subprocess.run([sys.executable, "-c", code], cwd=CLONE, check=True, timeout=120)

@@ -25,9 +25,10 @@ from streamer.common.errors import ConfigError, SourceError, StreamerError, one_
 from streamer.common.logs import SafeFormatter
 from streamer.common.redaction import redact, redact_text
 from streamer.detector import open_detector
+from streamer.models.download import download
 from streamer.models.file import load_model
 from streamer.models.spec import ModelSpec
-from streamer.models.zoo import download, resolve_model
+from streamer.models.zoo import resolve_model
 from streamer.sinks import OutputSpec, open_sink
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.shared_outputs import outputs_by_source

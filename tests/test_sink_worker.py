@@ -42,7 +42,7 @@ class Outputs:
     def deliver(self, *, is_new: bool = True) -> FrameDelivery:
         """Offers one frame to both sinks."""
         frame = Frame(np.zeros((2, 2, 3), np.uint8), "camera", 0, 0.0, time.perf_counter())
-        delivery = FrameDelivery(frame, frame, Detections.empty(), 2, is_new=is_new)
+        delivery = FrameDelivery(frame, {}, Detections.empty(), 2, is_new=is_new)
         for worker in self.workers:
             worker.offer(delivery)
         return delivery

@@ -50,12 +50,13 @@ def test_a_line_a_frame_with_exactly_the_promised_keys(tmp_path: Path) -> None:
         assert sink.written == (path,)
     first, second = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert first == {
-        "source": "door", "index": 0, "pts_s": 0.0, "width": 96, "height": 64, "name": None, "detections": []
+        "version": 1, "source": "door", "index": 0, "pts_s": 0.0, "width": 96, "height": 64, "name": None,
+        "detections": [],
     }  # fmt: skip
     assert second["name"] == "a.png"
     assert second["pts_s"] == 1 / 30
     assert second["detections"] == [
-        {"label": "person", "class_id": 0, "score": 0.25, "box_xyxy": [1.25, 2.5, 30.125, 40.0]},
+        {"label": "person", "class_id": 0, "score": 0.25, "box_xyxy": [1.25, 2.5, 30.12, 40.0]},
         {"label": "Fußgänger", "class_id": 1, "score": 0.25, "box_xyxy": [0.0, 0.0, 96.0, 64.0]},
     ]
 
@@ -78,7 +79,7 @@ def test_lines_of_live_sources_say_when_the_frame_was_captured(tmp_path: Path) -
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["captured_at"])
     moment = datetime.strptime(line.pop("captured_at"), "%Y-%m-%dT%H:%M:%S.%f%z")
     assert abs(datetime.now(UTC) - timedelta(hours=1) - moment) < timedelta(seconds=5)
-    assert set(line) == {"source", "index", "pts_s", "width", "height", "name", "detections"}
+    assert set(line) == {"version", "source", "index", "pts_s", "width", "height", "name", "detections"}
 
 
 def test_every_output_gets_the_same_time_of_a_frame_though_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,13 +96,16 @@ def test_every_output_gets_the_same_time_of_a_frame_though_the_clock_is_set(monk
     assert captured_utc(later) - before > timedelta(minutes=59)
 
 
-def test_lines_keep_all_digits(tmp_path: Path) -> None:
+def test_lines_are_rounded_or_keep_all_digits(tmp_path: Path) -> None:
     box = np.array([[0.1, 1 / 3, 20.7, 33.333332]], np.float32)
-    with JsonlSink(tmp_path / "out.jsonl", LABELS) as sink:
-        sink.write(frame(), Detections(box, np.array([0.87]), np.array([0])))
-    (detection,) = json.loads((tmp_path / "out.jsonl").read_text())["detections"]
+    for name, rounded in (("short.jsonl", True), ("long.jsonl", False)):
+        with JsonlSink(tmp_path / name, LABELS, rounded=rounded) as sink:
+            sink.write(frame(), Detections(box, np.array([0.87654321]), np.array([0])))
+    (detection,) = json.loads((tmp_path / "short.jsonl").read_text())["detections"]
+    assert detection == {"label": "person", "class_id": 0, "score": 0.8765, "box_xyxy": [0.1, 0.33, 20.7, 33.33]}
+    (detection,) = json.loads((tmp_path / "long.jsonl").read_text())["detections"]
     assert np.float32(detection["box_xyxy"]).tolist() == box[0].tolist()
-    assert np.float32(detection["score"]) == np.float32(0.87)
+    assert np.float32(detection["score"]) == np.float32(0.87654321)
 
 
 def test_a_line_is_in_the_file_at_once(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def pipe(tmp_path: Path) -> Path:
 
 
 def test_a_pipe_gets_every_line_whenever_its_reader_comes(pipe: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "streamer.sinks")
     sink = JsonlSink(pipe, [])
 
     def write() -> None:

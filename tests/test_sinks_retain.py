@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from streamer.frames.frame import Frame
 from streamer.sinks.jsonl import JsonlSegmentsSink
-from streamer.sinks.options import Retention
+from streamer.sinks.options import Encoding, Retention
 from streamer.sinks.retention import SegmentRetention
 from streamer.sinks.video.sink import VideoSegmentsSink
 from tests.recordings import NOTHING, even, frames, info, read
@@ -152,7 +152,8 @@ def test_segments_of_earlier_runs_count_and_the_open_one_too(tmp_path: Path) -> 
     with sink:
         sink.write(next(noise(1)), NOTHING)
     assert all(path.exists() for path in old), "they end in .mp4, so they are another output's"
-    sink = VideoSegmentsSink(tmp_path / "out.mp4", info(), 2.0, SegmentRetention(Retention(size_bytes=900_000)))
+    retention = SegmentRetention(Retention(size_bytes=900_000))
+    sink = VideoSegmentsSink(tmp_path / "out.mp4", info(), 2.0, retention, encoding=Encoding(crf=14))
     pictures = list(noise(150))
     sink.write(pictures[0], NOTHING)
     assert [path.exists() for path in old] == [False, False, False, True, True]

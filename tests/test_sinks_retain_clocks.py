@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from datetime import UTC, datetime
@@ -110,7 +111,7 @@ def test_a_pause_of_days_does_not_make_the_clock_doubtful(tmp_path: Path, caplog
     old = segment(tmp_path, clocks.now_s - 5 * DAY_S)
     record(Series(tmp_path / "out.mp4", clocks.retention(Retention(age_s=DAY_S))), clocks.now_s)
     assert not old.exists()
-    assert not caplog.messages
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_names_time_counts_only_if_the_files_time_agrees(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_a_doubtful_clock_is_told_once_with_both_times(tmp_path: Path, caplog: p
     for _ in range(2):
         retention.prune()
     assert caplog.messages == [
-        f"the clock may be wrong: 1 segments such as {old} are kept until this run has lasted as long as they are to "
+        f"the clock may be wrong: 1 segment such as {old} is kept until this run has lasted as long as they are to "
         "be kept; it is 2026-03-04 05:06 UTC now, they were written until 2026-01-02 03:14 UTC"
     ]
 

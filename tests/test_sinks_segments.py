@@ -23,11 +23,11 @@ from streamer.sinks.options import Retention, SinkOptions
 from streamer.sinks.video.sink import VideoSegmentsSink
 from streamer.sources.base import SourceInfo
 from tests.media import picture, write_clip
-from tests.recordings import ENDINGS, NOTHING, even, frames, info, read
+from tests.recordings import ENDINGS, EXACT_ENDINGS, NOTHING, even, frames, info, read
 from tests.test_sinks_video_audio import audio
 from tests.test_sinks_video_broken import file_size_limit, noise
 
-NAME = re.compile(r"out-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z\.(mp4|mov|mkv|avi)")
+NAME = re.compile(r"out-[0-9]{8}T[0-9]{6}\.[0-9]{3}Z\.(mp4|mov|mkv|avi|webm|ts)")
 
 
 def record(path: Path, source: SourceInfo, length_s: float, pictures: Iterator[Frame]) -> list[Path]:
@@ -52,7 +52,7 @@ def length_s(path: Path) -> float:
         return float((packets[-1].pts + packets[-1].duration - packets[0].pts) * base)
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", EXACT_ENDINGS)
 def test_segments_are_whole_files_that_add_up(ending: str, tmp_path: Path) -> None:
     files = record(tmp_path / f"out{ending}", info(), 1.0, frames(even(95)))
     assert all(NAME.fullmatch(file.name) for file in files)
@@ -159,7 +159,7 @@ def test_no_file_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not (tmp_path / "elsewhere.mp4").exists()
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".avi"])
 def test_audio_continues_across_segments(ending: str, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", frames=100, with_audio=True)
     files = record(tmp_path / f"out{ending}", info(path=clip), 1.0, frames(even(100)))

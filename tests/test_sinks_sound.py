@@ -70,10 +70,12 @@ def pitch_hz(path: Path, begin_s: float) -> float:
     return float(spectrum.argmax() * rate / sum(wave.size for wave in waves))
 
 
+NOT_WEBM = tuple(ending for ending in ENDINGS if ending != ".webm")
+
 # codec, sampling rate, the container it comes in, and where it is copied as it is
 CODECS = [
-    ("aac", 48_000, ".ts", ENDINGS),
-    ("aac", 44_100, ".mkv", ENDINGS),
+    ("aac", 48_000, ".ts", NOT_WEBM),
+    ("aac", 44_100, ".mkv", NOT_WEBM),
     ("pcm_alaw", 8_000, ".mov", (".mov", ".mkv", ".avi")),
     ("pcm_mulaw", 8_000, ".nut", (".mov", ".mkv", ".avi")),
     ("g722", 16_000, ".nut", (".mkv", ".avi")),
@@ -83,11 +85,11 @@ CODECS = [
     ("pcm_s16be", 44_100, ".mov", (".mov", ".mkv")),
     ("pcm_s24le", 48_000, ".mkv", (".mov", ".mkv", ".avi")),
     ("pcm_f32le", 48_000, ".mkv", (".mov", ".mkv", ".avi")),
-    ("libmp3lame", 44_100, ".ts", ENDINGS),
-    ("mp2", 48_000, ".ts", ENDINGS),
-    ("ac3", 48_000, ".ts", ENDINGS),
-    ("eac3", 48_000, ".ts", (".mp4", ".mov", ".mkv")),
-    ("libopus", 48_000, ".mkv", (".mp4", ".mkv")),
+    ("libmp3lame", 44_100, ".ts", NOT_WEBM),
+    ("mp2", 48_000, ".ts", NOT_WEBM),
+    ("ac3", 48_000, ".ts", NOT_WEBM),
+    ("eac3", 48_000, ".ts", (".mp4", ".mov", ".mkv", ".ts")),
+    ("libopus", 48_000, ".mkv", (".mp4", ".mkv", ".webm", ".ts")),
     ("flac", 44_100, ".mkv", (".mp4", ".mkv", ".avi")),
     ("alac", 44_100, ".mov", (".mp4", ".mov", ".mkv")),
 ]
@@ -109,7 +111,7 @@ def test_sound_of_every_codec_goes_into_every_container(
         if ending in copied_into:
             assert {name, own} <= {own, "mp3float"}, ending
         else:
-            assert name == "aac", ending
+            assert name == ("opus" if ending == ".webm" else "aac"), ending
         assert abs(begins_s) < 0.06, ending
         assert abs(ends_s - 2.0) < 0.12, ending
     assert not [message for message in caplog.messages if "sound" in message]
@@ -117,9 +119,9 @@ def test_sound_of_every_codec_goes_into_every_container(
 
 @pytest.mark.parametrize("channels", ["7.1", "7.1(wide)", "6.1", "quad", "16"])
 def test_sound_of_many_channels_is_kept(channels: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    clip, source = write_clip(tmp_path / "in.mp4", frames=60), tmp_path / "in.mkv"
+    clip, source = write_clip(tmp_path / "in.mp4", frames=30), tmp_path / "in.mkv"
     layout = av.AudioLayout("hexadecagonal" if channels == "16" else channels)
-    wave = (np.sin(np.arange(96_000) * 440 * 2 * np.pi / 48_000) * 8_000).astype(np.int16)
+    wave = (np.sin(np.arange(48_000) * 440 * 2 * np.pi / 48_000) * 8_000).astype(np.int16)
     with av.open(str(clip)) as pictured, av.open(str(source), "w") as opened:
         video = opened.add_stream_from_template(pictured.streams.video[0])
         audio = opened.add_stream("pcm_s16le", rate=48_000, layout=layout.name)
@@ -133,8 +135,8 @@ def test_sound_of_many_channels_is_kept(channels: str, tmp_path: Path, caplog: p
                 opened.mux(packet)
     for ending in ENDINGS:
         (out,) = record(source, tmp_path / f"out{ending}")
-        assert pictures(out) == list(range(60)), ending
-        assert heard(out)[1] == pytest.approx([0, 2], abs=0.12), ending
+        assert pictures(out) == list(range(30)), ending
+        assert heard(out)[1] == pytest.approx([0, 1], abs=0.12), ending
     assert not [message for message in caplog.messages if "sound" in message]
 
 

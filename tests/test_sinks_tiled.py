@@ -124,7 +124,7 @@ def test_the_program_opens_the_windows_that_were_asked_for(
     write_clip(tmp_path / "clip.mp4", times_s=[float(second) for second in range(60)])
     model = write_tiny(tmp_path / "tiny.onnx")
     named = [part for source in sources for part in ("--source", source)]
-    arguments = command(*named, "--output", "window", "--model", model, *layout)
+    arguments = command(*named, "--output", "window", "--model", model, "--quiet", *layout)
     child = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def all_are_open() -> bool:

@@ -17,6 +17,7 @@ import pytest
 
 from streamer.common.errors import SinkError
 from streamer.frames.frame import Frame
+from streamer.sinks.options import Encoding
 from streamer.sinks.video.sink import VideoSink
 from tests.media import write_clip
 from tests.recordings import ENDINGS, NOTHING, frames, info, read, write
@@ -52,7 +53,7 @@ def count_playable(path: Path) -> int:
 def test_a_full_disk_ends_with_the_cause_and_a_file_that_plays(ending: str, with_sound: bool, tmp_path: Path) -> None:
     path = tmp_path / f"out{ending}"
     clip = write_clip(tmp_path / "clip.mp4", frames=30, with_audio=True) if with_sound else None
-    sink = VideoSink(path, info(path=clip))
+    sink = VideoSink(path, info(path=clip), encoding=Encoding(crf=14))
     with file_size_limit(1_500_000), pytest.raises(SinkError) as caught:
         for frame in noise(400):
             sink.write(frame, NOTHING)

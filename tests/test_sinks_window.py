@@ -89,7 +89,7 @@ def test_a_single_picture_stays_until_its_window_is_closed(display: str, tmp_pat
     press_until_gone("q", child, TITLE)
     output, errors = child.communicate(timeout=PATIENCE_S)
     assert child.returncode == 0, errors
-    assert output.startswith("1 frames")
+    assert output.startswith("1 frame in")
 
 
 @linux_only

@@ -16,7 +16,7 @@ from streamer.common.errors import ConfigError, EngineError, SourceError
 from streamer.common.queues import OverflowPolicy
 from streamer.cuda import nvdec
 from streamer.cuda.nv12 import Nv12
-from streamer.detector import cuda as cuda_detector
+from streamer.engines import gpu_engines
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.gpu_decoder import decoding_gpus
 from tests.fake_gpu import FakeGpu, install
@@ -31,7 +31,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """Two GPUs that decode, and an engine for them."""
     fake = install(monkeypatch)
     fake.count = 2
-    monkeypatch.setattr(cuda_detector, "installed_gpu_engines", lambda: {"tensorrt": "pip install t", "torch": None})
+    monkeypatch.setattr(gpu_engines, "installed_gpu_engines", lambda: {"tensorrt": "pip install t", "torch": None})
     return fake
 
 
@@ -64,7 +64,7 @@ def test_the_gpu_is_the_detectors(gpu: FakeGpu, decode: str, device: str, engine
 def test_auto_takes_the_cpu_and_says_why(
     gpu: FakeGpu, caplog: pytest.LogCaptureFixture, device: str, engine: str, said: str
 ) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         assert decoding_gpus("auto", device=device, engine=engine) == ()
     assert f"videos are decoded by the CPU: {said}" in caplog.text
 
@@ -73,7 +73,7 @@ def test_auto_takes_the_cpu_where_nothing_is_installed(
     gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(nvdec.importlib.util, "find_spec", lambda name: None)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         assert decoding_gpus("auto", device="auto", engine="auto") == ()
     assert "videos are decoded by the CPU: PyCUDA is not installed: pip install" in caplog.text
 

@@ -113,19 +113,64 @@ def test_nothing_to_show(tmp_path: Path) -> None:
         folder.mkdir()
     for number in range(5):
         (bad / f"{number}.jpg").touch()
-    write_clip(other / "clip.mp4", 2)
+    (other / "clip.doc").touch()
     cases = {
-        str(empty): "holds no picture; files that end in .jpg",
+        str(empty): "holds no picture or video; files that end in .jpg",
         f"{bad}/": r"has no picture that can be read: 0.jpg \(0 bytes\), 1.jpg \(0 bytes\), 2.jpg \(0 bytes\), \.\.\.;",
         f"{bad}/0.jpg": r"has no picture that can be read: 0.jpg \(0 bytes\)",
-        str(other): r"holds no picture \(1 other entries\)",
-        str(empty / "*.jpg"): "no picture matches",
-        str(other / "*.mp4"): r"no picture matches .* \(1 other entries\)",
+        str(other): r"holds no picture or video \(1 other entry\)",
+        str(empty / "*.jpg"): "no picture or video matches",
+        str(other / "*.doc"): r"no picture or video matches .* \(1 other entry\)",
     }
     for uri, words in cases.items():
         with pytest.raises(SourceError, match=words) as caught:
             open_source(uri)
         assert "\n" not in str(caught.value)
+
+
+def test_videos_and_pictures_of_a_folder_come_one_after_another(tmp_path: Path) -> None:
+    write_clip(tmp_path / "10.mp4", 3, fps=10)
+    write_image(tmp_path / "2.png", 7)
+    write_clip(tmp_path / "1.mkv", 2, fps=10)
+    (tmp_path / "3.avi").write_text("no video")
+    write_image(tmp_path / "11.png", 9)
+    with open_source(str(tmp_path)) as source:
+        frames = list(source)
+        assert source.info.frame_count is source.info.duration_s is source.info.size_wh is None
+        assert source.info.fps == 10 and not source.info.live and source.info.path == tmp_path
+        (skipped,) = source.skipped
+    assert skipped.startswith("3.avi (") and "holds text, not a video" in skipped
+    assert [number_of(frame.image) for frame in frames] == [0, 1, 7, 0, 1, 2, 9]
+    assert [frame.index for frame in frames] == list(range(7))
+    assert [frame.pts_s for frame in frames] == pytest.approx([0, 0.1, 0.2, 1.2, 1.3, 1.4, 1.5])
+    assert [frame.name for frame in frames] == [
+        "1_000000.jpg", "1_000001.jpg", "2.png", "10_000000.jpg", "10_000001.jpg", "10_000002.jpg", "11.png",
+    ]  # fmt: skip
+
+
+def test_a_pattern_may_match_videos(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("a.mp4", "deep/b.mkv"):
+        write_clip(tmp_path / name, 2)
+    with open_source(str(tmp_path / "**" / "*.m*")) as source:
+        assert [number_of(frame.image) for frame in source] == [0, 1, 0, 1]
+
+
+def test_a_video_that_breaks_off_is_noted_and_the_next_one_follows(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "1.mkv", 120)
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    write_clip(tmp_path / "2.mkv", 2)
+    with open_source(str(tmp_path)) as source:
+        numbers = [number_of(frame.image) for frame in source]
+        assert numbers[-2:] == [0, 1] and 2 < len(numbers) < 122
+        assert any("its end: " in phrase and "of 1.mkv" in phrase for phrase in source.skipped)
+
+
+def test_closing_in_the_middle_of_a_video_closes_it(tmp_path: Path) -> None:
+    write_clip(tmp_path / "1.mkv", 30)
+    with open_source(str(tmp_path)) as source:
+        next(iter(source))
+    assert list(source) == []
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:

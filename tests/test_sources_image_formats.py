@@ -131,14 +131,13 @@ def test_a_video_whose_pictures_become_too_large(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_formats_names_each_kind_once(tmp_path: Path) -> None:
     write_image(tmp_path / "1.png", 1)
-    for name in ("a.jxl", "b.jxl", "c.cr2", "d.mp4", "e.txt", "f.json", "G.PSD"):
+    for name in ("a.jxl", "b.jxl", "c.cr2", "d.rm", "e.txt", "f.json", "G.PSD"):
         (tmp_path / name).touch()
     with open_source(str(tmp_path)) as source:
         assert [number_of(frame.image) for frame in source] == [1]
         assert source.skipped == (
             "1 .cr2 file (convert them to JPEG or PNG)",
             "2 .jxl files (convert them to JPEG or PNG)",
-            "1 .mp4 file (give each as a source of its own)",
             "1 .psd file (convert them to JPEG or PNG)",
         )
 

@@ -226,5 +226,5 @@ def test_the_log_says_lost_and_back_once(caplog: pytest.LogCaptureFixture) -> No
     assert told == [
         ("WARNING", "cut; connecting again"),
         ("INFO", "refused; trying again"),
-        ("WARNING", "source 'door' is back"),
+        ("INFO", "source 'door' is back"),
     ]

@@ -245,7 +245,7 @@ def test_any_uri_has_a_kind_and_a_name_and_is_redacted_in_both(uri: str) -> None
         return
     assert spec.name and spec.uri.reveal() == uri
     assert (spec.scheme is not None) == (spec.kind is SourceKind.STREAM)
-    assert (spec.path is None) == spec.kind.is_live
+    assert (spec.path is None) == (spec.kind.is_live or spec.kind is SourceKind.STDIN)
     if spec.kind is SourceKind.STREAM:
         assert spec.scheme in STREAM_SCHEMES and spec.url.startswith(f"{spec.scheme}://")
         try:
@@ -292,7 +292,8 @@ def test_a_path_that_is_not_there(uri: str, words: str, tmp_path: Path, monkeypa
 
 
 def test_each_kind_opens(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "c:l@ip.mp4", 2)
+    (tmp_path / "clips").mkdir()
+    clip = write_clip(tmp_path / "clips" / "c:l@ip.mp4", 2)
     image = write_image(tmp_path / "a.png", 5)
     for uri in (str(clip), clip.as_uri()):
         with open_source(uri) as source:

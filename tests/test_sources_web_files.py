@@ -106,7 +106,7 @@ def test_a_connection_that_cannot_be_read_on_is_an_error(
     with open_source(f"{server.url}/{name}", options=PATIENT) as source:
         frames = iter(source)
         numbers = []
-        with pytest.raises(SourceError, match="broke off"):
+        with pytest.raises(SourceError, match="broke off .*serves no byte ranges; run it again, or copy the file here"):
             for frame in frames:
                 numbers.append(number_of(frame.image))
     assert numbers == list(range(len(numbers))) and 10 < len(numbers) < FRAMES
@@ -139,7 +139,9 @@ def test_a_server_that_breaks_off_again_and_again_is_an_error(server: FileServer
     server.cuts["clip.mp4"] = [(folder / "clip.mp4").stat().st_size // 2] * 100
     with (
         open_source(f"{server.url}/clip.mp4", options=SourceOptions(stall_timeout_s=1.0)) as source,
-        pytest.raises(SourceError, match="broke off|sent nothing|gave no picture"),
+        pytest.raises(
+            SourceError, match="(broke off|sent nothing|gave no picture).*; check the server and the network"
+        ),
     ):
         list(source)
 

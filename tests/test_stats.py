@@ -74,7 +74,7 @@ def test_rate_counts_events(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_report_has_the_contracts_fields(tmp_path: Path) -> None:
     REPORT.write(tmp_path / "r.json")
     content = json.loads((tmp_path / "r.json").read_text())
-    assert set(content) == {"engine", "sources", "fps", "wall_s", "stages_ms", "latency_ms"}
+    assert set(content) == {"version", "engine", "sources", "fps", "wall_s", "stages_ms", "latency_ms"}
     assert set(content["engine"]) == {"name", "precision", "device", "model", "model_sha256"}
     assert set(content["sources"][0]) == {
         "name", "uri", "frames_captured", "frames_processed", "frames_dropped", "reconnects", "fps_captured",

@@ -24,7 +24,7 @@ from streamer.app.stream_factory import StreamFactory
 from streamer.common.errors import ConfigError, ModelError, SourceError
 from streamer.common.queues import OverflowPolicy
 from streamer.common.tls import Trust, check_trust, ffmpeg_options
-from streamer.models.zoo import download
+from streamer.models.download import download
 from streamer.sources import SourceOptions, open_source
 from tests.media import number_of, picture, write_clip
 from tests.rtsp.film import Loop

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.common.units import parse_bytes, parse_seconds
+from streamer.common.units import parse_bytes, parse_milliseconds, parse_seconds
 from streamer.sinks.options import Retention
 
 NUMBERS = st.integers(1, 9000)  # with TB still exact
@@ -15,10 +15,26 @@ SPACES = st.sampled_from(["", " ", "  "])
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("10m", 600), ("24h", 86_400), ("7d", 604_800), ("45", 45), ("0.5", 0.5), ("1.5 h", 5400)],
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("24h", 86_400),
+        ("7d", 604_800),
+        ("45", 45),
+        ("0.5", 0.5),
+        ("1.5 h", 5400),
+        ("500ms", 0.5),
+        ("1h30m", 5400),
+        ("1d 2h", 93_600),
+    ],
 )
 def test_lengths_of_time(text: str, seconds: float) -> None:
     assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "milliseconds"), [("5", 5), ("0", 0), ("5ms", 5), ("1.5s", 1500)])
+def test_a_bare_number_may_be_milliseconds(text: str, milliseconds: float) -> None:
+    assert parse_milliseconds(text) == pytest.approx(milliseconds)
 
 
 @pytest.mark.parametrize(

@@ -3,55 +3,79 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from streamer import __version__
-from streamer.app.limits import in_words
+from streamer.app.completion import SHELLS, complete, shell_code
+from streamer.app.limits import check_limits, in_words
+from streamer.app.option_table import DeclaredOption, add_options, kept_options
+from streamer.common.arguments import ArgumentParser
 from streamer.common.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, StreamerError, one_line
 from streamer.common.interrupt import Interrupt
-from streamer.common.logs import start_logging
-from streamer.common.redaction import redact
-from streamer.common.terminal import complain, say
+from streamer.common.logs import logging_at, start_logging
+from streamer.common.terminal import complain, reserve_stdout, say
 
 if TYPE_CHECKING:
     from streamer.app.config import StreamConfig
     from streamer.runtime.pipeline import Pipeline
     from streamer.runtime.report import RunReport
+    from streamer.sources.spec import SourceSpec
 
 log = logging.getLogger(__name__)
 
+_PROGRAM = "nanodet-stream"
 _EXAMPLES = """\
 examples:
-  nanodet-stream --source 0
-  nanodet-stream --source door=rtsp://USER:PASSWORD@192.0.2.10/stream1 --output '{source}.mp4' --output '{source}.jsonl'
-  nanodet-stream --config configs/streams/fleet.yaml --classes person,car --report report.json
+  nanodet-stream 0
+  nanodet-stream clip.mp4 -o boxes.mp4 --classes person,car
+  nanodet-stream door=rtsp://192.0.2.10/1 yard=rtsp://192.0.2.11/1 -o '{source}.mp4' -o '{source}.jsonl'
+  nanodet-stream --config configs/streams/fleet.yaml --report report.json
+
+nanodet-stream doctor tries what works on this machine, and says how to mend what doesn't.
 """
 
 
 def main(arguments: Sequence[str] | None = None, interrupt: Interrupt | None = None) -> int:
-    """Runs the command line.
+    """Runs the command line; on any thread, as it installs no handlers of signals.
+
+    Example::
+
+        interrupt = Interrupt()
+        thread = threading.Thread(target=main, args=(["rtsp://camera/1", "--output", "door.mp4"], interrupt))
+        thread.start()
+        ...
+        interrupt.stop()  # finishes the outputs
+        thread.join()
 
     Args:
         arguments: of the command line; None uses the process's.
-        interrupt: the handling of signals; None leaves them to the caller.
+        interrupt: the handling of signals, or what stops the run; None leaves both to the caller.
 
     Returns:
-        The exit status: 0 done, 1 failed, 2 bad usage, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit status: 0 done, 1 failed, 2 bad usage, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: for options that don't exist, ``--help`` and ``--version``.
     """
-    parser = _parser()
-    parsed, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(map(redact, unknown))}")
-    options = vars(parsed)
-    listing = options.pop("list", None)
-    level = options.get("log_level", "warning")
-    start_logging(level.upper())
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["doctor"]:  # a source of that name is ./doctor
+        from streamer.app.doctor import main as examine
+
+        return examine(arguments[1:])
+    options = _parsed(arguments)
+    listing, shell = options.pop("list", None), options.pop("completion", None)
+    start_logging("WARNING" if options.get("quiet") else options.get("log_level", "info").upper())
     try:
-        _require_opencv()
+        if shell:
+            return EXIT_OK if say(shell_code(shell, _PROGRAM)) else EXIT_FAILED
+        if listing not in ("models", "engines"):
+            check_limits()
+            _require_opencv()
         if listing:
             from streamer.app.listing import list_known
 
@@ -75,7 +99,9 @@ def _run(options: dict[str, Any], interrupt: Interrupt) -> None:
 
     path = options.pop("config", None)
     config = read_config(path, options)
-    logging.getLogger().setLevel(config.log_level.upper())
+    if config.writes_stdout:
+        reserve_stdout()
+    shows_progress = config.progress and not (config.quiet or config.writes_stdout) and sys.stderr.isatty()
     from streamer.app.progress import Progress
     from streamer.app.run import Run
 
@@ -83,9 +109,11 @@ def _run(options: dict[str, Any], interrupt: Interrupt) -> None:
         return read_config(path, options, names_source=True)
 
     with (
-        Progress(enabled=config.progress and sys.stderr.isatty()) as progress,
+        logging_at(config.level),
+        Progress(enabled=shows_progress) as progress,
         Run.open(config, path, reread) as run,
     ):
+        gc.enable()
         interrupt.defer()
 
         def on_poll(pipeline: Pipeline) -> None:
@@ -98,41 +126,73 @@ def _run(options: dict[str, Any], interrupt: Interrupt) -> None:
             run.execute(on_poll)
         finally:
             if run.report is not None:
-                _summarize(run.report, interrupted=interrupt.happened)
+                _summarize(run.report, interrupted=interrupt.happened, quiet=config.quiet)
 
 
-def _summarize(report: RunReport, *, interrupted: bool) -> None:
+def _summarize(report: RunReport, *, interrupted: bool, quiet: bool) -> None:
     if any(source.frames_processed for source in report.sources):
-        say(one_line(report.summary()))
+        if not quiet:
+            say(one_line(report.summary()))
     elif interrupted:
-        log.warning("stopped before the first frame")
+        log.info("stopped before the first frame")
     for what in report.skipped:
         log.warning("skipped %s", what)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        super().error(one_line(message))
+def _parsed(arguments: Sequence[str]) -> dict[str, Any]:
+    """Returns the options that are given, by key; sources by position come before those of ``--source``."""
+    parser = command_line_parser()
+    complete(parser)
+    parser.refuse_misspelt(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    parsed, unknown = parser.parse_known_intermixed_args(arguments[:end])
+    parser.refuse_unknown(unknown)
+    options = vars(parsed)
+    by_position = [*options.pop("sources", ()), *arguments[end + 1 :]]  # intermixed parsing loses the "--"
+    if by_position:
+        options["source"] = [*_pictures_together(by_position), *options.get("source", ())]
+    return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    from streamer.app.config import StreamConfig
-    from streamer.app.options import add_options
+def _pictures_together(sources: Sequence[str]) -> list[str | SourceSpec]:
+    """Makes one source of several picture files: a shell writes each that matches ``*.jpg``."""
+    from streamer.sources.spec import SourceSpec, is_picture_file
 
-    parser = _Parser(
-        prog="nanodet-stream",
-        usage="%(prog)s [options]",
+    pictures = [text for text in sources if is_picture_file(text)]
+    if len(pictures) < 2:
+        return list(sources)
+    one = SourceSpec.of_pictures([Path(text) for text in pictures])
+    return [one, *(text for text in sources if text not in pictures)]
+
+
+def command_line_parser() -> ArgumentParser:
+    """Returns the parser of the command line, options in groups."""
+    parser = ArgumentParser(
+        prog=_PROGRAM,
+        usage="%(prog)s [SOURCE ...] [options]",
         description="Detects objects with NanoDet in cameras, videos and pictures, live.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
-    run = add_options(parser, StreamConfig)["run"]
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="what to read: the same as --source SOURCE")
+    run = add_options(parser, kept_options(_declared))["run"]
+    run.add_argument(
+        "-v", "--verbose", action="store_const", const="debug", dest="log_level", help="the same as --log-level debug"
+    )
     run.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of these options; it is followed")
-    run.add_argument("--list", choices=("models", "engines", "devices", "sources"), help="list what there is, and exit")
+    lists = ("models", "engines", "devices", "encoders", "sources", "outputs", "schemas")
+    run.add_argument("--list", choices=lists, help="list what there is, and exit")
+    run.add_argument("--completion", choices=SHELLS, help='print what completes options; bash: eval "$(... bash)"')
     run.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
+
+
+def _declared() -> Sequence[DeclaredOption]:
+    from streamer.app.config import StreamConfig
+    from streamer.app.options import declared_options
+
+    return declared_options(StreamConfig)
 
 
 def _require_opencv() -> None:

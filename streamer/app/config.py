@@ -2,58 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AliasChoices, Field, InstanceOf, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, InstanceOf, ValidationError, ValidationInfo, field_validator, model_validator
 
-from streamer.app.options import FrozenModel, option, value_shown
-from streamer.common.errors import ConfigError, nearest, one_line, short
-from streamer.common.queues import OverflowPolicy
+from streamer.app.detection_options import DetectionOptions
+from streamer.app.options import option
+from streamer.app.overrides import (
+    FILTER_KEYS,
+    RECORDING_PARSERS,
+    SWITCHES,
+    SourceOverrides,
+    parsed_each,
+    parsed_outputs,
+    parsed_records,
+    without_zero,
+)
+from streamer.app.problems import explain
+from streamer.common.clock_zone import ClockZone
+from streamer.common.errors import ConfigError, short
 from streamer.common.redaction import redact
-from streamer.common.units import parse_seconds
-from streamer.common.yaml_file import read_mapping
-from streamer.detector import DEFAULT_MODEL, MAX_DEPTH
-from streamer.sinks.options import DEFAULT_QUALITY, QUALITIES, Retention, parse_quality
-from streamer.sinks.spec import OutputSpec
+from streamer.common.units import parse_milliseconds, parse_seconds
+from streamer.detector import MAX_DEPTH
+from streamer.sinks.options import DEFAULT_QUALITY, ENCODERS, QUALITIES, Retention
+from streamer.sinks.spec import OutputKind, OutputSpec
 from streamer.sources.options import MAX_PIXELS
-from streamer.sources.spec import SourceSpec, name_problem
-
-_SWITCHES = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
-S = TypeVar("S", SourceSpec, OutputSpec)
-Unit = Annotated[float, Field(ge=0, le=1)]
+from streamer.sources.spec import SourceKind, SourceSpec, name_problem
 
 
-class SourceOverrides(FrozenModel):
-    """Per-source overrides; None takes the run's value.
-
-    Attributes:
-        max_fps: frames per second to take at most, by the source's own time.
-        detect_every: run the detector on every Nth frame; the others reuse its boxes.
-        priority: under overload, sources of higher priority are served first.
-        policy: ``auto``, ``every-frame`` or ``freshest``.
-        output: outputs in place of the run's.
-    """
-
-    max_fps: Annotated[float, Field(gt=0)] | None = None
-    detect_every: Annotated[int, Field(ge=1)] | None = None
-    priority: int = 0
-    policy: Literal["auto", "every-frame", "freshest"] | None = None
-    output: tuple[InstanceOf[OutputSpec], ...] | None = None
-
-    @property
-    def overflow_policy(self) -> OverflowPolicy | None:
-        """What happens to frames that detection has no time for; None depends on whether the source is live."""
-        return None if self.policy in (None, "auto") else OverflowPolicy(self.policy)
-
-    @field_validator("output", mode="before")
-    @classmethod
-    def _outputs(cls, value: object) -> object:
-        return value if value is None else _parsed_outputs(value)
+def _parsed_time(value: object) -> object:
+    return parse_seconds(value) if isinstance(value, str) else value
 
 
-class StreamConfig(FrozenModel):
+_PARSERS: Mapping[str, Callable[[Any], object]] = {
+    "segment": _parsed_time,
+    "duration": _parsed_time,
+    "stall_timeout": _parsed_time,
+    "batch_timeout": lambda value: parse_milliseconds(value) if isinstance(value, str) else value,
+    "retain": lambda value: value if value is None or isinstance(value, Retention) else Retention.parse(str(value)),
+    **RECORDING_PARSERS,
+}
+
+
+class StreamConfig(DetectionOptions):
     """A run. Keys are the long options of the command line with ``_`` for ``-``; `option` says what each means.
 
     Attributes:
@@ -63,45 +56,26 @@ class StreamConfig(FrozenModel):
         model_config_file: (key ``model_config``) see `option`.
     """
 
+    without_references: ClassVar[tuple[str, ...]] = ("source", "overrides")
+
     source: tuple[InstanceOf[SourceSpec], ...] = option(
         (SourceSpec.parse("sample"),),
         "sources",
-        "a camera's number, clip.mp4, folder/, '*.jpg', rtsp://..., http://..., or sample, the default; name=URI names"
-        " it; repeat the option for more",
+        "a camera's number, clip.mp4, folder/, '*.jpg', rtsp://..., http://..., - for standard input, or sample, the"
+        " default; name=URI names it; repeat the option for more",
         metavar="URI",
         many="repeat",
     )
-    overrides: Annotated[Mapping[str, SourceOverrides], Field(repr=False)] = Field(
-        default_factory=dict, validation_alias=AliasChoices("overrides", "wishes")
-    )
+    overrides: Annotated[Mapping[str, SourceOverrides], Field(repr=False)] = Field(default_factory=dict)
     output: tuple[InstanceOf[OutputSpec], ...] = option(
         (),
         "outputs",
-        "window, out.mp4|.mkv|.avi|.mov, out.jsonl, folder/ for pictures, or null; {source} becomes the source's name;"
-        " repeat the option for more (default: window where there is a display, else out.mp4)",
+        "window, a video, .gif, .jpg, .jsonl, .csv, .coco.json, folder/ for pictures, NAME.yolo/, NAME.crops/, - for"
+        " JSON lines on standard output, or null: see --list outputs; {source} becomes the source's name; repeat the"
+        " option for more (default: window where there is a display, else out.mp4)",
+        short_flag="-o",
         metavar="OUTPUT",
         many="repeat",
-    )
-    model: Annotated[str, Field(repr=False)] = option(
-        DEFAULT_MODEL, "model and detection", "a name of --list models, or an ONNX file", metavar="NAME|FILE"
-    )
-    model_config_file: Path | None = option(
-        None, "model and detection", "YAML description of a foreign ONNX file", metavar="FILE", alias="model_config"
-    )
-    engine: str = option(
-        "auto", "model and detection", "auto, openvino, onnxruntime; on a GPU int8, tensorrt, torch", metavar="NAME"
-    )
-    device: str = option("auto", "model and detection", "auto, cpu, cuda:N; or cuda:0,cuda:1, cuda:*", metavar="NAME")
-    precision: Literal["auto", "f32", "bf16", "f16"] = option(
-        "auto", "model and detection", "arithmetic of a float model"
-    )
-    conf: Unit = option(0.4, "model and detection", "lowest score to report", metavar="0..1")
-    iou: Unit = option(0.6, "model and detection", "overlap above which NMS drops the weaker box", metavar="0..1")
-    classes: tuple[str, ...] | None = option(
-        None, "model and detection", "labels to report (default: all)", metavar="A,B", many="comma"
-    )
-    self_check: bool = option(
-        True, "model and detection", "skip the test of the engine on a packaged picture before the run"
     )
     policy: Literal["auto", "every-frame", "freshest"] = option(
         "auto",
@@ -127,7 +101,11 @@ class StreamConfig(FrozenModel):
         "auto", "speed", "frames of several sources per inference; auto measures it", metavar="N|auto"
     )
     batch_timeout: Annotated[float, Field(ge=0, le=1000)] = option(
-        5.0, "speed", "longest wait of a batch that isn't full, in milliseconds", metavar="MS"
+        5.0,
+        "speed",
+        "longest wait of a batch that isn't full: milliseconds, or with a unit (default: 5ms)",
+        metavar="TIME",
+        is_text=True,
     )
     decode: Literal["auto", "gpu", "cpu"] = option(
         "auto", "speed", "decode files and streams on the GPU (NVDEC) or the CPU; auto takes a GPU that can"
@@ -154,7 +132,11 @@ class StreamConfig(FrozenModel):
         metavar="N|forever",
     )
     stall_timeout: Annotated[float, Field(gt=0)] = option(
-        5.0, "sources", "seconds without a frame after which a camera or stream is lost", metavar="SECONDS"
+        5.0,
+        "sources",
+        "time without a frame after which a camera or stream is lost (default: 5s)",
+        metavar="TIME",
+        is_text=True,
     )
     rtsp_transport: Literal["auto", "tcp", "udp"] = option(
         "auto", "sources", "auto is TCP, and UDP where the server refuses it"
@@ -166,11 +148,19 @@ class StreamConfig(FrozenModel):
         metavar="yes|no|FILE",
         is_text=True,
     )
+    record: tuple[InstanceOf[OutputSpec], ...] = option(
+        (),
+        "outputs",
+        "write the source's own packets to .mp4, .mkv or .mov, without encoding, and what is detected beside them, as"
+        " .jsonl and .vtt; {source} becomes the source's name",
+        metavar="FILE",
+        many="repeat",
+    )
     segment: Annotated[float, Field(gt=0)] | None = option(
         None,
         "outputs",
-        "start new video and .jsonl files every 10m, 1h, ... (default: one file)",
-        metavar="LENGTH",
+        "start new video, .jsonl and .csv files every 10m, 1h, ... (default: one file)",
+        metavar="TIME",
         is_text=True,
     )
     retain: Retention | None = option(
@@ -183,23 +173,51 @@ class StreamConfig(FrozenModel):
     quality: int = option(
         QUALITIES[DEFAULT_QUALITY],
         "outputs",
-        "of videos: low, medium, high (75, the default), best, or 1 to 100",
+        "of videos: low, medium (52, the default), high, best, or 1 to 100",
         metavar="WORD|N",
         is_text=True,
+    )
+    encoder: str = option(
+        ENCODERS[0],
+        "outputs",
+        "of videos: auto, h264 or h265 take hardware that works, else software; or a name of --list encoders",
+        metavar="NAME",
+        is_text=True,
+    )
+    audio: bool = option(
+        True, "outputs", "record the sound of files, cameras and streams (default: yes)", metavar="yes|no", is_text=True
     )
     layout: Literal["tiled", "separate"] = option(
         "tiled", "outputs", "several sources in one window or video, or one each"
     )
-    overlay: bool = option(True, "outputs", "draw no live figures on the frames")
+    round: bool = option(True, "outputs", "write all digits of scores and boxes in text, not 4 and 2 decimals")
+    yolo_scores: bool = option(False, "outputs", "add the score to YOLO labels, as a sixth column")
+    overlay: bool | None = option(
+        None, "outputs", "draw live figures on recordings too, or nowhere (default: in windows)"
+    )
+    timestamp: InstanceOf[ClockZone] | None = option(
+        None,
+        "outputs",
+        "draw a clock, of files the position: utc, local, or Europe/Berlin",
+        metavar="ZONE",
+        is_text=True,
+    )
     report: Path | None = option(None, "outputs", "write a JSON report of the run", metavar="FILE.json")
     max_frames: Annotated[int, Field(ge=1)] | None = option(
         None, "run", "stop after N frames of each source", metavar="N"
     )
     duration: Annotated[float, Field(gt=0)] | None = option(
-        None, "run", "stop after this many seconds", metavar="SECONDS"
+        None,
+        "run",
+        "stop 90s, 10m, 1h30m, ... after the first frame; a bare number is seconds",
+        metavar="TIME",
+        is_text=True,
     )
     progress: bool = option(True, "run", "show no progress bar")
-    log_level: Literal["debug", "info", "warning", "error"] = option("warning", "run", "least severe messages to show")
+    quiet: bool = option(
+        False, "run", "show warnings and errors only: no progress bar, no summary at the end", short_flag="-q"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = option("info", "run", "least severe messages to show")
 
     @model_validator(mode="before")
     @classmethod
@@ -207,7 +225,7 @@ class StreamConfig(FrozenModel):
         """Moves the keys beside a source's URI into ``overrides``."""
         if not isinstance(values, Mapping) or not isinstance(values.get("source"), Mapping):
             return values
-        given = values.get("overrides") or values.get("wishes") or {}
+        given = values.get("overrides") or {}
         if not isinstance(given, Mapping):
             return values
         sources, overrides = dict(values["source"]), dict(given)
@@ -229,15 +247,21 @@ class StreamConfig(FrozenModel):
                     raise ValueError(f"a source's name is a word, got {short(name)}: put it in quotes if it is one")
                 if (problem := name_problem(str(name))) is not None:
                     raise ValueError(f"no source can be named {short(str(name))}: {problem}")
-            return tuple(SourceSpec.parse(_without_zero(str(uri)), name=str(name)) for name, uri in value.items())
-        return _each(value, SourceSpec, SourceSpec.parse_named, "wanted a URI")
+            parse = SourceSpec.parse_configured
+            return tuple(parse(without_zero(str(uri)), name=str(name)) for name, uri in value.items())
+        return parsed_each(value, SourceSpec, SourceSpec.parse_configured, "wanted a URI")
 
     @field_validator("output", mode="before")
     @classmethod
     def _null_is_quoted(cls, value: object) -> object:
         if value is None or (isinstance(value, (list, tuple)) and None in value):
             raise ValueError('an unquoted null is an empty value in YAML: write "null" in quotes, or leave it out')
-        return _parsed_outputs(value)
+        return parsed_outputs(value)
+
+    @field_validator("record", mode="before")
+    @classmethod
+    def _records(cls, value: object) -> object:
+        return parsed_records(value)
 
     @field_validator("camera_size", mode="before")
     @classmethod
@@ -254,9 +278,9 @@ class StreamConfig(FrozenModel):
     def _trust(cls, value: object) -> object:
         if value == "" or not isinstance(value, (str, int, Path)):
             raise ValueError("wanted yes, no, or a file of authorities")
-        return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
+        return SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
-    @field_validator("classes", "segment", "retain", "quality", mode="before")
+    @field_validator(*_PARSERS, mode="before")
     @classmethod
     def _parsed(cls, value: object, info: ValidationInfo) -> object:
         return _PARSERS[info.field_name or ""](value)
@@ -274,10 +298,10 @@ class StreamConfig(FrozenModel):
             raise ConfigError(f"overrides of unknown sources: {', '.join(map(redact, unknown))}")
         return self
 
-    @field_validator("model", "model_config_file", "report", "tls_verify")
+    @field_validator("report", "tls_verify")
     @classmethod
     def _can_be_a_name(cls, value: object) -> object:
-        _without_zero(str(value))
+        without_zero(str(value))
         return value
 
     @field_validator("source")
@@ -290,14 +314,20 @@ class StreamConfig(FrozenModel):
             if spec.name in names:
                 raise ConfigError(f"two sources are named {spec.name!r}: name them, as in door={spec}")
             names.add(spec.name)
+        if sum(spec.kind is SourceKind.STDIN for spec in value) > 1:
+            raise ConfigError("two sources read standard input: leave one out")
         return value
 
-    @field_validator("classes")
-    @classmethod
-    def _some_class(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None and not any(label.strip() for label in value):
-            raise ValueError("wanted at least one label, such as person; leave it out to detect all")
-        return value
+    @property
+    def level(self) -> str:
+        """The least severe level of messages to show, such as ``INFO``."""
+        return "WARNING" if self.quiet and self.log_level in ("debug", "info") else self.log_level.upper()
+
+    @property
+    def writes_stdout(self) -> bool:
+        """Whether JSON lines go to standard output."""
+        own = [output for overrides in self.overrides.values() for output in overrides.output or ()]
+        return any(output.kind is OutputKind.STDOUT for output in (*self.output, *own))
 
     def overrides_for(self, name: str) -> SourceOverrides:
         """Returns what applies to the source of that name."""
@@ -308,44 +338,14 @@ class StreamConfig(FrozenModel):
             priority=own.priority,
             policy=own.policy or self.policy,
             output=own.output or None,
+            record=self.record if own.record is None else own.record,
+            quality=own.quality or self.quality,
+            encoder=own.encoder or self.encoder,
+            audio=self.audio if own.audio is None else own.audio,
+            overlay=self.overlay if own.overlay is None else own.overlay,
+            timestamp=own.timestamp or self.timestamp,
+            **{key: getattr(self if getattr(own, key) is None else own, key) for key in FILTER_KEYS},
         )
-
-
-_PARSERS: Mapping[str, Callable[[Any], object]] = {
-    "classes": lambda value: _listed(value),
-    "segment": lambda value: parse_seconds(value) if isinstance(value, str) else value,
-    "retain": lambda value: value if value is None or isinstance(value, Retention) else Retention.parse(str(value)),
-    "quality": lambda value: parse_quality(str(value)),
-}
-
-
-def _parsed_outputs(value: object) -> tuple[OutputSpec, ...]:
-    return _each(value, OutputSpec, OutputSpec.parse, "wanted an output such as out.mp4")
-
-
-def _each(value: object, kind: type[S], parse: Callable[[str], S], wanted: str) -> tuple[S, ...]:
-    """Parses one value or a list of them; raises ValueError, which says `wanted`, where one has another type."""
-    value = _listed(value)
-    if not isinstance(value, tuple):
-        raise ValueError("wanted one value or a list")
-    if not all(isinstance(item, (str, kind)) for item in value):
-        raise ValueError(wanted)
-    return tuple(parse(_without_zero(item)) if isinstance(item, str) else item for item in value)
-
-
-def _without_zero(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("a name can't contain a zero byte")
-    return text
-
-
-def _listed(value: object) -> object:
-    """Accepts one value in place of a list, and a bare number for a camera."""
-    if isinstance(value, (str, int)) and not isinstance(value, bool):
-        value = [value]
-    if isinstance(value, (list, tuple)):
-        return tuple(str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value)
-    return value
 
 
 def read_config(path: Path | None, options: Mapping[str, Any], *, names_source: bool = False) -> StreamConfig:
@@ -359,7 +359,11 @@ def read_config(path: Path | None, options: Mapping[str, Any], *, names_source: 
     Raises:
         ConfigError: if the file can't be read, has an unknown key (the nearest is offered), or a value is wrong.
     """
-    values = {} if path is None else read_mapping(path)
+    values: dict[str, Any] = {}
+    if path is not None:
+        from streamer.common.yaml_file import read_mapping  # PyYAML takes a while to import
+
+        values = read_mapping(path)
     if names_source and not values:
         raise ConfigError("it is empty")
     values.update(options)
@@ -371,23 +375,5 @@ def read_config(path: Path | None, options: Mapping[str, Any], *, names_source: 
         source = values.get("source")
         entries = source.items() if isinstance(source, Mapping) else ()
         mappings = {str(name) for name, entry in entries if isinstance(entry, Mapping)}
-        problems = "; ".join(_say(dict(problem), mappings) for problem in error.errors())
+        problems = "; ".join(explain(dict(problem), mappings, StreamConfig) for problem in error.errors())
         raise ConfigError(problems) from None  # pydantic's own text quotes what is hidden here
-
-
-def _say(problem: dict[str, Any], mappings: Set[str]) -> str:
-    """Returns a problem in words, by the key that was written; `mappings` are the sources with keys of their own."""
-    place = [redact(str(part)) for part in problem["loc"]]
-    is_override = place[:1] in (["overrides"], ["wishes"])
-    if is_override and not mappings.isdisjoint(problem["loc"][1:2]):
-        place[0] = "source"
-    key = one_line(".".join(place))
-    if problem["type"] == "extra_forbidden":
-        fields = SourceOverrides.model_fields if is_override else StreamConfig.model_fields
-        known = [field.alias or name for name, field in fields.items()]
-        return f"unknown key {key!r}{nearest(place[-1], known)} (known: {', '.join(known)})"
-    message = "wanted one value or a list" if problem["type"] == "tuple_type" else problem["msg"]
-    message = message.removeprefix("Value error, ")
-    if not place:
-        return message
-    return f"{key}: {message[:1].lower()}{message[1:]}, got {value_shown(problem['input'])}"

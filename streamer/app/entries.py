@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from streamer.app.config import SourceOverrides, StreamConfig
+from streamer.app.config import StreamConfig
+from streamer.app.overrides import FILTER_KEYS, SourceOverrides
 from streamer.sources.spec import SourceSpec
 
-_IN_PLACE = ("priority", "max_fps", "detect_every")
+_IN_PLACE = ("priority", "max_fps", "detect_every", *FILTER_KEYS)
 
 
 @dataclass(frozen=True)

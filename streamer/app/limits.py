@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from streamer.common.errors import StreamerError, one_line
+from streamer.common.errors import StreamerError, counted, one_line
 
 _LEAST_STACK = 512 << 10
 _LEAST_MEMORY = 2 << 30
@@ -36,8 +36,8 @@ def check_limits() -> None:
     startable = _startable(_LEAST_THREADS)
     if startable < _LEAST_THREADS:
         raise StreamerError(
-            f"the system allows only {startable} more threads, {_LEAST_THREADS} and some for each camera are needed: "
-            "raise ulimit -u, or the container's limit of processes"
+            f"the system allows only {counted(startable, 'more thread')}, {_LEAST_THREADS} and some for each camera are"
+            " needed: raise ulimit -u, or the container's limit of processes"
         )
 
 

@@ -1,22 +1,26 @@
-"""Options declared once, as fields of a pydantic model: the command line is made from them."""
+"""Options declared once, as fields of a pydantic model: the command line is made from them, see `option_table`."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from streamer.app.option_table import YES_OR_NO, DeclaredOption
 from streamer.common.errors import short
-
-GROUPS = ("sources", "model and detection", "outputs", "speed", "run")
+from streamer.common.references import expand_all
 
 
 class FrozenModel(BaseModel):
-    """A frozen model that refuses unknown keys, and whose errors show no value."""
+    """A frozen model that refuses unknown keys, and whose errors show no value.
+
+    References in its texts are replaced (`streamer.common.references`), but for those of keys in `without_references`.
+    """
+
+    without_references: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(
         frozen=True,
@@ -25,7 +29,15 @@ class FrozenModel(BaseModel):
         protected_namespaces=(),
         populate_by_name=True,
         hide_input_in_errors=True,
+        defer_build=True,  # until a value is made: most starts need few of the models
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_values(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value if key in cls.without_references else expand_all(value) for key, value in values.items()}
 
     @model_validator(mode="before")
     @classmethod
@@ -49,6 +61,7 @@ def option(
     group: str,
     description: str,
     *,
+    short_flag: str | None = None,
     metavar: str | None = None,
     many: Literal["repeat", "comma"] | None = None,
     is_text: bool = False,
@@ -58,45 +71,62 @@ def option(
 
     Args:
         default: the field's; named by ``--help`` where the description doesn't.
-        group: of `GROUPS`.
+        group: of `streamer.app.option_table.GROUPS`.
         description: what ``--help`` says; the unit is in `metavar`.
+        short_flag: the option in one letter, such as ``-o``.
         metavar: what stands for a value in ``--help``; None lists the choices.
         many: whether the option is repeated, or its value is a list with commas.
         is_text: whether the model parses the value itself, whatever the field's type is.
         **field: more for `pydantic.Field`.
     """
-    about: dict[str, Any] = {"group": group, "metavar": metavar, "many": many, "is_text": is_text}
+    about: dict[str, Any] = {
+        "group": group, "short_flag": short_flag, "metavar": metavar, "many": many, "is_text": is_text,
+    }  # fmt: skip
     return Field(default, description=description, json_schema_extra=about, **field)
 
 
-def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> Mapping[str, Any]:
-    """Adds an option for each field declared with `option`; returns the parser's groups by name."""
-    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+def declared_options(model: type[BaseModel]) -> list[DeclaredOption]:
+    """Returns an option for each field declared with `option`."""
+    options: list[DeclaredOption] = []
     for name, field in model.model_fields.items():
         about = field.json_schema_extra
         if isinstance(about, dict) and "group" in about:
-            _add(groups[str(about["group"])], field.alias or name, field, about)
-    return groups
+            options += _declared(field.alias or name, field, about)
+    return options
 
 
-def _add(group: Any, key: str, field: FieldInfo, about: Mapping[str, Any]) -> None:
-    flag, text = key.replace("_", "-"), field.description or ""
+def _declared(key: str, field: FieldInfo, about: Mapping[str, Any]) -> Iterator[DeclaredOption]:
+    group, flag, text = about["group"], key.replace("_", "-"), field.description or ""
+    short_flags = [about["short_flag"]] if about["short_flag"] else []
     if field.default is True and field.annotation is bool:
-        group.add_argument(f"--no-{flag}", action="store_false", dest=key, help=text)
+        negative = f"the same as --{flag} no" if about["is_text"] else text
+        settings = {"action": "store_false", "dest": key, "help": negative}
+        yield DeclaredOption(group, [*short_flags, f"--no-{flag}"], "", settings)
+        if not about["is_text"]:
+            return
+    if field.default is False and field.annotation is bool:
+        settings = {"action": "store_true", "dest": key, "help": text}
+        yield DeclaredOption(group, [*short_flags, f"--{flag}"], "", settings)
         return
     if field.default not in (None, ()) and "default" not in text:
         default = f"{field.default:g}" if isinstance(field.default, float) else field.default
         text = f"{text} (default: {default})"
     types = [base for base in _alternatives(field.annotation) if base is not type(None)]
+    if types == [bool] and field.default is None:
+        yield DeclaredOption(group, [f"--{flag}"], "", {"action": YES_OR_NO, "dest": key, "help": text})
+        return
     choices = get_args(types[0]) if len(types) == 1 and get_origin(types[0]) is Literal else None
-    arguments: dict[str, Any] = {"metavar": about["metavar"], "help": text.replace("%", "%%"), "choices": choices}
+    arguments: dict[str, Any] = {
+        "dest": key, "metavar": about["metavar"], "help": text.replace("%", "%%"), "choices": choices,
+    }  # fmt: skip
+    parse = ""
     if about["many"] == "repeat":
         arguments["action"] = "append"
     elif about["many"] == "comma":
-        arguments["type"] = _comma_separated
+        parse = "comma"
     elif not about["is_text"] and types[0] in (int, float, Path):
-        arguments["type"] = types[0] if len(types) == 1 else _count
-    group.add_argument(f"--{flag}", dest=key, **arguments)
+        parse = str(types[0].__name__).lower() if len(types) == 1 else "count"
+    yield DeclaredOption(group, [*short_flags, f"--{flag}"], parse, arguments)
 
 
 def _alternatives(annotation: Any) -> list[Any]:
@@ -106,14 +136,6 @@ def _alternatives(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (None, tuple, Literal):
         return [annotation]
     return [base for part in get_args(annotation) for base in _alternatives(part)]
-
-
-def _count(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
-
-
-def _comma_separated(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def value_shown(value: object) -> str:

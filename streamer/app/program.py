@@ -30,14 +30,13 @@ def run_program(load: Callable[[], Callable[[Interrupt], int]]) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     _open_standard_streams()
-    from streamer.app.limits import check_limits, in_words
+    from streamer.app.limits import in_words
     from streamer.common.errors import EXIT_FAILED, StreamerError
     from streamer.common.interrupt import Interrupt
     from streamer.common.terminal import complain
 
     interrupt = Interrupt()
     try:
-        check_limits()
         interrupt.install()
         status = load()(interrupt)
     except SystemExit as ended:  # as argparse ends

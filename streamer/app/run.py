@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamer.app.config import StreamConfig
 from streamer.app.entries import Entry, entries_of
+from streamer.app.overrides import FILTER_KEYS
 from streamer.app.watched_file import WatchedFile
 from streamer.common.closeable import Closeable
 from streamer.common.errors import SourceError, StreamerError, one_line
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 _SOON_S = 0.02
-_FOLLOWED = ("source", "overrides", "policy", "max_fps", "detect_every")
+_FOLLOWED = ("source", "overrides", "policy", "max_fps", "detect_every", *(set(FILTER_KEYS) - {"conf", "classes"}))
 
 
 def run(config: StreamConfig, on_poll: Callable[[Pipeline], None] | None = None) -> RunReport:
@@ -114,18 +115,15 @@ class Run(Closeable):
                 engine=config.engine,
                 device=config.device,
                 precision=config.precision,
-                conf=config.conf,
+                conf=factory.detected.conf,
                 iou=config.iou,
-                classes=config.classes,
+                classes=factory.detected.classes,
                 depth=config.depth or (1 if is_realtime and not several else None),
                 batch=config.batch if several else None,
                 streams=len(sources),
                 live=is_realtime,
                 self_check=config.self_check,
             )
-            for info in (detector.info for detector in detectors):
-                engine = f"engine {info.name}, precision {info.precision}"
-                log.info("%s, device %s, model %s", engine, info.device, info.model)
             file = WatchedFile(config_file, reread) if config_file is not None and reread is not None else None
             opened = cls(config, factory, sources, detectors, file)
             opened._resources, opened._unowned = resources.pop_all(), unowned.pop_all()
@@ -152,10 +150,12 @@ class Run(Closeable):
             self._factory.open_streams(self._sources, self._detectors[0].labels, self._unowned),
             self._detectors,
             max_frames=config.max_frames,
-            overlay=config.overlay,
             batch_timeout_s=config.batch_timeout / 1e3,
             on_poll=poll,
         )
+        for info in (detector.info for detector in self._detectors):
+            engine = f"engine {info.name}, precision {info.precision}"
+            log.info("%s, device %s, model %s", engine, info.device, info.model)
         self._factory.placement.choose = pipeline.least_loaded_gpu
         self._unowned.pop_all()  # the pipeline closes sources and sinks, each on the thread that uses it
         gc.freeze()  # the collection after a lost source then skips all that is there now
@@ -204,6 +204,8 @@ class Run(Closeable):
         assert self._file is not None
         try:
             found = self._file.poll()
+            if found is not None:
+                self._factory.check_filters(found)
         except StreamerError as error:
             log.warning("%s has changed and can't be followed: %s", self._file.path, error)
             return
@@ -218,7 +220,7 @@ class Run(Closeable):
         before, self._wanted = self._wanted, entries_of(self._config)
         failed, self._failed = self._failed, set()
         for name in before.keys() - self._wanted.keys():
-            log.warning("source %r is removed", name)
+            log.info("source %r is removed", name)
             self._cancel(name)
             self._remove(name)
         active = self._active() | self._pending.keys() | self._opening.keys()
@@ -249,7 +251,7 @@ class Run(Closeable):
         if running is None:
             self._pending[name] = opening
             return
-        log.warning("restarting source %r", name)
+        log.info("restarting source %r", name)
         if self._can_open_beside(name, running, entry):
             self._opening[name] = opening
             self._launch(name, opening)
@@ -270,10 +272,14 @@ class Run(Closeable):
         return not (entry.spec.camera in cameras or is_lost or running.spec.uri == entry.spec.uri)
 
     def _change(self, name: str, entry: Entry) -> None:
-        log.warning("source %r has changed: %s", name, entry.in_place)
+        log.info("source %r has changed: %s", name, entry.in_place)
         if name in self._active():
             self._running[name] = entry
-            self._pipe.change(name, **entry.in_place)
+            self._pipe.change(name, **self._in_place(entry))
+
+    def _in_place(self, entry: Entry) -> dict[str, Any]:
+        """Returns the fields of `StreamSpec` that change without a restart."""
+        return {**entry.in_place, "keep": self._factory.keep_for(entry.spec.name, entry.overrides)}
 
     def _cancel(self, name: str) -> None:
         """Drops what is being opened under a name, and the failure noted of it."""
@@ -323,12 +329,12 @@ class Run(Closeable):
                     spec = self._factory.open_stream(opening.config, source)
                     for _, sink in spec.sinks:
                         unowned.callback(sink.close_after_error)
-                    self._pipe.add(replace(spec, **entry.in_place))
+                    self._pipe.add(replace(spec, **self._in_place(entry)))
                     unowned.pop_all()
                     self._running[name] = entry
                     del self._opening[name]
             except Closed as error:
-                log.warning("source %r isn't added: %s", name, str(error) or "the run is ending")
+                log.info("source %r isn't added: %s", name, str(error) or "the run is ending")
             except Exception as error:
                 is_kept = replaces and name in self._active()
                 what = "can't be replaced, the old one continues" if is_kept else "can't be added"
@@ -338,7 +344,7 @@ class Run(Closeable):
                         del self._opening[name]
                         self._note_failure(name, f"source {name!r} {what}: {said}")
             else:
-                log.warning("source %r is added", name)
+                log.info("source %r is added", name)
 
     def _end_replaced(self, name: str, opening: _Opening, source: Source) -> None:
         """Ends the stream that a source replaces, once all that can be checked before is, and waits for its end.

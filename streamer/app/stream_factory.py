@@ -11,22 +11,28 @@ from typing import TYPE_CHECKING
 
 from streamer.app.config import StreamConfig
 from streamer.app.gpu_placement import GpuPlacement
+from streamer.app.output_checks import check_one_picture, check_records
+from streamer.app.overrides import SourceOverrides
+from streamer.app.recording import kept_packets_s, open_record, records_by_source
+from streamer.app.source_opening import source_options, wait_ready
 from streamer.common.closeable import Closeable
-from streamer.common.errors import ConfigError, StreamerError
+from streamer.common.errors import ConfigError, counted
 from streamer.common.queues import OverflowPolicy
-from streamer.common.tls import SCHEMES, check_trust
-from streamer.sinks.options import SinkOptions, crf_of
+from streamer.common.tls import SCHEMES
+from streamer.detector.filter_options import FilterOptions, lowest
+from streamer.sinks.options import Encoding, SinkOptions, crf_of
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.spec import OutputKind, OutputSpec
 from streamer.sources.base import Pace
 from streamer.sources.spec import SourceSpec
 
 if TYPE_CHECKING:
+    from streamer.frames.detections import Keep
     from streamer.runtime.stream_spec import StreamSpec
     from streamer.sinks.base import Sink
     from streamer.sinks.paths import Claim
     from streamer.sinks.shared_outputs import SharedOutputs
-    from streamer.sources import SourceInfo, SourceOptions
+    from streamer.sources import SourceInfo
     from streamer.sources.base import Source
     from streamer.sources.workers import DecoderPool
 
@@ -41,6 +47,7 @@ class StreamFactory(Closeable):
     Attributes:
         outputs: those of every source that has none of its own.
         paced: whether files play at their own speed.
+        detected: what the detector has to report, so that each source finds what it wants in it.
         placement: which GPU decodes each source.
     """
 
@@ -60,11 +67,19 @@ class StreamFactory(Closeable):
         self._config = config
         gpus = decoding_gpus(config.decode, device=config.device, engine=config.engine)
         self.placement = GpuPlacement(gpus)
-        self._options = _source_options(config)
-        self._sink_options = SinkOptions(config.segment, config.retain, crf_of(config.quality))
-        self.outputs = _chosen_outputs(config)
+        self._options = source_options(config)
+        self._sink_options = SinkOptions(
+            config.segment,
+            config.retain,
+            Encoding(crf_of(config.quality), config.encoder),
+            config.audio,
+            rounded=config.round,
+            yolo_scores=config.yolo_scores,
+        )
+        self.outputs, self._why_outputs = _chosen_outputs(config)
         has_window = any(output.kind is OutputKind.WINDOW for output in self.outputs)
         self.paced = config.pace == "source" or (config.pace is None and has_window)
+        self.detected = _detected(config)
         self._labels: Sequence[str] = ()
         self._shared: SharedOutputs | None = None
         self._infos: dict[str, SourceInfo] = {}
@@ -80,7 +95,9 @@ class StreamFactory(Closeable):
             SourceError: if one can't be opened and must not come later.
         """
         opened = [stack.enter_context(self._open_source(self._config, spec)) for spec in self._config.source]
-        _wait_ready(opened, patient=self._config.reconnect is not None)
+        wait_ready(opened, patient=self._config.reconnect is not None)
+        for source in opened:
+            source.hold()
         if self._decoding is not None:
             self.placement.balance(opened)
         return opened
@@ -113,6 +130,8 @@ class StreamFactory(Closeable):
             paths=self._paths,
         )
         stack.callback(self._shared.close)
+        if self._why_outputs:
+            log.info("%s", self._why_outputs)
         return [self._stream(config, source, stack) for source in sources]
 
     def open_source(self, config: StreamConfig, spec: SourceSpec, *, patient: bool = True) -> Source:
@@ -129,7 +148,8 @@ class StreamFactory(Closeable):
         with ExitStack() as stack:
             stack.callback(self.placement.drop, spec.name)
             source = stack.enter_context(self._open_source(config, spec))
-            _wait_ready([source], patient=patient)
+            wait_ready([source], patient=patient)
+            source.hold()
             stack.pop_all()
         return source
 
@@ -184,31 +204,52 @@ class StreamFactory(Closeable):
             count = default_process_count(videos, available_cores(), gpus) if gpus else 0
         if not count:
             return None
-        log.info("videos are decoded in %d processes", count)
+        log.info("videos are decoded in %s", counted(count, "process"))
         return DecoderPool(count)
 
     def _open_source(self, config: StreamConfig, spec: SourceSpec) -> Source:
         from streamer.sources import open_source
 
-        policy = Pace.LIVE.overflow_policy(config.overrides_for(spec.name).overflow_policy)
-        wanted = replace(self._options, overflow_policy=policy, gpu=self.placement.place(spec))
+        overrides = config.overrides_for(spec.name)
+        policy = Pace.LIVE.overflow_policy(overrides.overflow_policy)
+        records_audio = bool(overrides.audio) and self._has_video(overrides)
+        kept_s = kept_packets_s(config, spec)
+        wanted = replace(
+            self._options,
+            overflow_policy=policy,
+            gpu=self.placement.place(spec),
+            audio=records_audio,
+            kept_packets_s=kept_s,
+        )
         if config.tls_verify is False and spec.scheme in SCHEMES and not self._is_warned:
             self._is_warned = True
             log.warning("certificates aren't checked: anyone between here and a camera can read its password")
-        if self._decoding is not None and spec.kind.is_video:
+        if self._decoding is not None and spec.kind.is_video and not kept_s:
             return self._decoding.open(spec, wanted)
         return open_source(spec, options=wanted, wait=False)
+
+    def _has_video(self, overrides: SourceOverrides) -> bool:
+        """Whether a source is recorded into a video of its own, which can have its sound."""
+        outputs = overrides.output or self.outputs
+        return any(output.kind is OutputKind.VIDEO for output in outputs)
 
     def _check(self, config: StreamConfig, infos: Mapping[str, SourceInfo]) -> None:
         from streamer.sinks.shared_outputs import outputs_by_source
 
         own = {name: config.overrides_for(name).output for name in infos}
-        every = [*self.outputs, *(output for outputs in own.values() for output in outputs or ())]
+        check_records(config)
+        records = records_by_source(config, list(infos))
+        every = [*self.outputs, *(each for outputs in own.values() for each in outputs or ()), *(r for r, _ in records)]
         if config.segment is not None and not any(output.can_be_segmented for output in every):
             got = ", ".join(map(str, every))
-            raise ConfigError(f"segment needs a video or JSON lines among the outputs, got {got}: add --output out.mp4")
+            raise ConfigError(
+                f"segment needs a video, JSON lines or CSV among the outputs, got {got}: add --output out.mp4"
+            )
+        if config.max_frames != 1:
+            for name, info in infos.items():
+                check_one_picture(own[name] or self.outputs, info)
         self._paths.check(
-            outputs_by_source(self.outputs, own, tiled=config.layout == "tiled"),
+            [*outputs_by_source(self.outputs, own, tiled=config.layout == "tiled"), *records],
             infos.values(),
             report=self._config.report,
             retain=config.retain,
@@ -220,9 +261,13 @@ class StreamFactory(Closeable):
         name = source.info.name
         overrides = config.overrides_for(name)
         sinks = [
-            (output.label(name), stack.enter_context(self._open_sink(output, source, overrides.output)))
+            (output.label(name), stack.enter_context(self._open_sink(output, source, overrides)))
             for output in overrides.output or self.outputs
         ]
+        options = self._sink_options_for(overrides)
+        for output in overrides.record or ():
+            record = open_record(output, source.info, self._labels, options, self._paths)
+            sinks.append((output.label(name), stack.enter_context(record)))
         return StreamSpec(
             source,
             sinks,
@@ -232,15 +277,66 @@ class StreamFactory(Closeable):
             overrides.max_fps,
             overrides.detect_every or 1,
             self.placement.settle(name),
+            self.keep_for(name, overrides),
+            overrides.overlay,
+            overrides.timestamp,
         )
 
-    def _open_sink(self, output: OutputSpec, source: Source, own: Sequence[OutputSpec] | None) -> Sink:
+    def keep_for(self, name: str, overrides: SourceOverrides) -> Keep | None:
+        """Returns what drops detections of a source that aren't to be reported; None reports all that are found.
+
+        Raises:
+            ConfigError: if a class is unknown, or a mask picture can't be read.
+        """
+        from streamer.detector.detection_filter import DetectionFilter
+
+        options, found = overrides.filter_options, self.detected
+        if lowest([options.conf, found.conf]) != found.conf or not _holds(found.classes, options.classes):
+            log.warning("source %r wants scores or classes that this run doesn't detect: restart it for them", name)
+        if not options.drops_more and (options.conf, options.classes) == (found.conf, found.classes):
+            return None
+        keep = DetectionFilter(options, self._labels)
+        info = self._infos.get(name)
+        share = keep.ignored_share(info.size_wh) if info is not None and info.size_wh is not None else None
+        if share is not None:
+            log.log(
+                logging.INFO if share else logging.WARNING, "source %r: %.0f %% of it is ignored", name, share * 100
+            )
+        return keep
+
+    def check_filters(self, config: StreamConfig) -> None:
+        """Checks which detections are reported of each source; raises ConfigError as `keep_for`."""
+        from streamer.detector.detection_filter import DetectionFilter
+
+        for spec in config.source:
+            DetectionFilter(config.overrides_for(spec.name).filter_options, self._labels)
+
+    def _open_sink(self, output: OutputSpec, source: Source, overrides: SourceOverrides) -> Sink:
         from streamer.sinks import open_sink
 
         assert self._shared is not None, "the run's outputs are opened before those of a source that is added"
-        if own is None:
-            return self._shared.open(output, source.info)
-        return open_sink(output, source.info, labels=self._labels, options=self._sink_options, paths=self._paths)
+        options = self._sink_options_for(overrides)
+        if overrides.output is None:
+            return self._shared.open(output, source.info, options)
+        return open_sink(output, source.info, labels=self._labels, options=options, paths=self._paths)
+
+    def _sink_options_for(self, overrides: SourceOverrides) -> SinkOptions:
+        quality, encoder, audio = overrides.quality, overrides.encoder, overrides.audio
+        assert quality is not None and encoder is not None and audio is not None, "those of the run, if no others"
+        return replace(self._sink_options, encoding=Encoding(crf_of(quality), encoder), audio=audio)
+
+
+def _detected(config: StreamConfig) -> FilterOptions:
+    """Returns the lowest scores and all classes that any source wants."""
+    wanted = [config.overrides_for(spec.name).filter_options for spec in config.source]
+    classes: dict[str, None] | None = {}
+    for each in wanted:
+        classes = None if classes is None or each.classes is None else classes | dict.fromkeys(each.classes)
+    return FilterOptions(lowest([each.conf for each in wanted]), None if classes is None else tuple(classes))
+
+
+def _holds(classes: Sequence[str] | None, others: Sequence[str] | None) -> bool:
+    return classes is None or (others is not None and set(others) <= set(classes))
 
 
 def _inputs(config: StreamConfig, config_file: Path | None) -> dict[Path, str]:
@@ -253,55 +349,16 @@ def _inputs(config: StreamConfig, config_file: Path | None) -> dict[Path, str]:
     return {path: what for path, what in found.items() if path is not None}
 
 
-def _source_options(config: StreamConfig) -> SourceOptions:
-    from streamer.sources import SourceOptions
-
-    check_trust(config.tls_verify)
-    width, height = config.camera_size or (None, None)
-    return SourceOptions(
-        width=width,
-        height=height,
-        fps=config.camera_fps,
-        pixel_format=config.camera_format,
-        rtsp_transport=config.rtsp_transport,
-        stall_timeout_s=config.stall_timeout,
-        reconnect=None if config.reconnect == "forever" else config.reconnect,
-        max_pixels=config.max_pixels,
-        tls_verify=config.tls_verify,
-        gpu_only=config.decode == "gpu",
-    )
-
-
-def _wait_ready(sources: Sequence[Source], *, patient: bool) -> None:
-    """Waits for the first frame of every source; raises SourceError if one can't be opened and must not come later.
-
-    Live ones may come later if there are others or, if `patient`, always.
-    """
-    from streamer.sources.base import as_source_error
-
-    failed: list[tuple[Source, StreamerError]] = []
-    for source in sources:
-        try:
-            source.wait_ready()
-        except ConfigError:
-            raise
-        except Exception as error:
-            failed.append((source, as_source_error(error, source.info.name)))
-    for source, cause in failed:
-        if not source.info.live or (not patient and len(failed) == len(sources)):
-            raise cause
-        log.warning("%s; the run starts without it and keeps trying", cause)
-
-
-def _chosen_outputs(config: StreamConfig) -> Sequence[OutputSpec]:
+def _chosen_outputs(config: StreamConfig) -> tuple[Sequence[OutputSpec], str]:
+    """Returns the outputs of every source that has none of its own, and in words why, where none is asked for."""
     from streamer.sinks import default_output
 
     if config.output:
-        return config.output
-    if all(config.overrides_for(spec.name).output for spec in config.source):
-        return ()
+        return config.output, ""
+    own = [config.overrides_for(spec.name) for spec in config.source]
+    if all(overrides.output or overrides.record for overrides in own):
+        return (), ""
     output, why = default_output()
-    log.warning("writing to %s: %s", output, why)
     if len(config.source) > 1 and output != "window":
         output = "{source}-" + output
-    return (OutputSpec.parse(output),)
+    return (OutputSpec.parse(output),), f"writing to {output}: {why}"

@@ -7,10 +7,7 @@ import logging
 import os
 import stat
 import sys
-import tempfile
 from pathlib import Path
-
-from platformdirs import user_cache_path
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +34,8 @@ def cache_dir() -> Path:
 def cached_file(*parts: str) -> Path:
     """Returns the path of a cached file, also in a read-only cache; of a missing one, where it may be written."""
     writable = cache_dir().joinpath(*parts)
-    users = _users_folder()
-    if users is None or os.environ.get("NANODET_STREAMER_CACHE"):
+    users = None if os.environ.get("NANODET_STREAMER_CACHE") else _users_folder()
+    if users is None:
         return writable
     kept = users.joinpath(*parts)
     try:
@@ -50,14 +47,16 @@ def cached_file(*parts: str) -> Path:
 def cached_files(folder: str, pattern: str) -> list[Path]:
     """Returns the files of a subfolder whose names match a glob pattern, sorted, also in a read-only cache."""
     places = [cache_dir()]
-    users = _users_folder()
-    if users is not None and not os.environ.get("NANODET_STREAMER_CACHE") and users not in places:
+    users = None if os.environ.get("NANODET_STREAMER_CACHE") else _users_folder()
+    if users is not None and users not in places:
         places.append(users)
     return [path for place in places for path in sorted((place / folder).glob(pattern))]
 
 
 def _users_folder() -> Path | None:
     """Returns the user's cache folder, None for a user without a home."""
+    from platformdirs import user_cache_path  # with what it imports a tenth of the time of --help
+
     try:
         folder = user_cache_path(_NAME, appauthor=False, opinion=False)
     except RuntimeError:
@@ -79,6 +78,8 @@ def _is_writable(folder: Path) -> bool:
 
 def _temporary_folder() -> Path | None:
     """Returns a folder that only this user may write, since its files are trusted."""
+    import tempfile
+
     try:
         return _private_folder(tempfile.gettempdir())
     except OSError:
@@ -98,4 +99,6 @@ def _private_folder(parent: str) -> Path:
             return path
     except OSError:
         pass
+    import tempfile
+
     return Path(tempfile.mkdtemp(prefix=f"{_NAME}-", dir=parent))

@@ -19,6 +19,17 @@ def processor_name() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
+def processor_flags() -> frozenset[str]:
+    """Returns the instruction sets that the system reports, such as ``avx512_bf16``; none where it reports none."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
 def available_cores() -> int:
     """Returns how many processor cores this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)

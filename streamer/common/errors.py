@@ -6,7 +6,6 @@ class's ``exit_code``; tracebacks appear at debug level only.
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from collections.abc import Iterable, Sequence
 
@@ -66,17 +65,27 @@ class UnavailableError(EngineError):
     """An engine that isn't installed, or isn't made for this model or GPU: ``auto`` takes another without a warning."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns ``"; did you mean 'a' or 'b'?"`` for the known words nearest to `word`, or ``""`` if none is near."""
-    close = difflib.get_close_matches(word.lower(), {k.lower(): k for k in known}, n=3, cutoff=0.55)
+def nearest(word: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Returns ``"; did you mean 'a' or 'b'?"`` for the known words nearest to `word`, or ``""`` if none is near.
+
+    `prefix` is put before each known word, and isn't compared.
+    """
+    from difflib import get_close_matches
+
+    close = get_close_matches(word.lower(), {k.lower(): k for k in known}, n=3, cutoff=0.55)
     names = [k for c in close for k in known if k.lower() == c]
-    return f"; did you mean {' or '.join(repr(n) for n in dict.fromkeys(names))}?" if names else ""
+    return f"; did you mean {' or '.join(repr(prefix + n) for n in dict.fromkeys(names))}?" if names else ""
 
 
 def short(value: object) -> str:
     """Returns a value for an error message: one line, truncated where it is long or deeply nested."""
     text = _SHORT.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def counted(count: int, what: str) -> str:
+    """Returns a number and what is counted, such as ``"1 picture"``, ``"3 pictures"`` or ``"2 classes"``."""
+    return f"{count} {what}{'' if count == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def listed(names: Sequence[str], most: int) -> str:

@@ -66,6 +66,10 @@ class Interrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _ignore)
 
+    def stop(self) -> None:
+        """Ends the run in good order, from any thread, as a first SIGTERM does without the time limits."""
+        self._number = signal.SIGTERM
+
     def defer(self) -> None:
         """Makes the first signal set `happened` only: there are outputs to close."""
         self._is_deferred = True

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from streamer.common.errors import one_line
 
@@ -35,6 +36,25 @@ def start_logging(level: int | str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(SafeFormatter())
     logging.basicConfig(level=level, handlers=[handler])
+
+
+@contextlib.contextmanager
+def logging_at(level: int | str, name: str | None = None) -> Iterator[None]:
+    """Sets the least severe level that a logger passes on, until the block ends.
+
+    Args:
+        level: such as ``INFO``.
+        name: the logger's; None is all loggers', or where logging isn't configured by `start_logging`, this package's.
+    """
+    root = logging.getLogger()
+    is_ours = any(isinstance(handler.formatter, SafeFormatter) for handler in root.handlers)
+    logger = logging.getLogger(name or ("root" if is_ours else "streamer"))
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class LogLimit:

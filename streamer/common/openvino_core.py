@@ -38,3 +38,8 @@ def shared_core() -> ov.Core:
                 raise EngineError(f"OpenVINO can't load its CPU plugin: {last}") from error
             _core = core
         return _core
+
+
+def openvino_version() -> str:
+    """Returns OpenVINO's version and build."""
+    return str(ov.get_version())

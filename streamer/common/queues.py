@@ -70,7 +70,7 @@ class BoundedQueue(Generic[T]):
     wakes its own side.
 
     Attributes:
-        policy: what `put` does when the queue is full; only the producer may change it.
+        policy: what `put` does when the queue is full; only the producer may change it, others call `restart`.
     """
 
     def __init__(
@@ -188,6 +188,14 @@ class BoundedQueue(Generic[T]):
             if left_s is not None and left_s <= 0:
                 return
             self._selector.wait(left_s)
+
+    def restart(self, policy: OverflowPolicy) -> None:
+        """Empties the queue and changes its policy, from any thread; what it held doesn't count as dropped."""
+        with self._lock:
+            while self._items:
+                self.pop()
+            self.policy = policy
+            self._not_full.notify_all()
 
     def move_to(self, selector: QueueSelector) -> None:
         """Has another consumer wait for this queue, at a selector with the same lock; with that lock held."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from urllib.parse import quote
 
 HIDDEN = "***"
 
@@ -61,6 +62,20 @@ _USER_AFTER_SIGN = re.compile(r"(?<=[^\w*]).")
 _BARE_QUERY = re.compile(r"""\?[^\s'"=?]+=[^\s'"]*""")
 
 
+_SHORTEST_HIDDEN = 4
+_hidden: frozenset[str] = frozenset()
+
+
+def hide(secret: str) -> None:
+    """Makes `redact_text` replace a secret from now on, also its percent-encoded form.
+
+    One of less than four characters is left out: it would occur in ordinary words.
+    """
+    global _hidden
+    if len(secret) >= _SHORTEST_HIDDEN:
+        _hidden |= {secret, quote(secret, safe="")}
+
+
 def redact(uri: str) -> str:
     """Returns `uri` fit for a screen, a log or a report.
 
@@ -85,7 +100,10 @@ def redact_text(text: str) -> str:
     text = _QUOTED_URI.sub(lambda found: found[2] + redact(found[3]), text)
     text = _BARE_URI.sub(lambda found: _redact_bare(found[0]), text)
     text = _BARE_QUERY.sub(lambda found: f"?{_redact_query(found[0][1:])}", text)
-    return _WORDS_OF_TEXT.sub(_redact_users, text) if "@" in text else text
+    text = _WORDS_OF_TEXT.sub(_redact_users, text) if "@" in text else text
+    for secret in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return text
 
 
 def _redact_bare(found: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 _WINDOW = 4096
 _RATE_WINDOW_S = 2.0
@@ -29,7 +30,7 @@ class Window:
     def percentiles(self, *wanted: float) -> tuple[float, ...] | None:
         """Returns percentiles (0 to 100) of the last values, or None without any."""
         values = self._values.copy()  # in one step, while others may add
-        return tuple(map(float, np.percentile(values, wanted))) if values else None
+        return _percentiles(values, wanted) if values else None
 
     def summary(self) -> dict[str, float] | None:
         """Returns ``{"mean", "p50", "p95", "p99", "max"}``, or None; only the maximum covers the whole run."""
@@ -42,9 +43,18 @@ class Window:
         values = np.array([value for window in windows for value in window._values.copy()], np.float64)
         if not values.size:
             return None
-        p50, p95, p99 = map(float, np.percentile(values, (50, 95, 99)))
+        p50, p95, p99 = _percentiles(values, (50, 95, 99))
         most = max(window._max for window in windows)
         return {"mean": float(values.mean()), "p50": p50, "p95": p95, "p99": p99, "max": most}
+
+
+def _percentiles(
+    values: Sequence[float] | deque[float] | npt.NDArray[np.float64], wanted: Sequence[float]
+) -> tuple[float, ...]:
+    """Returns percentiles as `numpy.percentile`, whose first call imports `numpy.ma`, 15 ms on a start."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    places = np.asarray(wanted, np.float64) / 100 * (len(ordered) - 1)
+    return tuple(map(float, np.interp(places, np.arange(len(ordered)), ordered)))
 
 
 class Rate:

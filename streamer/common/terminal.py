@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 
 from streamer.common.errors import one_line
 
 log = logging.getLogger(__name__)
+
+_STDOUT, _STDERR = 1, 2
+_reserved: int | None = None
+
+
+def reserve_stdout() -> None:
+    """Keeps standard output for `stdout_descriptor`: whatever else is printed there goes to standard error from now on.
+
+    That holds for libraries in C too, and for the rest of the process.
+    """
+    global _reserved
+    if _reserved is None:
+        sys.stdout.flush()
+        _reserved = os.dup(_STDOUT)
+        os.dup2(_STDERR, _STDOUT)
+
+
+def stdout_descriptor() -> int:
+    """Returns the descriptor of standard output."""
+    return _STDOUT if _reserved is None else _reserved
 
 
 def say(text: str) -> bool:

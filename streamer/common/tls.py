@@ -27,7 +27,7 @@ Trust = bool | Path
 """True: the system's authorities; a path: those in that file (PEM); False: any certificate."""
 
 
-def check_trust(trust: Trust) -> None:
+def check_trust(trust: Path) -> None:
     """Checks a file of authorities.
 
     Raises:
@@ -49,7 +49,7 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
     """
     if isinstance(trust, Path):
         return ssl.create_default_context(cafile=str(trust))
-    bundle = _system_bundle()
+    bundle = system_bundle()
     context = ssl.create_default_context(cafile=None if bundle is None else str(bundle))
     if not trust:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -58,7 +58,7 @@ def tls_context(trust: Trust) -> ssl.SSLContext:
 
 def ffmpeg_options(trust: Trust) -> dict[str, str]:
     """Returns the options for FFmpeg's connections, which check the host name too."""
-    bundle = trust if isinstance(trust, Path) else _system_bundle()
+    bundle = trust if isinstance(trust, Path) else system_bundle()
     authorities = {"ca_file": str(bundle)} if trust and bundle is not None else {}
     return {"tls_verify": "1" if trust else "0"} | authorities
 
@@ -87,7 +87,7 @@ def distrusted(error: ssl.SSLCertVerificationError) -> str:
     return f"has a certificate that isn't trusted ({error.verify_message.rstrip('.')}); {REMEDY}"
 
 
-def _system_bundle() -> Path | None:
+def system_bundle() -> Path | None:
     """Returns the file of the system's authorities, or of `SSL_CERT_FILE`; None where there is none."""
     paths = ssl.get_default_verify_paths()
     return next((Path(path) for path in (paths.cafile, *_BUNDLES) if path and Path(path).is_file()), None)

@@ -36,14 +36,17 @@ _SUPPRESS_THREADS = 512
 _TYPE_NAMES = {np.dtype(np.float16): "f16", np.dtype(np.float32): "f32", np.dtype(np.int8): "i8"}
 
 
-def to_detections(results: npt.NDArray[np.void], index: int) -> Detections | None:
+def to_detections(results: npt.NDArray[np.void], index: int, labels: tuple[str, ...] = ()) -> Detections | None:
     """Copies picture `index`'s detections out of the results; None where the candidates exceeded the capacity."""
     result = results[index]
     if result["found"] > CANDIDATE_CAPACITY:
         return None
     kept = int(result["kept"])
     return Detections(
-        result["boxes"][:kept].copy(), result["scores"][:kept].copy(), result["class_ids"][:kept].astype(np.int64)
+        result["boxes"][:kept].copy(),
+        result["scores"][:kept].copy(),
+        result["class_ids"][:kept].astype(np.int64),
+        labels=labels,
     )
 
 

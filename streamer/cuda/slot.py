@@ -159,7 +159,7 @@ class CudaSlot:
 
     def detections(self, index: int) -> Detections | None:
         """Returns a picture's detections; None when the candidates exceeded `CANDIDATE_CAPACITY`."""
-        return to_detections(self._results, index)
+        return to_detections(self._results, index, self._spec.labels)
 
     def output(self, index: int) -> npt.NDArray[np.float32]:
         """Copies a picture's raw network output to the host, (N, channels) float32."""

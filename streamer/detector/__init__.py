@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from streamer.common.errors import ConfigError, EngineError, StreamerError, nearest, short
+from streamer.detector.filter_options import DEFAULT_CONF, BoxSize, ClassThresholds, filter_options
 
 if TYPE_CHECKING:
     from streamer.detector.base import Detector
+    from streamer.models.file import ModelFile
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +30,14 @@ class DetectorOptions(TypedDict, total=False):
     model_config: str | Path | None
     engine: str
     precision: str
-    conf: float
+    conf: float | str | Mapping[str, float] | ClassThresholds
     iou: float
     classes: Sequence[str] | None
+    min_size: float | str | BoxSize | None
+    max_size: float | str | BoxSize | None
+    ignore: object
+    ignore_at: Literal["bottom", "centre"]
+    top_k: int | None
     depth: int | None
     batch: int | Literal["auto"] | None
     live: bool
@@ -44,9 +52,14 @@ def open_detector(
     engine: str = "auto",
     device: str = "auto",
     precision: str = "auto",
-    conf: float = 0.4,
+    conf: float | str | Mapping[str, float] | ClassThresholds = DEFAULT_CONF,
     iou: float = 0.6,
     classes: Sequence[str] | None = None,
+    min_size: float | str | BoxSize | None = None,
+    max_size: float | str | BoxSize | None = None,
+    ignore: object = None,
+    ignore_at: Literal["bottom", "centre"] = "bottom",
+    top_k: int | None = None,
     depth: int | None = None,
     batch: int | Literal["auto"] | None = None,
     streams: int = 1,
@@ -71,9 +84,14 @@ def open_detector(
             `info.fallbacks` say why. An engine asked for by name is never replaced.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``f32``, ``bf16`` (CPU) or ``f16`` (GPU).
-        conf: lowest score to keep, 0 to 1.
+        conf: lowest score to keep, 0 to 1; of each class as ``{"person": 0.5, "default": 0.3}`` or
+            ``"person=0.5,0.3"``.
         iou: overlap above which the weaker of two boxes of one class is dropped, 0 to 1.
-        classes: labels to keep; None keeps all.
+        classes: labels to keep, in any case, or their numbers as text; None keeps all.
+        min_size, max_size: of boxes, both sides or ``"WxH"``, in pixels of the frame, up to 1 as fractions of it.
+        ignore: areas as `parse_areas` takes them: boxes that stand in one are dropped.
+        ignore_at: the point of a box that counts for `ignore`: the middle of its lower edge, or its ``centre``.
+        top_k: the most detections of a frame, best first.
         depth: batches in flight, at most `MAX_DEPTH`; None takes the engine's number for throughput; 1 is best for
             latency.
         batch: frames of several streams to compute together: on a GPU in one call, on a CPU, where that gains nothing,
@@ -91,20 +109,23 @@ def open_detector(
         EngineError: if the engine isn't installed, refuses the model, or computes it wrongly.
     """
     from streamer.cuda.early_context import early_context
-    from streamer.engines import ENGINE_NAMES, installed_engines, open_engine
+    from streamer.engines import ENGINE_NAMES, installed_engines
 
     with early_context("cpu" if engine in ENGINE_NAMES else device):
-        from streamer.cuda.gpu import expects_gpu, parse_device
-        from streamer.detector.cpu import CpuDetector, open_tuned
-        from streamer.detector.cuda import GPU_ENGINES, open_cuda_detector
-        from streamer.models.file import load_model
+        from streamer.cuda.gpu import expects_gpu, load_pycuda, parse_device
+        from streamer.detector.cpu import open_cpu_detector
+        from streamer.engines.gpu_engines import GPU_ENGINES
         from streamer.models.postprocess import Postprocessor
         from streamer.models.spec import ModelSpec
         from streamer.models.zoo import resolve_model
 
         for name, value in (("conf", conf), ("iou", iou)):
-            if not 0 <= value <= 1:
+            if isinstance(value, (int, float)) and not 0 <= value <= 1:
                 raise ConfigError(f"--{name} wants a number from 0 to 1, got {value:g}")
+        wanted = filter_options(
+            conf=conf, classes=classes, min_size=min_size, max_size=max_size, ignore=ignore, ignore_at=ignore_at,
+            top_k=top_k,
+        )  # fmt: skip
         for name, count in (("depth", depth), ("batch", batch)):
             if isinstance(count, int) and not 1 <= count <= MAX_DEPTH:
                 raise ConfigError(f"{name} wants 1 to {MAX_DEPTH} frames, got {count}")
@@ -119,14 +140,30 @@ def open_detector(
             raise ConfigError(f"the engine {engine!r} runs on the CPU: use --device cpu, or --engine auto")
         path, described_by = resolve_model(str(model))
         spec = ModelSpec.from_yaml(model_config) if model_config else described_by
-        loaded = load_model(path, spec)
-        postprocessor = Postprocessor(loaded.spec, conf, iou, class_ids(classes, loaded.spec.labels))
+
+        @cache
+        def loaded() -> ModelFile:
+            from streamer.models.file import load_model
+
+            return load_model(path, spec)
+
+        def postprocessor_for(described: ModelSpec) -> Postprocessor:
+            from streamer.detector.detection_filter import DetectionFilter, thresholds_by_id
+
+            labels, rest = described.labels, wanted.conf.default
+            lowest = thresholds_by_id(wanted.conf, None, labels) if wanted.conf.by_class else rest
+            keep = DetectionFilter(wanted, labels) if wanted.drops_more else None
+            return Postprocessor(described, lowest, iou, class_ids(classes, labels), keep)
+
         fallbacks: list[str] = []
         if device != "cpu" and engine not in ENGINE_NAMES:
             try:
+                load_pycuda()  # before what takes longer: the model and the modules for GPUs
+                from streamer.detector.cuda import open_cuda_detector
+
                 return open_cuda_detector(
-                    loaded, postprocessor, engine=engine, device=device, precision=precision, depth=depth, batch=batch,
-                    streams=streams, self_check=self_check,
+                    loaded(), postprocessor_for(loaded().spec), engine=engine, device=device, precision=precision,
+                    depth=depth, batch=batch, streams=streams, self_check=self_check,
                 )  # fmt: skip
             except StreamerError as error:
                 if (engine, device) != ("auto", "auto"):
@@ -135,23 +172,13 @@ def open_detector(
                     log.warning("running on the CPU, not on a GPU: %s (--device cpu says that this is wanted)", error)
                     fallbacks.append(f"GPU: {error}")
                 else:
-                    log.info("running on the CPU, not on a GPU: %s", error)
+                    log.debug("running on the CPU, not on a GPU: %s", error)
 
-    def open_with(name: str) -> CpuDetector:
-        def open_one(requests: int | None) -> CpuDetector:
-            runner = open_engine(name, loaded, slots=requests, precision=precision, threads=threads)
-            return CpuDetector(loaded, runner, postprocessor)
-
-        if depth is None and batch == "auto" and live:
-            detector = open_tuned(open_one, streams, (loaded.sha256, name, precision, threads))
-        else:
-            detector = open_one(depth or (batch if isinstance(batch, int) else None))
-        if self_check:
-            try:
-                detector.check()
-            except BaseException:
-                detector.close()
-                raise
+    def open_with(name: str) -> Detector:
+        detector = open_cpu_detector(
+            name, path, spec, loaded, postprocessor_for, precision=precision, depth=depth, batch=batch,
+            streams=streams, live=live, threads=threads, self_check=self_check,
+        )  # fmt: skip
         detector.info = replace(detector.info, fallbacks=tuple(fallbacks))
         return detector
 
@@ -195,7 +222,9 @@ def open_detectors(
 
 
 def class_ids(classes: Sequence[str] | None, labels: Sequence[str]) -> set[int] | None:
-    """Returns the ids of the named classes, or None for None.
+    """Returns the ids of classes given by label, in any case, or by number; None for None.
+
+    A label as it is written comes first, so that classes may be labelled ``1`` or differ in their case alone.
 
     Raises:
         ConfigError: if `classes` is empty, or one isn't among `labels`; the nearest label is offered.
@@ -204,7 +233,23 @@ def class_ids(classes: Sequence[str] | None, labels: Sequence[str]) -> set[int] 
         return None
     if not classes:
         raise ConfigError("classes wants at least one label, such as person; leave it out to detect all")
-    for name in classes:
-        if name not in labels:
-            raise ConfigError(f"the model knows no class {name!r}{nearest(name, labels)}")
-    return {labels.index(name) for name in classes}
+    return {_class_id(name, labels) for name in classes}
+
+
+def _class_id(name: str, labels: Sequence[str]) -> int:
+    if name in labels:
+        return labels.index(name)
+    alike = [number for number, label in enumerate(labels) if label.casefold() == name.strip().casefold()]
+    if len(alike) > 1:
+        raise ConfigError(
+            f"class {name!r} could be {' or '.join(repr(labels[number]) for number in alike)}: choose one"
+        )
+    if alike:
+        return alike[0]
+    if name.isascii() and name.isdecimal():
+        if int(name) < len(labels):
+            return int(name)
+        raise ConfigError(
+            f"the model has no class {name}: its {len(labels)} classes have the numbers 0 to {len(labels) - 1}"
+        )
+    raise ConfigError(f"the model knows no class {name!r}{nearest(name, labels)}")

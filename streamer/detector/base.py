@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from streamer.common.closeable import Closeable
+from streamer.common.errors import StreamerError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
+
+Image: TypeAlias = "npt.NDArray[np.uint8] | Frame"
 
 
 @dataclass(frozen=True)
@@ -107,11 +117,123 @@ class Detector(Closeable):
     def close(self) -> None:
         """Frees the engine. Safe to call twice."""
 
-    def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Detections]]:
-        """Yields every frame of `frames` with its detections, in order, keeping `depth` frames in flight."""
-        for frame in frames:
-            while not self.capacity:
+    def detect(self, image: Image, *, rgb: bool = False) -> Detections:
+        """Returns the objects in one picture.
+
+        Example:
+            >>> import numpy as np
+            >>> from streamer import open_detector
+            >>> with open_detector() as detector:
+            ...     detector.detect(np.zeros((480, 640, 3), np.uint8))
+            Detections(0)
+
+        Args:
+            image: (H, W, 3) uint8, BGR as OpenCV reads files, or a `Frame`. It isn't changed.
+            rgb: whether an array is RGB, as Pillow, imageio and matplotlib have it.
+
+        Raises:
+            TypeError: if `image` is neither an array nor a frame.
+            ValueError: if it isn't (H, W, 3) uint8, or frames of `stream` or `submit` are in flight.
+            EngineError: if computing failed.
+        """
+        return self.detect_batch([image], rgb=rgb)[0]
+
+    def detect_batch(self, images: Iterable[Image], *, rgb: bool = False) -> list[Detections]:
+        """Returns the objects in each of several pictures of any sizes, computed together where the engine can.
+
+        Args:
+            images: as `detect` takes them; an empty iterable gives an empty list.
+            rgb: whether arrays are RGB.
+
+        Raises:
+            TypeError, ValueError, EngineError: as `detect`.
+        """
+        if self.in_flight:
+            raise ValueError(f"{self.in_flight} frames of a stream are in flight: finish or close it first")
+        waiting = [_as_frame(image, number, rgb=rgb) for number, image in enumerate(images)]
+        found = []
+        try:
+            while waiting or self.in_flight:
+                count = min(self.batch, self.capacity, len(waiting))
+                if count:
+                    self.submit_batch(waiting[:count])
+                    del waiting[:count]
+                else:
+                    found.append(self.collect()[1])
+        finally:
+            self._drop_in_flight()
+        return found
+
+    def stream(self, frames: Iterable[Frame]) -> Generator[tuple[Frame, Detections], None, None]:
+        """Yields every frame of `frames` with its detections, in order, keeping `depth` frames in flight.
+
+        A caller that leaves the loop early gets no more; frames that are in flight then are finished and dropped.
+
+        Raises:
+            TypeError: if `frames` is a path or URI; `open_source` opens one.
+            SourceError, EngineError: as the source and `collect`.
+        """
+        if isinstance(frames, (str, os.PathLike)):
+            raise TypeError(f"wanted an open source or frames, got a {type(frames).__name__}: open_source opens one")
+        try:
+            for frame in frames:
+                while not self.capacity:
+                    yield self.collect()[:2]
+                self.submit(frame)
+            while self.in_flight:
                 yield self.collect()[:2]
-            self.submit(frame)
-        while self.in_flight:
-            yield self.collect()[:2]
+        finally:
+            self._drop_in_flight()
+
+    async def astream(self, frames: Iterable[Frame]) -> AsyncIterator[tuple[Frame, Detections]]:
+        """Yields as `stream` does, for ``async for``: waiting for a frame or the engine doesn't block the event loop.
+
+        Frames are taken and detected on one thread of its own. Leaving the loop, or cancelling the task, interrupts a
+        `Source`, and the thread ends once the source has returned; use `contextlib.aclosing` to wait for that.
+
+        Example::
+
+            with open_detector() as detector, open_source("sample") as source:
+                async for frame, detections in detector.astream(source):
+                    print(frame.index, len(detections))
+
+        Args:
+            frames: an open source, or any iterable of frames.
+
+        Raises:
+            TypeError, SourceError, EngineError: as `stream`.
+        """
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
+        loop, results = asyncio.get_running_loop(), self.stream(frames)
+        thread = ThreadPoolExecutor(1, "astream")
+        is_over = False
+        try:
+            while (result := await loop.run_in_executor(thread, next, results, None)) is not None:
+                yield result
+            is_over = True
+        finally:
+            interrupt = getattr(frames, "interrupt", None)
+            if interrupt is not None and not is_over:
+                interrupt()
+            closed = thread.submit(results.close)
+            thread.shutdown(wait=False)
+            await asyncio.shield(asyncio.wrap_future(closed))
+
+    def _drop_in_flight(self) -> None:
+        for _ in range(self.in_flight):
+            with contextlib.suppress(StreamerError):
+                self.collect()
+
+
+def _as_frame(image: Image, number: int, *, rgb: bool) -> Frame:
+    if isinstance(image, Frame):
+        return image
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"wanted an array (H, W, 3) uint8 or a Frame, got {type(image).__name__}: "
+            "cv2.imread reads a file, numpy.asarray converts a Pillow picture (rgb=True)"
+        )
+    pixels = np.ascontiguousarray(image[..., ::-1] if rgb and image.ndim == 3 else image)
+    return Frame(pixels, "image", number, 0.0, time.perf_counter())

@@ -5,18 +5,27 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
 
 from streamer.common.cpu_info import available_cores, processor_name, version_of
+from streamer.common.errors import counted
 from streamer.detector.base import Detector, DetectTimes, EngineInfo
+from streamer.detector.compiled_models import CompiledModels
 from streamer.detector.self_check import check, packaged_frame
 from streamer.detector.tuning import BatchSpeed, tune_batch
-from streamer.engines import ENGINE_NAMES
+from streamer.engines import ENGINE_NAMES, open_engine
 from streamer.engines.base import REQUESTS_PER_STREAM, Engine
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
-from streamer.models.file import ModelFile
+from streamer.models.described import DescribedModel, content_sha256
 from streamer.models.letterbox import Letterbox
 from streamer.models.postprocess import Postprocessor
+from streamer.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from streamer.engines.openvino_engine import OpenVinoEngine
+    from streamer.models.file import ModelFile
 
 _MEASURED_S = 0.15
 _WARM_UPS = 3
@@ -25,7 +34,7 @@ _WARM_UPS = 3
 class CpuDetector(Detector):
     """Drives an asynchronous CPU engine; its slots are used round-robin, so frames come back in order."""
 
-    def __init__(self, model: ModelFile, engine: Engine, postprocessor: Postprocessor) -> None:
+    def __init__(self, model: DescribedModel, engine: Engine, postprocessor: Postprocessor) -> None:
         """Takes ownership of `engine`: `close` closes it."""
         self.info = EngineInfo(engine.name, engine.precision, engine.device, model.path.stem, model.sha256)
         self.labels = model.spec.labels
@@ -42,7 +51,7 @@ class CpuDetector(Detector):
 
     def submit(self, frame: Frame) -> None:
         if self.in_flight >= self.depth:
-            raise ValueError(f"{self.depth} frames are in flight already: collect one first")
+            raise ValueError(f"{counted(self.depth, 'frame')} in flight already: collect one first")
         started_at_s = time.perf_counter()
         slot = self._submitted % self.depth
         letterbox = Letterbox.for_model(frame, self._model.spec)
@@ -62,13 +71,71 @@ class CpuDetector(Detector):
         postprocess_ms = (time.perf_counter() - started_at_s) * 1e3
         return frame, detections, DetectTimes(preprocess_ms, inference_ms, postprocess_ms)
 
-    def check(self) -> None:
-        """Runs the self-check while nothing is in flight; raises as `check_output`."""
-        check(self._model, self._engine)
-
     def close(self) -> None:
         self._in_flight.clear()
         self._engine.close()
+
+
+def open_cpu_detector(
+    name: str,
+    path: Path,
+    spec: ModelSpec | None,
+    load: Callable[[], ModelFile],
+    postprocessor_for: Callable[[ModelSpec], Postprocessor],
+    *,
+    precision: str,
+    depth: int | None,
+    batch: int | Literal["auto"] | None,
+    streams: int,
+    live: bool,
+    threads: int | None,
+    self_check: bool,
+) -> CpuDetector:
+    """Opens a detector on a CPU; the options and errors are those of `streamer.detector.open_detector`.
+
+    Args:
+        name: the engine, one of `ENGINE_NAMES`.
+        path: the model's file.
+        spec: its description, where that isn't the file's own.
+        load: reads the model; it isn't called where an engine is restored from the cache.
+        postprocessor_for: makes the postprocessor for the model's description.
+    """
+    kept = CompiledModels(path, spec, precision, threads) if name == "openvino" else None
+    compiled: dict[CpuDetector, tuple[int | None, Engine]] = {}
+
+    def open_one(requests: int | None) -> CpuDetector:
+        if kept is not None and (restored := kept.open(requests, self_check=self_check)) is not None:
+            described, engine = restored
+            return CpuDetector(described, engine, postprocessor_for(described.spec))
+        model = load()
+        postprocessor = postprocessor_for(model.spec)
+        engine = open_engine(name, model, slots=requests, precision=precision, threads=threads)
+        detector = CpuDetector(model, engine, postprocessor)
+        compiled[detector] = requests, engine
+        return detector
+
+    if depth is None and batch == "auto" and live:
+        detector = open_tuned(open_one, streams, (_digest(path, load), name, precision, threads))
+    else:
+        detector = open_one(depth or (batch if isinstance(batch, int) else None))
+    if self_check and detector in compiled:
+        requests, engine = compiled[detector]
+        try:
+            check(load(), engine)
+        except BaseException:
+            detector.close()
+            raise
+        if kept is not None:
+            kept.keep(requests, load(), cast("OpenVinoEngine", engine))
+    return detector
+
+
+def _digest(path: Path, load: Callable[[], ModelFile]) -> str:
+    """Returns the SHA-256 of the model's files without reading the graph; `load` says why that can't be done."""
+    try:
+        return content_sha256(path)
+    except OSError:
+        return load().sha256
 
 
 def open_tuned(open_one: Callable[[int], CpuDetector], streams: int, key: Sequence[object]) -> CpuDetector:

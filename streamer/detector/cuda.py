@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import time
 from collections import deque
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.common.cpu_info import version_of
-from streamer.common.errors import ConfigError, EngineError, StreamerError, UnavailableError
+from streamer.common.errors import ConfigError, EngineError, StreamerError, UnavailableError, counted
 from streamer.cuda.engine import CudaEngine
 from streamer.cuda.gpu import Gpu, parse_device
 from streamer.cuda.kernels import Kernels
@@ -25,7 +24,7 @@ from streamer.cuda.staging import StagedFrame, StagingPool
 from streamer.detector.base import Detector, DetectTimes, EngineInfo
 from streamer.detector.self_check import check_output, packaged_frame
 from streamer.detector.tuning import BatchSpeed, tune_batch
-from streamer.engines.tensorrt.package import TensorRTPackage
+from streamer.engines.gpu_engines import GPU_ENGINES, PACKAGE_NAMES, installed_gpu_engines
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.models.file import ModelFile
@@ -35,15 +34,6 @@ from streamer.models.postprocess import Postprocessor
 log = logging.getLogger(__name__)
 
 _Opened = TypeVar("_Opened")
-
-_INSTALL = {
-    "int8": "pip install 'nanodet-streamer[cuda]'",
-    "tensorrt": "pip install 'nanodet-streamer[tensorrt]', or [tensorrt-rtx] on a GeForce RTX",
-    "torch": "pip install 'nanodet-streamer[torch]'",
-}
-_PACKAGE_NAMES = {"int8": "cuda-bindings", "tensorrt": "TensorRT", "torch": "PyTorch"}
-GPU_ENGINES = tuple(_INSTALL)
-"""In the order in which ``auto`` tries them."""
 
 DEFAULT_SLOTS = 8
 _MIN_SLOTS = 2
@@ -180,7 +170,7 @@ class CudaDetector(Detector):
 
     def submit_batch(self, frames: Sequence[Frame]) -> None:
         if not self.capacity:
-            raise ValueError(f"{self.in_flight} frames are in flight already: collect one first")
+            raise ValueError(f"{counted(self.in_flight, 'frame')} in flight already: collect one first")
         if not 1 <= len(frames) <= self.batch:
             raise ValueError(f"wanted 1 to {self.batch} frames in a batch, got {len(frames)}")
         started_at_s = time.perf_counter()
@@ -234,6 +224,8 @@ class CudaDetector(Detector):
             detections = batch.slot.detections(index) if kernels.decodes else None
             if detections is None:  # too many candidates, NaN, or another family or NMS
                 detections = self._postprocess(batch.slot.output(index), batch.letterboxes[index])
+            else:
+                detections = self._postprocess.select(detections, batch.letterboxes[index])
             postprocess_ms = (time.perf_counter() - started_at_s) * 1e3
             self._finished.append((frame, detections, DetectTimes(batch.preprocess_ms, inference_ms, postprocess_ms)))
 
@@ -349,20 +341,6 @@ def _batch_sizes(model: ModelFile, batch: int | Literal["auto"] | None, streams:
     return [model.fixed_batch]
 
 
-def installed_gpu_engines() -> dict[str, str | None]:
-    """Returns for every GPU engine None when its package is installed, else the command that installs it."""
-    tensorrt = [package.module_name for package in TensorRTPackage]
-    packages = {"int8": ["cuda.bindings"], "tensorrt": tensorrt, "torch": ["torch"]}
-    return {name: None if any(map(_is_installed, packages[name])) else command for name, command in _INSTALL.items()}
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # its parent isn't; `cuda` alone may be another package's
-        return False
-
-
 def open_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: int) -> CudaEngine:
     """Loads a model for batches up to `batch` into one of `GPU_ENGINES`, or with ``auto`` into the first that loads."""
     if name != "auto":
@@ -373,7 +351,7 @@ def open_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: in
 def load_engine(name: str, model: ModelFile, gpu: Gpu, precision: str, batch: int) -> CudaEngine:
     """Loads a model into one of `GPU_ENGINES`."""
     if missing := installed_gpu_engines()[name]:
-        raise UnavailableError(f"{_PACKAGE_NAMES[name]} is not installed: {missing}")
+        raise UnavailableError(f"{PACKAGE_NAMES[name]} is not installed: {missing}")
     if name == "int8":
         from streamer.engines.int8_engine import Int8Engine
 

@@ -7,11 +7,10 @@ float32 without its integer kernels. Engines run a rewritten and optimised graph
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +18,13 @@ import numpy.typing as npt
 from streamer import __version__
 from streamer.common.cache import cached_file
 from streamer.common.cpu_info import processor_name, version_of
+from streamer.engines import installed_engines
 from streamer.models.families import boxes_of, scores_of
-from streamer.models.file import ModelFile
 from streamer.models.file_forms import is_openvino_format
-from streamer.models.graph.openvino_writer import port_name
 from streamer.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from streamer.models.file import ModelFile
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,9 @@ def reference_rows(model: ModelFile, pixels: npt.NDArray[np.uint8], *, factor: f
     runners = {"onnxruntime": _run_onnxruntime, "openvino": _run_openvino}
     if is_openvino_format(model.path):
         del runners["onnxruntime"]
+    installed = installed_engines()
     for package, run in runners.items():
-        if importlib.util.find_spec(package) is None:
+        if installed[package] is not None:
             continue
         try:
             return model.form.layout.rows(run(model, images))
@@ -79,6 +81,7 @@ def _run_onnxruntime(model: ModelFile, images: Mapping[str, npt.NDArray[Any]]) -
 
 def _run_openvino(model: ModelFile, images: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, Rows]:
     from streamer.common.openvino_core import shared_core
+    from streamer.models.graph.openvino_writer import port_name
 
     core = shared_core()
     network = core.read_model(str(model.path))

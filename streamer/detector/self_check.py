@@ -11,21 +11,24 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from streamer.common.errors import EngineError, ModelError
 from streamer.detector.reference import approval_path, difference_of_rows, mark_approved, reference_rows
 from streamer.engines.base import Engine
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
+from streamer.models.described import DescribedModel
 from streamer.models.families import scores_of
-from streamer.models.file import ModelFile
 from streamer.models.letterbox import Letterbox
 from streamer.models.postprocess import NOT_FINITE, Postprocessor
 from streamer.models.spec import METADATA_PREFIX
+
+if TYPE_CHECKING:
+    from streamer.models.file import ModelFile
 
 log = logging.getLogger(__name__)
 
@@ -52,19 +55,19 @@ def packaged_frame() -> Frame:
     return Frame(np.asarray(cv2.imread(str(PICTURE)), np.uint8), "self-check", 0, 0.0, 0.0)
 
 
-def find_in_picture(model: ModelFile, engine: Engine) -> Detections:
+def find_in_picture(model: DescribedModel, engine: Engine) -> Detections:
     """Returns what `engine`, idle, detects in the packaged picture with `model`."""
     frame = packaged_frame()
     return _decode(model, _run(model, engine, frame), frame)
 
 
-def _run(model: ModelFile, engine: Engine, frame: Frame) -> Output:
+def _run(model: DescribedModel, engine: Engine, frame: Frame) -> Output:
     Letterbox.for_model(frame, model.spec).apply(frame, engine.input(0))
     engine.start(0)
     return engine.wait(0)[0]
 
 
-def _decode(model: ModelFile, output: Output, frame: Frame) -> Detections:
+def _decode(model: DescribedModel, output: Output, frame: Frame) -> Detections:
     if not np.isfinite(output).all():
         raise EngineError(f"the model {model.path.name!r} {NOT_FINITE}")
     found = Postprocessor(model.spec, _RECORDED_CONF)(output, Letterbox.for_model(frame, model.spec))
@@ -88,6 +91,8 @@ def record(model: ModelFile, engine: Engine) -> None:
 
     A network that is sure of a crowd is hardly trained; nothing is stored for it, as rounding alone reorders a crowd.
     """
+    import onnx
+
     found = find_in_picture(model, engine)
     if (found.scores >= _SURE_CONF).sum() > _CROWD:
         return

@@ -67,7 +67,7 @@ def tune_batch(
     speeds = _read(path)
     if speeds is None:
         started_at_s = time.perf_counter()
-        is_busy = _is_machine_busy()
+        is_busy = is_machine_busy()
         speeds, spread = _measure_all(sizes, measure)
         took_s = time.perf_counter() - started_at_s
         log.info("measured the batch sizes %s in %.1f s", ", ".join(map(str, sizes)), took_s)
@@ -89,7 +89,7 @@ def _measure_all(sizes: Sequence[int], measure: Callable[[int], BatchSpeed]) -> 
     return [max(of_one, key=lambda speed: speed.fps) for of_one in of_sizes], spread
 
 
-def _is_machine_busy() -> bool:
+def is_machine_busy() -> bool:
     """Returns whether other programs use the processor."""
     try:
         return os.getloadavg()[0] > _BUSY_LOAD_PER_CORE * (os.cpu_count() or 1)

@@ -130,4 +130,4 @@ class _LoggedProgress:
         tenth = 10 * done // total if total else 0
         if phase.startswith("Building") and tenth != self._logged_tenth:
             self._logged_tenth = tenth
-            log.warning("building the engine of %s: %s, %d%%", self._name, phase, 10 * tenth)
+            log.info("building the engine of %s: %s, %d%%", self._name, phase, 10 * tenth)

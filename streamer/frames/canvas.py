@@ -12,16 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from streamer.frames.frame import Frame
+from streamer.frames.palette import BLACK, WHITE, Colour
 from streamer.frames.scaling import fill_plane, resized
 from streamer.frames.yuv import Yuv420
 from streamer.frames.yuv_matrix import Matrix, bgr_from_yuv, yuv_from_bgr
 
 U8: TypeAlias = npt.NDArray[np.uint8]
-Colour: TypeAlias = tuple[int, int, int]  # blue, green, red
 Plate: TypeAlias = tuple[U8, ...]
 
-BLACK: Colour = (0, 0, 0)
-WHITE: Colour = (255, 255, 255)
 _DIM = 0.3
 
 
@@ -71,8 +69,8 @@ class Canvas(abc.ABC):
         """Puts a plate's top left corner at (x, y), both >= 0 and even; cuts off what is outside."""
 
     @abc.abstractmethod
-    def dim_and_write(self, mask: U8, margin_px: int) -> None:
-        """Dims the top left corner and writes white text on it; `mask` is (h, w) uint8, h and w even."""
+    def dim_and_write(self, mask: U8, x: int, y: int) -> None:
+        """Dims a rectangle and writes white text on it; as `paste`, with `mask` (h, w) uint8, h and w even."""
 
 
 class BgrCanvas(Canvas):
@@ -98,8 +96,8 @@ class BgrCanvas(Canvas):
     def paste(self, plate: Plate, x: int, y: int) -> None:
         _put(self.pixels, plate[0], x, y)
 
-    def dim_and_write(self, mask: U8, margin_px: int) -> None:
-        area = self.pixels[margin_px:, margin_px:][: mask.shape[0], : mask.shape[1]]
+    def dim_and_write(self, mask: U8, x: int, y: int) -> None:
+        area = self.pixels[y : y + mask.shape[0], x : x + mask.shape[1]]
         ink = mask[: area.shape[0], : area.shape[1]]
         if area.size:
             area[...] = cv2.max(cv2.convertScaleAbs(area, alpha=_DIM), cv2.merge([ink] * 3))
@@ -146,17 +144,17 @@ class YuvCanvas(Canvas):
         _put(self.pixels.u, plate[1], x // 2, y // 2)
         _put(self.pixels.v, plate[2], x // 2, y // 2)
 
-    def dim_and_write(self, mask: U8, margin_px: int) -> None:
+    def dim_and_write(self, mask: U8, x: int, y: int) -> None:
         black, grey, _ = self._yuv(BLACK)
         white = self._yuv(WHITE)[0]
         height, width = mask.shape
-        area = self.pixels.y[margin_px:, margin_px:][:height, :width]
+        area = self.pixels.y[y : y + height, x : x + width]
         if not area.size:
             return
         ink = cv2.convertScaleAbs(mask[: area.shape[0], : area.shape[1]], alpha=white / 255)
         area[...] = cv2.max(cv2.convertScaleAbs(area, alpha=_DIM, beta=black * (1 - _DIM)), ink)
         for plane in (self.pixels.u, self.pixels.v):
-            area = plane[margin_px // 2 :, margin_px // 2 :][: height // 2, : width // 2]
+            area = plane[y // 2 : (y + height) // 2, x // 2 : (x + width) // 2]
             area[...] = cv2.convertScaleAbs(area, alpha=_DIM, beta=grey * (1 - _DIM))
 
     def _convert(self, box: Box, planes: Sequence[U8], colours: npt.NDArray[np.float64]) -> None:

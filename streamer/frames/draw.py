@@ -1,4 +1,4 @@
-"""Boxes, labels and the live overlay, drawn on BGR pixels or directly on the planes of a YUV 4:2:0 picture.
+"""Boxes, labels and panels of text, drawn on BGR pixels or directly on the planes of a YUV 4:2:0 picture.
 
 All coordinates are even: edges then fall between chroma samples, so both canvases look the same and encoding as 4:2:0
 loses nothing. Text is rendered once per label.
@@ -8,54 +8,37 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from streamer.frames.canvas import BLACK, U8, WHITE, BgrCanvas, Box, Canvas, Colour, Plate, YuvCanvas
+from streamer.frames.canvas import U8, BgrCanvas, Box, Canvas, Plate, YuvCanvas
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
+from streamer.frames.label_layout import Corner, free_corner, is_hiding, label_place
+from streamer.frames.palette import Colour, class_colour, ink_on
 from streamer.frames.text import even_down, even_up, text_mask
+from streamer.frames.viewport import Viewport
 from streamer.frames.yuv import Yuv420
-
-_PALETTE_RGB = (
-    "ff4d4d 2ec4ff 7ee03c ffb000 c77dff 00d9a3 ff7ac6 f5e663 5b8cff ff8552 9ef0e0 b5179e "
-    "c9f299 e0aaff 1fa67a d4a373 ffd6a5 4361ee d90429 a3b18a"
-)
-_PALETTE_BGR: tuple[Colour, ...] = tuple(
-    (int(rgb[4:], 16), int(rgb[2:4], 16), int(rgb[:2], 16)) for rgb in _PALETTE_RGB.split()
-)
-_LUMA_BGR = (0.114, 0.587, 0.299)
-_INK_SWITCH_LUMA = 140.0
 
 _MAX_PLATES = 512
 _MAX_LABEL = 64
-
-
-def class_colour(class_id: int) -> Colour:
-    """Returns a class's colour as (blue, green, red), each 0..255; colours repeat after 20 classes."""
-    return _PALETTE_BGR[class_id % len(_PALETTE_BGR)]
-
-
-def ink_on(fill: Colour) -> Colour:
-    """Returns black or white, whichever reads better on `fill` (both BGR), by its BT.601 luma."""
-    luma = sum(weight * part for weight, part in zip(_LUMA_BGR, fill, strict=True))
-    return BLACK if luma > _INK_SWITCH_LUMA else WHITE
+_LEAST_LABELS_HIGH = 4  # of a picture that is labelled
 
 
 class Annotator:
-    """Draws detections and overlay lines on frames. Several threads may share one.
+    """Draws detections and panels of text on frames. Several threads may share one.
 
     Args:
         labels: class names by class id. OpenCV's own fonts have Latin, Greek, Cyrillic, Arabic, Hebrew, Chinese,
             Japanese and Korean; other characters become '?'. Labels are cut to 64 characters.
         show_scores: whether a label ends in its score.
-        apart: whether labels are kept from covering each other: one may lie inside or below its box, and is left out
-            where no place is free.
+        apart: whether a label is left out where every place at its box is covered; else it lies where it covers least.
     """
 
     def __init__(self, labels: Sequence[str], *, show_scores: bool = True, apart: bool = False) -> None:
@@ -66,43 +49,67 @@ class Annotator:
 
     @property
     def plate_bytes(self) -> list[int]:
-        """Sizes of the cached labels and overlays, in bytes."""
+        """Sizes of the cached labels and panels, in bytes."""
         return [sum(plane.nbytes for plane in plate) for plate in self._plates.values()]
 
-    def annotate(self, frame: Frame, detections: Detections, overlay_lines: Sequence[str] = ()) -> Frame:
-        """Returns a frame like `frame` with the detections and the overlay drawn on a copy of its pixels.
+    def annotate(
+        self,
+        frame: Frame,
+        detections: Detections,
+        overlay_lines: Sequence[str] = (),
+        *,
+        corner: Corner = Corner.TOP_LEFT,
+        stamp: str | None = None,
+        viewport: Viewport | None = None,
+    ) -> Frame:
+        """Returns a frame like `frame` with the detections, the overlay and the stamp drawn on a copy of its pixels.
 
-        Boxes are clipped to the picture, the best score is on top, and labels are moved inside the picture. Boxes that
-        are reused from an earlier frame are drawn as corners, without a score. With nothing to draw, `frame` itself is
-        returned.
+        Boxes are clipped to the picture, and the best score is on top. A label lies above its box, or inside or below
+        where it would cover another label or a panel, and always in the picture; on a picture less than four labels
+        high there are none. Boxes that are reused from an earlier frame are drawn as corners, without a score. With
+        nothing to draw, `frame` itself is returned.
 
         Args:
             frame: the picture; it isn't changed.
             detections: boxes in pixels of `frame`.
-            overlay_lines: lines of text for the top left corner, on a dimmed plate.
+            overlay_lines: lines of text on a dimmed plate; left out where it would hide too much of the picture.
+            corner: where the overlay lies; see `free_corner`.
+            stamp: a line of text like these for the top left corner.
+            viewport: where the frame will be shown; text and lines are drawn larger where it is smaller than the frame.
         """
-        if not len(detections) and not overlay_lines:
+        if not len(detections) and not overlay_lines and stamp is None:
             return frame
         pixels = frame.host_pixels
         canvas: Canvas = YuvCanvas(pixels.copy()) if isinstance(pixels, Yuv420) else BgrCanvas(pixels.copy())
-        style = _Style.of(*frame.size_wh, frame.pixel_aspect)
+        style = _Style.for_frame(frame, viewport)
         shown = self._clipped(detections, frame.size_wh)
         for box_xyxy, class_id, _ in shown:
             colour = class_colour(class_id)
             _outline(canvas, box_xyxy, style.line_wh, colour, corners_only=detections.is_reused)
-        if self._apart:
-            self._paste_apart(canvas, style, shown)
-        else:
-            for box_xyxy, class_id, text in shown:
-                self._paste_label(canvas, style, box_xyxy, class_id, text)
-        if overlay_lines:
-            self._paste_overlay(canvas, style, tuple(overlay_lines))
+        panels = {corner: tuple(overlay_lines)} if overlay_lines else {}
+        if stamp is not None:
+            panels[Corner.TOP_LEFT] = (stamp,)
+        covered = self._write_panels(canvas, style, panels)
+        if viewport is not None and min(covered_wh := viewport.covered(frame)) > 0:
+            covered.append(Box(0, frame.size_wh[1] - covered_wh[1], covered_wh[0], frame.size_wh[1]))
+        self._write_labels(canvas, style, shown, covered)
         return dataclasses.replace(frame, pixels=canvas.pixels)
 
-    def _clipped(
-        self, detections: Detections, size_wh: tuple[int, int]
-    ) -> list[tuple[tuple[int, int, int, int], int, str]]:
-        """Returns (box, class id, label) of visible boxes, lowest score first; boxes are rounded outwards to even."""
+    def free_corner(
+        self,
+        frame: Frame,
+        detections: Detections,
+        overlay_lines: Sequence[str],
+        corners: Sequence[Corner],
+        viewport: Viewport | None = None,
+    ) -> Corner:
+        """Returns the best corner for the overlay, as `label_layout.free_corner`; the first is where it is now."""
+        style = _Style.for_frame(frame, viewport)
+        height, width = self._panel(style, tuple(overlay_lines)).shape
+        return free_corner(corners, (width, height), style.margin_px, frame.size_wh, detections.boxes_xyxy)
+
+    def _clipped(self, detections: Detections, size_wh: tuple[int, int]) -> list[_Shown]:
+        """Returns visible boxes, lowest score first; they are rounded outwards to even."""
         width, height = size_wh
         corners = np.clip(detections.boxes_xyxy, 0, (width, height, width, height))
         shown = []
@@ -115,32 +122,28 @@ class Annotator:
                 shown.append((box, class_id, f"{label} {score:.2f}" if has_score else label))
         return shown[::-1]
 
-    def _paste_label(
-        self, canvas: Canvas, style: _Style, box_xyxy: tuple[int, int, int, int], class_id: int, text: str
-    ) -> None:
-        plate = self._label(canvas, style, class_id, text)
-        width, _ = canvas.size_wh
-        plate_h, plate_w = plate[0].shape[:2]
-        left, top = box_xyxy[:2]
-        x = max(0, even_down(min(left, width - plate_w)))
-        canvas.paste(plate, x, top - plate_h if top >= plate_h else top)
+    def _write_labels(self, canvas: Canvas, style: _Style, shown: Sequence[_Shown], panels: Sequence[Box]) -> None:
+        """Pastes labels that cover neither each other nor a panel, where that can be avoided.
 
-    def _paste_apart(
-        self, canvas: Canvas, style: _Style, shown: Sequence[tuple[tuple[int, int, int, int], int, str]]
-    ) -> None:
-        """Pastes labels, best score first, each in the first free place above, inside or below its box."""
-        width, height = canvas.size_wh
+        They are placed in an order that doesn't follow the scores, as those change from frame to frame, and the labels
+        of neighbouring boxes would change places.
+        """
+        best_first = range(len(shown) - 1, -1, -1)
+        order = best_first if self._apart else sorted(best_first, key=lambda at: (shown[at][1], shown[at][0]))
+        placed: list[tuple[int, Plate, Box]] = []
         taken: list[Box] = []
-        for (left, top, _, bottom), class_id, text in reversed(shown):
+        for at in order:
+            box_xyxy, class_id, text = shown[at]
             plate = self._label(canvas, style, class_id, text)
             plate_h, plate_w = plate[0].shape[:2]
-            x = max(0, even_down(min(left, width - plate_w)))
-            for y in (top - plate_h, top, even_up(bottom), even_down(bottom) - plate_h):
-                place = Box(x, y, x + plate_w, y + plate_h)
-                if y >= 0 and place.bottom <= height and not any(_overlap(place, other) for other in taken):
-                    canvas.paste(plate, x, y)
-                    taken.append(place)
-                    break
+            if plate_h * _LEAST_LABELS_HIGH > canvas.size_wh[1]:
+                continue
+            place, is_free = label_place(box_xyxy, (plate_w, plate_h), canvas.size_wh, taken, panels)
+            if is_free or not self._apart:
+                placed.append((at, plate, place))
+                taken.append(place)
+        for _, plate, place in sorted(placed, key=lambda each: each[0]):
+            canvas.paste(plate, place.left, place.top)
 
     def _label(self, canvas: Canvas, style: _Style, class_id: int, text: str) -> Plate:
         fill = class_colour(class_id)
@@ -149,9 +152,19 @@ class Annotator:
             lambda: canvas.plate(style.mask((text,), style.pad_px), fill, ink_on(fill)),
         )
 
-    def _paste_overlay(self, canvas: Canvas, style: _Style, lines: tuple[str, ...]) -> None:
-        (mask,) = self._cached((style, lines), lambda: (style.mask(lines, 2 * style.pad_px),))
-        canvas.dim_and_write(mask, style.margin_px)
+    def _write_panels(self, canvas: Canvas, style: _Style, panels: Mapping[Corner, tuple[str, ...]]) -> list[Box]:
+        """Writes the panels that hide little enough; returns their places."""
+        places = []
+        for corner, lines in panels.items():
+            mask = self._panel(style, lines)
+            height, width = mask.shape
+            if not is_hiding((width, height), canvas.size_wh):
+                places.append(corner.place((width, height), style.margin_px, canvas.size_wh))
+                canvas.dim_and_write(mask, places[-1].left, places[-1].top)
+        return places
+
+    def _panel(self, style: _Style, lines: tuple[str, ...]) -> U8:
+        return self._cached((style, lines), lambda: (style.mask(lines, 2 * style.pad_px),))[0]
 
     def _cached(self, key: Hashable, make: Callable[[], Plate]) -> Plate:
         plate = self._plates.get(key)
@@ -162,9 +175,58 @@ class Annotator:
         return plate
 
 
-@dataclass(frozen=True)
+_Shown = tuple[tuple[int, int, int, int], int, str]  # box_xyxy, class id, label
+
+
+def draw(
+    image: npt.NDArray[np.uint8] | Frame,
+    detections: Detections,
+    *,
+    labels: Sequence[str] | None = None,
+    show_scores: bool = True,
+    rgb: bool = False,
+) -> npt.NDArray[np.uint8]:
+    """Returns a copy of a picture with boxes and labels drawn on it, (H, W, 3) uint8.
+
+    Example:
+        >>> import numpy as np
+        >>> from streamer import Detections, draw
+        >>> picture = np.zeros((120, 160, 3), np.uint8)
+        >>> one = Detections(np.array([[20, 30, 90, 100]]), np.array([0.9]), np.array([0]), labels=("person",))
+        >>> draw(picture, one)[30, 60].tolist()  # blue, green, red
+        [77, 77, 255]
+
+    Args:
+        image: (H, W, 3) uint8 BGR, or a frame. It isn't changed.
+        detections: boxes in pixels of the picture.
+        labels: class names by class id; None takes those of `detections`, else the ids.
+        show_scores: whether a label ends in its score.
+        rgb: whether `image`, and the result, is RGB in place of BGR. A frame's result is then RGB as well.
+
+    Raises:
+        ValueError: if `image` isn't (H, W, 3) uint8, or a class id has no label.
+    """
+    frame = image if isinstance(image, Frame) else Frame(image[..., ::-1] if rgb else image, "image", 0, 0.0, 0.0)
+    names = tuple(labels) if labels is not None else detections.labels
+    if not names:
+        names = tuple(map(str, range(int(detections.class_ids.max(initial=0)) + 1)))
+    if len(detections) and not 0 <= detections.class_ids.min() <= detections.class_ids.max() < len(names):
+        raise ValueError(f"wanted class ids from 0 to {len(names) - 1}, the labels', got {detections.class_ids}")
+    drawn = _annotator(names, show_scores).annotate(frame, detections)
+    picture = drawn.image[..., ::-1] if rgb else drawn.image
+    return np.array(picture) if drawn is frame or rgb else picture.copy()
+
+
+@lru_cache(maxsize=8)
+def _annotator(labels: tuple[str, ...], show_scores: bool) -> Annotator:
+    return Annotator(labels, show_scores=show_scores)
+
+
+@dataclass(frozen=True, eq=False)
 class _Style:
     """Sizes in pixels for a picture of one size: all even except the text's, so that edges fall between chroma samples.
+
+    Made by `of`, once for a size, so that it is a key that is compared fast.
 
     `line_wh` is the width of vertical and the height of horizontal lines; they differ where pixels aren't square.
     """
@@ -176,16 +238,21 @@ class _Style:
     pixel_aspect: Fraction
 
     @classmethod
-    @lru_cache(maxsize=16)
-    def of(cls, width: int, height: int, pixel_aspect: Fraction) -> _Style:
-        side = math.sqrt(width * height)
+    def for_frame(cls, frame: Frame, viewport: Viewport | None) -> _Style:
+        return cls.of(*frame.size_wh, frame.pixel_aspect, viewport.magnification(frame) if viewport else 1.0)
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def of(cls, width: int, height: int, pixel_aspect: Fraction, magnification: float) -> _Style:
+        side = math.sqrt(width * height) / magnification  # of the picture that is seen
         wide = math.sqrt(pixel_aspect)
-        text_px = max(11, round(side / 60))
+        text_px = round(max(11, round(side / 60)) * magnification)
+        line_px = max(2.0, side / 480) * magnification
         return cls(
-            line_wh=(max(2, 2 * round(side / 960 / wide)), max(2, 2 * round(side / 960 * wide))),
+            line_wh=(max(2, 2 * round(line_px / 2 / wide)), max(2, 2 * round(line_px / 2 * wide))),
             text_px=text_px,
             pad_px=max(2, 2 * round(text_px / 10)),
-            margin_px=max(2, 2 * round(side / 240)),
+            margin_px=max(2, 2 * round(side / 240 * magnification)),
             pixel_aspect=pixel_aspect,
         )
 
@@ -197,10 +264,6 @@ class _Style:
         wide = math.sqrt(self.pixel_aspect)
         size_wh = even_up(mask.shape[1] / wide), even_up(mask.shape[0] * wide)
         return np.asarray(cv2.resize(mask, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a.left < b.right and b.left < a.right and a.top < b.bottom and b.top < a.bottom
 
 
 def _outline(

@@ -18,6 +18,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
 
 from streamer.common.errors import ModelError
+from streamer.common.file_content import text_instead
+from streamer.models.described import DescribedModel
 from streamer.models.families import FAMILIES
 from streamer.models.file_forms import is_ir, is_onnx, refuse_other_forms
 from streamer.models.graph.constants import fold_constants
@@ -37,6 +39,7 @@ from streamer.models.spec import METADATA_PREFIX, ModelSpec
 log = logging.getLogger(__name__)
 
 _FRAMES = "frames"
+_HEAD_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,15 @@ class FileForm:
 
 
 @dataclass(frozen=True, eq=False)
-class ModelFile:
+class ModelFile(DescribedModel):
     """A model in the form every engine takes.
 
     Attributes:
-        path: the file.
-        sha256: of its bytes, in hex.
-        spec: its description.
         proto: one input (batch, 3, H, W) float32, normalised BGR; one output (batch, N, channels) float32, scores
             after sigmoid.
         form: of the file itself; None for a graph made in memory.
     """
 
-    path: Path
-    sha256: str
-    spec: ModelSpec
     proto: ModelProto
     form: FileForm | None = None
 
@@ -193,10 +190,8 @@ def read_graph(path: Path) -> tuple[ModelProto, str]:
     Raises:
         ModelError: the file can't be read, or is of another format.
     """
-    if is_ir(path):
-        return _read_ir(path)
     refuse_other_forms(path)
-    return read_onnx(path)
+    return _read_ir(path) if is_ir(path) else read_onnx(path)
 
 
 def _read_ir(path: Path) -> tuple[ModelProto, str]:
@@ -208,6 +203,8 @@ def _read_ir(path: Path) -> tuple[ModelProto, str]:
         raise ModelError(
             f"can't read the model {str(path)!r}: {part.name}: {error.strerror or error}; an OpenVINO IR is two files"
         ) from error
+    if problem := text_instead(parts[1][:_HEAD_BYTES]):
+        raise ModelError(f"{part.name!r}, the weights of {str(path)!r}, {problem}")
     try:
         proto = read_ir(*parts)
         _check(proto, b"")

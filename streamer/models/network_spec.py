@@ -14,7 +14,7 @@ ActivationName = Literal["LeakyReLU", "ReLU", "ReLU6", "SELU", "ELU", "GELU", "S
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @field_validator("kernel", check_fields=False)
     @classmethod

@@ -7,8 +7,8 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-from streamer.common.errors import EngineError, ModelError
-from streamer.frames.detections import Detections
+from streamer.common.errors import EngineError, ModelError, counted
+from streamer.frames.detections import Detections, Keep
 from streamer.models.families import FAMILIES, boxes_of, scores_of
 from streamer.models.letterbox import Letterbox
 from streamer.models.spec import ModelSpec
@@ -27,23 +27,41 @@ class Postprocessor:
 
     Attributes:
         spec: the model's description.
-        conf: lowest score to keep, 0 to 1.
+        conf: lowest score of any class that is kept, 0 to 1.
+        thresholds: (num_classes,) float32, lowest score of each class.
         iou: overlap above which the weaker of two boxes of one class is dropped, 0 to 1.
         wanted: (num_classes,) bool, the classes to keep.
     """
 
     def __init__(
-        self, spec: ModelSpec, conf: float = 0.4, iou: float = 0.6, class_ids: Collection[int] | None = None
+        self,
+        spec: ModelSpec,
+        conf: float | npt.NDArray[np.float32] = 0.4,
+        iou: float = 0.6,
+        class_ids: Collection[int] | None = None,
+        keep: Keep | None = None,
     ) -> None:
-        """See the attributes; `class_ids` are the classes to keep, None keeps all."""
+        """See the attributes.
+
+        Args:
+            spec: the model's description.
+            conf: lowest score to keep, of all classes or of each, (num_classes,).
+            iou: see the attribute.
+            class_ids: the classes to keep; None keeps all.
+            keep: drops more of what was found in a frame; None drops nothing.
+        """
         self.spec = spec
-        self.conf = conf
         self.iou = iou
+        self._keep = keep
         self._family = FAMILIES[spec.family]
         self._points = spec.anchor_points()
         self.wanted = np.full(spec.num_classes, class_ids is None)
         self.wanted[list(class_ids or ())] = True
         self._wants_all = bool(self.wanted.all())
+        self.thresholds = np.broadcast_to(np.asarray(conf, np.float32), (spec.num_classes,))
+        self._is_uniform = not isinstance(conf, np.ndarray)
+        lowest = self.thresholds[self.wanted].min(initial=1.0)
+        self.conf = float(lowest) if isinstance(conf, np.ndarray) else conf
 
     def __call__(self, output: npt.NDArray[np.float32], letterbox: Letterbox) -> Detections:
         """Decodes one image.
@@ -73,8 +91,11 @@ class Postprocessor:
         if not self._wants_all:
             kept = self.wanted[class_ids]
             row_ids, class_ids, best = row_ids[kept], class_ids[kept], best[kept]
+        if not self._is_uniform:
+            kept = best > self.thresholds[class_ids]
+            row_ids, class_ids, best = row_ids[kept], class_ids[kept], best[kept]
         if not row_ids.size:
-            return Detections.empty()
+            return Detections.empty(spec.labels)
         order = np.argsort(-best, kind="stable")[:MAX_CANDIDATES]
         row_ids, class_ids, best = row_ids[order], class_ids[order], best[order]
 
@@ -89,7 +110,14 @@ class Postprocessor:
             keep = nms(boxes, groups, self.iou, MAX_DETECTIONS, distance=spec.nms == "diou")
         else:
             keep = np.arange(min(len(best), MAX_DETECTIONS))
-        return Detections(shown[keep], best[keep], class_ids[keep])
+        found = Detections(shown[keep], best[keep], class_ids[keep], labels=spec.labels)
+        return found if self._keep is None else self._keep(found, letterbox.source_wh)
+
+    def select(self, detections: Detections, letterbox: Letterbox) -> Detections:
+        """Returns which of the detections that another decoder found above `conf`, the lowest score, are kept."""
+        if not self._is_uniform:
+            detections = detections.where(detections.scores > self.thresholds[detections.class_ids])
+        return detections if self._keep is None else self._keep(detections, letterbox.source_wh)
 
     def _candidates(
         self, output: npt.NDArray[np.float32]
@@ -105,7 +133,7 @@ class Postprocessor:
             if beyond.size:
                 raise ModelError(
                     f"the model {spec.name!r} detects class {beyond[0]:g}, but its description has "
-                    f"{spec.num_classes} labels: correct them"
+                    f"{counted(spec.num_classes, 'label')}: correct them"
                 )
         scores = scores_of(output, spec)
         if self._family.best_class:

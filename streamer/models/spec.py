@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from streamer.common.errors import ConfigError, ModelError, nearest, short
-from streamer.common.yaml_file import read_mapping
 from streamer.models.description import completed
 from streamer.models.families import FAMILIES
 from streamer.models.network_spec import (
@@ -280,6 +279,8 @@ class ModelSpec(Frozen):
         Raises:
             ConfigError: the file can't be read, or a key or value in it is wrong.
         """
+        from streamer.common.yaml_file import read_mapping  # most models describe themselves
+
         return cls.from_mapping(read_mapping(Path(path)), path)
 
     @classmethod

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import logging
 import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamer.common.atomic_file import atomic_file
 from streamer.common.cache import cached_file
 from streamer.common.errors import ConfigError, ModelError, nearest, short
 from streamer.common.redaction import redact
-from streamer.common.timed_http import Deadline, response_within
-from streamer.models.file_forms import ENDINGS
+from streamer.models.file_forms import ENDINGS, READ, TAKEN
 
 if TYPE_CHECKING:
     from streamer.models.spec import ModelSpec
@@ -26,7 +21,6 @@ log = logging.getLogger(__name__)
 
 _PACKAGED = Path(__file__).parent.parent / "data"
 _RELEASE = "https://github.com/RangiLyu/nanodet/releases/download/v1.0.0-alpha-1"
-_LEAST_BYTES_A_S = 10_000
 
 
 @dataclass(frozen=True)
@@ -35,27 +29,43 @@ class ZooModel:
 
     Attributes:
         name: network and input size, such as ``nanodet-plus-m_416``.
+        megaparameters: parameters of the network, millions.
+        ap: COCO AP on val2017, percent, as its authors publish it for the float network.
         onnx_url: the official export, or None where upstream publishes none.
         sha256: of the packaged file or of `onnx_url`, where known.
     """
 
     name: str
+    megaparameters: float
+    ap: float
     onnx_url: str | None = None
     sha256: str | None = None
 
 
+_G_INT8 = "c6bcb004a002ec01353dee29887a8429ff29620bf33390cfc1f3358a05dcc554"
+_G_FLOAT = "f5ddc6820f5230b435a72d803dc36889850d6dd6b403d4704802552bd5b9750f"
 ZOO = {
     model.name: model
     for model in (
-        ZooModel("nanodet-g_416", sha256="c6bcb004a002ec01353dee29887a8429ff29620bf33390cfc1f3358a05dcc554"),
-        ZooModel("nanodet-g_416_float", sha256="f5ddc6820f5230b435a72d803dc36889850d6dd6b403d4704802552bd5b9750f"),
+        ZooModel("nanodet-g_416", 3.81, 22.9, sha256=_G_INT8),
+        ZooModel("nanodet-g_416_float", 3.81, 22.9, sha256=_G_FLOAT),
         *(
-            ZooModel(name, f"{_RELEASE}/{name}.onnx")
-            for network in ("nanodet-plus-m", "nanodet-plus-m-1.5x")
-            for name in (f"{network}_320", f"{network}_416")
+            ZooModel(name, megaparameters, ap, f"{_RELEASE}/{name}.onnx")
+            for name, megaparameters, ap in (
+                ("nanodet-plus-m_320", 1.17, 27.0),
+                ("nanodet-plus-m_416", 1.17, 30.4),
+                ("nanodet-plus-m-1.5x_320", 2.44, 29.9),
+                ("nanodet-plus-m-1.5x_416", 2.44, 34.1),
+            )
         ),
     )
 }
+
+
+def file_of(model: ZooModel) -> Path | None:
+    """Returns a model's file where it is packaged or in the cache, else None."""
+    places = (_PACKAGED / f"{model.name}.onnx", cached_file(f"{model.name}.onnx"))
+    return next((path for path in places if path.is_file()), None)
 
 
 def where(model: ZooModel) -> str:
@@ -84,11 +94,13 @@ def resolve_model(model: str) -> tuple[Path, ModelSpec | None]:
         except OSError as error:  # a name that is too long, for instance
             raise ConfigError(f"the model file {short(model)} can't be read: {error.strerror}") from None
         if not found:
-            raise ConfigError(f"the model file {redact(model)!r} does not exist{_near_files(path)}")
+            raise ConfigError(_why_missing(model, path))
         return path, None
     if model not in ZOO:
         raise ConfigError(
-            f"unknown model {short(model)}{nearest(model, ZOO)} (see --list models, or give an .onnx file)"
+            _why_missing(model, Path(model))
+            if _exists(model)
+            else f"unknown model {short(model)}{nearest(model, ZOO)} (--list models; {TAKEN})"
         )
     entry = ZOO[model]
     packaged = _PACKAGED / f"{model}.onnx"
@@ -109,6 +121,24 @@ def _check_whole(path: Path, model: ZooModel) -> None:
         raise ModelError(f"the packaged model {str(path)!r} is damaged or changed: install the package again")
 
 
+def _exists(model: str) -> bool:
+    try:
+        return Path(model).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _why_missing(model: str, path: Path) -> str:
+    """Returns why a path is no model file."""
+    if path.is_dir():
+        found = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in READ)
+        return f"the model {redact(model)!r} is a folder: give the file in it{f', such as {found[0]}' if found else ''}"
+    if path.exists():
+        return f"the model {redact(model)!r} is a file of an unknown kind: {TAKEN}, named .onnx and .xml"
+    kinds = "" if path.suffix.lower() in READ else f"; {TAKEN}"
+    return f"the model file {redact(model)!r} does not exist{_near_files(path) or kinds}"
+
+
 def _near_files(path: Path) -> str:
     try:
         return nearest(path.name, [entry.name for entry in path.parent.iterdir() if entry.suffix.lower() in ENDINGS])
@@ -125,62 +155,12 @@ def _cached(model: ZooModel) -> Path:
             f"no public ONNX file of {model.name!r} is known; make one: python -m calibration export --model "
             f"{model.name} --checkpoint FILE -o {model.name}.onnx"
         )
-    log.warning("downloading %s from %s", model.name, model.onnx_url)
+    from streamer.models.download import download
+
+    log.info("downloading %s from %s", model.name, model.onnx_url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download(model.onnx_url, path, model.sha256)
     except OSError as error:
         raise ModelError(f"can't write {str(path)!r}: {error.strerror or error}") from error
     return path
-
-
-def download(url: str, path: Path, sha256: str | None, *, timeout_s: float = 20.0, max_bytes: int = 1 << 29) -> None:
-    """Downloads `url` to `path` atomically, after checking its length and checksum.
-
-    Raises:
-        ModelError: the server can't be reached, breaks off, sends less than 10 kB/s or more than `max_bytes`, or the
-            checksum differs.
-        OSError: `path` can't be written.
-    """
-    by_hand = f"download it by hand to {str(path)!r}, or give an .onnx file with --model"
-    with atomic_file(path) as partial:
-        digest = hashlib.sha256()
-        size = 0
-        with partial.open("wb") as file:
-            try:
-                deadline = Deadline(timeout_s)
-                with _opener(deadline).open(url, timeout=timeout_s) as response:
-                    wanted = response.headers.get("Content-Length")
-                    while block := response.read1(1 << 16):
-                        digest.update(block)
-                        size += len(block)
-                        if size > max_bytes:
-                            raise ModelError(f"{url} gives more than {max_bytes} bytes, which is no model: {by_hand}")
-                        file.write(block)
-                        deadline.credit(len(block) / _LEAST_BYTES_A_S)
-            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-                raise ModelError(f"can't get {url} ({error}): {by_hand}") from error
-        if wanted is not None and size != int(wanted):
-            raise ModelError(f"{url} broke off after {size} of {wanted} bytes: try again, or {by_hand}")
-        if sha256 is not None and digest.hexdigest() != sha256:
-            raise ModelError(f"{url} gave a file with SHA-256 {digest.hexdigest()}, wanted {sha256}: {by_hand}")
-
-
-def _opener(deadline: Deadline) -> urllib.request.OpenerDirector:
-    """Returns an opener whose responses must be complete by a deadline."""
-
-    class Connection(http.client.HTTPConnection):
-        response_class = response_within(deadline)
-
-    class TlsConnection(http.client.HTTPSConnection):
-        response_class = response_within(deadline)
-
-    class Handler(urllib.request.HTTPHandler):
-        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(Connection, request)
-
-    class TlsHandler(urllib.request.HTTPSHandler):
-        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(TlsConnection, request)
-
-    return urllib.request.build_opener(Handler, TlsHandler)

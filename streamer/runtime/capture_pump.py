@@ -17,6 +17,8 @@ from streamer.runtime.stream_spec import PipelineContext, StreamSpec
 from streamer.sources.base import FrameConsumer, Pace, PushSource
 from streamer.sources.pacing import Pacer, RateLimiter
 
+_HALF_A_FRAME = 0.5  # time stamps tremble: the last frame is the one that ends nearest to the run's length
+
 
 class CapturePump(FrameConsumer):
     """Moves a source's frames into a `BatchInput`: pulled by `run`, or brought by a `PushSource` after `start_push`.
@@ -24,6 +26,7 @@ class CapturePump(FrameConsumer):
     Attributes:
         rate_limiter: drops frames beyond a rate; None drops none. May be replaced at any time.
         prepare: what the detector does with a frame on the thread that captures it. May be replaced too.
+        has_reached_end: whether a real-time source has given all frames of the run's length.
     """
 
     def __init__(
@@ -42,6 +45,8 @@ class CapturePump(FrameConsumer):
         self._spec, self._source, self._context = spec, spec.source, context
         self._output, self._queue, self._sink_queues = output, output.queue, sink_queues
         self._stats, self._failures = stats, failures
+        self._end_pts_s: float | None = None
+        self.has_reached_end = False
         self._push = spec.source if isinstance(spec.source, PushSource) else None
         if self._push is not None and self._queue.policy is OverflowPolicy.BLOCK:
             output.on_batched = self._push.acknowledge
@@ -64,6 +69,8 @@ class CapturePump(FrameConsumer):
                     pacer = Pacer() if self._spec.pace is Pace.SOURCE else None
                 if pacer is not None:
                     frame = pacer.wait(frame, stop)
+                if self._is_past_end(frame):
+                    break
                 self._accept(frame)
                 if self._has_enough():
                     break
@@ -84,6 +91,9 @@ class CapturePump(FrameConsumer):
 
     def on_frame(self, frame: Frame, capture_ms: float) -> None:
         self._context.times.add("capture", capture_ms)
+        if self._is_past_end(frame):
+            self.stop()
+            return
         try:
             is_waiting = self._accept(frame) and self._queue.policy is OverflowPolicy.BLOCK
         except Closed:
@@ -121,6 +131,17 @@ class CapturePump(FrameConsumer):
             self._stats.dropped_early += 1
         self._stats.count_captured(frame.captured_at_s)
         return is_within
+
+    def _is_past_end(self, frame: Frame) -> bool:
+        """Whether a real-time source has reached the run's length; called with each frame from the first."""
+        clock = self._context.clock
+        if not self._stats.captured:
+            end_pts_s = clock.end_pts_s(frame.pts_s, frame.captured_at_s)
+            if end_pts_s is not None and self._spec.pace.is_realtime:
+                fps = self._source.info.fps
+                self._end_pts_s = end_pts_s - (_HALF_A_FRAME / fps if fps else 0.0)
+        self.has_reached_end = self._end_pts_s is not None and frame.pts_s >= self._end_pts_s
+        return self.has_reached_end
 
     def _has_enough(self) -> bool:
         kept = self._stats.captured - self._stats.dropped_early - self._queue.dropped - self._output.lost

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from streamer.common.queues import Closed, CreditQueue
 from streamer.common.stats import StageTimes
 from streamer.detector.base import Detector
-from streamer.frames.detections import Detections
+from streamer.frames.detections import Detections, Keep
 from streamer.frames.frame import Frame
 from streamer.runtime.batcher import Batcher, BatchInput
 
@@ -27,10 +27,12 @@ class InferenceHandover:
         input: where frames wait for the detector.
         output: frames and their detections, in order.
         detect_every: the detector sees every Nth frame; may change at any time.
+        keep: drops detections that aren't to be reported; None drops none; may change at any time.
     """
 
     def __init__(self, frames: BatchInput[Frame], output: DetectedQueue) -> None:
         self.input, self.output, self.detect_every = frames, output, 1
+        self.keep: Keep | None = None
         self._offered = 0
         self._last = Detections.empty()
 
@@ -45,6 +47,8 @@ class InferenceHandover:
         Raises:
             Closed: if the run was aborted.
         """
+        if self.keep is not None:
+            detections = self.keep(detections, frame.size_wh)
         self._last = detections
         self.output.put((frame, detections))
 

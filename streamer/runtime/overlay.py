@@ -1,10 +1,14 @@
-"""The live figures of one stream, as drawn onto its frames."""
+"""What is written onto a stream's frames: live figures, a clock, and why no frame comes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from streamer.common.clock_zone import ClockZone
+from streamer.frames.frame import Frame
+from streamer.sinks.files import captured_utc
 
 REFRESH_S = 0.25
 _PREEMPTED_S = 2.0  # how long the overlay says so after the last preempted frame
@@ -51,17 +55,34 @@ class Overlay:
         self._lines = (_figures(status) + preempted, f"{status.dropped} dropped  {self._head}")
         return self._lines
 
-    def has_news(self) -> bool:
-        """Whether a viewer should be told why no frame comes: the source is lost, or preempted."""
+    def news(self) -> str | None:
+        """Returns why no frame comes, if a viewer should be told: the source is lost, or preempted."""
         if self._head is None:
-            return False
+            return None
         status = self._status()
-        return status.lost_s is not None or self._is_preempted(status.preempted, time.perf_counter())
+        if status.lost_s is not None:
+            return _figures(status)
+        return "preempted" if self._is_preempted(status.preempted, time.perf_counter()) else None
+
+    def has_news(self) -> bool:
+        """Whether there is a reason why no frame comes; see `news`."""
+        return self.news() is not None
 
     def _is_preempted(self, preempted: int, now_s: float) -> bool:
         if preempted > self._preempted:
             self._preempted, self._preempted_at_s = preempted, now_s
         return now_s - self._preempted_at_s < _PREEMPTED_S
+
+
+def stamp(frame: Frame, zone: ClockZone, *, live: bool, name: str | None) -> str:
+    """Returns when a frame was captured, of a file its position (``0:01:23.4``), and a name."""
+    if live:
+        shown = zone.clock(captured_utc(frame))
+    else:
+        tenths = int(frame.pts_s * 10 + 1e-6)
+        minutes, seconds = divmod(tenths // 10, 60)
+        shown = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}.{tenths % 10}"
+    return shown if name is None else f"{shown}  {name}"
 
 
 def _figures(status: StreamStatus) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Unpack
 
 from streamer.common.errors import ConfigError, SourceError, StreamerError
 from streamer.common.queues import Closed, OverflowPolicy
@@ -20,10 +21,11 @@ from streamer.frames.draw import Annotator
 from streamer.runtime.flow_limits import FlowLimits
 from streamer.runtime.lanes import Lane, Lanes
 from streamer.runtime.report import RunError, RunReport, StreamRecord
+from streamer.runtime.run_clock import RunClock
 from streamer.runtime.sink_executor import SinkExecutor
 from streamer.runtime.sink_worker import SinkWorker
 from streamer.runtime.stream import Stream
-from streamer.runtime.stream_spec import PipelineContext
+from streamer.runtime.stream_spec import PipelineContext, StreamChanges
 from streamer.runtime.stream_spec import StreamSpec as StreamSpec
 from streamer.runtime.threads import STUCK, ThreadGroup
 from streamer.sinks.base import StopRequested
@@ -31,7 +33,6 @@ from streamer.sinks.base import StopRequested
 log = logging.getLogger(__name__)
 
 DEFAULT_BATCH_TIMEOUT_S = 0.005
-
 _POLL_S = 0.02
 _JOIN_S = 1.5
 _FINISHED_KEPT = 256
@@ -71,7 +72,7 @@ class Pipeline:
         detector: Detector | Sequence[Detector],
         *,
         max_frames: int | None = None,
-        overlay: bool = True,
+        overlay: bool | None = None,
         batch_timeout_s: float = DEFAULT_BATCH_TIMEOUT_S,
         on_poll: Callable[[Pipeline], None] | None = None,
     ) -> None:
@@ -81,7 +82,7 @@ class Pipeline:
             specs: at least one stream.
             detector: finds objects; several of the same model spread the streams.
             max_frames: frames to process of each source, then stop.
-            overlay: whether to draw live figures onto frames.
+            overlay: `StreamSpec.overlay` of those that have None.
             batch_timeout_s: longest wait for a batch to become full, where the detector takes batches.
             on_poll: called about fifty times a second on the thread that runs the pipeline.
         """
@@ -98,7 +99,9 @@ class Pipeline:
             annotator=Annotator(self._detector.labels),
             direct_outputs=self._executor.selector,
             max_frames=max_frames,
-            overlay_head=f"{self._detector.info.name} {self._detector.info.precision}" if overlay else None,
+            clock=RunClock(),
+            overlay_head=f"{self._detector.info.name} {self._detector.info.precision}",
+            overlay=overlay,
         )
         self._stop = threading.Event()
         self._is_running = self._is_aborted = False
@@ -183,13 +186,9 @@ class Pipeline:
             if error is not None:
                 self._not_added[name] = error
 
-    def change(self, name: str, *, priority: int = 0, max_fps: float | None = None, detect_every: int = 1) -> None:
-        """Changes fields of a stream's `StreamSpec` without losing a frame.
-
-        Raises:
-            ConfigError: if there is no stream of that name.
-        """
-        self._named(name).change(priority, max_fps, detect_every)
+    def change(self, name: str, **changes: Unpack[StreamChanges]) -> None:
+        """Changes fields of a stream's `StreamSpec` without losing a frame; raises ConfigError if there is none."""
+        self._named(name).change(**changes)
 
     def remove(self, name: str) -> None:
         """Ends one stream: frames already captured reach its sinks, which are then closed. Returns at once.
@@ -211,7 +210,7 @@ class Pipeline:
         self._stop.set()
 
     def run(self, duration_s: float | None = None) -> RunReport:
-        """Runs to the end of all sources, to `stop`, to `duration_s`, or until nothing can go on.
+        """Runs to the end of all sources, to `stop`, for `duration_s` from its first frame, or until none can go on.
 
         A source or a sink that fails ends alone: the others go on, and the failure is raised at the end. With the last
         sink of a source, or the last source, the run ends. Any other failure ends the run at once.
@@ -221,7 +220,7 @@ class Pipeline:
             SourceError: if a source ended before its first frame.
         """
         self._began_s = time.perf_counter()
-        deadline_s = self._began_s + duration_s if duration_s is not None else None
+        self._context.clock.start(duration_s)
         with self._lock:
             self._is_running = True
             self._drops_nothing = all(stream.policy is OverflowPolicy.BLOCK for stream in self._streams)
@@ -230,7 +229,7 @@ class Pipeline:
             for lane in self._lanes.all:
                 self._start_for_all(lane.thread_name, partial(self._detect, lane))
         try:
-            self._supervise(deadline_s)
+            self._supervise()
         except BaseException as error:
             self._fail(error)
         finally:
@@ -339,11 +338,11 @@ class Pipeline:
         for stream in streams:
             stream.abort()
 
-    def _supervise(self, deadline_s: float | None) -> None:
+    def _supervise(self) -> None:
         """Writes the sinks that need this thread, and watches the clock, until the run is over or aborted."""
         is_stopping = False
         while not self._is_aborted and not self._is_over():
-            if deadline_s is not None and time.perf_counter() >= deadline_s:
+            if self._context.clock.is_over(has_more=any(stream.has_more for stream in self.streams)):
                 self.stop()
             if self._stop.is_set() and not is_stopping:
                 is_stopping = True

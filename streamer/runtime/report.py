@@ -6,12 +6,15 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from streamer.common.atomic_file import atomic_file
-from streamer.common.errors import SinkError, StreamerError
+from streamer.common.errors import SinkError, StreamerError, counted
 from streamer.detector.base import EngineInfo
 from streamer.sinks.files import is_special
+
+REPORT_VERSION: Final = 1
+"""Of the report's format: a key that is removed, renamed or means something else increases it, a new key doesn't."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class SourceReport:
     """One source's part. `fps_*` are frames over the time between the source's first and last frame.
 
     `gave_way` counts preempted frames: dropped (under every-frame: delayed) while higher priorities were served.
+    `recorded_*` are what the videos of a live source have taken so far, and GB (10^9 bytes) a day at that rate.
     """
 
     name: str
@@ -30,6 +34,8 @@ class SourceReport:
     fps_captured: float
     fps_processed: float
     gave_way: int = 0
+    recorded_bytes: int = 0
+    recorded_gb_a_day: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,17 +95,19 @@ class RunReport:
     gpus: tuple[GpuReport, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns engine, sources, fps, wall_s, stages_ms, latency_ms.
+        """Returns version, engine, sources, fps, wall_s, stages_ms, latency_ms.
 
-        `errors`, `gpus`, a source's `gave_way` and the engine's `fallbacks` are there where there were any.
+        ``streamer/data/schemas/report.schema.json`` and docs/json.md describe each key. `errors`, `gpus`, a source's
+        `gave_way` and `recorded_*`, and the engine's `fallbacks` are there where there were any.
         """
-        content = asdict(self)
+        content = {"version": REPORT_VERSION, **asdict(self)}
         del content["files"], content["skipped"]
         if not self.engine.fallbacks:
             del content["engine"]["fallbacks"]
         for source in content["sources"]:
-            if not source["gave_way"]:
-                del source["gave_way"]
+            for key in ("gave_way", "recorded_bytes", "recorded_gb_a_day"):
+                if not source[key]:
+                    del source[key]
         for key in ("errors", "gpus"):
             if not content[key]:
                 del content[key]
@@ -130,7 +138,7 @@ class RunReport:
         """Returns the closing line: frames, FPS, mean and p95 inference time, drops, files written."""
         frames = sum(source.frames_processed for source in self.sources)
         dropped = sum(source.frames_dropped for source in self.sources)
-        parts = [f"{frames} frames in {self.wall_s:.1f} s", f"{self.fps:.1f} FPS"]
+        parts = [f"{counted(frames, 'frame')} in {self.wall_s:.1f} s", f"{self.fps:.1f} FPS"]
         inference = self.stages_ms.get("inference")
         if inference:
             engine = f"{self.engine.name} {self.engine.precision}"

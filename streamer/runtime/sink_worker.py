@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from streamer.common.errors import SinkError
@@ -21,13 +22,13 @@ class FrameDelivery:
 
     Attributes:
         frame: as captured.
-        drawn: with boxes, for sinks that need pixels.
+        drawn: with boxes, for each sink that needs pixels.
         waiting: how many sinks have neither written nor dropped it.
         is_new: False for a frame that is shown again with the news that its source is lost.
     """
 
     frame: Frame
-    drawn: Frame
+    drawn: Mapping[SinkWorker, Frame]
     detections: Detections
     waiting: int
     is_new: bool = True
@@ -121,7 +122,7 @@ class SinkWorker:
         """Writes one frame to the sink; raises SinkError if the sink fails."""
         began_s = time.perf_counter()
         try:
-            self.sink.write(delivery.drawn if self.sink.needs_pixels else delivery.frame, delivery.detections)
+            self.sink.write(delivery.drawn.get(self, delivery.frame), delivery.detections)
         except SinkError:
             self._acknowledge(delivery, written=False)
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from streamer.common.queues import BoundedQueue, InFlightLimit, OverflowPolicy
 from streamer.common.stats import StreamStats
+from streamer.frames.detections import Keep
 from streamer.frames.frame import Frame
 from streamer.runtime.batcher import BatchInput
 from streamer.runtime.capture_pump import CapturePump
@@ -42,7 +43,7 @@ class Stream:
         # A slow sink of a live source drops frames of its own rather than stalling the others. An exact number of
         # frames can't be promised that way, so a run with one blocks.
         sink_policy = OverflowPolicy.BLOCK if context.max_frames else policy
-        self.source, self.name = spec.source, spec.source.info.name
+        self.spec, self.source, self.name = spec, spec.source, spec.source.info.name
         self.stats = StreamStats()
         self.failures = FailurePolicy(self.name, len(spec.sinks), self.stop)
         self.is_removed = False
@@ -61,14 +62,24 @@ class Stream:
         lane.streams[self] = None
         self.inference = InferenceHandover(batch_input, detected)
         self.direct = DirectOutput(self.name, detected, self.sinks[0]) if is_direct else None
-        overlay = Overlay(context.overlay_head, self.status)
-        self.fan_out = FanOut(self.source, detected, self.sinks, context.annotator, overlay, context.times)
-        self.change(spec.priority, spec.max_fps, spec.detect_every)
+        figures = context.overlay if spec.overlay is None else spec.overlay
+        overlay = Overlay(None if figures is False else context.overlay_head, self.status)
+        self.fan_out = FanOut(
+            self.source, detected, self.sinks, context.annotator, overlay, context.times, figures, spec.clock_zone
+        )
+        self.change(spec.priority, spec.max_fps, spec.detect_every, spec.keep)
 
     @property
     def policy(self) -> OverflowPolicy:
         """What happens to frames that detection has no time for."""
         return self.inference.input.queue.policy
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a real-time source, which works, is still to bring frames of the run's length."""
+        capture, source = self.capture, self.source
+        is_ended = capture.has_reached_end or self.inference.input.queue.is_closed
+        return self.spec.pace.is_realtime and self.stats.captured > 0 and not is_ended and source.lost_s is None
 
     @property
     def dropped(self) -> int:
@@ -77,10 +88,12 @@ class Stream:
         before = self.source.dropped + stats.dropped_early + frames.queue.dropped + frames.lost
         return before + stats.dropped_late
 
-    def change(self, priority: int, max_fps: float | None, detect_every: int) -> None:
+    def change(
+        self, priority: int = 0, max_fps: float | None = None, detect_every: int = 1, keep: Keep | None = None
+    ) -> None:
         """Changes these fields of the `StreamSpec`, from any thread and at any time."""
         self.inference.input.priority = priority
-        self.inference.detect_every = detect_every
+        self.inference.detect_every, self.inference.keep = detect_every, keep
         self.capture.rate_limiter = RateLimiter(max_fps) if max_fps is not None else None
 
     def move_to(self, lane: Lane) -> None:
@@ -125,6 +138,7 @@ class Stream:
         """Returns the stream's part of the report."""
         stats, source = self.stats, self.source
         captured = stats.captured + source.dropped
+        uses = [use for worker in self.sinks if (use := worker.sink.disk_use) is not None]
         report = SourceReport(
             name=self.name,
             uri=source.info.uri,
@@ -135,6 +149,8 @@ class Stream:
             fps_captured=stats.fps_of(captured),
             fps_processed=stats.fps_of(stats.processed),
             gave_way=self.inference.input.preempted,
+            recorded_bytes=sum(use.written_bytes for use in uses),
+            recorded_gb_a_day=round(sum(use.bytes_a_day for use in uses) / 1e9, 3),
         )
         files = tuple(path for worker in self.sinks for path in worker.sink.written)
         return StreamRecord(report, tuple(self.failures.errors), files, source.skipped)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
+from streamer.common.clock_zone import ClockZone
 from streamer.common.queues import OverflowPolicy, QueueSelector
 from streamer.common.stats import StageTimes
+from streamer.frames.detections import Keep
 from streamer.frames.draw import Annotator
 from streamer.runtime.flow_limits import FlowLimits
+from streamer.runtime.run_clock import RunClock
 from streamer.sinks.base import Sink
 from streamer.sources.base import Pace, Source
 
@@ -26,6 +30,9 @@ class StreamSpec:
         max_fps: frames a second to take of the source, by their own time; None takes all.
         detect_every: the detector runs on every Nth frame taken; the others reuse the last boxes.
         gpu: number of the GPU that decodes it, and whose detector it gets; None for the least loaded detector.
+        keep: drops detections that aren't to be reported; None reports all that the detector found.
+        overlay: whether live figures are drawn: on recordings too, nowhere, or where `Sink.live_figures` says (None).
+        clock_zone: draws the time and the source's name onto frames, of files the position; None doesn't.
     """
 
     source: Source
@@ -36,6 +43,9 @@ class StreamSpec:
     max_fps: float | None = None
     detect_every: int = 1
     gpu: int | None = None
+    keep: Keep | None = None
+    overlay: bool | None = None
+    clock_zone: ClockZone | None = None
 
     @property
     def pace(self) -> Pace:
@@ -48,6 +58,15 @@ class StreamSpec:
         return self.pace.overflow_policy(self.policy)
 
 
+class StreamChanges(TypedDict, total=False):
+    """The fields of `StreamSpec` that change while a stream runs; what is left out gets its default."""
+
+    priority: int
+    max_fps: float | None
+    detect_every: int
+    keep: Keep | None
+
+
 @dataclass(frozen=True)
 class PipelineContext:
     """What the streams of a run share.
@@ -58,7 +77,9 @@ class PipelineContext:
         annotator: draws boxes.
         direct_outputs: where the executor waits for what it writes without drawing.
         max_frames: frames to process of each source, then stop.
-        overlay_head: engine and precision for the overlay; None draws no overlay.
+        clock: when the run ends.
+        overlay_head: engine and precision for the overlay.
+        overlay: `StreamSpec.overlay` of those that have None.
     """
 
     limits: FlowLimits
@@ -66,4 +87,6 @@ class PipelineContext:
     annotator: Annotator
     direct_outputs: QueueSelector
     max_frames: int | None
-    overlay_head: str | None
+    clock: RunClock
+    overlay_head: str
+    overlay: bool | None

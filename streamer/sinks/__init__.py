@@ -1,8 +1,10 @@
-"""Where frames and detections go: a window, a video file, pictures, JSON lines, or nowhere."""
+"""Where frames and detections go: a window, a video, pictures, lines of text, label files, or nowhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamer.sinks.base import Sink as Sink
 from streamer.sinks.base import StopRequested as StopRequested
@@ -12,6 +14,9 @@ from streamer.sinks.paths import OutputPaths
 from streamer.sinks.spec import OutputKind
 from streamer.sinks.spec import OutputSpec as OutputSpec
 from streamer.sources.base import SourceInfo
+
+if TYPE_CHECKING:
+    from streamer.sinks.retention import SegmentRetention
 
 
 def open_sink(
@@ -46,26 +51,81 @@ def open_sink(
         from streamer.sinks.window.sink import WindowSink
 
         return WindowSink(source.name)
+    if spec.kind is OutputKind.STDOUT:
+        from streamer.sinks.jsonl import LineFormat
+        from streamer.sinks.text import StandardOutputSink
+
+        return StandardOutputSink(LineFormat(labels, live=source.live, rounded=options.rounded))
     paths = paths or OutputPaths()
     paths.check([(spec, source.name)], [source], retain=options.retain)
     path, retention = spec.path_for(source.name), paths.retention(options.retain)
-    if spec.kind is OutputKind.PICTURES:
-        from streamer.sinks.images import ImagesSink
+    match spec.kind:
+        case OutputKind.LINES | OutputKind.CSV:
+            return _open_text(spec.kind, path, source, labels, options, retention, paths)
+        case OutputKind.PICTURES:
+            from streamer.sinks.images import ImagesSink
 
-        return ImagesSink(path, paths=paths)
-    if spec.kind is OutputKind.LINES:
+            return ImagesSink(path, paths=paths)
+        case OutputKind.PICTURE:
+            from streamer.sinks.images import PictureSink
+
+            return PictureSink(path, paths=paths)
+        case OutputKind.GIF:
+            from streamer.sinks.gif import GifSink
+
+            return GifSink(path, paths=paths)
+        case OutputKind.COCO:
+            from streamer.sinks.coco import CocoSink
+
+            return CocoSink(path, labels, live=source.live, rounded=options.rounded, paths=paths)
+        case OutputKind.YOLO:
+            from streamer.sinks.yolo import YoloSink
+
+            return YoloSink(path, labels, scores=options.yolo_scores, paths=paths)
+        case OutputKind.CROPS:
+            from streamer.sinks.crops import CropsSink
+
+            return CropsSink(path, labels, paths=paths)
+        case _:
+            return _open_video(path, source, options, retention, paths)
+
+
+def _open_text(
+    kind: OutputKind,
+    path: Path,
+    source: SourceInfo,
+    labels: Sequence[str],
+    options: SinkOptions,
+    retention: SegmentRetention | None,
+    paths: OutputPaths,
+) -> Sink:
+    """Opens JSON lines or CSV."""
+    live, rounded, is_file = source.live, options.rounded, not is_special(path)
+    if kind is OutputKind.LINES:
         from streamer.sinks.jsonl import JsonlSegmentsSink, JsonlSink
 
-        if options.segment_s is not None and not is_special(path):
-            return JsonlSegmentsSink(path, source, labels, options.segment_s, retention, paths=paths)
-        return JsonlSink(path, labels, live=source.live, paths=paths)
+        if options.segment_s is not None and is_file:
+            return JsonlSegmentsSink(path, source, labels, options.segment_s, retention, rounded=rounded, paths=paths)
+        return JsonlSink(path, labels, live=live, rounded=rounded, paths=paths)
+    from streamer.sinks.csv_rows import CsvFormat
+    from streamer.sinks.text import TextSegmentsSink, TextSink
+
+    rows = CsvFormat(labels, live=live, rounded=rounded)
+    if options.segment_s is not None and is_file:
+        return TextSegmentsSink(path, source, rows, options.segment_s, retention, paths=paths)
+    return TextSink(path, rows, paths=paths)
+
+
+def _open_video(
+    path: Path, source: SourceInfo, options: SinkOptions, retention: SegmentRetention | None, paths: OutputPaths
+) -> Sink:
+    from streamer.sinks.video.sink import VideoSegmentsSink, VideoSink
+
     if options.segment_s is not None:
-        from streamer.sinks.video.sink import VideoSegmentsSink
-
-        return VideoSegmentsSink(path, source, options.segment_s, retention, crf=options.crf, paths=paths)
-    from streamer.sinks.video.sink import VideoSink
-
-    return VideoSink(path, source, crf=options.crf, paths=paths)
+        return VideoSegmentsSink(
+            path, source, options.segment_s, retention, encoding=options.encoding, audio=options.audio, paths=paths
+        )
+    return VideoSink(path, source, encoding=options.encoding, audio=options.audio, paths=paths)
 
 
 def default_output() -> tuple[str, str]:

@@ -39,6 +39,13 @@ def safe_name(name: str) -> str:
     return f"_{name}" if _DEVICES.fullmatch(name) else name
 
 
+def split_ending(path: Path) -> tuple[str, str]:
+    """Returns a file name without and with only what says its form: ``.mp4``, of COCO files ``.coco.json``."""
+    coco = "".join(path.suffixes[-2:])
+    ending = coco if coco.lower() == ".coco.json" else path.suffix
+    return path.name.removesuffix(ending), ending
+
+
 def same_file(one: Path, other: Path) -> bool:
     """Whether two paths are the same file or folder, links followed; missing ones are compared by path."""
     try:
@@ -101,7 +108,7 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"can't write {path}: {reason(error)}; choose another output") from None
     except OSError as error:
         raise SinkError(f"can't write {path}: {reason(error)}; choose another output") from error
-    log.warning("replacing %s", path)
+    log.info("replacing %s", path)
 
 
 def open_file(path: Path, flags: int) -> int:

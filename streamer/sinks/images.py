@@ -1,20 +1,17 @@
-"""Annotated pictures, one file a frame."""
+"""Annotated pictures: one file a frame, or one for a source that is one picture."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
-import cv2
-
-from streamer.common.atomic_file import new_file_beside
 from streamer.common.errors import SinkError
-from streamer.common.interrupt import cleanup_on_exit
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.frames.scaling import resized
-from streamer.sinks.base import Sink
-from streamer.sinks.files import reason, safe_name
+from streamer.sinks.base import LiveFigures, Sink
+from streamer.sinks.files import is_special, safe_name
+from streamer.sinks.frame_files import encode_picture, write_file
 from streamer.sinks.paths import OutputPaths
 from streamer.sources.spec import PICTURE_SUFFIXES
 
@@ -27,6 +24,8 @@ class ImagesSink(Sink):
     Other frames are named after their index: ``SOURCE_000123.jpg``. Files are written atomically. Pictures with
     non-square pixels are scaled to their true shape.
     """
+
+    live_figures = LiveFigures.NEVER
 
     def __init__(self, folder: Path, *, paths: OutputPaths | None = None, max_names: int = 100_000) -> None:
         """Makes the folder if there is none.
@@ -48,21 +47,9 @@ class ImagesSink(Sink):
         path = self._folder / self._name(frame)
         if path.exists() and not self._has_warned:
             self._has_warned = True
-            log.warning("replacing pictures in %s, the first is %s", self._folder, path.name)
-        try:
-            encoded, content = cv2.imencode(path.suffix, resized(frame, frame.shown_wh))
-            if not encoded:
-                raise SinkError(f"can't encode {path}; give the source's picture another format")
-            partial = new_file_beside(path)
-            with cleanup_on_exit(partial.unlink):
-                try:
-                    partial.write_bytes(content.data)
-                    partial.replace(path)
-                    self._has_written = True
-                finally:
-                    partial.unlink(missing_ok=True)
-        except (OSError, cv2.error) as error:
-            raise SinkError(f"can't write {path}: {reason(error)}; the pictures before are complete") from error
+            log.info("replacing pictures in %s, the first is %s", self._folder, path.name)
+        write_file(path, encode_picture(resized(frame, frame.shown_wh), path), what="pictures")
+        self._has_written = True
 
     def close(self) -> None:
         self._claim.close()
@@ -94,3 +81,38 @@ class ImagesSink(Sink):
         if len(self._names) < self._max_names:
             self._names.add(name)
         return name
+
+
+class PictureSink(Sink):
+    """Writes the one annotated picture of a source to a file, atomically; pixels become square."""
+
+    live_figures = LiveFigures.NEVER
+
+    def __init__(self, path: Path, *, paths: OutputPaths | None = None) -> None:
+        """Checks that `path` can be written; its suffix is one of `PICTURE_SUFFIXES`.
+
+        Raises:
+            ConfigError: if another run is writing it.
+            SinkError: if it can't be written, or is a pipe or a device.
+        """
+        if is_special(path):
+            raise SinkError(
+                f"can't write {path}: a picture needs a file, not a pipe or a device; choose another output"
+            )
+        self._claim = (paths or OutputPaths()).claim_file(path)
+        self._path = self._claim.path
+        self._has_written = False
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        if self._has_written:
+            raise SinkError(f"{self._path} has the first picture of {frame.source!r}, which gives more: use folder/")
+        write_file(self._path, encode_picture(resized(frame, frame.shown_wh), self._path))
+        self._has_written = True
+
+    def close(self) -> None:
+        self._claim.close()
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The file, once there is a picture."""
+        return (self._path,) if self._has_written else ()

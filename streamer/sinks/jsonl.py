@@ -3,67 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any, Final
 
 from streamer.common.errors import SinkError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
-from streamer.sinks.base import Sink, WriteError
-from streamer.sinks.files import captured_utc, reason
-from streamer.sinks.lines import Pipe, open_lines
-from streamer.sinks.paths import Claim, OutputPaths
+from streamer.sinks.paths import OutputPaths
 from streamer.sinks.retention import SegmentRetention
-from streamer.sinks.segmented import SegmentedSink
+from streamer.sinks.rows import clipped_rows, iso_utc
+from streamer.sinks.text import TextFormat, TextSegmentsSink, TextSink
 from streamer.sources.base import SourceInfo
 
+LINE_VERSION: Final = 1
+"""Of the format of a line: a key that is removed, renamed or means something else increases it, a new key doesn't."""
 
-class JsonlSink(Sink):
-    """Writes a ``.jsonl`` file: UTF-8, one object a line as `LineFormat` describes, unbuffered."""
 
-    needs_pixels = False
+class JsonlSink(TextSink):
+    """Writes a ``.jsonl`` file: one object a line as `LineFormat` describes."""
 
     def __init__(
-        self, path: Path, labels: Sequence[str], *, live: bool = False, paths: OutputPaths | None = None
+        self,
+        path: Path,
+        labels: Sequence[str],
+        *,
+        live: bool = False,
+        rounded: bool = True,
+        paths: OutputPaths | None = None,
     ) -> None:
-        """Opens `path`, replacing what it holds; a named pipe is opened once it has a reader.
-
-        Raises:
-            ConfigError: if another run is writing it.
-            SinkError: if it can't be written.
-        """
-        self._claim = (paths or OutputPaths()).claim_file(path)
-        self._path = self._claim.path
-        try:
-            self._writer = JsonlWriter(self._claim, LineFormat(labels, live=live))
-        except OSError as error:
-            self._claim.close()
-            raise SinkError(f"can't write {self._path}: {reason(error)}; choose another output") from error
-
-    def write(self, frame: Frame, detections: Detections) -> None:
-        self._writer.write(frame, detections)
-
-    def close(self) -> None:
-        try:
-            self._writer.close()
-        finally:
-            self._claim.close()
-
-    def interrupt(self) -> None:
-        self._writer.interrupt()
-
-    @property
-    def written(self) -> tuple[Path, ...]:
-        return (self._path,)
+        """Takes what `TextSink` and `LineFormat` do."""
+        super().__init__(path, LineFormat(labels, live=live, rounded=rounded), paths=paths)
 
 
-class JsonlSegmentsSink(SegmentedSink["JsonlWriter"]):
+class JsonlSegmentsSink(TextSegmentsSink):
     """Writes ``.jsonl`` files in segments; see `SegmentedSink`."""
-
-    needs_pixels = False
 
     def __init__(
         self,
@@ -73,107 +47,67 @@ class JsonlSegmentsSink(SegmentedSink["JsonlWriter"]):
         length_s: float,
         retention: SegmentRetention | None = None,
         *,
+        rounded: bool = True,
         paths: OutputPaths | None = None,
     ) -> None:
-        """Takes what `SegmentedSink` does, the source, and class names by class id."""
-        super().__init__(path, length_s, source.fps, retention, paths=paths)
-        self._format = LineFormat(labels, live=source.live)
-
-    def _open(self, path: Path, first: Frame) -> JsonlWriter:
-        try:
-            return JsonlWriter(Claim(path, replaces=False), self._format)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise WriteError(f"can't write {path}: {reason(error)}; nothing was kept") from error
+        """Takes what `TextSegmentsSink` and `LineFormat` do."""
+        line_format = LineFormat(labels, live=source.live, rounded=rounded)
+        super().__init__(path, source, line_format, length_s, retention, paths=paths)
 
 
-class JsonlWriter:
-    """One file of lines while it is written.
+class LineFormat(TextFormat):
+    """Formats the line of a frame; ``streamer/data/schemas/jsonl.schema.json`` and docs/json.md describe each key.
 
-    Attributes:
-        is_kept: whether there is a line in it.
-    """
-
-    def __init__(self, claim: Claim, line_format: LineFormat) -> None:
-        """Opens the file, pipe or device; raises OSError if that fails."""
-        self._path = claim.path
-        self._format = line_format
-        self._lines = open_lines(claim)
-        self.is_kept = False
-
-    def write(self, frame: Frame, detections: Detections) -> None:
-        """Appends the frame's line; raises WriteError if the file can't take it, and as `LineFormat.line`."""
-        line = self._format.line(frame, detections)
-        try:
-            self._lines.write(line)
-        except OSError as error:
-            raise self._broken(error) from error
-        self.is_kept = True
-
-    def close(self, next_s: float | None = None) -> None:
-        """Closes the file; raises WriteError if that fails. Safe to call twice."""
-        try:
-            self._lines.close()
-        except OSError as error:
-            raise self._broken(error) from error
-
-    def interrupt(self) -> None:
-        """Makes a `write` that waits for the reader of a pipe fail soon."""
-        if isinstance(self._lines, Pipe):
-            self._lines.interrupt()
-
-    def _broken(self, error: OSError) -> WriteError:
-        return WriteError(f"{self._path} broke off: {reason(error)}; the lines before are complete")
-
-
-class LineFormat:
-    """Formats the line of a frame.
-
-    It is ``{"source", "index", "pts_s", "width", "height", "name", "detections"}``; a detection is
-    ``{"label", "class_id", "score", "box_xyxy"}`` with the box in pixels of the frame, clipped to it, not rounded.
+    It is ``{"version", "source", "index", "pts_s", "width", "height", "name", "detections"}``; a detection is
+    ``{"label", "class_id", "score", "box_xyxy"}`` with the box in pixels of the frame, clipped to it.
     A line with ``"held": true`` repeats the detections of an earlier frame: the detector skipped this one.
     Lines of live sources also have ``captured_at``, the capture time, ``2026-11-23T12:33:05.123Z`` (UTC).
+
+    Each line has the version, rather than a first line that only tells it: every line then stands alone in segments,
+    pipes and ``tail -f``, and all lines are alike for pandas and jq.
     """
 
-    def __init__(self, labels: Sequence[str], *, live: bool) -> None:
-        """Takes class names by class id, and whether lines have ``captured_at``."""
+    def __init__(self, labels: Sequence[str], *, live: bool, rounded: bool = True) -> None:
+        """Takes class names by class id, whether lines have ``captured_at``, and whether numbers are rounded.
+
+        Rounded are scores to 4 decimals and boxes to 2.
+        """
         self._labels = tuple(labels)
         self._live = live
+        self._rounded = rounded
 
-    def line(self, frame: Frame, detections: Detections) -> str:
-        """Returns a frame's line, newline included.
+    def text(self, frame: Frame, detections: Detections) -> str:
+        content = self.content(frame, detections)
+        try:
+            return encoded(content)
+        except ValueError as error:
+            raise SinkError(
+                f"frame {frame.index} of {frame.source} has a number that is NaN or Inf: {content}"
+            ) from error
 
-        Raises:
-            SinkError: if a detection holds NaN or Inf.
-        """
+    def content(self, frame: Frame, detections: Detections) -> dict[str, Any]:
+        """Returns a line's object."""
         width, height = frame.size_wh
-        boxes = np.minimum(np.maximum(detections.boxes_xyxy, 0), (width, height, width, height))
-        rows = zip(detections.class_ids.tolist(), detections.scores.tolist(), boxes.tolist(), strict=True)
-        content = {
+        return {
+            "version": LINE_VERSION,
             "source": frame.source,
             "index": frame.index,
             "pts_s": frame.pts_s,
-            **({"captured_at": _iso(captured_utc(frame))} if self._live else {}),
+            **({"captured_at": iso_utc(frame)} if self._live else {}),
             "width": width,
             "height": height,
             "name": frame.name,
             **({"held": True} if detections.is_reused else {}),
             "detections": [
                 {"label": self._labels[class_id], "class_id": class_id, "score": score, "box_xyxy": box}
-                for class_id, score, box in rows
+                for class_id, score, box in clipped_rows(frame, detections, rounded=self._rounded)
             ],
         }
-        try:
-            return _encode(content) + "\n"
-        except ValueError as error:
-            raise SinkError(
-                f"frame {frame.index} of {frame.source} has a number that is NaN or Inf: {content}"
-            ) from error
+
+
+def encoded(content: Mapping[str, Any]) -> str:
+    """Returns an object as a line; raises ValueError for NaN and Inf, which JSON doesn't have."""
+    return _encode(content) + "\n"
 
 
 _encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make one for each line
-
-
-def _iso(utc: datetime) -> str:
-    return utc.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

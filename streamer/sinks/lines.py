@@ -10,14 +10,18 @@ import select
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from streamer.common.terminal import stdout_descriptor
 from streamer.sinks.files import is_special, open_file
 from streamer.sinks.paths import Claim
 
 log = logging.getLogger(__name__)
 
 _STDOUT = 1
+_ATOMIC_BYTES = select.PIPE_BUF if hasattr(select, "PIPE_BUF") else 512
+"""What a pipe with room takes without blocking."""
 _POLL_S = 0.05
 _GRACE_S = 2.0
 
@@ -40,6 +44,46 @@ def open_lines(claim: Claim) -> LineFile | Pipe:
     else:
         descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NOCTTY", 0))
     return LineFile(descriptor)
+
+
+class _Interruptible:
+    """What waits for a reader until `interrupt`, and 2 s longer for one that is there."""
+
+    def __init__(self) -> None:
+        self._interrupted = threading.Event()
+        self._interrupted_s = 0.0
+
+    def interrupt(self) -> None:
+        """Makes a blocked `write` fail: immediately without a reader, after 2 s if one doesn't read."""
+        self._interrupted_s = time.monotonic()
+        self._interrupted.set()
+
+    def _is_given_up(self) -> bool:
+        return self._interrupted.is_set() and time.monotonic() - self._interrupted_s > _GRACE_S
+
+
+class StandardOutput(_Interruptible):
+    """Standard output, which several outputs may share: each line is written whole. `write` waits for its reader."""
+
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        """Takes standard output as it is."""
+        super().__init__()
+        self._descriptor = stdout_descriptor()
+
+    def write(self, text: str) -> None:
+        """Writes a line.
+
+        Raises:
+            BrokenPipeError: if the reader has closed the pipe.
+            OSError: if it can't be written, or `interrupt` was called and its reader doesn't read.
+        """
+        data = memoryview(text.encode())
+        with self._lock:
+            while data:
+                _wait_for_room(self._descriptor, self._is_given_up)
+                data = data[os.write(self._descriptor, data[:_ATOMIC_BYTES]) :]
 
 
 def _is_stdout(path: Path) -> bool:
@@ -79,15 +123,14 @@ class LineFile:
             os.close(descriptor)
 
 
-class Pipe:
+class Pipe(_Interruptible):
     """A named pipe: `write` blocks until a reader comes, and while it reads slowly, until `interrupt`."""
 
     def __init__(self, path: Path) -> None:
         """Opens nothing yet."""
+        super().__init__()
         self._path = path
         self._descriptor: int | None = None
-        self._interrupted = threading.Event()
-        self._interrupted_s = 0.0
 
     def write(self, text: str) -> None:
         """Writes a line.
@@ -103,12 +146,7 @@ class Pipe:
             try:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
-                self._wait_for_room(self._descriptor)
-
-    def interrupt(self) -> None:
-        """Makes a blocked `write` fail: immediately without a reader, after 2 s if one doesn't read."""
-        self._interrupted_s = time.monotonic()
-        self._interrupted.set()
+                _wait_for_room(self._descriptor, self._is_given_up)
 
     def close(self) -> None:
         """Closes it; the reader gets the rest. Safe to call twice."""
@@ -126,13 +164,17 @@ class Pipe:
                     raise
             if not has_warned:
                 has_warned = True
-                log.warning("waiting for a reader of the pipe %s", self._path)
+                log.info("waiting for a reader of the pipe %s", self._path)
             if self._interrupted.wait(_POLL_S):
                 raise OSError(errno.ENXIO, "nothing reads the pipe")
 
-    def _wait_for_room(self, descriptor: int) -> None:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        while not poll.poll(_POLL_S * 1000):
-            if self._interrupted.is_set() and time.monotonic() - self._interrupted_s > _GRACE_S:
-                raise OSError(errno.ETIMEDOUT, "its reader has stopped reading")
+
+def _wait_for_room(descriptor: int, is_given_up: Callable[[], bool]) -> None:
+    """Waits until `_ATOMIC_BYTES` can be written; raises OSError once that is given up."""
+    if not hasattr(select, "poll"):  # Windows
+        return
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    while not poll.poll(_POLL_S * 1000):
+        if is_given_up():
+            raise OSError(errno.ETIMEDOUT, "its reader has stopped reading")

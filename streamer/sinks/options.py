@@ -44,8 +44,8 @@ class Retention:
         raise ValueError("wanted an age such as 24h or a size such as 50GB")
 
 
-QUALITIES = {"low": 50, "medium": 65, "high": 75, "best": 90}
-DEFAULT_QUALITY = "high"
+QUALITIES = {"low": 42, "medium": 52, "high": 68, "best": 90}
+DEFAULT_QUALITY = "medium"
 
 
 def parse_quality(text: str) -> int:
@@ -62,26 +62,78 @@ def parse_quality(text: str) -> int:
 
 
 def crf_of(quality: int) -> int:
-    """Returns x264's constant rate factor for a quality of 1 to 100: 50 to 10, 20 for 75."""
+    """Returns x264's constant rate factor for a quality of 1 to 100: 50 to 10, 29 for medium."""
     return round(50 - 0.4 * quality)
 
 
 DEFAULT_CRF = crf_of(QUALITIES[DEFAULT_QUALITY])
 
 
+ENCODERS = ("auto", "h264", "h265")
+_FAMILIES = ("nvenc", "qsv", "videotoolbox", "amf", "vaapi", "v4l2m2m")
+_NAMED_ENCODERS = (
+    *("libx264", "libx265"),
+    *(f"{codec}_{family}" for codec in ("h264", "hevc") for family in _FAMILIES),
+)
+_ENCODER_ALIASES = {
+    "h.264": "h264",
+    "avc": "h264",
+    "h.265": "h265",
+    "hevc": "h265",
+    "x264": "libx264",
+    "x265": "libx265",
+}
+
+
+def parse_encoder(text: str) -> str:
+    """Returns an encoder's name as `streamer.sinks.video.encoders.choose_encoder` takes it.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    word = text.strip().lower()
+    word = _ENCODER_ALIASES.get(word, word)
+    if word not in (*ENCODERS, *_NAMED_ENCODERS):
+        near = nearest(word, [*ENCODERS, *_NAMED_ENCODERS])
+        raise ValueError(f"wanted {', '.join(ENCODERS)} or a name of --list encoders{near}")
+    return word
+
+
 @dataclass(frozen=True)
-class SinkOptions:
-    """Options for recordings; other outputs ignore them.
+class Encoding:
+    """How video files are encoded.
 
     Attributes:
-        segment_s: length of segments of videos and JSON lines, seconds; None writes one file.
+        crf: x264's constant rate factor, 0 (lossless) to 51 (worst); other encoders get what looks about the same.
+        encoder: as `parse_encoder` returns it.
+    """
+
+    crf: int = DEFAULT_CRF
+    encoder: str = ENCODERS[0]
+
+
+DEFAULT_ENCODING = Encoding()
+
+
+@dataclass(frozen=True)
+class SinkOptions:
+    """Options for files; outputs that an option isn't for ignore it.
+
+    Attributes:
+        segment_s: length of segments of videos, JSON lines and CSV, seconds; None writes one file.
         retain: which segments are kept; None keeps all.
-        crf: x264's constant rate factor for video files.
+        encoding: of video files.
+        audio: whether the source's sound is written into video files.
+        rounded: whether JSON lines and CSV have scores with 4 and boxes with 2 decimals, or all digits.
+        yolo_scores: whether YOLO labels have the score as a sixth column.
     """
 
     segment_s: float | None = None
     retain: Retention | None = None
-    crf: int = DEFAULT_CRF
+    encoding: Encoding = DEFAULT_ENCODING
+    audio: bool = True
+    rounded: bool = True
+    yolo_scores: bool = False
 
 
 DEFAULT_SINK_OPTIONS = SinkOptions()

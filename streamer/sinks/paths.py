@@ -16,12 +16,21 @@ from pathlib import Path
 
 from streamer.common.closeable import Closeable
 from streamer.common.errors import ConfigError, SinkError
-from streamer.sinks.files import behind_link, check_folder, check_writable, is_device, is_special, reason, same_file
+from streamer.sinks.files import (
+    behind_link,
+    check_folder,
+    check_writable,
+    is_device,
+    is_special,
+    reason,
+    same_file,
+    split_ending,
+)
 from streamer.sinks.options import Retention
 from streamer.sinks.retention import SegmentRetention, segment_names
-from streamer.sinks.spec import OutputKind, OutputSpec
+from streamer.sinks.spec import OutputSpec
 from streamer.sources.base import SourceInfo
-from streamer.sources.spec import PICTURE_SUFFIXES
+from streamer.sources.spec import PICTURE_SUFFIXES, is_taken
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +102,7 @@ class OutputPaths:
                 continue
             path = spec.path_for(name)
             shown = f"output {str(path)!r}"
-            self._refuse_read(path, shown, read, is_folder=spec.kind is OutputKind.PICTURES)
+            self._refuse_read(path, shown, read, is_folder=spec.is_folder)
             for source in read if retain is not None and spec.can_be_segmented else ():
                 if _is_segment_of(source, path):
                     raise ConfigError(f"source {source.uri!r} is an old segment of the {shown}; choose another output")
@@ -114,7 +123,7 @@ class OutputPaths:
             return
         path = output.path_for(source)
         if not is_special(path):
-            check_folder(path / "x" if output.kind is OutputKind.PICTURES and path.is_dir() else behind_link(path))
+            check_folder(path / "x" if output.is_folder and path.is_dir() else behind_link(path))
 
     def _refuse_read(self, path: Path, shown: str, read: Sequence[SourceInfo], *, is_folder: bool) -> None:
         for source in read:
@@ -160,7 +169,7 @@ class OutputPaths:
             lock = PathLock(place, "segments")
             self._open_series.add(real)
         if place != path:
-            log.warning("another source is writing %s: writing %s", path, place)
+            log.info("another source is writing %s: writing %s", path, place)
 
         def release() -> None:
             lock.close()
@@ -206,7 +215,7 @@ class OutputPaths:
             lock = take(place, replaces)
             self._had.append(_real(place))
         if not replaces:
-            log.warning("this run has written %s before: writing %s", path, place)
+            log.info("this run has written %s before: writing %s", path, place)
         return Claim(place, lock.close, replaces=replaces)
 
     def _has_had(self, path: Path) -> bool:
@@ -249,12 +258,16 @@ class PathLock(Closeable):
 def _holds_source(path: Path, is_folder: bool, source: SourceInfo) -> bool:
     """Whether writing to `path` could replace what the source reads; pictures keep their names in a folder."""
     if source.path is None:
-        if not is_folder or source.pattern is None:
-            return False
-        matches = glob.glob(str(source.pattern), recursive=True)  # noqa: PTH207 - any start, any depth
-        return any(same_file(folder, path) for folder in {Path(match).parent for match in matches})
+        pattern = source.pattern
+        matches = map(Path, glob.glob(str(pattern), recursive=True) if pattern else ())  # noqa: PTH207 - any depth
+        read = (*source.files, *matches)
+        return any(same_file(file.parent if is_folder else file, path) for file in read)
+    if same_file(path, source.path):
+        return True
+    if source.path.is_dir():
+        return is_taken(path) and path.is_file() and same_file(path.parent, source.path)
     is_picture = source.path.suffix.lower() in PICTURE_SUFFIXES
-    return same_file(path, source.path) or (is_folder and is_picture and same_file(path, source.path.parent))
+    return is_folder and is_picture and same_file(path, source.path.parent)
 
 
 def _is_segment_of(source: SourceInfo, path: Path) -> bool:
@@ -265,7 +278,8 @@ def _is_segment_of(source: SourceInfo, path: Path) -> bool:
 
 def numbered(path: Path, number: int) -> Path:
     """Returns a path with a number in its name: ``door-2.mp4`` for ``door.mp4``."""
-    return path.with_name(f"{path.stem}-{number}{path.suffix}")
+    stem, ending = split_ending(path)
+    return path.with_name(f"{stem}-{number}{ending}")
 
 
 def _take_file(path: Path, replaces: bool) -> PathLock:
@@ -293,7 +307,7 @@ def _may_become_report(path: Path) -> bool:
     """Whether there is nothing yet, an empty file, or a report of an earlier run."""
     try:
         with path.open("rb") as file:
-            return re.match(rb'\s*(\{\s*"engine":\s*\{|\Z)', file.read(200)) is not None
+            return re.match(rb'\s*(\{\s*("version":\s*\d+,\s*)?"engine":\s*\{|\Z)', file.read(200)) is not None
     except FileNotFoundError:
         return True
     except OSError:

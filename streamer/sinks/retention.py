@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from streamer.common.errors import counted
 from streamer.sinks.files import is_locked, reason
 from streamer.sinks.options import Retention
 
@@ -144,11 +145,16 @@ class SegmentRetention:
             self._delete(segment.path)
         if doubtful and "clock" not in self._warned:
             self._warned.add("clock")
+            count = len(doubtful)
             log.warning(
-                "the clock may be wrong: %d segments such as %s are kept until this run has lasted as long as they are "
+                "the clock may be wrong: %s such as %s %s kept until this run has lasted as long as they are "
                 "to be kept; it is %s now, they were written until %s",
-                len(doubtful), doubtful[0].path, _shown(self._clock()), _shown(doubtful[0].latest_s),
-            )  # fmt: skip
+                counted(count, "segment"),
+                doubtful[0].path,
+                "is" if count == 1 else "are",
+                _shown(self._clock()),
+                _shown(doubtful[0].latest_s),
+            )
 
     def _now_s(self, others: Sequence[Segment]) -> float | None:
         """Returns the earliest time that it may be now, seconds since 1970; None if the clock is wrong."""

@@ -7,7 +7,7 @@ import contextlib
 import enum
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -205,17 +205,24 @@ class Boundaries:
 class Series:
     """The segments of one output: their names, which are kept, and how many there are."""
 
-    def __init__(self, path: Path, retention: SegmentRetention | None) -> None:
-        """Takes what segments are named after, and what deletes old ones; None keeps all."""
+    def __init__(self, path: Path, retention: SegmentRetention | None, *, beside: Sequence[str] = ()) -> None:
+        """Begins without segments.
+
+        Args:
+            path: what segments are named after.
+            retention: deletes old ones; None keeps all.
+            beside: endings of files that belong to a segment and are deleted with it.
+        """
         self.path = path
-        self._retention = retention
+        self._retention, self._beside = retention, tuple(beside)
         self._stamp: datetime | None = None
         self._newest = path
         self._is_open = False
         self._count = 0
         self._listed: list[Path] = []
         if retention is not None:
-            retention.add(path)
+            for each in self._with_beside(path):
+                retention.add(each)
 
     def begin(self, begun: datetime, make: Callable[[Path], T]) -> T:
         """Finishes the open segment, deletes old ones and makes the next, named by when it began (UTC).
@@ -237,18 +244,24 @@ class Series:
             self._count += 1
             self._listed = [*self._listed, path][:_MAX_LISTED]
             if self._retention is not None:
-                self._retention.begin(path)
+                for each in self._with_beside(path):
+                    self._retention.begin(each)
             return made
 
     def end(self) -> None:
         """Marks the open segment, if any, as finished."""
         if self._is_open and self._retention is not None:
-            self._retention.end(self._newest)
+            for each in self._with_beside(self._newest):
+                self._retention.end(each)
         self._is_open = False
+
+    def _with_beside(self, path: Path) -> list[Path]:
+        return [path, *(path.with_suffix(ending) for ending in self._beside)]
 
     def discard(self) -> None:
         """Deletes the newest segment, which holds nothing."""
-        self._newest.unlink(missing_ok=True)
+        for each in self._with_beside(self._newest):
+            each.unlink(missing_ok=True)
         self._listed = [path for path in self._listed if path != self._newest]
         self._count -= 1
         self.end()

@@ -100,9 +100,10 @@ class SharedOutputs:
             self.close()
             raise
 
-    def open(self, output: OutputSpec, source: SourceInfo) -> Sink:
-        """Opens one of the outputs for one source; it is the caller's to close.
+    def open(self, output: OutputSpec, source: SourceInfo, options: SinkOptions | None = None) -> Sink:
+        """Opens one of the outputs for one source, with its own options where it isn't shared.
 
+        It is the caller's to close.
         A tiled video that has ended with its last source isn't continued: a new one is started beside it.
 
         Raises:
@@ -111,7 +112,7 @@ class SharedOutputs:
         """
         tiled = self._tiled.get(output)
         if tiled is None:
-            return open_sink(output, source, labels=self._labels, options=self._options, paths=self._paths)
+            return open_sink(output, source, labels=self._labels, options=options or self._options, paths=self._paths)
         self._paths.check([(output, source.name)], [source], retain=self._options.retain)
         if tiled.is_over:
             tiled = self._tiled[output] = self._tiled_video(output, [source])
@@ -136,6 +137,6 @@ class SharedOutputs:
 
         rates = [source.fps for source in sources if source.fps]
         fps = min(_MOST_FPS, max(rates, default=_USUAL_FPS))
-        info = SourceInfo(Path(output.template).stem, "tiles", fps=fps)
+        info = SourceInfo(Path(output.template).stem, "tiles", fps=fps, live=any(source.live for source in sources))
         recording = open_sink(output, info, labels=self._labels, options=self._options, paths=self._paths)
         return TiledVideo(recording, fps, by_clock=self._by_clock)

@@ -1,4 +1,8 @@
-"""An output as it is written, parsed once: ``out.mp4``, ``{source}.jsonl``, ``folder/``, ``window`` to `OutputSpec`."""
+"""An output as it is written, parsed once: ``out.mp4``, ``{source}.jsonl``, ``folder/``, ``window`` to `OutputSpec`.
+
+What a file or folder is made for is said by its ending, ``out.coco.json`` and ``out.yolo/`` included: a prefix such as
+``coco:`` would look like a URI's scheme or a drive, and shells neither complete a path behind it nor expand its ``~``.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,14 @@ from pathlib import Path
 
 from streamer.common.errors import ConfigError, nearest, short
 from streamer.common.redaction import redact
-from streamer.sinks.files import is_special, safe_name
+from streamer.sinks.files import is_special, safe_name, split_ending
+from streamer.sources.spec import PICTURE_SUFFIXES
 
-VIDEO_ENDINGS = (".mp4", ".mkv", ".avi", ".mov")
-LINES_ENDING = ".jsonl"
+VIDEO_ENDINGS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".ts")
+RECORD_ENDINGS = (".mp4", ".mkv", ".mov")
+"""Of recordings of a source's own packets."""
 
 _SOURCE = "{source}"
-_KNOWN = f"window, null, a file ending in {', '.join(VIDEO_ENDINGS)} or {LINES_ENDING}, or folder/ for pictures"
 
 
 class OutputKind(enum.Enum):
@@ -23,9 +28,49 @@ class OutputKind(enum.Enum):
 
     WINDOW = "window"
     NULL = "null"
+    STDOUT = "-"
     VIDEO = "video"
+    GIF = "gif"
+    PICTURE = "picture"
     LINES = "lines"
+    CSV = "csv"
+    COCO = "coco"
     PICTURES = "pictures"
+    YOLO = "yolo"
+    CROPS = "crops"
+
+
+_FILES = {
+    **dict.fromkeys(VIDEO_ENDINGS, OutputKind.VIDEO),
+    ".gif": OutputKind.GIF,
+    ".jsonl": OutputKind.LINES,
+    ".csv": OutputKind.CSV,
+    ".coco.json": OutputKind.COCO,
+    **dict.fromkeys(PICTURE_SUFFIXES, OutputKind.PICTURE),
+}
+_FOLDERS = {".yolo": OutputKind.YOLO, ".crops": OutputKind.CROPS}
+_KNOWN = (
+    f"window, null, - for JSON lines on standard output, a file ending in {', '.join(_FILES)}, folder/ for pictures, "
+    "out.yolo/ for labels, or out.crops/ for what is in the boxes"
+)
+OUTPUT_KINDS = {
+    "window": "live window",
+    ", ".join(VIDEO_ENDINGS): "video at the source's size and time stamps",
+    ".gif": "animation, at most 640 pixels wide or high",
+    ".jpg, .png, ...": "the annotated picture of a source that is one picture",
+    ".jsonl": "JSON lines, one a frame",
+    ".csv": "a table, one row a detection",
+    ".coco.json": "COCO: images, categories, and detections as annotations with a score",
+    "folder/": "annotated pictures, one a frame",
+    "NAME.yolo/": "YOLO labels, one .txt a frame, and a data.yaml",
+    "NAME.crops/": "what is in each box, a folder for each class",
+    "-": "JSON lines of all sources on standard output",
+    "null": "nothing, for measuring",
+}
+"""What can be written, for people: how it is named, and what it is."""
+
+
+_WITHOUT_PATH = (OutputKind.WINDOW, OutputKind.NULL, OutputKind.STDOUT)
 
 
 @dataclass(frozen=True)
@@ -47,8 +92,8 @@ class OutputSpec:
         """Parses an output.
 
         Args:
-            text: ``window``, ``out.mp4`` (``.mkv``, ``.avi``, ``.mov``), ``out.jsonl``, ``folder/`` for annotated
-                pictures (an existing folder needs no slash), or ``null``.
+            text: ``window``, ``-``, ``null``, or a path whose ending is one of `OUTPUT_KINDS`; ``folder/`` with any
+                other ending is for annotated pictures (an existing folder needs no slash).
 
         Raises:
             ConfigError: if it is none of these.
@@ -57,17 +102,16 @@ class OutputSpec:
             >>> OutputSpec.parse("{source}.mp4").path_for("front door")
             PosixPath('front_door.mp4')
         """
-        if text in (OutputKind.WINDOW.value, OutputKind.NULL.value):
+        if text in (kind.value for kind in _WITHOUT_PATH):
             return cls(text, OutputKind(text))
         path = _checked(_expanded(text), text)
+        folder = _FOLDERS.get(path.suffix.lower())
         if text and (text.endswith(("/", os.sep)) or path.is_dir()):
-            return cls(text, OutputKind.PICTURES)
-        ending = path.suffix.lower()
+            return cls(text, folder or OutputKind.PICTURES)
         if "://" not in text:
-            if ending in VIDEO_ENDINGS:
-                return cls(text, OutputKind.VIDEO)
-            if ending == LINES_ENDING:
-                return cls(text, OutputKind.LINES)
+            kind = folder or _FILES.get(split_ending(path)[1].lower())
+            if kind is not None:
+                return cls(text, kind)
             if _SOURCE in path.name:
                 return cls(text, OutputKind.PICTURES, must_exist=True)
         raise _unknown(text)
@@ -75,7 +119,12 @@ class OutputSpec:
     @property
     def has_path(self) -> bool:
         """Whether it is a file or a folder."""
-        return self.kind not in (OutputKind.WINDOW, OutputKind.NULL)
+        return self.kind not in _WITHOUT_PATH
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder."""
+        return self.kind in (OutputKind.PICTURES, *_FOLDERS.values())
 
     @property
     def is_per_source(self) -> bool:
@@ -84,9 +133,9 @@ class OutputSpec:
 
     @property
     def can_be_segmented(self) -> bool:
-        """Whether it is written in segments on request: a video, or JSON lines that don't go to a pipe or device."""
-        is_lines = self.kind is OutputKind.LINES and not is_special(_expanded(self.template))
-        return is_lines or self.kind is OutputKind.VIDEO
+        """Whether it is written in segments on request: a video, or lines that don't go to a pipe or device."""
+        is_text = self.kind in (OutputKind.LINES, OutputKind.CSV) and not is_special(_expanded(self.template))
+        return is_text or self.kind is OutputKind.VIDEO
 
     def path_for(self, source: str) -> Path:
         """Returns the path of the output of a source by its name; undefined for a window and ``null``.
@@ -124,5 +173,5 @@ def _unknown(text: str) -> ConfigError:
     if is_url:
         return ConfigError(f"unknown kind of output {redact(text)!r} ({scheme.lower()}://); known: {_KNOWN}")
     ending = Path(text).suffix.lower()
-    near = nearest(ending, (*VIDEO_ENDINGS, LINES_ENDING)) if ending else nearest(text, ("window", "null"))
+    near = nearest(ending, (*_FILES, *_FOLDERS)) if ending else nearest(text, ("window", "null"))
     return ConfigError(f"unknown kind of output {redact(text)!r}{near}; known: {_KNOWN}")

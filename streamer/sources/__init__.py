@@ -87,7 +87,7 @@ def _open_live(connect: Callable[[SourceOptions], Source], spec: SourceSpec, opt
 def _open_pictures(spec: SourceSpec, options: SourceOptions) -> Source:
     from streamer.sources.image_files import ImageFilesSource
 
-    if spec.kind is SourceKind.PICTURES:
+    if spec.kind is SourceKind.PICTURES and not spec.files:
         _check_exists(spec)
     return ImageFilesSource(spec, options)
 
@@ -95,6 +95,12 @@ def _open_pictures(spec: SourceSpec, options: SourceOptions) -> Source:
 def _open_file(spec: SourceSpec, options: SourceOptions) -> Source:
     _check_exists(spec)
     return _open_video(spec, options)
+
+
+def _open_standard_input(spec: SourceSpec, options: SourceOptions) -> Source:
+    from streamer.sources.standard_input import StandardInputSource
+
+    return StandardInputSource(spec, options)
 
 
 def _open_video(spec: SourceSpec, options: SourceOptions) -> Source:
@@ -127,11 +133,13 @@ _OPEN: dict[SourceKind, Callable[[SourceSpec, SourceOptions], Source]] = {
     SourceKind.PICTURES: _open_pictures,
     SourceKind.PATTERN: _open_pictures,
     SourceKind.VIDEO: _open_file,
+    SourceKind.STDIN: _open_standard_input,
 }
 _HELP = (
     "sample       the packaged clip",
     "0            a camera's number, or /dev/video0",
     f"URL          a stream: {', '.join(f'{scheme}://' for scheme in STREAM_SCHEMES)}",
-    "image.jpg    a picture, a folder/ of them, or a pattern such as '*.jpg'",
+    "image.jpg    a picture; a folder/ of pictures and videos, or a pattern such as '*.jpg'",
     "clip.mp4     a video file in any format that PyAV opens",
+    "-            a video on standard input: MPEG-TS, Matroska, MJPEG, ...",
 )

@@ -5,17 +5,19 @@ from __future__ import annotations
 import abc
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from streamer.common.closeable import Closeable
-from streamer.common.errors import SourceError, StreamerError
+from streamer.common.errors import SourceError, StreamerError, counted
 from streamer.common.queues import OverflowPolicy
 
 if TYPE_CHECKING:
     from streamer.frames.frame import Frame
+    from streamer.sources.live_audio import AudioFeed, LiveAudio
+    from streamer.sources.packet_tap import PacketFeed, PacketTap
 
 
 class Pace(enum.Enum):
@@ -54,8 +56,11 @@ class SourceInfo:
         live: whether it is a camera or network stream, whose frames can't be read later.
         path: the local file or folder it reads, or None.
         pattern: the pattern of local files it reads, or None.
+        files: the local files it reads, where it was given several.
         pixel_aspect: width of a pixel over its height, for display.
         first_stamp_s: the file's own time stamp of the first frame in seconds, or None when unknown.
+        audio: the sound of a live source, where `SourceOptions.audio` wants it; a local file's is read from the file.
+        packets: its last packets, where `SourceOptions.kept_packets_s` wants them and it has any.
     """
 
     name: str
@@ -67,8 +72,11 @@ class SourceInfo:
     live: bool = False
     path: Path | None = None
     pattern: Path | None = None
+    files: tuple[Path, ...] = ()
     pixel_aspect: Fraction = Fraction(1)
     first_stamp_s: float | None = None
+    audio: LiveAudio | None = field(default=None, compare=False, repr=False)
+    packets: PacketTap | None = field(default=None, compare=False, repr=False)
 
     def pace(self, *, paced: bool) -> Pace:
         """Returns what sets the pace of the frames; `paced` is whether files are played at their own speed."""
@@ -107,11 +115,27 @@ class Source(Closeable):
                 retries.
         """
 
+    def hold(self) -> None:
+        """Has a live source discard what comes until iteration begins, which then gives the next frame at time 0.
+
+        Frames that wait for a run to begin would be old, and leave a hole behind the first. They aren't counted.
+        """
+
     def interrupt(self) -> None:
         """Ends iteration soon, even one that waits for a frame. Returns at once; any thread may call it."""
 
     def move_to_gpu(self, gpu: int) -> None:
         """Has another GPU decode it, as the one before has failed; does nothing where no GPU does, or it can't move."""
+
+    @property
+    def packet_feed(self) -> PacketFeed | None:
+        """The packets of one connection, for the source that it belongs to."""
+        return None
+
+    @property
+    def audio_feed(self) -> AudioFeed | None:
+        """The sound of one connection to a live source; None where there is none, or `SourceOptions` want none."""
+        return None
 
     @property
     def lost_s(self) -> float | None:
@@ -209,4 +233,4 @@ def as_source_error(error: Exception, name: str) -> StreamerError:
 
 def damage_phrase(damaged: int) -> str:
     """Returns how many packets were damaged, in words."""
-    return "1 damaged packet" if damaged == 1 else f"{damaged} damaged packets"
+    return counted(damaged, "damaged packet")

@@ -2,73 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
-from typing import cast
-from urllib.parse import urlsplit
+from typing import Any, cast
 
 import cv2  # noqa: F401 - before PyAV, see `streamer.frames`
 import av
-from av.codec.context import ThreadType
-from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
 from streamer.common.errors import SourceError
-from streamer.common.tls import SCHEMES as TLS_SCHEMES
-from streamer.common.tls import ffmpeg_options, why_distrusted
 from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture
 from streamer.sources.arrival_clock import ArrivalClock
-from streamer.sources.av_input import RAW_CLOCK, open_input
+from streamer.sources.audio_decoder import AudioDecoder
 from streamer.sources.cpu_decoder import CpuDecoder
-from streamer.sources.diagnosis import why_broken_off, why_unplayable, why_unplayable_at
+from streamer.sources.diagnosis import (
+    why_broken_off,
+    why_file_broken_off,
+    why_unplayable_at,
+)
 from streamer.sources.gpu_decoder import GpuFirstDecoder
-from streamer.sources.http import playlist
-from streamer.sources.http.client import ResponseFile
-from streamer.sources.options import SourceOptions, too_large
+from streamer.sources.opening import PLAYLISTS, Body, ContainerOpener
+from streamer.sources.options import SourceOptions
+from streamer.sources.packet_capture import PacketCapture
 from streamer.sources.spec import WEB_SCHEMES, SourceSpec
 from streamer.sources.stale_packets import WAITED_S, StalePacketFilter
+from streamer.sources.stream_choice import pick_audio, pick_video
 from streamer.sources.truncation import Coverage, missing_at_end_s
 
-# How much FFmpeg may read to probe a stream. Its defaults wait seconds for what isn't needed here.
-_STREAM_OPTIONS = {"analyzeduration": "200000", "fpsprobesize": "2", "buffer_size": "4194304"}
-_RTSP_SCHEMES = ("rtsp", "rtsps")
-_RTSP_OPTIONS = {
-    "auto": {"rtsp_flags": "prefer_tcp"},
-    "tcp": {"rtsp_transport": "tcp"},
-    "udp": {"rtsp_transport": "udp"},
-}
-# Continues a file of known size on a server with byte ranges after a connection failed. FFmpeg waits 0, 1, 3, 7 ... s
-# between attempts.
-_WEB_OPTIONS = {"reconnect": "1", "reconnect_delay_max": "7"}
+log = logging.getLogger(__name__)
+
 _NOMINAL_FPS = 25
-# What a URL, a redirect or a playlist may lead to: never to a file of this machine.
-_HTTP_PROTOCOLS = "http,https,httpproxy,tcp,tls,crypto"
-_PROTOCOLS = {
-    "http": _HTTP_PROTOCOLS,
-    "https": _HTTP_PROTOCOLS,
-    "rtsp": f"{_HTTP_PROTOCOLS},rtp,srtp,udp",
-    "rtsps": f"{_HTTP_PROTOCOLS},rtp,srtp,udp",
-    "rtmp": f"{_HTTP_PROTOCOLS},rtmp,rtmps,rtmpt,rtmpts,ffrtmphttp",
-    "rtmps": f"{_HTTP_PROTOCOLS},rtmp,rtmps,rtmpt,rtmpts,ffrtmphttp",
-    "udp": "udp,rtp",
-    "tcp": "tcp",
-}
-_PLAYLISTS = ("hls", "dash")
 _AVFMT_NOTIMESTAMPS = 0x0080
 _MAX_ASPECT = 8
 _MAX_BAD_IN_A_ROW = 100
 _MIN_UNREAD_S = 0.5
-# One thread uses the least CPU time per picture (12 % below two frame threads at 720p) and adds no delay; above Full HD
-# it may be slower than real time.
-_ONE_THREAD_PIXELS = 1920 * 1088
-_MANY_THREADS = 4
 
 
 class VideoDecoder:
@@ -83,22 +55,23 @@ class VideoDecoder:
         damaged: packets that couldn't be read or decoded, not counting a stream's before its first picture.
         dropped: packets of a stream left undecoded to catch up.
         waited: whether reading the last picture had to wait for data.
+        audio: the sound of a stream, if it is wanted and there is any.
+        packets: what takes the packets, if they are wanted and can be written to a file.
     """
 
-    def __init__(self, spec: SourceSpec, options: SourceOptions, body: ResponseFile | None = None) -> None:
-        """Opens a file or a stream and finds its video; `body` is a stream that was requested already, closed here.
+    def __init__(self, spec: SourceSpec, options: SourceOptions, body: Body | None = None) -> None:
+        """Opens a file or a stream and finds its video; `body` is what it is read from in its place.
 
         Raises:
             SourceError: if it can't be opened or holds no video; the message says why.
         """
         self._shown, self._options = str(spec), options
-        self._path, self._scheme = spec.path, spec.scheme
-        self._target: str | Path = spec.url if spec.path is None else spec.path
-        self._body = body
-        self._files: playlist.PlaylistFiles | None = None
+        self._path, self._body = spec.path, body
+        self._is_local = not spec.kind.is_live
+        self._opener = ContainerOpener(spec, options, body)
         started = time.perf_counter()
         try:
-            self._container = self._open(self._target)
+            self._container = self._opener.open()
         except SourceError:  # from `body`
             self._close_body()
             raise
@@ -106,18 +79,24 @@ class VideoDecoder:
             self._close_body()
             waited_s = time.perf_counter() - started
             # Without the cause, whose text has the password.
-            problem = self._why_closed(error, waited_s)
+            problem = self._opener.why_closed(error, waited_s)
             raise SourceError(f"source {self._shown!r} {problem}{spec.delimiters_hint}") from None
         try:
-            self.stream = self._pick_stream()
-            self._packets: Iterator[Packet[VideoStream]] = self._container.demux(self.stream)
+            self.stream = pick_video(self._container, self._shown, self._path, options.max_pixels)
+            hears = options.audio and self._path is None
+            self._audio_stream = (
+                pick_audio(self._container, self.stream, self._shown) if hears or options.kept_packets_s else None
+            )
+            self._packets = self._demux()
         except BaseException:
             self._container.close()
             self._close_body()
             raise
         self.frame_count = self.stream.frames or None
         self.duration_s = self._container.duration / 1e6 if self._container.duration else None
-        self.is_live = self._path is None and not (spec.scheme in WEB_SCHEMES and self._has_end())
+        self.is_live = not self._is_local and not (spec.scheme in WEB_SCHEMES and self._has_end())
+        decoded = self._audio_stream if hears else None
+        self.audio = None if decoded is None else AudioDecoder(decoded, live=self.is_live)
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
         self._tick_s = float(self.stream.time_base or 0)
         self._decoder: CpuDecoder | GpuFirstDecoder
@@ -125,6 +104,7 @@ class VideoDecoder:
             self._decoder = CpuDecoder(self.stream, self._tick_s, options.max_pixels)
         else:
             self._decoder = GpuFirstDecoder(self.stream, self._tick_s, self._shown, options, live=self.is_live)
+        self.packets = self._capture() if options.kept_packets_s else None
         self.damaged = 0
         self.dropped = 0
         drops_stale = self.has_timestamps and options.drops_stale(live=self.is_live)
@@ -182,7 +162,7 @@ class VideoDecoder:
         if coverage is None or coverage.last_s is None or self.duration_s is None:
             return 0.0
         try:
-            with self._open(self._target) as container:
+            with self._opener.open() as container:
                 at_end_s = missing_at_end_s(container, coverage.last_s, is_damaged=self.damaged > 0)
         except av.FFmpegError as error:
             raise SourceError(f"source {self._shown!r} {self._why_broken(error)}") from None
@@ -215,7 +195,7 @@ class VideoDecoder:
     @property
     def _is_of_unknown_size(self) -> bool:
         """Whether it is a file whose server doesn't state its size: FFmpeg takes its end for a failed connection."""
-        is_file = self._path is None and not self.is_live and not self._is_playlist
+        is_file = not (self._is_local or self.is_live or self._is_playlist)
         return is_file and (self._container.size or 0) <= 0
 
     @property
@@ -225,7 +205,7 @@ class VideoDecoder:
 
     @property
     def _is_playlist(self) -> bool:
-        return self._container.format.name in _PLAYLISTS
+        return self._container.format.name in PLAYLISTS
 
     def _is_stale(self, packet: Packet[VideoStream], backlog: StalePacketFilter, asked_s: float) -> bool:
         if not packet.size:  # the end
@@ -238,12 +218,25 @@ class VideoDecoder:
             stamp_s = self._arrival_clock.at(stamp * self._tick_s, now_s, waited=waited_s > WAITED_S)
         return backlog.should_skip(stamp_s, packet.is_keyframe, now_s, waited_s)
 
+    def _demux(self) -> Iterator[Packet[Any]]:
+        return self._container.demux([stream for stream in (self.stream, self._audio_stream) if stream is not None])
+
     def _next_packet(self) -> Packet[VideoStream] | None:
+        """Returns the next packet of pictures, None at the end; decodes the audio before it."""
+        started_s = time.perf_counter()
         while True:
             if self._body is not None:
                 self._body.extend(self._options.stall_timeout_s)
             try:
                 packet = next(self._packets, None)
+                if packet is not None and self.packets is not None:
+                    self.packets.add(packet)
+                if packet is not None and packet.stream.index != self.stream.index:
+                    if self.audio is not None:
+                        self.audio.add(packet)
+                    if self.is_live:
+                        self._check_timeout(time.perf_counter() - started_s)
+                    continue
                 if packet is not None and packet.pts is not None:
                     self._last_packet_end_s = max(
                         self._last_packet_end_s, (packet.pts + (packet.duration or 0)) * self._tick_s
@@ -255,16 +248,19 @@ class VideoDecoder:
                     end = cast("Packet[VideoStream]", Packet())
                     end.stream = self.stream
                     return end
-                if self._path is None and not isinstance(error, av.InvalidDataError):
+                if not self._is_local and not isinstance(error, av.InvalidDataError):
                     raise SourceError(f"source {self._shown!r} {self._why_broken(error)}") from None
                 self._note_damage(str(error.strerror), bounded=True)
-                self._packets = self._container.demux(self.stream)
+                self._packets = self._demux()
 
     def _why_broken(self, error: av.FFmpegError) -> str:
-        if not self._has_picture and (cause := why_unplayable_at(str(self._target), self._options.open_timeout_s)):
-            return cause
-        has_timed_out = isinstance(error, av.ExitError)
-        return why_broken_off(TimeoutError() if has_timed_out else error, self._options.stall_timeout_s)
+        url = str(self._opener.target)
+        if not self._has_picture and (problem := why_unplayable_at(url, self._options.open_timeout_s)):
+            return problem
+        cause, timeout_s = TimeoutError() if isinstance(error, av.ExitError) else error, self._options.stall_timeout_s
+        if self.is_live:
+            return why_broken_off(cause, timeout_s)
+        return why_file_broken_off(cause, timeout_s, url, self._options.tls_verify)
 
     def _note_damage(self, reason: str, *, bounded: bool) -> None:
         """Counts a bad packet; raises after too many in a row if `bounded`."""
@@ -285,71 +281,11 @@ class VideoDecoder:
         if waited_s > timeout_s:
             raise SourceError(f"source {self._shown!r} sent data for {timeout_s:g} s but no complete picture; {fix}")
 
-    def _pick_stream(self) -> VideoStream:
-        stream = self._container.streams.best("video")
-        if stream is None:
-            kinds = ", ".join(sorted({found.type for found in self._container.streams}))
-            reason = f"holds no video{kinds and f', only {kinds}'}; give a file or URL with pictures"
-            raise SourceError(f"source {self._shown!r} {(self._path and why_unplayable(self._path)) or reason}")
-        if stream.codec_context is None:
-            raise SourceError(f"source {self._shown!r} is in a codec this build of PyAV can't decode; convert it")
-        assert isinstance(stream, VideoStream)
-        context = stream.codec_context
-        problem = too_large((context.width, context.height), self._options.max_pixels)
-        if problem is not None:
-            raise SourceError(f"source {self._shown!r} is too large: {problem}")
-        if context.width * context.height <= _ONE_THREAD_PIXELS:
-            context.thread_count, context.thread_type = 1, ThreadType.NONE
-        else:
-            context.thread_count, context.thread_type = min(_MANY_THREADS, os.cpu_count() or 1), ThreadType.AUTO
-        return stream
-
-    def _why_closed(self, error: Exception, waited_s: float) -> str:
-        if self._path is not None:
-            reason = getattr(error, "strerror", None) or str(error)
-            return why_unplayable(self._path) or f"is damaged or no video ({reason}); copy or convert it again"
-        if isinstance(error, (av.ExitError, TimeoutError)) or waited_s >= self._options.open_timeout_s:
-            return f"did not answer within {self._options.open_timeout_s:g} s; check its address and the network"
-        if isinstance(error, ConnectionRefusedError):
-            return "refused the connection; check the port, and that the camera or server is running"
-        if isinstance(error, av.HTTPUnauthorizedError):
-            return "requires a user and password, or others than these; write SCHEME://USER:PASSWORD@HOST/..."
-        if isinstance(error, (av.HTTPClientError, av.HTTPError)):
-            return f"answered: {error.strerror}; check the path in the URL"
-        url, left_s = str(self._target), self._options.open_timeout_s - waited_s
-        cause = why_distrusted(url, self._options.tls_verify, left_s)
-        cause = (
-            cause or (self._files and self._files.problem) or why_unplayable_at(url, left_s, self._options.tls_verify)
-        )
-        if cause is not None:
-            return cause
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        return f"can't be opened ({reason}); check its address, and that it serves video"
-
-    def _open(self, target: str | Path) -> InputContainer:
-        """Opens a file or a stream; raises av.FFmpegError if it can't be opened."""
-        options = self._options
-        if isinstance(target, Path):  # "file:" keeps FFmpeg from taking a colon in a file's name for a scheme
-            return open_input(f"file:{target}", options=RAW_CLOCK)
-        if self._body is not None:
-            return open_input(self._body)
-        scheme = self._scheme or ""
-        av_options = _STREAM_OPTIONS | {"protocol_whitelist": _PROTOCOLS[scheme]}
-        if scheme in _RTSP_SCHEMES:
-            av_options |= _RTSP_OPTIONS[options.rtsp_transport]
-        if scheme in WEB_SCHEMES:
-            av_options |= _WEB_OPTIONS
-        if scheme in TLS_SCHEMES:
-            av_options |= ffmpeg_options(options.tls_verify)
-        timeout = (options.open_timeout_s, options.stall_timeout_s)
-        if scheme != "https" or not playlist.is_needed(options):
-            return open_input(target, options=av_options, timeout=timeout)
-        if not urlsplit(target).path.lower().endswith((".m3u8", ".m3u")):
-            with contextlib.suppress(av.InvalidDataError):  # maybe a playlist whose segments fail
-                container = open_input(target, options=av_options, timeout=timeout)
-                if container.format.name not in _PLAYLISTS:
-                    return container
-                container.close()
-        self._files = playlist.PlaylistFiles(self._shown, options)
-        av_options = _STREAM_OPTIONS | playlist.NEEDS_OPTIONS
-        return open_input(target, format="hls", options=av_options, timeout=timeout, io_open=self._files)
+    def _capture(self) -> PacketCapture | None:
+        try:
+            return PacketCapture(
+                self.stream, self._audio_stream, self.pixel_aspect, live=self.is_live, has_stamps=self.has_timestamps
+            )
+        except (av.FFmpegError, ValueError) as error:
+            log.warning("source %r: its packets can't be recorded: %s", self._shown, error)
+            return None

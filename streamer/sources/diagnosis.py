@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
+from streamer.common.errors import counted
+from streamer.common.file_content import TEXT, text_instead
 from streamer.common.tls import Trust, tls_context
 from streamer.sources.spec import WEB_SCHEMES
 
-_TEXT_BYTES = bytes(range(0x20, 0x7F)) + b"\t\n\r\f"
+NEEDS_PASSWORD = (
+    "requires a user and password, or others than these; write USER:${CAM_PASSWORD}@ before its host, and the password"
+    " into that environment variable"
+)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")
 _WEB_HEAD_BYTES = 4096
@@ -39,13 +44,33 @@ def why_unplayable(path: Path) -> str | None:
         return "is empty (0 bytes); copy or record it again"
     if not head.strip(b"\0"):
         return "holds only zeros at its start; copy it again"
-    if not head.translate(None, _TEXT_BYTES):
-        return "holds text, not a video; give a video file"
+    if text := text_instead(head):
+        return f"{text}, not a video; give a video file" if text == TEXT else text
     if boxes and not any(kind == b"moov" for kind, _ in boxes):
         return "is cut off: its index (the moov box) is missing; copy it again or let its recorder finish it"
     if boxes and boxes[-1][1] > size:
-        return f"is cut off: {boxes[-1][1] - size} bytes are missing at its end; copy it again"
+        lost = boxes[-1][1] - size
+        return f"is cut off: {counted(lost, 'byte')} {'is' if lost == 1 else 'are'} missing at its end; copy it again"
     return None
+
+
+def why_stream_unplayable(head: bytes) -> str | None:
+    """Returns what is wrong with a video on standard input, as `why_unplayable`, by its start."""
+    if not head:
+        return "is empty: nothing was written to it; look at the command before the |"
+    if text_instead(head):
+        return "holds text, not a video; look at the command before the |"
+    if _has_index_behind(head):
+        return (
+            "is an MP4 file with its index (the moov box) at the end, which can't be read from a pipe; give the file by"
+            " its path, or write MPEG-TS or Matroska (ffmpeg -f mpegts -)"
+        )
+    return None
+
+
+def _has_index_behind(head: bytes) -> bool:
+    kinds = [kind for kind, _ in _boxes(io.BytesIO(head), len(head))]
+    return b"mdat" in kinds and b"moov" not in kinds
 
 
 def why_unplayable_at(url: str, timeout_s: float, trust: Trust = True) -> str | None:
@@ -53,19 +78,13 @@ def why_unplayable_at(url: str, timeout_s: float, trust: Trust = True) -> str | 
 
     None for other schemes than HTTP, and where a password would have to be sent.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in WEB_SCHEMES or "@" in parts.netloc:
+    start = _start_of(url, timeout_s, trust)
+    if start is None:
         return None
-    request = urllib.request.Request(url, headers={"Range": "bytes=0-"})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout_s, context=tls_context(trust)) as response:
-            head, serves_ranges = response.read(_WEB_HEAD_BYTES), response.status == 206
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
+    head, serves_ranges = start
     if b"<MPD" in head:
         return "is a DASH manifest, which PyAV can't read; give the address of an HLS playlist or a file"
-    kinds = [kind for kind, _ in _boxes(io.BytesIO(head), len(head))]
-    if b"mdat" in kinds and b"moov" not in kinds and not serves_ranges:
+    if _has_index_behind(head) and not serves_ranges:
         return (
             "is an MP4 file with its index (the moov box) at the end, and the server can't seek (it serves no byte"
             " ranges); write the file with the index first (ffmpeg -movflags +faststart), or copy it here"
@@ -73,11 +92,44 @@ def why_unplayable_at(url: str, timeout_s: float, trust: Trust = True) -> str | 
     return None
 
 
-def why_broken_off(error: Exception, timeout_s: float, sent: str = "nothing for") -> str:
+def why_file_broken_off(error: Exception, timeout_s: float, url: str, trust: Trust = True) -> str:
+    """Returns why reading a web server's file broke off, as the end of "source 'x' ..."; asks the server once more."""
+    start = _start_of(url, timeout_s, trust)
+    if start is not None and not start[1]:
+        return (
+            f"broke off ({_reason(error)}), and its server can't continue it: it serves no byte ranges; run it again,"
+            " or copy the file here"
+        )
+    return why_broken_off(error, timeout_s, advice="check the server and the network to it, and run it again")
+
+
+def why_broken_off(
+    error: Exception, timeout_s: float, sent: str = "nothing for", *, advice: str = "check its network and power"
+) -> str:
     """Returns why a connection broke off, as the end of "source 'x' ..."; `sent` is what came in the time-out."""
     if isinstance(error, TimeoutError):
-        return f"sent {sent} {timeout_s:.3g} s; check its network and power"
-    return f"broke off ({getattr(error, 'strerror', None) or error}); check its network and power"
+        return f"sent {sent} {timeout_s:.3g} s; {advice}"
+    return f"broke off ({_reason(error)}); {advice}"
+
+
+def _reason(error: Exception) -> str:
+    return "nothing more came" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or str(error)
+
+
+def _start_of(url: str, timeout_s: float, trust: Trust) -> tuple[bytes, bool] | None:
+    """Returns the start of a web server's file, and whether the server serves byte ranges.
+
+    None for other schemes than HTTP, where a password would have to be sent, and where the server doesn't answer.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in WEB_SCHEMES or "@" in parts.netloc:
+        return None
+    request = urllib.request.Request(url, headers={"Range": "bytes=0-"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s, context=tls_context(trust)) as response:
+            return response.read(_WEB_HEAD_BYTES), response.status == 206
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
 
 
 def bytes_missing(path: Path) -> int | None:
@@ -95,12 +147,15 @@ def bytes_missing(path: Path) -> int | None:
 
 
 def why_unreadable(content: bytes) -> str | None:
-    """Returns what is wrong with a picture file, or None if unknown; only empty and PNG files are checked.
+    """Returns what is wrong with a picture file, or None if unknown; only empty files, text and PNG are checked.
 
     A PNG's chunks have a length and, those that a picture needs, a checksum (PNG specification, 5.3).
     """
     if not content:
         return "0 bytes"
+    text = text_instead(content[:512])
+    if text not in (None, TEXT):
+        return text
     if not content.startswith(_PNG_SIGNATURE):
         return None
     start, kind = len(_PNG_SIGNATURE), b""

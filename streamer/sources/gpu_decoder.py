@@ -34,7 +34,7 @@ def decoding_gpus(decode: Literal["auto", "gpu", "cpu"], *, device: str, engine:
         ConfigError: if `device` is none of these.
         EngineError: if `decode` is ``gpu`` and something is missing; names it and the fix.
     """
-    from streamer.cuda.gpu import parse_devices
+    from streamer.cuda.gpu import expects_gpu, parse_devices
     from streamer.cuda.nvdec import check_nvdec
 
     if decode == "cpu":
@@ -48,15 +48,16 @@ def decoding_gpus(decode: Literal["auto", "gpu", "cpu"], *, device: str, engine:
     except EngineError as error:
         if decode == "gpu":
             raise EngineError(f"--decode gpu: {error}; or use --decode cpu") from error
-        log.info("videos are decoded by the CPU: %s", error)
+        level = logging.INFO if expects_gpu() else logging.DEBUG
+        log.log(level, "videos are decoded by the CPU: %s", error)
         return ()
     return numbers
 
 
 def _check_detector(device: str, engine: str) -> None:
     """Raises EngineError if the detector won't run on a GPU: frames would have to be copied back."""
-    from streamer.detector.cuda import GPU_ENGINES, installed_gpu_engines
     from streamer.engines import ENGINE_NAMES
+    from streamer.engines.gpu_engines import GPU_ENGINES, installed_gpu_engines
 
     if device == "cpu" or engine in ENGINE_NAMES:
         raise EngineError("the network runs there too")

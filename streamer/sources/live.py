@@ -16,7 +16,9 @@ from streamer.frames.frame import Frame
 from streamer.sources.av_input import PYAV_MAJOR
 from streamer.sources.backoff import DEFAULT_BACKOFF, Backoff
 from streamer.sources.base import Source, SourceInfo, as_source_error
+from streamer.sources.live_audio import AudioFeed, LiveAudio
 from streamer.sources.options import SourceOptions
+from streamer.sources.packet_tap import PacketFeed, PacketTap
 from streamer.sources.timeline import ContinuousTimeline
 
 log = logging.getLogger(__name__)
@@ -65,7 +67,9 @@ class LiveSource(Source):
             backoff: delays between attempts.
             clock: seconds, monotonic; the clock of `Frame.captured_at_s`.
         """
-        self.info = SourceInfo(name, uri, live=True)
+        self._audio = LiveAudio() if options.audio else None
+        self._packets = PacketTap(options.kept_packets_s) if options.kept_packets_s else None
+        self.info = SourceInfo(name, uri, live=True, audio=self._audio, packets=self._packets)
         self._connect, self._connect_isolated, self._options = connect, connect_isolated, options
         self._backoff, self._clock = backoff, clock
         self._closed = threading.Event()
@@ -78,7 +82,14 @@ class LiveSource(Source):
         self._delays = self._timeouts = 0
         self._hanging: list[_Connection] = []
         self._timeline = ContinuousTimeline()
+        self._is_held = self._starts_over = False
+        self._held_dropped = 0
         self._connection = _Connection(connect, options, name, uri, clock)
+
+    def hold(self) -> None:
+        if self.info.live and self._timeline.is_started:
+            self._is_held = True
+            self._connection.restart(OverflowPolicy.DROP_OLDEST)
 
     def wait_ready(self) -> None:
         if not self._timeline.is_started:
@@ -90,6 +101,12 @@ class LiveSource(Source):
         Raises:
             SourceError: when it was lost, and `SourceOptions.reconnect` attempts to reconnect failed.
         """
+        if self._is_held:
+            self._is_held, self._starts_over = False, True
+            if self._options.reconnect != 0 or not self._connection.has_ended:  # else what came is all there is
+                self._connection.restart(self._options.overflow_policy)
+                self._first = None
+            self._held_dropped = self.dropped
         while not self._closed.is_set():
             try:
                 frame = self._read()
@@ -101,6 +118,8 @@ class LiveSource(Source):
                 self._reconnect(cause)
                 continue
             if frame is None:
+                if self._packets is not None:
+                    self._packets.close()
                 return
             yield frame
 
@@ -111,6 +130,8 @@ class LiveSource(Source):
     def close(self) -> None:
         """Ends iteration and closes the connection, which may hang: waits 0.5 s for it."""
         self.interrupt()
+        if self._packets is not None:
+            self._packets.close()
         self._connection.join(_CLOSE_TIMEOUT_S)
 
     @property
@@ -123,7 +144,7 @@ class LiveSource(Source):
 
     @property
     def dropped(self) -> int:
-        return self._earlier_dropped + self._connection.dropped
+        return self._earlier_dropped + self._connection.dropped - self._held_dropped
 
     @property
     def damaged(self) -> int:
@@ -138,6 +159,10 @@ class LiveSource(Source):
         if frame is None:
             return None
         self._last_frame_s = self._clock()
+        if self._starts_over:
+            self._starts_over = False
+            self._timeline.restart(frame)
+            self._attach()
         return self._timeline.apply(frame)
 
     def _read_first(self) -> None:
@@ -148,10 +173,21 @@ class LiveSource(Source):
             return
         self._last_open_s, self._timeouts = connection.age_s, 0
         if not self._timeline.is_started:
-            self.info = replace(connection.info or self.info, name=self.info.name)
+            self.info = replace(
+                connection.info or self.info, name=self.info.name, audio=self._audio, packets=self._packets
+            )
         self._timeline.rebase(first)
+        self._attach()
         self._first = first
         self._is_lost = False
+
+    def _attach(self) -> None:
+        """Puts the connection's sound and packets on the source's timeline."""
+        if self._audio is not None:
+            self._audio.attach(self._connection.audio_feed, self._timeline.base_pts_s)
+        feed = self._connection.packet_feed
+        if self._packets is not None and feed is not None:
+            feed.attach(self._packets, self._timeline.base_pts_s)
 
     def _reconnect(self, cause: SourceError) -> None:
         """Connects until a connection gives a frame, or the source is closed.
@@ -186,7 +222,7 @@ class LiveSource(Source):
             if self._first is not None:
                 self._reconnects += was_seen
                 away_s = self._clock() - self._last_frame_s
-                log.warning("source %r is %s after %.1f s", self.info.name, "back" if was_seen else "reached", away_s)
+                log.info("source %r is %s after %.1f s", self.info.name, "back" if was_seen else "reached", away_s)
             return
 
     def _replace_connection(self) -> None:
@@ -199,6 +235,8 @@ class LiveSource(Source):
         self._connection = _Connection(connect, options, self.info.name, self.info.uri, self._clock)
         self._earlier_dropped += old.dropped
         self._earlier_damaged += old.damaged
+        if old.packet_feed is not None:
+            old.packet_feed.stop()
         if self._closed.is_set():  # `interrupt` may have stopped the old one only
             self._connection.stop()
         if PYAV_MAJOR < 19:
@@ -273,6 +311,16 @@ class _Connection:
         return self._source.info if self._source is not None else None
 
     @property
+    def audio_feed(self) -> AudioFeed | None:
+        """Its sound, once it is open."""
+        return self._source.audio_feed if self._source is not None else None
+
+    @property
+    def packet_feed(self) -> PacketFeed | None:
+        """Its packets, once it is open."""
+        return self._source.packet_feed if self._source is not None else None
+
+    @property
     def dropped(self) -> int:
         """Frames dropped to stay fresh."""
         return self._source.dropped + self._frames.dropped if self._source is not None else 0
@@ -301,9 +349,21 @@ class _Connection:
                 raise self._error from self._error.__cause__
             return None
         if frame is None:
-            raise SourceError(f"source {self._shown!r} gave no picture for {limit_s:g} s; check its network and power")
+            source = self._source
+            is_file = source is not None and self._has_frame and not source.info.live
+            advice = "check the server and the network to it" if is_file else "check its network and power"
+            raise SourceError(f"source {self._shown!r} gave no picture for {limit_s:g} s; {advice}")
         self._has_frame = True
         return frame
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it gives no more frames than those that wait to be read."""
+        return self._frames.is_closed
+
+    def restart(self, policy: OverflowPolicy) -> None:
+        """Discards what waits to be read, and sets what happens to frames that aren't read in time."""
+        self._frames.restart(policy)
 
     def stop(self) -> None:
         """Ends the thread, after its current read at the latest. Safe to call twice."""

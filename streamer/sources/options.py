@@ -35,6 +35,9 @@ class SourceOptions:
         tls_verify: whether to check the certificates of https, rtsps and rtmps against the system's authorities; or
             the file of other authorities, in PEM.
         gpu: number of the GPU that decodes files and streams, where it can; None is the CPU.
+        audio: whether the sound of streams is read, see `SourceInfo.audio`.
+        kept_packets_s: how much of a file's or stream's packets is kept, in seconds, see `SourceInfo.packets`; 0 is
+            none.
         gpu_only: whether to refuse what that GPU can't decode, rather than decode it on the CPU.
 
     Raises:
@@ -55,6 +58,8 @@ class SourceOptions:
     tls_verify: Trust = True
     gpu: int | None = None
     gpu_only: bool = False
+    audio: bool = False
+    kept_packets_s: float = 0.0
 
     def __post_init__(self) -> None:
         timeouts = ("open_timeout_s", "key_frame_timeout_s", "stall_timeout_s")

@@ -5,19 +5,27 @@ from __future__ import annotations
 import enum
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import url2pathname
 
 from streamer.common.errors import ConfigError, nearest
 from streamer.common.redaction import cuts_userinfo, redact
+from streamer.common.references import expand_uri
 
 WEB_SCHEMES = ("http", "https")
 STREAM_SCHEMES = ("rtsp", "rtsps", *WEB_SCHEMES, "rtmp", "rtmps", "udp", "tcp")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 """Formats that are read and written."""
 READ_SUFFIXES = (*PICTURE_SUFFIXES, ".avif", ".heic", ".heif")
+
+GIF_SUFFIX = ".gif"
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".flv", ".ogv", ".ogg", ".mpg", ".mpeg"),
+    *(".3gp", ".wmv", ".asf", ".h264", ".h265", ".264", ".265", ".hevc"),
+)
+"""Of files that are taken for videos in a folder, and on a web server."""
 
 _ENCODE = "write %2F for /, %3F for ?, %23 for #, %40 for @ and %25 for %"
 _NOT_IN_NAMES = '= / \\ : ? * [ ] < > | "'
@@ -42,6 +50,9 @@ class SourceKind(enum.Enum):
     """A pattern of picture files' names."""
     VIDEO = "video"
     """A local video file."""
+
+    STDIN = "standard input"
+    """A video that another program writes."""
 
     @property
     def is_live(self) -> bool:
@@ -101,6 +112,7 @@ class SourceSpec:
         kind: what reads it, decided when it was parsed.
         scheme: of a stream's URL, in lower case; None for anything else.
         camera: a webcam's number, by which only one stream can have it open; None for anything else.
+        files: several picture files that are one source; empty for anything else.
     """
 
     name: str
@@ -108,15 +120,26 @@ class SourceSpec:
     kind: SourceKind = field(compare=False)
     scheme: str | None = field(default=None, compare=False)
     camera: str | None = field(default=None, compare=False, repr=False)
+    files: tuple[Path, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
-    def parse(cls, text: str, *, name: str | None = None) -> SourceSpec:
+    def of_pictures(cls, files: Sequence[Path]) -> SourceSpec:
+        """Returns one source of several picture files, read in this order, named after their folder."""
+        folders = {file.resolve().parent for file in files}
+        name = folders.pop().name if len(folders) == 1 else ""
+        shown = f"{files[0]} and {len(files) - 1} more"
+        uri = SecretUri("\n".join(map(str, files)), shown)
+        return cls(name or "pictures", uri, SourceKind.PICTURES, files=tuple(files))
+
+    @classmethod
+    def parse(cls, text: str, *, name: str | None = None, shown: str | None = None) -> SourceSpec:
         """Parses a URI.
 
         Args:
-            text: a camera's number or node, a video or picture file, a folder, a pattern, a stream's URL, or
-                ``sample``.
+            text: a camera's number or node, a video or picture file, a folder, a pattern, a stream's URL,
+                ``-`` for standard input, or ``sample``.
             name: what to call it; None derives a name from the URI.
+            shown: what is printed of a stream's URL; None is what `redact` leaves of it.
 
         Raises:
             ConfigError: if it is empty, its scheme isn't known, or a ``/ ? #`` in its password ends its host too early.
@@ -131,6 +154,8 @@ class SourceSpec:
         scheme = found[1].lower() if found else None
         if text == "sample":
             return cls(name or text, SecretUri(text), SourceKind.SAMPLE)
+        if text == "-":
+            return cls(name or "stdin", SecretUri(text), SourceKind.STDIN)
         if re.fullmatch(r"[0-9]+", text) or text.startswith("/dev/video"):
             camera = text.removeprefix("/dev/video")
             return cls(name or f"camera{camera}", SecretUri(text), SourceKind.CAMERA, camera=camera)
@@ -138,7 +163,7 @@ class SourceSpec:
             if cuts_userinfo(text):
                 raise ConfigError(f"source {redact(text)!r} has a / ? or # in its user or password: {_ENCODE}")
             url = f"{scheme}{text[len(scheme or '') :]}"  # FFmpeg knows schemes in lower case only
-            return cls(name or _host(url), SecretUri(url), SourceKind.STREAM, scheme)
+            return cls(name or _host(url), SecretUri(url, shown), SourceKind.STREAM, scheme)
         if scheme not in (None, "file"):
             known = (*STREAM_SCHEMES, "file")
             raise ConfigError(
@@ -157,19 +182,31 @@ class SourceSpec:
         Raises:
             ConfigError: as `parse`, or if nothing follows the ``=``.
         """
-        named = _NAMED.fullmatch(text)
-        if named is None or name_problem(named[1]) is not None or _asks(Path(text).exists):
-            return cls.parse(text)
-        if not named[2]:
-            raise ConfigError(f"source {text!r} names no URI after the '='; write name=URI, for instance door=0")
-        return cls.parse(named[2], name=named[1])
+        name, uri = _split_name(text)
+        return cls.parse(uri, name=name)
+
+    @classmethod
+    def parse_configured(cls, text: str, *, name: str | None = None) -> SourceSpec:
+        """Parses what a user has configured: ``[name=]URI`` as `parse_named`, or a URI where the name is known.
+
+        References to the environment and to files are replaced, see `streamer.common.references`.
+
+        Raises:
+            ConfigError: as `parse_named`, or if a reference has no value.
+        """
+        if name is None:
+            name, text = _split_name(text)
+        uri, shown = expand_uri(text)
+        return cls.parse(uri, name=name, shown=shown)
 
     @property
     def path(self) -> Path | None:
-        """The local file or folder, or a pattern of such; None for a camera and a stream. Not safe to print."""
+        """The local file or folder, or a pattern of such; None for anything else. Not safe to print."""
         if self.kind is SourceKind.SAMPLE:
             return _SAMPLE_PATH
-        return None if self.kind.is_live else _local_path(self.uri.reveal())
+        if self.files:
+            return None
+        return None if self.kind.is_live or self.kind is SourceKind.STDIN else _local_path(self.uri.reveal())
 
     @property
     def url(self) -> str:
@@ -186,6 +223,17 @@ class SourceSpec:
         return str(self.uri)
 
 
+def is_taken(path: Path) -> bool:
+    """Whether a file is read from a folder, by its suffix: a picture or a video."""
+    return path.suffix.lower() in (*READ_SUFFIXES, GIF_SUFFIX, *VIDEO_SUFFIXES)
+
+
+def is_picture_file(text: str) -> bool:
+    """Whether a text is the path of a picture file that exists."""
+    path = Path(text)
+    return path.suffix.lower() in (*READ_SUFFIXES, GIF_SUFFIX) and _asks(path.is_file)
+
+
 def name_problem(name: str) -> str | None:
     """Returns why a source can't have that name, None if it can: ``front door``, ``türe`` and ``1`` are names."""
     if not name.strip() or name != name.strip() or not name.isprintable():
@@ -193,6 +241,15 @@ def name_problem(name: str) -> str | None:
     if not set(_NOT_IN_NAMES.split()).isdisjoint(name):
         return f"it has one of {_NOT_IN_NAMES}"
     return None
+
+
+def _split_name(text: str) -> tuple[str | None, str]:
+    named = _NAMED.fullmatch(text)
+    if named is None or name_problem(named[1]) is not None or _asks(Path(text).exists):
+        return None, text
+    if not named[2]:
+        raise ConfigError(f"source {text!r} names no URI after the '='; write name=URI, for instance door=0")
+    return named[1], named[2]
 
 
 def _parse_local(text: str, name: str | None) -> SourceSpec:

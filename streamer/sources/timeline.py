@@ -21,6 +21,11 @@ class ContinuousTimeline:
         return self._first_captured_s is not None
 
     @property
+    def base_pts_s(self) -> float:
+        """Where time 0 of the current connection is."""
+        return self._base_pts_s
+
+    @property
     def next_index(self) -> int:
         """One more than the last frame's index."""
         return self._next_index
@@ -33,6 +38,12 @@ class ContinuousTimeline:
         elapsed_s = first.captured_at_s - self._first_captured_s
         self._base_index = self._next_index - first.index
         self._base_pts_s = max(elapsed_s, self._last_pts_s) - first.pts_s
+
+    def restart(self, first: Frame) -> None:
+        """Starts over with a frame of the current connection, as index 0 at 0 s."""
+        self._first_captured_s = first.captured_at_s
+        self._base_index, self._base_pts_s = -first.index, -first.pts_s
+        self._next_index, self._last_pts_s = 0, 0.0
 
     def apply(self, frame: Frame) -> Frame:
         """Returns a frame of the current connection with its continuous index and time."""

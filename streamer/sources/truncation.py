@@ -11,6 +11,7 @@ import cv2  # noqa: F401 - before PyAV, see `streamer.frames`
 import av
 from av.container import InputContainer
 
+from streamer.common.errors import counted
 from streamer.sources.av_input import open_input
 from streamer.sources.diagnosis import bytes_missing
 
@@ -29,7 +30,7 @@ def missing_end(path: Path, pictures_end_s: float, *, is_damaged: bool) -> str |
     """
     missing = bytes_missing(path)
     if missing:
-        return f"{missing} bytes of the file are missing"
+        return f"{counted(missing, 'byte')} of the file {'is' if missing == 1 else 'are'} missing"
     if missing == 0 and not is_damaged:
         return None
     try:

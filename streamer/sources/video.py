@@ -15,8 +15,10 @@ from streamer.sources.arrival_clock import ArrivalClock
 from streamer.sources.base import SourceInfo, damage_phrase
 from streamer.sources.decoder import VideoDecoder
 from streamer.sources.diagnosis import why_unplayable
-from streamer.sources.http.client import ResponseFile
+from streamer.sources.live_audio import AudioFeed
+from streamer.sources.opening import Body
 from streamer.sources.options import DEFAULT_OPTIONS, SourceOptions
+from streamer.sources.packet_tap import PacketFeed, PacketTap
 from streamer.sources.prefetched import PrefetchedSource
 from streamer.sources.presentation_clock import PresentationClock
 from streamer.sources.spec import SourceSpec
@@ -37,9 +39,7 @@ class VideoSource(PrefetchedSource):
     reconnects. Closing waits for the frame being read, for `stall_timeout_s` at most.
     """
 
-    def __init__(
-        self, spec: SourceSpec, options: SourceOptions = DEFAULT_OPTIONS, *, body: ResponseFile | None = None
-    ) -> None:
+    def __init__(self, spec: SourceSpec, options: SourceOptions = DEFAULT_OPTIONS, *, body: Body | None = None) -> None:
         """Opens a local file or a stream's URL, and decodes its first picture; `body` as for `VideoDecoder`.
 
         Raises:
@@ -52,7 +52,17 @@ class VideoSource(PrefetchedSource):
         self._next_picture: DecodedPicture | None = None
         self._identity = _identity(self._path)
         self._decoder = VideoDecoder(spec, options, body)
+        is_own = self._path is not None and self.packet_feed is not None  # a stream's are kept across its connections
+        self._packets = PacketTap(options.kept_packets_s) if is_own else None
         self._prefetch()
+
+    @property
+    def packet_feed(self) -> PacketFeed | None:
+        return None if self._decoder.packets is None else self._decoder.packets.feed
+
+    @property
+    def audio_feed(self) -> AudioFeed | None:
+        return None if self._decoder.audio is None else self._decoder.audio.feed
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -76,7 +86,9 @@ class VideoSource(PrefetchedSource):
         frame_s = 1.0 / (self.info.fps or _NOMINAL_FPS)
         self._clock, self._arrivals = PresentationClock(frame_s), ArrivalClock(frame_s)
         frame = self._frame(picture)
-        self.info = replace(self.info, size_wh=frame.size_wh, first_stamp_s=picture.stamp_s)
+        self.info = replace(self.info, size_wh=frame.size_wh, first_stamp_s=picture.stamp_s, packets=self._packets)
+        if self._packets is not None and self.packet_feed is not None:
+            self.packet_feed.attach(self._packets, 0.0)
         return frame
 
     def _read(self) -> Frame | None:
@@ -92,6 +104,8 @@ class VideoSource(PrefetchedSource):
                 " check its server, and run it again"
             )
         self._note_missing_end()
+        if self._packets is not None:
+            self._packets.close()
         return None
 
     def _read_picture(self) -> DecodedPicture | None:
@@ -112,12 +126,17 @@ class VideoSource(PrefetchedSource):
 
     def _release(self) -> None:
         self._next_picture = None
+        if self._packets is not None:
+            self._packets.close()
         self._decoder.close()
 
     def _frame(self, picture: DecodedPicture) -> Frame:
         now_s = time.perf_counter()
         pts_s = self._live_pts_s(picture, now_s) if self.info.live else self._clock.at(picture.stamp_s)
         self._end_s = pts_s + picture.duration_s
+        for beside in (self._decoder.audio, self._decoder.packets):
+            if beside is not None:
+                beside.add_picture(picture.stamp_s, pts_s, now_s)
         index = self._count + self._decoder.dropped
         self._count += 1
         return Frame(picture.pixels, self._name, index, pts_s, now_s, pixel_aspect=self.info.pixel_aspect)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
 import socket
 import socketserver
@@ -20,11 +21,14 @@ from urllib.parse import urlsplit
 
 from streamer.common.closeable import Closeable
 from tests.rtsp.film import Film, Loop, RtpPackets
+from tests.rtsp.sound import Microphone
 from tests.rtsp.wire import RTP_HEADER
 
 _PATH = "/live"
 _REALM, _NONCE = "camera", "8a5f"
-_INTERLEAVED = "RTP/AVP/TCP;unicast;interleaved=0-1"
+_INTERLEAVED = "RTP/AVP/TCP;unicast;interleaved="
+_PICTURES, _SOUND = 0, 2  # channels
+_NEVER = (math.inf, b"")
 _SEND_BUFFER = 256 * 1024  # so that the kernel holds no seconds of pictures for a client that takes none
 
 
@@ -39,6 +43,7 @@ class RtspServer(Closeable):
         port: 0 picks a free one.
         transports: by which it sends: "TCP", "UDP".
         tls: encrypts the connections, with the certificate that it has.
+        sound: what it sends beside the pictures; None sends no sound. By TCP only.
 
     Attributes:
         url: where to connect, without credentials.
@@ -59,7 +64,9 @@ class RtspServer(Closeable):
         port: int = 0,
         transports: Collection[str] = ("TCP",),
         tls: ssl.SSLContext | None = None,
+        sound: Microphone | None = None,
     ) -> None:
+        self.sound = sound
         self.film, self.hang_up_after, self.silent_after = film or Loop(), hang_up_after, silent_after
         self.credentials, self.transports = credentials, transports
         self.sent = 0
@@ -146,7 +153,7 @@ class _Client(socketserver.StreamRequestHandler):
         camera.joined(self.connection)
         self.gone = threading.Event()
         self.sending = threading.Lock()
-        self.send_packet = self._send_interleaved
+        self.send_packet: Callable[[bytes], object] = self._send_interleaved
         sender: threading.Thread | None = None
         with contextlib.ExitStack() as self.resources:
             try:
@@ -191,14 +198,21 @@ class _Client(socketserver.StreamRequestHandler):
         if not urlsplit(url).path.startswith(_PATH):
             return "404 Not Found", {}, ""
         if method == "DESCRIBE":
-            return "200 OK", {"Content-Base": f"{url}/", "Content-Type": "application/sdp"}, camera.film.sdp
+            return "200 OK", {"Content-Base": f"{url}/", "Content-Type": "application/sdp"}, self._sdp()
         if method == "SETUP":
             wanted = headers.get("transport", "")
             over = "TCP" if "RTP/AVP/TCP" in wanted else "UDP"
             if over not in camera.transports:
                 return "461 Unsupported Transport", {}, ""
-            return "200 OK", {"Transport": self._set_up_udp(wanted) if over == "UDP" else _INTERLEAVED}, ""
+            if over == "UDP":
+                return "200 OK", {"Transport": self._set_up_udp(wanted)}, ""
+            channel = _SOUND if urlsplit(url).path.endswith("/audio") else _PICTURES
+            return "200 OK", {"Transport": f"{_INTERLEAVED}{channel}-{channel + 1}"}, ""
         return "200 OK", {}, ""
+
+    def _sdp(self) -> str:
+        sound = self.server.rtsp.sound
+        return self.server.rtsp.film.sdp + (sound.sdp if sound is not None else "")
 
     def _set_up_udp(self, wanted: str) -> str:
         """Sends by UDP to the ports that a SETUP names; returns the answer's transport."""
@@ -216,16 +230,21 @@ class _Client(socketserver.StreamRequestHandler):
         with self.sending:
             self.wfile.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
 
-    def _send_interleaved(self, packet: bytes) -> object:
+    def _send_interleaved(self, packet: bytes, channel: int = _PICTURES) -> object:
         with self.sending:
-            return self.wfile.write(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
+            return self.wfile.write(struct.pack(">cBH", b"$", channel, len(packet)) + packet)
 
     def _send_pictures(self) -> None:
         camera = self.server.rtsp
         packets = RtpPackets(camera.film)
+        sound = camera.sound.packets() if camera.sound is not None else iter(())
+        due_s, heard = next(sound, _NEVER)
         with contextlib.suppress(OSError):
             for number, (at_s, coded) in enumerate(camera.film.play(self.gone)):
                 camera.thawed.wait()
+                while due_s <= at_s:
+                    self._send_interleaved(heard, _SOUND)
+                    due_s, heard = next(sound, _NEVER)
                 if number == camera.silent_after:
                     self.gone.wait()
                     return

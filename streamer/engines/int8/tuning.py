@@ -11,6 +11,7 @@ from pathlib import Path
 
 from streamer.common.atomic_file import atomic_file
 from streamer.common.cache import cached_file
+from streamer.common.errors import counted
 from streamer.cuda.compiler import cache_key, cubin, find_nvcc
 from streamer.cuda.engine import capture_graph
 from streamer.cuda.gpu import Gpu
@@ -57,7 +58,9 @@ class TileChoice:
         if not new:
             return
         variants = {tuple(tile.macros(shape).items()) for shape in new for tile in self._tiles(shape)}
-        log.warning("measuring the int8 engine's kernels for %d layers' shapes on %s, once", len(new), self._gpu.name)
+        log.info(
+            "measuring the int8 engine's kernels for %s on %s, once", counted(len(new), "layer shape"), self._gpu.name
+        )
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # nvcc is another process
             list(pool.map(lambda macros: cubin("convolution", self._gpu.arch, dict(macros)), variants))
         times_ms: dict[Shape, dict[Tile, float]] = {shape: {} for shape in new}

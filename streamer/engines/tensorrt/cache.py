@@ -127,7 +127,7 @@ def cached_engine(
         with FileLock(path.with_suffix(".lock"), timeout=lock_timeout_s):
             if path.is_file() and _fits(path, plan.fingerprint):
                 return path
-            log.warning("building a %s engine of %s for %s", package.value, model.path.name, ", ".join(plan.targets))
+            log.info("building a %s engine of %s for %s", package.value, model.path.name, ", ".join(plan.targets))
             write_engine(path, build_engine(plan, timing_cache=timings_path(plan), on_progress=on_progress))
     except Timeout as error:
         raise EngineError(

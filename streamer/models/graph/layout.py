@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from streamer.common.errors import ModelError
+from streamer.common.errors import ModelError, counted
 from streamer.models.families import FAMILIES, Outputs
 from streamer.models.graph.shapes import Shape
 from streamer.models.graph.trace import Activation, ActivationTracer
@@ -124,8 +124,8 @@ def read_layout(proto: ModelProto, spec: ModelSpec, shapes: Mapping[str, Shape])
         found = list(shapes.get(names[0], ()))
         raise ModelError(
             f"does not fit its description: wanted an output (batch, {spec.num_points} points, {spec.output_channels} "
-            f"channels) for {spec.num_classes} labels, reg_max {spec.reg_max} and input {spec.input_size_wh[0]}x"
-            f"{spec.input_size_wh[1]}, found {found}"
+            f"channels) for {counted(spec.num_classes, 'label')}, reg_max {spec.reg_max} and input"
+            f" {spec.input_size_wh[0]}x{spec.input_size_wh[1]}, found {found}"
         )
     found_all = ", ".join(f"{name} {list(shapes.get(name, ()))}" for name in names)
     wanted = " and ".join(str(prod(grid)) for grid in reader.grids)

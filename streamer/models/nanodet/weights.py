@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from streamer.common.errors import ModelError
+from streamer.common.errors import ModelError, counted
 from streamer.models.nanodet.network import NanoDet
 
 _CONSTANT = "head.distribution_project."
@@ -65,8 +65,8 @@ def _hint(
     if all(name.startswith("head.gfl_cls.") for name in misshaped):
         got = weights["head.gfl_cls.0.bias"].shape[0]
         classes = got - 4 * (spec.reg_max + 1)
-        described = f"the model description {spec.num_classes} labels"
-        return f"; with reg_max {spec.reg_max} it has {classes} classes, {described}"
+        described = f"the model description {counted(spec.num_classes, 'label')}"
+        return f"; with reg_max {spec.reg_max} it has {counted(classes, 'class')}, {described}"
     if all(name.startswith("head.") for name in misshaped):
         return "; reg_max, the number of classes or the head's width differs from the model description"
     return "; another width of the network: take the model description it was trained with"

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from streamer.frames.canvas import U8, WHITE, BgrCanvas, Box, Canvas, YuvCanvas
+from streamer.frames.canvas import U8, BgrCanvas, Box, Canvas, YuvCanvas
 from streamer.frames.frame import Frame
+from streamer.frames.palette import WHITE
 from streamer.frames.scaling import fitted
 from streamer.frames.text import line_mask
+from streamer.frames.viewport import Viewport
 from streamer.frames.yuv import COLORSPACES, FULL, LIMITED, Yuv420
 from streamer.frames.yuv_matrix import Matrix
 
@@ -21,6 +23,7 @@ TILE_WH = (640, 360)  # if no picture size is known
 _GAP_PX = 2
 _MIN_WIDTH_PX = 320  # of a tile on a canvas of its own size, so that names are readable
 _BACKGROUND, _WAITING, _PLATE = (16, 16, 16), (64, 64, 64), (24, 24, 24)
+_EMPHASIS = 1.25
 _TEXT_OF_TILE, _MIN_TEXT_PX = 1 / 22, 15
 
 
@@ -34,6 +37,7 @@ class Tile:
         is_over: whether the source has ended.
         is_removed: whether it is to disappear.
         is_changed: whether it must be painted again.
+        viewport: where its picture is scaled to, None while that isn't known.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Tile:
     is_over: bool = False
     is_removed: bool = False
     is_changed: bool = True
+    viewport: Viewport | None = None
 
     def show(self, frame: Frame) -> None:
         """Replaces the picture."""
@@ -73,8 +78,9 @@ class Mosaic:
 
     def _paint(self, tile: Tile, box: Box) -> None:
         width, height = box.size_wh
-        text_px = max(_MIN_TEXT_PX, round(fitted(TILE_WH, box.size_wh, enlarge=True)[1] * _TEXT_OF_TILE))
+        text_px = _text_px(box.size_wh)
         picture = box
+        tile.viewport = viewport_of(tile.name, box.size_wh)
         if tile.frame is None:
             self._canvas.fill(*box, _WAITING)
             words = line_mask("no picture" if tile.is_over else "waiting", text_px, width)[:height, :width]
@@ -98,6 +104,12 @@ class Mosaic:
         left = box.left + (box.size_wh[0] - width) // 2 // step * step
         top = box.top + (box.size_wh[1] - height) // 2 // step * step
         return Box(left, top, left + width, top + height)
+
+
+def viewport_of(name: str, size_wh: tuple[int, int]) -> Viewport:
+    """Returns where the picture of a tile of that name and size is scaled to."""
+    name_h, name_w = line_mask(name, _text_px(size_wh), size_wh[0]).shape
+    return Viewport(size_wh, (min(name_w, size_wh[0]), min(name_h, size_wh[1])), _EMPHASIS)
 
 
 def grid(count: int) -> tuple[int, int]:
@@ -132,6 +144,10 @@ def canvas_wh(count: int, picture_wh: tuple[int, int], max_wh: tuple[int, int]) 
         tile_w, tile_h = fitted(picture_wh, (max_wh[0] // columns, max_wh[1] // rows))
         width, height = columns * tile_w, rows * tile_h
     return max(2, width // 2 * 2), max(2, height // 2 * 2)
+
+
+def _text_px(size_wh: tuple[int, int]) -> int:
+    return max(_MIN_TEXT_PX, round(fitted(TILE_WH, size_wh, enlarge=True)[1] * _TEXT_OF_TILE))
 
 
 def _spans(length: int, parts: int, step: int) -> list[tuple[int, int]]:

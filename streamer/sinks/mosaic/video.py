@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from streamer.common.errors import SinkError
 from streamer.frames.canvas import YuvCanvas
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
+from streamer.frames.viewport import Viewport
 from streamer.frames.yuv import Yuv420
-from streamer.sinks.base import Sink
+from streamer.sinks.base import DiskUse, Sink
 from streamer.sinks.mosaic.schedule import FrameSchedule, PtsSchedule, TileQueue, WallClockSchedule
-from streamer.sinks.mosaic.tiles import TILE_WH, Mosaic, Tile, canvas_wh, yuv_canvas
+from streamer.sinks.mosaic.tiles import TILE_WH, Mosaic, Tile, boxes, canvas_wh, viewport_of, yuv_canvas
 from streamer.sources.base import SourceInfo
 
 MAX_WH = (1920, 1080)
@@ -89,6 +90,8 @@ class TiledVideo:
                 raise SinkError(f"the tiled video ended with its last source: {source.name!r} can't be added to it")
             self._tiles = (*self._tiles, _TileSink(self, source))
             self._reporter = self._reporter or self._tiles[0]
+            if self._mosaic is None:
+                self._expect_viewports()
             if source.live and isinstance(self._schedule, PtsSchedule):
                 self._schedule = WallClockSchedule(self._schedule.fps, self._clock, self._schedule.last)
                 self._changed.notify_all()
@@ -154,6 +157,10 @@ class TiledVideo:
         """Returns the video's files to one of its tiles only, so that they are listed once."""
         return self._sink.written if sink is self._reporter else ()
 
+    def disk_use(self, sink: _TileSink) -> DiskUse | None:
+        """Returns what the video needs to one of its tiles only, so that it is counted once."""
+        return self._sink.disk_use if sink is self._reporter else None
+
     def _update_is_over(self) -> None:
         self._is_over = self._is_over or all(sink.queue.is_over for sink in self._tiles)
         self._changed.notify_all()
@@ -208,10 +215,20 @@ class TiledVideo:
     def _new_canvas(self) -> YuvCanvas:
         """Returns a canvas whose size and colours suit the present pictures and the known sizes."""
         frames = [sink.tile.frame for sink in self._shown if sink.tile.frame is not None]
-        sizes = [frame.shown_wh for frame in frames] + [sink.size_wh for sink in self._shown if sink.size_wh]
-        largest = max(sizes, key=lambda size_wh: size_wh[0] * size_wh[1], default=TILE_WH)
         planes = [frame.host_pixels for frame in frames if isinstance(frame.host_pixels, Yuv420)]
-        return yuv_canvas(canvas_wh(len(self._shown), largest, self._max_wh), planes[0] if planes else None)
+        return yuv_canvas(self._canvas_wh(self._shown), planes[0] if planes else None)
+
+    def _canvas_wh(self, sinks: Sequence[_TileSink]) -> tuple[int, int]:
+        sizes = [sink.tile.frame.shown_wh for sink in sinks if sink.tile.frame is not None]
+        sizes += [sink.size_wh for sink in sinks if sink.size_wh]
+        largest = max(sizes, key=lambda size_wh: size_wh[0] * size_wh[1], default=TILE_WH)
+        return canvas_wh(len(sinks), largest, self._max_wh)
+
+    def _expect_viewports(self) -> None:
+        """Tells the tiles how large they will be, so that the first pictures are drawn for it."""
+        for sink, box in zip(self._tiles, boxes(len(self._tiles), self._canvas_wh(self._tiles), 2), strict=True):
+            if min(box.size_wh) > 0:
+                sink.tile.viewport = viewport_of(sink.tile.name, box.size_wh)
 
 
 class _TileSink(Sink):
@@ -242,5 +259,13 @@ class _TileSink(Sink):
                 raise
 
     @property
+    def viewport(self) -> Viewport | None:
+        return self.tile.viewport
+
+    @property
     def written(self) -> tuple[Path, ...]:
         return self._video.written(self)
+
+    @property
+    def disk_use(self) -> DiskUse | None:
+        return self._video.disk_use(self)

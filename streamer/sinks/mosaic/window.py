@@ -8,8 +8,9 @@ import time
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.frames.scaling import Image
+from streamer.frames.viewport import Viewport
 from streamer.sinks.base import Sink
-from streamer.sinks.mosaic.tiles import TILE_WH, Mosaic, Tile, bgr_canvas, grid
+from streamer.sinks.mosaic.tiles import TILE_WH, Mosaic, Tile, bgr_canvas, grid, viewport_of
 from streamer.sinks.window.sink import DesktopWindow, ViewerSink
 from streamer.sources.base import SourceInfo
 
@@ -42,7 +43,7 @@ class TiledWindow:
 
     def add_tile(self, source: SourceInfo) -> Sink:
         """Returns the output for one more source, whose name is written into its tile; from any thread."""
-        tile = Tile(source.name)
+        tile = Tile(source.name, viewport=viewport_of(source.name, TILE_WH))
         with self._lock:
             self._tiles = (*self._tiles, tile)
             if not self.is_open:
@@ -109,6 +110,10 @@ class _TileSink(ViewerSink):
     def write(self, frame: Frame, detections: Detections) -> None:
         self._tile.show(frame)
         self._count += 1
+
+    @property
+    def viewport(self) -> Viewport | None:
+        return self._tile.viewport
 
     def close(self) -> None:
         if not self._tile.is_over:

@@ -69,6 +69,11 @@ class AudioReader:
         self._advance()
 
     @property
+    def codec(self) -> str:
+        """FFmpeg's name of its codec."""
+        return self.stream.codec_context.name
+
+    @property
     def next(self) -> TimedPacket | None:
         """The packet that `take` returns next; None at the end."""
         return self._placed[0] if self._placed else None

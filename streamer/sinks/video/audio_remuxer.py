@@ -116,6 +116,8 @@ def _try(
             container.mux(part)
     container.close()
     with av.open(io.BytesIO(buffer.getvalue()), "r") as written:
+        if not written.streams.audio:  # an MPEG transport stream of a codec that it has no number for
+            raise AudioFormatError("what was written is no audio")
         audio = written.streams.audio[0]
         if audio.codec_context is None or audio.start_time is None or audio.time_base is None:
             raise AudioFormatError("what was written can't be read")

@@ -1,4 +1,4 @@
-"""Encoding frames: choice of encoder and pixel format, and conversion from BGR."""
+"""Encoding frames: the stream of a container, choice of pixel format, and conversion from BGR."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy.typing as npt
 from streamer.frames.frame import Frame
 from streamer.frames.yuv import COLORSPACES, FULL, LIMITED, Yuv420
 from streamer.frames.yuv_matrix import Matrix, yuv_from_bgr
+from streamer.sinks.options import Encoding
+from streamer.sinks.video.encoders import Encoder, choose_encoder, webm_encoder
 
 log = logging.getLogger(__name__)
 
-_X264_OPTIONS = {"preset": "ultrafast", "forced-idr": "1"}
-_MPEG4_QUANTISERS = (2, 31)
 _KEY_EVERY_S = 2
 _GOP_FRAMES = 300  # upper bound: key frames are chosen by time
 
@@ -31,44 +31,57 @@ _TIME_LOCKS = tuple(threading.Lock() for _ in range(61))
 class VideoEncoder:
     """The video stream of a container and its encoder.
 
-    H.264 by x264's ultrafast preset on one thread, with a key frame every 2 s. Measured at crf 20 on road footage of
-    1280x720: 3.4 ms of CPU a frame, 340 kB/s at 25 frames a second, 48.7 dB PSNR over BGR (crf 23: 3.1 ms, 220 kB/s,
-    47.5 dB; superfast at crf 23: 9.2 ms, 48.6 dB). An FFmpeg without x264 writes MPEG-4 part 2 of
-    about the same quality: quantiser 2 to 3 for crf 20.
+    There is a key frame every 2 s. See `streamer.sinks.video.encoders` for which encoder it is, and docs/recording.md
+    for what was measured; x264 works on one thread. An FFmpeg without any for H.264 writes MPEG-4 part 2 of about the
+    same quality: quantiser 2 to 3 for crf 20.
 
     Pictures of odd width or height are written as 4:4:4, since H.264 can't have them in 4:2:0. BGR becomes
     limited-range BT.601; planes keep their matrix and range, and the stream is tagged. MPEG-4 part 2 is always limited
-    range: MP4, MOV and AVI have no tag for it.
+    range: MP4, MOV and AVI have no tag for it. So is hardware. WebM is VP9 of limited range with square pixels: VP9 has
+    no pixel aspect, and PyAV can't tell it to the muxer (findings/pyav-webm-loses-pixel-aspect.sh).
     """
 
     def __init__(
-        self, container: av.container.OutputContainer, frame: Frame, fps: Fraction, time_base: Fraction, crf: int
+        self,
+        container: av.container.OutputContainer,
+        frame: Frame,
+        fps: Fraction,
+        time_base: Fraction,
+        encoding: Encoding,
     ) -> None:
         """Adds a stream with the size, pixel aspect and colours of `frame`, which isn't encoded yet.
 
-        The container's header isn't written yet. `time_base` is a tick in seconds, `crf` x264's constant rate factor, 0
-        (lossless) to 51 (worst).
+        The container's header isn't written yet. `time_base` is a tick in seconds.
+
+        Raises:
+            SinkError: if the wanted encoder doesn't work.
         """
-        self._size_wh = frame.size_wh
+        is_webm = container.format.name == "webm"
+        self._size_wh = frame.shown_wh if is_webm else frame.size_wh
         self._time_base = time_base
         self._key_pts: int | None = None
         self._last: av.VideoFrame | None = None
-        codec, options, self._format = _choice(frame, crf)
-        stream = container.add_stream(codec, rate=fps, options=options)
+        encoder = webm_encoder() if is_webm else choose_encoder(encoding.encoder, self._size_wh)
+        self._format = _format_for(encoder, frame)
+        stream = container.add_stream(encoder.name, rate=fps)
         assert isinstance(stream, av.VideoStream)
         self._stream = stream
         context = stream.codec_context
         context.width, context.height = self._size_wh
-        context.sample_aspect_ratio = frame.pixel_aspect
+        context.sample_aspect_ratio = Fraction(1) if is_webm else frame.pixel_aspect
         context.pix_fmt = self._format
         context.time_base = stream.time_base = time_base
-        context.thread_count = 1
+        context.options = encoder.configure(context, encoding.crf)
+        if encoder.is_h265:
+            context.codec_tag = "hvc1" if container.format.name in ("mp4", "mov") else context.codec_tag
+        else:
+            context.thread_count = 1
         context.gop_size = _GOP_FRAMES
         context.max_b_frames = 0
         pixels = frame.host_pixels
         if isinstance(pixels, Yuv420):
             theirs = pixels.av_frame
-            self._range = FULL if pixels.full_range and codec == "libx264" else LIMITED
+            self._range = FULL if pixels.full_range and encoder.takes_any_format else LIMITED
             context.colorspace = theirs.colorspace
             context.color_primaries, context.color_trc = theirs.color_primaries, theirs.color_trc
         else:
@@ -109,7 +122,8 @@ class VideoEncoder:
             if frame.size_wh != self._size_wh:
                 image = np.asarray(cv2.resize(image, self._size_wh, interpolation=cv2.INTER_AREA), np.uint8)
             if self._format != "yuv444p" and not (self._size_wh[0] % 2 or self._size_wh[1] % 2):
-                return _halved_chroma(image)
+                halved = _halved_chroma(image)
+                return halved if self._format == "yuv420p" else halved.reformat(format=self._format, threads=1)
             picture, own_range = av.VideoFrame.from_ndarray(image, format="bgr24"), FULL
         else:
             picture, own_range = pixels.av_frame, FULL if pixels.full_range else LIMITED
@@ -128,26 +142,16 @@ class VideoEncoder:
         )
 
 
-def _choice(frame: Frame, crf: int) -> tuple[str, dict[str, str], str]:
-    """Returns the encoder's name, its options and the pixel format for a frame."""
-    if "libx264" not in av.codecs_available:
-        log.warning("this FFmpeg has no libx264: writing MPEG-4 part 2, which browsers can't play")
-        return "mpeg4", _mpeg4_options(crf), "yuv420p"
-    options = {**_X264_OPTIONS, "crf": str(crf)}
+def _format_for(encoder: Encoder, frame: Frame) -> str:
+    """Returns the pixel format in which a frame is encoded: its own, if it has planes and the encoder takes them."""
+    if not encoder.takes_any_format:
+        return encoder.pixel_format
     width, height = frame.size_wh
     if width % 2 or height % 2:
-        log.info("%dx%d is odd, which H.264 can't have in 4:2:0: writing 4:4:4", width, height)
-        return "libx264", options, "yuv444p"
+        log.info("%dx%d is odd, which 4:2:0 can't have: writing 4:4:4", width, height)
+        return "yuv444p"
     pixels = frame.host_pixels
-    own = pixels.av_frame.format.name if isinstance(pixels, Yuv420) else "yuv420p"
-    return "libx264", options, own
-
-
-def _mpeg4_options(crf: int) -> dict[str, str]:
-    """Returns bounds for the quantiser, whose step doubles with every 6 of the rate factor as in H.264."""
-    least, most = _MPEG4_QUANTISERS
-    qmax = min(most, max(least, round(3 * 2 ** ((crf - 20) / 6))))
-    return {"qmin": str(max(least, qmax - 1)), "qmax": str(qmax)}
+    return pixels.av_frame.format.name if isinstance(pixels, Yuv420) else encoder.pixel_format
 
 
 def _halved_chroma(image: npt.NDArray[np.uint8]) -> av.VideoFrame:

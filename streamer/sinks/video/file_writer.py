@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,45 +12,29 @@ import av
 
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
-from streamer.sinks.base import WriteError
-from streamer.sinks.files import behind_link, reason
-from streamer.sinks.options import DEFAULT_CRF
+from streamer.sinks.files import reason
+from streamer.sinks.options import DEFAULT_ENCODING, Encoding
 from streamer.sinks.video.audio import AudioReader, exact
-from streamer.sinks.video.audio_remuxer import AudioFormatError
-from streamer.sinks.video.audio_track import MAX_TICKS, AudioTrack
+from streamer.sinks.video.audio_placement import MAX_TICKS
+from streamer.sinks.video.audio_track import AudioTrack
 from streamer.sinks.video.encoder import VideoEncoder
-from streamer.sinks.video.transactional_file import TransactionalFile
+from streamer.sinks.video.live_audio_track import LiveAudioReader, LiveAudioTrack
+from streamer.sinks.video.muxed_file import AUDIO_ERRORS, MUXERS, MuxedFile
 
 log = logging.getLogger(__name__)
 
-# FFmpeg's muxer for each suffix, and its options. Each second what is written reaches the file in a form that plays
-# without its end: a killed run loses less than two seconds. `close` turns MP4 into an ordinary, unfragmented file.
-_EACH_SECOND = {"flush_packets": "1", "max_interleave_delta": "500000"}
-_FRAGMENTS = {"movflags": "+hybrid_fragmented+delay_moov", "frag_duration": "1000000", **_EACH_SECOND}
-_MUXERS: dict[str, tuple[str, dict[str, str]]] = {
-    ".mp4": ("mp4", _FRAGMENTS),
-    ".mov": ("mov", _FRAGMENTS),
-    ".mkv": ("matroska", {"cluster_time_limit": "1000", **_EACH_SECOND}),
-    ".avi": ("avi", _EACH_SECOND),
-}
 _MIN_TICKS_PER_S, _MAX_TICKS_PER_S = 10_000, 60_000  # MPEG-4 part 2 takes no more than 65,535
 _DEFAULT_FPS = 30
 _PAUSE_S = 10  # longer gaps don't count for the frame rate
-_AUDIO_ERRORS = (AudioFormatError, av.FFmpegError, ValueError)  # PyAV raises ValueError for some of them
 _MAX_QUEUED_AUDIO = 200  # packets that FFmpeg may hold back to interleave them
 
 
-class VideoFileWriter:
+class VideoFileWriter(MuxedFile):
     """A file with pictures at their own times and, beside them, audio: container, encoder, audio track.
 
     The first frame decides the size and becomes time zero. Matroska rounds times to milliseconds, AVI to multiples of
     the nominal frame time. Where a gap is longer than the container can express, the picture before is repeated.
-    Audio that can't be written is left out with a warning and costs no picture. After an error the file is closed: it
-    holds what was written before, or is deleted if that can't be played.
-
-    Attributes:
-        path: the file.
-        is_kept: False once the file is deleted.
+    Audio that can't be written is left out with a warning and costs no picture.
     """
 
     def __init__(
@@ -59,26 +42,26 @@ class VideoFileWriter:
         path: Path,
         first: Frame,
         fps: float | None,
-        audio: AudioReader | None,
+        audio: AudioReader | LiveAudioReader | None,
         *,
-        crf: int = DEFAULT_CRF,
+        encoding: Encoding = DEFAULT_ENCODING,
         replace: bool = True,
     ) -> None:
         """Makes the file and its header; `first` isn't written yet.
 
         Args:
-            path: its suffix is .mp4, .mov, .mkv or .avi.
+            path: its suffix is one of `VIDEO_ENDINGS`.
             first: the first frame.
             fps: nominal frame rate, None if unknown.
             audio: what to write in step with the pictures; the caller closes it.
-            crf: x264's constant rate factor, 0 (lossless) to 51 (worst).
+            encoding: quality and encoder.
             replace: whether an existing file is replaced; else FileExistsError is raised.
 
         Raises:
             WriteError: if it can't be written.
+            SinkError: if the encoder doesn't work.
         """
-        self.path = path
-        self.is_kept = True
+        super().__init__(path, replace=replace)
         self._fps = Fraction(fps).limit_denominator(1001) if fps else None
         self._start_s = first.pts_s
         self._size_wh = first.size_wh
@@ -86,40 +69,43 @@ class VideoFileWriter:
         self._pts = -1
         self._intervals: list[int] = [0, 0]  # number and sum of the intervals between frames, without pauses
         self._pending: av.Packet[av.VideoStream] | None = None  # waits for the next one, which tells its duration
-        self._is_playable = False
-        self._is_closed = False
-        self._audio: AudioTrack | None = None
+        self._audio: AudioTrack | LiveAudioTrack | None = None
         self._queued_audio = 0
-        try:
-            self._file = TransactionalFile(path, replace=replace)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise WriteError(f"can't write {path}: {reason(error)}; nothing was kept") from error
         with self._rolling_back():
             try:
-                self._open(first, crf, audio)
+                self._open(first, encoding, audio)
             except av.FFmpegError as error:
                 if self._audio is None or self._file.error is not None:
                     raise
                 self._leave_out(audio, error)
                 self._file.clear()
-                self._open(first, crf, None)
+                self._open(first, encoding, None)
 
-    def _open(self, first: Frame, crf: int, audio: AudioReader | None) -> None:
-        muxer, options = _MUXERS[self.path.suffix.lower()]
+    def _open(self, first: Frame, encoding: Encoding, audio: AudioReader | LiveAudioReader | None) -> None:
+        muxer, options = MUXERS[self.path.suffix.lower()]
         rate = self._fps or Fraction(_DEFAULT_FPS)
-        self._tick_s = {"avi": 1 / rate, "matroska": Fraction(1, 1000)}.get(muxer) or _tick_for(rate)
+        self._tick_s = {"avi": 1 / rate, "matroska": Fraction(1, 1000), "webm": Fraction(1, 1000)}.get(
+            muxer
+        ) or _tick_for(rate)
         self._max_ticks = MAX_TICKS.get(muxer)
         self._container = av.open(self._file, "w", format=muxer, container_options=options)
-        self._encoder = VideoEncoder(self._container, first, rate, self._tick_s, crf)
+        self._encoder = VideoEncoder(self._container, first, rate, self._tick_s, encoding)
         self._audio = None
-        if audio is not None and audio.next is not None:
+        if audio is not None:
             try:
-                self._audio = AudioTrack(audio, self._container, options, self._start_s, self._write_audio)
-            except _AUDIO_ERRORS as error:
+                self._audio = self._new_track(audio, options)
+            except AUDIO_ERRORS as error:
                 self._leave_out(audio, error)
         self._container.start_encoding()
+
+    def _new_track(
+        self, audio: AudioReader | LiveAudioReader, options: dict[str, str]
+    ) -> AudioTrack | LiveAudioTrack | None:
+        if isinstance(audio, LiveAudioReader):
+            return LiveAudioTrack(audio, self._container, self._start_s, self._write_audio)
+        if audio.next is None:
+            return None
+        return AudioTrack(audio, self._container, options, self._start_s, self._write_audio)
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Encodes a frame, which must already have the boxes drawn, and writes the one before.
@@ -140,6 +126,11 @@ class VideoFileWriter:
             for packet in self._encoder.encode(frame, pts):
                 self._mux(packet)
         self._pts = pts
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the file is."""
+        return self._file.size_bytes if self.is_kept else 0
 
     def close(self, next_s: float | None = None) -> None:
         """Writes what is left and the file's closing parts. Safe to call twice, and after an error.
@@ -169,27 +160,6 @@ class VideoFileWriter:
             self._container.close()
         self._is_closed = True
         self._file.close()
-
-    @contextmanager
-    def _rolling_back(self) -> Iterator[None]:
-        """Rolls the file back and closes it if anything fails."""
-        try:
-            yield
-        except (av.FFmpegError, OSError) as error:
-            raise self._fail(error) from error
-        except BaseException as error:
-            self._fail(error)
-            raise
-
-    def _fail(self, error: BaseException) -> WriteError:
-        self._is_closed = True
-        self._file.rollback()
-        cause = self._file.error or error
-        if self._is_playable:
-            return WriteError(f"{self.path} broke off: {reason(cause)}; what it holds can be played")
-        self.is_kept = False
-        behind_link(self.path).unlink(missing_ok=True)
-        return WriteError(f"can't write {self.path}: {reason(cause)}; nothing was kept")
 
     def _mux(self, packet: av.Packet[av.VideoStream]) -> None:
         before, self._pending = self._pending, packet
@@ -232,19 +202,19 @@ class VideoFileWriter:
         self._queued_audio = min(self._queued_audio + 1, _MAX_QUEUED_AUDIO)
         self._container.mux(packet)
 
-    def _with_audio(self, time_s: Fraction, write: Callable[[AudioTrack], None]) -> None:
+    def _with_audio(self, time_s: Fraction, write: Callable[[AudioTrack | LiveAudioTrack], None]) -> None:
         """Writes audio before `time_s`, if there is any; if that fails, the audio ends there."""
         try:
             if self._audio is not None:
                 write(self._audio)
-        except _AUDIO_ERRORS as error:
+        except AUDIO_ERRORS as error:
             if self._file.error is not None:
                 raise
             self._end_audio(time_s, error)
 
-    def _leave_out(self, audio: AudioReader | None, error: Exception) -> None:
+    def _leave_out(self, audio: AudioReader | LiveAudioReader | None, error: Exception) -> None:
         assert audio is not None
-        codec, why = audio.stream.codec_context.name, reason(error)
+        codec, why = audio.codec, reason(error)
         log.warning("no sound in %s: the %s audio of %s can't be written (%s)", self.path, codec, audio.name, why)
         audio.close()  # nor in the files that follow
 

@@ -29,7 +29,7 @@ class TransactionalFile:
         descriptor = open_file(path, os.O_RDWR | os.O_CREAT | (0 if replace else os.O_EXCL))
         self._file = os.fdopen(descriptor, "wb+", buffering=0)
         self._file.truncate(0)
-        self._committed_bytes = 0
+        self._committed_bytes = self._final_bytes = 0
         self._undo: list[tuple[int, bytes]] = []
         self.error: OSError | None = None
 
@@ -49,6 +49,11 @@ class TransactionalFile:
             self.error = error
             raise
         return len(data)
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the file is; how large it was when it was closed."""
+        return self._final_bytes if self._file.closed else os.fstat(self._file.fileno()).st_size
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Moves the position; returns it."""
@@ -81,10 +86,11 @@ class TransactionalFile:
                 self._file.write(data)
             self._file.truncate(self._committed_bytes)
         finally:
-            self._file.close()
+            self.close()
 
     def close(self) -> None:
         """Closes the file as it is."""
+        self._final_bytes = self.size_bytes
         self._file.close()
 
     def _save_overwritten(self, count: int) -> None:

@@ -12,7 +12,8 @@ from streamer.common.errors import SinkError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.frames.scaling import Image, fitted, resized
-from streamer.sinks.base import Sink, StopRequested
+from streamer.frames.viewport import Viewport
+from streamer.sinks.base import LiveFigures, Sink, StopRequested
 from streamer.sinks.files import reason
 from streamer.sinks.window.display import display_problem, max_window_wh, quiet_qt, resend_map_events
 
@@ -116,6 +117,7 @@ class DesktopWindow:
 class ViewerSink(Sink):
     """An output on a window: a single picture stays until the window is closed."""
 
+    live_figures = LiveFigures.BY_DEFAULT
     live_view = True
     main_thread = True
     _window: DesktopWindow | TiledWindow
@@ -146,6 +148,7 @@ class WindowSink(ViewerSink):
         """
         self._window = DesktopWindow(title, self._painted)
         self._frame: Frame | None = None
+        self._viewport: Viewport | None = None
 
     def write(self, frame: Frame, detections: Detections) -> None:
         self._frame = frame
@@ -155,8 +158,13 @@ class WindowSink(ViewerSink):
     def close(self) -> None:
         self._window.close()
 
+    @property
+    def viewport(self) -> Viewport | None:
+        return self._viewport
+
     def _painted(self, window_wh: tuple[int, int]) -> Image:
         assert self._frame is not None  # the window opens with the first frame
         if min(window_wh) < 1:
             return self._frame.image
+        self._viewport = Viewport(window_wh)
         return resized(self._frame, fitted(self._frame.shown_wh, window_wh))

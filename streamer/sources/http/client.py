@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from streamer.common.errors import SourceError
 from streamer.common.timed_http import Deadline, response_within
 from streamer.common.tls import distrusted, tls_context
-from streamer.sources.diagnosis import why_broken_off
+from streamer.sources.diagnosis import NEEDS_PASSWORD, why_broken_off
 from streamer.sources.http.auth import Authenticator
 from streamer.sources.options import SourceOptions
 from streamer.sources.spec import WEB_SCHEMES
@@ -223,5 +223,5 @@ def _selector(parts: SplitResult) -> str:
 
 def _refusal(status: int) -> str:
     if status == 401:
-        return "requires a user and password, or others than these; write SCHEME://USER:PASSWORD@HOST/..."
+        return NEEDS_PASSWORD
     return f"answered: {status} {http.client.responses.get(status, 'unknown')}; check the path in the URL"

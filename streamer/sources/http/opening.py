@@ -12,13 +12,10 @@ from streamer.sources.http.jpeg_scanner import MAX_IMAGE_BYTES, JpegScanner
 from streamer.sources.http.motion_jpeg import MotionJpegSource
 from streamer.sources.http.snapshot import SnapshotSource
 from streamer.sources.options import SourceOptions
-from streamer.sources.spec import SourceSpec
+from streamer.sources.spec import VIDEO_SUFFIXES, SourceSpec
 from streamer.sources.video import VideoSource
 
-_VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".flv", ".mpd", ".ogv", ".ogg", ".mpg"),
-    *(".mpeg", ".3gp", ".wmv", ".asf", ".h264", ".h265", ".264", ".265", ".hevc", ".gif"),
-)
+_VIDEO_SUFFIXES = (*VIDEO_SUFFIXES, ".mpd", ".gif")
 _JPEG_TYPES = frozenset(("image/jpeg", "image/jpg", "image/pjpeg"))
 _PICTURE_TYPES = _JPEG_TYPES | {"image/png", "image/webp", "image/bmp", "image/x-ms-bmp", "image/tiff"}
 _VAGUE_TYPES = ("", "application/octet-stream", "text/plain", "binary/octet-stream")

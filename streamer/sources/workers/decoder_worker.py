@@ -67,12 +67,14 @@ class DecoderWorker:
         if isinstance(message, messages.Open):
             self._sources[message.number] = WorkerSource(message, self._counters, self.send, self._slots)
             return
-        assert isinstance(message, (messages.Start, messages.Stop))
+        assert isinstance(message, (messages.Hold, messages.Start, messages.Stop))
         source = self._sources.get(message.number)
         if source is None:
             return  # it has ended meanwhile
         if isinstance(message, messages.Stop):
             source.stop()
+        elif isinstance(message, messages.Hold):
+            source.hold()
         else:
             source.start(paced=message.paced)
 
@@ -124,6 +126,12 @@ class WorkerSource:
         """Has its frames sent, each at its own time where they are paced."""
         self._paced = paced
         self._started.set()
+
+    def hold(self) -> None:
+        """Holds it until it is started."""
+        source = self._source
+        if source is not None and not self._started.is_set():
+            source.hold()
 
     def stop(self) -> None:
         """Ends it; returns at once."""

@@ -37,6 +37,12 @@ class Open(NamedTuple):
     first_index: int = 0
 
 
+class Hold(NamedTuple):
+    """Hold the source until it is started, see `Source.hold`."""
+
+    number: int
+
+
 class Start(NamedTuple):
     """Send the source's frames; `paced`: each at its own time."""
 

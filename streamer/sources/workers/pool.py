@@ -7,12 +7,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from streamer.common.closeable import Closeable
 from streamer.common.errors import ConfigError, SourceError
 from streamer.sources.base import Source
 from streamer.sources.options import SourceOptions
-from streamer.sources.spec import SourceSpec
+from streamer.sources.spec import SourceKind, SourceSpec
 from streamer.sources.workers.remote import RemoteSource
 from streamer.sources.workers.worker_process import DEFAULT_LIMITS, WorkerLimits, WorkerProcess, WorkerStatus
 
@@ -75,7 +76,9 @@ class DecoderPool(Closeable):
         Raises:
             ConfigError: if that worker has as many as it can.
         """
-        source = RemoteSource(spec, options, self._attach)
+        if options.audio and spec.kind is SourceKind.STREAM:
+            log.info("source %r is recorded without sound, as it is decoded in another process", spec.name)
+        source = RemoteSource(spec, replace(options, audio=False), self._attach)
         self._attach(source)
         return source
 

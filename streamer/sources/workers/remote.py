@@ -17,7 +17,7 @@ from streamer.sources.base import FrameConsumer, PushSource, SourceInfo, damage_
 from streamer.sources.options import SourceOptions
 from streamer.sources.spec import SourceSpec
 from streamer.sources.timeline import ContinuousTimeline
-from streamer.sources.workers.messages import FormatChanged, FrameReady, Open, Start, Status, Stop
+from streamer.sources.workers.messages import FormatChanged, FrameReady, Hold, Open, Start, Status, Stop
 from streamer.sources.workers.shared_counters import MAX_UNACKNOWLEDGED
 
 if TYPE_CHECKING:
@@ -87,6 +87,11 @@ class RemoteSource(PushSource):
         error = self._error or self._open_error
         if error is not None:
             raise error
+
+    def hold(self) -> None:
+        with self._lock:
+            if self._attachment is not None and self._consumer is None:
+                self._attachment.send(Hold(self._attachment.number))
 
     def start(self, consumer: FrameConsumer, *, paced: bool) -> None:
         with self._lock:
@@ -281,7 +286,7 @@ class RemoteSource(PushSource):
         self._lost_at_s = None
         if lost_at_s is not None:
             how, away_s = "back" if was_seen else "reached", self._last_frame_s - lost_at_s
-            log.warning("source %r is %s after %.1f s", self.info.name, how, away_s)
+            log.info("source %r is %s after %.1f s", self.info.name, how, away_s)
             self._earlier = self._earlier._replace(reconnects=self._earlier.reconnects + was_seen)
 
     def on_ended(self, error: StreamerError | None, status: Status | None = None) -> None:

@@ -1,0 +1,35 @@
+"""Detections as plain numbers, for outputs of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
+from streamer.sinks.files import captured_utc
+
+SCORE_DECIMALS: Final = 4
+BOX_DECIMALS: Final = 2
+
+
+def clipped_rows(
+    frame: Frame, detections: Detections, *, rounded: bool = True
+) -> Iterator[tuple[int, float, list[float]]]:
+    """Yields class id, score, and left, top, right and bottom in pixels of each detection, clipped to the frame.
+
+    `rounded` rounds scores to `SCORE_DECIMALS` and pixels to `BOX_DECIMALS`; else they have all digits of a float32.
+    """
+    width, height = frame.size_wh
+    boxes = np.minimum(np.maximum(detections.boxes_xyxy, 0), (width, height, width, height), dtype=np.float64)
+    scores = detections.scores.astype(np.float64)
+    if rounded:
+        scores, boxes = np.round(scores, SCORE_DECIMALS), np.round(boxes, BOX_DECIMALS)
+    yield from zip(detections.class_ids.tolist(), scores.tolist(), boxes.tolist(), strict=True)
+
+
+def iso_utc(frame: Frame) -> str:
+    """Returns when a frame was captured: ``2026-11-23T12:33:05.123Z`` (UTC)."""
+    return captured_utc(frame).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
