@@ -13,11 +13,10 @@ from typing import Any
 import streamer.app.run as app
 from streamer.app.config import StreamConfig, read_config
 from streamer.app.gpu_placement import GpuPlacement
-from streamer.app.overrides import SourceOverrides
+from streamer.app.stream_filters import StreamFilters
 from streamer.app.watched_file import WatchedFile
 from streamer.common.errors import ConfigError, SourceError
-from streamer.detector.detection_filter import DetectionFilter
-from streamer.frames.detections import Keep
+from streamer.detector.base import Detector
 from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.runtime.report import RunReport
 from streamer.sources.base import SourceInfo
@@ -47,23 +46,17 @@ class Streams:
         refused: URIs whose outputs are refused where there are several sources.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: StreamConfig) -> None:
         self.sources: list[tuple[str, CountingSource]] = []
         self.opened: dict[str, list[tuple[str, MemorySink]]] = {}
         self.released: list[str] = []
         self.placement = GpuPlacement(())
+        self.filters = StreamFilters(config)
+        self.filters.labels = ["thing"]
         self.gate: threading.Event | None = None
         self.sinks: dict[str, MemorySink] = {}
         self.refused: set[str] = set()
         self.refuse: Callable[[SourceSpec], Exception | None] = refuse
-
-    def keep_for(self, name: str, overrides: SourceOverrides) -> Keep | None:
-        options = overrides.filter_options
-        return DetectionFilter(options, ["thing"]) if options.drops_more else None
-
-    def check_filters(self, config: StreamConfig) -> None:
-        for spec in config.source:
-            DetectionFilter(config.overrides_for(spec.name).filter_options, ["thing"])
 
     def open_source(self, config: StreamConfig, spec: SourceSpec, *, patient: bool = True) -> CountingSource:
         uri = str(spec)
@@ -97,12 +90,12 @@ class Streams:
 class Following:
     """A run that follows a file."""
 
-    def __init__(self, path: Path, meanwhile: str | None = None) -> None:
+    def __init__(self, path: Path, meanwhile: str | None = None, detector: Detector | None = None) -> None:
         self.path = path
-        self.streams = Streams()
+        config = read_config(path, {})
+        self.streams = Streams(config)
         self.opened = self.streams.opened
         self.result: list[RunReport | BaseException] = []
-        config = read_config(path, {})
         sources = [self.streams.open_source(config, spec) for spec in config.source]
         if meanwhile is not None:
             self.write(meanwhile)
@@ -111,7 +104,7 @@ class Following:
         self.may_read.set()
         self.file = WatchedFile(path, self._read)
         factory: Any = self.streams
-        self.run = app.Run(config, factory, sources, [SlowDetector()], self.file, poll_s=0.01)
+        self.run = app.Run(config, factory, sources, [detector or SlowDetector()], self.file, poll_s=0.01)
         self.thread = threading.Thread(target=self._body, daemon=True)
         self.thread.start()
         wait_for(lambda: self.run.pipeline is not None and self.run.pipeline.status().is_running)
@@ -163,9 +156,9 @@ class Following:
 
 
 @contextmanager
-def following(path: Path) -> Iterator[Following]:
+def following(path: Path, detector: Detector | None = None) -> Iterator[Following]:
     """Starts a run that follows a file, which it has read; and finishes it."""
-    started = Following(path)
+    started = Following(path, detector=detector)
     wait_for(lambda: started.file.is_current)
     yield started
     started.finish()

@@ -21,9 +21,10 @@ import streamer.frames.detections
 import streamer.frames.draw
 from streamer import Detections, Frame, draw, open_detector, open_source
 from streamer.app.cli import main
-from streamer.common.errors import EngineError
+from streamer.common.errors import ConfigError, EngineError
 from streamer.common.interrupt import Interrupt
 from streamer.detector.base import Detector
+from streamer.detector.filter_options import ClassThresholds
 from streamer.frames.palette import class_colour
 from tests.fakes import CountingSource, SlowDetector, wait_for
 
@@ -53,6 +54,22 @@ def test_a_picture_gives_what_a_stream_gives(detector: Detector, picture: Image)
     frame = Frame(picture, "x", 0, 0.0, 0.0)
     ((_, streamed),) = detector.stream([frame])
     assert same(found, streamed) and same(found, detector.detect(frame))
+
+
+def test_other_scores_and_classes_are_reported_without_loading_the_model_again(picture: Image) -> None:
+    with open_detector(self_check=False) as one, open_detector(self_check=False, conf=0.1) as other:
+        before = one.detect(picture)
+        one.report(ClassThresholds(0.1), None)
+        assert same(one.detect(picture), other.detect(picture))
+        assert len(one.detect(picture)) > len(before)
+        one.report(ClassThresholds(0.1, (("person", 0.5),)), ["person", "CUP"])
+        assert {found.label for found in one.detect(picture)} == {"person", "cup"}
+        assert all(found.score > 0.5 for found in one.detect(picture) if found.label == "person")
+        one.report(ClassThresholds(0.4), None)
+        assert same(one.detect(picture), before)
+        with pytest.raises(ConfigError, match="no class 'cupp'"):
+            one.report(ClassThresholds(), ["cupp"])
+        assert same(one.detect(picture), before)
 
 
 def test_rgb_and_views_are_taken(detector: Detector, picture: Image) -> None:

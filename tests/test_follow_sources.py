@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from streamer.app.config import StreamConfig
 from streamer.common.errors import ConfigError, SourceError
+from streamer.detector.base import DetectTimes
+from streamer.detector.filter_options import ClassThresholds
+from streamer.frames.detections import Detections
+from streamer.frames.frame import Frame
 from streamer.runtime.pipeline import StreamSpec
 from streamer.sources.spec import SourceSpec
-from tests.fakes import CountingSource, MemorySink, wait_for
+from tests.fakes import CountingSource, MemorySink, SlowDetector, wait_for
 from tests.following import Following, following
 
 
@@ -161,8 +166,8 @@ def test_an_opening_that_breaks_ends_nothing(run: Following, caplog: pytest.LogC
 
 
 def test_what_cannot_change_is_told(run: Following, caplog: pytest.LogCaptureFixture) -> None:
-    run.write("source: {a: one, b: two}\nmodel: other\nconf: 0.9\n")
-    wait_for(lambda: any("conf, model can't change" in line for line in caplog.messages))
+    run.write("source: {a: one, b: two}\nmodel: other\niou: 0.9\n")
+    wait_for(lambda: any("iou, model can't change" in line for line in caplog.messages))
     assert run.names == ["a", "b"]
 
 
@@ -292,3 +297,64 @@ def test_a_source_that_ended_may_be_begun_again(run: Following) -> None:
     run.write("source: {a: one, c: short}\n")
     wait_for(lambda: len(run.opened["c"]) == 2 and run.opened["c"][1][1].closed)
     assert [sink.indices for _, sink in run.opened["c"]] == [[0, 1, 2]] * 2
+
+
+class LoweredDetector(SlowDetector):
+    """Finds two boxes, of which it reports what it is told to."""
+
+    can_report_more = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reported: list[float] = []
+        self._lowest = 0.4
+
+    def report(self, conf: ClassThresholds, classes: Sequence[str] | None) -> None:
+        self.reported.append(conf.default)
+        self._lowest = conf.default
+
+    def collect(self) -> tuple[Frame, Detections, DetectTimes]:
+        frame, _, times = super().collect()
+        boxes, scores = np.array([[1, 2, 3, 4]] * 2, np.float32), np.array([0.5, 0.2], np.float32)
+        found = Detections(boxes, scores, np.zeros(2, np.int64))
+        return frame, found.where(scores > self._lowest), times
+
+
+def test_a_lower_score_is_detected_and_only_its_source_reports_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text("source: {a: one, b: two}\n")
+    detector = LoweredDetector()
+    with following(path, detector) as run:
+        sinks = {name: run.opened[name][0][1] for name in "ab"}
+        run.flows("a")
+        assert {len(found) for found in sinks["a"].detections} == {1}
+        run.write("source: {a: {uri: one, conf: 0.1}, b: two}\n")
+        wait_for(lambda: len(sinks["a"].detections[-1]) == 2)
+        run.flows("b")
+        assert {len(found) for found in sinks["b"].detections} == {1}
+        run.write("source: {a: one, b: two}\nconf: 0.15\n")  # the run's: found already
+        wait_for(lambda: len(sinks["b"].detections[-1]) == 2)
+        run.write("source: {a: one, b: two}\n")
+        wait_for(lambda: len(sinks["a"].detections[-1]) == len(sinks["b"].detections[-1]) == 1)
+        assert detector.reported == [0.1]
+        assert len(run.opened["a"]) == len(run.opened["b"]) == 1
+    assert not any("restart" in line for line in caplog.messages)
+
+
+def test_a_detector_that_cannot_report_more_is_told_of(run: Following, caplog: pytest.LogCaptureFixture) -> None:
+    run.write("source: {a: {uri: one, conf: 0.1}, b: two}\n")
+    wait_for(lambda: any("'a' wants scores or classes that this run doesn't detect" in m for m in caplog.messages))
+    run.flows("a")
+
+
+def test_figures_on_recordings_change_without_a_break(run: Following) -> None:
+    (a,) = [stream for stream in run.pipeline.streams if stream.name == "a"]
+    run.write("source: {a: {uri: one, overlay: true}, b: two}\n")
+    wait_for(lambda: a.fan_out.figures is True)
+    run.write("source: {a: one, b: two}\noverlay: false\n")
+    wait_for(lambda: a.fan_out.figures is False)
+    run.write("source: {a: one, b: two}\n")
+    wait_for(lambda: a.fan_out.figures is None)
+    assert len(run.opened["a"]) == 1

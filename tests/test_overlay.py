@@ -87,13 +87,6 @@ def test_a_lost_source_is_news_and_a_preempted_one_for_two_seconds(camera: Camer
     assert not overlay.has_news()
 
 
-def test_without_an_engine_to_name_there_is_none(camera: Camera) -> None:
-    camera.status = replace(WELL, lost_s=1.0)
-    overlay = Overlay(None, lambda: camera.status)
-    assert overlay.lines(is_lost=True) == ()
-    assert not overlay.has_news()
-
-
 @pytest.mark.parametrize(
     ("pts_s", "shown"),
     [(0.0, "0:00:00.0"), (0.3, "0:00:00.3"), (59.96, "0:00:59.9"), (83.4, "0:01:23.4"), (36_610.0, "10:10:10.0")],

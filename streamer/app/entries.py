@@ -9,7 +9,7 @@ from streamer.app.config import StreamConfig
 from streamer.app.overrides import FILTER_KEYS, SourceOverrides
 from streamer.sources.spec import SourceSpec
 
-_IN_PLACE = ("priority", "max_fps", "detect_every", *FILTER_KEYS)
+_IN_PLACE = ("priority", "max_fps", "detect_every", "overlay", *FILTER_KEYS)
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,12 @@ class Entry:
     def in_place(self) -> dict[str, Any]:
         """The fields of `StreamSpec` that change without a restart."""
         own = self.overrides
-        return {"priority": own.priority, "max_fps": own.max_fps, "detect_every": own.detect_every or 1}
+        return {
+            "priority": own.priority,
+            "max_fps": own.max_fps,
+            "detect_every": own.detect_every or 1,
+            "overlay": own.overlay,
+        }
 
     def needs_restart(self, other: Entry) -> bool:
         """Whether the change to `other` needs a restart of the stream."""

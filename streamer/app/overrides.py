@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     Conf = float | ClassThresholds
 else:
     Conf = Annotated[float, Field(ge=0, le=1)]  # `FilterChecks` lets thresholds by class pass
+ALL_CLASSES = "*"
+"""In place of a label, where the run reports some classes only and a source all."""
 FILTER_KEYS = ("conf", "classes", "min_size", "max_size", "ignore", "ignore_at", "top_k")
 
 
@@ -122,7 +124,10 @@ class SourceOverrides(FilterChecks):
     @property
     def filter_options(self) -> FilterOptions:
         """Which detections are reported."""
-        return filter_options(**{key: getattr(self, key) for key in FILTER_KEYS})
+        wanted = {key: getattr(self, key) for key in FILTER_KEYS}
+        if ALL_CLASSES in (self.classes or ()):
+            wanted["classes"] = None
+        return filter_options(**wanted)
 
     @property
     def overflow_policy(self) -> OverflowPolicy | None:

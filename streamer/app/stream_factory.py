@@ -13,13 +13,14 @@ from streamer.app.config import StreamConfig
 from streamer.app.gpu_placement import GpuPlacement
 from streamer.app.output_checks import check_one_picture, check_records
 from streamer.app.overrides import SourceOverrides
+from streamer.app.page_changes import page_file
 from streamer.app.recording import kept_packets_s, open_record, records_by_source
 from streamer.app.source_opening import source_options, wait_ready
+from streamer.app.stream_filters import StreamFilters
 from streamer.common.closeable import Closeable
 from streamer.common.errors import ConfigError, counted
 from streamer.common.queues import OverflowPolicy
 from streamer.common.tls import SCHEMES
-from streamer.detector.filter_options import FilterOptions, lowest
 from streamer.sinks.options import Encoding, SinkOptions, crf_of
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.spec import OutputKind, OutputSpec
@@ -27,7 +28,6 @@ from streamer.sources.base import Pace
 from streamer.sources.spec import SourceSpec
 
 if TYPE_CHECKING:
-    from streamer.frames.detections import Keep
     from streamer.runtime.stream_spec import StreamSpec
     from streamer.sinks.base import Sink
     from streamer.sinks.paths import Claim
@@ -47,7 +47,7 @@ class StreamFactory(Closeable):
     Attributes:
         outputs: those of every source that has none of its own.
         paced: whether files play at their own speed.
-        detected: what the detector has to report, so that each source finds what it wants in it.
+        filters: which detections each stream reports.
         placement: which GPU decodes each source.
     """
 
@@ -79,8 +79,7 @@ class StreamFactory(Closeable):
         self.outputs, self._why_outputs = _chosen_outputs(config)
         has_window = any(output.kind is OutputKind.WINDOW for output in self.outputs)
         self.paced = config.pace == "source" or (config.pace is None and has_window)
-        self.detected = _detected(config)
-        self._labels: Sequence[str] = ()
+        self.filters = StreamFilters(config)
         self._shared: SharedOutputs | None = None
         self._infos: dict[str, SourceInfo] = {}
         self._paths = OutputPaths(_inputs(config, config_file))
@@ -112,7 +111,7 @@ class StreamFactory(Closeable):
         from streamer.sinks.shared_outputs import SharedOutputs
 
         config = self._config
-        self._labels = labels
+        self.filters.labels = labels
         self._infos = {source.info.name: source.info for source in sources}
         for info in self._infos.values():
             self._paths.add_source(info)
@@ -266,7 +265,7 @@ class StreamFactory(Closeable):
         ]
         options = self._sink_options_for(overrides)
         for output in overrides.record or ():
-            record = open_record(output, source.info, self._labels, options, self._paths)
+            record = open_record(output, source.info, self.filters.labels, options, self._paths)
             sinks.append((output.label(name), stack.enter_context(record)))
         return StreamSpec(
             source,
@@ -277,39 +276,10 @@ class StreamFactory(Closeable):
             overrides.max_fps,
             overrides.detect_every or 1,
             self.placement.settle(name),
-            self.keep_for(name, overrides),
+            self.filters.keep_for(name, overrides, source.info),
             overrides.overlay,
             overrides.timestamp,
         )
-
-    def keep_for(self, name: str, overrides: SourceOverrides) -> Keep | None:
-        """Returns what drops detections of a source that aren't to be reported; None reports all that are found.
-
-        Raises:
-            ConfigError: if a class is unknown, or a mask picture can't be read.
-        """
-        from streamer.detector.detection_filter import DetectionFilter
-
-        options, found = overrides.filter_options, self.detected
-        if lowest([options.conf, found.conf]) != found.conf or not _holds(found.classes, options.classes):
-            log.warning("source %r wants scores or classes that this run doesn't detect: restart it for them", name)
-        if not options.drops_more and (options.conf, options.classes) == (found.conf, found.classes):
-            return None
-        keep = DetectionFilter(options, self._labels)
-        info = self._infos.get(name)
-        share = keep.ignored_share(info.size_wh) if info is not None and info.size_wh is not None else None
-        if share is not None:
-            log.log(
-                logging.INFO if share else logging.WARNING, "source %r: %.0f %% of it is ignored", name, share * 100
-            )
-        return keep
-
-    def check_filters(self, config: StreamConfig) -> None:
-        """Checks which detections are reported of each source; raises ConfigError as `keep_for`."""
-        from streamer.detector.detection_filter import DetectionFilter
-
-        for spec in config.source:
-            DetectionFilter(config.overrides_for(spec.name).filter_options, self._labels)
 
     def _open_sink(self, output: OutputSpec, source: Source, overrides: SourceOverrides) -> Sink:
         from streamer.sinks import open_sink
@@ -318,25 +288,12 @@ class StreamFactory(Closeable):
         options = self._sink_options_for(overrides)
         if overrides.output is None:
             return self._shared.open(output, source.info, options)
-        return open_sink(output, source.info, labels=self._labels, options=options, paths=self._paths)
+        return open_sink(output, source.info, labels=self.filters.labels, options=options, paths=self._paths)
 
     def _sink_options_for(self, overrides: SourceOverrides) -> SinkOptions:
         quality, encoder, audio = overrides.quality, overrides.encoder, overrides.audio
         assert quality is not None and encoder is not None and audio is not None, "those of the run, if no others"
         return replace(self._sink_options, encoding=Encoding(crf_of(quality), encoder), audio=audio)
-
-
-def _detected(config: StreamConfig) -> FilterOptions:
-    """Returns the lowest scores and all classes that any source wants."""
-    wanted = [config.overrides_for(spec.name).filter_options for spec in config.source]
-    classes: dict[str, None] | None = {}
-    for each in wanted:
-        classes = None if classes is None or each.classes is None else classes | dict.fromkeys(each.classes)
-    return FilterOptions(lowest([each.conf for each in wanted]), None if classes is None else tuple(classes))
-
-
-def _holds(classes: Sequence[str] | None, others: Sequence[str] | None) -> bool:
-    return classes is None or (others is not None and set(others) <= set(classes))
 
 
 def _inputs(config: StreamConfig, config_file: Path | None) -> dict[Path, str]:
@@ -345,6 +302,7 @@ def _inputs(config: StreamConfig, config_file: Path | None) -> dict[Path, str]:
         config_file: "the configuration",
         Path(config.model).expanduser(): "the model",
         config.model_config_file: "the model's description",
+        None if config_file is None else page_file(config_file): "the changes of the page",
     }
     return {path: what for path, what in found.items() if path is not None}
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from streamer.common.closeable import Closeable
 from streamer.common.errors import StreamerError
+from streamer.detector.filter_options import ClassThresholds
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 
@@ -60,6 +61,7 @@ class Detector(Closeable):
         depth: how many frames may be in flight.
         batch: the best number of frames for one submit.
         gpu: number of the GPU that it runs on; None on a CPU.
+        can_report_more: whether `report` works.
     """
 
     info: EngineInfo
@@ -67,6 +69,7 @@ class Detector(Closeable):
     depth: int
     batch: int = 1
     gpu: int | None = None
+    can_report_more: bool = False
 
     @property
     @abc.abstractmethod
@@ -112,6 +115,19 @@ class Detector(Closeable):
             ValueError: if none is in flight.
             EngineError: if computing failed.
         """
+
+    def report(self, conf: ClassThresholds, classes: Sequence[str] | None) -> None:
+        """Reports other scores and classes from the next frame that is collected on; on any thread.
+
+        Args:
+            conf: lowest scores.
+            classes: labels or their numbers; None for all.
+
+        Raises:
+            ConfigError: if a class is unknown.
+            NotImplementedError: if it can't, see `can_report_more`.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -12,6 +12,8 @@ from streamer.common.cpu_info import available_cores, processor_name, version_of
 from streamer.common.errors import counted
 from streamer.detector.base import Detector, DetectTimes, EngineInfo
 from streamer.detector.compiled_models import CompiledModels
+from streamer.detector.detection_filter import thresholds_by_id
+from streamer.detector.filter_options import ClassThresholds
 from streamer.detector.self_check import check, packaged_frame
 from streamer.detector.tuning import BatchSpeed, tune_batch
 from streamer.engines import ENGINE_NAMES, open_engine
@@ -33,6 +35,8 @@ _WARM_UPS = 3
 
 class CpuDetector(Detector):
     """Drives an asynchronous CPU engine; its slots are used round-robin, so frames come back in order."""
+
+    can_report_more = True
 
     def __init__(self, model: DescribedModel, engine: Engine, postprocessor: Postprocessor) -> None:
         """Takes ownership of `engine`: `close` closes it."""
@@ -70,6 +74,12 @@ class CpuDetector(Detector):
         detections = self._postprocess(output, letterbox)
         postprocess_ms = (time.perf_counter() - started_at_s) * 1e3
         return frame, detections, DetectTimes(preprocess_ms, inference_ms, postprocess_ms)
+
+    def report(self, conf: ClassThresholds, classes: Sequence[str] | None) -> None:
+        from streamer.detector import class_ids
+
+        lowest = thresholds_by_id(conf, None, self.labels) if conf.by_class else conf.default
+        self._postprocess = self._postprocess.with_thresholds(lowest, class_ids(classes, self.labels))
 
     def close(self) -> None:
         self._in_flight.clear()

@@ -63,6 +63,12 @@ class Postprocessor:
         lowest = self.thresholds[self.wanted].min(initial=1.0)
         self.conf = float(lowest) if isinstance(conf, np.ndarray) else conf
 
+    def with_thresholds(
+        self, conf: float | npt.NDArray[np.float32], class_ids: Collection[int] | None
+    ) -> Postprocessor:
+        """Returns one that keeps other scores and classes, and is the same in all else; arguments as above."""
+        return Postprocessor(self.spec, conf, self.iou, class_ids, self._keep)
+
     def __call__(self, output: npt.NDArray[np.float32], letterbox: Letterbox) -> Detections:
         """Decodes one image.
 

@@ -39,7 +39,7 @@ class FanOut:
     """Draws boxes, figures and clock where a sink wants them, and offers each frame to every sink that works.
 
     Attributes:
-        figures: see `StreamSpec.overlay`.
+        figures: see `StreamSpec.overlay`; may change at any time.
         clock_zone: see `StreamSpec`.
     """
 
@@ -78,7 +78,7 @@ class FanOut:
     def _explain(self, last: tuple[Frame, Detections] | None) -> None:
         """Offers the last frame again to live viewers, with the reason why no frame comes."""
         viewers = [sink for sink in self.sinks if sink.sink.live_view and sink.error is None]
-        news = self.overlay.news() if viewers else None
+        news = self.overlay.news() if viewers and self.figures is not False else None
         if news is None:
             return
         blank = Frame(_BLANK, self.source.info.name, 0, 0.0, time.perf_counter())

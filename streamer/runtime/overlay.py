@@ -37,8 +37,8 @@ class StreamStatus:
 class Overlay:
     """Refreshes its lines four times a second, so that they can be read. Used by one thread."""
 
-    def __init__(self, head: str | None, status: Callable[[], StreamStatus]) -> None:
-        """`head` names engine and precision; without one the overlay is empty."""
+    def __init__(self, head: str, status: Callable[[], StreamStatus]) -> None:
+        """`head` names engine and precision."""
         self._head, self._status = head, status
         self._lines: tuple[str, ...] = ()
         self._refreshed_s, self._was_lost = float("-inf"), False
@@ -47,7 +47,7 @@ class Overlay:
     def lines(self, *, is_lost: bool) -> tuple[str, ...]:
         """Returns two lines: rate and latency, or what is wrong with the source; drops and engine."""
         now_s = time.perf_counter()
-        if self._head is None or (now_s - self._refreshed_s < REFRESH_S and is_lost == self._was_lost):
+        if now_s - self._refreshed_s < REFRESH_S and is_lost == self._was_lost:
             return self._lines
         self._refreshed_s, self._was_lost = now_s, is_lost
         status = self._status()
@@ -57,8 +57,6 @@ class Overlay:
 
     def news(self) -> str | None:
         """Returns why no frame comes, if a viewer should be told: the source is lost, or preempted."""
-        if self._head is None:
-            return None
         status = self._status()
         if status.lost_s is not None:
             return _figures(status)

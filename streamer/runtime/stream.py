@@ -62,12 +62,12 @@ class Stream:
         lane.streams[self] = None
         self.inference = InferenceHandover(batch_input, detected)
         self.direct = DirectOutput(self.name, detected, self.sinks[0]) if is_direct else None
-        figures = context.overlay if spec.overlay is None else spec.overlay
-        overlay = Overlay(None if figures is False else context.overlay_head, self.status)
+        self._overlay_by_default = context.overlay
+        overlay = Overlay(context.overlay_head, self.status)
         self.fan_out = FanOut(
-            self.source, detected, self.sinks, context.annotator, overlay, context.times, figures, spec.clock_zone
+            self.source, detected, self.sinks, context.annotator, overlay, context.times, clock_zone=spec.clock_zone
         )
-        self.change(spec.priority, spec.max_fps, spec.detect_every, spec.keep)
+        self.change(spec.priority, spec.max_fps, spec.detect_every, spec.keep, spec.overlay)
 
     @property
     def policy(self) -> OverflowPolicy:
@@ -89,11 +89,17 @@ class Stream:
         return before + stats.dropped_late
 
     def change(
-        self, priority: int = 0, max_fps: float | None = None, detect_every: int = 1, keep: Keep | None = None
+        self,
+        priority: int = 0,
+        max_fps: float | None = None,
+        detect_every: int = 1,
+        keep: Keep | None = None,
+        overlay: bool | None = None,
     ) -> None:
         """Changes these fields of the `StreamSpec`, from any thread and at any time."""
         self.inference.input.priority = priority
         self.inference.detect_every, self.inference.keep = detect_every, keep
+        self.fan_out.figures = self._overlay_by_default if overlay is None else overlay
         self.capture.rate_limiter = RateLimiter(max_fps) if max_fps is not None else None
 
     def move_to(self, lane: Lane) -> None:

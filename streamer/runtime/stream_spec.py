@@ -65,6 +65,7 @@ class StreamChanges(TypedDict, total=False):
     max_fps: float | None
     detect_every: int
     keep: Keep | None
+    overlay: bool | None
 
 
 @dataclass(frozen=True)
