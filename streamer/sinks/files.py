@@ -182,6 +182,11 @@ def _utc_at(at_s: float) -> datetime:
     return found
 
 
+def utc_text(at: datetime) -> str:
+    """Returns an aware time as ``2026-11-23T12:33:05.123Z``."""
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
 def reason(error: BaseException) -> str:
     """Returns an error's text without errno and file name."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__

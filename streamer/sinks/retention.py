@@ -18,7 +18,9 @@ from streamer.sinks.options import Retention
 
 log = logging.getLogger(__name__)
 
-_STAMP = r"([0-9]{8}T[0-9]{6}\.[0-9]{3})Z"
+STAMP = r"([0-9]{8}T[0-9]{6}\.[0-9]{3})Z"
+"""Of the time in a segment's name, as a regular expression with one group."""
+
 _PRUNE_S = 10.0
 _CLOCK_TOLERANCE_S = 3600.0  # a name and a file's time, or two clocks, may be that far apart
 _MAX_PAUSE_S = 30 * 86400.0  # recordings further apart than that, and the age, may as well mean that the clock is wrong
@@ -220,7 +222,7 @@ def segment_path(path: Path, begun: datetime) -> Path:
 
 def segment_names(path: Path) -> re.Pattern[str]:
     """Returns a pattern for the names of all segments of the output `path`, to be used with `fullmatch`."""
-    return re.compile(re.escape(path.stem) + "-" + _STAMP + re.escape(path.suffix))
+    return re.compile(re.escape(path.stem) + "-" + STAMP + re.escape(path.suffix))
 
 
 def _canonical(path: Path) -> Path:

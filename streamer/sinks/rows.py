@@ -9,7 +9,7 @@ import numpy as np
 
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
-from streamer.sinks.files import captured_utc
+from streamer.sinks.files import captured_utc, utc_text
 
 SCORE_DECIMALS: Final = 4
 BOX_DECIMALS: Final = 2
@@ -32,4 +32,4 @@ def clipped_rows(
 
 def iso_utc(frame: Frame) -> str:
     """Returns when a frame was captured: ``2026-11-23T12:33:05.123Z`` (UTC)."""
-    return captured_utc(frame).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    return utc_text(captured_utc(frame))
