@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,7 @@ LINES, CAPTIONS = ".jsonl", ".vtt"
 BESIDE: Final = (LINES, CAPTIONS)
 """Endings of the files beside each recording."""
 _SAME_TIME_S = 1e-3
+_MOST_UNPLACED = 4096
 
 
 class Found(NamedTuple):
@@ -77,6 +80,64 @@ class Span:
                     writer.close()
             except OSError as error:
                 log.warning("%s", reason(error))
+
+
+class DetectionFiles:
+    """What was detected, in the files beside the recording that has its frame. Thread-safe.
+
+    Detections wait until it is known which recording their frame is in; those of frames in none are dropped.
+    """
+
+    def __init__(self) -> None:
+        """Begins without a recording."""
+        self._lock = threading.Lock()
+        self._spans: list[Span] = []  # whose detections may still come
+        self._unplaced: deque[Found] = deque(maxlen=_MOST_UNPLACED)
+        self._placed_s = -math.inf
+
+    def add(self, found: Found) -> None:
+        """Takes what was detected in the next frame."""
+        with self._lock:
+            self._unplaced.append(found)
+            self._place()
+
+    def begin(self, start_s: float, paths: tuple[Path, Path]) -> None:
+        """Begins a recording at a time, and the lines and captions beside it."""
+        with self._lock:
+            self._spans.append(Span(start_s, paths))
+
+    def end(self, end_s: float) -> None:
+        """Notes that frames from a time on aren't in the newest recording."""
+        with self._lock:
+            if self._spans:
+                self._spans[-1].end_s = min(end_s, self._spans[-1].end_s)
+
+    def place(self, until_s: float) -> None:
+        """Notes that it is known which recordings the frames up to a time are in."""
+        with self._lock:
+            self._placed_s = max(self._placed_s, until_s)
+            self._place()
+
+    def close(self) -> None:
+        """Writes what waits, and finishes the files."""
+        with self._lock:
+            self._placed_s = math.inf
+            self._place()
+            self._close_spans(math.inf)
+
+    def _place(self) -> None:
+        while self._unplaced and self._unplaced[0].pts_s <= self._placed_s:
+            found = self._unplaced.popleft()
+            span = next((each for each in self._spans if each.holds(found.pts_s)), None)
+            if span is not None:
+                span.write(found)
+            self._close_spans(found.pts_s)
+
+    def _close_spans(self, pts_s: float) -> None:
+        """Closes the files beside recordings that no later frame belongs to."""
+        for span in [each for each in self._spans if each.end_s <= pts_s]:
+            self._spans.remove(span)
+            span.close()
 
 
 class RecordedFiles:
