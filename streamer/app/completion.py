@@ -56,7 +56,7 @@ def _completers(files: Callable[..., Completer]) -> dict[str, Completer]:
     return {
         "sources": source,
         "source": source,
-        "output": _words(("window", "null", "-"), files()),
+        "output": _words(("window", "http://127.0.0.1:8080", "null", "-"), files()),
         "model": _words(tuple(ZOO), files(("onnx", "xml"))),
         "model_config": yaml,
         "config": yaml,

@@ -70,9 +70,10 @@ class StreamConfig(DetectionOptions):
     output: tuple[InstanceOf[OutputSpec], ...] = option(
         (),
         "outputs",
-        "window, a video, .gif, .jpg, .jsonl, .csv, .coco.json, folder/ for pictures, NAME.yolo/, NAME.crops/, - for"
-        " JSON lines on standard output, or null: see --list outputs; {source} becomes the source's name; repeat the"
-        " option for more (default: window where there is a display, else out.mp4)",
+        "window, http://127.0.0.1:8080 for a live page, a video, .gif, .jpg, .jsonl, .csv, .coco.json, folder/ for"
+        " pictures, NAME.yolo/, NAME.crops/, - for JSON lines on standard output, or null: see --list outputs; {source}"
+        " becomes the source's name; repeat the option for more (default: window where there is a display, else"
+        " out.mp4)",
         short_flag="-o",
         metavar="OUTPUT",
         many="repeat",
@@ -83,7 +84,9 @@ class StreamConfig(DetectionOptions):
         "frames that detection has no time for wait, or are dropped for the newest; auto: files at full speed wait",
     )
     pace: Literal["source", "max"] | None = option(
-        None, "speed", "play files at their own speed, or as fast as possible (default: source for a window, else max)"
+        None,
+        "speed",
+        "play files at their own speed, or as fast as possible (default: source for a window or a page, else max)",
     )
     max_fps: Annotated[float, Field(gt=0)] | None = option(
         None, "speed", "take at most this many frames a second of each source", metavar="FPS"

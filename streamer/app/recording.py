@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from streamer.app.live_pages import shows_page
 from streamer.sinks.options import SinkOptions
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.spec import OutputSpec
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 def kept_packets_s(config: StreamConfig, spec: SourceSpec) -> float:
     """Returns how many seconds of a source's packets are kept: none where nothing wants them."""
-    return DEFAULT_KEPT_S if config.overrides_for(spec.name).record and spec.kind.is_video else 0.0
+    overrides = config.overrides_for(spec.name)
+    is_wanted = overrides.record or shows_page(overrides.output or config.output)
+    return DEFAULT_KEPT_S if is_wanted and spec.kind.is_video else 0.0
 
 
 def records_by_source(config: StreamConfig, names: Sequence[str]) -> list[tuple[OutputSpec, str]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamer.app.config import StreamConfig
 from streamer.app.gpu_placement import GpuPlacement
+from streamer.app.live_pages import LivePages, shows_page
 from streamer.app.output_checks import check_one_picture, check_records
 from streamer.app.overrides import SourceOverrides
 from streamer.app.page_changes import page_file
@@ -49,6 +50,7 @@ class StreamFactory(Closeable):
         paced: whether files play at their own speed.
         filters: which detections each stream reports.
         placement: which GPU decodes each source.
+        pages: the live pages among the outputs.
     """
 
     def __init__(self, config: StreamConfig, config_file: Path | None = None) -> None:
@@ -77,10 +79,11 @@ class StreamFactory(Closeable):
             yolo_scores=config.yolo_scores,
         )
         self.outputs, self._why_outputs = _chosen_outputs(config)
-        has_window = any(output.kind is OutputKind.WINDOW for output in self.outputs)
-        self.paced = config.pace == "source" or (config.pace is None and has_window)
+        has_viewer = shows_page(self.outputs) or any(output.kind is OutputKind.WINDOW for output in self.outputs)
+        self.paced = config.pace == "source" or (config.pace is None and has_viewer)
         self.filters = StreamFilters(config)
         self._shared: SharedOutputs | None = None
+        self.pages = LivePages()
         self._infos: dict[str, SourceInfo] = {}
         self._paths = OutputPaths(_inputs(config, config_file))
         self._report: Claim | None = None
@@ -88,11 +91,14 @@ class StreamFactory(Closeable):
         self._decoding = self._start_decoding(len(gpus))
 
     def open_sources(self, stack: ExitStack) -> list[Source]:
-        """Opens all sources at once; `stack` closes them.
+        """Opens live pages, then all sources at once; `stack` closes the sources.
 
         Raises:
+            ConfigError, SinkError: if a page can't be served.
             SourceError: if one can't be opened and must not come later.
         """
+        overrides = [self._config.overrides_for(spec.name) for spec in self._config.source]
+        self.pages.open(output for each in overrides for output in each.output or self.outputs)
         opened = [stack.enter_context(self._open_source(self._config, spec)) for spec in self._config.source]
         wait_ready(opened, patient=self._config.reconnect is not None)
         for source in opened:
@@ -181,12 +187,14 @@ class StreamFactory(Closeable):
         return spec
 
     def release_name(self, name: str) -> None:
-        """Frees a removed source's name, and removes its tile from shared outputs."""
+        """Frees a removed source's name, and removes it from pages and its tile from shared outputs."""
         self._infos = {other: info for other, info in self._infos.items() if other != name}
         if self._shared is not None:
             self._shared.remove(name)
+        self.pages.remove(name)
 
     def close(self) -> None:
+        self.pages.close()
         if self._report is not None:
             self._report.close()
         if self._decoding is not None:
@@ -285,6 +293,8 @@ class StreamFactory(Closeable):
         from streamer.sinks import open_sink
 
         assert self._shared is not None, "the run's outputs are opened before those of a source that is added"
+        if output.kind is OutputKind.PAGE:
+            return self.pages.open_sink(output, source, self.filters.labels)
         options = self._sink_options_for(overrides)
         if overrides.output is None:
             return self._shared.open(output, source.info, options)

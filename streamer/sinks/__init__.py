@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamer.common.errors import ConfigError
 from streamer.sinks.base import Sink as Sink
 from streamer.sinks.base import StopRequested as StopRequested
 from streamer.sinks.files import is_special
@@ -51,6 +52,8 @@ def open_sink(
         from streamer.sinks.window.sink import WindowSink
 
         return WindowSink(source.name)
+    if spec.kind is OutputKind.PAGE:
+        raise ConfigError(f"{spec} is a page for all sources of a run: open it with streamer.web.page.LivePage")
     if spec.kind is OutputKind.STDOUT:
         from streamer.sinks.jsonl import LineFormat
         from streamer.sinks.text import StandardOutputSink

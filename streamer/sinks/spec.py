@@ -14,6 +14,7 @@ from pathlib import Path
 from streamer.common.errors import ConfigError, nearest, short
 from streamer.common.redaction import redact
 from streamer.sinks.files import is_special, safe_name, split_ending
+from streamer.sinks.page_address import PAGE_SCHEMES, PageAddress
 from streamer.sources.spec import PICTURE_SUFFIXES
 
 VIDEO_ENDINGS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".ts")
@@ -38,6 +39,7 @@ class OutputKind(enum.Enum):
     PICTURES = "pictures"
     YOLO = "yolo"
     CROPS = "crops"
+    PAGE = "page"
 
 
 _FILES = {
@@ -50,11 +52,12 @@ _FILES = {
 }
 _FOLDERS = {".yolo": OutputKind.YOLO, ".crops": OutputKind.CROPS}
 _KNOWN = (
-    f"window, null, - for JSON lines on standard output, a file ending in {', '.join(_FILES)}, folder/ for pictures, "
-    "out.yolo/ for labels, or out.crops/ for what is in the boxes"
+    "window, null, http://HOST:PORT for a live page, - for JSON lines on standard output, a file ending in "
+    f"{', '.join(_FILES)}, folder/ for pictures, out.yolo/ for labels, or out.crops/ for what is in the boxes"
 )
 OUTPUT_KINDS = {
     "window": "live window",
+    "http://HOST:PORT": "live page of all sources, for browsers (pip install 'nanodet-streamer[web]')",
     ", ".join(VIDEO_ENDINGS): "video at the source's size and time stamps",
     ".gif": "animation, at most 640 pixels wide or high",
     ".jpg, .png, ...": "the annotated picture of a source that is one picture",
@@ -70,7 +73,8 @@ OUTPUT_KINDS = {
 """What can be written, for people: how it is named, and what it is."""
 
 
-_WITHOUT_PATH = (OutputKind.WINDOW, OutputKind.NULL, OutputKind.STDOUT)
+_WORDS = (OutputKind.WINDOW, OutputKind.NULL, OutputKind.STDOUT)
+_WITHOUT_PATH = (*_WORDS, OutputKind.PAGE)
 
 
 @dataclass(frozen=True)
@@ -81,19 +85,21 @@ class OutputSpec:
         template: as written; ``{source}`` in it stands for the source's name.
         kind: what writes it, decided when it was parsed.
         must_exist: whether it is an output only where the folder that it names exists: without an ending or a slash.
+        address: of a live page.
     """
 
     template: str = field(repr=False)
     kind: OutputKind = field(compare=False)
     must_exist: bool = field(default=False, compare=False, repr=False)
+    address: PageAddress | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> OutputSpec:
         """Parses an output.
 
         Args:
-            text: ``window``, ``-``, ``null``, or a path whose ending is one of `OUTPUT_KINDS`; ``folder/`` with any
-                other ending is for annotated pictures (an existing folder needs no slash).
+            text: ``window``, ``-``, ``null``, ``http://HOST:PORT``, or a path whose ending is one of `OUTPUT_KINDS`;
+                ``folder/`` with any other ending is for annotated pictures (an existing folder needs no slash).
 
         Raises:
             ConfigError: if it is none of these.
@@ -102,8 +108,10 @@ class OutputSpec:
             >>> OutputSpec.parse("{source}.mp4").path_for("front door")
             PosixPath('front_door.mp4')
         """
-        if text in (kind.value for kind in _WITHOUT_PATH):
+        if text in (kind.value for kind in _WORDS):
             return cls(text, OutputKind(text))
+        if text.partition("://")[0].lower() in PAGE_SCHEMES:
+            return cls(text, OutputKind.PAGE, address=PageAddress.parse(text))
         path = _checked(_expanded(text), text)
         folder = _FOLDERS.get(path.suffix.lower())
         if text and (text.endswith(("/", os.sep)) or path.is_dir()):

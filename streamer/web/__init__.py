@@ -1,1 +1,1 @@
-"""The live page of a run, and its HTTP interface."""
+"""The live page of a run, and its HTTP interface. Needs the extra ``[web]``."""
