@@ -120,7 +120,7 @@ class Run(Closeable):
         """Opens the outputs and runs to the end.
 
         Args:
-            on_poll: called about fifty times a second on this thread.
+            on_poll: called ten times a second or more on this thread.
 
         Raises:
             StreamerError: if an output can't be opened, or anything fails; every output is closed by then.

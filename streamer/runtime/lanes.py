@@ -163,9 +163,8 @@ class Lanes:
         now_s = time.perf_counter()
         passed_s, self._checked_s = min(now_s - self._checked_s, _LONGEST_CHECK_S), now_s
         working = self.working
-        error = EngineError(f"no answer for {STALLED_S:g} s")
-        slow = [(lane, error) for lane in working if lane.wait(passed_s) > STALLED_S]
-        return slow[: len(working) - 1]
+        slow = [lane for lane in working if lane.wait(passed_s) > STALLED_S][: len(working) - 1]
+        return [(lane, EngineError(f"no answer for {STALLED_S:g} s")) for lane in slow]
 
     def report(self) -> tuple[GpuReport, ...]:
         """Returns each lane's part of the report; nothing where there is one."""

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_BATCH_TIMEOUT_S = 0.005
 _POLL_S = 0.02
+_IDLE_POLL_S = 0.1  # where no sink needs the main thread: each poll wakes a core
 _JOIN_S = 1.5
 _FINISHED_KEPT = 256
 
@@ -358,7 +359,7 @@ class Pipeline:
                 self._on_poll(self)
 
     def _write_main_thread_sinks(self, *, may_linger: bool) -> None:
-        """Takes about `_POLL_S`; without such sinks, waits for the end of a thread as long."""
+        """Takes about `_POLL_S`; without such sinks, waits for the end of a thread for `_IDLE_POLL_S`."""
         with self._lock:
             sinks = list(self._main_thread_sinks)
         for stream, worker in sinks:
@@ -367,7 +368,7 @@ class Pipeline:
                     self._main_thread_sinks.remove((stream, worker))
         if not sinks:
             for thread in list(self._threads.alive)[:1]:
-                thread.join(_POLL_S)
+                thread.join(_IDLE_POLL_S)
 
     def _is_over(self) -> bool:
         """Whether no consumer is left; threads that wait for a source or a GPU that hangs don't count."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TICK_S = Fraction(1, 90_000)
-_NOMINAL_S = Fraction(1, 25)
+_NOMINAL_S = 0.04
 
 
 class PacketFile(MuxedFile):
@@ -79,7 +79,8 @@ class PacketFile(MuxedFile):
                 codec = sound[0].format.codec
                 log.warning("no sound in %s: %s can't be written (%s)", self.path, codec, reason(error))
                 self._placer = None
-        self._container.start_encoding()
+        self._container.start_encoding()  # may choose another time base
+        self._ticks_a_s = float(1 / Fraction(self._video.time_base or _TICK_S))
 
     def _template(self, about: PacketFormat) -> Any:
         """Returns a stream with the parameters of `about`, kept open as long as this file."""
@@ -115,7 +116,7 @@ class PacketFile(MuxedFile):
                 return
             before, self._pending = self._pending, packet
             if before is not None:
-                self._mux(before, exact(packet.decode_time_s) - exact(before.decode_time_s))
+                self._mux(before, packet.decode_time_s - before.decode_time_s)
 
     def close(self, next_s: float | None = None) -> None:
         """Writes what is left and the file's closing parts. Safe to call twice, and after an error.
@@ -133,7 +134,7 @@ class PacketFile(MuxedFile):
             if self._pending is not None:
                 last_s = self._last_s
                 if next_s is not None:
-                    last_s = max(_TICK_S, exact(next_s) - exact(self._pending.decode_time_s))
+                    last_s = next_s - self._pending.decode_time_s
                 self._mux(self._pending, last_s)
             if self._encoder is not None and self._placer is not None:
                 for part in self._encoder.finish():
@@ -143,21 +144,22 @@ class PacketFile(MuxedFile):
         self._file.close()
         self._close_templates()
 
-    def _mux(self, packet: MediaPacket, duration_s: Fraction) -> None:
+    def _mux(self, packet: MediaPacket, duration_s: float) -> None:
         self._last_s = duration_s
         out: av.Packet[Any] = av.Packet(cast("bytes", packet.data))
-        tick_s = Fraction(self._video.time_base or _TICK_S)
-        zero_s = exact(self.start_s)
-        out.stream, out.time_base, out.is_keyframe = self._video, tick_s, packet.is_key
-        out.dts = round((exact(packet.decode_time_s) - zero_s) / tick_s)
+        out.stream, out.time_base, out.is_keyframe = self._video, self._video.time_base, packet.is_key
+        out.dts = self._ticks(packet.decode_time_s)
         if self._last_dts is not None:
             out.dts = max(out.dts, self._last_dts + 1)
         self._last_dts = out.dts
-        out.pts = max(out.dts, round((exact(packet.time_s) - zero_s) / tick_s))
-        out.duration = max(1, round(duration_s / tick_s))
+        out.pts = max(out.dts, self._ticks(packet.time_s))
+        out.duration = max(1, round(duration_s * self._ticks_a_s))
         self._container.mux(out)
         if self._file.commit() and out.dts > 0:  # the first picture only brings out the container's header
             self._is_playable = True
+
+    def _ticks(self, time_s: float) -> int:
+        return round((time_s - self.start_s) * self._ticks_a_s)
 
     def _write_sound(self, packet: MediaPacket) -> None:
         if self._placer is None:
