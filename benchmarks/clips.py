@@ -36,15 +36,22 @@ def find_footage(folder: Path = _SHARED_CLIPS, *, smoke: bool) -> list[Path]:
 
 
 def write_clip(
-    footage: Sequence[Path], target: Path, frames: int, *, first: int = 0, encoding: Mapping[str, str] = ENCODING
+    footage: Sequence[Path],
+    target: Path,
+    frames: int,
+    *,
+    first: int = 0,
+    size_wh: tuple[int, int] = SIZE_WH,
+    encoding: Mapping[str, str] = ENCODING,
 ) -> int:
     """Encodes `frames` pictures of `footage`, one clip after another and over again, as one H.264 file.
 
     Args:
         footage: the clips to take pictures from, at least one.
-        target: the file to write: `SIZE_WH` at `FPS`, x264.
+        target: the file to write: at `FPS`, x264.
         frames: how many pictures.
         first: how many pictures of the footage to leave out at its beginning.
+        size_wh: of the pictures.
         encoding: x264's options.
 
     Returns:
@@ -56,11 +63,11 @@ def write_clip(
     seen: set[tuple[Path, int]] = set()
     with av.open(str(target), "w") as output:
         stream = output.add_stream("libx264", rate=FPS, options=dict(encoding))
-        stream.width, stream.height = SIZE_WH
+        stream.width, stream.height = size_wh
         stream.pix_fmt = "yuv420p"
         for index, (path, number, picture) in enumerate(islice(_pictures(footage), first, first + frames)):
             seen.add((path, number))
-            scaled = picture.reformat(*SIZE_WH, format="yuv420p", interpolation="BICUBIC")
+            scaled = picture.reformat(*size_wh, format="yuv420p", interpolation="BICUBIC")
             scaled.pts, scaled.time_base = index, Fraction(1, FPS)
             scaled.pict_type = PictureType.NONE  # the encoder, not the footage, chooses the key frames
             output.mux(stream.encode(scaled))

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clips import ENCODING, write_clip
+from benchmarks.clips import ENCODING, SIZE_WH, write_clip
 from streamer.common.closeable import Closeable
 from tests.rtsp.film import Loop, coded_footage
 from tests.rtsp.server import RtspServer
@@ -22,13 +22,20 @@ _STARTING_S = 60.0
 _ENCODING = ENCODING | {"bf": "0", "g": str(KEY_INTERVAL), "x264-params": "scenecut=0"}  # as cameras do
 
 
-def write_footage(footage: Sequence[Path], target: Path, pictures: int) -> None:
-    """Encodes what the cameras film; `pictures` is a multiple of `KEY_INTERVAL`."""
-    write_clip(footage, target, pictures, encoding=_ENCODING)
+def write_footage(
+    footage: Sequence[Path],
+    target: Path,
+    pictures: int,
+    *,
+    size_wh: tuple[int, int] = SIZE_WH,
+    key_interval: int = KEY_INTERVAL,
+) -> None:
+    """Encodes what the cameras film; `pictures` is a multiple of `key_interval`."""
+    write_clip(footage, target, pictures, size_wh=size_wh, encoding=_ENCODING | {"g": str(key_interval)})
 
 
 class Cameras(Closeable):
-    """So many cameras at `FPS` pictures a second, each from another place of the footage; a context manager.
+    """So many cameras, each from another place of the footage; a context manager.
 
     Its methods are for one thread at a time.
 
@@ -36,12 +43,13 @@ class Cameras(Closeable):
         urls: where to connect.
     """
 
-    def __init__(self, footage: Path, count: int, *, staggered: bool = True) -> None:
+    def __init__(self, footage: Path, count: int, *, fps: int = FPS, staggered: bool = True) -> None:
         """Starts them; returns when they answer.
 
         Args:
             footage: a file of `write_footage`.
             count: how many.
+            fps: pictures a second of each.
             staggered: whether each sends at a moment of its own within the frame interval, or all at once.
 
         Raises:
@@ -49,7 +57,7 @@ class Cameras(Closeable):
         """
         context = multiprocessing.get_context("spawn")
         self._commands, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, footage, count, staggered), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, footage, count, fps, staggered), daemon=True)
         self._process.start()
         theirs.close()
         try:
@@ -103,8 +111,8 @@ class Cameras(Closeable):
 class _Fleet:
     """The cameras in their own process; the methods are what `Cameras` may ask for."""
 
-    def __init__(self, footage: Path, count: int, staggered: bool) -> None:
-        self._pictures = coded_footage(footage)
+    def __init__(self, footage: Path, count: int, fps: int, staggered: bool) -> None:
+        self._pictures, self._fps = coded_footage(footage), fps
         self._holders = [reserved_port() for _ in range(count)]
         self._origin_s, self._staggered = time.monotonic(), staggered
         self._servers = [self._server(number) for number in range(count)]
@@ -141,14 +149,15 @@ class _Fleet:
     def _server(self, number: int) -> RtspServer:
         count = len(self._holders)
         first = number * len(self._pictures) // count // KEY_INTERVAL * KEY_INTERVAL
-        phase_s = number / count / FPS if self._staggered else 0.0
+        phase_s = number / count / self._fps if self._staggered else 0.0
         port: int = self._holders[number].getsockname()[1]
-        return RtspServer(Loop(self._pictures, fps=FPS, first=first, origin_s=self._origin_s + phase_s), port=port)
+        film = Loop(self._pictures, fps=self._fps, first=first, origin_s=self._origin_s + phase_s)
+        return RtspServer(film, port=port)
 
 
-def _serve(commands: Connection, footage: Path, count: int, staggered: bool) -> None:
+def _serve(commands: Connection, footage: Path, count: int, fps: int, staggered: bool) -> None:
     """Serves requests until the pipe closes; the body of the process."""
-    fleet = _Fleet(footage, count, staggered)
+    fleet = _Fleet(footage, count, fps, staggered)
     try:
         commands.send(fleet.urls)
         while True:

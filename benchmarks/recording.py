@@ -1,124 +1,132 @@
-"""``python -m benchmarks.recording``: size, likeness and cost of recordings, by quality and encoder.
+"""``python -m benchmarks.recording``: what recordings cost, how large they are, and that nothing is missing in them.
 
-Each clip's own frames, without boxes, are written by this program's `VideoSink` and compared with what was decoded.
-CPU time is that of the process in `VideoSink` alone. It doesn't measure how a run is slowed: see `benchmarks.run`.
+Its parts: "encoders" compares qualities of encoded videos; "cost" recording a camera's packets with encoding them;
+"copy" its files with those of ``ffmpeg -c copy``; "cameras" finds how many are recorded and detected at once.
 """
 
 from __future__ import annotations
 
-import itertools
+import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
-import av
-import numpy as np
-import numpy.typing as npt
-
-from benchmarks.options import positive, results_parser, write_results
-from benchmarks.quality import psnr_db
-from benchmarks.table import markdown_table
+from benchmarks.bound import measure_finding
+from benchmarks.fleet_cameras import write_footage
+from benchmarks.isolated import isolated
+from benchmarks.machine import describe_machine, machine_line
+from benchmarks.options import parser_of, positive, write_results
+from benchmarks.recording_cameras import measure_cameras, report_cameras
+from benchmarks.recording_copy import measure_copy, report_copy
+from benchmarks.recording_cost import FPS, measure_cost, ratios, report_cost
+from benchmarks.recording_encoders import measure_encoders, report_encoders
 from streamer.common.errors import StreamerError
-from streamer.frames.detections import Detections
-from streamer.frames.frame import Frame
-from streamer.frames.yuv import Yuv420
-from streamer.sinks.options import QUALITIES, Encoding, crf_of
-from streamer.sinks.video.sink import VideoSink
-from streamer.sources import open_source
-from streamer.sources.spec import SourceSpec
 
-_HEAD = ("clip", "encoder", "quality", "crf", "Mb/s", "times the source", "PSNR dB", "SSIM", "CPU ms a frame")
-_SSIM_EVERY = 10
-_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-Plane = npt.NDArray[np.uint8]
+_SAMPLE = Path(__file__).resolve().parent.parent / "streamer" / "data" / "sample.mp4"
+_HD_WH, _FULL_HD_WH = (1280, 720), (1920, 1080)
+_GROUP_S = 2
+_SMOKE_CAMERAS = (2,)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part gave: its figures, plain, and its text."""
+
+    figures: Any
+    text: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the measurement; returns the exit status: 0 done, 1 failed."""
-    parser = results_parser("benchmarks.recording", __doc__)
-    parser.add_argument("--clip", action="append", help="a video, repeatable (default: sample)", metavar="FILE")
-    parser.add_argument("--encoder", action="append", help="default: libx264 and libx265", metavar="NAME")
-    parser.add_argument("--frames", type=positive, default=250, help="of each clip at most (default: 250)")
-    parser.add_argument("--smoke", action="store_true", help="some frames only, to see that everything runs")
-    options = parser.parse_args(arguments)
-    clips = options.clip or ["sample"]
-    wanted = options.encoder or ["libx264", "libx265"]
-    count = 12 if options.smoke else options.frames
+    """Runs the parts; returns the exit status: 0 done, 1 failed. Missing what is wanted is no failure."""
+    options = _parser().parse_args(arguments)
+    options.clip = options.clip or [_SAMPLE]
+    if options.smoke:
+        options.frames, options.warm_up, options.seconds, options.rounds = 12, 3, 2, 1
+    machine, described = machine_line(), describe_machine()
+    parts: dict[str, Part] = {}
     try:
-        rows = [row for clip in clips for row in _rows(clip, wanted, count)]
-    except StreamerError as error:
-        print(error, file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            for name in options.parts:
+                parts[name] = PARTS[name](options, Path(folder))
+                print(f"### {TITLES[name]}\n\n{parts[name].text}\n", flush=True)
+    except (StreamerError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    table = markdown_table(_HEAD, rows)
-    figures = {"rows": [dict(zip(_HEAD, row, strict=True)) for row in rows]}
-    write_results(options, figures, {"benchmarks.recording": table})
-    print(table)
+    print(machine)
+    write_results(
+        options,
+        {"machine": described, **{name: part.figures for name, part in parts.items()}},
+        {f"benchmarks.recording {name}": f"{part.text}\n\n{machine}." for name, part in parts.items()},
+    )
     return 0
 
 
-def _rows(clip: str, wanted: Sequence[str], count: int) -> list[tuple[str, ...]]:
-    """Returns a line of the table for each encoder and quality."""
-    with open_source(clip) as source:
-        frames = list(itertools.islice(source, count))
-    fps = source.info.fps or 25.0
-    path = SourceSpec.parse(clip).path
-    assert path is not None, "a clip is a file"
-    own = _packet_bytes(path, count)
-    rows: list[tuple[str, ...]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for encoder, (quality, number) in itertools.product(wanted, QUALITIES.items()):
-            written = Path(folder, "out.mp4")
-            began_s = time.process_time()
-            with VideoSink(written, source.info, encoding=Encoding(crf_of(number), encoder), audio=False) as sink:
-                for frame in frames:
-                    sink.write(frame, Detections.empty())
-            cpu_ms = (time.process_time() - began_s) * 1e3 / len(frames)
-            size = _packet_bytes(written, count)
-            psnr, ssim = _likeness(frames, written)
-            megabits = size * 8 * fps / len(frames) / 1e6
-            figures = (f"{megabits:.2f}", f"{size / own:.2f}", f"{psnr:.1f}", f"{ssim:.3f}", f"{cpu_ms:.1f}")
-            rows.append((Path(clip).stem, encoder, quality, str(crf_of(number)), *figures))
-    return rows
+def _encoders(options: argparse.Namespace, folder: Path) -> Part:
+    rows = measure_encoders(options.clip, options.encoder or ["libx264", "libx265"], options.frames)
+    return Part({"rows": rows}, report_encoders(rows))
 
 
-def _packet_bytes(path: Path, count: int) -> int:
-    with av.open(str(path)) as opened:
-        return sum(packet.size for packet in itertools.islice(opened.demux(video=0), count))
+def _cost(options: argparse.Namespace, folder: Path) -> Part:
+    footage = _footage(options, folder, _HD_WH)
+    costs_s = isolated(measure_finding, footage, 1)
+    found = measure_cost(footage, options.warm_up, options.seconds, options.rounds)
+    figures = {"contenders": [asdict(each) for each in found], "costs_s": costs_s, "ratios": ratios(found)}
+    return Part(figures, report_cost(found, costs_s))
 
 
-def _likeness(frames: Sequence[Frame], path: Path) -> tuple[float, float]:
-    """Returns PSNR in dB over all frames, and the mean SSIM of every tenth, both of the luma."""
-    errors, likenesses = [], []
-    with open_source(str(path)) as written:
-        for index, (given, seen) in enumerate(zip(frames, written, strict=True)):
-            one, other = _luma(given), _luma(seen)
-            errors.append(float(np.square(one.astype(np.float32) - other).mean()))
-            if index % _SSIM_EVERY == 0:
-                likenesses.append(_ssim(one, other))
-    return psnr_db(sum(errors) / len(errors)), sum(likenesses) / len(likenesses)
+def _copy(options: argparse.Namespace, folder: Path) -> Part:
+    found = measure_copy(_footage(options, folder, _HD_WH), options.seconds)
+    return Part([asdict(each) | {"off": each.off} for each in found], report_copy(found))
 
 
-def _luma(frame: Frame) -> Plane:
-    pixels = frame.host_pixels
-    return pixels.y if isinstance(pixels, Yuv420) else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), np.uint8)
+def _cameras(options: argparse.Namespace, folder: Path) -> Part:
+    footage = _footage(options, folder, _FULL_HD_WH)
+    costs_s = isolated(measure_finding, footage, 2)
+    counts = options.cameras or (_SMOKE_CAMERAS if options.smoke else ())
+    found = measure_cameras(footage, options.warm_up, options.seconds, counts)
+    figures = {"fleets": [asdict(each) | {"holds": each.holds} for each in found], "costs_s": costs_s}
+    return Part(figures, report_cameras(found, costs_s))
 
 
-def _ssim(one: Plane, other: Plane) -> float:
-    """Returns the structural similarity of two (H, W) planes, 11 x 11 Gaussian windows (Wang et al. 2004)."""
+def _footage(options: argparse.Namespace, folder: Path, size_wh: tuple[int, int]) -> Path:
+    """Returns what the cameras film, made once for each size."""
+    made = folder / f"{size_wh[1]}.mp4"
+    if not made.exists():
+        pictures = FPS * _GROUP_S * (1 if options.smoke else 5)
+        write_footage(options.clip, made, pictures, size_wh=size_wh, key_interval=FPS * _GROUP_S)
+    return made
 
-    def mean(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.asarray(cv2.GaussianBlur(plane, (11, 11), 1.5), np.float32)
 
-    a, b = one.astype(np.float32), other.astype(np.float32)
-    mean_a, mean_b = mean(a), mean(b)
-    variance_a, variance_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
-    covariance = mean(a * b) - mean_a * mean_b
-    likeness = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
-    likeness /= (mean_a**2 + mean_b**2 + _C1) * (variance_a + variance_b + _C2)
-    return float(likeness.mean())
+PARTS: dict[str, Callable[[argparse.Namespace, Path], Part]] = {
+    "cost": _cost,
+    "copy": _copy,
+    "cameras": _cameras,
+    "encoders": _encoders,
+}
+TITLES = {
+    "cost": "A camera's own packets, or encoded again",
+    "copy": "Beside ffmpeg -c copy",
+    "cameras": "Many cameras",
+    "encoders": "Encoders and qualities",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_of("benchmarks.recording", __doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--encoder", action="append", help="default: libx264 and libx265", metavar="NAME")
+    parser.add_argument("--frames", type=positive, default=250, help="of each clip at most, to encode (default: 250)")
+    parser.add_argument(
+        "--warm-up", type=positive, default=10, help="seconds before each run is measured (default: 10)"
+    )
+    parser.add_argument("--seconds", type=positive, default=40, help="of each run of cameras (default: 40)")
+    parser.add_argument("--rounds", type=positive, default=3, help="of each command of cost (default: 3)")
+    parser.add_argument("--cameras", type=positive, nargs="+", help="numbers to run, rather than to search the highest")
+    parser.add_argument("--smoke", action="store_true", help="seconds only, to see that everything runs")
+    return parser
 
 
 if __name__ == "__main__":
