@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from streamer.app.live_pages import shows_page
-from streamer.sinks.options import SinkOptions
+from streamer.sinks.options import Encoding, SinkOptions
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.spec import OutputSpec
 from streamer.sources.packet_tap import DEFAULT_KEPT_S
@@ -15,14 +15,21 @@ from streamer.sources.spec import SourceSpec
 if TYPE_CHECKING:
     from streamer.app.config import StreamConfig
     from streamer.sinks.base import Sink
-    from streamer.sources.base import SourceInfo
+    from streamer.sources.base import Source, SourceInfo
 
 
 def kept_packets_s(config: StreamConfig, spec: SourceSpec) -> float:
     """Returns how many seconds of a source's packets are kept: none where nothing wants them."""
     overrides = config.overrides_for(spec.name)
     is_wanted = overrides.record or shows_page(overrides.output or config.output)
-    return DEFAULT_KEPT_S if is_wanted and spec.kind.is_video else 0.0
+    return DEFAULT_KEPT_S if is_wanted and not spec.kind.is_pictures else 0.0
+
+
+def with_encoded_packets(source: Source, kept_s: float, encoding: Encoding, fps: float | None) -> Source:
+    """Returns a source that gives pictures alone as one whose packets an encoder makes while somebody reads them."""
+    from streamer.sinks.video.encoded_tap import EncodedSource, EncodedTap
+
+    return EncodedSource(source, EncodedTap(source.info.name, kept_s, fps=fps, encoding=encoding))
 
 
 def records_by_source(config: StreamConfig, names: Sequence[str]) -> list[tuple[OutputSpec, str]]:

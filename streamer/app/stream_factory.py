@@ -15,7 +15,7 @@ from streamer.app.live_pages import LivePages, shows_page
 from streamer.app.output_checks import check_one_picture, check_records
 from streamer.app.overrides import SourceOverrides
 from streamer.app.page_changes import page_file
-from streamer.app.recording import kept_packets_s, open_record, records_by_source
+from streamer.app.recording import kept_packets_s, open_record, records_by_source, with_encoded_packets
 from streamer.app.source_opening import source_options, wait_ready
 from streamer.app.stream_filters import StreamFilters
 from streamer.common.closeable import Closeable
@@ -26,7 +26,7 @@ from streamer.sinks.options import Encoding, SinkOptions, crf_of
 from streamer.sinks.paths import OutputPaths
 from streamer.sinks.spec import OutputKind, OutputSpec
 from streamer.sources.base import Pace
-from streamer.sources.spec import SourceSpec
+from streamer.sources.spec import SourceKind, SourceSpec
 
 if TYPE_CHECKING:
     from streamer.runtime.stream_spec import StreamSpec
@@ -220,20 +220,23 @@ class StreamFactory(Closeable):
         overrides = config.overrides_for(spec.name)
         policy = Pace.LIVE.overflow_policy(overrides.overflow_policy)
         records_audio = bool(overrides.audio) and self._has_video(overrides)
-        kept_s = kept_packets_s(config, spec)
+        kept_s, is_encoded = kept_packets_s(config, spec), spec.kind is SourceKind.CAMERA
         wanted = replace(
             self._options,
             overflow_policy=policy,
             gpu=self.placement.place(spec),
             audio=records_audio,
-            kept_packets_s=kept_s,
+            kept_packets_s=0.0 if is_encoded else kept_s,
         )
         if config.tls_verify is False and spec.scheme in SCHEMES and not self._is_warned:
             self._is_warned = True
             log.warning("certificates aren't checked: anyone between here and a camera can read its password")
         if self._decoding is not None and spec.kind.is_video and not kept_s:
             return self._decoding.open(spec, wanted)
-        return open_source(spec, options=wanted, wait=False)
+        source = open_source(spec, options=wanted, wait=False)
+        if kept_s and is_encoded:
+            return with_encoded_packets(source, kept_s, self._sink_options_for(overrides).encoding, config.camera_fps)
+        return source
 
     def _has_video(self, overrides: SourceOverrides) -> bool:
         """Whether a source is recorded into a video of its own, which can have its sound."""

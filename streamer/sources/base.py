@@ -167,10 +167,20 @@ class SourceWrapper(Source):
     """Delegates to another source; a base class for one that changes part of its behaviour."""
 
     def __init__(self, source: Source) -> None:
-        self.info, self._source = source.info, source
+        self._source = source
+
+    @property
+    def info(self) -> SourceInfo:  # type: ignore[override]
+        return self._source.info
 
     def __iter__(self) -> Iterator[Frame]:
         return iter(self._source)
+
+    def wait_ready(self) -> None:
+        self._source.wait_ready()
+
+    def hold(self) -> None:
+        self._source.hold()
 
     def interrupt(self) -> None:
         self._source.interrupt()
@@ -180,6 +190,18 @@ class SourceWrapper(Source):
 
     def close(self) -> None:
         self._source.close()
+
+    @property
+    def lost_s(self) -> float | None:
+        return self._source.lost_s
+
+    @property
+    def reconnects(self) -> int:
+        return self._source.reconnects
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        return self._source.skipped
 
     @property
     def dropped(self) -> int:

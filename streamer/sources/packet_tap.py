@@ -70,7 +70,7 @@ class PacketTap:
             self._has_sound = self._has_sound or not packet.is_video
             while not self._closed and self._is_ahead(packet):
                 self._changed.wait()
-            if self._closed or not (self._keys or is_key):
+            if self._closed or not (self._keys or is_key) or not self._accepts(packet):
                 return
             if is_key:
                 self._keys.append((self._first + len(self._packets), packet.time_s))
@@ -116,6 +116,14 @@ class PacketTap:
             self._packets = deque(moved(packet, by_s) for packet in self._packets)
             self._keys = deque((number, time_s + by_s) for number, time_s in self._keys)
 
+    def _accepts(self, packet: MediaPacket) -> bool:
+        """Whether a packet is one of those that are kept now; with the lock held."""
+        return True
+
+    def _clear(self) -> None:
+        """Drops all that is kept; with the lock held."""
+        self._drop_until(self._first + len(self._packets))
+
     def _is_ahead(self, packet: MediaPacket) -> bool:
         """Whether a patient reader is so far behind that it would lose packets; with the lock held."""
         most_s, most_bytes = self._kept_s / 2, self._max_bytes / 2
@@ -133,7 +141,7 @@ class PacketTap:
         while len(self._keys) > 1 and (self._keys[1][1] <= oldest_s or self._bytes > self._max_bytes):
             self._drop_until(self._keys[1][0])
         if self._bytes > self._max_bytes:  # one group alone is too large
-            self._drop_until(self._first + len(self._packets))
+            self._clear()
 
     def _drop_until(self, number: int) -> None:
         while self._first < number:

@@ -64,6 +64,11 @@ class SourceKind(enum.Enum):
         """Whether it is read as packets that a decoder may decode in another process."""
         return self in (SourceKind.STREAM, SourceKind.VIDEO)
 
+    @property
+    def is_pictures(self) -> bool:
+        """Whether it is a folder or list of files, of any sizes, that is no video."""
+        return self in (SourceKind.PICTURES, SourceKind.PATTERN)
+
 
 class SecretUri:
     """A URI whose every printed form is redacted: `str`, `repr`, `format`, logging.

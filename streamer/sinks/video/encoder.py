@@ -31,9 +31,9 @@ _TIME_LOCKS = tuple(threading.Lock() for _ in range(61))
 class VideoEncoder:
     """The video stream of a container and its encoder.
 
-    There is a key frame every 2 s. See `streamer.sinks.video.encoders` for which encoder it is, and docs/recording.md
-    for what was measured; x264 works on one thread. An FFmpeg without any for H.264 writes MPEG-4 part 2 of about the
-    same quality: quantiser 2 to 3 for crf 20.
+    There is a key frame every 2 s by default. See `streamer.sinks.video.encoders` for which encoder it is, and
+    docs/recording.md for what was measured; x264 works on one thread. An FFmpeg without any for H.264 writes MPEG-4
+    part 2 of about the same quality: quantiser 2 to 3 for crf 20.
 
     Pictures of odd width or height are written as 4:4:4, since H.264 can't have them in 4:2:0. BGR becomes
     limited-range BT.601; planes keep their matrix and range, and the stream is tagged. MPEG-4 part 2 is always limited
@@ -48,17 +48,21 @@ class VideoEncoder:
         fps: Fraction,
         time_base: Fraction,
         encoding: Encoding,
+        *,
+        key_every_s: float = _KEY_EVERY_S,
+        at_once: bool = False,
     ) -> None:
         """Adds a stream with the size, pixel aspect and colours of `frame`, which isn't encoded yet.
 
-        The container's header isn't written yet. `time_base` is a tick in seconds.
+        The container's header isn't written yet. `time_base` is a tick in seconds, `key_every_s` the time between key
+        frames, and `at_once` whether each picture is wanted as a packet before the next one comes.
 
         Raises:
             SinkError: if the wanted encoder doesn't work.
         """
         is_webm = container.format.name == "webm"
         self._size_wh = frame.shown_wh if is_webm else frame.size_wh
-        self._time_base = time_base
+        self._time_base, self._key_every_s = time_base, key_every_s
         self._key_pts: int | None = None
         self._last: av.VideoFrame | None = None
         encoder = webm_encoder() if is_webm else choose_encoder(encoding.encoder, self._size_wh)
@@ -71,7 +75,7 @@ class VideoEncoder:
         context.sample_aspect_ratio = Fraction(1) if is_webm else frame.pixel_aspect
         context.pix_fmt = self._format
         context.time_base = stream.time_base = time_base
-        context.options = encoder.configure(context, encoding.crf)
+        context.options = encoder.configure(context, encoding.crf, at_once=at_once)
         if encoder.is_h265:
             context.codec_tag = "hvc1" if container.format.name in ("mp4", "mov") else context.codec_tag
         else:
@@ -103,7 +107,7 @@ class VideoEncoder:
         """Encodes the latest picture again, to be shown from `pts` on."""
         picture = self._last
         assert picture is not None, "there is a picture to repeat"
-        is_key = self._key_pts is None or (pts - self._key_pts) * self._time_base >= _KEY_EVERY_S
+        is_key = self._key_pts is None or (pts - self._key_pts) * self._time_base >= self._key_every_s
         if is_key:
             self._key_pts = pts
         with _TIME_LOCKS[id(picture) // 64 % len(_TIME_LOCKS)]:

@@ -27,6 +27,13 @@ _BITS_A_PIXEL = 0.06  # at crf 27, of an encoder that takes a bit rate only
 # Half-pixel motion search, CABAC and deblocking halve ultrafast's files for 5 % more CPU; superfast gives no more.
 _X264 = {"preset": "ultrafast", "x264-params": "subme=1:cabac=1:deblock=0,0", "forced-idr": "1"}
 _X265 = {"preset": "superfast", "x265-params": "log-level=none:frame-threads=1:scenecut=0", "forced-idr": "1"}
+# x264 and NVENC otherwise keep a picture or more until the next ones come.
+_AT_ONCE = {
+    "libx264": {"tune": "zerolatency"},
+    "libx265": {"tune": "zerolatency"},
+    "nvenc": {"delay": "0", "zerolatency": "1"},
+    "amf": {"usage": "lowlatency"},
+}
 _VP9 = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "b": "0"}
 _VP9_CRF, _VP9_STEPS = 38, 2.13  # what looks like x264's crf 27, and for each step of that
 _X265_CRF = -1  # the same look as x264 with a crf one higher
@@ -62,12 +69,16 @@ class Encoder:
         """The 4:2:0 format that it takes."""
         return "nv12" if self.is_hardware and not self.name.endswith("_nvenc") else "yuv420p"
 
-    def configure(self, context: av.VideoCodecContext, crf: int) -> dict[str, str]:
+    def configure(self, context: av.VideoCodecContext, crf: int, *, at_once: bool = False) -> dict[str, str]:
         """Sets what of the quality is no option on a context whose size and rate are set; returns the options.
 
-        `crf` is x264's constant rate factor; other encoders get what looks about the same.
+        `crf` is x264's constant rate factor; other encoders get what looks about the same. `at_once` is whether each
+        picture is wanted as a packet before the next one comes.
         """
         family = self.name.rpartition("_")[2]
+        return self._quality(family, context, crf) | (_AT_ONCE.get(family, {}) if at_once else {})
+
+    def _quality(self, family: str, context: av.VideoCodecContext, crf: int) -> dict[str, str]:
         match family:
             case "libx264":
                 return {**_X264, "crf": str(crf)}

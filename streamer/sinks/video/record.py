@@ -90,6 +90,7 @@ class RecordSink(Sink):
         self._lock = threading.Lock()
         self._error: WriteError | None = None
         self._stopping = threading.Event()
+        self._waiting = tap.read_from()  # so that a source that is encoded for its readers is, from its first frame on
         self._thread = threading.Thread(target=self._run, name=f"record {source.name}", daemon=True)
 
     def write(self, frame: Frame, detections: Detections) -> None:
@@ -102,6 +103,7 @@ class RecordSink(Sink):
             self._anchor = captured_utc(frame), frame.pts_s
             # a file's packets wait for the recording, from its first one on; a camera's don't
             self._reader = self._tap.read_from(frame.pts_s, is_patient=not self._source.live)
+            self._waiting.close()
             self._thread.start()
         self._warn_without_packets(frame.pts_s)
         with self._lock:
@@ -112,6 +114,7 @@ class RecordSink(Sink):
     def close(self) -> None:
         """Writes what has come until now, and finishes the files; raises the first error of any."""
         self._stopping.set()
+        self._waiting.close()
         if self._reader is not None:
             self._thread.join()
             self._reader.close()
