@@ -21,6 +21,7 @@ from streamer.app.overrides import (
     without_zero,
 )
 from streamer.app.problems import explain
+from streamer.app.web_options import WebOptions
 from streamer.common.clock_zone import ClockZone
 from streamer.common.errors import ConfigError, short
 from streamer.common.redaction import redact
@@ -46,7 +47,7 @@ _PARSERS: Mapping[str, Callable[[Any], object]] = {
 }
 
 
-class StreamConfig(DetectionOptions):
+class StreamConfig(DetectionOptions, WebOptions):
     """A run. Keys are the long options of the command line with ``_`` for ``-``; `option` says what each means.
 
     Attributes:

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from streamer.app.web_options import WebOptions, access_rules, certificate
 from streamer.common.closeable import Closeable
-from streamer.common.errors import ConfigError, SinkError
+from streamer.common.errors import SinkError
 from streamer.sinks.spec import OutputKind, OutputSpec
 
 if TYPE_CHECKING:
@@ -31,14 +32,16 @@ class LivePages(Closeable):
         pages: those that are open, by address as asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, options: WebOptions) -> None:
+        """Opens none yet; `options` say who may use them."""
+        self._options = options
         self.pages: dict[PageAddress, LivePage] = {}
 
     def open(self, outputs: Iterable[OutputSpec]) -> None:
         """Opens the pages among outputs.
 
         Raises:
-            ConfigError: if an address isn't loopback.
+            ConfigError: if an address can be reached from elsewhere without a token, or has no certificate.
             SinkError: if an address can't be bound, or a package is missing.
         """
         for output in outputs:
@@ -62,14 +65,13 @@ class LivePages(Closeable):
     def _page(self, address: PageAddress) -> LivePage:
         page = self.pages.get(address)
         if page is None:
-            if not address.is_loopback:
-                raise ConfigError(f"{address} can be reached from elsewhere, which isn't possible yet: use 127.0.0.1")
             try:
                 from streamer.web.page import LivePage
             except ImportError as error:
                 raise SinkError(
                     f"a live page needs packages that are missing ({error.name}): pip install 'nanodet-streamer[web]'"
                 ) from error
-            page = self.pages[address] = LivePage(address)
+            rules, files = access_rules(self._options, address), certificate(self._options, address)
+            page = self.pages[address] = LivePage(address, rules, files)
             log.info("live page: %s", page.address)
         return page

@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 
-SHORTEST_TOKEN = 8
 SESSION_S = 30 * 86400
 _MOST_CLIENTS = 1024
 _MOST_REVOKED = 1024

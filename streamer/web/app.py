@@ -9,6 +9,7 @@ from streamer.web.asset_routes import asset_router
 from streamer.web.hub import Hub
 from streamer.web.media_routes import media_router
 from streamer.web.pictures import Pictures
+from streamer.web.problems import handle_problems
 
 
 def make_app(hub: Hub, pictures: Pictures) -> FastAPI:
@@ -26,7 +27,9 @@ def make_app(hub: Hub, pictures: Pictures) -> FastAPI:
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
+    handle_problems(app)
     app.include_router(media_router(hub, pictures))
     app.include_router(asset_router())
     return app

@@ -41,16 +41,6 @@ def is_known_host(header: str, names: Collection[str]) -> bool:
         return False
 
 
-def is_loopback(address: str) -> bool:
-    """Whether what listens on an address or name is reached from this machine alone."""
-    if address.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def is_cross_origin(method: str, origin: str | None, fetch_site: str | None, host: str) -> bool:
     """Whether a request comes from a page of elsewhere and may not: one that writes, or opens a WebSocket.
 

@@ -6,7 +6,8 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import uvicorn
 
@@ -17,16 +18,32 @@ from streamer.sinks.files import reason
 from streamer.sinks.page_address import PageAddress
 from streamer.sources.base import SourceInfo
 from streamer.web.app import make_app
+from streamer.web.http_protocol import MOST_HEADER_BYTES, BoundedHttpProtocol
 from streamer.web.hub import Hub
 from streamer.web.live_stream import LiveStream
 from streamer.web.page_sink import PageSink
 from streamer.web.pictures import Pictures
+from streamer.web.security import AccessRules, PageGuard
 
 log = logging.getLogger(__name__)
 
+_OPEN = AccessRules()
 _END_S = 1.0
 _BACKLOG = 128
 _MOST_RECEIVED_BYTES = 64 << 10  # of a message from a browser
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Files of an encrypted page, in PEM.
+
+    Attributes:
+        file: the certificate and its chain.
+        key: its key; None where that is in the same file.
+    """
+
+    file: Path
+    key: Path | None = None
 
 
 class LivePage(Closeable):
@@ -37,8 +54,15 @@ class LivePage(Closeable):
         address: where it is served; its port is the real one.
     """
 
-    def __init__(self, address: PageAddress) -> None:
+    def __init__(
+        self, address: PageAddress, rules: AccessRules = _OPEN, certificate: Certificate | None = None
+    ) -> None:
         """Binds the address and begins to serve.
+
+        Args:
+            address: where.
+            rules: who may use it.
+            certificate: of an ``https`` address.
 
         Raises:
             SinkError: if the address can't be bound, as when another program has the port.
@@ -48,7 +72,11 @@ class LivePage(Closeable):
         self._socket = _bound(address)
         self.address = replace(address, port=self._socket.getsockname()[1])
         config = uvicorn.Config(
-            make_app(self.hub, self._pictures),
+            PageGuard(make_app(self.hub, self._pictures), rules),
+            http=BoundedHttpProtocol,
+            h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+            ssl_certfile=None if certificate is None else certificate.file,
+            ssl_keyfile=None if certificate is None or certificate.key is None else str(certificate.key),
             log_config=None,
             log_level="warning",
             access_log=False,
