@@ -58,6 +58,12 @@ class PacketTap:
         return self._bytes
 
     @property
+    def newest_key(self) -> MediaPacket | None:
+        """The newest key frame that is kept."""
+        with self._changed:
+            return self._packets[self._keys[-1][0] - self._first] if self._keys else None
+
+    @property
     def held_s(self) -> float:
         """Time from the first key frame that is kept to the last packet."""
         with self._changed:

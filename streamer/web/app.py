@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from streamer import __version__
 from streamer.web.asset_routes import asset_router
 from streamer.web.hub import Hub
+from streamer.web.live_routes import live_router
 from streamer.web.media_routes import media_router
 from streamer.web.pictures import Pictures
 from streamer.web.problems import handle_problems
@@ -31,5 +32,6 @@ def make_app(hub: Hub, pictures: Pictures) -> FastAPI:
     )
     handle_problems(app)
     app.include_router(media_router(hub, pictures))
+    app.include_router(live_router(hub, pictures))
     app.include_router(asset_router())
     return app

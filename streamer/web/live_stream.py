@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
+from streamer.frames.packets import PacketFormat
 from streamer.sources.base import SourceInfo
+from streamer.web.fragments import PLAYABLE_CODECS
 
 _KEPT_S = 30.0
 _MOST_KEPT = 4096
@@ -33,11 +36,13 @@ class Found:
     """What was detected at one moment.
 
     Attributes:
+        number: of this, from 1 on.
         pts_s: of the frame.
         detections: in pixels of the frame.
         size_wh: of the frame.
     """
 
+    number: int
     pts_s: float
     detections: Detections
     size_wh: tuple[int, int]
@@ -79,8 +84,6 @@ class LiveStream:
         viewers: how many watch it live; set on the server's thread only, as are the other counters.
         viewer_skips: how often a slow viewer was moved on to a later key frame.
         skipped_frames: how many frames slow viewers have missed so.
-        codec: of the packets that viewers got last.
-        view: see `LiveStatus`.
     """
 
     def __init__(
@@ -95,12 +98,11 @@ class LiveStream:
         """
         self.info, self.labels = info, tuple(labels)
         self.viewers = self.viewer_skips = self.skipped_frames = 0
-        self.codec: str | None = None
-        self.view = "encoded" if info.packets is None else "packets"
         self._lost_s = lost_s
         self._lock = threading.Lock()
         self._newest: SeenFrame | None = None
         self._found: deque[Found] = deque(maxlen=_MOST_KEPT)
+        self._count = 0
         self._is_ended = False
         self._watchers: tuple[Callable[[], None], ...] = ()
 
@@ -124,11 +126,30 @@ class LiveStream:
         """Seconds since the last frame while a live source reconnects, else None."""
         return None if self._is_ended else self._lost_s()
 
+    @property
+    def packets(self) -> PacketFormat | None:
+        """What its newest packets are; None where it has none, or none yet."""
+        key = None if self.info.packets is None else self.info.packets.newest_key
+        return None if key is None else key.format
+
+    def shows_packets(self, entries: Collection[str]) -> bool:
+        """Whether a browser that plays sample entries such as ``avc1`` can show its packets as they are.
+
+        MP4 of packets isn't turned, so those of a source that is turned by a quarter can't be.
+        """
+        packets, newest = self.packets, self._newest
+        if packets is None or PLAYABLE_CODECS.get(packets.codec) not in entries:
+            return False
+        width, height = packets.size_wh
+        is_turned = newest is not None and width != height and newest.frame.size_wh == (height, width)
+        return not is_turned
+
     def publish(self, frame: Frame, detections: Detections) -> None:
         """Takes the next processed frame; it is kept until the next one."""
         with self._lock:
             self._newest = SeenFrame(frame, detections)
-            self._found.append(Found(frame.pts_s, detections, frame.size_wh))
+            self._count += 1
+            self._found.append(Found(self._count, frame.pts_s, detections, frame.size_wh))
             while self._found[0].pts_s < frame.pts_s - _KEPT_S:
                 self._found.popleft()
             watchers = self._watchers
@@ -143,10 +164,11 @@ class LiveStream:
         for watcher in watchers:
             watcher()
 
-    def found_since(self, pts_s: float) -> list[Found]:
-        """Returns what was detected from a time on, oldest first."""
+    def found_after(self, number: int) -> list[Found]:
+        """Returns what was detected since `Found.number`, oldest first; 0 for all of the last seconds."""
         with self._lock:
-            return [found for found in self._found if found.pts_s >= pts_s]
+            newer = takewhile(lambda found: found.number > number, reversed(self._found))
+            return list(newer)[::-1]
 
     def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
         """Has a function called after each frame and at the end; returns what ends that.
@@ -164,7 +186,7 @@ class LiveStream:
 
     def status(self) -> LiveStatus:
         """Returns the stream as it is now."""
-        newest = self._newest
+        newest, packets = self._newest, self.packets
         counts = Counter[str]()
         if newest is not None:
             counts.update(self.label(class_id) for class_id in newest.detections.class_ids.tolist())
@@ -174,8 +196,8 @@ class LiveStream:
             counts=dict(counts),
             viewers=self.viewers,
             viewer_skips=self.viewer_skips,
-            codec=self.codec,
-            view=self.view,
+            codec=None if packets is None else packets.codec,
+            view="packets" if self.shows_packets(PLAYABLE_CODECS.values()) else "encoded",
             lost_s=self.lost_s,
             is_ended=self._is_ended,
         )
