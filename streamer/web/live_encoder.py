@@ -1,4 +1,4 @@
-"""A stream's pictures for browsers that can't play its packets, or with boxes on them, encoded while somebody watches."""
+"""A stream encoded for browsers that can't play its packets, or with boxes on it, while somebody watches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the viewers of a stream are sent, kept once: a log that begins with a key frame, and each viewer's place in it."""
+"""What the viewers of a stream are sent, kept once from a key frame on, and each viewer's place in it."""
 
 from __future__ import annotations
 
@@ -41,11 +41,13 @@ class Place:
 
     Attributes:
         number: of the next message; None waits for a key frame.
+        frames: how many pictures came before that, those that it missed included.
         skips: how often it was moved on.
         skipped_frames: pictures that it has missed so.
     """
 
     number: int | None = None
+    frames: int = 0
     skips: int = 0
     skipped_frames: int = 0
 
@@ -83,17 +85,19 @@ class MessageLog:
         missed = 0
         newest_key = self._keys[-1] if self._keys else None
         if place.number is not None and self._is_behind(place.number, newest_key):
-            missed = self._frames_before(newest_key) - self._frames_before(place.number)
-            place.number = newest_key
+            missed = self._frames_before(newest_key) - place.frames
+            place.number, place.frames = newest_key, place.frames + missed
             place.skips += 1
             place.skipped_frames += missed
-        if place.number is None:
-            place.number = newest_key
+        if place.number is None and newest_key is not None:
+            place.number, place.frames = newest_key, self._frames_before(newest_key)
         at = 0 if place.number is None else place.number - self._first
         if place.number is None or at >= len(self._kept):
             return None, missed
+        message = self._kept[at].message
         place.number += 1
-        return self._kept[at].message, missed
+        place.frames += message.format is not None
+        return message, missed
 
     @property
     def _held_bytes(self) -> int:
@@ -108,10 +112,8 @@ class MessageLog:
         return self._frames - kept.frames_before > MOST_FRAMES or self._bytes - kept.bytes_before > MOST_BYTES
 
     def _frames_before(self, number: int | None) -> int:
-        """Returns how many pictures came before a message; of those that are gone, before the first that is kept."""
-        if number is None or number - self._first >= len(self._kept):
-            return self._frames
-        return self._kept[max(0, number - self._first)].frames_before
+        """Returns how many pictures came before a message that is kept; None counts all."""
+        return self._frames if number is None else self._kept[number - self._first].frames_before
 
     def _drop_until(self, number: int) -> None:
         while self._first < number:
