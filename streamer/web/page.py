@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _OPEN = AccessRules()
 _END_S = 1.0
 _BACKLOG = 128
+_SEND_BUFFER = 256 << 10  # else the system holds seconds of pictures for a slow viewer, which nobody sees
 _MOST_RECEIVED_BYTES = 64 << 10  # of a message from a browser
 
 
@@ -138,6 +139,7 @@ def _bound(address: PageAddress) -> socket.socket:
         raise _not_served(address, error) from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # of each connection
         listening.bind(place)
         listening.listen(_BACKLOG)
     except OSError as error:
