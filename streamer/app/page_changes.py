@@ -77,6 +77,7 @@ class PageChanges:
                 continue
             if kept.uri is not None:
                 sources[name] = SourceSpec.parse(kept.uri, name=name)
+                overrides.pop(name, None)  # of one that the file names alike
             if name in sources and kept.changes.kept:
                 update = _parsed(kept.changes)
                 overrides[name] = overrides.get(name, SourceOverrides()).model_copy(update=update)

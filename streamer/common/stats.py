@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +28,11 @@ class Window:
         if value > self._max:
             self._max = value
 
-    def percentiles(self, *wanted: float) -> tuple[float, ...] | None:
-        """Returns percentiles (0 to 100) of the last values, or None without any."""
+    def percentiles(self, *wanted: float, last: int | None = None) -> tuple[float, ...] | None:
+        """Returns percentiles (0 to 100) of the last values, or of the `last` of these; None without any."""
         values = self._values.copy()  # in one step, while others may add
+        if last is not None:
+            values = deque(islice(values, max(0, len(values) - last), None))
         return _percentiles(values, wanted) if values else None
 
     def summary(self) -> dict[str, float] | None:

@@ -188,7 +188,7 @@ class SegmentRetention:
                         path = folder / entry.name
                         sizes[path] = status.st_size
                         if path not in self._own:
-                            others.append(Segment(path, _time_s(match[1]), status.st_mtime))
+                            others.append(Segment(path, segment_time_s(match[1]), status.st_mtime))
             except OSError as error:
                 self._warn_once("look for old segments in", folder, error)
         run_s = self._run_clock()
@@ -229,8 +229,8 @@ def _canonical(path: Path) -> Path:
     return Path(os.path.realpath(path.parent)) / path.name
 
 
-def _time_s(stamp: str) -> float:
-    """Returns a name's time in seconds since 1970; 0 for an impossible date."""
+def segment_time_s(stamp: str) -> float:
+    """Returns the time in a segment's name in seconds since 1970; 0 for an impossible date."""
     try:
         return datetime.strptime(f"{stamp}+0000", "%Y%m%dT%H%M%S.%f%z").timestamp()
     except ValueError:
