@@ -13,6 +13,7 @@ from typing import Any
 import streamer.app.run as app
 from streamer.app.config import StreamConfig, read_config
 from streamer.app.gpu_placement import GpuPlacement
+from streamer.app.live_pages import LivePages
 from streamer.app.stream_filters import StreamFilters
 from streamer.app.watched_file import WatchedFile
 from streamer.common.errors import ConfigError, SourceError
@@ -21,6 +22,7 @@ from streamer.runtime.pipeline import Pipeline, StreamSpec
 from streamer.runtime.report import RunReport
 from streamer.sources.base import SourceInfo
 from streamer.sources.spec import SourceSpec
+from streamer.web.page import LivePage
 from tests.fakes import CountingSource, MemorySink, SlowDetector, wait_for
 
 ENDLESS = 10_000_000
@@ -46,11 +48,14 @@ class Streams:
         refused: URIs whose outputs are refused where there are several sources.
     """
 
-    def __init__(self, config: StreamConfig) -> None:
+    def __init__(self, config: StreamConfig, config_file: Path | None) -> None:
         self.sources: list[tuple[str, CountingSource]] = []
         self.opened: dict[str, list[tuple[str, MemorySink]]] = {}
         self.released: list[str] = []
         self.placement = GpuPlacement(())
+        self.pages = LivePages(config, config_file)
+        self.pages.open(config.output)
+        self.outputs = config.output
         self.filters = StreamFilters(config)
         self.filters.labels = ["thing"]
         self.gate: threading.Event | None = None
@@ -93,7 +98,7 @@ class Following:
     def __init__(self, path: Path, meanwhile: str | None = None, detector: Detector | None = None) -> None:
         self.path = path
         config = read_config(path, {})
-        self.streams = Streams(config)
+        self.streams = Streams(config, path)
         self.opened = self.streams.opened
         self.result: list[RunReport | BaseException] = []
         sources = [self.streams.open_source(config, spec) for spec in config.source]
@@ -121,6 +126,12 @@ class Following:
         os.replace(partial, self.path)
 
     @property
+    def page(self) -> LivePage:
+        """Its page, where its output is one."""
+        (page,) = self.streams.pages.pages.values()
+        return page
+
+    @property
     def names(self) -> list[str]:
         return sorted(stream.name for stream in self.pipeline.streams)
 
@@ -146,6 +157,7 @@ class Following:
         self.pipeline.stop()
         self.thread.join(20)
         self.run.close()
+        self.streams.pages.close()
         assert not self.thread.is_alive()
 
     def finish(self) -> None:

@@ -59,8 +59,8 @@ class ConfigFollower:
         self._thread: threading.Thread | None = None
 
     def keep_following(self) -> None:
-        """To be called often once the pipeline runs: starts following, and warns where reading the file hangs."""
-        if self._thread is None:
+        """To be called often once the pipeline runs: starts what there is to follow, and warns where reading hangs."""
+        if self._thread is None and (self._file is not None or self._reconciler.has_pending):
             self._thread = threading.Thread(target=self._follow, name="follow", daemon=True)
             self._thread.start()
         if self._file is not None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamer.app.web_options import WebOptions, access_rules, certificate
+from streamer.app.web_options import access_rules, certificate
 from streamer.common.closeable import Closeable
 from streamer.common.errors import SinkError
 from streamer.sinks.spec import OutputKind, OutputSpec
 
 if TYPE_CHECKING:
+    from streamer.app.config import StreamConfig
+    from streamer.app.page_control import PageControl
     from streamer.sinks.base import Sink
     from streamer.sinks.page_address import PageAddress
     from streamer.sources.base import Source
@@ -32,9 +35,11 @@ class LivePages(Closeable):
         pages: those that are open, by address as asked for.
     """
 
-    def __init__(self, options: WebOptions) -> None:
-        """Opens none yet; `options` say who may use them."""
-        self._options = options
+    def __init__(self, config: StreamConfig, config_file: Path | None = None) -> None:
+        """Opens none yet; what is changed on one is kept beside `config_file`."""
+        self._config, self._config_file = config, config_file
+        self._control: PageControl | None = None
+        self._attach: Callable[[PageControl], None] | None = None
         self.pages: dict[PageAddress, LivePage] = {}
 
     def open(self, outputs: Iterable[OutputSpec]) -> None:
@@ -53,6 +58,12 @@ class LivePages(Closeable):
         assert output.address is not None
         return self._page(output.address).open_sink(source.info, labels, lambda: source.lost_s)
 
+    def attach(self, attach: Callable[[PageControl], None]) -> None:
+        """Has pages control the run, which begins; `attach` connects their control to it."""
+        self._attach = attach
+        if self._control is not None:
+            attach(self._control)
+
     def remove(self, name: str) -> None:
         """Shows a source on no page any more."""
         for page in self.pages.values():
@@ -66,12 +77,17 @@ class LivePages(Closeable):
         page = self.pages.get(address)
         if page is None:
             try:
+                from streamer.app.page_control import PageControl
                 from streamer.web.page import LivePage
             except ImportError as error:
                 raise SinkError(
                     f"a live page needs packages that are missing ({error.name}): pip install 'nanodet-streamer[web]'"
                 ) from error
-            rules, files = access_rules(self._options, address), certificate(self._options, address)
-            page = self.pages[address] = LivePage(address, rules, files)
+            rules, files = access_rules(self._config, address), certificate(self._config, address)
+            if self._control is None:
+                self._control = PageControl(self._config, self._config_file)
+                if self._attach is not None:
+                    self._attach(self._control)
+            page = self.pages[address] = LivePage(address, rules, files, self._control)
             log.info("live page: %s", page.address)
         return page

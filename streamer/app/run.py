@@ -150,6 +150,10 @@ class Run(Closeable):
             changes=self._changes,
             poll_s=self._poll_s,
         )
+        engine_info = self._detectors[0].info
+        self._factory.pages.attach(
+            lambda control: control.attach(self._factory, pipeline, reconciler, follower, engine_info)
+        )
         for info in (detector.info for detector in self._detectors):
             engine = f"engine {info.name}, precision {info.precision}"
             log.info("%s, device %s, model %s", engine, info.device, info.model)

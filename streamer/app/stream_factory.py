@@ -83,7 +83,7 @@ class StreamFactory(Closeable):
         self.paced = config.pace == "source" or (config.pace is None and has_viewer)
         self.filters = StreamFilters(config)
         self._shared: SharedOutputs | None = None
-        self.pages = LivePages(config)
+        self.pages = LivePages(config, config_file)
         self._infos: dict[str, SourceInfo] = {}
         self._paths = OutputPaths(_inputs(config, config_file))
         self._report: Claim | None = None

@@ -5,15 +5,17 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from streamer import __version__
+from streamer.web.api_routes import login_router
 from streamer.web.asset_routes import asset_router
 from streamer.web.hub import Hub
 from streamer.web.live_routes import live_router
 from streamer.web.media_routes import media_router
 from streamer.web.pictures import Pictures
 from streamer.web.problems import handle_problems
+from streamer.web.run_api import RunApi
 
 
-def make_app(hub: Hub, pictures: Pictures) -> FastAPI:
+def make_app(hub: Hub, pictures: Pictures, api: RunApi | None = None) -> FastAPI:
     """Returns the application.
 
     The pages of FastAPI that show the interface are off: they load scripts from elsewhere.
@@ -21,6 +23,7 @@ def make_app(hub: Hub, pictures: Pictures) -> FastAPI:
     Args:
         hub: the streams.
         pictures: encodes them as JPEG.
+        api: the run, its streams and recordings; without it the page only shows.
     """
     app = FastAPI(
         title="nanodet-streamer",
@@ -31,7 +34,7 @@ def make_app(hub: Hub, pictures: Pictures) -> FastAPI:
         redirect_slashes=False,
     )
     handle_problems(app)
-    app.include_router(media_router(hub, pictures))
-    app.include_router(live_router(hub, pictures))
-    app.include_router(asset_router())
+    of_run = () if api is None else api.routers()
+    for router in (login_router(), *of_run, media_router(hub, pictures), live_router(hub, pictures), asset_router()):
+        app.include_router(router)
     return app

@@ -18,11 +18,13 @@ from streamer.sinks.files import reason
 from streamer.sinks.page_address import PageAddress
 from streamer.sources.base import SourceInfo
 from streamer.web.app import make_app
+from streamer.web.control import RunControl
 from streamer.web.http_protocol import MOST_HEADER_BYTES, BoundedHttpProtocol
 from streamer.web.hub import Hub
 from streamer.web.live_stream import LiveStream
 from streamer.web.page_sink import PageSink
 from streamer.web.pictures import Pictures
+from streamer.web.run_api import RunApi
 from streamer.web.security import AccessRules, PageGuard
 
 log = logging.getLogger(__name__)
@@ -53,10 +55,15 @@ class LivePage(Closeable):
     Attributes:
         hub: the streams that are shown.
         address: where it is served; its port is the real one.
+        api: what it tells of the run; None without one.
     """
 
     def __init__(
-        self, address: PageAddress, rules: AccessRules = _OPEN, certificate: Certificate | None = None
+        self,
+        address: PageAddress,
+        rules: AccessRules = _OPEN,
+        certificate: Certificate | None = None,
+        control: RunControl | None = None,
     ) -> None:
         """Binds the address and begins to serve.
 
@@ -64,6 +71,7 @@ class LivePage(Closeable):
             address: where.
             rules: who may use it.
             certificate: of an ``https`` address.
+            control: the run; without one the page only shows.
 
         Raises:
             SinkError: if the address can't be bound, as when another program has the port.
@@ -72,8 +80,9 @@ class LivePage(Closeable):
         self._pictures = Pictures()
         self._socket = _bound(address)
         self.address = replace(address, port=self._socket.getsockname()[1])
+        self.api = None if control is None else RunApi(control, self.hub)
         config = uvicorn.Config(
-            PageGuard(make_app(self.hub, self._pictures), rules),
+            PageGuard(make_app(self.hub, self._pictures, self.api), rules),
             http=BoundedHttpProtocol,
             h11_max_incomplete_event_size=MOST_HEADER_BYTES,
             ssl_certfile=None if certificate is None else certificate.file,
@@ -85,6 +94,7 @@ class LivePage(Closeable):
             ws_max_size=_MOST_RECEIVED_BYTES,
             ws_per_message_deflate=False,  # video doesn't become smaller
             server_header=False,
+            proxy_headers=False,  # else a client on this machine could say to be another
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
@@ -118,6 +128,8 @@ class LivePage(Closeable):
             self._server.force_exit = True
             self._thread.join(_END_S)
         self._pictures.close()
+        if self.api is not None:
+            self.api.close()
         self._socket.close()
 
     def _serve(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from streamer.common.errors import StreamerError, one_line
+from streamer.common.errors import ConfigError, StreamerError, one_line
+from streamer.web.control import ConflictError, NotFoundError, NotRunningError
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,21 @@ class ProblemBody(BaseModel):
     error: ProblemDetail
 
 
-@dataclass(frozen=True)
+_STATUSES: Mapping[type[StreamerError], int] = {
+    NotFoundError: 404,
+    ConflictError: 409,
+    NotRunningError: 503,
+    ConfigError: 400,
+}
+_PATHS = re.compile(r"(?<![\w:/.*])/(?:[^\s'\",:;()]+/)+")
+_URIS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\",;)]+")
+
+
+def without_places(text: str) -> str:
+    """Returns a message without URIs, and with the last part of paths only: it may be shown to whoever asks."""
+    return _PATHS.sub("", _URIS.sub("***", one_line(text)))
+
+
 class Problem(Exception):
     """A request that is refused; raised by routes, and answered by what `handle_problems` installs.
 
@@ -62,15 +77,15 @@ class Problem(Exception):
         headers: further headers of the answer.
     """
 
-    status: int
-    message: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, message)
+        self.status, self.message, self.headers = status, message, headers or {}
 
     @property
     def body(self) -> bytes:
         """The JSON of `ProblemBody`."""
         code = CODES.get(self.status, "failed")
-        return json.dumps({"error": {"code": code, "message": one_line(self.message)}}).encode()
+        return json.dumps({"error": {"code": code, "message": without_places(self.message)}}).encode()
 
     @property
     def response(self) -> Response:
@@ -104,7 +119,8 @@ def handle_problems(app: FastAPI) -> None:
         return Problem(400, _explained(error)).response
 
     async def impossible(_: Request, error: Exception) -> Response:
-        return Problem(409, str(error)).response
+        kind = next((kind for kind in _STATUSES if isinstance(error, kind)), StreamerError)
+        return Problem(_STATUSES.get(kind, 409), str(error)).response
 
     async def failed(_: Request, error: Exception) -> Response:
         log.error("a request of the page failed: %s", one_line(f"{type(error).__name__}: {error}"))

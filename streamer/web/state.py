@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from streamer.sinks.files import utc_text
 from streamer.web.control import RunControl, SourceView
 from streamer.web.hub import Hub
 from streamer.web.live_stream import LiveStatus
+from streamer.web.problems import without_places
 from streamer.web.state_models import Health, HistoryPoint, Latency, RunState, State, StateWord, StreamState
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ POINT_S = 2.0
 KEPT_S = 600.0
 _RATES_S = 5.0
 _LATENCY_S = 10.0
-_PATHS = re.compile(r"(?<![\w:/.*])/(?:[^\s'\",:;()]+/)+")
-_URIS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\",;)]+")
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,7 @@ class StateMonitor(Closeable):
         self._began_s = clock()
         self._measured: dict[str, _Measured] = {}
         self._history: dict[str, tuple[HistoryPoint, ...]] = {}
+        self._lock = threading.Lock()  # of measuring
         self._closed = threading.Event()
         self.state = self._measure()
         self._thread = threading.Thread(target=self._run, name="page state", daemon=True)
@@ -86,9 +85,11 @@ class StateMonitor(Closeable):
         down = tuple(stream.name for stream in self.state.streams if stream.state not in ("running", "ended"))
         return Health(alive=True, ready=is_running and not down, down=down)
 
-    def measure(self) -> None:
-        """Measures now."""
-        self.state = self._measure()
+    def measure(self) -> State:
+        """Measures now, and returns the state; any thread may have it done, as after a change."""
+        with self._lock:
+            self.state = self._measure()
+            return self.state
 
     def close(self) -> None:
         """Ends measuring."""
@@ -138,7 +139,7 @@ class StateMonitor(Closeable):
         if measured.stream is not stream:
             measured.stream, measured.dropped = stream, 0
             measured.samples.clear()
-        if stream is not None:
+        if stream is not None and not (measured.samples and now_s - measured.samples[-1].at_s < TICK_S / 2):
             stats = stream.stats
             measured.samples.append(Sample(now_s, stats.captured + stream.source.dropped, stats.processed))
         rates = [sample for sample in measured.samples if now_s - sample.at_s <= _RATES_S + TICK_S / 2]
@@ -185,12 +186,6 @@ class StateMonitor(Closeable):
         measured.dropped = state.dropped
 
 
-def without_places(text: str) -> str:
-    """Returns a message without URIs, and with the last part of paths only: it may be shown to whoever asks."""
-    text = _URIS.sub("***", one_line(text))
-    return _PATHS.sub("", text)
-
-
 def _state_of(stream: Stream | None) -> tuple[StateWord, str | None]:
     """Returns a stream's state in a word, and what failed of it."""
     if stream is None:
@@ -213,7 +208,7 @@ def _rate(counts: Sequence[tuple[float, int]]) -> float:
 
 
 def _latency(stream: Stream, samples: Sequence[Sample]) -> Latency | None:
-    """Returns the latency of the frames between the first and the last sample; None where there is none."""
-    frames = samples[-1].processed - samples[0].processed if len(samples) > 1 else samples[-1].processed
+    """Returns the latency of the frames since the first sample; None where there is none."""
+    frames = stream.stats.processed - (samples[0].processed if len(samples) > 1 else 0)
     found = stream.stats.latency_ms.percentiles(50, 95, last=frames) if frames > 0 else None
     return None if found is None else Latency(p50=round(found[0], 1), p95=round(found[1], 1))
