@@ -15,6 +15,7 @@ from streamer.app.overrides import (
     RECORDING_PARSERS,
     SWITCHES,
     SourceOverrides,
+    parsed_detect_every,
     parsed_each,
     parsed_outputs,
     parsed_records,
@@ -42,6 +43,7 @@ _PARSERS: Mapping[str, Callable[[Any], object]] = {
     "duration": _parsed_time,
     "stall_timeout": _parsed_time,
     "batch_timeout": lambda value: parse_milliseconds(value) if isinstance(value, str) else value,
+    "detect_every": parsed_detect_every,
     "retain": lambda value: value if value is None or isinstance(value, Retention) else Retention.parse(str(value)),
     **RECORDING_PARSERS,
 }
@@ -92,8 +94,12 @@ class StreamConfig(DetectionOptions, WebOptions):
     max_fps: Annotated[float, Field(gt=0)] | None = option(
         None, "speed", "take at most this many frames a second of each source", metavar="FPS"
     )
-    detect_every: Annotated[int, Field(ge=1)] = option(
-        1, "speed", "run the detector on every Nth frame; the others reuse its boxes", metavar="N"
+    detect_every: Annotated[int, Field(ge=0)] = option(
+        1,
+        "speed",
+        "run the detector on every Nth frame; the others reuse its boxes; 0 or off detects nothing",
+        metavar="N|off",
+        is_text=True,
     )
     depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = option(
         None,
@@ -300,6 +306,9 @@ class StreamConfig(DetectionOptions, WebOptions):
         unknown = sorted(set(self.overrides) - {spec.name for spec in self.source})
         if unknown:
             raise ConfigError(f"overrides of unknown sources: {', '.join(map(redact, unknown))}")
+        for spec in self.source:
+            if self.overrides_for(spec.name).detect is not None and spec.kind is not SourceKind.STREAM:
+                raise ConfigError(f"source {spec.name!r} has no stream beside it to detect on: leave out detect")
         return self
 
     @field_validator("report", "tls_verify")
@@ -338,7 +347,8 @@ class StreamConfig(DetectionOptions, WebOptions):
         own = self.overrides.get(name, SourceOverrides())
         return SourceOverrides(
             max_fps=own.max_fps or self.max_fps,
-            detect_every=own.detect_every or self.detect_every,
+            detect_every=self.detect_every if own.detect_every is None else own.detect_every,
+            detect=own.detect,
             priority=own.priority,
             policy=own.policy or self.policy,
             output=own.output or None,

@@ -26,12 +26,14 @@ class Entry:
         return {
             "priority": own.priority,
             "max_fps": own.max_fps,
-            "detect_every": own.detect_every or 1,
+            "detect_every": 1 if own.detect_every is None else own.detect_every,
             "overlay": own.overlay,
         }
 
     def needs_restart(self, other: Entry) -> bool:
-        """Whether the change to `other` needs a restart of the stream."""
+        """Whether the change to `other` needs a restart of the stream, as one does that begins or ends detecting."""
+        if bool(self.in_place["detect_every"]) != bool(other.in_place["detect_every"]):
+            return True
         return self.spec != other.spec or any(
             getattr(self.overrides, key) != getattr(other.overrides, key)
             for key in SourceOverrides.model_fields

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from pydantic import Field, InstanceOf, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
+from pydantic import (
+    Field,
+    InstanceOf,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from streamer.app.options import FrozenModel
 from streamer.common.clock_zone import ClockZone
@@ -22,12 +29,18 @@ from streamer.detector.filter_options import (
 )
 from streamer.sinks.options import parse_encoder, parse_quality
 from streamer.sinks.spec import RECORD_ENDINGS, OutputKind, OutputSpec
-from streamer.sources.spec import SourceSpec
+from streamer.sources.spec import SourceKind, SourceSpec
 
 S = TypeVar("S", SourceSpec, OutputSpec)
 
 
+OFF = (False, "off", "no", "Off", "OFF")
 SWITCHES = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
+
+
+def parsed_detect_every(value: object) -> object:
+    """Returns 0 for ``off``, and anything else as it is."""
+    return 0 if isinstance(value, str) and value.lower() == "off" else value
 
 
 def _switch(value: object) -> bool:
@@ -89,7 +102,9 @@ class SourceOverrides(FilterChecks):
 
     Attributes:
         max_fps: frames per second to take at most, by the source's own time.
-        detect_every: run the detector on every Nth frame; the others reuse its boxes.
+        detect_every: run the detector on every Nth frame, on none for 0; the others reuse its boxes.
+        detect: the camera's stream that is detected on in place of its own, which then is only recorded, shown and
+            clipped. ``off`` is read as `detect_every` 0.
         priority: under overload, sources of higher priority are served first.
         policy: ``auto``, ``every-frame`` or ``freshest``.
         output: outputs in place of the run's.
@@ -103,7 +118,8 @@ class SourceOverrides(FilterChecks):
     """
 
     max_fps: Annotated[float, Field(gt=0)] | None = None
-    detect_every: Annotated[int, Field(ge=1)] | None = None
+    detect_every: Annotated[int, Field(ge=0)] | None = None
+    detect: InstanceOf[SourceSpec] | None = None
     priority: int = 0
     policy: Literal["auto", "every-frame", "freshest"] | None = None
     output: tuple[InstanceOf[OutputSpec], ...] | None = None
@@ -133,6 +149,28 @@ class SourceOverrides(FilterChecks):
     def overflow_policy(self) -> OverflowPolicy | None:
         """What happens to frames that detection has no time for; None depends on whether the source is live."""
         return None if self.policy in (None, "auto") else OverflowPolicy(self.policy)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _detects_nothing(cls, values: object) -> object:
+        if not isinstance(values, Mapping) or values.get("detect") not in OFF:
+            return values
+        return {**{key: value for key, value in values.items() if key != "detect"}, "detect_every": 0}
+
+    @field_validator("detect", mode="before")
+    @classmethod
+    def _detected_stream(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        spec = SourceSpec.parse_configured(without_zero(value), name="detect")
+        if spec.kind is not SourceKind.STREAM:
+            raise ValueError("wanted off, or the URL of the camera's stream to detect on, as in rtsp://camera/sub")
+        return spec
+
+    @field_validator("detect_every", mode="before")
+    @classmethod
+    def _every(cls, value: object) -> object:
+        return parsed_detect_every(value)
 
     @field_validator("output", mode="before")
     @classmethod

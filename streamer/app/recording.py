@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from streamer.app.live_pages import shows_page
 from streamer.sinks.options import Encoding, SinkOptions
 from streamer.sinks.paths import OutputPaths
-from streamer.sinks.spec import OutputSpec
+from streamer.sinks.spec import OutputKind, OutputSpec
 from streamer.sources.packet_tap import DEFAULT_KEPT_S
 from streamer.sources.spec import SourceSpec
 
 if TYPE_CHECKING:
     from streamer.app.config import StreamConfig
+    from streamer.app.overrides import SourceOverrides
     from streamer.sinks.base import Sink
     from streamer.sources.base import Source, SourceInfo
+    from streamer.sources.options import SourceOptions
 
 
 def kept_packets_s(config: StreamConfig, spec: SourceSpec) -> float:
@@ -23,6 +26,29 @@ def kept_packets_s(config: StreamConfig, spec: SourceSpec) -> float:
     overrides = config.overrides_for(spec.name)
     is_wanted = overrides.record or shows_page(overrides.output or config.output)
     return DEFAULT_KEPT_S if is_wanted and not spec.kind.is_pictures else 0.0
+
+
+def needs_no_frames(overrides: SourceOverrides, outputs: Sequence[OutputSpec]) -> bool:
+    """Whether a source's packets are all that is wanted of it; `outputs` are those of sources without their own."""
+    return not overrides.detect_every and all(each.kind is OutputKind.NULL for each in overrides.output or outputs)
+
+
+def with_main_stream(detected: Source, spec: SourceSpec, wanted: SourceOptions) -> Source:
+    """Returns a source of the frames of `detected` and the packets of the main stream `spec` of the same camera.
+
+    Raises:
+        SourceError: if the main stream can't be opened; `detected` is closed then.
+    """
+    from streamer.sources import open_source
+    from streamer.sources.paired import PairedSource
+
+    options = replace(wanted, gpu=None, audio=False, packets_only=True)
+    try:
+        main = open_source(replace(spec, name=f"{spec.name} (main stream)"), options=options, wait=False)
+    except BaseException:
+        detected.close()
+        raise
+    return PairedSource(detected, main, wanted.kept_packets_s)
 
 
 def with_encoded_packets(source: Source, kept_s: float, encoding: Encoding, fps: float | None) -> Source:

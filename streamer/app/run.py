@@ -87,6 +87,7 @@ class Run(Closeable):
         """
         from streamer.app.stream_factory import StreamFactory
         from streamer.detector import open_detectors
+        from streamer.detector.no_detector import NoDetector
 
         base, changes = config, kept_changes(config_file)
         if changes is not None:
@@ -96,20 +97,24 @@ class Run(Closeable):
             sources = factory.open_sources(unowned)
             is_realtime = any(source.info.pace(paced=factory.paced).is_realtime for source in sources)
             several = len(sources) > 1
-            detectors = open_detectors(
-                config.model,
-                model_config=config.model_config_file,
-                engine=config.engine,
-                device=config.device,
-                precision=config.precision,
-                conf=factory.filters.detected.conf,
-                iou=config.iou,
-                classes=factory.filters.detected.classes,
-                depth=config.depth or (1 if is_realtime and not several else None),
-                batch=config.batch if several else None,
-                streams=len(sources),
-                live=is_realtime,
-                self_check=config.self_check,
+            detectors: list[Detector] = (
+                [NoDetector()]
+                if factory.detects_nothing
+                else open_detectors(
+                    config.model,
+                    model_config=config.model_config_file,
+                    engine=config.engine,
+                    device=config.device,
+                    precision=config.precision,
+                    conf=factory.filters.detected.conf,
+                    iou=config.iou,
+                    classes=factory.filters.detected.classes,
+                    depth=config.depth or (1 if is_realtime and not several else None),
+                    batch=config.batch if several else None,
+                    streams=len(sources),
+                    live=is_realtime,
+                    self_check=config.self_check,
+                )
             )
             file = WatchedFile(config_file, reread) if config_file is not None and reread is not None else None
             opened = cls(base, factory, sources, detectors, file, changes=changes)

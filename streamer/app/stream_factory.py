@@ -15,7 +15,14 @@ from streamer.app.live_pages import LivePages, shows_page
 from streamer.app.output_checks import check_one_picture, check_records
 from streamer.app.overrides import SourceOverrides
 from streamer.app.page_changes import page_file
-from streamer.app.recording import kept_packets_s, open_record, records_by_source, with_encoded_packets
+from streamer.app.recording import (
+    kept_packets_s,
+    needs_no_frames,
+    open_record,
+    records_by_source,
+    with_encoded_packets,
+    with_main_stream,
+)
 from streamer.app.source_opening import source_options, wait_ready
 from streamer.app.stream_filters import StreamFilters
 from streamer.common.closeable import Closeable
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
     from streamer.sinks.base import Sink
     from streamer.sinks.paths import Claim
     from streamer.sinks.shared_outputs import SharedOutputs
-    from streamer.sources import SourceInfo
+    from streamer.sources import SourceInfo, SourceOptions
     from streamer.sources.base import Source
     from streamer.sources.workers import DecoderPool
 
@@ -89,6 +96,12 @@ class StreamFactory(Closeable):
         self._report: Claim | None = None
         self._is_warned = False
         self._decoding = self._start_decoding(len(gpus))
+
+    @property
+    def detects_nothing(self) -> bool:
+        """Whether detection is off for every source that the run begins with."""
+        names = [spec.name for spec in self._config.source]
+        return not any(self._config.overrides_for(name).detect_every for name in names)
 
     def open_sources(self, stack: ExitStack) -> list[Source]:
         """Opens live pages, then all sources at once; `stack` closes the sources.
@@ -215,28 +228,34 @@ class StreamFactory(Closeable):
         return DecoderPool(count)
 
     def _open_source(self, config: StreamConfig, spec: SourceSpec) -> Source:
-        from streamer.sources import open_source
-
         overrides = config.overrides_for(spec.name)
-        policy = Pace.LIVE.overflow_policy(overrides.overflow_policy)
-        records_audio = bool(overrides.audio) and self._has_video(overrides)
         kept_s, is_encoded = kept_packets_s(config, spec), spec.kind is SourceKind.CAMERA
         wanted = replace(
             self._options,
-            overflow_policy=policy,
+            overflow_policy=Pace.LIVE.overflow_policy(overrides.overflow_policy),
             gpu=self.placement.place(spec),
-            audio=records_audio,
+            audio=bool(overrides.audio) and self._has_video(overrides),
             kept_packets_s=0.0 if is_encoded else kept_s,
+            packets_only=kept_s > 0 and not is_encoded and needs_no_frames(overrides, self.outputs),
         )
         if config.tls_verify is False and spec.scheme in SCHEMES and not self._is_warned:
             self._is_warned = True
             log.warning("certificates aren't checked: anyone between here and a camera can read its password")
-        if self._decoding is not None and spec.kind.is_video and not kept_s:
-            return self._decoding.open(spec, wanted)
-        source = open_source(spec, options=wanted, wait=False)
+        if overrides.detect is not None and overrides.detect_every:
+            detected = self._open_decoded(replace(overrides.detect, name=spec.name), replace(wanted, kept_packets_s=0))
+            return with_main_stream(detected, spec, wanted) if kept_s else detected
+        source = self._open_decoded(spec, wanted)
         if kept_s and is_encoded:
             return with_encoded_packets(source, kept_s, self._sink_options_for(overrides).encoding, config.camera_fps)
         return source
+
+    def _open_decoded(self, spec: SourceSpec, wanted: SourceOptions) -> Source:
+        """Opens a source, in a decoding process where there are any and its packets aren't wanted."""
+        from streamer.sources import open_source
+
+        if self._decoding is not None and spec.kind.is_video and not wanted.kept_packets_s:
+            return self._decoding.open(spec, wanted)
+        return open_source(spec, options=wanted, wait=False)
 
     def _has_video(self, overrides: SourceOverrides) -> bool:
         """Whether a source is recorded into a video of its own, which can have its sound."""
@@ -285,7 +304,7 @@ class StreamFactory(Closeable):
             self.paced,
             overrides.priority,
             overrides.max_fps,
-            overrides.detect_every or 1,
+            1 if overrides.detect_every is None else overrides.detect_every,
             self.placement.settle(name),
             self.filters.keep_for(name, overrides, source.info),
             overrides.overlay,

@@ -41,6 +41,8 @@ class StreamFilters:
         """
         from streamer.detector.detection_filter import DetectionFilter
 
+        if not overrides.detect_every:
+            return None
         options, found = overrides.filter_options, self.detected
         if not self.finds(options):
             log.warning("source %r wants scores or classes that this run doesn't detect: restart it for them", name)
@@ -59,7 +61,9 @@ class StreamFilters:
         from streamer.detector.detection_filter import DetectionFilter
 
         for spec in config.source:
-            DetectionFilter(config.overrides_for(spec.name).filter_options, self.labels)
+            overrides = config.overrides_for(spec.name)
+            if overrides.detect_every:
+                DetectionFilter(overrides.filter_options, self.labels)
 
     def finds(self, options: FilterOptions) -> bool:
         """Whether the detector reports all that `options` want."""

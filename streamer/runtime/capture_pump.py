@@ -125,7 +125,8 @@ class CapturePump(FrameConsumer):
         limiter = self.rate_limiter
         is_within = limiter is None or limiter.allows(frame.pts_s)
         if is_within:
-            self.prepare(frame)
+            if self._spec.detect_every:
+                self.prepare(frame)
             self._output.put(frame)
         else:
             self._stats.dropped_early += 1

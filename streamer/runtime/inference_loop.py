@@ -26,7 +26,7 @@ class InferenceHandover:
     Attributes:
         input: where frames wait for the detector.
         output: frames and their detections, in order.
-        detect_every: the detector sees every Nth frame; may change at any time.
+        detect_every: the detector sees every Nth frame, none for 0; may change at any time.
         keep: drops detections that aren't to be reported; None drops none; may change at any time.
     """
 
@@ -38,8 +38,9 @@ class InferenceHandover:
 
     def is_next_detected(self) -> bool:
         """Whether the detector sees the next frame in order; without, it gets `reuse`."""
+        every = self.detect_every
         self._offered += 1
-        return (self._offered - 1) % self.detect_every == 0
+        return every > 0 and (self._offered - 1) % every == 0
 
     def deliver(self, frame: Frame, detections: Detections) -> None:
         """Passes on a frame and what was detected in it.
@@ -53,12 +54,12 @@ class InferenceHandover:
         self.output.put((frame, detections))
 
     def reuse(self, frame: Frame) -> None:
-        """Passes on a frame that the detector hasn't seen, with the last detections.
+        """Passes on a frame that the detector hasn't seen, with the last detections, or none where it sees no frame.
 
         Raises:
             Closed: if the run was aborted.
         """
-        self.output.put((frame, self._last.reused()))
+        self.output.put((frame, self._last.reused() if self.detect_every else Detections.empty()))
 
 
 @dataclass(frozen=True)

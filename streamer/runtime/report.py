@@ -22,6 +22,7 @@ class SourceReport:
     """One source's part. `fps_*` are frames over the time between the source's first and last frame.
 
     `gave_way` counts preempted frames: dropped (under every-frame: delayed) while higher priorities were served.
+    `detected_uri` and `main_reconnects` are there where frames and packets come from two streams of one camera.
     `recorded_*` are what the videos of a live source have taken so far, and GB (10^9 bytes) a day at that rate.
     """
 
@@ -36,6 +37,8 @@ class SourceReport:
     gave_way: int = 0
     recorded_bytes: int = 0
     recorded_gb_a_day: float = 0.0
+    detected_uri: str | None = None
+    main_reconnects: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,9 @@ class RunReport:
         for source in content["sources"]:
             for key in ("gave_way", "recorded_bytes", "recorded_gb_a_day"):
                 if not source[key]:
+                    del source[key]
+            for key in ("detected_uri", "main_reconnects"):
+                if source[key] is None:
                     del source[key]
         for key in ("errors", "gpus"):
             if not content[key]:

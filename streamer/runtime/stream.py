@@ -156,6 +156,8 @@ class Stream:
             fps_processed=stats.fps_of(stats.processed),
             gave_way=self.inference.input.preempted,
             recorded_bytes=sum(use.written_bytes for use in uses),
+            detected_uri=source.info.detected_uri,
+            main_reconnects=source.main_reconnects,
             recorded_gb_a_day=round(sum(use.bytes_a_day for use in uses) / 1e9, 3),
         )
         files = tuple(path for worker in self.sinks for path in worker.sink.written)

@@ -28,7 +28,7 @@ class StreamSpec:
         paced: whether frames of a file are captured at their own time; a live source's always are.
         priority: where not all streams can be served, higher ones go first.
         max_fps: frames a second to take of the source, by their own time; None takes all.
-        detect_every: the detector runs on every Nth frame taken; the others reuse the last boxes.
+        detect_every: the detector runs on every Nth frame taken, on none for 0; the others reuse the last boxes.
         gpu: number of the GPU that decodes it, and whose detector it gets; None for the least loaded detector.
         keep: drops detections that aren't to be reported; None reports all that the detector found.
         overlay: whether live figures are drawn: on recordings too, nowhere, or where `Sink.live_figures` says (None).

@@ -85,9 +85,9 @@ class LineFormat(TextFormat):
                 f"frame {frame.index} of {frame.source} has a number that is NaN or Inf: {content}"
             ) from error
 
-    def content(self, frame: Frame, detections: Detections) -> dict[str, Any]:
-        """Returns a line's object."""
-        width, height = frame.size_wh
+    def content(self, frame: Frame, detections: Detections, size_wh: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Returns a line's object; `size_wh` is that of another picture of the same view, if the line is for that."""
+        width, height = size_wh or frame.size_wh
         return {
             "version": LINE_VERSION,
             "source": frame.source,
@@ -100,7 +100,7 @@ class LineFormat(TextFormat):
             **({"held": True} if detections.is_reused else {}),
             "detections": [
                 {"label": self._labels[class_id], "class_id": class_id, "score": score, "box_xyxy": box}
-                for class_id, score, box in clipped_rows(frame, detections, rounded=self._rounded)
+                for class_id, score, box in clipped_rows(frame, detections, size_wh=size_wh, rounded=self._rounded)
             ],
         }
 

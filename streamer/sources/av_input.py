@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from typing import Any, Protocol
 
 import cv2  # noqa: F401 - before PyAV, see `streamer.frames`
@@ -12,6 +14,9 @@ PYAV_MAJOR = int(av.__version__.partition(".")[0])
 
 # Before PyAV 19, metadata that isn't UTF-8 is an error without this option; since then there is no such option.
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if PYAV_MAJOR < 19 else {}
+
+_COLLECT_INTERVAL_S = 10.0
+_collected_s = float("-inf")
 
 RAW_CLOCK = {"correct_ts_overflow": "0"}
 """Options for files: takes an MPEG-TS clock that goes back as it is.
@@ -34,3 +39,15 @@ def open_input(target: str | Readable, **options: Any) -> InputContainer:
         av.FFmpegError: if it can't be opened.
     """
     return av.open(target, **options, **_LENIENT)
+
+
+def collect_cycles() -> None:
+    """Frees closed connections, which PyAV before 19 keeps in reference cycles: see docs/reliability.md.
+
+    It holds the GIL for some 18 ms, so it runs once in 10 s at most.
+    """
+    global _collected_s
+    now_s = time.monotonic()
+    if now_s - _collected_s > _COLLECT_INTERVAL_S:
+        _collected_s = now_s
+        gc.collect()

@@ -60,6 +60,8 @@ class SourceInfo:
         pixel_aspect: width of a pixel over its height, for display.
         first_stamp_s: the file's own time stamp of the first frame in seconds, or None when unknown.
         audio: the sound of a live source, where `SourceOptions.audio` wants it; a local file's is read from the file.
+        detected_uri: where the frames come from, redacted, if `uri` is another stream of the camera, whose packets are
+            kept.
         packets: its last packets, where `SourceOptions.kept_packets_s` wants them and it has any.
     """
 
@@ -76,6 +78,7 @@ class SourceInfo:
     pixel_aspect: Fraction = Fraction(1)
     first_stamp_s: float | None = None
     audio: LiveAudio | None = field(default=None, compare=False, repr=False)
+    detected_uri: str | None = None
     packets: PacketTap | None = field(default=None, compare=False, repr=False)
 
     def pace(self, *, paced: bool) -> Pace:
@@ -135,6 +138,16 @@ class Source(Closeable):
     @property
     def audio_feed(self) -> AudioFeed | None:
         """The sound of one connection to a live source; None where there is none, or `SourceOptions` want none."""
+        return None
+
+    @property
+    def utc_offset_s(self) -> float | None:
+        """What turns `Frame.pts_s` into seconds since 1970 by a camera's own clock, of RTCP; None where unknown."""
+        return None
+
+    @property
+    def main_reconnects(self) -> int | None:
+        """How often the main stream reconnected, where it is another than the one that frames come from."""
         return None
 
     @property
@@ -198,6 +211,14 @@ class SourceWrapper(Source):
     @property
     def reconnects(self) -> int:
         return self._source.reconnects
+
+    @property
+    def utc_offset_s(self) -> float | None:
+        return self._source.utc_offset_s
+
+    @property
+    def main_reconnects(self) -> int | None:
+        return self._source.main_reconnects
 
     @property
     def skipped(self) -> tuple[str, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import cv2  # noqa: F401 - before PyAV, see `streamer.frames`
 import av
@@ -19,6 +20,7 @@ from streamer.common.errors import SourceError
 from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture
 from streamer.sources.arrival_clock import ArrivalClock
 from streamer.sources.audio_decoder import AudioDecoder
+from streamer.sources.blank_decoder import BlankDecoder
 from streamer.sources.cpu_decoder import CpuDecoder
 from streamer.sources.diagnosis import (
     why_broken_off,
@@ -41,6 +43,7 @@ _AVFMT_NOTIMESTAMPS = 0x0080
 _MAX_ASPECT = 8
 _MAX_BAD_IN_A_ROW = 100
 _MIN_UNREAD_S = 0.5
+_REFERENCE_TIME: Final = "prft"  # FFmpeg's, which RTSP has from RTCP
 
 
 class VideoDecoder:
@@ -56,6 +59,8 @@ class VideoDecoder:
         dropped: packets of a stream left undecoded to catch up.
         waited: whether reading the last picture had to wait for data.
         audio: the sound of a stream, if it is wanted and there is any.
+        utc_offset_s: what turns time stamps into seconds since 1970 by the camera's clock, as its latest RTCP report
+            says; None where there was none.
         packets: what takes the packets, if they are wanted and can be written to a file.
     """
 
@@ -99,12 +104,15 @@ class VideoDecoder:
         self.audio = None if decoded is None else AudioDecoder(decoded, live=self.is_live)
         self.has_timestamps = not self._container.format.flags & _AVFMT_NOTIMESTAMPS
         self._tick_s = float(self.stream.time_base or 0)
-        self._decoder: CpuDecoder | GpuFirstDecoder
-        if options.gpu is None:
+        self._decoder: BlankDecoder | CpuDecoder | GpuFirstDecoder
+        if options.packets_only:
+            self._decoder = BlankDecoder(self.stream, self._tick_s, options.max_pixels)
+        elif options.gpu is None:
             self._decoder = CpuDecoder(self.stream, self._tick_s, options.max_pixels)
         else:
             self._decoder = GpuFirstDecoder(self.stream, self._tick_s, self._shown, options, live=self.is_live)
         self.packets = self._capture() if options.kept_packets_s else None
+        self.utc_offset_s: float | None = None
         self.damaged = 0
         self.dropped = 0
         drops_stale = self.has_timestamps and options.drops_stale(live=self.is_live)
@@ -238,6 +246,8 @@ class VideoDecoder:
                         self._check_timeout(time.perf_counter() - started_s)
                     continue
                 if packet is not None and packet.pts is not None:
+                    if packet.has_sidedata(_REFERENCE_TIME):
+                        self.utc_offset_s = _utc_s(packet) - packet.pts * self._tick_s
                     self._last_packet_end_s = max(
                         self._last_packet_end_s, (packet.pts + (packet.duration or 0)) * self._tick_s
                     )
@@ -289,3 +299,8 @@ class VideoDecoder:
         except (av.FFmpegError, ValueError) as error:
             log.warning("source %r: its packets can't be recorded: %s", self._shown, error)
             return None
+
+
+def _utc_s(packet: Packet[Any]) -> float:
+    """Returns a packet's reference time: AVProducerReferenceTime begins with microseconds since 1970, int64."""
+    return int.from_bytes(bytes(packet.get_sidedata(_REFERENCE_TIME))[:8], sys.byteorder, signed=True) / 1e6

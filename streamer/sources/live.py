@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import logging
 import threading
@@ -13,7 +12,7 @@ from dataclasses import replace
 from streamer.common.errors import SourceError, StreamerError
 from streamer.common.queues import BoundedQueue, Closed, OverflowPolicy
 from streamer.frames.frame import Frame
-from streamer.sources.av_input import PYAV_MAJOR
+from streamer.sources.av_input import PYAV_MAJOR, collect_cycles
 from streamer.sources.backoff import DEFAULT_BACKOFF, Backoff
 from streamer.sources.base import Source, SourceInfo, as_source_error
 from streamer.sources.live_audio import AudioFeed, LiveAudio
@@ -28,8 +27,6 @@ Connect = Callable[[SourceOptions], Source]
 _MAX_HANGING = 3  # abandoned connections whose library doesn't return
 _HANGING_CHECK_S = 1.0
 _CLOSE_TIMEOUT_S = 0.5
-_COLLECT_INTERVAL_S = 10.0
-_collected_s = float("-inf")
 
 
 class LiveSource(Source):
@@ -143,6 +140,11 @@ class LiveSource(Source):
         return self._reconnects
 
     @property
+    def utc_offset_s(self) -> float | None:
+        offset_s = self._connection.utc_offset_s
+        return None if offset_s is None else offset_s - self._timeline.base_pts_s
+
+    @property
     def dropped(self) -> int:
         return self._earlier_dropped + self._connection.dropped - self._held_dropped
 
@@ -240,7 +242,7 @@ class LiveSource(Source):
         if self._closed.is_set():  # `interrupt` may have stopped the old one only
             self._connection.stop()
         if PYAV_MAJOR < 19:
-            _collect_cycles()
+            collect_cycles()
 
     def _next_delay_s(self) -> float:
         self._delays += 1
@@ -261,18 +263,6 @@ class LiveSource(Source):
                 is_logged = True
             self._closed.wait(_HANGING_CHECK_S)
         return not self._closed.is_set()
-
-
-def _collect_cycles() -> None:
-    """Frees closed connections, which PyAV before 19 keeps in reference cycles: see docs/reliability.md.
-
-    It holds the GIL for some 18 ms, so it runs once in 10 s at most.
-    """
-    global _collected_s
-    now_s = time.monotonic()
-    if now_s - _collected_s > _COLLECT_INTERVAL_S:
-        _collected_s = now_s
-        gc.collect()
 
 
 class _Connection:
@@ -314,6 +304,11 @@ class _Connection:
     def audio_feed(self) -> AudioFeed | None:
         """Its sound, once it is open."""
         return self._source.audio_feed if self._source is not None else None
+
+    @property
+    def utc_offset_s(self) -> float | None:
+        """As `Source.utc_offset_s`, on its own timeline."""
+        return self._source.utc_offset_s if self._source is not None else None
 
     @property
     def packet_feed(self) -> PacketFeed | None:

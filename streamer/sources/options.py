@@ -38,6 +38,8 @@ class SourceOptions:
         audio: whether the sound of streams is read, see `SourceInfo.audio`.
         kept_packets_s: how much of a file's or stream's packets is kept, in seconds, see `SourceInfo.packets`; 0 is
             none.
+        packets_only: whether only the packets of a file or stream are wanted: frames are then black, and nothing but a
+            first key frame is decoded.
         gpu_only: whether to refuse what that GPU can't decode, rather than decode it on the CPU.
 
     Raises:
@@ -60,6 +62,7 @@ class SourceOptions:
     gpu_only: bool = False
     audio: bool = False
     kept_packets_s: float = 0.0
+    packets_only: bool = False
 
     def __post_init__(self) -> None:
         timeouts = ("open_timeout_s", "key_frame_timeout_s", "stall_timeout_s")
@@ -73,8 +76,8 @@ class SourceOptions:
             raise ConfigError(f"pixel_format has four characters, such as MJPG, got {self.pixel_format!r}")
 
     def drops_stale(self, *, live: bool) -> bool:
-        """Whether a source drops frames that are not the newest; one that isn't live never does."""
-        return live and self.overflow_policy is OverflowPolicy.DROP_OLDEST
+        """Whether a source drops frames that are not the newest; one that isn't live, or isn't decoded, never does."""
+        return live and not self.packets_only and self.overflow_policy is OverflowPolicy.DROP_OLDEST
 
 
 def too_large(size_wh: tuple[int, int], max_pixels: int) -> str | None:

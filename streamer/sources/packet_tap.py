@@ -20,7 +20,13 @@ class PacketTap:
     Groups of pictures are dropped whole, with the sound before the next group's key frame, once a later group reaches
     as far back as wanted, or all together hold more than `max_bytes`. The source pushes on one thread at a time, any
     number of readers read on their own.
+
+    Attributes:
+        picture_wh: size of the upright pictures, where they are others than the source's frames: of the main stream
+            beside one that is detected on.
     """
+
+    picture_wh: tuple[int, int] | None = None
 
     def __init__(self, kept_s: float = DEFAULT_KEPT_S, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         """Begins empty.

@@ -50,6 +50,7 @@ class VideoSource(PrefetchedSource):
         self._notes: list[str] = []
         self._log_limit = LogLimit()
         self._next_picture: DecodedPicture | None = None
+        self._stamp_offset_s: float | None = None  # from a picture's stamp to its `pts_s`
         self._identity = _identity(self._path)
         self._decoder = VideoDecoder(spec, options, body)
         is_own = self._path is not None and self.packet_feed is not None  # a stream's are kept across its connections
@@ -67,6 +68,11 @@ class VideoSource(PrefetchedSource):
     @property
     def skipped(self) -> tuple[str, ...]:
         return (*super().skipped, *self._notes)
+
+    @property
+    def utc_offset_s(self) -> float | None:
+        utc_s, off_s = self._decoder.utc_offset_s, self._stamp_offset_s
+        return None if utc_s is None or off_s is None else utc_s - off_s
 
     @property
     def damaged(self) -> int:
@@ -134,6 +140,8 @@ class VideoSource(PrefetchedSource):
         now_s = time.perf_counter()
         pts_s = self._live_pts_s(picture, now_s) if self.info.live else self._clock.at(picture.stamp_s)
         self._end_s = pts_s + picture.duration_s
+        if picture.stamp_s is not None:
+            self._stamp_offset_s = pts_s - picture.stamp_s
         for beside in (self._decoder.audio, self._decoder.packets):
             if beside is not None:
                 beside.add_picture(picture.stamp_s, pts_s, now_s)

@@ -25,6 +25,7 @@ from tests.rtsp.code import coded_picture
 
 CLOCK_HZ = 90_000
 _FIRST_TIMESTAMP = 12_345  # cameras begin anywhere
+_NTP_EPOCH_S = 2_208_988_800  # from 1900 to 1970
 _MAX_PACKET = 1200
 _LOOP = 30  # pictures before the numbers start again
 KEY_INTERVAL = 10
@@ -108,6 +109,10 @@ class Film(ABC):
         """The description gets the parameter sets of `first_picture`."""
         self.codec, self.size_wh, self.sdp = codec, size_wh, codec.sdp(first_picture)
 
+    def utc_s(self, at_s: float) -> float:
+        """Returns the time of a picture of the client that came last, seconds since 1970 by the camera's clock."""
+        raise NotImplementedError
+
     @abstractmethod
     def play(self, gone: threading.Event) -> Iterator[tuple[float, bytes]]:
         """Yields each picture's time in seconds and the coded picture, in real time, until the client is `gone`."""
@@ -157,6 +162,42 @@ class Loop(Film):
         if self._origin_s is None:
             return now_s
         return self._origin_s + math.ceil((now_s - self._origin_s) * self._fps) / self._fps
+
+
+class SteadyLoop(Loop):
+    """A loop whose pictures are due at moments of the camera's own: every client gets them from the next key frame on.
+
+    Two of one `origin_s` show the same number at the same moment, as two streams of one camera do.
+    """
+
+    def __init__(
+        self, *, size_wh: tuple[int, int] = SIZE_WH, fps: int = 30, origin_s: float, delay_s: float = 0.0
+    ) -> None:
+        """Codes numbered pictures.
+
+        Args:
+            size_wh: of the pictures.
+            fps: how many a second there are.
+            origin_s: when picture 0 was taken (`time.monotonic`).
+            delay_s: from when a picture is taken to when it is sent.
+        """
+        super().__init__(size_wh=size_wh, fps=fps)
+        self._origin_s, self._delay_s = origin_s, delay_s
+        self._begun = 0
+
+    def utc_s(self, at_s: float) -> float:
+        """See `Film.utc_s`."""
+        return 1.8e9 + self._begun / self._fps + at_s
+
+    def play(self, gone: threading.Event) -> Iterator[tuple[float, bytes]]:
+        """See `Film.play`."""
+        assert self._origin_s is not None
+        now = (time.monotonic() - self._origin_s - self._delay_s) * self._fps
+        self._begun = math.ceil(now / KEY_INTERVAL) * KEY_INTERVAL
+        for number in itertools.count(self._begun):
+            if gone.wait(self._origin_s + self._delay_s + number / self._fps - time.monotonic()):
+                return
+            yield (number - self._begun) / self._fps, self.pictures[number % len(self.pictures)]
 
 
 class LiveFilm(Film):
@@ -282,6 +323,14 @@ def coded_footage(video: Path) -> list[bytes]:
         annex_b = av.BitStreamFilterContext("h264_mp4toannexb", stream)
         packets = [out for packet in container.demux(stream) for out in annex_b.filter(packet)]
     return [bytes(packet) for packet in packets if packet.size]
+
+
+def sender_report(utc_s: float, at_s: float) -> bytes:
+    """Returns RTCP's report (RFC 3550, 6.4.1) of when a picture, `at_s` after the first one, was taken."""
+    seconds = utc_s + _NTP_EPOCH_S
+    ntp = int(seconds) << 32 | int(seconds % 1 * 2**32)
+    stamp = (_FIRST_TIMESTAMP + round(at_s * CLOCK_HZ)) & 0xFFFFFFFF
+    return struct.pack(">BBHIQIII", 0x80, 200, 6, 0, ntp, stamp, 0, 0)
 
 
 def _base64(unit: bytes) -> str:

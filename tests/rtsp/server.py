@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from streamer.common.closeable import Closeable
-from tests.rtsp.film import Film, Loop, RtpPackets
+from tests.rtsp.film import Film, Loop, RtpPackets, sender_report
 from tests.rtsp.sound import Microphone
 from tests.rtsp.wire import RTP_HEADER
 
@@ -28,6 +28,7 @@ _PATH = "/live"
 _REALM, _NONCE = "camera", "8a5f"
 _INTERLEAVED = "RTP/AVP/TCP;unicast;interleaved="
 _PICTURES, _SOUND = 0, 2  # channels
+_REPORT_EVERY = 15  # pictures
 _NEVER = (math.inf, b"")
 _SEND_BUFFER = 256 * 1024  # so that the kernel holds no seconds of pictures for a client that takes none
 
@@ -44,6 +45,7 @@ class RtspServer(Closeable):
         transports: by which it sends: "TCP", "UDP".
         tls: encrypts the connections, with the certificate that it has.
         sound: what it sends beside the pictures; None sends no sound. By TCP only.
+        reports: whether it tells its clock by RTCP. By TCP only.
 
     Attributes:
         url: where to connect, without credentials.
@@ -65,8 +67,9 @@ class RtspServer(Closeable):
         transports: Collection[str] = ("TCP",),
         tls: ssl.SSLContext | None = None,
         sound: Microphone | None = None,
+        reports: bool = False,
     ) -> None:
-        self.sound = sound
+        self.sound, self.reports = sound, reports
         self.film, self.hang_up_after, self.silent_after = film or Loop(), hang_up_after, silent_after
         self.credentials, self.transports = credentials, transports
         self.sent = 0
@@ -252,6 +255,8 @@ class _Client(socketserver.StreamRequestHandler):
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
                 off_s = camera.stamp_off_s(number) if camera.stamp_off_s is not None else 0.0
+                if camera.reports and number % _REPORT_EVERY == 0:
+                    self._send_interleaved(sender_report(camera.film.utc_s(at_s), at_s), _PICTURES + 1)
                 for packet in packets.split(at_s, coded, off_s):
                     header, payload = packet[:RTP_HEADER], packet[RTP_HEADER:]
                     self.send_packet(header + (payload if camera.damage is None else camera.damage(payload)))

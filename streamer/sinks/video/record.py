@@ -109,7 +109,8 @@ class RecordSink(Sink):
         with self._lock:
             if self._error is not None and self._options.segment_s is None:
                 raise self._error
-        self._beside.add(Found(frame.pts_s, self._lines.content(frame, detections), caption(detections, self._labels)))
+        line = self._lines.content(frame, detections, self._tap.picture_wh)
+        self._beside.add(Found(frame.pts_s, line, caption(detections, self._labels)))
 
     def close(self) -> None:
         """Writes what has come until now, and finishes the files; raises the first error of any."""
