@@ -18,8 +18,9 @@ from fastapi import FastAPI
 
 from streamer.sinks.files import open_file
 from streamer.sinks.retention import segment_path
+from streamer.web.clips import ClipStore
 from streamer.web.control import RecordingSeries
-from streamer.web.event_routes import EventLog, FinishedRecordings
+from streamer.web.event_routes import EventLog, FinishedFiles
 from streamer.web.problems import handle_problems
 from streamer.web.recording_routes import recording_router
 from streamer.web.recordings import RecordingIndex
@@ -247,7 +248,7 @@ def test_a_folder_that_is_gone_has_no_recordings(tmp_path: Path) -> None:
 
 def test_finished_recordings_are_told_once(folder: Path, index: RecordingIndex, video: bytes) -> None:
     events = EventLog()
-    finished = FinishedRecordings(index, events)
+    finished = FinishedFiles(index, ClipStore(list), events)
     path = segment_path(folder / "door.mp4", BEGUN.replace(hour=22))
     descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
     os.write(descriptor, video)
