@@ -112,7 +112,7 @@ def test_any_line_is_described(
 def test_a_report_of_failures_and_several_gpus_is_described() -> None:
     engine = replace(REPORT.engine, model_sha256="0" * 64, fallbacks=("GPU: out of memory",))
     gpus = (GpuReport("cuda:0", engine, ("door",), True), GpuReport("cuda:1", engine, (), False))
-    sources = (replace(REPORT.sources[0], gave_way=3, recorded_bytes=123, recorded_gb_a_day=1.25),)
+    sources = (replace(REPORT.sources[0], gave_way=3, recorded_bytes=123, recorded_gb_a_day=1.25, clips=2),)
     failed = replace(REPORT, engine=engine, gpus=gpus, sources=sources, errors=(RunError("out.mp4", "disk full"),))
     for report in (failed, replace(failed, latency_ms=None)):
         check_strictly(json.loads(json.dumps(report.to_json())), "report")

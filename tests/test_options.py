@@ -22,7 +22,9 @@ OPTIONS = """
     --timestamp --max-fps --detect-every --depth --batch --batch-timeout --decode --decode-processes --max-frames
     --duration --no-progress --quiet --log-level --verbose --config --list --completion --version --no-round
     --record --yolo-scores
+    --clips --clip-on --clip-frames --clip-before --clip-after --clip-max --clip-overlay
     --min-size --max-size --ignore --ignore-at --top-k
+    --web-token --web-cert --web-key --web-host --web-folder
 """
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, InstanceOf, ValidationError, ValidationInfo, field_validator, model_validator
 
+from streamer.app.clip_options import CLIP_KEYS, ClipOptions
 from streamer.app.detection_options import DetectionOptions
 from streamer.app.options import option
 from streamer.app.overrides import (
@@ -49,7 +50,7 @@ _PARSERS: Mapping[str, Callable[[Any], object]] = {
 }
 
 
-class StreamConfig(DetectionOptions, WebOptions):
+class StreamConfig(DetectionOptions, WebOptions, ClipOptions):
     """A run. Keys are the long options of the command line with ``_`` for ``-``; `option` says what each means.
 
     Attributes:
@@ -297,7 +298,8 @@ class StreamConfig(DetectionOptions, WebOptions):
 
     @model_validator(mode="after")
     def _retains_segments(self) -> Self:
-        if self.retain is not None and self.segment is None:
+        has_clips = self.clips is not None or any(own.clips is not None for own in self.overrides.values())
+        if self.retain is not None and self.segment is None and not has_clips:
             raise ValueError("retain needs segment: only whole segments are deleted (add --segment 10m)")
         return self
 
@@ -358,7 +360,7 @@ class StreamConfig(DetectionOptions, WebOptions):
             audio=self.audio if own.audio is None else own.audio,
             overlay=self.overlay if own.overlay is None else own.overlay,
             timestamp=own.timestamp or self.timestamp,
-            **{key: getattr(self if getattr(own, key) is None else own, key) for key in FILTER_KEYS},
+            **{key: getattr(self if getattr(own, key) is None else own, key) for key in (*FILTER_KEYS, *CLIP_KEYS)},
         )
 
 

@@ -19,7 +19,7 @@ from streamer.common.cache import cached_file
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("sources", "model and detection", "outputs", "live page", "speed", "run")
+GROUPS = ("sources", "model and detection", "outputs", "clips", "live page", "speed", "run")
 YES_OR_NO = "yes-or-no"
 """The action of an option that has a form with ``--no-``."""
 _PACKAGE = Path(__file__).parent.parent

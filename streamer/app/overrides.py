@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from streamer.app.clip_options import ClipOverrides
 from streamer.app.options import FrozenModel
 from streamer.common.clock_zone import ClockZone
 from streamer.common.errors import short
@@ -97,7 +98,7 @@ class FilterChecks(FrozenModel):
         return value
 
 
-class SourceOverrides(FilterChecks):
+class SourceOverrides(FilterChecks, ClipOverrides):
     """Per-source overrides; None takes the run's value.
 
     Attributes:

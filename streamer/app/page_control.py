@@ -41,7 +41,6 @@ class PageControl(RunControl):
         self._run: _Running | None = None
         self._lock = threading.Lock()  # of changes, so that the file has the last
         self._series: dict[RecordingSeries, None] = {}
-        self._clip_folders: dict[Path, None] = {}
 
     def attach(
         self, factory: StreamFactory, pipeline: Pipeline, reconciler: StreamReconciler, follower: ConfigFollower,
@@ -104,14 +103,6 @@ class PageControl(RunControl):
                     source = None if is_shared and len(config.source) > 1 else spec.name
                     self._series[RecordingSeries(source, output.path_for(spec.name))] = None
         return tuple(self._series)
-
-    def clip_folders(self) -> Sequence[Path]:
-        config, _ = self._now()
-        for spec in config.source:
-            folder = getattr(config.overrides_for(spec.name), "clips", None)
-            if folder is not None:
-                self._clip_folders[folder] = None
-        return tuple(self._clip_folders)
 
     def add(self, stream: NewStream) -> tuple[str, ...]:
         def edit(changes: PageChanges, base: StreamConfig) -> PageChanges:

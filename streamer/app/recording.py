@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from streamer.app.clip_sinks import kept_for_clips_s
 from streamer.app.live_pages import shows_page
 from streamer.sinks.options import Encoding, SinkOptions
 from streamer.sinks.paths import OutputPaths
@@ -25,7 +26,7 @@ def kept_packets_s(config: StreamConfig, spec: SourceSpec) -> float:
     """Returns how many seconds of a source's packets are kept: none where nothing wants them."""
     overrides = config.overrides_for(spec.name)
     is_wanted = overrides.record or shows_page(overrides.output or config.output)
-    return DEFAULT_KEPT_S if is_wanted and not spec.kind.is_pictures else 0.0
+    return max(DEFAULT_KEPT_S if is_wanted and not spec.kind.is_pictures else 0.0, kept_for_clips_s(overrides, spec))
 
 
 def needs_no_frames(overrides: SourceOverrides, outputs: Sequence[OutputSpec]) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamer.app.clip_sinks import ClipFolders, check_clips
 from streamer.app.config import StreamConfig
 from streamer.app.gpu_placement import GpuPlacement
 from streamer.app.live_pages import LivePages, shows_page
@@ -93,6 +94,7 @@ class StreamFactory(Closeable):
         self.pages = LivePages(config, config_file)
         self._infos: dict[str, SourceInfo] = {}
         self._paths = OutputPaths(_inputs(config, config_file))
+        self._clips = ClipFolders(self._paths)
         self._report: Claim | None = None
         self._is_warned = False
         self._decoding = self._start_decoding(len(gpus))
@@ -207,6 +209,7 @@ class StreamFactory(Closeable):
         self.pages.remove(name)
 
     def close(self) -> None:
+        self._clips.close()
         self.pages.close()
         if self._report is not None:
             self._report.close()
@@ -267,6 +270,7 @@ class StreamFactory(Closeable):
 
         own = {name: config.overrides_for(name).output for name in infos}
         check_records(config)
+        check_clips(config, list(infos))
         records = records_by_source(config, list(infos))
         every = [*self.outputs, *(each for outputs in own.values() for each in outputs or ()), *(r for r, _ in records)]
         if config.segment is not None and not any(output.can_be_segmented for output in every):
@@ -297,6 +301,9 @@ class StreamFactory(Closeable):
         for output in overrides.record or ():
             record = open_record(output, source.info, self.filters.labels, options, self._paths)
             sinks.append((output.label(name), stack.enter_context(record)))
+        if overrides.clips is not None:
+            clips = self._clips.open_sink(overrides, source.info, self.filters.labels, options)
+            sinks.append((str(overrides.clips), stack.enter_context(clips)))
         return StreamSpec(
             source,
             sinks,
@@ -346,7 +353,7 @@ def _chosen_outputs(config: StreamConfig) -> tuple[Sequence[OutputSpec], str]:
     if config.output:
         return config.output, ""
     own = [config.overrides_for(spec.name) for spec in config.source]
-    if all(overrides.output or overrides.record for overrides in own):
+    if all(overrides.output or overrides.record or overrides.clips for overrides in own):
         return (), ""
     output, why = default_output()
     if len(config.source) > 1 and output != "window":

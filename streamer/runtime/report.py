@@ -23,6 +23,7 @@ class SourceReport:
 
     `gave_way` counts preempted frames: dropped (under every-frame: delayed) while higher priorities were served.
     `detected_uri` and `main_reconnects` are there where frames and packets come from two streams of one camera.
+    `clips` counts those that were begun.
     `recorded_*` are what the videos of a live source have taken so far, and GB (10^9 bytes) a day at that rate.
     """
 
@@ -39,6 +40,7 @@ class SourceReport:
     recorded_gb_a_day: float = 0.0
     detected_uri: str | None = None
     main_reconnects: int | None = None
+    clips: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class RunReport:
         if not self.engine.fallbacks:
             del content["engine"]["fallbacks"]
         for source in content["sources"]:
-            for key in ("gave_way", "recorded_bytes", "recorded_gb_a_day"):
+            for key in ("gave_way", "recorded_bytes", "recorded_gb_a_day", "clips"):
                 if not source[key]:
                     del source[key]
             for key in ("detected_uri", "main_reconnects"):
@@ -152,6 +154,9 @@ class RunReport:
         parts.append(f"{dropped} dropped")
         if self.skipped:
             parts.append(f"{len(self.skipped)} skipped")
+        clips = sum(source.clips for source in self.sources)
+        if clips:
+            parts.append(counted(clips, "clip"))
         if self.files:
             parts.append(f"wrote {_named(self.files)}")
         return ", ".join(parts)

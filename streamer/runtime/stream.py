@@ -155,6 +155,7 @@ class Stream:
             fps_captured=stats.fps_of(captured),
             fps_processed=stats.fps_of(stats.processed),
             gave_way=self.inference.input.preempted,
+            clips=sum(worker.sink.clips for worker in self.sinks),
             recorded_bytes=sum(use.written_bytes for use in uses),
             detected_uri=source.info.detected_uri,
             main_reconnects=source.main_reconnects,

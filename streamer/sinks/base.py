@@ -111,6 +111,11 @@ class Sink(Closeable):
         return ()
 
     @property
+    def clips(self) -> int:
+        """How many clips it has made; 0 for what makes none."""
+        return 0
+
+    @property
     def disk_use(self) -> DiskUse | None:
         """How much disk a live source's video needs; None for all else."""
         return None

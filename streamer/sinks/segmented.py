@@ -205,15 +205,19 @@ class Boundaries:
 class Series:
     """The segments of one output: their names, which are kept, and how many there are."""
 
-    def __init__(self, path: Path, retention: SegmentRetention | None, *, beside: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Path, retention: SegmentRetention | None, *, beside: Sequence[str] = (), rises: bool = True
+    ) -> None:
         """Begins without segments.
 
         Args:
             path: what segments are named after.
             retention: deletes old ones; None keeps all.
             beside: endings of files that belong to a segment and are deleted with it.
+            rises: whether a later segment has a later name whatever the clock does.
         """
         self.path = path
+        self._rises = rises
         self._retention, self._beside = retention, tuple(beside)
         self._stamp: datetime | None = None
         self._newest = path
@@ -227,12 +231,12 @@ class Series:
     def begin(self, begun: datetime, make: Callable[[Path], T]) -> T:
         """Finishes the open segment, deletes old ones and makes the next, named by when it began (UTC).
 
-        A later segment has a later name whatever the clock does. `make` raises FileExistsError if there is such a file.
+        `make` raises FileExistsError if there is such a file.
         """
         self.end()
         if self._retention is not None:
             self._retention.prune()
-        stamp = begun if self._stamp is None else max(begun, self._stamp + _NAME_STEP)
+        stamp = begun if self._stamp is None or not self._rises else max(begun, self._stamp + _NAME_STEP)
         while True:
             path = segment_path(self.path, stamp)
             try:

@@ -46,6 +46,7 @@ class PacketTap:
         self._keys: deque[tuple[int, float]] = deque()  # number and time of each key frame that is kept
         self._first = 0  # number of the first packet that is kept
         self._bytes = 0
+        self._is_cut = False
         self._closed = self._has_sound = False
         self._readers: list[PacketReader] = []
 
@@ -74,6 +75,17 @@ class PacketTap:
         """Time from the first key frame that is kept to the last packet."""
         with self._changed:
             return max(0.0, self._packets[-1].time_s - self._keys[0][1]) if self._keys else 0.0
+
+    @property
+    def begin_s(self) -> float | None:
+        """Time of the first key frame that is kept, None where there is none."""
+        with self._changed:
+            return self._keys[0][1] if self._keys else None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether less is kept than the wanted length, as the packets of that time are larger than `max_bytes`."""
+        return self._is_cut
 
     def push(self, packet: MediaPacket) -> None:
         """Adds the next packet. Packets before the first key frame of pictures aren't kept, sound among them."""
@@ -151,8 +163,10 @@ class PacketTap:
     def _drop(self, oldest_s: float) -> None:
         """Drops whole groups that a later one makes unneeded, and those beyond the size; with the lock held."""
         while len(self._keys) > 1 and (self._keys[1][1] <= oldest_s or self._bytes > self._max_bytes):
+            self._is_cut = self._keys[1][1] > oldest_s
             self._drop_until(self._keys[1][0])
         if self._bytes > self._max_bytes:  # one group alone is too large
+            self._is_cut = True
             self._clear()
 
     def _drop_until(self, number: int) -> None:

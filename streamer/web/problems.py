@@ -112,7 +112,7 @@ def handle_problems(app: FastAPI) -> None:
     async def known(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         headers = dict(error.headers or {})
-        return Problem(error.status_code, str(error.detail), headers).response
+        return Problem(error.status_code, HTTPStatus(error.status_code).phrase, headers).response
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -178,6 +178,13 @@ def ids(connection: sqlite3.Connection) -> list[str]:
     return [str(row[0]) for row in connection.execute("SELECT id FROM clip ORDER BY id").fetchall()]
 
 
+def verify(connection: sqlite3.Connection) -> None:
+    """Reads all of the file; raises sqlite3.DatabaseError if it is damaged."""
+    found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+
+
 def _labels(connection: sqlite3.Connection, clip_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
     labels: dict[str, tuple[str, ...]] = {}
     for begin in range(0, len(clip_ids), 500):  # SQLite bounds the values of a statement

@@ -103,6 +103,14 @@ class ClipIndex(Closeable):
         found = self._read(lambda connection: database.select(connection, self.folder, clip_id=clip_id, limit=1))
         return found[0] if found else None
 
+    def ids(self) -> list[str]:
+        """Returns the id of every row, those of rows that lead nowhere too; raises SinkError as `find`."""
+        return self._read(database.ids)
+
+    def verify(self) -> None:
+        """Reads all of the index; raises DamagedIndexError if it is damaged."""
+        self._read(database.verify)
+
     def delete(self, clip_id: str) -> bool:
         """Deletes a clip: its files, then its row. Returns whether there was one.
 
@@ -155,14 +163,18 @@ class ClipIndex(Closeable):
         try:
             self.flush()
         finally:
-            with self._changed:
-                self._is_closed = True
-                self._changed.notify_all()
-                thread = self._thread
-            if thread is not None:
-                thread.join()
-            with self._lock, contextlib.suppress(sqlite3.Error):
-                self._connection.close()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Closes the index without what waits to be written. Safe to call twice."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            self._connection.close()
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock, database.explained(self._path):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from fractions import Fraction
-from typing import Any
 
 import av
 
@@ -19,15 +16,12 @@ from streamer.frames.frame import Frame
 from streamer.frames.packets import MediaPacket, PacketFormat
 from streamer.sinks.files import reason
 from streamer.sinks.options import DEFAULT_ENCODING, Encoding
-from streamer.sinks.video.encoder import VideoEncoder
+from streamer.sinks.video.packet_encoder import PacketEncoder
 from streamer.sources.base import Source, SourceInfo, SourceWrapper
 from streamer.sources.packet_tap import DEFAULT_KEPT_S, DEFAULT_MAX_BYTES, PacketReader, PacketTap
 
 log = logging.getLogger(__name__)
 
-_TICK_S = Fraction(1, 90_000)
-_KEY_EVERY_S = 1.0
-_NOMINAL_FPS = 30
 _FINISH_S = 5.0
 _MAX_WAITING = 4  # pictures that the encoder hasn't got to
 
@@ -67,7 +61,7 @@ class EncodedTap(PacketTap):
         """
         super().__init__(kept_s, max_bytes)
         self._name, self._encoding = name, encoding
-        self._rate = Fraction(fps).limit_denominator(1001) if fps else Fraction(_NOMINAL_FPS)
+        self._fps = fps
         self._encoder: _EncoderThread | None = None
         self._earlier_dropped = 0
 
@@ -93,7 +87,7 @@ class EncodedTap(PacketTap):
     ) -> PacketReader:
         with self._changed:
             if self._encoder is None and not self._closed:
-                self._encoder = _EncoderThread(self._name, self._rate, self._encoding, self._push_of)
+                self._encoder = _EncoderThread(self._name, self._fps, self._encoding, self._push_of)
             return super().read_from(time_s, wake=wake)
 
     def close(self) -> None:
@@ -160,11 +154,11 @@ class _EncoderThread:
     def __init__(
         self,
         name: str,
-        rate: Fraction,
+        fps: float | None,
         encoding: Encoding,
         push: Callable[[_EncoderThread, MediaPacket], None],
     ) -> None:
-        self._name, self._rate, self._encoding, self._push = name, rate, encoding, push
+        self._name, self._fps, self._encoding, self._push = name, fps, encoding, push
         self.format: PacketFormat | None = None
         self._queue: BoundedQueue[Frame] = BoundedQueue(_MAX_WAITING, OverflowPolicy.DROP_OLDEST)
         self._is_stopped = False
@@ -190,60 +184,16 @@ class _EncoderThread:
         self._thread.join(_FINISH_S)
 
     def _run(self) -> None:
-        encoder: _PacketEncoder | None = None
+        encoder: PacketEncoder | None = None
         try:
             for frame in self._queue.items():
                 if self._is_stopped:
                     return
                 if encoder is None or not encoder.suits(frame):
-                    encoder = _PacketEncoder(frame, self._rate, self._encoding)
+                    encoder = PacketEncoder(frame, self._fps, self._encoding)
                 for packet in encoder.encode(frame):
                     self.format = packet.format
                     self._push(self, packet)
         except (SinkError, av.FFmpegError, ValueError) as error:
             self._queue.close()
             log.warning("source %r has no packets and can't be encoded: %s", self._name, reason(error))
-
-
-class _PacketEncoder:
-    """Turns pictures of one size into packets of one format, each at once."""
-
-    def __init__(self, first: Frame, rate: Fraction, encoding: Encoding) -> None:
-        self._size_wh, self._pixel_aspect = first.size_wh, first.pixel_aspect
-        self._origin_s, self._last_pts = first.pts_s, -1
-        self._content = io.BytesIO()
-        self._container = av.open(self._content, "w", format="nut", container_options={"flush_packets": "1"})
-        self._encoder = VideoEncoder(
-            self._container, first, rate, _TICK_S, encoding, key_every_s=_KEY_EVERY_S, at_once=True
-        )
-        self._format: PacketFormat | None = None
-        self._captured_at_s: dict[int, tuple[float, float]] = {}  # of pictures that the encoder still has
-
-    def suits(self, frame: Frame) -> bool:
-        """Whether a picture continues the format."""
-        return (frame.size_wh, frame.pixel_aspect) == (self._size_wh, self._pixel_aspect)
-
-    def encode(self, frame: Frame) -> Iterator[MediaPacket]:
-        pts = max(self._last_pts + 1, round((frame.pts_s - self._origin_s) / _TICK_S))
-        self._last_pts = pts
-        self._captured_at_s[pts] = frame.pts_s, frame.captured_at_s
-        for packet in self._encoder.encode(frame, pts):
-            if self._format is None:
-                self._format = self._describe(packet.stream)
-            time_s, captured_at_s = self._captured_at_s.pop(packet.pts or 0, (frame.pts_s, frame.captured_at_s))
-            yield MediaPacket(self._format, bytes(packet), time_s, time_s, 0.0, packet.is_keyframe, captured_at_s)
-
-    def _describe(self, stream: av.VideoStream) -> PacketFormat:
-        """Returns the format, once the encoder is open."""
-        first: av.Packet[Any] = av.Packet(bytes(16))
-        first.stream, first.time_base, first.pts, first.dts, first.is_keyframe = stream, _TICK_S, 0, 0, True
-        self._container.mux(first)
-        context = stream.codec_context
-        return PacketFormat(
-            "video",
-            context.codec.canonical_name,
-            bytes(context.extradata or b""),
-            (context.width, context.height),
-            self._pixel_aspect,
-            template=self._content.getvalue(),
-        )

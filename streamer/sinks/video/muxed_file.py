@@ -59,6 +59,11 @@ class MuxedFile:
         except OSError as error:
             raise WriteError(f"can't write {path}: {reason(error)}; nothing was kept") from error
 
+    @property
+    def is_playable(self) -> bool:
+        """Whether what has been written so far can be played."""
+        return self._is_playable
+
     @contextmanager
     def _rolling_back(self) -> Iterator[None]:
         """Rolls the file back and closes it if anything fails."""

@@ -37,6 +37,8 @@ class PacketFile(MuxedFile):
 
     Attributes:
         start_s: its time zero, as `Frame.pts_s`.
+        length_s: how long the pictures are seen that it holds so far.
+        is_finished: whether it has its closing parts.
     """
 
     def __init__(self, path: Path, first: MediaPacket, sound: Sequence[MediaPacket], *, replace: bool) -> None:
@@ -53,6 +55,8 @@ class PacketFile(MuxedFile):
         """
         super().__init__(path, replace=replace)
         self.start_s = first.time_s
+        self.length_s = 0.0
+        self.is_finished = False
         self._pending: MediaPacket | None = None
         self._last_dts: int | None = None
         self._last_s = _NOMINAL_S
@@ -140,7 +144,7 @@ class PacketFile(MuxedFile):
                 for part in self._encoder.finish():
                     self._placer.write_at(Fraction(part.pts or 0, self._encoder.rate), part)
             self._container.close()
-        self._is_closed = True
+        self._is_closed = self.is_finished = True
         self._file.close()
         self._close_templates()
 
@@ -155,6 +159,7 @@ class PacketFile(MuxedFile):
         out.pts = max(out.dts, self._ticks(packet.time_s))
         out.duration = max(1, round(duration_s * self._ticks_a_s))
         self._container.mux(out)
+        self.length_s = max(self.length_s, (out.pts + out.duration) / self._ticks_a_s)
         if self._file.commit() and out.dts > 0:  # the first picture only brings out the container's header
             self._is_playable = True
 
@@ -186,6 +191,20 @@ class PacketFile(MuxedFile):
     def _close_templates(self) -> None:
         for template in self._templates:
             template.close()
+
+
+def can_hold(suffix: str, pictures: PacketFormat) -> bool:
+    """Whether a container, by the suffix of its files, takes a codec."""
+    muxer, _ = MUXERS[suffix]
+    with (
+        av.open(io.BytesIO(pictures.template), format="nut") as template,
+        av.open(io.BytesIO(), "w", format=muxer) as container,
+    ):
+        try:
+            container.add_stream_from_template(template.streams[0])
+        except ValueError:
+            return False
+    return True
 
 
 def _audio_packet(packet: MediaPacket, stream: Any) -> av.Packet[Any]:

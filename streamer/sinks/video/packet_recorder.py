@@ -38,6 +38,9 @@ class PacketFiles(Protocol):
     def note(self, error: SinkError) -> None:
         """Notes that a file couldn't be finished."""
 
+    def closed(self, file: PacketFile) -> None:
+        """Notes that a file is finished, or has broken off; nothing more is written to it."""
+
 
 class PacketRecorder:
     """Writes packets into one file after the other, without a gap or a doubled picture between them.
@@ -154,11 +157,13 @@ class PacketRecorder:
             if self._ending is not None and file is self._ending[0]:
                 self._ending = None
                 self._files.note(error)
+                self._files.closed(file)
                 return
             self._file = None
             self._files.end(packet.time_s)
             if not file.is_kept:
                 self._files.discard()
+            self._files.closed(file)
             self._files.fail(error, packet)
 
     def _close_ending(self) -> None:
@@ -172,3 +177,4 @@ class PacketRecorder:
             file.close(next_s)
         except WriteError as error:
             self._files.note(error)
+        self._files.closed(file)

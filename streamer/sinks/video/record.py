@@ -221,3 +221,6 @@ class RecordSink(Sink):
         noted = error if isinstance(error, WriteError) else WriteError(str(error))
         with self._lock:
             self._error = self._error or noted
+
+    def closed(self, file: PacketFile) -> None:
+        """Does nothing: its path is all that is kept of it."""

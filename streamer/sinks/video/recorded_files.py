@@ -112,6 +112,14 @@ class DetectionFiles:
             if self._spans:
                 self._spans[-1].end_s = min(end_s, self._spans[-1].end_s)
 
+    def finish(self, end_s: float) -> None:
+        """Ends the newest recording and finishes what is beside it, as all frames up to its end have come."""
+        self.end(end_s)
+        with self._lock:
+            self._placed_s = max(self._placed_s, end_s)
+            self._place()
+            self._close_spans(end_s)
+
     def place(self, until_s: float) -> None:
         """Notes that it is known which recordings the frames up to a time are in."""
         with self._lock:
