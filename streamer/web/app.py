@@ -12,10 +12,8 @@ from streamer.web.live_routes import live_router
 from streamer.web.media_routes import media_router
 from streamer.web.pictures import Pictures
 from streamer.web.problems import handle_problems
-    of_run = () if api is None else api.routers()
-    of_media = media_router(hub, pictures), live_router(hub, pictures), webrtc_router(hub)
-    for router in (login_router(), *of_run, *of_media, asset_router()):
-        app.include_router(router)
+from streamer.web.run_api import RunApi
+from streamer.web.webrtc_routes import webrtc_router
 
 
 def make_app(hub: Hub, pictures: Pictures, api: RunApi | None = None) -> FastAPI:
@@ -37,13 +35,8 @@ def make_app(hub: Hub, pictures: Pictures, api: RunApi | None = None) -> FastAPI
         redirect_slashes=False,
     )
     handle_problems(app)
-<<<<<<< HEAD
     of_run = () if api is None else api.routers()
-    for router in (login_router(), *of_run, media_router(hub, pictures), live_router(hub, pictures), asset_router()):
+    of_media = media_router(hub, pictures), live_router(hub, pictures), webrtc_router(hub)
+    for router in (login_router(), *of_run, *of_media, asset_router()):
         app.include_router(router)
-=======
-    app.include_router(media_router(hub, pictures))
-    app.include_router(webrtc_router(hub))
-    app.include_router(asset_router())
->>>>>>> 042bc69 (Show streams by WebRTC: the camera's own packets, and boxes over a data channel)
     return app

@@ -46,13 +46,13 @@ class PacketTrack(MediaStreamTrack):
         """Begins with the newest key frame.
 
         Args:
-            read: returns a reader of H.264 packets in the order in which they are shown, and what closes it; it is given
-                what is to be called for each packet.
+            read: returns a reader of H.264 packets in the order in which they are shown, and what closes it; it is
+                given what is to be called for each packet.
             on_sent: called after a picture is sent, with the stamp that aiortc was given: its time as `Frame.pts_s`, in
                 ticks of `CLOCK_HZ`, or a little less for one before the newest.
         """
         super().__init__()
-        self._loop = asyncio.get_running_loop()
+        self._server_loop = asyncio.get_running_loop()
         self._came = asyncio.Event()
         self._on_sent = on_sent
         self._reader, self._close = read(self._wake)
@@ -100,7 +100,7 @@ class PacketTrack(MediaStreamTrack):
     def _wake(self) -> None:
         """Called on the thread that pushes packets."""
         with contextlib.suppress(RuntimeError):  # the server has ended
-            self._loop.call_soon_threadsafe(self._came.set)
+            self._server_loop.call_soon_threadsafe(self._came.set)
 
     def _next(self) -> MediaPacket | None:
         """Returns the next packet of pictures, None if there is none yet."""
