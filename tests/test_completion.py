@@ -56,7 +56,7 @@ def test_bash_completes_options_values_and_files(completed: object) -> None:
     assert completed("nanodet-stream --policy=f") == ["freshest"]
     assert set(completed("nanodet-stream -m ")) >= {"nanodet-g_416", "mine.onnx"}
     assert "notes.txt" not in completed("nanodet-stream -m ")
-    assert completed("nanodet-stream cl") == ["clip.mp4"]
+    assert set(completed("nanodet-stream cl")) == {"clips", "clip.mp4"}
     assert completed("nanodet-stream --config ") == ["run.yaml"]
     assert "person,car" in completed("nanodet-stream --classes person,c")
     assert set(completed("nanodet-stream -o ")) >= {"window", "null", "-"}

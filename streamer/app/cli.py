@@ -37,6 +37,7 @@ examples:
   nanodet-stream --config configs/streams/fleet.yaml --report report.json
 
 nanodet-stream doctor tries what works on this machine, and says how to mend what doesn't.
+nanodet-stream clips list|check FOLDER lists clips of events, and mends their index.
 """
 
 
@@ -67,6 +68,10 @@ def main(arguments: Sequence[str] | None = None, interrupt: Interrupt | None = N
         from streamer.app.doctor import main as examine
 
         return examine(arguments[1:])
+    if arguments[:1] == ["clips"]:
+        from streamer.app.clips import main as clips
+
+        return clips(arguments[1:])
     options = _parsed(arguments)
     listing, shell = options.pop("list", None), options.pop("completion", None)
     start_logging("WARNING" if options.get("quiet") else options.get("log_level", "info").upper())

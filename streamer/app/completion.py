@@ -52,7 +52,7 @@ def _completers(files: Callable[..., Completer]) -> dict[str, Completer]:
     from streamer.models.zoo import ZOO
     from streamer.sinks.options import QUALITIES
 
-    yaml, source = files(("yaml", "yml")), _words(("sample", "doctor", "-"), files())
+    yaml, source = files(("yaml", "yml")), _words(("sample", "doctor", "clips", "-"), files())
     return {
         "sources": source,
         "source": source,

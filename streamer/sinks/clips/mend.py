@@ -186,7 +186,10 @@ class ClipFolderCheck:
 
     def _videos(self) -> Iterator[Finding]:
         """Adds videos without a row, and sets those aside that can't be played."""
-        known = set() if self.index is None else set(self.index.ids())
+        known: set[str] = set()
+        if self.index is not None:
+            self.index.flush()
+            known |= set(self.index.ids())
         for clip_id, present in self._files.items():
             for ending in VIDEO_ENDINGS:
                 path = self._folder / f"{clip_id}{ending}"
