@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOST_ADDED = 64
 _NOT_DETECTED = "scores or classes below those that the run detects on this device hold after a restart"
 _NOT_KEPT = "this holds for the run only: it has no configuration file"
 
@@ -41,6 +42,7 @@ class PageControl(RunControl):
         self._run: _Running | None = None
         self._lock = threading.Lock()  # of changes, so that the file has the last
         self._series: dict[RecordingSeries, None] = {}
+        self._clip_folders: dict[Path, None] = {}
 
     def attach(
         self, factory: StreamFactory, pipeline: Pipeline, reconciler: StreamReconciler, follower: ConfigFollower,
@@ -104,11 +106,23 @@ class PageControl(RunControl):
                     self._series[RecordingSeries(source, output.path_for(spec.name))] = None
         return tuple(self._series)
 
+    def clip_folders(self) -> Sequence[Path]:
+        config, _ = self._now()
+        for spec in config.source:
+            folder = getattr(config.overrides_for(spec.name), "clips", None)
+            if folder is not None:
+                self._clip_folders[folder] = None
+        return tuple(self._clip_folders)
+
     def add(self, stream: NewStream) -> tuple[str, ...]:
         def edit(changes: PageChanges, base: StreamConfig) -> PageChanges:
             names = {spec.name for spec in changes.applied_to(base).source}
             if stream.name in names:
                 raise ConflictError(f"there is a stream named {stream.name!r} already: choose another name")
+            if sum(kept.uri is not None for kept in changes.sources.values()) >= MOST_ADDED:
+                raise ConflictError(
+                    f"at most {MOST_ADDED} streams can be added here: write more into the configuration"
+                )
             check_added(stream.name, stream.uri, self._config.web_folder)
             changed = StreamChanges(**stream.model_dump(include=set(StreamChanges.model_fields)))
             return changes.with_source(stream.name, Kept(uri=stream.uri, changes=changed))

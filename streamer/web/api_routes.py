@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel
 
 from streamer.frames.palette import Colour, class_colour, ink_on
 from streamer.web.api_models import ApiModel, NewStream, RunSettings, StreamChanges, Text
@@ -16,8 +15,10 @@ from streamer.web.state import StateMonitor
 from streamer.web.state_models import (
     Changes,
     ClassInfo,
+    Done,
     Health,
     HistoryPoint,
+    LoggedIn,
     Settings,
     State,
     StreamInfo,
@@ -30,18 +31,6 @@ class Login(ApiModel):
     """What logs in."""
 
     token: Annotated[Text, Query(max_length=1000)]
-
-
-class LoggedIn(BaseModel):
-    """Whether whoever asked may use the page from now on."""
-
-    logged_in: bool
-
-
-class Done(BaseModel):
-    """What doesn't hold of a change."""
-
-    notices: tuple[str, ...] = ()
 
 
 def login_router() -> APIRouter:

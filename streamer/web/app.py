@@ -10,6 +10,7 @@ from streamer.web.asset_routes import asset_router
 from streamer.web.hub import Hub
 from streamer.web.live_routes import live_router
 from streamer.web.media_routes import media_router
+from streamer.web.openapi import describe_api
 from streamer.web.pictures import Pictures
 from streamer.web.problems import handle_problems
 from streamer.web.run_api import RunApi
@@ -39,4 +40,5 @@ def make_app(hub: Hub, pictures: Pictures, api: RunApi | None = None) -> FastAPI
     of_media = media_router(hub, pictures), live_router(hub, pictures), webrtc_router(hub)
     for router in (login_router(), *of_run, *of_media, asset_router()):
         app.include_router(router)
+    describe_api(app)
     return app

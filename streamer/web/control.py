@@ -92,6 +92,9 @@ class RunControl(Protocol):
     def recordings(self) -> Sequence[RecordingSeries]:
         """Returns what the run's recordings are named after, those of removed sources included."""
 
+    def clip_folders(self) -> Sequence[Path]:
+        """Returns the folders of the run's clips, those of removed sources included."""
+
     def add(self, stream: NewStream) -> tuple[str, ...]:
         """Adds a stream; it opens in the background."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,9 +14,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from streamer.common.errors import SinkError
+from streamer.web.clips import ClipStore
 from streamer.web.problems import REFUSALS, Problem, problems
 from streamer.web.recordings import RecordingIndex
 from streamer.web.state import TICK_S, StateMonitor
+
+log = logging.getLogger(__name__)
 
 MOST_LISTENERS = 64
 _MOST_KEPT = 256
@@ -56,33 +61,41 @@ class EventLog:
             return [event for event in self._events if event.number > number]
 
 
-class FinishedRecordings:
-    """Adds an event for each recording that has been finished since the last call of `look`."""
+class FinishedFiles:
+    """Adds an event for each recording and clip that has been finished since the last call of `look`."""
 
-    def __init__(self, index: RecordingIndex, events: EventLog) -> None:
+    def __init__(self, recordings: RecordingIndex, clips: ClipStore, events: EventLog) -> None:
         """Knows none yet."""
-        self._index, self._events = index, events
-        self._open: set[str] | None = None
+        self._recordings, self._clips, self._events = recordings, clips, events
+        self._open: set[str] = set()
+        self._known_clips: set[str] | None = None
 
     def look(self) -> None:
         """Looks at the disk."""
-        files = {file.id: file for file in self._index.files()}
+        files = {file.id: file for file in self._recordings.files()}
         now_open = {each.id for each in files.values() if each.is_open}
-        for recording_id in sorted((self._open or set()) - now_open):
+        for recording_id in sorted(self._open - now_open):
             if recording_id in files:
-                self._events.add("recording", self._index.describe(files[recording_id]).model_dump(mode="json"))
+                self._events.add("recording", self._recordings.describe(files[recording_id]).model_dump(mode="json"))
         self._open = now_open
+        clips = [clip for clip in self._clips.find(limit=_MOST_KEPT) if not clip.is_open]
+        for clip in reversed(clips):
+            if self._known_clips is not None and clip.id not in self._known_clips:
+                self._events.add("clip", clip.model_dump(mode="json"))
+        self._known_clips = {clip.id for clip in clips}
 
 
-def event_router(monitor: StateMonitor, recordings: RecordingIndex, events: EventLog) -> APIRouter:
-    """Returns the route of events."""
+def event_router(monitor: StateMonitor, events: EventLog, finished: FinishedFiles) -> APIRouter:
+    """Returns the route of events; `finished` is asked for more while anybody listens."""
     router = APIRouter(tags=["state"], responses=REFUSALS)
-    finished = FinishedRecordings(recordings, events)
     listeners: set[object] = set()
 
     async def watch_disk() -> None:
         while listeners:
-            await asyncio.to_thread(finished.look)
+            try:
+                await asyncio.to_thread(finished.look)
+            except SinkError as error:
+                log.debug("%s", error)
             await asyncio.sleep(_FINISHED_S)
 
     async def told(me: object, most: int | None) -> AsyncIterator[bytes]:

@@ -19,6 +19,7 @@ from streamer.web.live_stream import LiveStream
 from streamer.web.media_routes import Boxes, Width, stream_of
 from streamer.web.message_log import Place
 from streamer.web.pictures import PictureKind, Pictures
+from streamer.web.problems import REFUSALS, problems
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ Fps = Annotated[float, Query(gt=0, le=MAX_FPS, description="most pictures a seco
 
 def live_router(hub: Hub, pictures: Pictures) -> APIRouter:
     """Returns the routes of live video."""
-    router = APIRouter()
+    router = APIRouter(tags=["live"], responses={**REFUSALS, **problems(404, 503)})
     broadcasts = Broadcasts()
 
     @router.websocket("/api/streams/{name}/live")

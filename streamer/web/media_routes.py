@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from streamer.web.hub import Hub
 from streamer.web.live_stream import LiveStream
 from streamer.web.pictures import MAX_WIDTH, MIN_WIDTH, PictureKind, Pictures
+from streamer.web.problems import REFUSALS, problems
 
 Width = Annotated[int | None, Query(ge=MIN_WIDTH, le=MAX_WIDTH, description="most pixels in width and in height")]
 Boxes = Annotated[bool, Query(description="whether what is detected is drawn")]
@@ -24,7 +25,7 @@ def stream_of(hub: Hub, name: str) -> LiveStream:
 
 def media_router(hub: Hub, pictures: Pictures) -> APIRouter:
     """Returns the routes of pictures and live video."""
-    router = APIRouter()
+    router = APIRouter(tags=["live"], responses={**REFUSALS, **problems(404, 503)})
 
     @router.get("/api/streams/{name}/snapshot.jpg", response_class=Response)
     async def snapshot(name: str, boxes: Boxes = True, width: Width = None) -> Response:

@@ -80,7 +80,7 @@ class LivePage(Closeable):
         self._pictures = Pictures()
         self._socket = _bound(address)
         self.address = replace(address, port=self._socket.getsockname()[1])
-        self.api = None if control is None else RunApi(control, self.hub)
+        self.api = None if control is None else RunApi(control, self.hub, has_token=rules.token is not None)
         config = uvicorn.Config(
             PageGuard(make_app(self.hub, self._pictures, self.api), rules),
             http=BoundedHttpProtocol,

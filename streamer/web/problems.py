@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from streamer.common.errors import ConfigError, StreamerError, one_line
 from streamer.web.control import ConflictError, NotFoundError, NotRunningError
+from streamer.web.openapi import allowed_methods
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +110,12 @@ def handle_problems(app: FastAPI) -> None:
         assert isinstance(error, Problem)
         return error.response
 
-    async def known(_: Request, error: Exception) -> Response:
+    async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         headers = dict(error.headers or {})
-        return Problem(error.status_code, HTTPStatus(error.status_code).phrase, headers).response
+        if error.status_code == 405:  # Starlette names the methods of one route
+            headers["Allow"] = ", ".join(allowed_methods(app, request.url.path)) or headers.get("Allow", "GET")
+        return Problem(error.status_code, str(error.detail), headers).response
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

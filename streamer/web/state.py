@@ -53,17 +53,24 @@ class StateMonitor(Closeable):
     """Measures on a thread of its own from construction on. Any thread may read what was measured last."""
 
     def __init__(
-        self, control: RunControl, hub: Hub, *, clock: Callable[[], float] = time.monotonic, ticks: bool = True
+        self,
+        control: RunControl,
+        hub: Hub,
+        *,
+        has_token: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        ticks: bool = True,
     ) -> None:
         """Begins to measure.
 
         Args:
             control: the run.
             hub: what the page knows of its streams.
+            has_token: whether the page asks for a token.
             clock: monotonic seconds.
             ticks: whether the thread measures each second; else `measure` is to be called.
         """
-        self._control, self._hub, self._clock = control, hub, clock
+        self._control, self._hub, self._has_token, self._clock = control, hub, has_token, clock
         self._began_s = clock()
         self._measured: dict[str, _Measured] = {}
         self._history: dict[str, tuple[HistoryPoint, ...]] = {}
@@ -128,6 +135,7 @@ class StateMonitor(Closeable):
             model="" if engine is None else engine.model,
             fps=round(sum(state.fps_processed for state in streams), 2),
             uptime_s=round(now_s - self._began_s, 1),
+            has_token=self._has_token,
         )
         return State(time_utc=time_utc, run=run, streams=streams)
 

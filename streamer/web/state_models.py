@@ -25,6 +25,7 @@ class RunState(Answer):
     model: str
     fps: float = Field(description="unique frames a second of all streams")
     uptime_s: float
+    has_token: bool = Field(description="whether the page asks for one")
 
 
 class Latency(Answer):
@@ -168,3 +169,34 @@ class Recording(Answer):
     media_type: str
     has_detections: bool
     has_captions: bool
+
+
+class ClipInfo(Answer):
+    """A clip of an event."""
+
+    id: str
+    source: str
+    begin_utc: str
+    end_utc: str
+    duration_s: float
+    size_bytes: int
+    labels: tuple[str, ...] = Field(description="what its events are about, in the order in which they were seen")
+    best_label: str | None
+    best_score: float | None
+    is_open: bool = Field(description="whether it isn't complete: being written, or broken off")
+    media_type: str
+    has_snapshot: bool
+    has_detections: bool
+    has_captions: bool
+
+
+class Done(Answer):
+    """What doesn't hold of a change."""
+
+    notices: tuple[str, ...] = ()
+
+
+class LoggedIn(Answer):
+    """Whether whoever asked may use the page from now on."""
+
+    logged_in: bool
