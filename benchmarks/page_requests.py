@@ -1,9 +1,8 @@
 """Requests that no page makes: what a run's HTTP interface does with them, and what it still holds afterwards.
 
-Three kinds, each from a process of its own: requests that schemathesis makes from the OpenAPI document, valid and not; raw
-bytes, random and almost HTTP, on sockets; and clients that send or read slowly. The run has a camera with a password that
-can't be reached, a film, recordings, and a token. Afterwards everything that was added is taken back, and what the
-process holds is compared with what it held before.
+Requests that schemathesis makes from the OpenAPI document, valid and not; raw bytes, random and almost HTTP, on sockets;
+and clients that send slowly. The run has a camera with a password that can't be reached, a film, recordings, and a token.
+Afterwards everything that was added is taken back, and what the process holds is compared with what it held before.
 
     python -m benchmarks.page_requests                  # 10,000 requests, 2,000 sockets, 200 slow clients
     python -m benchmarks.page_requests --requests 1000
@@ -157,6 +156,7 @@ def _wait_until_frames(client: httpx.Client, program: Program) -> None:
 
 def _settle(client: httpx.Client, program: Program) -> None:
     """Takes back what was added, and waits until what served it is gone."""
+    time.sleep(5)  # the noise has used up this client's requests
     client.delete("/api/changes").raise_for_status()
     before, deadline_s = Held.by(program.pid), time.monotonic() + _SETTLE_S
     for _ in range(1000):
@@ -171,7 +171,8 @@ def _schemathesis(port: int, requests: int, folder: Path, seed: int) -> tuple[in
     """Sends about that many requests; returns how many it were, and what was wrong with the answers."""
     command = [
         str(Path(sys.executable).parent / "schemathesis"), "run", f"http://127.0.0.1:{port}/api/openapi.json",
-        "-H", f"Authorization: Bearer {TOKEN}", "--rate-limit", f"{_A_SECOND}/s", "-n", str(-(-requests // _OPERATIONS)),
+        "-H", f"Authorization: Bearer {TOKEN}", "--rate-limit", f"{_A_SECOND}/s",
+        "-n", str(-(-requests // _OPERATIONS)),
         "--exclude-path-regex", "(/events|/live|/webrtc)", "--continue-on-failure", "--no-shrink", "--warnings", "off",
         "--phases", "coverage,fuzzing" if requests >= 1000 else "fuzzing", "--seed", str(seed),
         # an unknown class, a name that is taken and a file of the machine are refused, though they fit the document
