@@ -1,8 +1,8 @@
 """Requests that no page makes: what a run's HTTP interface does with them, and what it still holds afterwards.
 
-Requests that schemathesis makes from the OpenAPI document, valid and not; raw bytes, random and almost HTTP, on sockets;
-and clients that send slowly. The run has a camera with a password that can't be reached, a film, recordings, and a token.
-Afterwards everything that was added is taken back, and what the process holds is compared with what it held before.
+Requests that schemathesis makes from the OpenAPI document, valid and not; raw bytes, random and almost HTTP, on
+sockets; and clients that send slowly. The run has a camera with a password that can't be reached, a film, recordings,
+and a token. Afterwards everything that was added is taken back, and what the process holds is compared with what it held before.
 
     python -m benchmarks.page_requests                  # 10,000 requests, 2,000 sockets, 200 slow clients
     python -m benchmarks.page_requests --requests 1000
@@ -173,7 +173,7 @@ def _schemathesis(port: int, requests: int, folder: Path, seed: int) -> tuple[in
         str(Path(sys.executable).parent / "schemathesis"), "run", f"http://127.0.0.1:{port}/api/openapi.json",
         "-H", f"Authorization: Bearer {TOKEN}", "--rate-limit", f"{_A_SECOND}/s",
         "-n", str(-(-requests // _OPERATIONS)),
-        "--exclude-path-regex", "(/events|/live|/webrtc)", "--continue-on-failure", "--no-shrink", "--warnings", "off",
+        "--exclude-path-regex", "(/events|/live)", "--continue-on-failure", "--no-shrink", "--warnings", "off",
         "--phases", "coverage,fuzzing" if requests >= 1000 else "fuzzing", "--seed", str(seed),
         # an unknown class, a name that is taken and a file of the machine are refused, though they fit the document
         "--exclude-checks", "positive_data_acceptance",

@@ -109,7 +109,7 @@ class PageControl(RunControl):
     def clip_folders(self) -> Sequence[Path]:
         config, _ = self._now()
         for spec in config.source:
-            folder = getattr(config.overrides_for(spec.name), "clips", None)
+            folder = config.overrides_for(spec.name).clips
             if folder is not None:
                 self._clip_folders[folder] = None
         return tuple(self._clip_folders)

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamer.web.hub import Hub
-from streamer.web.problems import Problem, problems
+from streamer.web.problems import REFUSALS, Problem, problems
 
 if TYPE_CHECKING:
     from streamer.web.peers import Peers
@@ -37,7 +37,7 @@ def webrtc_router(hub: Hub) -> APIRouter:
     router = APIRouter()
     peers: list[Peers] = []
 
-    @router.post("/api/streams/{name}/webrtc", responses=problems(400, 404, 503))
+    @router.post("/api/streams/{name}/webrtc", responses={**REFUSALS, **problems(404, 503)})
     async def webrtc(name: str, offer: SessionDescription) -> SessionDescription:
         """Answers a browser's offer with a stream's live video; boxes come over its data channel."""
         stream = hub.get(name)
