@@ -75,8 +75,14 @@ def test_sources_may_be_one_many_or_named(tmp_path: Path, text: str, wanted: tup
         ("segment: 10x", "segment: wanted a length of time such as 90s, 10m or 24h, got '10x'"),
         ("segment: 0", "segment: .*greater than 0"),
         ("segment: .inf", "segment"),
-        ("segment: 10m\nretain: 500", "retain: wanted an age such as 24h or a size such as 50GB, got 500"),
-        ("segment: 10m\nretain: 50G", "retain: wanted an age such as 24h or a size such as 50GB, got '50G'"),
+        (
+            "segment: 10m\nretain: 500",
+            "retain: wanted an age such as 24h, a size such as 50GB, or what stays free.*, got 500",
+        ),
+        (
+            "segment: 10m\nretain: 50G",
+            "retain: wanted an age such as 24h, a size such as 50GB, or what stays free.*, got '50G'",
+        ),
         ("retain: 24h", "retain needs segment.*add --segment 10m"),
         ("quality: hihg", "quality: wanted low, medium, high, best or a number from 1 to 100; did you mean 'high'"),
         ("quality: 0", "quality: wanted low, medium, high, best or a number from 1 to 100, got 0"),

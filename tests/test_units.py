@@ -87,19 +87,29 @@ def test_any_text_is_a_positive_value_or_a_value_error(text: str) -> None:
         ("50GB", Retention(size_bytes=50 * 10**9)),
         ("500mb", Retention(size_bytes=5 * 10**8)),
         (" 30m ", Retention(age_s=1800)),
+        ("20GB-free", Retention(free_bytes=20 * 10**9)),
+        ("10%-free", Retention(free_share=0.1)),
+        ("30d, 500GB,10%-free", Retention(age_s=30 * 86_400, size_bytes=500 * 10**9, free_share=0.1)),
+        ("1TB,folder", Retention(size_bytes=10**12, whole_folder=True)),
     ],
 )
 def test_ages_and_sizes_to_keep(text: str, kept: Retention) -> None:
     assert Retention.parse(text) == kept
 
 
-@pytest.mark.parametrize("text", ["", "100", "500M", "50G", "all", "0h", "0GB", "-24h"])
+@pytest.mark.parametrize(
+    "text", ["", "100", "500M", "50G", "all", "0h", "0GB", "-24h", "24h-free", "0%-free", "100%-free", "10%", "24h,"]
+)
 def test_what_is_neither_an_age_nor_a_size(text: str) -> None:
-    with pytest.raises(ValueError, match="wanted an age such as 24h or a size such as 50GB"):
+    with pytest.raises(
+        ValueError,
+        match="wanted an age such as 24h, a size such as 50GB, or what stays free, such as 20GB-free or 10%-free",
+    ):
         Retention.parse(text)
 
 
-def test_it_is_one_of_the_two() -> None:
-    for age_s, size_bytes in ((None, None), (1.0, 1)):
-        with pytest.raises(ValueError, match="an age or a size"):
-            Retention(age_s, size_bytes)
+def test_there_is_a_limit_and_one_of_each_kind() -> None:
+    with pytest.raises(ValueError, match="wanted an age, a size, or what stays free"):
+        Retention.parse("folder")
+    with pytest.raises(ValueError, match="wanted one limit of each kind, got '2GB' beside another"):
+        Retention.parse("1GB,2GB")

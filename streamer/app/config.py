@@ -177,8 +177,9 @@ class StreamConfig(DetectionOptions, WebOptions, ClipOptions):
     retain: Retention | None = option(
         None,
         "outputs",
-        "delete the oldest segments: keep 24h, or 50GB of all outputs (default: keep all)",
-        metavar="AGE|SIZE",
+        "delete the oldest segments: keep 24h, 50GB of all outputs, 20GB-free or 10%-free on the disk, or several with"
+        " commas between; with ,folder those of other runs in the same folders too (default: keep all)",
+        metavar="LIMITS",
         is_text=True,
     )
     quality: int = option(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from streamer.common.errors import nearest
 from streamer.common.units import parse_bytes, parse_seconds
@@ -11,37 +13,58 @@ from streamer.common.units import parse_bytes, parse_seconds
 
 @dataclass(frozen=True)
 class Retention:
-    """How long the segments of all outputs of a run are kept: by age or by total size, exactly one of them.
+    """Which segments are kept; the oldest are deleted wherever one of the limits, at least one, is exceeded.
 
     Attributes:
         age_s: maximum time since a segment ended, seconds.
         size_bytes: maximum size of all segments together.
+        free_bytes: what stays free on the file system.
+        free_share: what stays free, as a share of the file system, 0 to 1.
+        whole_folder: whether all segments in the folders of the outputs count, and not the run's outputs' alone.
     """
 
     age_s: float | None = None
     size_bytes: int | None = None
+    free_bytes: int | None = None
+    free_share: float | None = None
+    whole_folder: bool = False
 
     def __post_init__(self) -> None:
-        if (self.age_s is None) == (self.size_bytes is None):
-            raise ValueError("wanted an age or a size")
+        if (self.age_s, self.size_bytes, self.free_bytes, self.free_share) == (None,) * 4:
+            raise ValueError("wanted an age, a size, or what stays free")
 
     @classmethod
     def parse(cls, text: str) -> Retention:
-        """Parses ``24h`` or ``50GB``.
+        """Parses ``24h``, ``50GB``, ``20GB-free``, ``10%-free`` or several with commas between, and ``folder``.
 
         Raises:
-            ValueError: if it is neither an age nor a size.
+            ValueError: if a part is none of these, or one is there twice.
         """
-        try:
-            return cls(size_bytes=parse_bytes(text))
-        except ValueError:
-            pass
-        if text.strip()[-1:].isalpha():  # a bare number is ambiguous
-            try:
-                return cls(age_s=parse_seconds(text))
-            except ValueError:
-                pass
-        raise ValueError("wanted an age such as 24h or a size such as 50GB")
+        found: dict[str, Any] = {}
+        for part in (each.strip() for each in text.split(",")):
+            key, value = _limit(part)
+            if key in found:
+                raise ValueError(f"wanted one limit of each kind, got {part!r} beside another")
+            found[key] = value
+        return cls(**found)
+
+
+def _limit(text: str) -> tuple[str, float | int | bool]:
+    """Returns a field of `Retention` and its value."""
+    if text == "folder":
+        return "whole_folder", True
+    free = text.removesuffix("-free")
+    percent = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?%", free)
+    if free != text and percent is not None and 0 < float(percent[1]) < 100:
+        return "free_share", float(percent[1]) / 100
+    with contextlib.suppress(ValueError):
+        return ("size_bytes" if free == text else "free_bytes"), parse_bytes(free)
+    if text[-1:].isalpha() and free == text:  # a bare number is ambiguous
+        with contextlib.suppress(ValueError):
+            return "age_s", parse_seconds(text)
+    raise ValueError(
+        "wanted an age such as 24h, a size such as 50GB, or what stays free, such as 20GB-free or 10%-free"
+    )
 
 
 QUALITIES = {"low": 42, "medium": 52, "high": 68, "best": 90}

@@ -155,6 +155,7 @@ class RecordSink(Sink):
                 packet = reader.read(0 if self._stopping.is_set() else _POLL_S)
                 if packet is not None:
                     self._take(packet)
+                    self._files.prune()
                 elif self._stopping.is_set():
                     break
         except Closed:

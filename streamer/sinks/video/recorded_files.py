@@ -194,6 +194,11 @@ class RecordedFiles:
         self._claims.append(claim)
         return claim.path
 
+    def prune(self) -> None:
+        """Deletes old segments, every ten seconds at most."""
+        if self._series is not None:
+            self._series.prune()
+
     def discard(self) -> None:
         """Forgets the newest file, which is gone."""
         if self._series is not None:
