@@ -20,9 +20,10 @@ FPS = 30
 DETECTED_A_S = 5
 WANTED = 0.10
 _LEFT_S = 4.0  # of the run behind what is measured: it ends by itself
+_OFF = ("--detect-every", "0")
 _SOME = ("--detect-every", str(FPS // DETECTED_A_S))
 _PLAIN = ("--no-progress", "--no-overlay")
-_DETECTIONS: Mapping[str, Sequence[str]] = {f"{DETECTED_A_S} a second": _SOME}
+_DETECTIONS: Mapping[str, Sequence[str]] = {"off": _OFF, f"{DETECTED_A_S} a second": _SOME}
 _PEER = "ffmpeg -c copy"
 
 
@@ -103,7 +104,7 @@ def ratios(found: Sequence[Contender]) -> dict[str, dict[str, float]]:
             "steady": of[detection, "--record"].steady / of[detection, "--output"].steady,
             "whole": of[detection, "--record"].whole / of[detection, "--output"].whole,
         }
-        for detection in _DETECTIONS
+        for detection in dict.fromkeys(detection for detection, name in of if name == "--record")
     }
 
 
