@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from streamer.common.closeable import Closeable
 from streamer.common.errors import ConfigError, SinkError
+from streamer.sinks.clips.clip import BESIDE, VIDEO_ENDINGS
 from streamer.sinks.clips.mend import mend_at_start
 from streamer.sinks.files import reason
 from streamer.sinks.paths import OutputPaths, PathLock
@@ -19,6 +21,7 @@ from streamer.sinks.retention import SegmentRetention
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
+_COMPARE_S = 60.0
 
 
 class Ticking(Protocol):
@@ -58,6 +61,7 @@ class ClipFolder(Closeable):
         except BaseException:
             self._lock.close()
             raise
+        self._compared_s = time.monotonic()
         self._ticking: list[Ticking] = []
         self._changed = threading.Lock()
         self._stopping = threading.Event()
@@ -100,8 +104,28 @@ class ClipFolder(Closeable):
             self._prune(rate_limited=True)
 
     def _prune(self, *, rate_limited: bool = False) -> None:
-        if self.retention is not None:
-            self.retention.prune(rate_limited=rate_limited)
+        """Deletes old clips, and now and then the rows of those that are gone."""
+        if self.retention is None:
+            return
+        self.retention.prune(rate_limited=rate_limited)
+        if not rate_limited or time.monotonic() - self._compared_s >= _COMPARE_S:
+            self._compared_s = time.monotonic()
+            self.forget_deleted()
+
+    def forget_deleted(self) -> None:
+        """Deletes the rows of clips whose video is gone, and what is left beside it; failures are logged."""
+        try:
+            known = self.index.ids()  # first: a clip that is begun meanwhile isn't gone
+            names = {path.name for path in self.path.iterdir()}
+            for clip_id in known:
+                if any(f"{clip_id}{ending}" in names for ending in VIDEO_ENDINGS):
+                    continue
+                for ending in BESIDE:
+                    if f"{clip_id}{ending}" in names:
+                        (self.path / f"{clip_id}{ending}").unlink(missing_ok=True)
+                self.index.remove(clip_id)
+        except (OSError, SinkError) as error:
+            log.warning("can't compare %s with its index: %s", self.path, reason(error))
 
 
 def folder_lock(path: Path) -> PathLock:

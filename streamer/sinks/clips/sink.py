@@ -115,9 +115,8 @@ class ClipSink(Sink):
         with self._lock:
             self._note_frame(frame)
             self._feed(frame)
-            self._beside.add(
-                Found(frame.pts_s, self._lines.content(frame, detections), caption(detections, self._labels))
-            )
+            line = self._lines.content(frame, detections, self._tap.picture_wh)
+            self._beside.add(Found(frame.pts_s, line, caption(detections, self._labels)))
             relevant = self._trigger.relevant(detections)
             changes = self._trigger.update(frame.pts_s, detections)
             unreported_s = self._trigger.unreported_s

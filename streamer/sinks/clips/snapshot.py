@@ -13,7 +13,7 @@ from streamer.sinks.frame_files import encode_picture, write_file
 
 _CLEARLY_BETTER = 1.2
 _CUT = 0.5  # what an object counts for that the picture's edge cuts
-_EDGE = 0.004  # of the picture's sides: a box that is so close to the edge is cut
+_CLEAR = 0.03  # of the picture's sides: how far a box is from the edge that counts in full
 _SIZE_COUNTS = 0.25
 
 
@@ -27,8 +27,8 @@ class _Candidate:
 class Snapshot:
     """Keeps a clip's picture: written at once, and again for a frame that is clearly better, by a fifth.
 
-    A frame's quality is that of its best object: the score, times the fourth root of its share of the picture, half of
-    it where the edge cuts it. One frame is kept, by reference, and only until there is a file for it.
+    A frame's quality is that of its best object: the score, times the fourth root of its share of the picture, down to
+    half of it the nearer the picture's edge is. One frame is kept, by reference, and only until there is a file for it.
     """
 
     def __init__(self, annotator: Annotator | None) -> None:
@@ -71,8 +71,8 @@ def frame_quality(detections: Detections, size_wh: tuple[int, int]) -> float:
     best = 0.0
     rows = zip(detections.boxes_xyxy.tolist(), detections.areas.tolist(), detections.scores.tolist(), strict=True)
     for (left, top, right, bottom), area, score in rows:
-        margin_x, margin_y = width * _EDGE, height * _EDGE
-        is_cut = left <= margin_x or top <= margin_y or right >= width - margin_x or bottom >= height - margin_y
+        margin = min(left / width, top / height, 1 - right / width, 1 - bottom / height)
+        whole = _CUT + (1 - _CUT) * min(1.0, max(0.0, margin) / _CLEAR)
         share = min(1.0, area / (width * height))
-        best = max(best, score * share**_SIZE_COUNTS * (_CUT if is_cut else 1.0))
+        best = max(best, score * share**_SIZE_COUNTS * whole)
     return best
