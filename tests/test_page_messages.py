@@ -101,6 +101,16 @@ def test_what_is_kept_is_bounded_and_a_viewer_in_time_misses_nothing(monkeypatch
     assert rest(log, slow) == [100]
 
 
+def test_short_groups_are_kept_as_long_as_a_viewer_may_be_at_them() -> None:
+    log, place = MessageLog(), Place()
+    add(log, range(3), group=1)
+    assert rest(log, place) == [2]
+    add(log, range(3, 60), group=1)
+    assert rest(log, place) == list(range(3, 60))
+    add(log, range(60, 1000), group=1)
+    assert len(log._kept) <= message_log.MOST_FRAMES + 1
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40), st.booleans()), max_size=200), st.integers(1, 20))
 def test_each_viewer_gets_every_fragment_or_a_later_key_frame(steps: list[tuple[bool, int, bool]], group: int) -> None:
     log, places, got = MessageLog(), [Place(), Place()], [[], []]

@@ -53,7 +53,7 @@ class Place:
 
 
 class MessageLog:
-    """Keeps the messages of the newest two groups of pictures, or of one where they are large. Used on one thread."""
+    """Keeps the newest group of pictures, and those before it that a viewer may still be at. Used on one thread."""
 
     def __init__(self) -> None:
         self._kept: deque[_Kept] = deque()
@@ -72,7 +72,7 @@ class MessageLog:
         self._kept.append(_Kept(message, self._frames, self._bytes))
         self._frames += message.format is not None
         self._bytes += len(message.data)
-        while len(self._keys) > 2 or (len(self._keys) == 2 and self._held_bytes > 2 * MOST_BYTES):
+        while len(self._keys) > 1 and self._is_beyond(self._keys[1]):
             self._drop_until(self._keys[1])
         if self._held_bytes > _MOST_KEPT_BYTES:  # one group alone is too large: a viewer that is in time stays so
             self._drop_until(self._first + len(self._kept) // 2)
@@ -108,6 +108,10 @@ class MessageLog:
             return True
         if newest_key is None or newest_key <= number:
             return False
+        return self._is_beyond(number)
+
+    def _is_beyond(self, number: int) -> bool:
+        """Whether a message that is kept is too far back for a viewer."""
         kept = self._kept[number - self._first]
         return self._frames - kept.frames_before > MOST_FRAMES or self._bytes - kept.bytes_before > MOST_BYTES
 
