@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from websockets.exceptions import ConnectionClosed
@@ -14,9 +14,16 @@ from websockets.sync.client import connect
 
 from streamer.common.closeable import Closeable
 from streamer.frames.detections import Detections
+from streamer.sinks.page_address import PageAddress
 from streamer.sources.base import Source
 from streamer.web.page import LivePage
 from tests.fakes import WAIT_S
+
+
+class Served(Protocol):
+    """A page, in this process or another."""
+
+    address: PageAddress
 
 
 class Viewer(Closeable):
@@ -29,7 +36,7 @@ class Viewer(Closeable):
         closed: close code and reason, once the server has closed.
     """
 
-    def __init__(self, page: LivePage, name: str, query: str = "") -> None:
+    def __init__(self, page: Served, name: str, query: str = "") -> None:
         url = f"ws://127.0.0.1:{page.address.port}/api/streams/{name}/live{query}"
         self._stack = contextlib.ExitStack()
         self._connection = self._stack.enter_context(
@@ -93,6 +100,6 @@ def shown(page: LivePage, source: Source, detections: Callable[[int], Detections
         assert not thread.is_alive()
 
 
-def client(page: LivePage) -> httpx.Client:
+def client(page: Served) -> httpx.Client:
     """Returns an HTTP client of a page."""
     return httpx.Client(base_url=str(page.address), timeout=WAIT_S)

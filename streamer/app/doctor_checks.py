@@ -38,6 +38,7 @@ _PACKAGES = {
 _OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 _EXTRAS = {
     "quantize": ("float ONNX to INT8, accuracy", ("onnxsim", "onnxruntime", "faster_coco_eval", "nncf")),
+    "web": ("live page", ("fastapi", "uvicorn", "websockets")),
     "calibration": ("training, checkpoints", ("torch", "safetensors", "matplotlib", "tensorboardX")),
 }
 _CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
