@@ -212,3 +212,21 @@ def test_any_reader_gets_packets_in_order_and_from_key_frames(
                 assert pushed_all.index(found) == pushed_all.index(seen[-1]) + 1
             seen.append(found)
     assert [each.time_s for each in seen] == sorted(each.time_s for each in seen)
+
+
+def test_frames_that_are_later_than_their_packets_find_them() -> None:
+    tap = PacketTap(15.0)
+    feed = PacketFeed()
+    feed.push(packet(0.0, key=True))
+    feed.note_lead(0.0, 0.0)
+    feed.attach(tap, 10.0)
+    feed.note_lead(2.0, -3.0)
+    feed.note_lead(4.0, -3.0)
+    assert [tap.time_of(each) for each in (9.0, 10.0, 11.9, 12.0, 15.0)] == [9.0, 10.0, 11.9, 15.0, 18.0]
+    feed.attach(tap, 11.0)  # moves what is kept
+    assert tap.time_of(13.0) == 16.0
+    PacketFeed().attach(tap, 20.0)  # another connection
+    assert tap.time_of(21.0) == 21.0
+    for number in range(10_000):
+        tap.note_lead(30.0 + number, number)
+    assert tap.time_of(10_029.0) == 30.0

@@ -74,7 +74,8 @@ class PacketCapture:
             av.FFmpegError, ValueError: if packets of this codec can't be written to any file.
         """
         self._formats = {pictures.index: format_of(pictures, pixel_aspect)}
-        self._clocks = {pictures.index: PacketClock()}
+        self._picture_clock = PacketClock()
+        self._clocks = {pictures.index: self._picture_clock}
         self._has_stamps = has_stamps
         if sound is not None:
             try:
@@ -119,6 +120,9 @@ class PacketCapture:
             for packet in self._waiting:
                 self._feed(packet)
             self._waiting.clear()
+        if stamp_s is not None and self._has_stamps:
+            shown_s = stamp_s + self._picture_clock.shift_s + self._offset_s
+            self.feed.note_lead(pts_s, pts_s - shown_s)
 
     def _feed(self, packet: MediaPacket) -> None:
         assert self._offset_s is not None

@@ -29,11 +29,12 @@ class PacketClock:
 
     Attributes:
         repaired: packets whose stamps were put right.
+        shift_s: added to stamps since the stream has moved.
     """
 
     def __init__(self) -> None:
         self.repaired = 0
-        self._shift_s = 0.0  # added to stamps since the stream has moved
+        self.shift_s = 0.0
         self._last_s: float | None = None  # decoding time of the packet before, as returned
         self._last_stamp_s: float | None = None  # as it came
         self._duration_s = _NOMINAL_S  # the usual time between two
@@ -49,8 +50,8 @@ class PacketClock:
         last_s = self._last_s
         if dts_s is None and pts_s is not None:
             dts_s = pts_s
-            if last_s is not None and -_MAX_AHEAD_S <= pts_s + self._shift_s - last_s <= _MAX_STEP_S:
-                dts_s = min(pts_s, max(last_s - self._shift_s + _LEAST_APART_S, pts_s - _REORDERED_S))
+            if last_s is not None and -_MAX_AHEAD_S <= pts_s + self.shift_s - last_s <= _MAX_STEP_S:
+                dts_s = min(pts_s, max(last_s - self.shift_s + _LEAST_APART_S, pts_s - _REORDERED_S))
         if dts_s is None:
             decode_s = 0.0 if last_s is None else last_s + self._duration_s
             self.repaired += last_s is not None
@@ -58,8 +59,8 @@ class PacketClock:
         decode_s = self._decode_s(dts_s, duration_s)
         self._last_stamp_s = dts_s
         shown_s = decode_s if pts_s is None else pts_s + (decode_s - dts_s)
-        if pts_s is not None and last_s is not None and -_MAX_REORDERED_S < dts_s + self._shift_s - last_s < 0:
-            shown_s = pts_s + self._shift_s
+        if pts_s is not None and last_s is not None and -_MAX_REORDERED_S < dts_s + self.shift_s - last_s < 0:
+            shown_s = pts_s + self.shift_s
         if not 0 <= shown_s - decode_s <= _MAX_AHEAD_S:
             shown_s = decode_s
             self.repaired += 1
@@ -68,7 +69,7 @@ class PacketClock:
     def _decode_s(self, dts_s: float, duration_s: float) -> float:
         """Returns where a decoding time stamp belongs, which may still be where the packet before is."""
         last_s, last_stamp_s = self._last_s, self._last_stamp_s
-        decode_s = dts_s + self._shift_s
+        decode_s = dts_s + self.shift_s
         if last_s is None:
             return decode_s
         step_s = decode_s - last_s
@@ -81,7 +82,7 @@ class PacketClock:
         self.repaired += 1
         moved_s = None if last_stamp_s is None else dts_s - last_stamp_s
         if moved_s is not None and 0 < moved_s <= _MAX_STEP_S:  # goes on from the stamp before: it has moved
-            self._shift_s = last_s + moved_s - dts_s
+            self.shift_s = last_s + moved_s - dts_s
             return last_s + moved_s
         return last_s + self._duration_s
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from streamer.frames.packets import MediaPacket
 
 DEFAULT_KEPT_S = 15.0
 DEFAULT_MAX_BYTES = 64 << 20
+
+_LEAST_LEAD_S, _MOST_LEADS = 5e-4, 256
 
 
 class PacketTap:
@@ -48,6 +51,7 @@ class PacketTap:
         self._bytes = 0
         self._is_cut = False
         self._closed = self._has_sound = False
+        self._leads: deque[tuple[float, float]] = deque([(-math.inf, 0.0)], maxlen=_MOST_LEADS)
         self._readers: list[PacketReader] = []
 
     @property
@@ -86,6 +90,22 @@ class PacketTap:
     def is_cut(self) -> bool:
         """Whether less is kept than the wanted length, as the packets of that time are larger than `max_bytes`."""
         return self._is_cut
+
+    def time_of(self, pts_s: float) -> float:
+        """Returns when the packet of a frame is shown, for the frame's `pts_s`.
+
+        They differ where a live source's time stamps don't keep to arrival, as behind a camera whose clock was set: its
+        packets are muxed by their stamps, while `pts_s` goes on.
+        """
+        with self._changed:
+            lead_s = next((lead_s for from_s, lead_s in reversed(self._leads) if from_s <= pts_s), self._leads[0][1])
+        return pts_s - lead_s
+
+    def note_lead(self, from_s: float, lead_s: float) -> None:
+        """Notes by how much frames from a `pts_s` on are later than their packets."""
+        with self._changed:
+            if abs(self._leads[-1][1] - lead_s) > _LEAST_LEAD_S:
+                self._leads.append((from_s, lead_s))
 
     def push(self, packet: MediaPacket) -> None:
         """Adds the next packet. Packets before the first key frame of pictures aren't kept, sound among them."""
@@ -139,6 +159,7 @@ class PacketTap:
         with self._changed:
             self._packets = deque(moved(packet, by_s) for packet in self._packets)
             self._keys = deque((number, time_s + by_s) for number, time_s in self._keys)
+            self._leads = deque(((from_s + by_s, lead_s) for from_s, lead_s in self._leads), maxlen=_MOST_LEADS)
 
     def _accepts(self, packet: MediaPacket) -> bool:
         """Whether a packet is one of those that are kept now; with the lock held."""
@@ -268,6 +289,7 @@ class PacketFeed:
         self._waiting_bytes = 0
         self._tap: PacketTap | None = None
         self._base_s = 0.0
+        self._lead = 0.0, 0.0
         self._has_key = self._stopped = False
 
     def push(self, packet: MediaPacket) -> None:
@@ -285,6 +307,14 @@ class PacketFeed:
                 return
         tap.push(moved(packet, base_s))
 
+    def note_lead(self, from_s: float, lead_s: float) -> None:
+        """As `PacketTap.note_lead`, on the connection's own timeline."""
+        with self._lock:
+            self._lead = from_s, lead_s
+            tap, base_s = self._tap, self._base_s
+        if tap is not None:
+            tap.note_lead(from_s + base_s, lead_s)
+
     def attach(self, tap: PacketTap, base_s: float) -> None:
         """Passes on what has come and all that follows, its time 0 at `base_s` of the source's timeline.
 
@@ -296,7 +326,9 @@ class PacketFeed:
             if self._tap is tap:
                 tap.move(base_s - self._base_s)
             self._tap, self._base_s = tap, base_s
+            from_s, lead_s = self._lead
             waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
+        tap.note_lead(from_s + base_s, lead_s)
         for packet in waiting:
             tap.push(moved(packet, base_s))
 

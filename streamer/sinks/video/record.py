@@ -99,18 +99,19 @@ class RecordSink(Sink):
         Raises:
             WriteError: once a recording in one file has failed.
         """
+        time_s = self._tap.time_of(frame.pts_s)
         if self._reader is None:
-            self._anchor = captured_utc(frame), frame.pts_s
+            self._anchor = captured_utc(frame), time_s
             # a file's packets wait for the recording, from its first one on; a camera's don't
-            self._reader = self._tap.read_from(frame.pts_s, is_patient=not self._source.live)
+            self._reader = self._tap.read_from(time_s, is_patient=not self._source.live)
             self._waiting.close()
             self._thread.start()
-        self._warn_without_packets(frame.pts_s)
+        self._warn_without_packets(time_s)
         with self._lock:
             if self._error is not None and self._options.segment_s is None:
                 raise self._error
         line = self._lines.content(frame, detections, self._tap.picture_wh)
-        self._beside.add(Found(frame.pts_s, line, caption(detections, self._labels)))
+        self._beside.add(Found(time_s, line, caption(detections, self._labels)))
 
     def close(self) -> None:
         """Writes what has come until now, and finishes the files; raises the first error of any."""
