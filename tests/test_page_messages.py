@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.frames.detections import Detections
+from streamer.sources.packet_tap import PacketTap
 from streamer.web import message_log
 from streamer.web.fragments import MediaFormat
 from streamer.web.live_stream import Found
@@ -134,7 +135,7 @@ def test_each_viewer_gets_every_fragment_or_a_later_key_frame(steps: list[tuple[
 def test_boxes_are_shares_of_the_picture_and_within_it() -> None:
     boxes = np.array([[-8, 16, 32, 64], [64, 0, 160, 32]], np.float32)
     found = Found(1, 2.5, Detections(boxes, np.array([0.98765, 0.5]), np.array([0, 2])), (128, 64))
-    assert json.loads(detections_message(found)) == {
+    assert json.loads(detections_message(found, PacketTap())) == {
         "type": "detections",
         "pts_s": 2.5,
         "boxes": [[0, 0.988, 0.0, 0.25, 0.25, 1.0], [2, 0.5, 0.5, 0.0, 1.0, 0.5]],

@@ -8,7 +8,6 @@ import enum
 import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Collection
-from dataclasses import replace
 
 from streamer.common.queues import Closed
 from streamer.sources.packet_tap import PacketReader, PacketTap
@@ -168,9 +167,8 @@ class Broadcast:
         key = tap.newest_key if self._found == 0 else None
         for found in self._stream.found_after(self._found):
             self._found = found.number
-            shown = replace(found, pts_s=tap.time_of(found.pts_s))
-            if key is None or shown.pts_s >= key.time_s:
-                self._log.add(Message(detections_message(shown)))
+            if key is None or tap.time_of(found.pts_s) >= key.time_s:
+                self._log.add(Message(detections_message(found, tap)))
 
     def _take_state(self) -> None:
         state = state_message(self._stream.lost_s, has_frames=self._stream.newest is not None)

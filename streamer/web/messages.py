@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from streamer.sources.packet_tap import PacketTap
 from streamer.web.fragments import DURATION_S, MediaFormat
 from streamer.web.live_stream import Found
 
@@ -25,8 +26,8 @@ def format_message(about: MediaFormat, labels: Sequence[str], view: str) -> str:
     )
 
 
-def detections_message(found: Found) -> str:
-    """Returns what was detected in one frame, boxes as shares of the picture."""
+def detections_message(found: Found, tap: PacketTap) -> str:
+    """Returns what was detected in one frame, boxes as shares of the picture, at the time of its packet in `tap`."""
     width, height = found.size_wh
     rows = []
     detections = found.detections
@@ -37,7 +38,7 @@ def detections_message(found: Found) -> str:
         sides = (left / width, top / height, right / width, bottom / height)
         shares = [round(min(1.0, max(0.0, side)), _SIDE_DECIMALS) for side in sides]
         rows.append([class_id, round(score, _SCORE_DECIMALS), *shares])
-    return _json(type="detections", pts_s=round(found.pts_s, 6), boxes=rows)
+    return _json(type="detections", pts_s=round(tap.time_of(found.pts_s), 6), boxes=rows)
 
 
 def state_message(lost_s: float | None, *, has_frames: bool) -> str:

@@ -204,12 +204,13 @@ class _Peer:
         if self._stream.is_ended:
             self._start(self._end())
             return
-        if self._channel is None:
+        tap = self._stream.info.packets
+        if self._channel is None or tap is None:
             return
         for found in self._stream.found_after(self._told)[-_MOST_AT_ONCE:]:
             self._told = found.number
             if self._channel.bufferedAmount < _MOST_WAITING_BYTES:
-                self._tell(detections_message(found))
+                self._tell(detections_message(found, tap))
 
     def _tell(self, message: str) -> None:
         if self._channel is not None and self._channel.readyState == "open":
