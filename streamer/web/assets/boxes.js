@@ -5,7 +5,7 @@ import { percent } from "./i18n.js";
 
 const KEPT_S = 30;
 const SAME_S = 0.004; // stamps of one frame differ by rounding
-const LONGEST_HOLD_S = 2;
+const [LEAST_HOLD_S, LONGEST_HOLD_S] = [0.2, 2];
 
 /** What was detected, by time. A picture has the boxes of the newest processed frame that isn't after it. */
 export class DetectionTrack {
@@ -41,7 +41,7 @@ export class DetectionTrack {
     if (low === 0) return null;
     const found = items[low - 1];
     const spacing = low > 1 ? found.pts_s - items[low - 2].pts_s : 0;
-    const hold = Math.min(LONGEST_HOLD_S, Math.max(0.5, 2.5 * spacing));
+    const hold = Math.min(LONGEST_HOLD_S, Math.max(LEAST_HOLD_S, 1.5 * spacing));
     return pts_s - found.pts_s <= hold ? found : null;
   }
 }

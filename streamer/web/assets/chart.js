@@ -22,7 +22,7 @@ export function roundUp(value) {
 function panel(title, unitName) {
   const svg = s("svg", { class: "chart", role: "img" });
   const legend = h("ul", { class: "legend" });
-  const element = h("figure", { class: "panel" }, h("figcaption", {}, `${title}${unitName ? ` (${unitName})` : ""}`, legend), svg);
+  const element = h("figure", { class: "panel" }, h("figcaption", {}, title, unitName && h("span", { class: "help" }, unitName)), svg, legend);
 
   const draw = (points, series, endMs) => {
     const width = Math.max(220, svg.clientWidth || 320);
@@ -58,13 +58,14 @@ function panel(title, unitName) {
     svg.replaceChildren(...marks, ...lines);
     const last = points[points.length - 1];
     svg.setAttribute("aria-label", [title, ...series.map(({ name, value }) => `${name} ${number(last ? value(last) : null, 1)}`)].join(", "));
+    legend.hidden = !series.some(({ isLabel }) => isLabel);
     const names = series.map(({ name }) => name).join();
     if (legend.dataset.names === names) return;
     legend.dataset.names = names;
-    legend.replaceChildren(...series.map(({ name, colour, isLabel }) => {
+    legend.replaceChildren(...series.map(({ name, colour }) => {
       const key = h("span", { class: "swatch" });
       key.style.background = colour;
-      return h("li", {}, key, isLabel ? raw(name) : name);
+      return h("li", {}, key, raw(name));
     }));
   };
   return { element, draw };

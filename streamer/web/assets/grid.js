@@ -12,7 +12,7 @@ const NARROWEST_PX = 250;
 const GAP_PX = 8;
 const CAPTION_PX = 62;
 
-/** Returns the number of columns in which that many 16:9 pictures are largest without scrolling, where that is possible. */
+/** Returns in how many columns that many 16:9 pictures are largest without scrolling, and their width; null: all there is. */
 export function columnsFor(count, widthPx, heightPx) {
   const most = Math.max(1, Math.floor((widthPx + GAP_PX) / (NARROWEST_PX + GAP_PX)));
   let best = { columns: Math.min(count, most), width: 0 };
@@ -23,7 +23,7 @@ export function columnsFor(count, widthPx, heightPx) {
     const width = Math.min(byWidth, byHeight);
     if (width > best.width) best = { columns, width };
   }
-  return best.width >= NARROWEST_PX ? best.columns : Math.min(count, most);
+  return best.width >= NARROWEST_PX ? best : { columns: Math.min(count, most), width: null };
 }
 
 function tile(name) {
@@ -63,7 +63,9 @@ export function gridView(main, { signal }) {
 
   const arrange = () => {
     const heightPx = window.innerHeight - list.getBoundingClientRect().top - window.scrollY - 12;
-    list.style.setProperty("--columns", columnsFor(Math.max(1, tiles.size), list.clientWidth, heightPx));
+    const { columns, width } = columnsFor(Math.max(1, tiles.size), list.clientWidth, heightPx);
+    list.style.setProperty("--columns", columns);
+    list.style.setProperty("--tile", width === null ? "1fr" : `${Math.floor(width)}px`);
   };
   const update = () => {
     const streams = store.state?.streams ?? [];

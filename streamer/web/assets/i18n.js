@@ -59,8 +59,8 @@ export function duration(seconds) {
   const [days, hours, minutes] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60];
   const parts = [[days, "day"], [hours, "hour"], [minutes, "minute"], [whole % 60, "second"]];
   const first = parts.findIndex(([value]) => value > 0);
-  if (first < 0) return unit(0, "second");
-  return parts.slice(first, first + 2).filter(([value]) => value > 0).map(([value, name]) => unit(value, name)).join(" ");
+  if (first < 0) return unit(0, "second", 0, "narrow");
+  return parts.slice(first, first + 2).filter(([value]) => value > 0).map(([value, name]) => unit(value, name, 0, "narrow")).join(" ");
 }
 
 /** A size of a file. */

@@ -33,8 +33,9 @@ export class MseTransport {
   #queue = [];
   #timer = 0;
   #lagAt = 0;
+  #seen = null; // the newest picture at the last look
   #isClosed = false;
-  #onWaiting = () => this.#hasStarted() && this.edge.noteStall();
+  #hasJumped = false;
 
   start() {
     const socket = new WebSocket(this.#address);
@@ -42,7 +43,6 @@ export class MseTransport {
     socket.binaryType = "arraybuffer";
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.#read(JSON.parse(data)) : this.#take(data));
     socket.onclose = (event) => this.#fail(`closed ${event.code}`, false);
-    this.video.addEventListener("waiting", this.#onWaiting);
     this.video.addEventListener("error", this.#onError);
     this.#timer = setInterval(() => this.#control(), CONTROL_MS);
   }
@@ -52,15 +52,19 @@ export class MseTransport {
     clearInterval(this.#timer);
     this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close();
-    this.video.removeEventListener("waiting", this.#onWaiting);
     this.video.removeEventListener("error", this.#onError);
     this.#detach();
   }
 
-  /** Seconds between the newest picture that has arrived and the one that is shown. */
+  /** Seconds between the newest picture that has arrived and the one that is shown; null before the first. */
   get behindS() {
+    return this.edge.behindS;
+  }
+
+  /** When the newest picture that has arrived begins, in media time. Fragments last longer than their pictures. */
+  get #newest() {
     const ranges = this.#buffer && this.#media.readyState === "open" ? this.#buffer.buffered : null;
-    return ranges?.length ? ranges.end(ranges.length - 1) - this.video.currentTime : null;
+    return ranges?.length ? ranges.end(ranges.length - 1) - this.format.fragment_s : null;
   }
 
   /** The time of a picture in the program's clock. */
@@ -78,8 +82,8 @@ export class MseTransport {
 
   #read(message) {
     if (message.type === "detections") {
-      const behind = this.behindS;
-      if (behind !== null) this.edge.noteDetections(this.ptsOf(this.video.currentTime + behind) - message.pts_s);
+      const newest = this.#newest;
+      if (newest !== null && this.#hasJumped) this.edge.noteDetections(this.ptsOf(newest) - message.pts_s);
       this.hooks.onDetections(message.pts_s, message.boxes);
     } else if (message.type === "format") {
       this.#open(message);
@@ -103,7 +107,7 @@ export class MseTransport {
       if (this.#media !== media || this.#isClosed) return;
       media.duration = Infinity;
       this.#buffer = media.addSourceBuffer(format.mime);
-      this.#buffer.addEventListener("updateend", () => this.#append());
+      this.#buffer.addEventListener("updateend", () => this.#appended());
       this.#append();
     }, { once: true });
     this.video.disableRemotePlayback = true;
@@ -114,6 +118,8 @@ export class MseTransport {
   #detach() {
     this.#media = this.#buffer = null;
     this.#queue = [];
+    this.#hasJumped = false;
+    this.#seen = null;
     if (this.#url === null) return;
     this.video.removeAttribute("src");
     this.video.load();
@@ -146,27 +152,32 @@ export class MseTransport {
     if (!updating && buffered.length && buffered.start(0) < until) this.#buffer.remove(0, until);
   }
 
-  #hasStarted() {
-    return this.video.readyState > 1 && this.video.currentTime > 0;
+  #appended() {
+    const newest = this.#newest;
+    if (newest !== null && newest !== this.#seen) {
+      this.#seen = newest;
+      if (this.#hasJumped && !this.video.seeking) this.edge.noteArrival(newest - this.video.currentTime);
+    }
+    this.#append();
   }
 
   #control() {
-    const behind = this.behindS;
+    const newest = this.#newest;
     const { video } = this;
-    if (behind === null || video.seeking) return;
-    const ranges = this.#buffer.buffered;
-    const last = ranges.length - 1;
-    const isOutside = video.currentTime < ranges.start(last);
-    const { rate, jump } = this.edge.step(behind);
-    if (isOutside || jump) {
-      video.currentTime = Math.max(ranges.start(last), ranges.end(last) - this.edge.targetS);
+    if (newest === null || video.seeking) return;
+    const { rate, jump } = this.#hasJumped ? this.edge.step() : { rate: 1, jump: true };
+    if (jump) {
+      const ranges = this.#buffer.buffered;
+      video.currentTime = Math.max(ranges.start(ranges.length - 1), newest - this.edge.targetS);
+      this.edge.jumped();
+      this.#hasJumped = true;
     }
     if (video.playbackRate !== rate) video.playbackRate = rate;
     if (video.paused) video.play().catch(() => this.hooks.onState({ type: "paused" }));
     this.#trim(KEPT_BEHIND_S);
     if (this.#socket.readyState === WebSocket.OPEN && performance.now() - this.#lagAt > 1000) {
       this.#lagAt = performance.now();
-      this.#socket.send(JSON.stringify({ type: "lag", buffered_s: Math.max(0, behind) }));
+      this.#socket.send(JSON.stringify({ type: "lag", buffered_s: Math.max(0, newest - video.currentTime) }));
     }
   }
 }

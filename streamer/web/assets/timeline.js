@@ -13,7 +13,12 @@ const [WIDTH, ROW, AXIS] = [1000, 22, 18];
 const LEAST_PX = 3;
 
 const startOfDay = (date) => new Date(date.getFullYear(), date.getMonth(), date.getDate());
-const spanOf = (item) => [Date.parse(item.begin_utc), Date.parse(item.end_utc ?? item.begin_utc)];
+
+function spanOf(item) {
+  const begin = Date.parse(item.begin_utc);
+  return [begin, item.end_utc ? Date.parse(item.end_utc) : begin + 1000 * (item.duration_s ?? 0)];
+}
+
 const nameOf = (item) => {
   const [begin, end] = spanOf(item);
   const what = item.labels?.length ? item.labels.join(", ") : t("recording");
@@ -66,7 +71,7 @@ function recordingRow(item, open) {
   const [begin, end] = spanOf(item);
   return h("li", {}, h("button", { type: "button", class: "row", "aria-label": nameOf(item), on: { click: () => open(item) } }, icon("film"),
     h("span", {}, raw(item.source)), h("span", {}, `${exactClock(new Date(begin))} – ${exactClock(new Date(end))}`),
-    h("span", { class: "help" }, item.bytes ? bytes(item.bytes) : "")));
+    h("span", { class: "help" }, bytes(item.size_bytes))));
 }
 
 /** Returns {element}: what was recorded of one stream, or of all of them where `stream` is null. */
@@ -75,7 +80,6 @@ export function timeline({ stream, signal }) {
   let hours = "24";
   let label = "";
   let source = stream;
-  const title = h("h2", {}, t("recorded"));
   const when = h("span", { class: "day", role: "status" });
   const place = h("div", { class: "bars-list" });
   const clipList = h("ul", { class: "clips", "aria-label": t("clips") });
@@ -87,7 +91,7 @@ export function timeline({ stream, signal }) {
   const sources = stream === null && choice(t("stream"), "", [["", t("streams.every")], ...(store.state?.streams ?? []).map(({ name }) => [name, name])],
     (value) => { source = value || null; load(); });
   const element = h("section", { class: "card recorded", "aria-label": t("recorded") },
-    h("div", { class: "toolbar" }, title, h("span", { class: "spacer" }), sources, filter,
+    h("div", { class: "toolbar" }, stream !== null && h("h2", {}, t("recorded")), h("span", { class: "spacer" }), sources, filter,
       choice(t("span"), hours, Object.keys(SPANS).map((each) => [each, t("span.hours", { n: Number(each) })]), (value) => { hours = value; load(); }),
       h("span", { class: "day-choice" }, button("back", t("day.previous"), () => move(-1)), when, next)),
     place, note, clipList, rows);
@@ -122,8 +126,8 @@ export function timeline({ stream, signal }) {
       bars(items.filter((item) => item.source === each), fromMs, spanMs, open))));
     clipList.replaceChildren(...items.filter((each) => each.kind === "clips").reverse().map((each) => clipCard(each, open)));
     rows.replaceChildren(...items.filter((each) => each.kind === "recordings").reverse().map((each) => recordingRow(each, open)));
-    note.replaceChildren(...(items.length ? [h("ul", { class: "legend" }, h("li", {}, h("span", { class: "swatch recordings" }), t("recordings")),
-      h("li", {}, h("span", { class: "swatch clips" }), t("clips")))] : [emptyState("film", t("recorded.none"), t("recorded.none_help"))]));
+    note.replaceChildren(...(items.length ? [h("ul", { class: "legend" }, h("li", {}, h("span", { class: "swatch of-recordings" }), t("recordings")),
+      h("li", {}, h("span", { class: "swatch of-clips" }), t("clips")))] : [emptyState("film", t("recorded.none"), t("recorded.none_help"))]));
   }
 
   for (const kind of ["clip", "recording"]) store.addEventListener(kind, load, { signal });
