@@ -39,6 +39,7 @@ export const api = {
   addStream: (stream) => ask("POST", "streams", stream),
   changeStream: (name, changes) => ask("PATCH", at("streams", name), changes),
   removeStream: (name) => ask("DELETE", at("streams", name)),
+  settings: () => ask("GET", "settings"),
   history: (stream) => ask("GET", `history?${query({ stream })}`),
   recordings: (filter) => ask("GET", `recordings?${query(filter)}`),
   clips: (filter) => ask("GET", `clips?${query(filter)}`),
@@ -53,6 +54,7 @@ export const urls = {
   snapshot: (name, options) => `api/${at("streams", name)}/snapshot.jpg?${query(options)}`,
   mjpeg: (name, options) => `api/${at("streams", name)}/live.mjpg?${query(options)}`,
   video: (kind, id) => `api/${at(kind, id)}/video`,
+  download: (kind, id) => `api/${at(kind, id)}/video?download=1`,
   detections: (kind, id) => `api/${at(kind, id)}/detections.jsonl`,
   clipSnapshot: (id) => `api/${at("clips", id)}/snapshot.jpg`,
   live: (name, options) => {

@@ -6,6 +6,7 @@ import { urls } from "./api.js";
 const KEPT_BEHIND_S = 8;
 const CONTROL_MS = 100;
 const Source = window.ManagedMediaSource ?? window.MediaSource; // the first on iPhones
+const NOT_PLAYABLE = 4415; // the program's close code
 const CODECS = { avc1: "avc1.64001f", hvc1: "hvc1.1.6.L120.90" };
 
 /** What this browser can play of what the program can send, as the live address wants it. */
@@ -42,7 +43,7 @@ export class MseTransport {
     this.#socket = socket;
     socket.binaryType = "arraybuffer";
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.#read(JSON.parse(data)) : this.#take(data));
-    socket.onclose = (event) => this.#fail(`closed ${event.code}`, false);
+    socket.onclose = (event) => this.#fail(`closed ${event.code}`, event.code === NOT_PLAYABLE);
     this.video.addEventListener("error", this.#onError);
     this.#timer = setInterval(() => this.#control(), CONTROL_MS);
   }

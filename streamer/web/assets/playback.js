@@ -64,7 +64,7 @@ export function openPlayback(item, { signal, removed }) {
       toggle(t("boxes"), prefs.boxes, (isOn) => { setPref("boxes", isOn); draw(video.currentTime); }),
       h("span", { class: "spacer" }),
       item.kind === "clips" && button("trash", t("clip.remove"), remove, { text: true, class: "danger quiet" }),
-      h("a", { class: "button", href: urls.video(item.kind, item.id), download: true }, icon("download"), t("download")))), { wide: true, signal });
+      h("a", { class: "button", href: urls.download(item.kind, item.id), download: true }, icon("download"), t("download")))), { wide: true, signal });
   const sized = new ResizeObserver(() => draw(video.currentTime));
   sized.observe(canvas);
   dialog.addEventListener("close", () => {

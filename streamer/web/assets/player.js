@@ -193,7 +193,7 @@ export class LivePlayer extends HTMLElement {
 
   #present(pts_s) {
     if (!this.#hasPicture) this.#pictureShown();
-    const found = this.#track.at(pts_s);
+    const found = pts_s === null ? null : this.#track.at(pts_s);
     this.presented = { pts_s, boxes: found?.boxes ?? [], boxes_pts_s: found?.pts_s ?? null };
     this.draw();
   }
@@ -201,7 +201,7 @@ export class LivePlayer extends HTMLElement {
   /** Takes detections; those of the picture that is shown already are drawn at once. */
   #take(pts_s, boxes) {
     this.#track.add(pts_s, boxes);
-    if (this.presented && pts_s <= this.presented.pts_s) this.#present(this.presented.pts_s);
+    if (this.presented?.pts_s && pts_s <= this.presented.pts_s) this.#present(this.presented.pts_s);
   }
 
   #pictureShown() {

@@ -49,8 +49,9 @@ export function settingsPanel(name) {
     const changes = waiting;
     waiting = {};
     try {
-      const answer = await api.changeStream(name, changes);
-      setText(status, answer?.kept_in ? t("kept.in", { file: answer.kept_in }) : t("kept.run"));
+      const { notices } = await api.changeStream(name, changes);
+      const { kept_in: file } = await api.settings();
+      setText(status, file === null ? t("kept.run") : [t("kept.in", { file }), ...notices].join(" "));
       status.classList.remove("error");
       busyUntil = performance.now() + 1500;
     } catch (error) {

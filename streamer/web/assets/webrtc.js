@@ -3,6 +3,7 @@
 import { api } from "./api.js";
 
 const GATHER_MS = 2000;
+const CLOCK_HZ = 90000; // of RTP's video stamps, which are numbers of 32 bits
 
 /** One connection that shows one stream in a video element; boxes come over a data channel. */
 export class WebRtcTransport {
@@ -18,6 +19,7 @@ export class WebRtcTransport {
 
   #peer = null;
   #isClosed = false;
+  #clock = null; // a stamp of RTP and its time in the program's clock
 
   async start() {
     const peer = new RTCPeerConnection({ iceServers: [] });
@@ -50,6 +52,12 @@ export class WebRtcTransport {
     this.video.srcObject = null;
   }
 
+  /** The time of a picture in the program's clock; null before the program has told how they go together. */
+  ptsOf(_mediaTime, rtpTimestamp) {
+    if (this.#clock === null || rtpTimestamp === undefined) return null;
+    return this.#clock.pts_s + ((rtpTimestamp - this.#clock.rtp) | 0) / CLOCK_HZ;
+  }
+
   get behindS() {
     return null; // the browser's own jitter buffer decides
   }
@@ -61,7 +69,8 @@ export class WebRtcTransport {
   }
 
   #read(message) {
-    if (message.type === "detections") this.hooks.onDetections(message.pts_s, message.boxes, message);
+    if (message.type === "detections") this.hooks.onDetections(message.pts_s, message.boxes);
+    else if (message.type === "clock") this.#clock = message;
     else if (message.type === "format") this.hooks.onFormat((this.format = message));
     else this.hooks.onState(message);
   }
