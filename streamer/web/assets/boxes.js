@@ -5,9 +5,13 @@ import { percent } from "./i18n.js";
 
 const KEPT_S = 30;
 const SAME_S = 0.004; // stamps of one frame differ by rounding
-const [LEAST_HOLD_S, LONGEST_HOLD_S] = [0.2, 2];
+const [LEAST_HOLD_S, LONGEST_HOLD_S] = [1, 2];
+const FRESH_S = 0.1;
 
-/** What was detected, by time. A picture has the boxes of the newest processed frame that isn't after it. */
+/**
+ * What was detected, by time. A picture has the boxes of the newest processed frame that isn't after it; they are late
+ * where newer ones should have come, as on a machine that is too busy.
+ */
 export class DetectionTrack {
   #items = []; // {pts_s, boxes}, by pts_s
 
@@ -29,7 +33,7 @@ export class DetectionTrack {
     if (first > 64) items.splice(0, first);
   }
 
-  /** Returns what belongs to the picture of that time, or null. Boxes are held until the next frame is due. */
+  /** Returns {pts_s, boxes, isLate} for the picture of that time, or null. */
   at(pts_s) {
     const items = this.#items;
     let [low, high] = [0, items.length];
@@ -41,8 +45,9 @@ export class DetectionTrack {
     if (low === 0) return null;
     const found = items[low - 1];
     const spacing = low > 1 ? found.pts_s - items[low - 2].pts_s : 0;
-    const hold = Math.min(LONGEST_HOLD_S, Math.max(LEAST_HOLD_S, 1.5 * spacing));
-    return pts_s - found.pts_s <= hold ? found : null;
+    const age = pts_s - found.pts_s;
+    const due = Math.min(LONGEST_HOLD_S, 1.5 * spacing);
+    return age <= Math.max(LEAST_HOLD_S, due) ? { ...found, isLate: age > Math.max(FRESH_S, due) } : null;
   }
 }
 
@@ -53,8 +58,8 @@ export function pictureIn(widthPx, heightPx, [width, height]) {
   return [(widthPx - w) / 2, (heightPx - h) / 2, w, h];
 }
 
-/** Draws boxes over an element of the canvas's size; without boxes it only clears. */
-export function drawBoxes(canvas, size_wh, boxes) {
+/** Draws what was found over an element of the canvas's size, dashed where it is late; null only clears. */
+export function drawBoxes(canvas, size_wh, found) {
   const ratio = window.devicePixelRatio || 1;
   const [cssWidth, cssHeight] = [canvas.clientWidth, canvas.clientHeight];
   const [width, height] = [Math.round(cssWidth * ratio), Math.round(cssHeight * ratio)];
@@ -62,7 +67,7 @@ export function drawBoxes(canvas, size_wh, boxes) {
   const context = canvas.getContext("2d");
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.clearRect(0, 0, width, height);
-  if (!boxes?.length || !size_wh?.[0] || !width) return;
+  if (!found?.boxes.length || !size_wh?.[0] || !width) return;
   context.scale(ratio, ratio);
   const [left, top, w, h] = pictureIn(cssWidth, cssHeight, size_wh);
   const isSmall = cssWidth < 420;
@@ -70,7 +75,8 @@ export function drawBoxes(canvas, size_wh, boxes) {
   context.font = `600 ${font}px system-ui, sans-serif`;
   context.textBaseline = "middle";
   context.lineWidth = isSmall ? 1.5 : 2;
-  for (const [classId, score, x1, y1, x2, y2] of boxes) {
+  context.setLineDash(found.isLate ? [6, 4] : []);
+  for (const [classId, score, x1, y1, x2, y2] of found.boxes) {
     const [x, y] = [left + x1 * w, top + y1 * h];
     const [boxWidth, boxHeight] = [(x2 - x1) * w, (y2 - y1) * h];
     context.strokeStyle = colourOf(classId);

@@ -35,7 +35,7 @@ export function openPlayback(item, { signal, removed }) {
   let call = 0;
   const draw = (mediaTime) => {
     const found = prefs.boxes ? track.at(mediaTime) : null;
-    drawBoxes(canvas, [video.videoWidth, video.videoHeight], found?.boxes);
+    drawBoxes(canvas, [video.videoWidth, video.videoHeight], found);
   };
   const onFrame = (_now, { mediaTime }) => {
     draw(mediaTime);

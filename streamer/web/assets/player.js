@@ -20,7 +20,7 @@ export class LivePlayer extends HTMLElement {
 
   /** How it plays now ("mse", "webrtc", "mjpeg"), null while it doesn't. */
   mode = null;
-  /** What the newest picture shows: {pts_s, boxes, boxes_pts_s}. */
+  /** What the newest picture shows: {pts_s, boxes, boxes_pts_s, isLate}. */
   presented = null;
   format = null;
 
@@ -94,7 +94,7 @@ export class LivePlayer extends HTMLElement {
   draw() {
     const isShown = prefs.boxes && this.getAttribute("view") !== "boxes" && this.presented !== null;
     const size = this.video.videoWidth ? [this.video.videoWidth, this.video.videoHeight] : this.format?.size_wh;
-    drawBoxes(this.canvas, size, isShown ? this.presented.boxes : null);
+    drawBoxes(this.canvas, size, isShown ? this.presented : null);
   }
 
   get #modes() {
@@ -194,7 +194,7 @@ export class LivePlayer extends HTMLElement {
   #present(pts_s) {
     if (!this.#hasPicture) this.#pictureShown();
     const found = pts_s === null ? null : this.#track.at(pts_s);
-    this.presented = { pts_s, boxes: found?.boxes ?? [], boxes_pts_s: found?.pts_s ?? null };
+    this.presented = { pts_s, boxes: found?.boxes ?? [], boxes_pts_s: found?.pts_s ?? null, isLate: found?.isLate ?? false };
     this.draw();
   }
 

@@ -62,7 +62,7 @@ function bars(items, fromMs, spanMs, open) {
 function clipCard(clip, open) {
   const [begin, end] = spanOf(clip);
   return h("li", {}, h("button", { type: "button", class: "clip", "aria-label": nameOf(clip), on: { click: () => open(clip) } },
-    h("img", { src: urls.clipSnapshot(clip.id), alt: "", loading: "lazy" }),
+    clip.has_snapshot ? h("img", { src: urls.clipSnapshot(clip.id), alt: "", loading: "lazy" }) : h("span", { class: "no-picture" }, icon("film")),
     h("span", { class: "clip-length" }, duration((end - begin) / 1000)),
     h("span", { class: "clip-caption" }, raw(clip.labels.join(", ")), h("span", { class: "help" }, raw(clip.source), " ", exactClock(new Date(begin))))));
 }
@@ -71,7 +71,7 @@ function recordingRow(item, open) {
   const [begin, end] = spanOf(item);
   return h("li", {}, h("button", { type: "button", class: "row", "aria-label": nameOf(item), on: { click: () => open(item) } }, icon("film"),
     h("span", {}, raw(item.source)), h("span", {}, `${exactClock(new Date(begin))} – ${exactClock(new Date(end))}`),
-    h("span", { class: "help" }, bytes(item.size_bytes))));
+    h("span", { class: "help" }, item.is_open ? t("recording.open") : bytes(item.size_bytes))));
 }
 
 /** Returns {element}: what was recorded of one stream, or of all of them where `stream` is null. */
@@ -110,16 +110,17 @@ export function timeline({ stream, signal }) {
     const fromMs = untilMs - spanMs;
     setText(when, isToday ? t("day.today") : day(date));
     next.disabled = isToday;
-    const wanted = { stream: source, from: new Date(fromMs).toISOString(), to: new Date(untilMs).toISOString() };
+    const wanted = { source, from: new Date(fromMs).toISOString(), to: new Date(untilMs).toISOString() };
     let [recordings, clips] = [[], []];
     try {
-      [recordings, clips] = await Promise.all([api.recordings(wanted), api.clips({ ...wanted, label, limit: 200 })]);
+      [recordings, clips] = await Promise.all([api.recordings({ ...wanted, limit: 200 }), api.clips({ ...wanted, label, limit: 200 })]);
     } catch (error) {
       if (!signal.aborted) note.replaceChildren(h("p", { class: "error" }, errorText(error)));
       return;
     }
     if (signal.aborted) return;
     const items = [...recordings.map((each) => ({ ...each, kind: "recordings" })), ...clips.map((each) => ({ ...each, kind: "clips" }))]
+      .map((each) => ({ ...each, source: each.source ?? t("streams.every") }))
       .sort((a, b) => Date.parse(a.begin_utc) - Date.parse(b.begin_utc));
     const names = [...new Set(items.map((each) => each.source))].sort();
     place.replaceChildren(...names.map((each) => h("div", { class: "bars-row" }, stream === null && raw(each, { class: "bars-name" }),
