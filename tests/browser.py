@@ -24,7 +24,7 @@ from tests.fakes import wait_for
 from tests.rtsp.film import CLOCK_HZ, CODECS
 
 CHROMIUM = Path("/usr/bin/chromium")
-WAIT_MS = 120_000
+WAIT_MS = 300_000
 SIZE_WH, FPS = (640, 360), 10
 _FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
@@ -53,11 +53,13 @@ class Program:
 
 @contextmanager
 def program(folder: Path, *arguments: str) -> Iterator[Program]:
-    """Runs the program in a folder, with a page on a free port; waits until that answers."""
+    """Runs the program in a folder, with a page on a free port; waits until it detects."""
     command = [sys.executable, "-m", "streamer", *arguments, "-o", "http://127.0.0.1:0", "--no-progress"]
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said, env={**os.environ, "PYTHONPATH": path})
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=said, stderr=said, env={**os.environ, "PYTHONPATH": path}
+        )
         try:
             found: list[str] = []
 
@@ -66,9 +68,9 @@ def program(folder: Path, *arguments: str) -> Iterator[Program]:
                 text = said.read().decode(errors="replace")
                 assert process.poll() is None, text
                 found.extend(re.findall(r"live page: (http://\S+)", text))
-                return bool(found)
+                return bool(found) and "precision" in text  # of the engine: frames are detected from now on
 
-            wait_for(is_served)
+            wait_for(is_served, WAIT_MS / 1000)
             yield Program(found[0].rstrip("/"), process)
         finally:
             process.terminate()
@@ -145,7 +147,9 @@ def sample_footage(seconds: float = 4.0) -> list[bytes]:
                 break
             if frame.index % (30 // FPS):
                 continue
-            picture = av.VideoFrame.from_ndarray(frame.image, format="bgr24").reformat(*SIZE_WH, format="yuv420p", threads=1)
+            picture = av.VideoFrame.from_ndarray(frame.image, format="bgr24").reformat(
+                *SIZE_WH, format="yuv420p", threads=1
+            )
             picture.pts = frame.index // (30 // FPS) * (CLOCK_HZ // FPS)
             picture.time_base = Fraction(1, CLOCK_HZ)
             packets += encoder.encode(picture)

@@ -19,7 +19,7 @@ from tests.fakes import wait_for
 from tests.rtsp.film import Loop
 from tests.rtsp.server import RtspServer
 
-pytestmark = [needs_browser, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [needs_browser, pytest.mark.slow, pytest.mark.timeout(900)]
 
 _SHOWN = "() => document.querySelector('live-player')?.presented?.boxes.length > 0"
 _PICTURE = """(most) => new Promise((done) => {
@@ -76,7 +76,9 @@ def test_the_picture_moves_and_boxes_lie_on_its_objects(run: Program, browser: A
             if score > 0.5:  # weaker ones may not be found again after the browser's colour conversion
                 assert max(overlap(np.array(box), each) for each in again) > 0.85
         told = [json.loads(text) for text in seen.messages]
-        same = [each for each in told if each["type"] == "detections" and abs(each["pts_s"] - shown["boxes_pts_s"]) < 1e-6]
+        same = [
+            each for each in told if each["type"] == "detections" and abs(each["pts_s"] - shown["boxes_pts_s"]) < 1e-6
+        ]
         assert [each["boxes"] for each in same] == [shown["boxes"]]
         assert page.evaluate(_PICTURE, 0.01)["pts_s"] > shown["pts_s"]
         seen.assert_well(run.url)
@@ -136,10 +138,15 @@ def test_the_chart_and_the_figures_move(run: Program, browser: Any) -> None:
         page.wait_for_function("() => document.querySelector('.chart .line')?.getAttribute('d').includes('L')")
         line = "() => document.querySelector('.chart .line').getAttribute('d')"
         before = page.evaluate(line)
-        page.wait_for_function("(before) => document.querySelector('.chart .line').getAttribute('d') !== before", arg=before)
+        page.wait_for_function(
+            "(before) => document.querySelector('.chart .line').getAttribute('d') !== before", arg=before
+        )
         assert page.get_by_role("img", name="Rate").count() == 1
         assert page.get_by_text("640 × 360").is_visible()
-        assert page.locator(".chips").first.get_by_text("person").count() == 1 or page.get_by_text("Nothing is detected").count()
+        assert (
+            page.locator(".chips").first.get_by_text("person").count() == 1
+            or page.get_by_text("Nothing is detected").count()
+        )
         seen.assert_well(run.url)
 
 
