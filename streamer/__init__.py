@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from streamer.sources import SourceOptions as SourceOptions
     from streamer.sources import SourceSpec as SourceSpec
     from streamer.sources import open_source as open_source
+    from streamer.tracking.tracker import Tracker as Tracker
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ _NAMES = {
     "streamer.runtime.stream_spec": "StreamSpec",
     "streamer.sinks": "OutputSpec Sink open_sink",
     "streamer.sources": "Source SourceInfo SourceOptions SourceSpec open_source",
+    "streamer.tracking.tracker": "Tracker",
 }
 _PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = [*sorted(_PUBLIC), "__version__"]

@@ -12,7 +12,20 @@ PACKAGE = CLONE / "streamer"
 CALIBRATION = CLONE / "calibration"
 
 # Bottom to top, as in docs/architecture.md.
-ROOMS = ("common", "frames", "models", "cuda", "engines", "detector", "sources", "sinks", "runtime", "web", "app")
+ROOMS = (
+    "common",
+    "frames",
+    "models",
+    "cuda",
+    "engines",
+    "detector",
+    "tracking",
+    "sources",
+    "sinks",
+    "runtime",
+    "web",
+    "app",
+)
 ENTRANCES = ("__init__.py", "__main__.py")  # above all rooms
 # Bottom to top. The modules beside them are verbs, and what verbs and rooms share.
 CALIBRATION_ROOMS = ("data", "run_folder", "training")

@@ -149,6 +149,7 @@ def _parsed(arguments: Sequence[str]) -> dict[str, Any]:
     parser = command_line_parser()
     complete(parser)
     parser.refuse_misspelt(arguments)
+    arguments = parser.with_bare_values(arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     parsed, unknown = parser.parse_known_intermixed_args(arguments[:end])
     parser.refuse_unknown(unknown)

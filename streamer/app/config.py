@@ -361,6 +361,7 @@ class StreamConfig(DetectionOptions, WebOptions, ClipOptions):
             audio=self.audio if own.audio is None else own.audio,
             overlay=self.overlay if own.overlay is None else own.overlay,
             timestamp=own.timestamp or self.timestamp,
+            track=own.track or self.track,
             **{key: getattr(self if getattr(own, key) is None else own, key) for key in (*FILTER_KEYS, *CLIP_KEYS)},
         )
 

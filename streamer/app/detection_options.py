@@ -11,6 +11,7 @@ from streamer.app.options import option
 from streamer.app.overrides import Conf, FilterChecks, without_zero
 from streamer.detector import DEFAULT_MODEL
 from streamer.detector.filter_options import DEFAULT_CONF, BoxSize, MaskPicture, Polygon
+from streamer.tracking.options import TrackChoice
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 
@@ -75,6 +76,12 @@ class DetectionOptions(FilterChecks):
     )
     top_k: Annotated[int, Field(ge=1)] | None = option(
         None, "model and detection", "report the best N of a frame at most (default: 100)", metavar="N"
+    )
+    track: TrackChoice = option(
+        "off",
+        "model and detection",
+        "give each object an id that it keeps from frame to frame; without a name: auto",
+        bare="auto",
     )
     self_check: bool = option(
         True, "model and detection", "skip the test of the engine on a packaged picture before the run"

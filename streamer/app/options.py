@@ -65,6 +65,7 @@ def option(
     metavar: str | None = None,
     many: Literal["repeat", "comma"] | None = None,
     is_text: bool = False,
+    bare: str | None = None,
     **field: Any,
 ) -> Any:
     """Declares a field that is an option of the command line as well.
@@ -77,10 +78,11 @@ def option(
         metavar: what stands for a value in ``--help``; None lists the choices.
         many: whether the option is repeated, or its value is a list with commas.
         is_text: whether the model parses the value itself, whatever the field's type is.
+        bare: the value of the option without one; None where it needs one.
         **field: more for `pydantic.Field`.
     """
     about: dict[str, Any] = {
-        "group": group, "short_flag": short_flag, "metavar": metavar, "many": many, "is_text": is_text,
+        "group": group, "short_flag": short_flag, "metavar": metavar, "many": many, "is_text": is_text, "bare": bare,
     }  # fmt: skip
     return Field(default, description=description, json_schema_extra=about, **field)
 
@@ -119,6 +121,8 @@ def _declared(key: str, field: FieldInfo, about: Mapping[str, Any]) -> Iterator[
     arguments: dict[str, Any] = {
         "dest": key, "metavar": about["metavar"], "help": text.replace("%", "%%"), "choices": choices,
     }  # fmt: skip
+    if about["bare"] is not None:
+        arguments |= {"nargs": "?", "const": about["bare"]}
     parse = ""
     if about["many"] == "repeat":
         arguments["action"] = "append"

@@ -31,6 +31,7 @@ from streamer.detector.filter_options import (
 from streamer.sinks.options import parse_encoder, parse_quality
 from streamer.sinks.spec import RECORD_ENDINGS, OutputKind, OutputSpec
 from streamer.sources.spec import SourceKind, SourceSpec
+from streamer.tracking.options import TrackChoice
 
 S = TypeVar("S", SourceSpec, OutputSpec)
 
@@ -115,6 +116,7 @@ class SourceOverrides(FilterChecks, ClipOverrides):
         audio: whether its sound is recorded.
         overlay: whether live figures are drawn on its recordings too, or nowhere.
         timestamp: the time zone of the clock that is drawn on it.
+        track: which tracker gives its objects ids, or ``off``.
         conf, classes, min_size, max_size, ignore, ignore_at, top_k: which detections are reported, see `FilterOptions`.
     """
 
@@ -130,6 +132,7 @@ class SourceOverrides(FilterChecks, ClipOverrides):
     audio: bool | None = None
     overlay: bool | None = None
     timestamp: InstanceOf[ClockZone] | None = None
+    track: TrackChoice | None = None
     conf: Conf | None = None
     classes: tuple[str, ...] | None = None
     min_size: InstanceOf[BoxSize] | None = None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SOON_S = 0.02
-_FOLLOWED = ("source", "overrides", "policy", "max_fps", "detect_every", "overlay", *FILTER_KEYS)
+_FOLLOWED = ("source", "overrides", "policy", "max_fps", "detect_every", "overlay", "track", *FILTER_KEYS)
 
 
 class StreamReconciler:
@@ -171,7 +171,9 @@ class StreamReconciler:
         """Returns the fields of `StreamSpec` that change without a restart."""
         name = entry.spec.name
         info = next((stream.source.info for stream in self._pipe.streams if stream.name == name), None)
-        return {**entry.in_place, "keep": self._factory.filters.keep_for(name, entry.overrides, info)}
+        filters = self._factory.filters
+        keep = filters.keep_for(name, entry.overrides, info)
+        return {**entry.in_place, "keep": keep, "begin_scores": filters.begin_scores(entry.overrides)}
 
     def _cancel(self, name: str) -> None:
         """Drops what is being opened under a name, and the failure noted of it."""

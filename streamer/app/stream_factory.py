@@ -316,6 +316,7 @@ class StreamFactory(Closeable):
             self.filters.keep_for(name, overrides, source.info),
             overrides.overlay,
             overrides.timestamp,
+            self.filters.tracker_for(overrides),
         )
 
     def _open_sink(self, output: OutputSpec, source: Source, overrides: SourceOverrides) -> Sink:

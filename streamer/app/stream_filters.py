@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from streamer.app.config import StreamConfig
 from streamer.app.overrides import SourceOverrides
 from streamer.detector.filter_options import FilterOptions, lowest
+from streamer.tracking.options import chosen_tracker, continuing, require_trackers, said_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from streamer.detector.base import Detector
     from streamer.frames.detections import Keep
     from streamer.sources.base import SourceInfo
+    from streamer.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +33,12 @@ class StreamFilters:
     """
 
     def __init__(self, config: StreamConfig) -> None:
-        """Has the detector report what the sources of `config` want."""
+        """Has the detector report what the sources of `config` want; raises ConfigError if no tracker is installed."""
+        if any(_is_tracked(config.overrides_for(spec.name)) for spec in config.source):
+            require_trackers()
         self.detected = wanted_of(config)
         self.labels: Sequence[str] = ()
+        self._said: set[str] = set()
 
     def keep_for(self, name: str, overrides: SourceOverrides, info: SourceInfo | None = None) -> Keep | None:
         """Returns what drops detections of a source that aren't to be reported; None reports all that are found.
@@ -55,6 +64,37 @@ class StreamFilters:
                 logging.INFO if share else logging.WARNING, "source %r: %.0f %% of it is ignored", name, share * 100
             )
         return keep
+
+    def tracker_for(self, overrides: SourceOverrides) -> Tracker | None:
+        """Returns a new tracker for a source, and says once what it goes by; None where nothing is tracked.
+
+        Raises:
+            ConfigError: if the trackers aren't installed, or a class is unknown.
+        """
+        name = chosen_tracker(overrides.track or "off")
+        if name is None or not _is_tracked(overrides):
+            return None
+        from streamer.tracking.tracker import Tracker
+
+        options = overrides.filter_options
+        said = said_of(name, options.conf)
+        if said not in self._said:
+            self._said.add(said)
+            log.info("%s", said)
+        return Tracker(name, conf=options.conf, classes=options.classes, labels=self.labels)
+
+    def begin_scores(self, overrides: SourceOverrides) -> npt.NDArray[np.float32] | None:
+        """Returns the score above which a box of each class begins a track, None where nothing is tracked.
+
+        Raises:
+            ConfigError: if a class is unknown.
+        """
+        if not _is_tracked(overrides):
+            return None
+        from streamer.detector.detection_filter import thresholds_by_id
+
+        options = overrides.filter_options
+        return thresholds_by_id(options.conf, options.classes, self.labels)
 
     def check(self, config: StreamConfig) -> None:
         """Checks which detections are reported of each source; raises ConfigError as `keep_for`."""
@@ -89,7 +129,17 @@ class StreamFilters:
 
 def wanted_of(config: StreamConfig) -> FilterOptions:
     """Returns the lowest scores and all classes that any source of a configuration wants."""
-    return union([config.overrides_for(spec.name).filter_options for spec in config.source])
+    return union([_found_for(config.overrides_for(spec.name)) for spec in config.source])
+
+
+def _found_for(overrides: SourceOverrides) -> FilterOptions:
+    """Returns what the detector has to find for a source: a tracker needs lower scores than are reported."""
+    options = overrides.filter_options
+    return replace(options, conf=continuing(options.conf)) if _is_tracked(overrides) else options
+
+
+def _is_tracked(overrides: SourceOverrides) -> bool:
+    return overrides.track not in (None, "off") and overrides.detect_every != 0
 
 
 def union(options: Sequence[FilterOptions]) -> FilterOptions:

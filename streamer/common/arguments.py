@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from streamer.common.errors import EXIT_USAGE, nearest, one_line, short
@@ -51,6 +52,25 @@ class ArgumentParser(argparse.ArgumentParser):
             if word.startswith("--") and " " not in word and not known:
                 unknown.append(argument)
         self.refuse_unknown(unknown)
+
+    def with_bare_values(self, arguments: Sequence[str]) -> list[str]:
+        """Returns a command line in which an option that may stand alone takes no word but one of its choices.
+
+        ``--track clip.mp4`` is the option alone, and an argument.
+        """
+        given = list(arguments)
+        for at, argument in enumerate(given):
+            if argument == "--":
+                break
+            action = self._option_string_actions.get(argument)
+            if action is not None and action.nargs == "?" and action.choices is not None:
+                following = given[at + 1] if at + 1 < len(given) else None
+                is_misspelt = (
+                    following is not None and nearest(following, action.choices) and not Path(following).exists()
+                )
+                if following not in action.choices and not is_misspelt:
+                    given[at] = f"{argument}={action.const}"
+        return given
 
     def _is_short_for(self, word: str, name: str) -> bool:
         return self.allow_abbrev and name.startswith(word)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Rows: TypeAlias = "slice | Sequence[int] | Sequence[bool] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]"
 
+NO_TRACK = -1
+"""In `Detections.track_ids`: the object has no id, or not yet."""
+
 _MOST_SHOWN = 10  # objects in a repr
 
 
@@ -29,12 +32,14 @@ class Detection(NamedTuple):
         score: 0 to 1.
         class_id: index into the model's labels.
         label: the class's name; the id in digits where the labels aren't known.
+        track_id: the same for one object in frame after frame, from 1; None where it has none, or not yet.
     """
 
     box_xyxy: tuple[float, float, float, float]
     score: float
     class_id: int
     label: str
+    track_id: int | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,9 +61,10 @@ class Detections:
         class_ids: (N,) int64, indices into the model's labels.
         is_reused: True if they are an earlier frame's because the detector skipped this one.
         labels: the model's class names by class id; empty where they aren't known.
+        track_ids: (N,) int64, `NO_TRACK` for objects without an id; None where nothing is tracked.
 
     Raises:
-        ValueError: if the three arrays differ in length, or a shape is wrong.
+        ValueError: if the arrays differ in length, or a shape is wrong.
     """
 
     boxes_xyxy: npt.NDArray[np.float32]
@@ -66,6 +72,7 @@ class Detections:
     class_ids: npt.NDArray[np.int64]
     is_reused: bool = False
     labels: tuple[str, ...] = ()
+    track_ids: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes_xyxy, np.float32)
@@ -77,7 +84,12 @@ class Detections:
                 f"wanted boxes (N, 4), scores (N,) and class_ids (N,), "
                 f"got {boxes.shape}, {scores.shape} and {class_ids.shape}"
             )
-        for name, array in (("boxes_xyxy", boxes), ("scores", scores), ("class_ids", class_ids)):
+        arrays: dict[str, npt.NDArray[Any]] = {"boxes_xyxy": boxes, "scores": scores, "class_ids": class_ids}
+        if self.track_ids is not None:
+            arrays["track_ids"] = np.asarray(self.track_ids, np.int64)
+            if arrays["track_ids"].shape != (n,):
+                raise ValueError(f"wanted track_ids (N,) for {n} boxes, got {arrays['track_ids'].shape}")
+        for name, array in arrays.items():
             array = array.view()
             array.flags.writeable = False
             object.__setattr__(self, name, array)
@@ -92,9 +104,17 @@ class Detections:
 
     def __iter__(self) -> Iterator[Detection]:
         """Yields one `Detection` after the other, best score first."""
-        rows = zip(self.boxes_xyxy.tolist(), self.scores.tolist(), self.class_ids.tolist(), strict=True)
-        for box, score, class_id in rows:
-            yield Detection(tuple(box), score, class_id, self._label(class_id))
+        rows = zip(
+            self.boxes_xyxy.tolist(), self.scores.tolist(), self.class_ids.tolist(), self.ids_or_none(), strict=True
+        )
+        for box, score, class_id, track_id in rows:
+            yield Detection(tuple(box), score, class_id, self._label(class_id), track_id)
+
+    def ids_or_none(self) -> list[int | None]:
+        """Returns the track id of each object, None where it has none."""
+        if self.track_ids is None:
+            return [None] * len(self)
+        return [None if track_id == NO_TRACK else track_id for track_id in self.track_ids.tolist()]
 
     @overload
     def __getitem__(self, rows: int) -> Detection: ...
@@ -111,12 +131,17 @@ class Detections:
         if isinstance(rows, (int, np.integer)):
             class_id = int(self.class_ids[rows])
             left, top, right, bottom = self.boxes_xyxy[rows].tolist()
-            return Detection((left, top, right, bottom), float(self.scores[rows]), class_id, self._label(class_id))
+            score, track_id = float(self.scores[rows]), self.ids_or_none()[rows]
+            return Detection((left, top, right, bottom), score, class_id, self._label(class_id), track_id)
         chosen = rows if isinstance(rows, slice) else np.asarray(rows)
         if isinstance(chosen, np.ndarray) and not chosen.size and chosen.dtype != np.bool_:
             chosen = chosen.astype(np.int64)  # an empty list
         return replace(
-            self, boxes_xyxy=self.boxes_xyxy[chosen], scores=self.scores[chosen], class_ids=self.class_ids[chosen]
+            self,
+            boxes_xyxy=self.boxes_xyxy[chosen],
+            scores=self.scores[chosen],
+            class_ids=self.class_ids[chosen],
+            track_ids=None if self.track_ids is None else self.track_ids[chosen],
         )
 
     @property
@@ -162,16 +187,18 @@ class Detections:
     def to_dict(self) -> dict[str, Any]:
         """Returns what JSON can hold: ``{"detections": [{"label", "class_id", "score", "box_xyxy"}, ...]}``.
 
-        The keys are those of a JSON line, with ``"held": true`` if the detections are reused. Numbers aren't rounded.
+        The keys are those of a JSON line, with ``"held": true`` if the detections are reused, and ``"track_id"`` for
+        objects that have one. Numbers aren't rounded.
         """
         objects = [
             {"label": one.label, "class_id": one.class_id, "score": one.score, "box_xyxy": list(one.box_xyxy)}
+            | ({} if one.track_id is None else {"track_id": one.track_id})
             for one in self
         ]
         return {**({"held": True} if self.is_reused else {}), "detections": objects}
 
     def to_supervision(self) -> SupervisionDetections:
-        """Returns copies as `supervision.Detections`, with the labels as ``data["class_name"]``.
+        """Returns copies as `supervision.Detections`, with the labels as ``data["class_name"]``, and ids where tracked.
 
         Raises:
             ImportError: if supervision isn't installed.
@@ -182,11 +209,33 @@ class Detections:
             xyxy=self.boxes_xyxy.copy(),
             confidence=self.scores.copy(),
             class_id=self.class_ids.copy(),
+            tracker_id=None if self.track_ids is None else self.track_ids.copy(),
             data={"class_name": np.array([self._label(class_id) for class_id in self.class_ids.tolist()], dtype=str)},
         )
 
+    @classmethod
+    def from_supervision(cls, detections: SupervisionDetections, labels: Sequence[str] = ()) -> Detections:
+        """Returns copies of a `supervision.Detections`, best score first; the way back from `to_supervision`.
+
+        Args:
+            detections: its masks, its data and metadata are left out. A box without a score has 1, without a class 0.
+            labels: class names by class id.
+        """
+        n = len(detections)
+        scores = (
+            np.ones(n, np.float32) if detections.confidence is None else np.array(detections.confidence, np.float32)
+        )
+        order = np.argsort(-scores, kind="stable")
+        class_ids = np.zeros(n, np.int64) if detections.class_id is None else np.array(detections.class_id)
+        track_ids = None if detections.tracker_id is None else np.array(detections.tracker_id, np.int64)[order]
+        boxes = np.array(detections.xyxy, np.float32)
+        return cls(boxes[order], scores[order], class_ids[order], labels=tuple(labels), track_ids=track_ids)
+
     def __repr__(self) -> str:
-        shown = [f"{one.label} {one.score:.2f}" for one in self[:_MOST_SHOWN]]
+        shown = [
+            f"{one.label}{'' if one.track_id is None else f' #{one.track_id}'} {one.score:.2f}"
+            for one in self[:_MOST_SHOWN]
+        ]
         shown += [f"{len(self) - _MOST_SHOWN} more"] if len(self) > _MOST_SHOWN else []
         reused = ", reused" if self.is_reused else ""
         return f"Detections({len(self)}{': ' if shown else ''}{', '.join(shown)}{reused})"

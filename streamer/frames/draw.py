@@ -113,11 +113,12 @@ class Annotator:
         width, height = size_wh
         corners = np.clip(detections.boxes_xyxy, 0, (width, height, width, height))
         shown = []
-        rows = zip(corners.tolist(), detections.class_ids.tolist(), detections.scores.tolist(), strict=True)
-        for (left, top, right, bottom), class_id, score in rows:
+        scores, ids = detections.scores.tolist(), detections.ids_or_none()
+        rows = zip(corners.tolist(), detections.class_ids.tolist(), scores, ids, strict=True)
+        for (left, top, right, bottom), class_id, score, track_id in rows:
             if right > left and bottom > top:
                 box = (even_down(left), even_down(top), min(even_up(right), width), min(even_up(bottom), height))
-                label = self._labels[class_id]
+                label = self._labels[class_id] if track_id is None else f"{self._labels[class_id]} #{track_id}"
                 has_score = self._show_scores and not detections.is_reused
                 shown.append((box, class_id, f"{label} {score:.2f}" if has_score else label))
         return shown[::-1]

@@ -14,6 +14,7 @@ from streamer.detector.base import Detector
 from streamer.frames.detections import Detections, Keep
 from streamer.frames.frame import Frame
 from streamer.runtime.batcher import Batcher, BatchInput
+from streamer.tracking.tracker import Tracker
 
 _MAX_REUSING = 64
 
@@ -30,8 +31,9 @@ class InferenceHandover:
         keep: drops detections that aren't to be reported; None drops none; may change at any time.
     """
 
-    def __init__(self, frames: BatchInput[Frame], output: DetectedQueue) -> None:
-        self.input, self.output, self.detect_every = frames, output, 1
+    def __init__(self, frames: BatchInput[Frame], output: DetectedQueue, tracker: Tracker | None = None) -> None:
+        """Connects both ends; `tracker` gives the stream's objects ids, before `keep` drops any."""
+        self.input, self.output, self.detect_every, self._tracker = frames, output, 1, tracker
         self.keep: Keep | None = None
         self._offered = 0
         self._last = Detections.empty()
@@ -48,6 +50,8 @@ class InferenceHandover:
         Raises:
             Closed: if the run was aborted.
         """
+        if self._tracker is not None:
+            detections = self._tracker.update(frame, detections)
         if self.keep is not None:
             detections = self.keep(detections, frame.size_wh)
         self._last = detections

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from streamer.common.queues import BoundedQueue, InFlightLimit, OverflowPolicy
 from streamer.common.stats import StreamStats
 from streamer.frames.detections import Keep
@@ -60,14 +63,14 @@ class Stream:
         self.capture = CapturePump(spec, batch_input, context, self.stats, self.failures, sink_queues, lane.prepare)
         self.lane, self._gpu = lane, spec.gpu
         lane.streams[self] = None
-        self.inference = InferenceHandover(batch_input, detected)
+        self.inference = InferenceHandover(batch_input, detected, spec.tracker)
         self.direct = DirectOutput(self.name, detected, self.sinks[0]) if is_direct else None
         self._overlay_by_default = context.overlay
         overlay = Overlay(context.overlay_head, self.status)
         self.fan_out = FanOut(
             self.source, detected, self.sinks, context.annotator, overlay, context.times, clock_zone=spec.clock_zone
         )
-        self.change(spec.priority, spec.max_fps, spec.detect_every, spec.keep, spec.overlay)
+        self.change(spec.priority, spec.max_fps, spec.detect_every, spec.keep, spec.overlay, spec.begin_scores)
 
     @property
     def policy(self) -> OverflowPolicy:
@@ -95,9 +98,12 @@ class Stream:
         detect_every: int = 1,
         keep: Keep | None = None,
         overlay: bool | None = None,
+        begin_scores: npt.NDArray[np.float32] | None = None,
     ) -> None:
         """Changes these fields of the `StreamSpec`, from any thread and at any time."""
         self.inference.input.priority = priority
+        if self.spec.tracker is not None and begin_scores is not None:
+            self.spec.tracker.set_begin_scores(begin_scores)
         self.inference.detect_every, self.inference.keep = detect_every, keep
         self.fan_out.figures = self._overlay_by_default if overlay is None else overlay
         self.capture.rate_limiter = RateLimiter(max_fps) if max_fps is not None else None

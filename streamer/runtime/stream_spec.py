@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
+import numpy.typing as npt
+
 from streamer.common.clock_zone import ClockZone
 from streamer.common.queues import OverflowPolicy, QueueSelector
 from streamer.common.stats import StageTimes
@@ -15,6 +18,7 @@ from streamer.runtime.flow_limits import FlowLimits
 from streamer.runtime.run_clock import RunClock
 from streamer.sinks.base import Sink
 from streamer.sources.base import Pace, Source
+from streamer.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class StreamSpec:
         keep: drops detections that aren't to be reported; None reports all that the detector found.
         overlay: whether live figures are drawn: on recordings too, nowhere, or where `Sink.live_figures` says (None).
         clock_zone: draws the time and the source's name onto frames, of files the position; None doesn't.
+        tracker: gives its objects ids before `keep`; of this stream only. None doesn't.
+        begin_scores: in place of the tracker's own, see `Tracker.set_begin_scores`; None leaves them.
     """
 
     source: Source
@@ -46,6 +52,8 @@ class StreamSpec:
     keep: Keep | None = None
     overlay: bool | None = None
     clock_zone: ClockZone | None = None
+    tracker: Tracker | None = None
+    begin_scores: npt.NDArray[np.float32] | None = None
 
     @property
     def pace(self) -> Pace:
@@ -66,6 +74,7 @@ class StreamChanges(TypedDict, total=False):
     detect_every: int
     keep: Keep | None
     overlay: bool | None
+    begin_scores: npt.NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from streamer.sinks.text import TextFormat
 
 COLUMNS: Final = (
     "source", "index", "pts_s", "captured_at", "width", "height", "name", "held",
-    "label", "class_id", "score", "left", "top", "right", "bottom",
+    "label", "class_id", "score", "left", "top", "right", "bottom", "track_id",
 )  # fmt: skip
 """Of every file, whatever the source. A later version may add columns behind these."""
 
@@ -23,7 +23,8 @@ class CsvFormat(TextFormat):
     """Formats the rows of a frame: one a detection, so a frame without detections has none.
 
     The columns mean what the keys of JSON lines do; ``left`` to ``bottom`` are the box. What a source hasn't is empty:
-    ``captured_at`` of files, ``name`` of videos. RFC 4180 but for the line's end, ``\\n``.
+    ``captured_at`` of files, ``name`` of videos, ``track_id`` of objects without one. RFC 4180
+    but for the line's end, ``\\n``.
     """
 
     header = ",".join(COLUMNS) + "\n"
@@ -47,10 +48,18 @@ class CsvFormat(TextFormat):
             "true" if detections.is_reused else "false",
         )
         lines = []
-        for class_id, score, box in clipped_rows(frame, detections, rounded=self._rounded):
+        rows = clipped_rows(frame, detections, rounded=self._rounded)
+        for (class_id, score, box), track_id in zip(rows, detections.ids_or_none(), strict=True):
             if not all(map(math.isfinite, (score, *box))):
                 raise SinkError(f"frame {frame.index} of {frame.source} has a number that is NaN or Inf: {score} {box}")
-            values = (*about, _quoted(self._labels[class_id]), class_id, score, *box)
+            values = (
+                *about,
+                _quoted(self._labels[class_id]),
+                class_id,
+                score,
+                *box,
+                "" if track_id is None else track_id,
+            )
             lines.append(",".join(map(str, values)) + "\n")
         return "".join(lines)
 

@@ -59,7 +59,8 @@ class LineFormat(TextFormat):
     """Formats the line of a frame; ``streamer/data/schemas/jsonl.schema.json`` and docs/json.md describe each key.
 
     It is ``{"version", "source", "index", "pts_s", "width", "height", "name", "detections"}``; a detection is
-    ``{"label", "class_id", "score", "box_xyxy"}`` with the box in pixels of the frame, clipped to it.
+    ``{"label", "class_id", "score", "box_xyxy"}`` with the box in pixels of the frame, clipped to it, and ``track_id``
+    where it has one.
     A line with ``"held": true`` repeats the detections of an earlier frame: the detector skipped this one.
     Lines of live sources also have ``captured_at``, the capture time, ``2026-11-23T12:33:05.123Z`` (UTC).
 
@@ -88,6 +89,7 @@ class LineFormat(TextFormat):
     def content(self, frame: Frame, detections: Detections, size_wh: tuple[int, int] | None = None) -> dict[str, Any]:
         """Returns a line's object; `size_wh` is that of another picture of the same view, if the line is for that."""
         width, height = size_wh or frame.size_wh
+        rows = clipped_rows(frame, detections, size_wh=size_wh, rounded=self._rounded)
         return {
             "version": LINE_VERSION,
             "source": frame.source,
@@ -100,7 +102,8 @@ class LineFormat(TextFormat):
             **({"held": True} if detections.is_reused else {}),
             "detections": [
                 {"label": self._labels[class_id], "class_id": class_id, "score": score, "box_xyxy": box}
-                for class_id, score, box in clipped_rows(frame, detections, size_wh=size_wh, rounded=self._rounded)
+                | ({} if track_id is None else {"track_id": track_id})
+                for (class_id, score, box), track_id in zip(rows, detections.ids_or_none(), strict=True)
             ],
         }
 

@@ -31,13 +31,10 @@ def detections_message(found: Found, tap: PacketTap) -> str:
     width, height = found.size_wh
     rows = []
     detections = found.detections
-    for box, score, class_id in zip(
-        detections.boxes_xyxy.tolist(), detections.scores.tolist(), detections.class_ids.tolist(), strict=True
-    ):
-        left, top, right, bottom = box
+    for (left, top, right, bottom), score, class_id, _, track_id in detections:
         sides = (left / width, top / height, right / width, bottom / height)
         shares = [round(min(1.0, max(0.0, side)), _SIDE_DECIMALS) for side in sides]
-        rows.append([class_id, round(score, _SCORE_DECIMALS), *shares])
+        rows.append([class_id, round(score, _SCORE_DECIMALS), *shares, *([] if track_id is None else [track_id])])
     return _json(type="detections", pts_s=round(tap.time_of(found.pts_s), 6), boxes=rows)
 
 
