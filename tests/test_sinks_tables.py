@@ -48,9 +48,9 @@ def test_csv_has_a_row_for_each_detection(tmp_path: Path) -> None:
     several = found((1.25, 2.5, 30.126, 40.0), (-7.0, -8.0, 500.0, 600.0), score=0.87654)
     write_csv(tmp_path / "out.csv", FILE, (frame(0), several), (frame(1), Detections.empty()), (frame(2), several))
     assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[:3] == [
-        "source,index,pts_s,captured_at,width,height,name,held,label,class_id,score,left,top,right,bottom",
-        "door,0,0.0,,96,64,,false,person,0,0.8765,1.25,2.5,30.13,40.0",
-        "door,0,0.0,,96,64,,false,Fußgänger,1,0.8765,0.0,0.0,96.0,64.0",
+        "source,index,pts_s,captured_at,width,height,name,held,label,class_id,score,left,top,right,bottom,track_id",
+        "door,0,0.0,,96,64,,false,person,0,0.8765,1.25,2.5,30.13,40.0,",
+        "door,0,0.0,,96,64,,false,Fußgänger,1,0.8765,0.0,0.0,96.0,64.0,",
     ]
     assert [row["index"] for row in rows(tmp_path / "out.csv")] == ["0", "0", "2", "2"]
 
