@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from streamer import __version__
-from streamer.app.cli import main
+from streamer.app.cli import _parsed, main
 from streamer.app.config import StreamConfig
 from streamer.app.option_table import GROUPS
 
@@ -23,7 +23,7 @@ OPTIONS = """
     --duration --no-progress --quiet --log-level --verbose --config --list --completion --version --no-round
     --record --yolo-scores
     --clips --clip-on --clip-frames --clip-before --clip-after --clip-max --clip-overlay
-    --min-size --max-size --ignore --ignore-at --top-k
+    --track --min-size --max-size --ignore --ignore-at --top-k
     --web-token --web-cert --web-key --web-host --web-folder
 """
 
@@ -88,3 +88,28 @@ def test_options_keep_their_types_until_the_configuration_checks_them(capsys: py
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert says in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "line, track, source",
+    [
+        ("--track", "auto", None),
+        ("--track clip.mp4", "auto", "clip.mp4"),
+        ("--track ocsort clip.mp4", "ocsort", "clip.mp4"),
+        ("--track -o null", "auto", None),
+        ("--track=off -- --track", "off", "--track"),
+    ],
+)
+def test_an_option_that_may_stand_alone_takes_no_source_for_its_value(
+    line: str, track: str, source: str | None
+) -> None:
+    parsed = _parsed(line.split())
+
+    assert parsed["track"] == track
+    assert parsed.get("source", [None])[0] == source
+
+
+def test_a_misspelt_value_of_an_option_that_may_stand_alone_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parsed(["--track", "bytetrak"])
+    assert "did you mean 'bytetrack'" in capsys.readouterr().err
