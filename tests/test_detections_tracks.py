@@ -11,6 +11,7 @@ from streamer.frames.detections import Detections
 from streamer.frames.draw import Annotator
 from streamer.frames.frame import Frame
 from streamer.sinks.jsonl import LineFormat
+from streamer.sources.packet_tap import PacketTap
 from streamer.web.live_stream import Found
 from streamer.web.messages import detections_message
 
@@ -51,7 +52,7 @@ def test_ids_are_written_where_there_are_any() -> None:
 
     assert [one.get("track_id") for one in line["detections"]] == [7, None, 3]
     assert [one.get("track_id") for one in TRACKED.to_dict()["detections"]] == [7, None, 3]
-    boxes = json.loads(detections_message(Found(0, 0.0, TRACKED, (320, 240))))["boxes"]
+    boxes = json.loads(detections_message(Found(0, 0.0, TRACKED, (320, 240)), PacketTap()))["boxes"]
     assert [box[6:] for box in boxes] == [[7], [], [3]]
 
 
