@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def check_records(config: StreamConfig) -> None:
-    """Raises ConfigError if several sources would be recorded into one file."""
+    """Raises ConfigError if several sources would be recorded into one file, or one that has nothing to record."""
+    for spec in config.source:
+        if spec.kind.is_pictures and config.overrides_for(spec.name).record:
+            raise ConfigError(
+                f"source {spec.name!r} is pictures, which have no packets to record: use --output out.mp4"
+            )
     for output in config.record:
         if len(config.source) > 1 and not output.is_per_source:
             template = Path(output.template)

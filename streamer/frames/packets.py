@@ -19,6 +19,7 @@ class PacketFormat:
         pixel_aspect: width of a pixel over its height.
         rate: samples a second of sound; 0 for pictures.
         channels: of sound; 0 for pictures.
+        orientation: how stored pictures are turned for display: whether transposed, then flipped as `cv2.flip` counts.
         template: a NUT file with one packet, from which a muxer takes the parameters of its stream.
     """
 
@@ -29,6 +30,7 @@ class PacketFormat:
     pixel_aspect: Fraction = Fraction(1)
     rate: int = 0
     channels: int = 0
+    orientation: tuple[bool, int | None] = (False, None)
     template: bytes = field(default=b"", compare=False, repr=False)
 
 

@@ -66,6 +66,14 @@ def orientation_of(picture: av.VideoFrame) -> Orientation:
     return False, _FLIPS[a < 0, d < 0]
 
 
+def matrix_of(orientation: Orientation) -> list[int]:
+    """Returns the nine numbers of a display matrix that turns stored pictures as `orientation` says."""
+    transpose, flip = orientation
+    across, down = -1 if flip in (1, -1) else 1, -1 if flip in (0, -1) else 1
+    a, b, c, d = (0, down, across, 0) if transpose else (across, 0, 0, down)
+    return [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
+
+
 def _oriented(image: npt.NDArray[np.uint8], orientation: Orientation) -> npt.NDArray[np.uint8]:
     transpose, flip = orientation
     if transpose:

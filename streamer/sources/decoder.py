@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from streamer.common.errors import SourceError
 from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture
+from streamer.frames.pixels import UPRIGHT
 from streamer.sources.arrival_clock import ArrivalClock
 from streamer.sources.audio_decoder import AudioDecoder
 from streamer.sources.blank_decoder import BlankDecoder
@@ -151,6 +152,9 @@ class VideoDecoder:
             if self.is_live and not self._ready:
                 self._check_timeout(time.perf_counter() - started)
         self._bad_in_a_row = 0
+        orientation = self._decoder.orientation
+        if not self._has_picture and self.packets is not None and orientation not in (None, UPRIGHT):
+            self.packets.turn(orientation)
         self._has_picture = True
         picture = self._ready.popleft()
         self.damaged += picture.is_corrupt

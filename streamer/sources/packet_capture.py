@@ -6,6 +6,7 @@ import io
 import logging
 import time
 from collections import deque
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +16,7 @@ from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from streamer.frames.packets import MediaPacket, PacketFormat
+from streamer.frames.pixels import Orientation
 from streamer.sources.audio_clock import AudioClock
 from streamer.sources.packet_clock import PacketClock
 from streamer.sources.packet_tap import PacketFeed, moved
@@ -110,6 +112,15 @@ class PacketCapture:
             self._waiting.append(taken)
         else:
             self._feed(taken)
+
+    def turn(self, orientation: Orientation) -> None:
+        """Takes how pictures are turned for display, before the first one's time."""
+        video = next(index for index, about in self._formats.items() if about.kind == "video")
+        before = self._formats[video]
+        self._formats[video] = about = replace(before, orientation=orientation)
+        self._waiting = deque(
+            (replace(each, format=about) if each.format is before else each for each in self._waiting), _MAX_WAITING
+        )
 
     def add_picture(self, stamp_s: float | None, pts_s: float, arrived_s: float) -> None:
         """Takes the time of a decoded picture: its stamp, its time on the connection, and when it was read."""

@@ -53,7 +53,7 @@ class VideoSource(PrefetchedSource):
         self._stamp_offset_s: float | None = None  # from a picture's stamp to its `pts_s`
         self._identity = _identity(self._path)
         self._decoder = VideoDecoder(spec, options, body)
-        is_own = self._path is not None and self.packet_feed is not None  # a stream's are kept across its connections
+        is_own = not spec.kind.is_live and self.packet_feed is not None  # a stream's are kept across its connections
         self._packets = PacketTap(options.kept_packets_s) if is_own else None
         self._prefetch()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import av
 
 from streamer.frames.packets import MediaPacket, PacketFormat
+from streamer.frames.pixels import UPRIGHT, matrix_of
 from streamer.sinks.base import WriteError
 from streamer.sinks.files import reason
 from streamer.sinks.video.audio import exact
@@ -75,6 +76,8 @@ class PacketFile(MuxedFile):
             self._video = self._container.add_stream_from_template(self._template(pictures))
         except ValueError as error:
             raise OSError(f"{self.path.suffix} doesn't hold {pictures.codec}: choose .mkv") from error
+        if pictures.orientation != UPRIGHT and hasattr(self._video, "set_display_matrix"):
+            self._video.set_display_matrix(matrix_of(pictures.orientation))
         self._video.time_base = Fraction(1, 1000) if muxer == "matroska" else _TICK_S
         if sound:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 
 import av
 from av.codec.context import ThreadType
@@ -18,7 +19,9 @@ from streamer.sources.http.client import HttpClient, HttpResponse
 from streamer.sources.http.image_source import HttpImageSource
 from streamer.sources.http.jpeg_scanner import JpegScanner
 from streamer.sources.image_size import image_size
+from streamer.sources.jpeg_packets import JpegPackets
 from streamer.sources.options import SourceOptions, too_large
+from streamer.sources.packet_tap import PacketFeed
 
 
 class MotionJpegSource(HttpImageSource):
@@ -35,12 +38,19 @@ class MotionJpegSource(HttpImageSource):
         self._orientation = UPRIGHT
         self._scanner = JpegScanner()
         self._jpegs: deque[bytes] = deque()  # whole, not yet decoded
+        self._packets = JpegPackets() if options.kept_packets_s else None
         self._context = VideoCodecContext.create("mjpeg", "r")
         self._context.thread_count, self._context.thread_type = 1, ThreadType.NONE
         super().__init__(client, response, shown, name=name, options=options)
 
+    @property
+    def packet_feed(self) -> PacketFeed | None:
+        return None if self._packets is None else self._packets.feed
+
     def _read_first(self) -> Frame:
         frame = self._read_within(self._options.key_frame_timeout_s)
+        if self._packets is not None:
+            self._packets.begin()
         self.info = SourceInfo(self._name, self._shown, frame.size_wh, live=True)
         return frame
 
@@ -72,13 +82,22 @@ class MotionJpegSource(HttpImageSource):
         try:
             data = self._response.read(timeout_s)
             if data:
-                self._jpegs.extend(self._scanner.feed(data))
+                self._keep(self._scanner.feed(data))
                 return
         except OSError as error:
             problem = why_broken_off(error, timeout_s)
         except SourceError as error:
             problem = str(error)
         raise SourceError(f"source {self._shown!r} {problem}")
+
+    def _keep(self, jpegs: Sequence[bytes]) -> None:
+        self._jpegs.extend(jpegs)
+        if self._packets is None:
+            return
+        for jpeg in jpegs:
+            size_wh = image_size(jpeg)
+            if size_wh is not None and too_large(size_wh, self._options.max_pixels) is None:
+                self._packets.add(jpeg, size_wh, time.perf_counter())
 
     def _decode(self, jpeg: bytes) -> Frame | None:
         """Returns a frame, None where the picture is damaged."""
