@@ -78,6 +78,9 @@ class PacketCapture:
         self._formats = {pictures.index: format_of(pictures, pixel_aspect)}
         self._picture_clock = PacketClock()
         self._clocks = {pictures.index: self._picture_clock}
+        self._ticks_s = {
+            stream.index: float(stream.time_base or 0) for stream in (pictures, sound) if stream is not None
+        }
         self._has_stamps = has_stamps
         if sound is not None:
             try:
@@ -96,7 +99,7 @@ class PacketCapture:
         if about is None or not packet.size or packet.is_corrupt:
             return
         arrived_s = time.perf_counter()
-        tick_s = float(packet.time_base or 0)
+        tick_s = self._ticks_s[packet.stream.index]
         if self._has_stamps:
             pts_s = None if packet.pts is None else packet.pts * tick_s
             dts_s = None if packet.dts is None else packet.dts * tick_s

@@ -153,12 +153,17 @@ class RecordSink(Sink):
         assert reader is not None
         try:
             while True:
-                packet = reader.read(0 if self._stopping.is_set() else _POLL_S)
+                # A live source's packets wait in the tap for some seconds, so they are written several at a time, which
+                # costs fewer wake-ups; a file's source would wait for this.
+                is_stopping = self._stopping.is_set()
+                packet = reader.read(0 if is_stopping or self._source.live else _POLL_S)
                 if packet is not None:
                     self._take(packet)
                     self._files.prune()
-                elif self._stopping.is_set():
+                elif is_stopping:
                     break
+                elif self._source.live:
+                    self._stopping.wait(_POLL_S)
         except Closed:
             pass
         except SinkError as error:  # a file that isn't segmented can't go on
