@@ -100,9 +100,10 @@ class PairedSource(SourceWrapper):
                     reconnects, settled_s = self.main.reconnects, frame.captured_at_s + _SETTLE_S
                     self._their.restart()
                     self._clock.restart()
-                self._their.add(frame.pts_s, frame.captured_at_s)
+                packet_s = self._packets.time_of(frame.pts_s)
+                self._their.add(packet_s, frame.captured_at_s)
                 self._tap.picture_wh = frame.size_wh
-                estimate_s = self._estimate_s()
+                estimate_s = self._estimate_s(frame.pts_s - packet_s)
                 if estimate_s is not None and frame.captured_at_s >= settled_s:
                     self._pass_on(reader, estimate_s)
         except Exception as error:
@@ -113,17 +114,21 @@ class PairedSource(SourceWrapper):
             reader.close()
             self._tap.close()
 
-    def _estimate_s(self) -> float | None:
-        """Returns what turns times of the main stream into those of the other; None where that isn't known yet."""
+    def _estimate_s(self, late_s: float) -> float | None:
+        """Returns what turns times of the main stream's packets into those of the other; None where not known yet.
+
+        `late_s` is by how much the main stream's frames are later than their packets.
+        """
         with self._lock:
             own_s, their_s = self._own.lead_s, self._their.lead_s
         if own_s is None or their_s is None:
             return None
         by_arrival_s = own_s - their_s
         own_utc_s, their_utc_s = self._source.utc_offset_s, self.main.utc_offset_s
-        if own_utc_s is None or their_utc_s is None or abs(their_utc_s - own_utc_s - by_arrival_s) > _MAX_APART_S:
+        if own_utc_s is None or their_utc_s is None:
             return by_arrival_s
-        return their_utc_s - own_utc_s
+        by_clock_s = their_utc_s + late_s - own_utc_s
+        return by_arrival_s if abs(by_clock_s - by_arrival_s) > _MAX_APART_S else by_clock_s
 
     def _pass_on(self, reader: PacketReader, estimate_s: float) -> None:
         """Passes on what has come of the main stream."""
