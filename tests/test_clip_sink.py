@@ -29,6 +29,7 @@ from streamer.sinks.clips.trigger import LabelTrigger
 from streamer.sinks.paths import OutputPaths
 from streamer.sources import SourceOptions, open_source
 from streamer.sources.base import SourceInfo
+from streamer.sources.packet_tap import PacketTap
 from tests.media import write_clip
 from tests.recordings import frames as numbered_frames
 from tests.recordings import info, read
@@ -208,6 +209,16 @@ def test_pictures_without_packets_are_encoded_all_the_time(tmp_path: Path, overl
         assert sink.needs_pixels is overlay
         for frame in numbered_frames([index / FPS for index in range(200)]):
             sink.write(frame, cats() if 95 <= frame.index < 106 else NOTHING)
+    (clip,) = made(folder)
+    assert shown(clip) == list(range(60, 136)) and clip.is_complete
+
+
+@pytest.mark.parametrize("there", [range(95, 106), range(10, 106)])
+def test_pictures_of_a_source_whose_packets_never_come_are_encoded(tmp_path: Path, there: range) -> None:
+    folder = tmp_path / "clips"
+    with clips_of(replace(info(), packets=PacketTap()), folder) as sink:
+        for frame in numbered_frames([index / FPS for index in range(200)]):
+            sink.write(frame, cats() if frame.index in there else NOTHING)
     (clip,) = made(folder)
     assert shown(clip) == list(range(60, 136)) and clip.is_complete
 

@@ -49,6 +49,8 @@ def parse_clip_on(value: object) -> ClipOn | None:
         raise ValueError(_WANTED)
     if value and all(isinstance(each, (list, tuple)) and len(each) == 2 for each in value):  # parsed before
         return tuple((name, score) for name, score in value)
+    if not all(isinstance(each, (str, int)) and not isinstance(each, bool) for each in value):
+        raise ValueError(_WANTED)
     found: dict[str, float] = {}
     for part in ",".join(map(str, value)).split(","):
         name, equals, _ = part.strip().rpartition("=")

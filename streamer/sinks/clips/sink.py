@@ -39,6 +39,7 @@ from streamer.sources.packet_tap import PacketReader, PacketTap
 log = logging.getLogger(__name__)
 
 _RETRY_S = 10.0
+_PATIENCE_S = 2.0  # of frames without a packet, until they are encoded here
 _IDLE_S, _IDLE_INTERVALS = 10.0, 5
 _SAME_TIME_S = 2e-3
 
@@ -103,7 +104,8 @@ class ClipSink(Sink):
         self._retry_at_s = -math.inf
         self._anchor: tuple[datetime, float] | None = None  # a frame's capture time, UTC, and its `pts_s`
         self._newest: OpenClip | None = None
-        self._frame_at_s, self._interval_s, self._frame_s = clock(), 0.0, -math.inf
+        self._frame_at_s, self._interval_s = clock(), 0.0
+        self._first_s = self._frame_s = -math.inf
         self._has_warned = False
         self._error: WriteError | None = None
         self._is_closed = False
@@ -168,6 +170,8 @@ class ClipSink(Sink):
         now_s = self._clock()
         if self._frame_s > -math.inf:
             self._interval_s = now_s - self._frame_at_s
+        else:
+            self._first_s = frame.pts_s
         self._frame_at_s, self._frame_s = now_s, frame.pts_s
         if self._source.live or self._anchor is None:  # a file's clips are where they are in the file
             self._anchor = captured_utc(frame), frame.pts_s
@@ -175,9 +179,10 @@ class ClipSink(Sink):
     def _feed(self, frame: Frame) -> None:
         """Encodes the frame, where packets are made here."""
         packets = self._source.packets
-        if self._spans.open is None and not self.needs_pixels and packets is not None:
+        if not self.needs_pixels and packets is not None and self._newest is None and not self._recorder.is_waiting:
             # a source of pictures alone, such as motion JPEG, has a tap that stays empty
-            self._tap = self._encoded if packets.begin_s is None else packets
+            is_empty = packets.begin_s is None and frame.pts_s - self._first_s >= _PATIENCE_S
+            self._read_of(self._encoded if is_empty else packets)
         self._take_sound()
         if self._tap is not self._encoded:
             return
@@ -188,6 +193,14 @@ class ClipSink(Sink):
                 self._encoded.push(packet)
         except (av.FFmpegError, ValueError) as error:
             raise WriteError(f"can't encode clips of {self._source.name}: {reason(error)}") from error
+
+    def _read_of(self, tap: PacketTap) -> None:
+        if tap is self._tap:
+            return
+        self._tap, self._encoder = tap, None
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = self._held = None
 
     def _take_sound(self) -> None:
         """Takes the source's sound for pictures that are encoded here; other packets of it are read elsewhere."""
