@@ -2,7 +2,8 @@
 
 Requests that schemathesis makes from the OpenAPI document, valid and not; raw bytes, random and almost HTTP, on
 sockets; and clients that send slowly. The run has a camera with a password that can't be reached, a film, recordings,
-and a token. Afterwards everything that was added is taken back, and what the process holds is compared with what it held before.
+and a token. Afterwards everything that was added is taken back, and what the process holds is compared with what it
+held before.
 
     python -m benchmarks.page_requests                  # 10,000 requests, 2,000 sockets, 200 slow clients
     python -m benchmarks.page_requests --requests 1000
