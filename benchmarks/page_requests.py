@@ -12,6 +12,7 @@ held before.
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import re
 import socket
@@ -74,7 +75,7 @@ class Outcome:
     """What was sent, what came back, and what the process held before and after.
 
     Attributes:
-        generated: requests of schemathesis.
+        generated: requests of schemathesis, by the status that was answered.
         faults: of those, what its checks found wrong, in words.
         sockets: connections with raw bytes, by the status that was answered, or ``closed``.
         slow_clients: connections that were slow.
@@ -83,7 +84,7 @@ class Outcome:
         before, after: what was held.
     """
 
-    generated: int
+    generated: Mapping[str, int]
     faults: tuple[str, ...]
     sockets: Mapping[str, int]
     slow_clients: int
@@ -119,6 +120,7 @@ def measure(requests: int, sockets: int, slow_clients: int, *, seed: int = 0) ->
             _settle(client, program)
             before = Held.by(program.pid)
             generated, faults = _schemathesis(port, requests, folder, seed + 1)
+            _guess_tokens(port)
             answered = _noise(port, sockets, seed + 1)
             slow_left = _slow_clients(port, slow_clients)
             _settle(client, program)
@@ -157,8 +159,11 @@ def _wait_until_frames(client: httpx.Client, program: Program) -> None:
 
 def _settle(client: httpx.Client, program: Program) -> None:
     """Takes back what was added, and waits until what served it is gone."""
-    time.sleep(5)  # the noise has used up this client's requests
-    client.delete("/api/changes").raise_for_status()
+    deadline_s = time.monotonic() + _SETTLE_S
+    while client.delete("/api/changes").status_code != 200:  # this client's requests, or wrong tokens, are used up
+        if time.monotonic() > deadline_s:
+            raise StreamerError("what was added can't be taken back")
+        time.sleep(5)
     before, deadline_s = Held.by(program.pid), time.monotonic() + _SETTLE_S
     for _ in range(1000):
         time.sleep(5)
@@ -168,23 +173,38 @@ def _settle(client: httpx.Client, program: Program) -> None:
         before = now
 
 
-def _schemathesis(port: int, requests: int, folder: Path, seed: int) -> tuple[int, tuple[str, ...]]:
-    """Sends about that many requests; returns how many it were, and what was wrong with the answers."""
+def _schemathesis(port: int, requests: int, folder: Path, seed: int) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Sends about that many requests; returns how often each status was answered, and what was wrong."""
+    har = folder / "answers.har"
     command = [
         str(Path(sys.executable).parent / "schemathesis"), "run", f"http://127.0.0.1:{port}/api/openapi.json",
         "-H", f"Authorization: Bearer {TOKEN}", "--rate-limit", f"{_A_SECOND}/s",
         "-n", str(-(-requests // _OPERATIONS)),
-        "--exclude-path-regex", "(/events|/live)", "--continue-on-failure", "--no-shrink", "--warnings", "off",
+        "--exclude-path-regex", "(/events|/live|/api/login)", "--continue-on-failure", "--no-shrink", "--warnings", "off",
         "--phases", "coverage,fuzzing" if requests >= 1000 else "fuzzing", "--seed", str(seed),
-        # an unknown class, a name that is taken and a file of the machine are refused, though they fit the document
-        "--exclude-checks", "positive_data_acceptance",
+        # an unknown class, a name that is taken and a file of the machine are refused, though they fit the document;
+        # and after a few wrong tokens no request with a token would be looked at
+        "--exclude-checks", "positive_data_acceptance,ignored_auth",
+        "--report", "har", "--report-har-path", str(har),
     ]  # fmt: skip
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=3600)
-    found = re.search(r"([0-9]+) generated", done.stdout)
-    if found is None:
+    if not har.exists():
         raise StreamerError(f"schemathesis sent nothing: {(done.stdout + done.stderr)[-400:]}")
+    entries = json.loads(har.read_text(encoding="utf-8"))["log"]["entries"]
+    answers = Counter(str(entry["response"]["status"]) for entry in entries)
+    har.unlink()
     faults = tuple(re.findall(r"^- (ST\d+ .*)$", done.stdout, re.MULTILINE))
-    return int(found[1]), faults or (() if done.returncode == 0 else (done.stdout[-400:],))
+    return dict(answers.most_common()), faults or (() if done.returncode == 0 else (done.stdout[-400:],))
+
+
+def _guess_tokens(port: int) -> None:
+    """Guesses at both places for a token; after a few it must be refused to look."""
+    url = f"http://127.0.0.1:{port}/api"
+    for number in range(50):
+        login = httpx.post(f"{url}/login", json={"token": f"{TOKEN}{number}"}).status_code
+        bearer = httpx.get(f"{url}/state", headers={"Authorization": f"Bearer {TOKEN}{number}"}).status_code
+        if {login, bearer} - {401, 429} or (number > 10 and login != 429):
+            raise StreamerError(f"wrong tokens are answered {login} and {bearer}")
 
 
 def _noise(port: int, sockets: int, seed: int) -> dict[str, int]:
@@ -248,7 +268,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     outcome = measure(options.requests, options.sockets, options.slow, seed=options.seed)
-    print(f"{outcome.generated} requests, {len(outcome.faults)} faults {' '.join(outcome.faults)}")
+    print(f"{sum(outcome.generated.values())} requests, answered {outcome.generated}")
+    print(f"{len(outcome.faults)} faults {'; '.join(outcome.faults)}")
     print(f"raw bytes on {sum(outcome.sockets.values())} sockets, answered {outcome.sockets}")
     print(f"{outcome.slow_clients} slow clients, {outcome.slow_left} of them still connected after 15 s")
     print(f"the camera's password in {len(outcome.leaks)} places {' '.join(outcome.leaks)}")

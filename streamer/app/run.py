@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from streamer.runtime.pipeline import Pipeline
     from streamer.runtime.report import RunReport
     from streamer.sources.base import Source
+    from streamer.web.page import LivePage
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +174,11 @@ class Run(Closeable):
             self.report = pipeline.report()
             if config.report is not None:
                 self.report.write(config.report)
+
+    @property
+    def pages(self) -> Sequence[LivePage]:
+        """The live pages that are served now."""
+        return tuple(self._factory.pages.pages.values())
 
     def close(self) -> None:
         """Stops following and closes what is still open; doesn't wait for a file that hangs."""
