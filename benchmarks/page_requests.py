@@ -180,8 +180,8 @@ def _schemathesis(port: int, requests: int, folder: Path, seed: int) -> tuple[di
         str(Path(sys.executable).parent / "schemathesis"), "run", f"http://127.0.0.1:{port}/api/openapi.json",
         "-H", f"Authorization: Bearer {TOKEN}", "--rate-limit", f"{_A_SECOND}/s",
         "-n", str(-(-requests // _OPERATIONS)),
-        "--exclude-path-regex", "(/events|/live|/api/login)", "--continue-on-failure", "--no-shrink", "--warnings", "off",
-        "--phases", "coverage,fuzzing" if requests >= 1000 else "fuzzing", "--seed", str(seed),
+        "--exclude-path-regex", "(/events|/live|/api/login)", "--continue-on-failure", "--no-shrink",
+        "--warnings", "off", "--phases", "coverage,fuzzing" if requests >= 1000 else "fuzzing", "--seed", str(seed),
         # an unknown class, a name that is taken and a file of the machine are refused, though they fit the document;
         # and after a few wrong tokens no request with a token would be looked at
         "--exclude-checks", "positive_data_acceptance,ignored_auth",
