@@ -178,7 +178,7 @@ def test_refusals_and_failures_are_one_form_of_json_without_secrets() -> None:
             (lambda: client.post("/api/write", json={"number": "hunter2pass"}), 400, "invalid"),
             (lambda: client.post("/api/write", content=b"x" * (MOST_BODY_BYTES + 1)), 413, "too_large"),
             (lambda: client.get("/api/broken"), 500, "failed"),
-            (lambda: client.get("/api/impossible"), 409, "conflict"),
+            (lambda: client.get("/api/impossible"), 400, "invalid"),
         ]:
             answer = await sent()
             assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
