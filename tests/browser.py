@@ -27,9 +27,14 @@ CHROMIUM = Path("/usr/bin/chromium")
 WAIT_MS = 300_000
 SIZE_WH, FPS = (640, 360), 10
 _FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-    " --disable-sync"
-).split()
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 _ROOT = Path(__file__).parent.parent
 
 needs_browser = pytest.mark.skipif(

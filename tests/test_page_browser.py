@@ -22,6 +22,12 @@ from tests.rtsp.server import RtspServer
 pytestmark = [needs_browser, pytest.mark.slow, pytest.mark.timeout(900)]
 
 _SHOWN = "() => document.querySelector('live-player')?.presented?.boxes.length > 0"
+_INKED = """() => {
+  const canvas = document.querySelector('%s canvas');
+  if (!canvas.width) return false;
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  return data.some((part) => part > 0);
+}"""
 _PICTURE = """(most) => new Promise((done) => {
   const player = document.querySelector('live-player');
   const look = () => player.video.requestVideoFrameCallback(() => {
@@ -85,8 +91,7 @@ def test_the_picture_moves_and_boxes_lie_on_its_objects(run: Program, browser: A
 
 
 def test_boxes_are_drawn_in_their_classes_colours_and_switched_off_at_once(run: Program, browser: Any) -> None:
-    inked = """() => { const canvas = document.querySelector('live-player canvas');
-        return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some((part) => part > 0); }"""
+    inked = _INKED % "live-player"
     with opened(browser, f"{run.url}/#/stream/door", device_scale_factor=2) as (page, seen):
         page.wait_for_function(_SHOWN)
         page.wait_for_function(inked)
@@ -186,10 +191,7 @@ def test_a_recording_plays_with_its_boxes(run: Program, browser: Any) -> None:
         page.locator(".rows button", has_text="MB").or_(page.locator(".rows button", has_text="kB")).first.click()
         dialog = page.get_by_role("dialog")
         page.wait_for_function("() => document.querySelector('dialog video').currentTime > 0.2")
-        page.wait_for_function(
-            """() => { const canvas = document.querySelector('dialog canvas'); return canvas.width > 0
-            && canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some((part) => part > 0); }"""
-        )
+        page.wait_for_function(_INKED % "dialog")
         with page.expect_download() as download:
             dialog.get_by_role("link", name="Download").click()
         assert download.value.path().stat().st_size > 10_000
