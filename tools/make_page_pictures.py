@@ -14,41 +14,44 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
+import av
 import numpy as np
-
-from streamer import Detections, open_sink, open_source
 
 FOLDER = Path(__file__).parent.parent / "docs" / "images"
 _ROOT = FOLDER.parent.parent
+SAMPLE = _ROOT / "streamer" / "data" / "sample.mp4"
 _QUALITY = 82
-_LOOPS = 20
+_LOOPS = 60
 _START_S = 300.0
 _WAIT_MS = 300_000
-_SHOWN = "() => [...document.querySelectorAll('live-player')].every((each) => each.presented?.boxes.length > 0)"
+_SHOWN = """() => { const players = [...document.querySelectorAll("live-player")];
+  return players.every((each) => each.presented) && players.some((each) => each.presented.boxes.length); }"""
 
 
 def _write_clip(path: Path) -> None:
-    """Writes the packaged clip several times in a row."""
-    with open_source("sample") as source:
-        frames = list(source)
-        length_s = frames[-1].pts_s + 1 / 30
-        with open_sink(str(path), source.info, labels=()) as sink:
-            for loop in range(_LOOPS):
-                for frame in frames:
-                    sink.write(replace(frame, pts_s=frame.pts_s + loop * length_s), Detections.empty())
+    """Writes the packaged clip several times in a row, without encoding."""
+    with av.open(str(SAMPLE)) as source, av.open(str(path), "w") as out:
+        stream = source.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        packets = [packet for packet in source.demux(stream) if packet.size]
+        length = max(packet.pts + packet.duration for packet in packets)
+        for loop in range(_LOOPS):
+            for packet in packets:
+                packet.pts, packet.dts = packet.pts + length * (loop > 0), packet.dts + length * (loop > 0)
+                packet.stream = copy
+                out.mux(packet)
 
 
 @contextmanager
 def _page(folder: Path, clip: Path) -> Iterator[str]:
     """Runs the program with a page; yields its address."""
-    sources = [f"{name}={clip}" for name in ("door", "yard", "hall", "gate")]
+    sources = [f"{name}={clip}" for name in ("door", "yard")]
     kept = ["--record", "{source}.mp4", "--segment", "20s", "--clips", "clips", "--clip-on", "cat"]
-    command = [sys.executable, "-m", "streamer", *sources, "--max-fps", "8", "--pace", "source", *kept]
+    command = [sys.executable, "-m", "streamer", *sources, "--max-fps", "5", "--pace", "source", *kept]
     log = folder / "log.txt"
     with log.open("wb") as said:
         process = subprocess.Popen(
