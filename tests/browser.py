@@ -98,7 +98,7 @@ class Seen:
 
     def watch(self, page: Any) -> None:
         """Notes what happens on a page of Playwright from now on."""
-        page.on("console", lambda said: said.type in ("error", "warning") and self.problems.append(said.text))
+        page.on("console", lambda said: said.type == "error" and self.problems.append(said.text))
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("request", lambda request: self.urls.append(request.url))
         page.on("websocket", self._watch_socket)
@@ -109,10 +109,10 @@ class Seen:
 
     def assert_well(self, url: str) -> None:
         """Fails if the browser complained, or asked another host."""
-        assert not self.problems
+        assert not self.problems, self.problems
         own = url.split("//")[1]
         foreign = [each for each in self.urls if not re.match(rf"(http|ws)://{re.escape(own)}/|(blob|data):", each)]
-        assert not foreign
+        assert not foreign, foreign
 
 
 @contextmanager

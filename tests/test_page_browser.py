@@ -129,7 +129,7 @@ def test_a_threshold_changes_the_boxes_and_is_kept(run: Program, browser: Any) -
         wait_for(lambda: settings()["conf"] == {"person": 0.6, "*": 0.35})
         page.get_by_role("button", name="Remove the own score of person").click()
         wait_for(lambda: settings()["conf"] == pytest.approx(0.35))
-        page.get_by_text("All classes").click()
+        page.get_by_text("All classes", exact=True).click()
         page.get_by_label("Search classes").fill("person")
         page.get_by_role("checkbox", name="person").check()
         wait_for(lambda: settings()["classes"] == ["person"])
@@ -160,7 +160,7 @@ def test_other_ways_to_play_show_pictures(run: Program, browser: Any, mode: str)
     with opened(browser, f"{run.url}/#/stream/door") as (page, seen):
         page.wait_for_function(_SHOWN)
         page.get_by_label("Playback").select_option(mode)
-        page.wait_for_function("() => document.querySelector('live-player').image.naturalWidth > 0")
+        page.wait_for_function("() => document.querySelector('live-player')?.image.naturalWidth > 0")
         assert page.evaluate("() => document.querySelector('live-player').mode") == mode
         seen.assert_well(run.url)
 
@@ -169,7 +169,7 @@ def test_a_browser_without_media_source_gets_another_way(run: Program, browser: 
     with opened(browser, "about:blank") as (page, seen):
         page.add_init_script("delete window.MediaSource; delete window.RTCPeerConnection;")
         page.goto(f"{run.url}/#/")
-        page.wait_for_function("() => document.querySelector('live-player').image.naturalWidth > 0")
+        page.wait_for_function("() => document.querySelector('live-player')?.image.naturalWidth > 0")
         seen.assert_well(run.url)
 
 
