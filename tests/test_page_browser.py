@@ -197,7 +197,7 @@ def test_a_recording_plays_with_its_boxes(run: Program, browser: Any) -> None:
         assert download.value.path().stat().st_size > 10_000
         page.keyboard.press("Escape")
         dialog.wait_for(state="detached")
-        assert page.evaluate("() => document.activeElement.closest('.rows') !== null")
+        page.wait_for_function("() => document.activeElement.closest('.rows') !== null")
         page.locator(".bars rect[tabindex='0']").focus()
         page.keyboard.press("Home")
         page.keyboard.press("Enter")

@@ -25,8 +25,8 @@ async function loadTrack(kind, id) {
   return answer.ok ? readDetections(await answer.text()) : new DetectionTrack();
 }
 
-/** Opens the dialog for an item of the timeline; calls `removed` after a clip was removed. */
-export function openPlayback(item, { signal, removed }) {
+/** Opens the dialog for an item of the timeline; calls `removed` after a clip was removed, `closed` at the end. */
+export function openPlayback(item, { signal, removed, closed }) {
   const video = h("video", { src: urls.video(item.kind, item.id), controls: true, autoplay: true, playsinline: true, preload: "auto" });
   video.muted = true;
   const canvas = h("canvas", { "aria-hidden": "true" });
@@ -72,6 +72,7 @@ export function openPlayback(item, { signal, removed }) {
     sized.disconnect();
     video.removeAttribute("src");
     video.load();
+    closed();
   });
   loadTrack(item.kind, item.id).then((loaded) => { track = loaded; draw(video.currentTime); }, () => {});
 }

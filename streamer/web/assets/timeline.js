@@ -61,7 +61,7 @@ function bars(items, fromMs, spanMs, open) {
 
 function clipCard(clip, open) {
   const [begin, end] = spanOf(clip);
-  return h("li", {}, h("button", { type: "button", class: "clip", "aria-label": nameOf(clip), on: { click: () => open(clip) } },
+  return h("li", {}, h("button", { type: "button", class: "clip", data: { id: clip.id }, "aria-label": nameOf(clip), on: { click: () => open(clip) } },
     clip.has_snapshot ? h("img", { src: urls.clipSnapshot(clip.id), alt: "", loading: "lazy" }) : h("span", { class: "no-picture" }, icon("film")),
     h("span", { class: "clip-length" }, duration((end - begin) / 1000)),
     h("span", { class: "clip-caption" }, raw(clip.labels.join(", ")), h("span", { class: "help" }, raw(clip.source), " ", exactClock(new Date(begin))))));
@@ -69,7 +69,7 @@ function clipCard(clip, open) {
 
 function recordingRow(item, open) {
   const [begin, end] = spanOf(item);
-  return h("li", {}, h("button", { type: "button", class: "row", "aria-label": nameOf(item), on: { click: () => open(item) } }, icon("film"),
+  return h("li", {}, h("button", { type: "button", class: "row", data: { id: item.id }, "aria-label": nameOf(item), on: { click: () => open(item) } }, icon("film"),
     h("span", {}, raw(item.source)), h("span", {}, `${exactClock(new Date(begin))} – ${exactClock(new Date(end))}`),
     h("span", { class: "help" }, item.is_open ? t("recording.open") : bytes(item.size_bytes))));
 }
@@ -101,7 +101,8 @@ export function timeline({ stream, signal }) {
     load();
   }
 
-  const open = (item) => openPlayback(item, { signal, removed: load });
+  const focusOn = (id) => id && element.querySelector(`button[data-id="${CSS.escape(id)}"]`)?.focus();
+  const open = (item) => openPlayback(item, { signal, removed: load, closed: () => focusOn(item.id) });
 
   async function load() {
     const isToday = date.getTime() === startOfDay(new Date()).getTime();
@@ -122,6 +123,7 @@ export function timeline({ stream, signal }) {
     const items = [...recordings.map((each) => ({ ...each, kind: "recordings" })), ...clips.map((each) => ({ ...each, kind: "clips" }))]
       .map((each) => ({ ...each, source: each.source ?? t("streams.every") }))
       .sort((a, b) => Date.parse(a.begin_utc) - Date.parse(b.begin_utc));
+    const focused = element.contains(document.activeElement) ? document.activeElement.dataset.id : null;
     const names = [...new Set(items.map((each) => each.source))].sort();
     place.replaceChildren(...names.map((each) => h("div", { class: "bars-row" }, stream === null && raw(each, { class: "bars-name" }),
       bars(items.filter((item) => item.source === each), fromMs, spanMs, open))));
@@ -129,6 +131,7 @@ export function timeline({ stream, signal }) {
     rows.replaceChildren(...items.filter((each) => each.kind === "recordings").reverse().map((each) => recordingRow(each, open)));
     note.replaceChildren(...(items.length ? [h("ul", { class: "legend" }, h("li", {}, h("span", { class: "swatch of-recordings" }), t("recordings")),
       h("li", {}, h("span", { class: "swatch of-clips" }), t("clips")))] : [emptyState("film", t("recorded.none"), t("recorded.none_help"))]));
+    focusOn(focused); // lists are made anew
   }
 
   for (const kind of ["clip", "recording"]) store.addEventListener(kind, load, { signal });
