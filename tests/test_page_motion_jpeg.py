@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
+import av
 import numpy as np
 import pytest
 
+from streamer.common.errors import EngineError
 from streamer.frames.detections import Detections
-from streamer.frames.frame import Frame
+from streamer.frames.frame import DevicePixels, Frame
+from streamer.frames.yuv import Yuv420
 from streamer.sinks.base import Sink
 from streamer.sinks.page_address import PageAddress
 from streamer.sources.base import SourceInfo
@@ -38,6 +42,20 @@ def sink(page: LivePage) -> Sink:
 def frame(grey: int, size_wh: tuple[int, int] = (64, 48), pixel_aspect: Fraction = Fraction(1)) -> Frame:
     width, height = size_wh
     return Frame(np.full((height, width, 3), grey, np.uint8), "door", grey, grey / 10, 0.0, pixel_aspect=pixel_aspect)
+
+
+class OnGpu(DevicePixels):
+    """A picture that a GPU gives, or not."""
+
+    def __init__(self, grey: int, *, fails: bool = False) -> None:
+        self.size_wh, self.gpu = (64, 48), 0
+        self._grey, self._fails = grey, fails
+
+    def to_host(self) -> Yuv420:
+        if self._fails:
+            raise EngineError("the GPU has failed")
+        picture = av.VideoFrame.from_ndarray(np.full((72, 64), self._grey, np.uint8), format="yuv420p")
+        return Yuv420(picture)
 
 
 class MotionJpeg:
@@ -158,3 +176,22 @@ def test_pictures_have_square_pixels_and_a_bounded_size(page: LivePage, sink: Si
             assert http.get(f"/api/streams/door/snapshot.jpg?{wrong}").status_code == 400
         assert http.get("/api/streams/door/live.mjpg?fps=31").status_code == 400
         assert http.get("/api/streams/none/live.mjpg").status_code == 404
+
+
+def test_a_frame_on_a_gpu_is_copied_when_somebody_asks_and_not_kept_past_the_end(page: LivePage, sink: Sink) -> None:
+    stream = page.hub.get("door")
+    assert stream is not None
+    with client(page) as http:
+        for fails, status in ((True, 503), (False, 200)):
+            sink.write(replace(frame(20), pixels=OnGpu(128, fails=fails)), WHOLE)
+            assert http.get("/api/streams/door/snapshot.jpg").status_code == status
+        sink.close()
+        assert stream.newest is None
+        assert http.get("/api/streams/door/snapshot.jpg").status_code == 503
+
+
+def test_the_last_frame_on_the_host_is_kept(page: LivePage, sink: Sink) -> None:
+    sink.write(frame(20), WHOLE)
+    sink.close()
+    with client(page) as http:
+        assert http.get("/api/streams/door/snapshot.jpg").status_code == 200

@@ -157,9 +157,11 @@ class LiveStream:
             watcher()
 
     def end(self) -> None:
-        """Notes that no more frames come. Safe to call twice."""
+        """Notes that no more frames come. The last is kept, unless it is in a GPU's memory. Safe to call twice."""
         with self._lock:
             self._is_ended = True
+            if self._newest is not None and self._newest.frame.gpu is not None:
+                self._newest = None
             watchers = self._watchers
         for watcher in watchers:
             watcher()

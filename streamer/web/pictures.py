@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
+from streamer.common.errors import StreamerError
 from streamer.frames.draw import Annotator
 from streamer.frames.scaling import fitted, resized
 from streamer.web.live_stream import LiveStream, SeenFrame
+
+log = logging.getLogger(__name__)
 
 MAX_WIDTH, MIN_WIDTH = 3840, 64
 DEFAULT_WIDTH = 1280
@@ -70,7 +74,7 @@ class Pictures:
         self._annotators: dict[Sequence[str], Annotator] = {}
 
     async def newest(self, stream: LiveStream, kind: PictureKind) -> bytes | None:
-        """Returns the newest frame of a stream as a JPEG file, None before the first."""
+        """Returns the newest frame of a stream as a JPEG file; None before the first, and if a GPU doesn't give it."""
         seen = stream.newest
         if seen is None:
             return None
@@ -82,7 +86,11 @@ class Pictures:
             made = seen, loop.run_in_executor(self._threads, jpeg_of, seen, kind, annotator)
             self._made = {other: each for other, each in self._made.items() if each[0] is other[0].newest}
             self._made[key] = made
-        return await asyncio.shield(made[1])
+        try:
+            return await asyncio.shield(made[1])
+        except StreamerError as error:
+            log.debug("no picture of %r: %s", stream.name, error)
+            return None
 
     def close(self) -> None:
         """Ends the threads. Safe to call twice."""
