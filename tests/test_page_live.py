@@ -319,6 +319,20 @@ def test_a_lost_camera_is_told_and_shown_again(page: LivePage, camera: RtspServe
             assert len(decoded(viewer, -1)) >= 5
 
 
+def test_a_camera_that_is_not_reached_yet_is_told(page: LivePage) -> None:
+    tap, lost = PacketTap(), [3.0]
+    info = SourceInfo("door", "rtsp://camera", live=True, packets=tap)
+    page.open_sink(info, ("cat",), lambda: lost[0] if lost else None)
+    with Viewer(page, "door") as viewer:
+        wait_for(lambda: viewer.said.get("state"))
+        assert viewer.said["state"][0] == {"type": "state", "state": "connecting", "lost_s": 3.0}
+        lost.clear()
+        for packet in annex_b(SIZE_WH):
+            tap.push(packet)
+        wait_for(lambda: viewer.pictures == 10)
+        assert viewer.said["state"][-1]["state"] == "running"
+
+
 def test_viewers_are_told_the_end(page: LivePage, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 20)
     source = open_source(SourceSpec.parse(str(clip), name="door"), options=SourceOptions(kept_packets_s=15.0))

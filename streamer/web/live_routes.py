@@ -18,6 +18,7 @@ from streamer.web.hub import Hub
 from streamer.web.live_stream import LiveStream
 from streamer.web.media_routes import Boxes, Width, stream_of
 from streamer.web.message_log import Place
+from streamer.web.messages import state_message
 from streamer.web.pictures import PictureKind, Pictures
 from streamer.web.problems import REFUSALS, problems
 
@@ -90,6 +91,9 @@ async def _send(
     socket: WebSocket, broadcasts: Broadcasts, stream: LiveStream, entries: Collection[str], wanted: str
 ) -> None:
     """Sends a stream to one viewer until it ends; changes to encoded pictures where its packets can't be played."""
+    lost_s = stream.lost_s
+    if lost_s is not None and stream.newest is None:  # nothing may come for long
+        await socket.send_text(state_message(lost_s, has_frames=False))
     view = View.BOXES if wanted == "boxes" else await _plain_view(stream, entries)
     place = Place()
     while True:
