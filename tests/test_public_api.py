@@ -16,7 +16,7 @@ import streamer
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-NEEDS = {"supervision_interop": "supervision", "int8_from_checkpoint": "faster_coco_eval"}
+NEEDS = {"supervision_interop": "supervision", "track_objects": "trackers", "int8_from_checkpoint": "faster_coco_eval"}
 
 
 @pytest.mark.parametrize("name", streamer.__all__)
