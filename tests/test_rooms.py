@@ -22,6 +22,7 @@ ROOMS = (
     "tracking",
     "sources",
     "sinks",
+    "events",
     "runtime",
     "web",
     "app",

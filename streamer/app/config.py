@@ -10,6 +10,7 @@ from pydantic import Field, InstanceOf, ValidationError, ValidationInfo, field_v
 
 from streamer.app.clip_options import CLIP_KEYS, ClipOptions
 from streamer.app.detection_options import DetectionOptions
+from streamer.app.event_options import EventOptions
 from streamer.app.options import option
 from streamer.app.overrides import (
     FILTER_KEYS,
@@ -54,6 +55,7 @@ class StreamConfig(DetectionOptions, WebOptions, ClipOptions):
     """A run. Keys are the long options of the command line with ``_`` for ``-``; `option` says what each means.
 
     Attributes:
+        events: (only in a file) which events are told, and to whom.
         source: sources; a string is ``URI`` or ``name=URI``. A mapping of names to URIs is accepted too, and one of
             names to mappings with a ``uri`` and the keys of `SourceOverrides`.
         overrides: per-source overrides by the source's name, from the mappings in ``source``.
@@ -71,6 +73,7 @@ class StreamConfig(DetectionOptions, WebOptions, ClipOptions):
         many="repeat",
     )
     overrides: Annotated[Mapping[str, SourceOverrides], Field(repr=False)] = Field(default_factory=dict)
+    events: EventOptions | None = Field(default=None, repr=False)
     output: tuple[InstanceOf[OutputSpec], ...] = option(
         (),
         "outputs",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamer.app.clip_sinks import ClipFolders, check_clips
 from streamer.app.config import StreamConfig
+from streamer.app.event_options import EventService
 from streamer.app.gpu_placement import GpuPlacement
 from streamer.app.live_pages import LivePages, shows_page
 from streamer.app.output_checks import check_one_picture, check_records
@@ -96,6 +97,7 @@ class StreamFactory(Closeable):
         self._paths = OutputPaths(_inputs(config, config_file))
         self._clips = ClipFolders(self._paths)
         self._report: Claim | None = None
+        self._events: EventService | None = None
         self._is_warned = False
         self._decoding = self._start_decoding(len(gpus))
 
@@ -150,6 +152,8 @@ class StreamFactory(Closeable):
             paths=self._paths,
         )
         stack.callback(self._shared.close)
+        if config.events is not None:
+            self._events = EventService(config.events, config.tls_verify)
         if self._why_outputs:
             log.info("%s", self._why_outputs)
         return [self._stream(config, source, stack) for source in sources]
@@ -213,6 +217,8 @@ class StreamFactory(Closeable):
         self.pages.close()
         if self._report is not None:
             self._report.close()
+        if self._events is not None:
+            self._events.close()
         if self._decoding is not None:
             self._decoding.close()
 
@@ -304,6 +310,8 @@ class StreamFactory(Closeable):
         if overrides.clips is not None:
             clips = self._clips.open_sink(overrides, source.info, self.filters.labels, options)
             sinks.append((str(overrides.clips), stack.enter_context(clips)))
+        if self._events is not None:
+            sinks.append(("events", stack.enter_context(self._events.open_sink(source.info, self.filters.labels))))
         return StreamSpec(
             source,
             sinks,
