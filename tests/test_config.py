@@ -257,6 +257,7 @@ def test_a_source_may_have_overrides(tmp_path: Path) -> None:
     usual = SourceOverrides(
         quality=QUALITIES["medium"], encoder="auto", audio=True, record=(), detect_every=3, policy="auto", conf=0.4,
         ignore_at="bottom", clip_frames=3, clip_before=5.0, clip_after=5.0, clip_max=300.0, clip_overlay=False,
+        track="off",
     )  # fmt: skip
     assert config.overrides_for("door") == usual.model_copy(update={"max_fps": 5, "priority": 2})
     assert config.overrides_for("yard") == usual.model_copy(update={"max_fps": 10})

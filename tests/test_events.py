@@ -155,6 +155,25 @@ def test_a_damaged_file_is_moved_aside_and_its_readable_rows_are_kept(tmp_path: 
     assert (tmp_path / "q.damaged-1").is_file()
 
 
+def test_messages_after_a_rescue_count_as_new(tmp_path: Path) -> None:
+    path, receivers = tmp_path / "q", ["taken", "away"]
+    with MessageQueue(path, receivers) as queue, queue.reader() as reader:
+        for number in range(2000):
+            queue.put(Message("door", json.dumps({"number": number, "fill": "x" * 200})))
+        queue.flush()
+        queue.acknowledge("taken", reader.next_messages(0, 5000)[-1].sequence)
+    content = bytearray(path.read_bytes())
+    newest = len(content) * 6 // 10 // 4096 * 4096
+    content[newest:] = b"\xff" * (len(content) - newest)
+    path.write_bytes(content)
+    with MessageQueue(path, receivers) as queue, queue.reader() as reader:
+        assert (tmp_path / "q.damaged-1").is_file()
+        queue.put(Message("door", json.dumps({"number": 2000})))
+        queue.flush()
+        waiting = reader.next_messages(queue.position("taken"), 5000)
+    assert numbers([each.message.body for each in waiting]) == [2000]
+
+
 KILLED = """
 import json, sys
 from pathlib import Path

@@ -42,7 +42,7 @@ def test_help_lists_each_option_once_in_its_group(capsys: pytest.CaptureFixture[
     assert sorted(listed) == sorted([*OPTIONS.split(), "--help"])
     keys = {option.removeprefix("--").removeprefix("no-").replace("-", "_") for option in listed}
     fields = {field.alias or name for name, field in StreamConfig.model_fields.items()}
-    assert keys - {"completion", "config", "help", "list", "verbose", "version"} == fields - {"overrides"}
+    assert keys - {"completion", "config", "help", "list", "verbose", "version"} == fields - {"overrides", "events"}
 
 
 def test_help_names_defaults_and_units_and_ends_with_three_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +50,7 @@ def test_help_names_defaults_and_units_and_ends_with_three_examples(capsys: pyte
     assert "--conf 0..1 lowest score to report (default: 0.4)" in text
     assert "--stall-timeout TIME time without a frame after which a camera or stream is lost (default: 5s)" in text
     assert "-m, --model NAME|FILE a name of --list models, or an ONNX file (default: nanodet-g_416)" in text
-    assert text.partition("examples:")[2].count("nanodet-stream ") == 5
+    assert text.partition("examples:")[2].count("nanodet-stream ") == 6
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:

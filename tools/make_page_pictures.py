@@ -38,10 +38,11 @@ def _write_clip(path: Path) -> None:
         stream = source.streams.video[0]
         copy = out.add_stream_from_template(stream)
         packets = [packet for packet in source.demux(stream) if packet.size]
-        length = max(packet.pts + packet.duration for packet in packets)
+        length = max((packet.pts or 0) + (packet.duration or 0) for packet in packets)
         for loop in range(_LOOPS):
             for packet in packets:
-                packet.pts, packet.dts = packet.pts + length * (loop > 0), packet.dts + length * (loop > 0)
+                later = length * (loop > 0)
+                packet.pts, packet.dts = (packet.pts or 0) + later, (packet.dts or 0) + later
                 packet.stream = copy
                 out.mux(packet)
 
@@ -83,6 +84,7 @@ def _take(browser: Any, url: str, name: str, size_wh: tuple[int, int], theme: Li
     else:
         page.wait_for_function(_SHOWN)
     picture = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None, "Chromium gives PNG"
     path = FOLDER / f"{name}.jpg"
     cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     print(path.name, path.stat().st_size // 1000, "kB")

@@ -91,9 +91,21 @@ def _rescued(path: Path) -> sqlite3.Connection:
     _make_schema(connection, path)
     connection.execute("BEGIN IMMEDIATE")
     kept = sum(_copy_table(aside, connection, table) for table in ("message", "dead_letter", "receiver"))
+    _number_behind_positions(connection)
     connection.execute("COMMIT")
     log.warning("the queue of messages %s was damaged: %s kept, the rest is in %s", path, counted(kept, "row"), aside)
     return connection
+
+
+def _number_behind_positions(connection: sqlite3.Connection) -> None:
+    """Has new messages numbered behind every receiver's position: at or before it they would count as delivered."""
+    connection.execute(
+        "INSERT INTO sqlite_sequence SELECT 'message', 0 WHERE 'message' NOT IN (SELECT name FROM sqlite_sequence)"
+    )
+    connection.execute(
+        "UPDATE sqlite_sequence SET seq = max(seq, (SELECT coalesce(max(position), 0) FROM receiver))"
+        " WHERE name = 'message'"
+    )
 
 
 def _copy_table(aside: Path, connection: sqlite3.Connection, table: str) -> int:
