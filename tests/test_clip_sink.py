@@ -182,6 +182,20 @@ def test_the_event_counts_from_the_first_of_its_frames(film: Path, tmp_path: Pat
     assert (shown(clip)[0], shown(clip)[-1]) == (70, 103)
 
 
+def test_an_event_is_placed_by_the_time_of_its_packets(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames are three seconds later than their packets, as behind a camera whose clock was set."""
+    monkeypatch.setattr(PacketTap, "time_of", lambda self, pts_s: pts_s - 3.0)
+    with open_source(str(film), options=KEPT) as source, clips_of(source.info, tmp_path / "clips") as sink:
+        for frame in source:
+            sink.write(replace(frame, pts_s=frame.pts_s + 3.0), cats() if 100 <= frame.index < 120 else NOTHING)
+    (clip,) = made(tmp_path / "clips")
+    assert shown(clip) == list(range(70, 150))
+    lines = [json.loads(line) for line in clip.detections.read_text().splitlines()]
+    assert [line["pts_s"] for line in lines if line["detections"]][0] == pytest.approx(1.0)
+
+
 def test_without_an_event_there_is_no_clip(film: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     assert run_file(film, folder, {50, 100}, frames=3) == []

@@ -102,7 +102,7 @@ class ClipSink(Sink):
         self._written_s = -math.inf
         self._is_due = False
         self._retry_at_s = -math.inf
-        self._anchor: tuple[datetime, float] | None = None  # a frame's capture time, UTC, and its `pts_s`
+        self._anchor: tuple[datetime, float] | None = None  # a frame's capture time, UTC, and its packet's time
         self._newest: OpenClip | None = None
         self._frame_at_s, self._interval_s = clock(), 0.0
         self._first_s = self._frame_s = -math.inf
@@ -115,15 +115,16 @@ class ClipSink(Sink):
     def write(self, frame: Frame, detections: Detections) -> None:
         """Takes the next frame; writes what of a clip is known to belong to it."""
         with self._lock:
-            self._note_frame(frame)
             self._feed(frame)
+            time_s = self._tap.time_of(frame.pts_s)
+            self._note_frame(frame, time_s)
             line = self._lines.content(frame, detections, self._tap.picture_wh)
-            self._beside.add(Found(frame.pts_s, line, caption(detections, self._labels)))
+            self._beside.add(Found(time_s, line, caption(detections, self._labels)))
             relevant = self._trigger.relevant(detections)
-            changes = self._trigger.update(frame.pts_s, detections)
+            changes = self._trigger.update(time_s, detections)
             unreported_s = self._trigger.unreported_s
             was_open = self._spans.open is not None
-            ended = self._spans.update(changes, min(frame.pts_s, unreported_s))
+            ended = self._spans.update(changes, min(time_s, unreported_s))
             if not detections.is_reused and (was_open or self._spans.open is not None or unreported_s < math.inf):
                 self._snapshot.offer(frame, detections, relevant)
             self._finish(ended)
@@ -166,19 +167,19 @@ class ClipSink(Sink):
         """How many clips it has begun."""
         return self._files.count
 
-    def _note_frame(self, frame: Frame) -> None:
+    def _note_frame(self, frame: Frame, time_s: float) -> None:
         now_s = self._clock()
         if self._frame_s > -math.inf:
             self._interval_s = now_s - self._frame_at_s
-        else:
-            self._first_s = frame.pts_s
-        self._frame_at_s, self._frame_s = now_s, frame.pts_s
+        self._frame_at_s, self._frame_s = now_s, time_s
         if self._source.live or self._anchor is None:  # a file's clips are where they are in the file
-            self._anchor = captured_utc(frame), frame.pts_s
+            self._anchor = captured_utc(frame), time_s
 
     def _feed(self, frame: Frame) -> None:
         """Encodes the frame, where packets are made here."""
         packets = self._source.packets
+        if self._first_s == -math.inf:
+            self._first_s = frame.pts_s
         if not self.needs_pixels and packets is not None and self._newest is None and not self._recorder.is_waiting:
             # a source of pictures alone, such as motion JPEG, has a tap that stays empty
             is_empty = packets.begin_s is None and frame.pts_s - self._first_s >= _PATIENCE_S
