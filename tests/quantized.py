@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from streamer.common.cpu_info import processor_flags
 from streamer.detector.self_check import packaged_frame
+from streamer.models.graph.saturation import has_saturating_sums, has_uint8_integer_convolutions
 from streamer.models.letterbox import Letterbox
 from streamer.models.spec import ModelSpec
 
@@ -150,3 +152,12 @@ def _by_nncf(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     inputs = [values for values in iter(pictures.get_next, None) if values is not None]
     quantised: onnx.ModelProto = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs))
     return quantised
+
+
+def unoptimised(model: onnx.ModelProto) -> Any:
+    """Returns the lowest level of ONNX Runtime's optimisation at which the model doesn't saturate here."""
+    import onnxruntime as ort
+
+    saturates = has_saturating_sums(processor_flags()) and has_uint8_integer_convolutions(model)
+    level = ort.GraphOptimizationLevel
+    return level.ORT_ENABLE_EXTENDED if saturates else level.ORT_DISABLE_ALL

@@ -193,7 +193,7 @@ def test_an_event_is_placed_by_the_time_of_its_packets(
     (clip,) = made(tmp_path / "clips")
     assert shown(clip) == list(range(70, 150))
     lines = [json.loads(line) for line in clip.detections.read_text().splitlines()]
-    assert [line["pts_s"] for line in lines if line["detections"]][0] == pytest.approx(1.0)
+    assert next(line["pts_s"] for line in lines if line["detections"]) == pytest.approx(1.0)
 
 
 def test_without_an_event_there_is_no_clip(film: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from streamer.common.errors import ModelError
 from streamer.models.graph.int8 import use_uint8
 from streamer.models.graph.qoperator import use_pairs
-from tests.quantized import network, normalised, pixels, quantized
+from tests.quantized import network, normalised, pixels, quantized, unoptimised
 from tests.tiny import tiny_spec
 
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -23,8 +23,9 @@ SPEC = tiny_spec()
 def run(model: onnx.ModelProto) -> list[np.ndarray]:
     """All outputs for the packaged picture, as the graph says, without optimising."""
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = unoptimised(model)
     session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     images = normalised(SPEC, pixels(SPEC))
     return session.run(None, {session.get_inputs()[0].name: images})

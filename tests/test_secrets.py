@@ -287,7 +287,11 @@ def test_what_a_configuration_is_printed_as(uri: str) -> None:
     config = StreamConfig(source=(spec,), model=uri, overrides={"door": SourceOverrides()})
     assert_hidden(config, repr(config))
     assert_hidden(said(lambda: print(StreamConfig(output=uri))))
-    output = OutputSpec.parse(f"{uri}/")
+    try:
+        output = OutputSpec.parse(f"{uri}/")
+    except ConfigError as error:  # an address of a live page has no path
+        assert_hidden(error, repr(error))
+        return
     assert_hidden(output, repr(output), f"{output}")
 
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from streamer.models.spec import ModelSpec
 from tests.hidden_constants import FORMS as CONSTANT_FORMS
 from tests.hidden_constants import hide_constants
-from tests.quantized import network, normalised, pixels, quantized
+from tests.quantized import network, normalised, pixels, quantized, unoptimised
 from tests.tiny import LABELS, tiny_spec
 
 JOINT = ("joint", "joint-channels", "joint-planar", "joint-flat", "joint-flat-planar", "boxes-first", "levels", "two")
@@ -318,8 +318,9 @@ def reference(variant: Variant, path: Path) -> np.ndarray:
 
     spec = variant.spec()
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = unoptimised(onnx.load(path.with_suffix(".onnx")))
     untouched = path.with_suffix(".onnx")  # also of an IR, which was made from it
     session = ort.InferenceSession(str(untouched), options, ["CPUExecutionProvider"])
     image = normalised(spec, pixels(spec))

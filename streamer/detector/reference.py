@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from streamer import __version__
 from streamer.common.cache import cached_file
-from streamer.common.cpu_info import processor_name, version_of
+from streamer.common.cpu_info import processor_flags, processor_name, version_of
 from streamer.engines import installed_engines
 from streamer.models.families import boxes_of, scores_of
 from streamer.models.file_forms import is_openvino_format
+from streamer.models.graph.saturation import has_saturating_sums, has_uint8_integer_convolutions
 from streamer.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -73,7 +75,10 @@ def _run_onnxruntime(model: ModelFile, images: Mapping[str, npt.NDArray[Any]]) -
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.x64quantprecision", "1")  # without VNNI, 16-bit sums saturate
+    if has_saturating_sums(processor_flags()) and has_uint8_integer_convolutions(onnx.load(model.path)):
+        # ONNX Runtime rewrites the graph to prevent that, at this level of optimisation and above only
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     session = ort.InferenceSession(str(model.path), options, ["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, images), strict=True))

@@ -35,6 +35,7 @@ class OnnxRuntimeEngine(Engine):
         options.log_severity_level = 4  # lower levels log what is raised, too
         # Spinning threads would use the cores that decoding and encoding need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.x64quantprecision", "1")  # without VNNI, 16-bit sums saturate
         try:
             content = model.with_uint8_input(convolution_outputs=True)
             self._session = ort.InferenceSession(content, options, ["CPUExecutionProvider"])

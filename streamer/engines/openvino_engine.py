@@ -16,6 +16,7 @@ from streamer.common.openvino_core import shared_core
 from streamer.common.telemetry import without_telemetry
 from streamer.engines.base import REQUESTS_PER_STREAM, Engine
 from streamer.models.described import PrecompiledModel
+from streamer.models.graph.saturation import has_saturating_sums
 
 if TYPE_CHECKING:
     from streamer.models.file import ModelFile
@@ -128,8 +129,9 @@ def _compile(core: ov.Core, model: ModelFile, options: dict[str, object]) -> tup
     """Compiles `model` in the form that this processor computes fastest, and correctly; returns the options, too.
 
     INT8: signed activations where AMX computes them (faster, as there is no zero point), else unsigned ones, as other
-    kernels compute signed ones wrongly. Float: bf16 where AMX computes it, else f32, unless `options` say which. What
-    the compiled graph uses decides, where the processor's flags don't rule it out before.
+    kernels compute signed ones wrongly; without dot-product instructions, with weights whose sums fit 16 bits. Float:
+    bf16 where AMX computes it, else f32, unless `options` say which. What the compiled graph uses decides, where the
+    processor's flags don't rule it out before.
     """
     width, height = model.spec.input_size_wh
     flags = processor_flags()
@@ -145,7 +147,7 @@ def _compile(core: ov.Core, model: ModelFile, options: dict[str, object]) -> tup
             on_amx = _on_amx(signed, "i8")
             if on_amx and all(on_amx):
                 return signed, options
-        return compiled(model.with_uint8_input()), options
+        return compiled(model.with_uint8_input(fits_16_bits=has_saturating_sums(flags))), options
     network = model.with_uint8_input()
     if _HINT not in options and "avx512_bf16" in flags and "amx_bf16" not in flags:
         options = {**options, _HINT: "f32"}

@@ -33,6 +33,7 @@ from streamer.models.graph.openvino import read_ir
 from streamer.models.graph.outputs import join_outputs
 from streamer.models.graph.qoperator import use_pairs
 from streamer.models.graph.recognise import recognised
+from streamer.models.graph.saturation import prevent_saturation
 from streamer.models.graph.shapes import shapes_of
 from streamer.models.spec import METADATA_PREFIX, ModelSpec
 
@@ -74,13 +75,19 @@ class ModelFile(DescribedModel):
         return self.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
 
     def with_uint8_input(
-        self, *, activations: Literal["uint8", "int8"] = "uint8", convolution_outputs: bool = False
+        self,
+        *,
+        activations: Literal["uint8", "int8"] = "uint8",
+        convolution_outputs: bool = False,
+        fits_16_bits: bool = False,
     ) -> bytes:
         """Returns the serialised graph with one input (batch, H, W, 3) uint8 BGR, normalisation inside.
 
         Args:
             activations: storage of INT8 activations; the values are equal (see `streamer.models.graph.int8`).
             convolution_outputs: quantise these too, for ONNX Runtime; needs uint8 activations.
+            fits_16_bits: make weights smaller where sums of two products need more than 16 bits, see
+                `streamer.models.graph.saturation`; with uint8 activations.
 
         Raises:
             ModelError: an INT8 model can't be adapted.
@@ -91,6 +98,8 @@ class ModelFile(DescribedModel):
             use_uint8(proto)
             if convolution_outputs:
                 quantize_convolution_outputs(proto)
+            if fits_16_bits:
+                prevent_saturation(proto)
         editor = GraphEditor(proto)
         image = proto.graph.input[0]
         width, height = self.spec.input_size_wh
