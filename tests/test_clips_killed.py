@@ -77,7 +77,7 @@ def test_what_a_killed_run_leaves_plays_and_is_listed(film: Path, tmp_path: Path
     assert_survives(4, film, tmp_path / "clips")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_what_runs_leave_that_are_killed_at_fifty_moments_plays_and_is_listed(film: Path, tmp_path: Path) -> None:
     assert_survives(50, film, tmp_path / "clips")

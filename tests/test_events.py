@@ -191,7 +191,7 @@ with MessageQueue(folder / "q", ["lines"]) as queue, Sender(queue, LinesReceiver
 """
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_sigkill_loses_nothing_that_is_committed(kills: int, tmp_path: Path) -> None:
     committed = -1
     for _ in range(kills):

@@ -9,7 +9,7 @@ pytest.importorskip("schemathesis")
 from benchmarks.page_requests import measure
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_requests_that_no_page_makes() -> None:
     outcome = measure(1000, 300, 60)

@@ -70,7 +70,7 @@ def test_a_killed_recording_can_be_played(tmp_path: Path) -> None:
         kill_once(tmp_path / str(seed), seed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_recordings_killed_at_fifty_moments_can_be_played(tmp_path: Path) -> None:
     for seed in range(100, 150):
