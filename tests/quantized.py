@@ -155,9 +155,13 @@ def _by_nncf(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
 
 
 def unoptimised(model: onnx.ModelProto) -> Any:
-    """Returns the lowest level of ONNX Runtime's optimisation at which the model doesn't saturate here."""
+    """Returns ONNX Runtime's options to run a model as it is: optimised as little as keeps its sums right here."""
     import onnxruntime as ort
 
-    saturates = has_saturating_sums(processor_flags()) and has_uint8_integer_convolutions(model)
-    level = ort.GraphOptimizationLevel
-    return level.ORT_ENABLE_EXTENDED if saturates else level.ORT_DISABLE_ALL
+    options, level = ort.SessionOptions(), ort.GraphOptimizationLevel
+    options.log_severity_level = 4
+    options.graph_optimization_level = level.ORT_DISABLE_ALL
+    if has_saturating_sums(processor_flags()) and has_uint8_integer_convolutions(model):
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        options.graph_optimization_level = level.ORT_ENABLE_EXTENDED
+    return options

@@ -103,7 +103,6 @@ def floats(model: onnx.ModelProto) -> dict[str, Any]:
 
 def run_onnx(model: onnx.ModelProto, images: Any) -> Any:
     options = ort.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, {"image": images})[0]

@@ -13,11 +13,9 @@ pytest.importorskip("nncf", reason="needs the calibration extra")
 from benchmarks.zoo import main as zoo
 from calibration.agreement import fidelity
 from calibration.quantize import quantize
-from streamer.common.cpu_info import processor_flags
 from streamer.common.errors import ModelError
 from streamer.detector import open_detector
 from streamer.models.file import load_model
-from streamer.models.graph.saturation import has_saturating_sums
 from tests.family_models import family_model, saved
 from tests.test_families import described, picture
 
@@ -38,8 +36,6 @@ def test_the_gate_writes_a_file_that_describes_itself(form: str, tmp_path: Path)
     output = tmp_path / "int8.onnx"
     report = quantize(path, output, images=images, spec=model.spec(), method="nncf", max_minutes=1, distill=False)
     assert report.quantized_layers > 0
-    if form == "picodet-detections" and has_saturating_sums(processor_flags()):
-        pytest.skip("without VNNI the self-check refuses this network on OpenVINO, why isn't known yet")
     again = load_model(output)
     assert again.quantized
     assert again.spec.output == load_model(path, model.spec()).spec.output

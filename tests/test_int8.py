@@ -104,7 +104,6 @@ def test_uint8_in_onnxruntime_is_the_same_arithmetic() -> None:
     for change in (lambda _: None, use_uint8):
         change(model)
         options = ort.SessionOptions()
-        options.add_session_config_entry("session.x64quantprecision", "1")
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         outputs.append(session.run(None, {"images": values()})[0])

@@ -171,7 +171,6 @@ def written(make: Make, folder: Path, *, half: bool = False) -> Path:
 
 def computed(proto: onnx.ModelProto, values: np.ndarray) -> np.ndarray:
     options = ort.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
     found: np.ndarray = session.run(None, {session.get_inputs()[0].name: values})[0]

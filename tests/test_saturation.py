@@ -74,6 +74,17 @@ def test_channels_that_fit_stay_as_they_are() -> None:
     assert np.array_equal(stored(model)[0], weights)
 
 
+def test_any_two_weights_are_a_pair_where_channels_are_no_multiple_of_four() -> None:
+    weights = np.zeros((2, 3, 2, 2), np.int8)
+    weights[0, [0, 2], [0, 1], [0, 1]] = 127  # of different channels and places
+    weights[1, 1] = 64
+    model = convolution(weights, np.array([0.5, 0.5], np.float32))
+    prevent_saturation(model)
+    fitting, scale = stored(model)
+    assert fitting[0].max() == 64 and fitting[1].max() == 64
+    assert scale[0] == pytest.approx(0.5 * 254 / 128) and scale[1] == 0.5
+
+
 def test_depthwise_weights_stay_as_they_are() -> None:
     weights = np.full((4, 1, 3, 3), 127, np.int8)
     model = convolution(weights, np.full(4, 0.1, np.float32), group=4)

@@ -17,6 +17,8 @@ from streamer.models.graph.constants import Constants
 _MOST_OF_PAIR = 32767 // 255
 """Of two weights with one sign; an activation is 255 at most."""
 _MOST_OF_PAIR_BELOW = 32768 // 255
+_BLOCK = 4
+"""Of input channels whose weights an instruction takes together."""
 
 
 def has_saturating_sums(flags: frozenset[str]) -> bool:
@@ -39,7 +41,8 @@ def prevent_saturation(proto: ModelProto) -> None:
     """Makes int8 weights smaller, in place, where the products of two neighbouring channels don't fit.
 
     An output channel whose pairs reach `p` gets its weights times 128 / p, rounded, and its scale times p / 128: at
-    most one bit of their precision. Weights with one scale for all channels are changed together. Depthwise
+    most one bit of their precision. Weights with one scale for all channels are changed together. Where the number of
+    input channels isn't a multiple of four, any two weights of an output channel count as a pair. Depthwise
     convolutions have no pairs.
     """
     constants = Constants(proto)
@@ -73,11 +76,15 @@ def prevent_saturation(proto: ModelProto) -> None:
 
 def _factors(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
     """Returns for each output channel what its weights are multiplied by: 1 where all pairs fit."""
-    channels = weights.shape[1]
-    pairs = weights[:, : channels // 2 * 2].astype(np.int32).reshape(len(weights), -1, 2, *weights.shape[2:])
-    if not pairs.size:
-        return np.ones(len(weights))
-    above = np.maximum(pairs, 0).sum(axis=2).reshape(len(weights), -1).max(axis=1)
-    below = -np.minimum(pairs, 0).sum(axis=2).reshape(len(weights), -1).min(axis=1)
+    count, channels = weights.shape[:2]
+    if channels == 1:
+        return np.ones(count)
+    if channels % _BLOCK:  # the kernels take these in an order in which channels of different pixels meet
+        values = np.sort(weights.reshape(count, -1).astype(np.int32), axis=1)
+        above, below = np.maximum(values[:, -2:], 0).sum(axis=1), -np.minimum(values[:, :2], 0).sum(axis=1)
+    else:
+        pairs = weights.astype(np.int32).reshape(count, channels // 2, 2, -1)
+        above = np.maximum(pairs, 0).sum(axis=2).max(axis=(1, 2))
+        below = -np.minimum(pairs, 0).sum(axis=2).min(axis=(1, 2))
     fits = np.minimum(_MOST_OF_PAIR / np.maximum(above, 1), _MOST_OF_PAIR_BELOW / np.maximum(below, 1))
     return np.minimum(fits, 1.0)
