@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks import fleet_faults, fleet_files, fleet_live, fleet_peer
 from benchmarks.bound import measure_finding
@@ -18,6 +17,7 @@ from benchmarks.isolated import isolated
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.measure import Miscounted
 from benchmarks.options import parser_of, write_results
+from benchmarks.parts import Part, measure_parts
 from streamer.common.errors import StreamerError
 
 _CAMERA_PICTURES = 370
@@ -78,19 +78,10 @@ SMOKE = Size(
 )
 
 
-@dataclass(frozen=True)
-class Part:
-    """What one part gave: its figures, plain, and its text."""
-
-    figures: Any
-    text: str
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns the exit status: 0 done, 1 failed. Missing what is wanted is no failure."""
     options = _parser().parse_args(arguments)
     size = SMOKE if options.smoke else FULL
-    parts: dict[str, Part] = {}
     machine, described = machine_line(), describe_machine()
     try:
         footage = options.clip or find_footage(smoke=options.smoke)
@@ -98,9 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             filmed = Path(folder, "cameras.mp4")
             if set(options.parts) - {"files"}:
                 write_footage(footage, filmed, size.pictures)
-            for name in options.parts:
-                parts[name] = PARTS[name](footage, filmed, size)
-                print(f"### {TITLES[name]}\n\n{parts[name].text}\n", flush=True)
+            parts = measure_parts(options.parts, TITLES, lambda name: PARTS[name](footage, filmed, size))
     except (StreamerError, Miscounted, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

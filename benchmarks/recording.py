@@ -10,15 +10,15 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from benchmarks.bound import measure_finding
 from benchmarks.fleet_cameras import write_footage
 from benchmarks.isolated import isolated
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.options import parser_of, positive, write_results
+from benchmarks.parts import Part, measure_parts
 from benchmarks.recording_cameras import measure_cameras, report_cameras
 from benchmarks.recording_copy import measure_copy, report_copy
 from benchmarks.recording_cost import FPS, measure_cost, ratios, report_cost
@@ -31,14 +31,6 @@ _GROUP_S = 2
 _SMOKE_CAMERAS = (2,)
 
 
-@dataclass(frozen=True)
-class Part:
-    """What one part gave: its figures, plain, and its text."""
-
-    figures: Any
-    text: str
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the parts; returns the exit status: 0 done, 1 failed. Missing what is wanted is no failure."""
     options = _parser().parse_args(arguments)
@@ -46,12 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.smoke:
         options.frames, options.warm_up, options.seconds, options.rounds = 12, 3, 2, 1
     machine, described = machine_line(), describe_machine()
-    parts: dict[str, Part] = {}
     try:
         with tempfile.TemporaryDirectory() as folder:
-            for name in options.parts:
-                parts[name] = PARTS[name](options, Path(folder))
-                print(f"### {TITLES[name]}\n\n{parts[name].text}\n", flush=True)
+            parts = measure_parts(options.parts, TITLES, lambda name: PARTS[name](options, Path(folder)))
     except (StreamerError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

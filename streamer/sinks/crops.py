@@ -12,13 +12,13 @@ from streamer.common.errors import SinkError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
 from streamer.frames.scaling import resized
-from streamer.sinks.base import Sink
 from streamer.sinks.files import reason, safe_name
+from streamer.sinks.folder import FolderSink
 from streamer.sinks.frame_files import class_folders, encode_picture, write_file
 from streamer.sinks.paths import OutputPaths
 
 
-class CropsSink(Sink):
+class CropsSink(FolderSink):
     """Writes ``CLASS/NAME_000123_1.jpg``: the frame's index, and 1 for its best detection; nothing is drawn on them.
 
     NAME is the picture's name, else the source's. Frames that the detector skipped give none, as their boxes are an
@@ -34,10 +34,8 @@ class CropsSink(Sink):
             ConfigError: if another run is writing there.
             SinkError: if the folder can't be made or written into.
         """
-        self._claim = (paths or OutputPaths()).claim_folder(folder)
-        self._folder = self._claim.path
+        super().__init__(folder, paths)
         self._class_folders = class_folders(tuple(labels))
-        self._has_written = False
 
     def write(self, frame: Frame, detections: Detections) -> None:
         if detections.is_reused or not len(detections):
@@ -64,11 +62,3 @@ class CropsSink(Sink):
             path = folder / f"{name}_{frame.index:06d}_{number}.jpg"
             write_file(path, encode_picture(np.ascontiguousarray(crop), path), what="pictures")
             self._has_written = True
-
-    def close(self) -> None:
-        self._claim.close()
-
-    @property
-    def written(self) -> tuple[Path, ...]:
-        """The folder, once a picture is in it."""
-        return (self._folder,) if self._has_written else ()

@@ -11,6 +11,7 @@ from streamer.frames.frame import Frame
 from streamer.frames.scaling import resized
 from streamer.sinks.base import LiveFigures, Sink
 from streamer.sinks.files import is_special, safe_name
+from streamer.sinks.folder import FolderSink
 from streamer.sinks.frame_files import encode_picture, write_file
 from streamer.sinks.paths import OutputPaths
 from streamer.sources.spec import PICTURE_SUFFIXES
@@ -18,7 +19,7 @@ from streamer.sources.spec import PICTURE_SUFFIXES
 log = logging.getLogger(__name__)
 
 
-class ImagesSink(Sink):
+class ImagesSink(FolderSink):
     """Writes each frame as a picture into a folder: under its own name if it came from a picture file.
 
     Other frames are named after their index: ``SOURCE_000123.jpg``. Files are written atomically. Pictures with
@@ -36,11 +37,9 @@ class ImagesSink(Sink):
             ConfigError: if another run is writing pictures there.
             SinkError: if the folder can't be made or written into.
         """
-        self._claim = (paths or OutputPaths()).claim_folder(folder)
-        self._folder = self._claim.path
+        super().__init__(folder, paths)
         self._names: set[str] = set()
         self._max_names = max_names
-        self._has_written = False
         self._has_warned = False
 
     def write(self, frame: Frame, detections: Detections) -> None:
@@ -50,14 +49,6 @@ class ImagesSink(Sink):
             log.info("replacing pictures in %s, the first is %s", self._folder, path.name)
         write_file(path, encode_picture(resized(frame, frame.shown_wh), path), what="pictures")
         self._has_written = True
-
-    def close(self) -> None:
-        self._claim.close()
-
-    @property
-    def written(self) -> tuple[Path, ...]:
-        """The folder, once a picture is in it."""
-        return (self._folder,) if self._has_written else ()
 
     @property
     def remembered_names(self) -> int:

@@ -12,15 +12,15 @@ import yaml
 from streamer.common.errors import SinkError
 from streamer.frames.detections import Detections
 from streamer.frames.frame import Frame
-from streamer.sinks.base import Sink
 from streamer.sinks.files import reason
+from streamer.sinks.folder import FolderSink
 from streamer.sinks.frame_files import FrameNames, write_file
 from streamer.sinks.paths import OutputPaths
 
 log = logging.getLogger(__name__)
 
 
-class YoloSink(Sink):
+class YoloSink(FolderSink):
     """Writes ``labels/NAME.txt`` for each frame and one ``data.yaml`` that names the classes.
 
     A line of a label file is ``class_id x y width height``, the box's centre and size as fractions of the picture; the
@@ -41,12 +41,10 @@ class YoloSink(Sink):
             ConfigError: if another run is writing there.
             SinkError: if the folder can't be made or written into.
         """
-        self._claim = (paths or OutputPaths()).claim_folder(folder)
-        self._folder = self._claim.path
+        super().__init__(folder, paths)
         self._labels_folder = self._folder / "labels"
         self._scores = scores
         self._names = FrameNames()
-        self._has_written = False
         try:
             self._make(labels)
         except BaseException:
@@ -78,11 +76,3 @@ class YoloSink(Sink):
             lines.append(f"{class_id} {numbers} {score:.4f}\n" if self._scores else f"{class_id} {numbers}\n")
         write_file(self._labels_folder / f"{self._names.name(frame)}.txt", "".join(lines).encode())
         self._has_written = True
-
-    def close(self) -> None:
-        self._claim.close()
-
-    @property
-    def written(self) -> tuple[Path, ...]:
-        """The folder, once a label file is in it."""
-        return (self._folder,) if self._has_written else ()

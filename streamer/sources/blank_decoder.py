@@ -8,11 +8,11 @@ import numpy as np
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from streamer.common.errors import SourceError
 from streamer.frames.frame import HostPixels
 from streamer.frames.packet_decoder import CorruptPacketError, DecodedPicture, PacketDecoder
 from streamer.frames.pixels import Orientation, orientation_of
-from streamer.sources.options import MAX_PIXELS, too_large
+from streamer.sources.cpu_decoder import raise_decode_error
+from streamer.sources.options import MAX_PIXELS
 
 
 class BlankDecoder(PacketDecoder):
@@ -56,10 +56,7 @@ class BlankDecoder(PacketDecoder):
         try:
             pictures = [*self._context.decode(packet), *self._context.decode(None)]
         except av.FFmpegError as error:
-            problem = too_large((self._context.width, self._context.height), self._max_pixels)
-            if problem is not None:
-                raise SourceError(f"is too large: {problem}") from None
-            raise CorruptPacketError(str(error.strerror)) from error
+            raise_decode_error(error, self._context, self._max_pixels)
         finally:
             self._context.flush_buffers()
         if not pictures:

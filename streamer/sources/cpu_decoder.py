@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import cv2  # noqa: F401 - before PyAV, see `streamer.frames`
 import av
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from streamer.common.errors import SourceError
@@ -33,11 +36,7 @@ class CpuDecoder(PacketDecoder):
         except av.EOFError:  # the decoder was flushed before
             return []
         except av.FFmpegError as error:
-            context = self._context
-            problem = too_large((context.width, context.height), self._max_pixels)
-            if problem is not None:  # FFmpeg only says that it is invalid
-                raise SourceError(f"is too large: {problem}") from None
-            raise CorruptPacketError(str(error.strerror)) from error
+            raise_decode_error(error, self._context, self._max_pixels)
 
     def _picture(self, decoded: av.VideoFrame) -> DecodedPicture:
         if self.orientation is None:
@@ -50,3 +49,11 @@ class CpuDecoder(PacketDecoder):
 
     def close(self) -> None:
         self._context.flush_buffers()
+
+
+def raise_decode_error(error: av.FFmpegError, context: VideoCodecContext, max_pixels: int) -> NoReturn:
+    """Raises what FFmpeg's error is: SourceError for a picture that is too large, else CorruptPacketError."""
+    problem = too_large((context.width, context.height), max_pixels)
+    if problem is not None:  # FFmpeg only says that it is invalid
+        raise SourceError(f"is too large: {problem}") from None
+    raise CorruptPacketError(str(error.strerror)) from error

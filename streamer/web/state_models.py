@@ -95,8 +95,8 @@ class ClassInfo(Answer):
     ink: str = Field(description="of text on that colour")
 
 
-class StreamSettings(Answer):
-    """What is in force for a stream."""
+class DetectionSettings(Answer):
+    """What is in force, of a stream or of all that have nothing of their own."""
 
     conf: Conf
     classes: tuple[str, ...] | None
@@ -106,6 +106,11 @@ class StreamSettings(Answer):
     max_fps: float | None
     detect_every: int
     overlay: bool | None
+
+
+class StreamSettings(DetectionSettings):
+    """What is in force for a stream."""
+
     priority: int
 
 
@@ -121,17 +126,9 @@ class StreamInfo(Answer):
     notices: tuple[str, ...] = Field(description="what of a change doesn't hold yet, or isn't kept")
 
 
-class Settings(Answer):
+class Settings(DetectionSettings):
     """What is in force for streams that have nothing of their own."""
 
-    conf: Conf
-    classes: tuple[str, ...] | None
-    min_size: str | None
-    max_size: str | None
-    top_k: int | None
-    max_fps: float | None
-    detect_every: int
-    overlay: bool | None
     language: Literal["en", "zh"] | None
     changed: dict[str, Any]
     kept_in: str | None = Field(description="the file's name; null where changes hold for this run only")
