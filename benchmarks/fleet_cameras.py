@@ -35,7 +35,7 @@ def write_footage(
 
 
 class Cameras(Closeable):
-    """So many cameras, each from another place of the footage; a context manager.
+    """A context manager of several cameras, each at another place of the footage.
 
     Its methods are for one thread at a time.
 

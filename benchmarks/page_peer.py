@@ -25,7 +25,7 @@ _PATIENCE_S = 30.0
 
 
 def measure_hls(camera: DueCamera, count: int) -> list[float] | None:
-    """Returns how old the first picture of each of so many segments is when it is listed, in seconds.
+    """Returns the age of each segment's first picture when the playlist lists it, in seconds.
 
     None where ffmpeg isn't installed.
 

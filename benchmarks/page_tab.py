@@ -117,7 +117,7 @@ class Tab:
         return found
 
     def _clock(self) -> float:
-        """Returns what is to be taken from the page's time to get that of `time.monotonic`, in seconds."""
+        """Returns the page's clock minus `time.monotonic`, in seconds."""
         found = []
         for _ in range(_CLOCK_TRIES):
             before_s = time.monotonic()

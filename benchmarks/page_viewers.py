@@ -15,7 +15,7 @@ from websockets.typing import Origin
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Connects so many viewers and reads until the process is ended; says "watching" once each has a picture."""
+    """Connects the viewers and reads until the process ends; prints "watching" once each has a picture."""
     address, name, count, kind = arguments
     ready = threading.Barrier(int(count) + 1)
     watch = {"mse": _by_socket, "mjpeg": _by_jpeg}[kind]

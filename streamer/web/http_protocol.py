@@ -16,7 +16,7 @@ MOST_HEADER_BYTES = 32 * 1024
 
 
 class BoundedHttpProtocol(H11Protocol):
-    """Closes connections that uvicorn would keep for ever.
+    """Closes connections that uvicorn keeps without a time limit.
 
     - A request's line and headers have to be there `head_s` after the connection was made, or after its first byte.
     - A client that reads nothing of an answer for `read_s` is gone, as is what it was answered.
